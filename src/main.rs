@@ -1,0 +1,3 @@
+//! The command line: parses, runs, prints the failure and exits.
+
+fn main() {}

@@ -1,0 +1,89 @@
+//! Where a secret comes from, and how it is kept from being printed.
+
+use std::{env, fs, io, path::PathBuf};
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, ExitCode, Failure, Result};
+
+/// Bytes that a secret file may hold; a longer one is no password.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// A reference to a secret: the policy never holds the value itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum SecretRef {
+    /// `{ env = "X" }`: an environment variable of this process.
+    Env(String),
+    /// `{ file = "/run/secrets/x" }`: a file; one trailing line end is not part of the secret.
+    File(PathBuf),
+    /// `{ credential = "x" }`: a systemd credential, read from `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+}
+
+impl SecretRef {
+    /// Reads the value.
+    pub fn resolve(&self) -> Result<SecretString> {
+        match self {
+            Self::Env(name) => env::var(name).map(SecretString::from).map_err(|cause| {
+                Failure::new(ExitCode::Usage, format!("secret `${name}` cannot be read")).because(cause).hint(
+                    format!(
+                        "Set the environment variable {name}, or name a file instead: {{ file = \"…\" }}."
+                    ),
+                )
+            }),
+            Self::File(path) => read_secret(path.clone()),
+            Self::Credential(name) => {
+                let folder = env::var("CREDENTIALS_DIRECTORY").map_err(|cause| {
+                    Failure::new(ExitCode::Usage, format!("credential `{name}` cannot be read"))
+                        .because(cause)
+                        .hint("Credentials exist only under systemd: add LoadCredential= to the unit.")
+                })?;
+                read_secret(PathBuf::from(folder).join(name))
+            }
+        }
+    }
+}
+
+fn read_secret(path: PathBuf) -> Result<SecretString> {
+    let shown = path.display().to_string();
+    let read = || -> io::Result<String> {
+        let size_bytes = fs::metadata(&path)?.len();
+        if size_bytes > SECRET_BYTES_MAX {
+            return Err(io::Error::other(format!("it has {size_bytes} bytes")));
+        }
+        fs::read_to_string(&path)
+    };
+    let text = read()
+        .failed(ExitCode::Usage, || format!("secret file `{shown}` cannot be read"))
+        .map_err(|failure| failure.hint("Check the path and that this user may read it."))?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(SecretString::from(text.strip_suffix('\r').unwrap_or(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_file_loses_one_line_end_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pw");
+        fs::write(&path, " a b \n\n").unwrap();
+        let secret = SecretRef::File(path).resolve().unwrap();
+        assert_eq!(secret.expose_secret(), " a b \n");
+        assert_eq!(format!("{secret:?}").contains("a b"), false);
+    }
+
+    #[test]
+    fn a_missing_secret_says_which_and_what_to_do() {
+        let failure = SecretRef::Env("LIFEBOAT_NO_SUCH_VARIABLE".into()).resolve().unwrap_err();
+        assert_eq!(failure.to_string(), "secret `$LIFEBOAT_NO_SUCH_VARIABLE` cannot be read");
+        assert!(failure.hints()[0].contains("LIFEBOAT_NO_SUCH_VARIABLE"));
+        let failure = SecretRef::File("/no/such/file".into()).resolve().unwrap_err();
+        assert_eq!(failure.exit(), ExitCode::Usage);
+    }
+}
