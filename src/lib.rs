@@ -17,4 +17,5 @@ pub mod event;
 
 pub mod flow;
 
+pub mod crypt;
 pub mod policy;
