@@ -7,7 +7,7 @@
 //! | 0 | [`names`] | what things are called |
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
 //! | 2 | [`flow`] | entries on their way from a source to a target |
-//! | 3 | [`policy`] | what a person asked for |
+//! | 3 | [`policy`], [`store`] | what a person asked for, where objects lie |
 
 pub mod names;
 
@@ -19,3 +19,4 @@ pub mod flow;
 
 pub mod crypt;
 pub mod policy;
+pub mod store;

@@ -1,6 +1,9 @@
 //! Where a secret comes from, and how it is kept from being printed.
 
-use std::{env, fs, io, path::PathBuf};
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -33,27 +36,27 @@ impl SecretRef {
                     ),
                 )
             }),
-            Self::File(path) => read_secret(path.clone()),
+            Self::File(path) => read_secret(path),
             Self::Credential(name) => {
                 let folder = env::var("CREDENTIALS_DIRECTORY").map_err(|cause| {
                     Failure::new(ExitCode::Usage, format!("credential `{name}` cannot be read"))
                         .because(cause)
                         .hint("Credentials exist only under systemd: add LoadCredential= to the unit.")
                 })?;
-                read_secret(PathBuf::from(folder).join(name))
+                read_secret(&Path::new(&folder).join(name))
             }
         }
     }
 }
 
-fn read_secret(path: PathBuf) -> Result<SecretString> {
+fn read_secret(path: &Path) -> Result<SecretString> {
     let shown = path.display().to_string();
     let read = || -> io::Result<String> {
-        let size_bytes = fs::metadata(&path)?.len();
+        let size_bytes = fs::metadata(path)?.len();
         if size_bytes > SECRET_BYTES_MAX {
             return Err(io::Error::other(format!("it has {size_bytes} bytes")));
         }
-        fs::read_to_string(&path)
+        fs::read_to_string(path)
     };
     let text = read()
         .failed(ExitCode::Usage, || format!("secret file `{shown}` cannot be read"))
@@ -75,7 +78,7 @@ mod tests {
         fs::write(&path, " a b \n\n").unwrap();
         let secret = SecretRef::File(path).resolve().unwrap();
         assert_eq!(secret.expose_secret(), " a b \n");
-        assert_eq!(format!("{secret:?}").contains("a b"), false);
+        assert!(!format!("{secret:?}").contains("a b"));
     }
 
     #[test]
