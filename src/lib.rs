@@ -20,3 +20,5 @@ pub mod flow;
 pub mod crypt;
 pub mod policy;
 pub mod store;
+
+pub mod repo;
