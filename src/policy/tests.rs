@@ -289,7 +289,7 @@ fn an_address_with_a_login_is_refused_and_not_repeated() {
     insta::assert_snapshot!(told, @r#"
     policy `p.toml` has a problem
     p.toml:14:7: `url` holds a login
-    hint: Line 14: Take the login out of the address: user = "…" and password = { file = "…" } are keys of their own.
+    hint: Line 14: Take the login out: user = "…" and password = { file = "…" } are keys of their own.
     "#);
 }
 
