@@ -239,8 +239,7 @@ macro_rules! hash_name {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
                 let mut bytes = [0; 32];
-                let has_upper = text.bytes().any(|b| b.is_ascii_uppercase());
-                if has_upper || hex::decode_to_slice(text, &mut bytes).is_err() {
+                if text.bytes().any(|b| b.is_ascii_uppercase()) || hex::decode_to_slice(text, &mut bytes).is_err() {
                     return Err(NameError::new($what, text, "it is 64 lower-case hex digits"));
                 }
                 Ok(Self(bytes))

@@ -270,7 +270,7 @@ fn globs(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, patterns: &[
 fn url(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, text: &str, schemes: &[&str]) {
     if let Err(message) = check_url(key, text, schemes) {
         let hint = if text.contains('@') {
-            "Take the login out: user = \"…\" and password = { file = \"…\" } are keys of their own."
+            "Take the login out of the address: user = \"…\" and password = { file = \"…\" } are keys of their own."
         } else {
             ""
         };

@@ -4,6 +4,7 @@
 //! column. Secrets are never in the file; [`SecretRef`] names where they are, and nothing here prints one.
 
 mod check;
+mod elsewhere;
 mod load;
 mod notify;
 mod place;

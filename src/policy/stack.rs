@@ -112,6 +112,12 @@ pub struct RepositoryConfig {
 pub struct RepositorySettings {
     /// The public keys (`age1…`) of those who can read the data; two or more are advised.
     pub recipients: Vec<String>,
+    /// The public keys (`RW…`) of those whose signatures are believed.
+    #[serde(default)]
+    pub signers: Vec<String>,
+    /// The folder for the catalog and the lock; `/var/lib/lifeboat` or the user's state folder when not given.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
     /// The folder with this host's own keys.
     #[serde(default = "default_keys")]
     pub keys: PathBuf,

@@ -289,7 +289,7 @@ fn an_address_with_a_login_is_refused_and_not_repeated() {
     insta::assert_snapshot!(told, @r#"
     policy `p.toml` has a problem
     p.toml:14:7: `url` holds a login
-    hint: Line 14: Take the login out: user = "…" and password = { file = "…" } are keys of their own.
+    hint: Line 14: Take the login out of the address: user = "…" and password = { file = "…" } are keys of their own.
     "#);
 }
 
@@ -516,6 +516,7 @@ fn a_starter_loads_as_soon_as_a_source_is_appended() {
         store: "fs",
         options: &options,
         recipients: &recipients,
+        signers: &["RWabc".to_owned()],
         keys: Path::new("/etc/lifeboat/keys"),
         timezone: "Asia/Shanghai",
     });

@@ -16,6 +16,8 @@ pub struct Starter<'a> {
     pub options: &'a BTreeMap<String, String>,
     /// The public keys of those who can read the data.
     pub recipients: &'a [String],
+    /// The public keys (`RW…`) of those whose signatures are believed.
+    pub signers: &'a [String],
     /// The folder with this host's own keys.
     pub keys: &'a Path,
     /// The zone, as `Asia/Shanghai`.
@@ -27,8 +29,7 @@ pub struct Starter<'a> {
 /// `[[source]]` tables may be appended: the last table of the text is whole, and what follows it is comment.
 pub fn starter(new: &Starter<'_>) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
-    let recipients: Vec<String> =
-        new.recipients.iter().map(|key| format!("    {},\n", quoted(key))).collect();
+    let list = |keys: &[String]| keys.iter().map(|key| format!("    {},\n", quoted(key))).collect::<String>();
     let options: Vec<String> =
         new.options.iter().map(|(name, value)| format!("{name} = {}", quoted(value))).collect();
     let facts = [
@@ -36,7 +37,8 @@ pub fn starter(new: &Starter<'_>) -> String {
         ("@timezone@", quoted(new.timezone)),
         ("@store@", quoted(new.store)),
         ("@options@", options.join(", ")),
-        ("@recipients@", recipients.concat()),
+        ("@recipients@", list(new.recipients)),
+        ("@signers@", list(new.signers)),
         ("@keys@", quoted(&new.keys.display().to_string())),
     ];
     facts.iter().fold(STARTER.to_owned(), |text, (mark, fact)| text.replace(mark, fact))
@@ -59,6 +61,9 @@ options = { @options@ }
 # Who can read the data. Keep at least one of the secret halves off this host, and print one.
 recipients = [
 @recipients@]
+# Whose signatures are believed: what anybody else commits to the store is tampering.
+signers = [
+@signers@]
 keys = @keys@
 
 # When things happen: minute, hour, day of month, month, day of week.

@@ -99,23 +99,23 @@ impl StoreError {
         let (exit, hint) = match &self {
             Self::NotFound { .. } | Self::Short { .. } => (
                 ExitCode::Damage,
-                "Something took bytes away: run `lifeboat verify`, and restore from another copy.",
+                "Something took bytes away from the repository: run `lifeboat verify`, and restore from another copy.",
             ),
             Self::Exists { .. } => (
                 ExitCode::Failed,
-                "Another run may have stored it; nothing was overwritten. Run `lifeboat verify`.",
+                "Another run may have stored it; nothing was overwritten. Run `lifeboat verify` if it happens again.",
             ),
             Self::Denied { .. } => (
                 ExitCode::StoreDown,
-                "Check the store's credentials, what they may do, and this host's clock.",
+                "Check the store's credentials and that they may do this here; the system clock may also be wrong.",
             ),
             Self::Full { .. } => (
                 ExitCode::StoreDown,
-                "Free space, then run again: nothing half-written stays and no snapshot is harmed.",
+                "Free space or raise the quota, then run again: nothing half-written stays, no snapshot is harmed.",
             ),
             Self::Unavailable { .. } => (
                 ExitCode::StoreDown,
-                "Check the network, the endpoint and that the disk is mounted, then run again.",
+                "Check the network, the endpoint and that the disk is mounted, then run again: it resumes.",
             ),
             Self::Broken { .. } => (
                 ExitCode::StoreDown,

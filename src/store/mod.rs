@@ -1,4 +1,4 @@
-//! Where objects lie: three small powers, [`Put`], [`Get`] and [`Delete`], over any place that keeps bytes.
+//! Where objects lie: three small powers, [`Put`], [`Get`] and [`Delete`], over any place that can keep bytes.
 //!
 //! The powers are apart so that a job holds only what it needs: sync takes a [`Get`] and a [`Put`] and
 //! therefore cannot pass on a deletion; only prune is ever handed a [`Delete`].

@@ -91,7 +91,7 @@ impl RemoteStore {
         if !create_only_is_atomic {
             let scheme = &self.scheme;
             notes.push(format!(
-                "Store `{scheme}` has no create-only write and looks names up first: let one host write."
+                "Store `{scheme}` has no create-only write: names are looked up first. Let one host write to it."
             ));
         }
         if self.scheme == "oss" {
