@@ -28,7 +28,7 @@ pub use self::{
         DrillConfig, ExpectConfig, LabKind, Language, OffsiteConfig, OffsiteSettings, Overlap, Pick,
         ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, ScheduleConfig, Stack,
     },
-    text::{Starter, starter},
+    text::{Starter, schema, starter},
 };
 
 #[cfg(test)]

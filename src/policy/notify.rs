@@ -1,17 +1,21 @@
 //! What a policy says about those who hear how runs end.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SecretRef;
 
 /// One way to tell people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct NotifyConfig {
     /// Its name; the kind when none was given.
+    #[schemars(with = "Option<String>")]
     pub name: String,
     /// What it is told.
+    #[schemars(with = "Option<Vec<Occasion>>")]
     pub on: Vec<Occasion>,
     /// Whether it is used only when another one failed.
+    #[schemars(default)]
     pub fallback: bool,
     /// The way itself.
     #[serde(flatten)]
@@ -19,7 +23,7 @@ pub struct NotifyConfig {
 }
 
 /// What is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Occasion {
     /// A run failed, or one did not happen; also when that is over.
@@ -33,7 +37,7 @@ pub enum Occasion {
 }
 
 /// How people are told. Addresses that give the right to write are secrets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Channel {
     /// A DingTalk robot.
@@ -55,7 +59,7 @@ pub enum Channel {
 }
 
 /// A robot of a chat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RobotConfig {
     /// The robot's address.
@@ -66,7 +70,7 @@ pub struct RobotConfig {
 }
 
 /// An address that takes a POST.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookConfig {
     /// The address.
@@ -74,7 +78,7 @@ pub struct WebhookConfig {
 }
 
 /// Mail.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EmailConfig {
     /// The server that takes the mail.
@@ -98,7 +102,7 @@ pub struct EmailConfig {
 }
 
 /// How a connection to a mail server is encrypted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MailEncryption {
     /// From the first byte (port 465).
@@ -111,7 +115,7 @@ pub enum MailEncryption {
 }
 
 /// A program.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecConfig {
     /// The program, absolute, and its arguments; no shell reads them.

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -17,7 +18,7 @@ use crate::error::{Context, ExitCode, Failure, Result};
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// A reference to a secret: the policy never holds the value itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SecretRef {
     /// `{ env = "X" }`: an environment variable of this process.

@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SecretRef;
 use crate::names::SourceName;
 
 /// One source of a stack.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SourceConfig {
     /// Its name in the stack.
+    #[schemars(with = "String")]
     pub name: SourceName,
     /// What it is and how it is reached.
     #[serde(flatten)]
@@ -18,7 +20,7 @@ pub struct SourceConfig {
 }
 
 /// What a source is and how it is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum SourceKind {
     /// MySQL or MariaDB.
@@ -63,7 +65,7 @@ impl SourceKind {
 }
 
 /// How a MySQL or MariaDB server is reached and read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MysqlConfig {
     /// Host name or address.
@@ -98,7 +100,7 @@ pub struct MysqlConfig {
 }
 
 /// How a Redis or Valkey server is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
     /// `redis://host:port`, `rediss://host:port` or `unix:///path`; without user and password.
@@ -121,7 +123,7 @@ pub struct RedisConfig {
 }
 
 /// How an object store is reached and which buckets are taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct S3Config {
     /// `http://host:port` or `https://…`.
@@ -145,7 +147,7 @@ pub struct S3Config {
 }
 
 /// Which files are taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FilesConfig {
     /// Files and folders, absolute.
@@ -156,7 +158,7 @@ pub struct FilesConfig {
 }
 
 /// Whether a connection is encrypted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tls {
     /// Not encrypted.

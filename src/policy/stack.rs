@@ -6,21 +6,25 @@ use std::{
 };
 
 use chrono_tz::Tz;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{NotifyConfig, SecretRef, SourceConfig, StoreConfig};
 use crate::names::SourceName;
 
 /// What one policy protects, and how.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Stack {
     /// Its name; a person types it to confirm what cannot be taken back.
     #[serde(rename = "stack")]
     pub name: String,
     /// The zone of all times and days that the policy names.
     #[serde(serialize_with = "zone_name")]
+    #[schemars(with = "Option<String>")]
     pub timezone: Tz,
     /// The language of messages and reports.
+    #[schemars(with = "Option<Language>")]
     pub language: Language,
     /// Where the snapshots lie.
     pub repository: RepositoryConfig,
@@ -29,14 +33,19 @@ pub struct Stack {
     pub sources: Vec<SourceConfig>,
     /// Where copies lie.
     #[serde(rename = "offsite")]
+    #[schemars(default)]
     pub offsites: Vec<OffsiteConfig>,
     /// When things happen.
+    #[schemars(default)]
     pub schedule: ScheduleConfig,
     /// How long snapshots stay.
+    #[schemars(default)]
     pub retention: RetentionConfig,
     /// How restores are proven.
+    #[schemars(default)]
     pub drill: DrillConfig,
     /// Who hears of it.
+    #[schemars(default)]
     pub notify: Vec<NotifyConfig>,
 }
 
@@ -85,7 +94,7 @@ impl Stack {
 }
 
 /// The language of messages and reports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Language {
     /// English.
@@ -96,7 +105,7 @@ pub enum Language {
 }
 
 /// Where the snapshots lie and who can read them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct RepositoryConfig {
     /// The store.
     #[serde(flatten)]
@@ -107,7 +116,7 @@ pub struct RepositoryConfig {
 }
 
 /// How a repository is written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RepositorySettings {
     /// The public keys (`age1…`) of those who can read the data; two or more are advised.
@@ -152,9 +161,10 @@ impl RepositorySettings {
 }
 
 /// A second place for the snapshots.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct OffsiteConfig {
     /// Its name.
+    #[schemars(with = "String")]
     pub name: SourceName,
     /// The store.
     #[serde(flatten)]
@@ -167,7 +177,7 @@ pub struct OffsiteConfig {
 }
 
 /// How an offsite repository is filled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OffsiteSettings {
     /// Whether each backup is copied at once; otherwise `schedule.sync` says when.
@@ -185,7 +195,7 @@ pub struct OffsiteSettings {
 }
 
 /// When things happen: five cron fields each, in the policy's zone. What is not named happens by hand only.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// A snapshot of all sources.
@@ -233,7 +243,7 @@ impl ScheduleConfig {
 }
 
 /// What happens when the time of a run comes and the one before is not done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Overlap {
     /// It is left out, and that is told.
@@ -244,7 +254,7 @@ pub enum Overlap {
 }
 
 /// How long snapshots stay. Without any rule everything stays.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RetentionConfig {
     /// The newest so many.
@@ -293,7 +303,7 @@ impl Default for RetentionConfig {
 }
 
 /// How restores are proven.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DrillConfig {
     /// What a restore goes into.
@@ -342,7 +352,7 @@ impl Default for DrillConfig {
 }
 
 /// What a drill restores into.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LabKind {
     /// Throwaway containers.
@@ -353,7 +363,7 @@ pub enum LabKind {
 }
 
 /// Which snapshot a drill takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Pick {
     /// The newest.
@@ -364,7 +374,7 @@ pub enum Pick {
 }
 
 /// Rows that each name an object: first column the key, second (if there is one) its SHA-256 as hex.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceConfig {
     /// The MySQL source that is asked.
@@ -385,7 +395,7 @@ pub struct ReferenceConfig {
 }
 
 /// A question whose answer, a single number, is known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExpectConfig {
     /// What reports call it.

@@ -555,3 +555,20 @@ fn every_policy_that_we_ship_loads() {
     }
     assert!(count > 0);
 }
+
+#[test]
+fn the_schema_asks_for_what_is_needed_and_no_more() {
+    let schema = schema();
+    let required = |of: &serde_json::Value| -> Vec<String> {
+        serde_json::from_value(of["required"].clone()).unwrap_or_default()
+    };
+    assert_eq!(required(&schema), ["stack", "repository", "source"]);
+    assert_eq!(required(&schema["$defs"]["RepositoryConfig"]), ["store", "recipients"]);
+    assert_eq!(required(&schema["$defs"]["OffsiteConfig"]), ["name", "store"]);
+    assert_eq!(schema["additionalProperties"], false);
+    let kinds = schema["$defs"]["SourceConfig"]["oneOf"].as_array().unwrap();
+    let words: Vec<&str> =
+        kinds.iter().filter_map(|kind| kind["properties"]["kind"]["const"].as_str()).collect();
+    assert_eq!(words, SourceKind::WORDS);
+    assert_eq!(required(&kinds[0]), ["kind", "user"]);
+}

@@ -51,6 +51,13 @@ impl Stack {
     }
 }
 
+/// Returns the JSON schema of a policy, for editors that know TOML.
+///
+/// It knows keys and types; what only [`Stack::load`] knows (a glob, a zone, a store's options) it lets pass.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Stack).to_value()
+}
+
 const STARTER: &str = r#"stack = @stack@
 timezone = @timezone@             # all times below are in this zone
 
