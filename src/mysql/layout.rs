@@ -178,6 +178,9 @@ pub(super) struct Column {
     #[serde(rename = "type")]
     pub column_type: String,
     pub codec: Codec,
+    /// Whether it is the column that counts up by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto_increment: bool,
     /// How its values bound a range; only the reading side asks.
     #[serde(skip)]
     pub bound: Option<Bound>,
@@ -342,6 +345,7 @@ async fn read_columns(
         let column = Column {
             codec: Codec::for_type(&data_type),
             bound: Bound::for_type(&data_type, text(&row, 5).as_deref(), text(&row, 6).as_deref()),
+            auto_increment: get(4).to_ascii_lowercase().contains("auto_increment"),
             column_type: get(3),
             name,
         };
@@ -363,6 +367,7 @@ fn hidden_period(name: &str) -> Column {
         name: name.to_owned(),
         column_type: "timestamp(6)".to_owned(),
         codec: Codec::Raw,
+        auto_increment: false,
         bound: None,
     }
 }

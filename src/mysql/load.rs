@@ -193,7 +193,9 @@ fn load_statement(at: &Place, layout: &Layout) -> String {
     let mut sets = Vec::new();
     for (index, column) in layout.columns.iter().enumerate() {
         let value = format!("@c{index}");
-        match column.codec.write(&value) {
+        // MariaDB forgets that the column was given once there is a SET without it, and counts up a 0.
+        let own = column.auto_increment.then(|| value.clone());
+        match column.codec.write(&value).or(own) {
             Some(expression) => {
                 sets.push(format!("{}={expression}", ident(&column.name)));
                 fields.push(value);
@@ -311,6 +313,7 @@ mod tests {
             name: name.to_owned(),
             column_type: String::new(),
             codec,
+            auto_increment: false,
             bound: None,
         };
         Layout {

@@ -16,6 +16,10 @@ use crate::{
     flow::{EntryMeta, EntrySink, FlowResult, Stage},
 };
 
+/// What every program's script begins with: the program before may have left a session that reads names in
+/// another charset, or quotes in another way.
+const PROGRAM_SESSION: &str = "SET NAMES utf8mb4, SESSION sql_mode='', SESSION time_zone='+00:00'";
+
 /// What every script of tables begins with; `mysql < file` works in any order of tables.
 const TABLE_SESSION: &str = "SET NAMES utf8mb4, SESSION sql_mode='NO_AUTO_VALUE_ON_ZERO', \
                              SESSION foreign_key_checks=0, SESSION time_zone='+00:00'";
@@ -126,7 +130,7 @@ pub(super) async fn send_view(
         Err(error) => return Err(server.failure(&format!("read view `{at}`"), error).into()),
     };
     let mut script = Script::default();
-    script.push("SET NAMES utf8mb4");
+    script.push(PROGRAM_SESSION);
     script.push(format!("USE {}", ident(&at.db)));
     script.push(format!("DROP VIEW IF EXISTS {}", at.sql()));
     script.push(session(&row, false));
@@ -234,8 +238,7 @@ async fn put_programs(sink: &EntrySink, meta: EntryMeta, script: &Script) -> Flo
 /// Adds a program with the session that it was made in, and its database's collation of that time.
 fn push_program(script: &mut Script, db: &Database, row: &Row, body: Vec<u8>, zoned: bool) {
     let collation = named(row, "Database Collation").filter(|then| *then != db.collation);
-    // The program before this one may have left a session that reads names in another charset.
-    script.push("SET NAMES utf8mb4");
+    script.push(PROGRAM_SESSION);
     script.push(format!("USE {}", ident(&db.name)));
     let alter = |collation: &str| format!("ALTER DATABASE {} COLLATE {collation}", ident(&db.name));
     if let Some(then) = &collation {
@@ -244,7 +247,7 @@ fn push_program(script: &mut Script, db: &Database, row: &Row, body: Vec<u8>, zo
     script.push(session(row, zoned));
     script.push(body);
     if collation.is_some() {
-        script.push("SET NAMES utf8mb4");
+        script.push(PROGRAM_SESSION);
         script.push(alter(&db.collation));
     }
 }

@@ -88,7 +88,8 @@ fn sample(product: Product) -> Vec<String> {
 fn session() -> Vec<String> {
     vec![
         "SET NAMES utf8mb4, SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO', SESSION time_zone = '+08:00'".into(),
-        format!("CREATE DATABASE {DB} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
+        // The charset's own collation: MySQL writes another one out twice when a table is made from its text.
+        format!("CREATE DATABASE {DB} CHARACTER SET utf8mb4"),
         format!("CREATE DATABASE {} CHARACTER SET latin1", quoted(ODD)),
         format!("USE {DB}"),
     ]
@@ -249,7 +250,7 @@ async fn accounts_are_copied_and_those_that_exist_are_left_alone(product: Produc
     assert!(notes.contains("not there"), "the grant for the dropped table is noted: {notes}");
 
     let mut app = to.conn_as("app", "it's secret").await.expect("the copied account logs in");
-    let query = "SELECT COUNT(*) FROM lbt_acc.v";
+    let query = "SELECT COUNT(*) FROM lbt_acc.t";
     let count: Option<u64> = mysql_async::prelude::Queryable::query_first(&mut app, query).await.unwrap();
     assert_eq!(count, Some(0), "the default role is active");
     to.conn_as("there", "target").await.expect("an account that existed keeps its password");
