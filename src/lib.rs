@@ -8,6 +8,7 @@
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
 //! | 2 | [`flow`] | entries on their way from a source to a target |
 //! | 3 | [`policy`] | what a person asked for |
+//! | 4 | [`redis`] | the Redis and Valkey engine |
 
 pub mod names;
 
@@ -18,3 +19,5 @@ pub mod event;
 pub mod flow;
 
 pub mod policy;
+
+pub mod redis;
