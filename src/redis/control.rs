@@ -52,7 +52,9 @@ impl Control {
     /// Asks; `words` must hold nothing secret, because a refusal repeats the first of them.
     pub(super) async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> Result<T> {
         let mut command = Cmd::new();
-        words.iter().for_each(|word| drop(command.arg(*word)));
+        for word in words {
+            command.arg(*word);
+        }
         let name = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
         let answer = command.query_async(&mut self.connection).await;
         answer.map_err(|error| failure(&self.server, &name, &error))

@@ -21,7 +21,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 
 use super::{
-    rdb::{Checksum, RdbError, Survey, Tape, Walker},
+    rdb::{RdbError, Survey, Tape, Walker},
     server::Server,
     wire::{Reply, Wire},
 };
@@ -211,10 +211,9 @@ fn parse(
         Frame::Marker(_) => u64::MAX,
     };
     let mut walker = Walker::begin(Tape::new(from.take(limit), Some(Box::new(spool))), false)?;
-    let version = walker.version();
     let survey = match Survey::take(&mut walker, now_ms, false) {
         Ok(survey) => survey,
-        Err(RdbError::Unknown { .. }) => return opaque(walker, version, frame),
+        Err(RdbError::Unknown { .. }) => return opaque(walker, frame),
         Err(error) => return Err(error),
     };
     let mut tape = walker.into_tape();
@@ -237,30 +236,18 @@ fn parse(
     Ok(Survey { size_bytes, ..survey })
 }
 
-/// Takes a dump whose structure is not known to its end, which the frame, the last opcode and the checksum
-/// must then agree on: newer servers can be backed up, only not looked into.
-fn opaque(walker: Walker<impl Read>, version: super::rdb::Version, frame: Frame) -> Result<Survey, RdbError> {
-    const CHECKSUM_BYTES: usize = 8;
-    let mut tape = walker.into_tape();
-    let behind = CHECKSUM_BYTES + if matches!(frame, Frame::Marker(_)) { MARKER_BYTES } else { 0 };
-    let tail = tape.rest_but(behind)?;
-    let at = tape.offset();
-    let whole = match frame {
-        Frame::Length(length) => length == at,
-        Frame::Marker(marker) => tail.get(CHECKSUM_BYTES..) == Some(&marker),
+/// Takes a dump of a newer format, where only frame and checksum can agree.
+fn opaque(walker: Walker<impl Read>, frame: Frame) -> Result<Survey, RdbError> {
+    let marker = match frame {
+        Frame::Length(_) => &[][..],
+        Frame::Marker(ref marker) => marker,
     };
-    let Some(stored) = tail.first_chunk::<CHECKSUM_BYTES>().filter(|_| whole) else {
-        return Err(RdbError::Ended { offset: at });
+    let (survey, after) = Survey::of_unknown(walker, marker.len())?;
+    let agreed = match frame {
+        Frame::Length(length) => length == survey.size_bytes,
+        Frame::Marker(marker) => after == marker,
     };
-    let checksum = Checksum::compare(u64::from_le_bytes(*stored), tape.crc()?)?;
-    if checksum == Checksum::Absent {
-        // Neither structure nor checksum: nothing says that these bytes are what the server meant.
-        return Err(RdbError::Malformed { offset: at, what: "it is of a newer format and has no checksum" });
-    }
-    tape.copy_on(stored)?;
-    tape.end_copy()?;
-    let size_bytes = if matches!(frame, Frame::Marker(_)) { at - MARKER_BYTES as u64 } else { at };
-    Ok(Survey::opaque(version, size_bytes, checksum))
+    if agreed { Ok(survey) } else { Err(RdbError::Ended { offset: survey.size_bytes }) }
 }
 
 #[cfg(test)]

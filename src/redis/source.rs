@@ -6,11 +6,7 @@
 //! *Crash.* A dump that breaks off, fails its checksum or its structure ends the reading with an error
 //! before the inventory is finished; nothing of it is ever taken for whole.
 
-use std::{
-    io::{BufReader, Read},
-    os::unix::fs::FileExt,
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -110,7 +106,7 @@ impl Source for RedisSource {
                 .failed(ExitCode::Failed, || "the server's facts cannot be written".to_owned())?;
             sink.put(entry(FACTS, Stage::Schema), json).await?;
             sink.complete(FACTS.1);
-            for problem in gaps(facts) {
+            if let Some(problem) = gap(facts) {
                 sink.report(problem).await?;
             }
         }
@@ -129,7 +125,7 @@ fn entry((path, item): (&str, &str), stage: Stage) -> EntryMeta {
 }
 
 /// Returns what one server's dump cannot hold.
-fn gaps(facts: &ServerFacts) -> Option<Problem> {
+fn gap(facts: &ServerFacts) -> Option<Problem> {
     // A cluster of one primary has everything; more need one source each.
     (facts.field("cluster_enabled") == Some("1")).then(|| Problem {
         what: "cluster".to_owned(),
@@ -142,11 +138,10 @@ fn gaps(facts: &ServerFacts) -> Option<Problem> {
 async fn send_dump(sink: &EntrySink, spool: &Spool, survey: &Survey, granted: &Granted) -> FlowResult<()> {
     let meta = EntryMeta { cut: Cut::Content, ..entry(DUMP, Stage::Data) };
     let mut body = sink.begin(meta).await?;
-    let file = spool.rewound()?;
+    let again = spool.reader(0);
     let (introspected, now_ms) = (survey.introspected, granted.at.timestamp_millis());
     let digest = tokio::task::spawn_blocking(move || {
-        let from = Positioned { file, at: 0 };
-        introspected.then(|| Survey::of_all(BufReader::new(from), now_ms, true)).transpose()
+        introspected.then(|| Survey::of_all(again, now_ms, true)).transpose()
     });
     let mut from = tokio::fs::File::from_std(spool.rewound()?);
     let mut left = survey.size_bytes;
@@ -166,20 +161,6 @@ async fn send_dump(sink: &EntrySink, spool: &Spool, survey: &Survey, granted: &G
         return Err(Failure::new(ExitCode::Failed, "the spooled dump changed while it was read").into());
     }
     body.finish_with(trailer(survey, again.and_then(|again| again.digest))).await
-}
-
-/// Reads a file from a position of its own, so that two readers do not disturb each other.
-struct Positioned {
-    file: std::fs::File,
-    at: u64,
-}
-
-impl Read for Positioned {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.file.read_at(into, self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
 }
 
 /// Returns the facts that the manifest keeps of a dump.

@@ -95,14 +95,6 @@ impl Wire {
         }
     }
 
-    /// Reads exactly `count` bytes.
-    pub(super) async fn exact(&mut self, count: usize) -> io::Result<Bytes> {
-        while self.buffer.len() < count {
-            self.fill().await?;
-        }
-        Ok(self.buffer.split_to(count).freeze())
-    }
-
     /// Returns the next bytes, whatever they are; none at the end.
     pub(super) async fn some(&mut self) -> io::Result<Bytes> {
         if self.buffer.is_empty() {

@@ -15,6 +15,7 @@ use lifeboat::{
     policy::{RedisConfig, SecretRef},
     redis::{RedisSource, RedisTarget},
 };
+use redis::IntoConnectionInfo as _;
 
 /// A password that programs must quote, escape and encode rightly (R13).
 pub const PASSWORD: &str = "not secret: $HOME \"quoted\" %41 密é";
@@ -82,7 +83,9 @@ impl Lab {
         let until = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
         loop {
             let published = docker(&["port", &self.container, "6379/tcp"]).unwrap_or_default();
-            if let Some(port) = published.lines().next().and_then(|line| line.rsplit(':').next()?.parse().ok()) {
+            if let Some(port) =
+                published.lines().next().and_then(|line| line.rsplit(':').next()?.parse().ok())
+            {
                 self.port = port;
                 if let Ok(mut connection) = self.try_connect(0).await
                     && redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
@@ -90,7 +93,11 @@ impl Lab {
                     return;
                 }
             }
-            assert!(Instant::now() < until, "the server does not answer: {:?}", docker(&["logs", &self.container]));
+            assert!(
+                Instant::now() < until,
+                "the server does not answer: {:?}",
+                docker(&["logs", &self.container])
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -111,7 +118,9 @@ impl Lab {
     /// Runs one command in a database.
     pub async fn run<T: redis::FromRedisValue>(&self, db: i64, words: &[&[u8]]) -> T {
         let mut command = redis::Cmd::new();
-        words.iter().for_each(|word| drop(command.arg(*word)));
+        for word in words {
+            command.arg(*word);
+        }
         let answer = command.query_async(&mut self.connect(db).await).await;
         answer.unwrap_or_else(|error| panic!("{:?}: {error}", String::from_utf8_lossy(words[0])))
     }
@@ -161,7 +170,10 @@ impl Lab {
         pipe.cmd("SET").arg("big").arg(vec![7_u8; 3 << 20]).ignore();
         pipe.cmd("SET").arg("ttl").arg("x").arg("EX").arg(86_400).ignore();
         pipe.cmd("RPUSH").arg("list").arg(&["a", "1", "-70000", &"b".repeat(300)]).ignore();
-        pipe.cmd("RPUSH").arg("longlist").arg((0..3000).map(|n| format!("m{n}")).collect::<Vec<_>>()).ignore();
+        pipe.cmd("RPUSH")
+            .arg("longlist")
+            .arg((0..3000).map(|n| format!("m{n}")).collect::<Vec<_>>())
+            .ignore();
         pipe.cmd("RPUSH").arg("plainlist").arg("c".repeat(20_000)).arg("d").ignore();
         pipe.cmd("SADD").arg("ints").arg(&[1, 2, -3, 70_000]).ignore();
         pipe.cmd("SADD").arg("smallset").arg(&["a", "b", "7"]).ignore();
@@ -179,10 +191,22 @@ impl Lab {
         }
         pipe.cmd("XDEL").arg("stream").arg("5-1").ignore();
         pipe.cmd("XGROUP").arg("CREATE").arg("stream").arg("g").arg("0").ignore();
-        pipe.cmd("XREADGROUP").arg("GROUP").arg("g").arg("alice").arg("COUNT").arg(7).arg("STREAMS").arg("stream").arg(">").ignore();
+        pipe.cmd("XREADGROUP")
+            .arg("GROUP")
+            .arg("g")
+            .arg("alice")
+            .arg("COUNT")
+            .arg(7)
+            .arg("STREAMS")
+            .arg("stream")
+            .arg(">")
+            .ignore();
         pipe.cmd("XACK").arg("stream").arg("g").arg("2-1").ignore();
         pipe.cmd("XGROUP").arg("CREATECONSUMER").arg("stream").arg("g").arg("idle").ignore();
-        pipe.cmd("FUNCTION").arg("LOAD").arg("#!lua name=mylib\nredis.register_function('f', function() return 7 end)").ignore();
+        pipe.cmd("FUNCTION")
+            .arg("LOAD")
+            .arg("#!lua name=mylib\nredis.register_function('f', function() return 7 end)")
+            .ignore();
         if major >= 8 {
             pipe.cmd("HSET").arg("hfe").arg("a").arg(1).arg("b").arg(2).ignore();
             pipe.cmd("HEXPIRE").arg("hfe").arg(90_000).arg("FIELDS").arg(1).arg("a").ignore();
@@ -194,7 +218,8 @@ impl Lab {
         }
         pipe.query_async::<()>(&mut self.connect(0).await).await.unwrap();
         for db in [3, 15] {
-            let _: () = self.run(db, &[b"SET", format!("only-in-{db}").as_bytes(), b"x", b"EX", b"90000"]).await;
+            let _: () =
+                self.run(db, &[b"SET", format!("only-in-{db}").as_bytes(), b"x", b"EX", b"90000"]).await;
         }
     }
 

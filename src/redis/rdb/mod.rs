@@ -18,9 +18,9 @@ mod walk;
 use std::io;
 
 pub(super) use self::{
-    survey::{Checksum, Survey},
+    survey::{Checksum, KeyCount, Survey},
     tape::Tape,
-    walk::{Flavour, Item, Version, Walker},
+    walk::{Flavour, Found, Item, Version, Walker},
 };
 
 /// Bytes that one string may have: `proto-max-bulk-len` allows 512 MiB by default, nobody sets it higher

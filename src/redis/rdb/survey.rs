@@ -77,9 +77,30 @@ impl Survey {
         }
     }
 
-    /// Makes the survey of a dump whose structure this version does not know.
-    pub(crate) fn opaque(version: Version, size_bytes: u64, checksum: Checksum) -> Self {
-        Self { introspected: false, size_bytes, checksum, ..Self::new(version) }
+    /// Takes a dump whose structure this version knows only in part: newer servers can be backed up, only
+    /// not looked into. Its end is where the sender stopped, less `behind` bytes, which are returned.
+    ///
+    /// The checksum alone proves it then, so there must be one.
+    pub(crate) fn of_unknown<R: Read>(walker: Walker<R>, behind: usize) -> Result<(Self, Vec<u8>), RdbError> {
+        const CHECKSUM_BYTES: usize = 8;
+        let version = walker.version();
+        let mut tape = walker.into_tape();
+        let mut tail = tape.rest_but(CHECKSUM_BYTES + behind)?;
+        let all_bytes = tape.offset();
+        let ended = RdbError::Ended { offset: all_bytes };
+        let Some(stored) = tail.first_chunk::<CHECKSUM_BYTES>().copied() else { return Err(ended) };
+        let after = tail.split_off(CHECKSUM_BYTES);
+        if after.len() != behind {
+            return Err(ended);
+        }
+        let checksum = Checksum::compare(u64::from_le_bytes(stored), tape.crc()?)?;
+        if checksum == Checksum::Absent {
+            return Err(RdbError::malformed(all_bytes, "it is of a newer format and has no checksum"));
+        }
+        tape.copy_on(&stored)?;
+        tape.end_copy()?;
+        let size_bytes = all_bytes - behind as u64;
+        Ok((Self { introspected: false, size_bytes, checksum, ..Self::new(version) }, after))
     }
 
     /// Walks to the end of an RDB and returns what it holds, and the tape, which stands behind it.
@@ -122,7 +143,10 @@ impl Survey {
     /// Walks a whole RDB that nothing follows.
     pub(crate) fn of_all(from: impl Read, now_ms: i64, digesting: bool) -> Result<Self, RdbError> {
         let mut walker = Walker::begin(Tape::new(from, None), digesting)?;
-        let mut survey = Self::take(&mut walker, now_ms, digesting)?;
+        let mut survey = match Self::take(&mut walker, now_ms, digesting) {
+            Err(RdbError::Unknown { .. }) => return Self::of_unknown(walker, 0).map(|(survey, _)| survey),
+            taken => taken?,
+        };
         let mut tape = walker.into_tape();
         survey.size_bytes = tape.offset();
         match tape.byte() {
