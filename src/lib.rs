@@ -18,3 +18,5 @@ pub mod event;
 pub mod flow;
 
 pub mod policy;
+
+pub mod s3;
