@@ -135,6 +135,9 @@ pub struct Manifest {
     pub pin: Option<String>,
     /// The sources, in the order in which they were read.
     pub sources: Vec<SourceManifest>,
+    /// The sources that should be in it and could not be read, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<Problem>,
 }
 
 /// One source of a snapshot.
@@ -319,6 +322,13 @@ pub mod layout {
     /// The signature of `of`.
     pub fn signature(of: &Key) -> Key {
         key(&format!("{of}{SIGNATURE}"))
+    }
+}
+
+impl Manifest {
+    /// Returns the plain bytes of all entries.
+    pub fn size_bytes(&self) -> u64 {
+        self.sources.iter().map(|source| source.size_bytes).sum()
     }
 }
 

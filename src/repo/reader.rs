@@ -57,7 +57,13 @@ impl Snapshot {
         self.manifest.sources.iter().find(|source| source.name == *name).ok_or_else(|| {
             let names: Vec<&str> = self.manifest.sources.iter().map(|source| source.name.as_str()).collect();
             let what = format!("snapshot `{}` has no source `{name}`", self.refs.snapshot);
-            Failure::new(ExitCode::Usage, what).hint(format!("It has: {}.", names.join(", ")))
+            let failure = Failure::new(ExitCode::Usage, what);
+            match self.manifest.failed.iter().find(|failed| failed.what == name.as_str()) {
+                Some(failed) => failure
+                    .because(format!("it could not be read that time: {}", failed.why))
+                    .hint("Take an older snapshot for this source; `lifeboat snapshots` lists them."),
+                None => failure.hint(format!("It has: {}.", names.join(", "))),
+            }
         })
     }
 

@@ -37,7 +37,7 @@ use crate::{
     clock::Ground,
     error::{Context, ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
-    flow::{Body, Cut, Entry, EntryStream, FlowError, FlowResult, Piece, Reuse},
+    flow::{Body, Cut, Entry, EntryStream, FlowError, FlowResult, Piece, Problem, Reuse},
     names::{ChunkId, PackId, SnapshotId, SourceName},
 };
 
@@ -345,8 +345,9 @@ impl<'a> SnapshotWriter<'a> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the rest and signs: the snapshot exists when this returns.
-    pub async fn commit(self, label: Label) -> Result<Committed> {
+    /// Writes the rest and signs: the snapshot exists when this returns. `failed` names the sources that should
+    /// be in it and are not.
+    pub async fn commit(self, label: Label, failed: Vec<Problem>) -> Result<Committed> {
         let Self { repository, ground, monitor, id, began, data, meta, session, sources } = self;
         let mut records = data.finish().await?;
         records.extend(meta.finish().await?);
@@ -356,7 +357,7 @@ impl<'a> SnapshotWriter<'a> {
         let added_bytes = records.iter().map(|record| record.size_bytes).sum();
         let mut packs = session.into_inner().unwrap_or_else(PoisonError::into_inner).used;
         packs.extend(records.iter().map(|record| (record.pack, record.size_bytes)));
-        let partial = sources.iter().any(|source| !source.problems.is_empty());
+        let partial = !failed.is_empty() || sources.iter().any(|source| !source.problems.is_empty());
         let status = if partial { Status::Partial } else { Status::Complete };
         let manifest = Manifest {
             format: FORMAT,
@@ -369,6 +370,7 @@ impl<'a> SnapshotWriter<'a> {
             tag: label.tag,
             pin: label.pin,
             sources: sources.clone(),
+            failed,
         };
         let (manifest, manifest_size_bytes) = repository.put_manifest(&manifest).await?;
         let (seq, previous) = repository.chain_head().await?;
