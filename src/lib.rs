@@ -9,6 +9,8 @@
 //! | 2 | [`flow`] | entries on their way from a source to a target |
 //! | 3 | [`policy`], [`store`], [`crypt`] | what a person asked for, where objects lie, who can read and sign |
 //! | 4 | [`mysql`], [`redis`], [`s3`], [`repo`], [`catalog`] | the engines, the repository, the host's memory |
+//! | 5 | [`jobs`] | what lifeboat does, a file for each verb |
+//! | 6 | [`cli`] | the command line |
 
 pub mod names;
 
@@ -23,7 +25,12 @@ pub mod policy;
 pub mod store;
 
 pub mod catalog;
+
 pub mod mysql;
 pub mod redis;
 pub mod repo;
 pub mod s3;
+
+pub mod jobs;
+
+pub mod cli;

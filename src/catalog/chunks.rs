@@ -70,7 +70,8 @@ impl Catalog {
                  WHERE chunks.id = ?1 AND (?2 IS NULL OR kind = ?2) LIMIT 1",
             )?;
             let at = |row: &Row<'_>| {
-                let chunk = ChunkRow { id: *id, frame: row.get(1)?, offset: row.get(2)?, size_bytes: row.get(3)? };
+                let chunk =
+                    ChunkRow { id: *id, frame: row.get(1)?, offset: row.get(2)?, size_bytes: row.get(3)? };
                 Ok(ChunkAt { pack: PackId(row.get(0)?), chunk })
             };
             query.query_row(params![id.0, kind], at).optional()
@@ -82,8 +83,8 @@ impl Catalog {
     pub fn find_pack(&self, id: &PackId) -> Result<Option<PackRow>> {
         let connection = self.connection();
         let find = || -> rusqlite::Result<Option<PackRow>> {
-            let mut query =
-                connection.prepare_cached("SELECT n, size_bytes, payload_offset, kind FROM packs WHERE id = ?1")?;
+            let mut query = connection
+                .prepare_cached("SELECT n, size_bytes, payload_offset, kind FROM packs WHERE id = ?1")?;
             let read = |row: &Row<'_>| {
                 let pack = PackRow {
                     id: *id,
@@ -95,7 +96,9 @@ impl Catalog {
                 };
                 Ok((row.get::<_, i64>(0)?, pack))
             };
-            let Some((n, mut pack)) = query.query_row(params![id.0], read).optional()? else { return Ok(None) };
+            let Some((n, mut pack)) = query.query_row(params![id.0], read).optional()? else {
+                return Ok(None);
+            };
             let mut query = connection.prepare_cached(
                 "SELECT offset, size_bytes, plain_bytes FROM frames WHERE pack = ?1 ORDER BY frame",
             )?;
@@ -124,7 +127,8 @@ impl Catalog {
                     continue;
                 }
                 let n = transaction.last_insert_rowid();
-                let mut insert = transaction.prepare_cached("INSERT INTO frames VALUES (?1, ?2, ?3, ?4, ?5)")?;
+                let mut insert =
+                    transaction.prepare_cached("INSERT INTO frames VALUES (?1, ?2, ?3, ?4, ?5)")?;
                 for (number, frame) in (0_i64..).zip(&pack.frames) {
                     insert.execute(params![n, number, frame.offset, frame.size_bytes, frame.plain_bytes])?;
                 }
@@ -158,7 +162,8 @@ impl Catalog {
         let mut retain = || {
             let transaction = connection.transaction()?;
             let mut query = transaction.prepare("SELECT n, id, size_bytes FROM packs")?;
-            let rows = query.query_map([], |row| Ok((row.get::<_, i64>(0)?, PackId(row.get(1)?), row.get(2)?)))?;
+            let rows =
+                query.query_map([], |row| Ok((row.get::<_, i64>(0)?, PackId(row.get(1)?), row.get(2)?)))?;
             let all = rows.collect::<rusqlite::Result<Vec<(i64, PackId, u64)>>>()?;
             drop(query);
             for (n, id, size_bytes) in all {
@@ -177,7 +182,8 @@ mod tests {
     use super::*;
 
     fn pack(byte: u8, chunks: &[u8]) -> PackRow {
-        let row = |n: &u8| ChunkRow { id: ChunkId([*n; 32]), frame: 0, offset: 512, size_bytes: u32::from(*n) };
+        let row =
+            |n: &u8| ChunkRow { id: ChunkId([*n; 32]), frame: 0, offset: 512, size_bytes: u32::from(*n) };
         PackRow {
             id: PackId([byte; 32]),
             size_bytes: 1000 + u64::from(byte),
@@ -194,7 +200,8 @@ mod tests {
         let origin = Key::new("index/a").unwrap();
         catalog.add_packs(&origin, &[pack(2, &[7, 8]), pack(3, &[7])]).unwrap();
         catalog.add_packs(&origin, &[pack(2, &[7, 8])]).unwrap();
-        let find = |id: u8, kind| catalog.find_chunk(&ChunkId([id; 32]), kind).unwrap().map(|at| at.pack.0[0]);
+        let find =
+            |id: u8, kind| catalog.find_chunk(&ChunkId([id; 32]), kind).unwrap().map(|at| at.pack.0[0]);
         assert_eq!(find(7, Some("data")), Some(2));
         assert_eq!(find(7, Some("meta")), Some(3));
         assert_eq!(find(8, Some("meta")), None);

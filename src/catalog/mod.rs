@@ -162,7 +162,8 @@ mod tests {
         let path = dir.path().join("deep/catalog.sqlite");
         assert!(!Catalog::open(&path).unwrap().1);
         assert!(!Catalog::open(&path).unwrap().1);
-        std::fs::write(&path, b"this is not a database, it is a poem of sufficient length ".repeat(20)).unwrap();
+        std::fs::write(&path, b"this is not a database, it is a poem of sufficient length ".repeat(20))
+            .unwrap();
         assert!(Catalog::open(&path).unwrap().1);
         assert!(path.with_extension("sqlite.broken").exists());
         assert!(!Catalog::open(&path).unwrap().1);

@@ -39,7 +39,8 @@ impl Catalog {
     /// Notes that a run begins, and returns its number.
     pub fn begin_run(&self, verb: &str, began: DateTime<Utc>) -> Result<i64> {
         let connection = self.connection();
-        let insert = connection.execute("INSERT INTO runs (verb, began) VALUES (?1, ?2)", params![verb, began.to_rfc3339()]);
+        let insert = connection
+            .execute("INSERT INTO runs (verb, began) VALUES (?1, ?2)", params![verb, began.to_rfc3339()]);
         insert.failed(ExitCode::Failed, || self.trouble())?;
         Ok(connection.last_insert_rowid())
     }

@@ -203,9 +203,8 @@ impl Server {
         match number {
             _ if down => failure.hint("Look into the server's own log, then run this again."),
             Some(number) if is_denied(number) => failure.hint(self.grant_hint()),
-            Some(code::TABLE_CHANGED) => failure.hint(
-                "A table was altered while it was read; run this again when no migration is running.",
-            ),
+            Some(code::TABLE_CHANGED) => failure
+                .hint("A table was altered while it was read; run this again when no migration is running."),
             _ => failure,
         }
     }
@@ -214,7 +213,9 @@ impl Server {
     pub fn grant_hint(&self) -> String {
         let user = account(&self.config.user, "%");
         if self.writes {
-            return format!("Restore with an account that may do all: GRANT ALL ON *.* TO {user} WITH GRANT OPTION;");
+            return format!(
+                "Restore with an account that may do all: GRANT ALL ON *.* TO {user} WITH GRANT OPTION;"
+            );
         }
         format!(
             "Grant what a backup reads with (as the server names them; MariaDB knows no BACKUP_ADMIN and \
@@ -231,7 +232,9 @@ impl Server {
                 format!("`{name}`: the server at {place} refuses user `{user}`"),
             )
             .because(Told(error))
-            .hint(format!("Check the password of `{user}` in the policy, and from which hosts it may log in.")),
+            .hint(format!(
+                "Check the password of `{user}` in the policy, and from which hosts it may log in."
+            )),
             Some(code::HOST_REFUSED) => Failure::new(
                 ExitCode::SourceDown,
                 format!("`{name}`: the server at {place} refuses this host for user `{user}`"),

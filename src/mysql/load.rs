@@ -39,8 +39,7 @@ pub(super) enum Way {
 impl Way {
     /// Asks the server which way is open.
     pub async fn of(server: &Server, conn: &mut Conn) -> crate::error::Result<Self> {
-        let rows =
-            server.rows(conn, "SELECT @@GLOBAL.local_infile", "ask how rows can be loaded").await?;
+        let rows = server.rows(conn, "SELECT @@GLOBAL.local_infile", "ask how rows can be loaded").await?;
         let on = rows.first().and_then(|row| super::conn::text(row, 0)).is_some_and(|value| value == "1");
         Ok(if on { Self::Infile } else { Self::Insert })
     }
@@ -131,9 +130,11 @@ async fn infile(
 ) -> FlowResult<Done> {
     let (feed, frames) = mpsc::channel::<std::io::Result<Bytes>>(FEED_DEPTH);
     conn.set_infile_handler(async move {
-        let stream = stream::unfold(frames, |mut frames| async move {
-            frames.recv().await.map(|frame| (frame, frames))
-        });
+        let stream =
+            stream::unfold(
+                frames,
+                |mut frames| async move { frames.recv().await.map(|frame| (frame, frames)) },
+            );
         Ok(stream.boxed())
     });
     let feeding = async {
@@ -185,7 +186,8 @@ fn load_failure(server: &Server, at: &Place, error: mysql_async::Error) -> FlowE
         Some(code::NO_LOCAL_INFILE | code::NO_LOCAL_INFILE_OLD | code::NO_LOCAL_INFILE_MARIADB)
     );
     let failure = server.failure(&format!("load rows into `{at}`"), error);
-    if off { failure.hint("local_infile was switched off meanwhile; run this again.") } else { failure }.into()
+    if off { failure.hint("local_infile was switched off meanwhile; run this again.") } else { failure }
+        .into()
 }
 
 fn load_statement(at: &Place, layout: &Layout) -> String {

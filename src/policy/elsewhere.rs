@@ -23,20 +23,21 @@ impl SourceKind {
     /// Points the source at the server that `url` names. The account stays the source's unless the URL or
     /// [`INTO_PASSWORD`] says otherwise; a password in the URL is refused, for the command line shows it.
     pub fn redirect(&mut self, url: &str) -> Result<()> {
-        let wrong = |why: &str| {
-            Failure::new(ExitCode::Usage, format!("`--into` has a URL that does not fit: {why}"))
-        };
+        let wrong =
+            |why: &str| Failure::new(ExitCode::Usage, format!("`--into` has a URL that does not fit: {why}"));
         let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("it has no scheme"))?;
         let (account, host) = match rest.rsplit_once('@') {
             Some((account, host)) => (Some(account), host),
             None => (None, rest),
         };
         if account.is_some_and(|account| account.contains(':')) {
-            return Err(wrong("it holds a password")
-                .hint(format!("Leave the password out; put it into ${INTO_PASSWORD} if it is not the source's own.")));
+            return Err(wrong("it holds a password").hint(format!(
+                "Leave the password out; put it into ${INTO_PASSWORD} if it is not the source's own."
+            )));
         }
         let account = account.filter(|account| !account.is_empty()).map(str::to_owned);
-        let password = std::env::var_os(INTO_PASSWORD).map(|_| super::SecretRef::Env(INTO_PASSWORD.to_owned()));
+        let password =
+            std::env::var_os(INTO_PASSWORD).map(|_| super::SecretRef::Env(INTO_PASSWORD.to_owned()));
         match self {
             Self::Mysql(mysql) if scheme == "mysql" => {
                 let (host, port) = host_and_port(host, 3306).ok_or_else(|| wrong("its port is no number"))?;
@@ -101,6 +102,8 @@ mod tests {
         assert!(!failure.chain().join("").contains("hunter2"));
         assert!(mysql().redirect("redis://db").is_err());
         assert!(mysql().redirect("mysql://db:port").is_err());
-        assert!(SourceKind::Files(FilesConfig { paths: vec![], exclude: vec![] }).redirect("http://x").is_err());
+        assert!(
+            SourceKind::Files(FilesConfig { paths: vec![], exclude: vec![] }).redirect("http://x").is_err()
+        );
     }
 }

@@ -249,7 +249,10 @@ impl Core {
             let entry = self.read_refs(&id, revision).await?;
             all.insert(id, entry);
         }
-        Ok(all.into_values().collect())
+        let mut all: Vec<_> = all.into_values().collect();
+        // The id tells the second only; two snapshots of one second stand in the order of their beginning.
+        all.sort_by_key(|(refs, ..)| (refs.began, refs.seq));
+        Ok(all)
     }
 
     async fn read_refs(&self, id: &SnapshotId, revision: u32) -> Result<(Refs, PackId, String)> {

@@ -135,12 +135,8 @@ pub(super) fn object_meta(bucket: &str, listed: &Listed, facts: &Facts) -> Resul
         .with("size", listed.size_bytes)
         .with("last_modified", stamp(listed));
     meta.select = format!("{bucket}/{}", listed.key);
-    let maps = [
-        ("headers", &facts.headers),
-        ("meta", &facts.meta),
-        ("tags", &facts.tags),
-        ("lock", &facts.lock),
-    ];
+    let maps =
+        [("headers", &facts.headers), ("meta", &facts.meta), ("tags", &facts.tags), ("lock", &facts.lock)];
     for (name, map) in maps.into_iter().filter(|(_, map)| !map.is_empty()) {
         let object: Map<String, Value> = map.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
         meta = meta.with(name, object);

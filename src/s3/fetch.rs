@@ -139,7 +139,10 @@ impl Fetcher {
         let length = answer.content_length().and_then(|length| u64::try_from(length).ok());
         if length.is_some_and(|length| length != listed.size_bytes) {
             let length = length.unwrap_or_default();
-            return Ok(Err(format!("the listing says {} bytes, the server sends {length}", listed.size_bytes)));
+            return Ok(Err(format!(
+                "the listing says {} bytes, the server sends {length}",
+                listed.size_bytes
+            )));
         }
         facts.tags = match self.tags(bucket, listed, &facts).await? {
             Ok(tags) => tags,

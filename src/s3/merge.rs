@@ -41,7 +41,9 @@ impl Change {
             return Some(format!("it is empty now and had {} objects in the previous snapshot", self.had));
         }
         let shrunk = self.gone >= SHRINK_COUNT_MIN && self.gone * 100 > self.had * SHRINK_PERCENT_MAX;
-        shrunk.then(|| format!("{} of its {} objects are gone since the previous snapshot", self.gone, self.had))
+        shrunk.then(|| {
+            format!("{} of its {} objects are gone since the previous snapshot", self.gone, self.had)
+        })
     }
 }
 
@@ -65,7 +67,8 @@ impl Merge {
 
     async fn pass_while(&mut self, passed: impl Fn(&str) -> bool) -> Result<Vec<String>> {
         let mut buckets: Vec<String> = Vec::new();
-        while let Some(bucket) = self.next.as_ref().map(|entry| entry.meta.item.clone()).filter(|b| passed(b)) {
+        while let Some(bucket) = self.next.as_ref().map(|entry| entry.meta.item.clone()).filter(|b| passed(b))
+        {
             if buckets.last() != Some(&bucket) {
                 buckets.push(bucket);
             }

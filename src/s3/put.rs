@@ -155,7 +155,8 @@ impl Putter {
     async fn put_whole(&self, job: &Job, bytes: Bytes, headers: Vec<(String, String)>) -> PutResult<()> {
         let md5 = hex::encode(Md5::digest(&bytes));
         let request = self.server.client.put_object().bucket(&job.bucket).key(&job.key);
-        let sent = request.body(ByteStream::from(bytes)).customize().mutate_request(dress(headers)).send().await;
+        let sent =
+            request.body(ByteStream::from(bytes)).customize().mutate_request(dress(headers)).send().await;
         let answer = match sent {
             Ok(answer) => answer,
             Err(error) => return self.refusal("write an object", error),
@@ -209,7 +210,8 @@ impl Putter {
         let request = request.set_upload_id(upload.id.clone()).part_number(number);
         match request.body(ByteStream::from(bytes)).send().await {
             Ok(answer) => {
-                let done = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag.clone()).build();
+                let done =
+                    CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag.clone()).build();
                 Ok(arrived(answer.e_tag(), answer.server_side_encryption().is_some(), &md5).map(|()| done))
             }
             Err(error) => self.refusal("write a part of an object", error),

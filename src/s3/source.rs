@@ -187,7 +187,8 @@ impl Run {
                     self.sink.reuse(meta, trailer, reuse).await?;
                 }
                 Turn::Opening(opening, permit) => {
-                    let opened = opening.await.failed(ExitCode::Failed, || "a read was stopped".to_owned())??;
+                    let opened =
+                        opening.await.failed(ExitCode::Failed, || "a read was stopped".to_owned())??;
                     self.send(opened, permit, &mut pumps).await?;
                 }
             }
