@@ -208,7 +208,8 @@ async fn hand_over(
     let listening = async {
         loop {
             let words = request(read).await?;
-            if let [name, what, offset] = words.as_slice()
+            // Since 7.2 a replica with an append-only file adds `FACK` and the offset that is on its disk.
+            if let [name, what, offset, ..] = words.as_slice()
                 && name.eq_ignore_ascii_case(b"REPLCONF")
                 && what.eq_ignore_ascii_case(b"ACK")
             {
