@@ -11,6 +11,9 @@ use crate::{
     flow::TargetState,
 };
 
+/// Bytes that a server may use for itself.
+const OVERHEAD_BYTES: u64 = 64 << 20;
+
 /// What a server is and holds.
 pub(super) struct Target {
     /// Its facts.
@@ -155,7 +158,6 @@ impl Target {
             return Ok(());
         };
         // A server's own overhead is in `used-mem` too, so an almost empty dump needs less than it says.
-        const OVERHEAD_BYTES: u64 = 64 << 20;
         let needed = needed.min(archive.survey.size_bytes.saturating_mul(64).saturating_add(OVERHEAD_BYTES));
         for name in ["maxmemory", "total_system_memory"] {
             if let Some(limit) = self.facts.number(name).filter(|limit| *limit > 0 && *limit < needed) {
