@@ -439,3 +439,29 @@ async fn a_server_behind_a_socket_is_read_and_restored() {
     let copy = read_all(source(&config)).await.unwrap();
     assert_eq!(copy.entries["dump.rdb"].trailer["checksum"], "verified");
 }
+
+/// The rights that the hint names are enough for a restore.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_user_with_few_rights_can_restore() {
+    let (from, to) = (Lab::start(7).await, Lab::start(7).await);
+    from.fill(7).await;
+    let _: () = to.say(0, "ACL SETUSER restorer on >pw +replicaof +config|get +config|set +info +ping").await;
+    let mut config = to.config();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "pw\n").unwrap();
+    config.user = Some("restorer".into());
+    config.password = Some(lifeboat::policy::SecretRef::File(file.path().to_owned()));
+    config.advertise = Some(to.gateway());
+    pipe(from.source(), target(&config), ALL(false)).await.unwrap();
+    assert_eq!(from.sizes().await, to.sizes().await);
+
+    // One right less, and the server is left alone.
+    let _: () = to.say(0, "ACL SETUSER restorer -replicaof").await;
+    let failure = failed(pipe(from.source(), target(&config), ALL(true)).await);
+    assert!(failure.hints()[0].contains("+replicaof"), "{:?}", failure.hints());
+    assert_eq!(from.sizes().await, to.sizes().await);
+    assert_eq!(role(&to).await, "master");
+    let auth: Vec<String> = to.say(0, "CONFIG GET masterauth").await;
+    assert_eq!(auth[1], "", "the token did not stay");
+}

@@ -20,8 +20,8 @@ pub(super) struct Target {
     pub(super) facts: ServerFacts,
     /// Its keys, by database.
     pub(super) keys: BTreeMap<u64, u64>,
-    /// Its function libraries.
-    pub(super) functions: u64,
+    /// Its function libraries, `None` where they cannot be asked for.
+    pub(super) functions: Option<u64>,
     /// Keys that it has evicted since it started.
     pub(super) evicted: u64,
 }
@@ -38,7 +38,7 @@ impl Target {
 
     /// Returns whether it holds nothing that a restore would replace.
     pub(super) fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.functions == 0
+        self.keys.is_empty() && self.functions.unwrap_or(0) == 0
     }
 
     /// Returns what is in the way, a line each.
@@ -46,8 +46,8 @@ impl Target {
         let keys = |count: u64| if count == 1 { "1 key".to_owned() } else { format!("{count} keys") };
         let mut in_the_way: Vec<String> =
             self.keys.iter().map(|(db, count)| format!("db {db}: {}", keys(*count))).collect();
-        if self.functions > 0 {
-            in_the_way.push(format!("functions: {}", self.functions));
+        if let Some(count) = self.functions.filter(|count| *count > 0) {
+            in_the_way.push(format!("functions: {count}"));
         }
         TargetState { version: self.facts.shown(), in_the_way }
     }
@@ -175,9 +175,9 @@ impl Target {
 }
 
 /// Counts function libraries; servers before 7.0 have none, and a user may not be allowed to look.
-pub(super) async fn functions(control: &mut Control) -> u64 {
+pub(super) async fn functions(control: &mut Control) -> Option<u64> {
     let listed: Result<Vec<::redis::Value>> = control.ask(&["FUNCTION", "LIST"]).await;
-    listed.map_or(0, |libraries| libraries.len() as u64)
+    listed.ok().map(|libraries| libraries.len() as u64)
 }
 
 /// Returns how many keys the server has evicted since it started.
