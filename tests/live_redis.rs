@@ -95,13 +95,16 @@ async fn role(lab: &Lab) -> String {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn restored_data_survives_a_restart() {
-    let (from, mut to) = (Lab::start(7).await, Lab::start(7).await);
+    // Each key takes two milliseconds to write, so the new append-only file takes seconds.
+    let settings = ["--appendonly", "yes", "--requirepass", PASSWORD, "--rdb-key-save-delay", "2000"];
+    let (from, mut to) = (Lab::start(7).await, Lab::start_with(7, &settings).await);
     from.fill(7).await;
     let _: () = to.say(0, "SET old data").await;
     let _: () = to.say(9, "SET old data").await;
     let tally = pipe(from.source(), to.target(), ALL(true)).await.unwrap();
     assert!(tally.verified);
-    assert_eq!(to.sizes().await, from.sizes().await);
+    to.crash().await;
+    assert_eq!(to.sizes().await, from.sizes().await, "a crash brought other data");
     to.restart().await;
     assert_eq!(to.sizes().await, from.sizes().await, "a restart brought other data");
     assert_eq!(role(&to).await, "master");

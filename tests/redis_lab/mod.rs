@@ -83,6 +83,13 @@ impl Lab {
         self.wait().await;
     }
 
+    /// Kills the server without a chance to write anything, and starts it again.
+    pub async fn crash(&mut self) {
+        docker(&["kill", "-s", "KILL", &self.container]).unwrap();
+        docker(&["start", &self.container]).unwrap();
+        self.wait().await;
+    }
+
     /// Stops the server for good; its address stays known.
     pub fn stop(&self) {
         docker(&["stop", "-t", "2", &self.container]).unwrap();
