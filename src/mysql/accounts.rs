@@ -68,9 +68,7 @@ pub(super) async fn read(server: &Server, conn: &mut Conn, flavor: Flavor) -> Re
 async fn list(conn: &mut Conn, flavor: Flavor) -> mysql_async::Result<Vec<Account>> {
     let sql = match flavor {
         Flavor::Mysql => "SELECT user, host, 'N' FROM mysql.user ORDER BY user, host",
-        Flavor::Mariadb => {
-            "SELECT user, host, is_role FROM mysql.user ORDER BY is_role = 'N', user, host"
-        }
+        Flavor::Mariadb => "SELECT user, host, is_role FROM mysql.user ORDER BY is_role = 'N', user, host",
     };
     let rows: Vec<mysql_async::Row> = conn.query(sql).await?;
     let all = rows.iter().map(|row| Account {
@@ -131,9 +129,8 @@ impl Accounts {
         replace: bool,
     ) -> Result<()> {
         let present = list(conn, flavor).await.map_err(|e| server.failure("list the accounts", e))?;
-        let untouchable = |account: &&Account| {
-            !replace || account.user == "root" || account.user == server.config.user
-        };
+        let untouchable =
+            |account: &&Account| !replace || account.user == "root" || account.user == server.config.user;
         self.kept = present.iter().filter(untouchable).map(Account::sql).collect();
         let replaced: BTreeSet<String> = present.iter().map(Account::sql).collect();
         let mut dropped = BTreeSet::new();
@@ -170,7 +167,8 @@ impl Accounts {
                         Some(code::NO_SUCH_TABLE | code::NO_SUCH_PRIVILEGE_TARGET | code::UNKNOWN_DATABASE)
                     ) =>
                 {
-                    self.notes.push(format!("a grant of account {account} is for something that is not there"));
+                    self.notes
+                        .push(format!("a grant of account {account} is for something that is not there"));
                 }
                 Err(error) => return Err(refused(server, "give the grants of", &account, &error)),
             }
@@ -183,7 +181,10 @@ impl Accounts {
     }
 
     fn mentions(&self, account: &str) -> bool {
-        self.script.statements.iter().any(|s| parts(s).is_ok_and(|(name, sql)| name == account && is_create(&sql)))
+        self.script
+            .statements
+            .iter()
+            .any(|s| parts(s).is_ok_and(|(name, sql)| name == account && is_create(&sql)))
     }
 }
 
@@ -194,8 +195,7 @@ fn is_create(sql: &str) -> bool {
 fn parts(statement: &[u8]) -> Result<(String, String)> {
     let whole = || Failure::new(ExitCode::Damage, "entry `accounts.sql` names no account before a statement");
     let text = std::str::from_utf8(statement).map_err(|_| whole())?;
-    let (account, sql) =
-        text.strip_prefix(MARK).and_then(|rest| rest.split_once('\n')).ok_or_else(whole)?;
+    let (account, sql) = text.strip_prefix(MARK).and_then(|rest| rest.split_once('\n')).ok_or_else(whole)?;
     Ok((account.replace("\\n", "\n").replace("\\\\", "\\"), sql.to_owned()))
 }
 

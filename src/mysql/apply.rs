@@ -124,7 +124,9 @@ pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing
             let foreign = matches!(number(&error), Some(code::UNKNOWN_COLLATION | code::UNKNOWN_CHARSET));
             let failure = server.failure(doing, error);
             if foreign {
-                failure.hint("The source is another product or version, whose collations this server does not know.")
+                failure.hint(
+                    "The source is another product or version, whose collations this server does not know.",
+                )
             } else {
                 failure
             }
@@ -197,7 +199,10 @@ mod tests {
         assert_eq!(database(1, 2), "database im: 1 table, 2 programs");
         let at = Place { db: "im".into(), table: "v".into() };
         let view = Obstacle::Table { at, word: "VIEW" };
-        assert_eq!((view.line().as_str(), view.drop_statement().as_str()), ("view im.v", "DROP VIEW `im`.`v`"));
+        assert_eq!(
+            (view.line().as_str(), view.drop_statement().as_str()),
+            ("view im.v", "DROP VIEW `im`.`v`")
+        );
     }
 
     #[test]

@@ -36,9 +36,9 @@ impl Codec {
             "enum" => Self::Enum,
             "set" => Self::Set,
             "json" | "uuid" | "inet4" | "inet6" => Self::Text,
-            "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" | "vector" | "geometry"
-            | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring" | "multipolygon"
-            | "geometrycollection" | "geomcollection" => Self::Hex,
+            "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" | "vector"
+            | "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring"
+            | "multipolygon" | "geometrycollection" | "geomcollection" => Self::Hex,
             _ => Self::Raw,
         }
     }

@@ -39,7 +39,6 @@ pub(super) mod code {
     pub const TRANSACTION_OPEN: u16 = 1568;
     pub const NO_SUCH_PRIVILEGE_TARGET: u16 = 1305;
     pub const UNKNOWN_DATABASE: u16 = 1049;
-    pub const KILLED: u16 = 1317;
     pub const UNKNOWN_CHARSET: u16 = 1115;
     pub const UNKNOWN_COLLATION: u16 = 1273;
     pub const NO_LOCAL_INFILE: u16 = 3948;
@@ -95,7 +94,7 @@ impl Server {
             .pass(password.as_ref().map(|secret| secret.expose_secret().to_owned()))
             .max_allowed_packet(Some(PACKET_BYTES_MAX))
             .wait_timeout(Some(PATIENCE_SECONDS as usize))
-            .tcp_keepalive(Some(Duration::from_secs(60)))
+            .tcp_keepalive(Some(Duration::from_mins(1)))
             .ssl_opts(ssl(config.tls));
         Ok(Self { name: name.clone(), config: config.clone(), opts: opts.into(), writes })
     }
@@ -193,7 +192,7 @@ impl Server {
         let number = number(&error);
         let down = match &error {
             mysql_async::Error::Server(_) => {
-                matches!(number, Some(code::SHUTTING_DOWN | code::TOO_MANY_CONNECTIONS | code::KILLED))
+                matches!(number, Some(code::SHUTTING_DOWN | code::TOO_MANY_CONNECTIONS))
             }
             mysql_async::Error::Io(_) | mysql_async::Error::Driver(_) => true,
             _ => false,
@@ -203,9 +202,8 @@ impl Server {
         match number {
             _ if down => failure.hint("Look into the server's own log, then run this again."),
             Some(number) if is_denied(number) => failure.hint(self.grant_hint()),
-            Some(code::TABLE_CHANGED) => failure.hint(
-                "A table was altered while it was read; run this again when no migration is running.",
-            ),
+            Some(code::TABLE_CHANGED) => failure
+                .hint("A table was altered while it was read; run this again when no migration is running."),
             _ => failure,
         }
     }
@@ -214,7 +212,9 @@ impl Server {
     pub fn grant_hint(&self) -> String {
         let user = account(&self.config.user, "%");
         if self.writes {
-            return format!("Restore with an account that may do all: GRANT ALL ON *.* TO {user} WITH GRANT OPTION;");
+            return format!(
+                "Restore with an account that may do all: GRANT ALL ON *.* TO {user} WITH GRANT OPTION;"
+            );
         }
         format!(
             "Grant what a backup reads with (as the server names them; MariaDB knows no BACKUP_ADMIN and \
@@ -231,7 +231,9 @@ impl Server {
                 format!("`{name}`: the server at {place} refuses user `{user}`"),
             )
             .because(Told(error))
-            .hint(format!("Check the password of `{user}` in the policy, and from which hosts it may log in.")),
+            .hint(format!(
+                "Check the password of `{user}` in the policy, and from which hosts it may log in."
+            )),
             Some(code::HOST_REFUSED) => Failure::new(
                 ExitCode::SourceDown,
                 format!("`{name}`: the server at {place} refuses this host for user `{user}`"),

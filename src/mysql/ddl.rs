@@ -27,7 +27,7 @@ enum Kind {
     Other,
 }
 
-/// Takes the statement apart. `defer_indexes` is false for tables whose indexes must stay (not InnoDB).
+/// Takes the statement apart. `defer_indexes` is false for tables whose indexes must stay (not `InnoDB`'s).
 pub(super) fn split(create: &str, defer_indexes: bool) -> Parts {
     let whole = |create: &str| Parts {
         create: create.to_owned(),
@@ -41,8 +41,7 @@ pub(super) fn split(create: &str, defer_indexes: bool) -> Parts {
     let mut starts = vec![open + 1];
     starts.extend(commas.iter().map(|at| at + 1));
     let ends = commas.iter().copied().chain([close]);
-    let definitions: Vec<&str> =
-        starts.iter().zip(ends).map(|(from, to)| create[*from..to].trim()).collect();
+    let definitions: Vec<&str> = starts.iter().zip(ends).map(|(from, to)| create[*from..to].trim()).collect();
     let defer_indexes = defer_indexes && can_defer(&definitions);
     let mut parts = whole("");
     let mut kept = Vec::new();

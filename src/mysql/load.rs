@@ -39,8 +39,7 @@ pub(super) enum Way {
 impl Way {
     /// Asks the server which way is open.
     pub async fn of(server: &Server, conn: &mut Conn) -> crate::error::Result<Self> {
-        let rows =
-            server.rows(conn, "SELECT @@GLOBAL.local_infile", "ask how rows can be loaded").await?;
+        let rows = server.rows(conn, "SELECT @@GLOBAL.local_infile", "ask how rows can be loaded").await?;
         let on = rows.first().and_then(|row| super::conn::text(row, 0)).is_some_and(|value| value == "1");
         Ok(if on { Self::Infile } else { Self::Insert })
     }
@@ -100,14 +99,12 @@ struct Done {
 impl Done {
     fn of_trailer(trailer: &Attrs, at: &Place) -> FlowResult<Self> {
         let get = |name: &str| trailer.get(name).and_then(serde_json::Value::as_u64);
-        match (get("rows"), get("enum_zeros")) {
-            // Each ENUM of index 0 costs one warning, whatever is done.
-            (Some(rows), Some(warnings)) => Ok(Self { rows, warnings }),
-            _ => {
-                let what = format!("a piece of table `{at}` does not tell its rows");
-                Err(Failure::new(ExitCode::Damage, what).into())
-            }
+        // Each ENUM of index 0 costs one warning, whatever is done.
+        if let (Some(rows), Some(warnings)) = (get("rows"), get("enum_zeros")) {
+            return Ok(Self { rows, warnings });
         }
+        let what = format!("a piece of table `{at}` does not tell its rows");
+        Err(Failure::new(ExitCode::Damage, what).into())
     }
 
     /// Reads `Records: 3  Deleted: 0  Skipped: 0  Warnings: 0`; skipped rows are no rows.
@@ -131,9 +128,11 @@ async fn infile(
 ) -> FlowResult<Done> {
     let (feed, frames) = mpsc::channel::<std::io::Result<Bytes>>(FEED_DEPTH);
     conn.set_infile_handler(async move {
-        let stream = stream::unfold(frames, |mut frames| async move {
-            frames.recv().await.map(|frame| (frame, frames))
-        });
+        let stream =
+            stream::unfold(
+                frames,
+                |mut frames| async move { frames.recv().await.map(|frame| (frame, frames)) },
+            );
         Ok(stream.boxed())
     });
     let feeding = async {
@@ -165,9 +164,9 @@ async fn infile(
                 feeding.await?;
                 Ok(())
             }
-            Either::Right((fed, loading)) => {
+            Either::Right((sent, loading)) => {
                 let loaded = loading.await;
-                fed?;
+                sent?;
                 loaded
             }
         }
@@ -185,7 +184,8 @@ fn load_failure(server: &Server, at: &Place, error: mysql_async::Error) -> FlowE
         Some(code::NO_LOCAL_INFILE | code::NO_LOCAL_INFILE_OLD | code::NO_LOCAL_INFILE_MARIADB)
     );
     let failure = server.failure(&format!("load rows into `{at}`"), error);
-    if off { failure.hint("local_infile was switched off meanwhile; run this again.") } else { failure }.into()
+    if off { failure.hint("local_infile was switched off meanwhile; run this again.") } else { failure }
+        .into()
 }
 
 fn load_statement(at: &Place, layout: &Layout) -> String {
@@ -311,7 +311,7 @@ mod tests {
     fn layout() -> Layout {
         let column = |name: &str, codec| Column {
             name: name.to_owned(),
-            column_type: String::new(),
+            declared: String::new(),
             codec,
             auto_increment: false,
             bound: None,

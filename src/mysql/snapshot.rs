@@ -19,7 +19,7 @@ use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
     conn::{Flavor, Purpose, Server, code, is_denied, named, number, text},
-    layout::{Listed, Place, TableKind, Wanted, tables},
+    layout::{Listed, Place, Wanted, tables},
 };
 use crate::{
     clock::Ground,
@@ -335,7 +335,7 @@ async fn lock_definitions(server: &Server, keeper: &mut Conn) -> Result<bool> {
 }
 
 fn lock_tables(listed: &[Listed]) -> String {
-    let tables = listed.iter().filter(|listed| listed.kind == TableKind::Base || listed.kind.has_rows());
+    let tables = listed.iter().filter(|listed| listed.kind.has_rows());
     let list: Vec<String> = tables.map(|listed| format!("{} READ", listed.at.sql())).collect();
     if list.is_empty() { "DO 0".to_owned() } else { format!("LOCK TABLES {}", list.join(", ")) }
 }

@@ -82,9 +82,11 @@ impl Content {
         for db in &databases {
             let layouts = layouts(server, &mut snapshot.names, &db.name, &snapshot.listed).await?;
             let all = layouts.into_iter();
-            tables.extend(all.map(|(table, layout)| {
-                Arc::new(Table { at: Place { db: db.name.clone(), table }, layout })
-            }));
+            tables.extend(
+                all.map(|(table, layout)| {
+                    Arc::new(Table { at: Place { db: db.name.clone(), table }, layout })
+                }),
+            );
         }
         let accounts = if wanted.accounts() {
             // Never on a session that sees the instant: on some servers SHOW CREATE USER ends a transaction.
@@ -186,7 +188,9 @@ impl Reading<'_> {
         }
         if wanted.accounts() {
             let user = &self.server.config.user;
-            let why = format!("user `{user}` may not read the accounts: GRANT SELECT ON mysql.* to it, or exclude `{ACCOUNTS}`");
+            let why = format!(
+                "user `{user}` may not read the accounts: GRANT SELECT ON mysql.* to it, or exclude `{ACCOUNTS}`"
+            );
             self.sink.report(Problem { what: ACCOUNTS.to_owned(), why }).await?;
         }
         Ok(())
@@ -218,11 +222,7 @@ async fn send_layout(at: &Place, layout: &Layout, sink: &EntrySink) -> FlowResul
 }
 
 /// Returns the tables, those first that the server believes to be the largest.
-async fn by_size(
-    server: &Server,
-    snapshot: &mut Snapshot,
-    tables: &[Arc<Table>],
-) -> Result<Vec<Arc<Table>>> {
+async fn by_size(server: &Server, snapshot: &mut Snapshot, tables: &[Arc<Table>]) -> Result<Vec<Arc<Table>>> {
     let sql = "SELECT table_schema, table_name, data_length FROM information_schema.tables";
     let rows = server.rows(&mut snapshot.names, sql, "ask the tables' sizes").await?;
     let sizes: BTreeMap<Place, u64> = rows

@@ -124,8 +124,7 @@ struct Writing<'a> {
 
 impl Writing<'_> {
     async fn make_room(&mut self, inventory: &[String]) -> FlowResult<()> {
-        let found =
-            apply::obstacles(self.server, &mut self.names, inventory, &self.options.only).await?;
+        let found = apply::obstacles(self.server, &mut self.names, inventory, &self.options.only).await?;
         if !found.is_empty() && !self.options.replace {
             let lines: Vec<String> = found.iter().map(apply::Obstacle::line).collect();
             let what = format!(
@@ -274,7 +273,10 @@ impl Writing<'_> {
                 match made {
                     Err(failure) if meta.attrs.contains_key("invalid") => {
                         let why = failure.chain().pop().unwrap_or_default();
-                        let note = format!("view `{}` was broken when it was backed up, and was not made: {why}", meta.item);
+                        let note = format!(
+                            "view `{}` was broken when it was backed up, and was not made: {why}",
+                            meta.item
+                        );
                         self.tally.notes.push(note);
                     }
                     other => other?,
@@ -292,7 +294,10 @@ impl Writing<'_> {
 }
 
 fn incomplete(server: &Server, at: &Place, what: &str) -> Failure {
-    Failure::new(ExitCode::Damage, format!("`{}`: table `{at}` cannot be restored: {what} missing", server.name))
+    Failure::new(
+        ExitCode::Damage,
+        format!("`{}`: table `{at}` cannot be restored: {what} missing", server.name),
+    )
 }
 
 /// Returns whether a table's secondary indexes may come later: only InnoDB's, and not where history is kept.

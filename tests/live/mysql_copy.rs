@@ -9,12 +9,16 @@ use lifeboat::{
     policy::MysqlConfig,
 };
 
+use mysql_async::prelude::Queryable;
+
 use crate::support::{Product, Server, source, target};
 
 crate::on_both!(
     a_copy_into_an_empty_server_is_the_source_again,
     accounts_are_copied_and_those_that_exist_are_left_alone,
     one_table_comes_back_alone,
+    a_view_that_points_nowhere_is_kept_as_text_and_noted,
+    what_the_policy_leaves_out_is_not_read,
 );
 
 const DB: &str = "lbt_mysql_copy";
@@ -58,7 +62,9 @@ async fn a_copy_into_an_empty_server_is_the_source_again(product: Product) {
     // The same again through INSERT, over what is there.
     to.run(["SET GLOBAL local_infile = 0"]).await;
     let options = WriteOptions { replace: true, only: Selection::all() };
-    pipe(pair.source(), pair.target(), options).await.expect("rows are inserted where they cannot be streamed");
+    pipe(pair.source(), pair.target(), options)
+        .await
+        .expect("rows are inserted where they cannot be streamed");
     let (before, after) = (read_all(pair.source()).await.unwrap(), read_all(pair.copy()).await.unwrap());
     assert_eq!(before.entries, after.entries);
     from.run(drops()).await;
@@ -66,8 +72,7 @@ async fn a_copy_into_an_empty_server_is_the_source_again(product: Product) {
 
 async fn checksum_of(server: &Server, sql: &str) -> String {
     let mut conn = server.conn().await;
-    let row: (String, u64) =
-        mysql_async::prelude::Queryable::query_first(&mut conn, sql).await.unwrap().unwrap();
+    let row: (String, u64) = conn.query_first(sql).await.unwrap().unwrap();
     row.1.to_string()
 }
 
@@ -251,7 +256,7 @@ async fn accounts_are_copied_and_those_that_exist_are_left_alone(product: Produc
 
     let mut app = to.conn_as("app", "it's secret").await.expect("the copied account logs in");
     let query = "SELECT COUNT(*) FROM lbt_acc.t";
-    let count: Option<u64> = mysql_async::prelude::Queryable::query_first(&mut app, query).await.unwrap();
+    let count: Option<u64> = app.query_first(query).await.unwrap();
     assert_eq!(count, Some(0), "the default role is active");
     to.conn_as("there", "target").await.expect("an account that existed keeps its password");
 }
@@ -280,4 +285,51 @@ async fn one_table_comes_back_alone(product: Product) {
     assert_eq!(server.ask(&format!("SELECT COUNT(*) FROM {db}.lost")).await, "2");
     assert_eq!(server.ask(&format!("SELECT COUNT(*) FROM {db}.kept")).await, "1");
     server.run([format!("DROP DATABASE {db}")]).await;
+}
+
+async fn a_view_that_points_nowhere_is_kept_as_text_and_noted(product: Product) {
+    let server = Server::shared(product);
+    let db = "lbt_mysql_broken";
+    server
+        .run([
+            format!("DROP DATABASE IF EXISTS {db}"),
+            format!("CREATE DATABASE {db}"),
+            format!("CREATE TABLE {db}.gone (id INT)"),
+            format!("CREATE VIEW {db}.broken AS SELECT id FROM {db}.gone"),
+            format!("CREATE VIEW {db}.above AS SELECT id FROM {db}.broken"),
+            format!("DROP TABLE {db}.gone"),
+            format!("CREATE VIEW {db}.good AS SELECT 1 AS one"),
+        ])
+        .await;
+    let config = server.only(&[db]);
+    let recorded = crate::rows::Recorded::read(&config).await;
+    let views = recorded.entries.iter().filter(|(meta, ..)| meta.text("kind") == Some("view"));
+    assert_eq!(views.count(), 3, "the text of all three is kept");
+    let options = WriteOptions { replace: true, only: Selection::all() };
+    let tally = recorded.write(&config, options).await.expect("the rest is restored");
+    assert_eq!(tally.notes.len(), 2, "{:?}", tally.notes);
+    assert!(tally.notes.iter().any(|note| note.contains("`lbt_mysql_broken.broken` was broken")));
+    assert_eq!(server.ask(&format!("SELECT one FROM {db}.good")).await, "1");
+    let count = format!("SELECT COUNT(*) FROM information_schema.views WHERE table_schema = '{db}'");
+    assert_eq!(server.ask(&count).await, "1", "no stand-in is left behind");
+    server.run([format!("DROP DATABASE {db}")]).await;
+}
+
+async fn what_the_policy_leaves_out_is_not_read(product: Product) {
+    let server = Server::shared(product);
+    for db in ["lbt_mysql_left", "lbt_mysql_leftover"] {
+        server
+            .run([
+                format!("DROP DATABASE IF EXISTS {db}"),
+                format!("CREATE DATABASE {db}"),
+                format!("CREATE TABLE {db}.kept (id INT PRIMARY KEY)"),
+                format!("CREATE TABLE {db}.log_2025 (id INT PRIMARY KEY)"),
+            ])
+            .await;
+    }
+    let mut config = server.only(&["lbt_mysql_left*"]);
+    config.exclude.extend(["lbt_mysql_leftover".to_owned(), "*.log_*".to_owned()]);
+    let reading = read_all(source(&config)).await.expect("the rest is read");
+    assert_eq!(reading.inventory, ["lbt_mysql_left", "lbt_mysql_left.kept"]);
+    server.run(["DROP DATABASE lbt_mysql_left", "DROP DATABASE lbt_mysql_leftover"]).await;
 }

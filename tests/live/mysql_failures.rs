@@ -9,6 +9,8 @@ use lifeboat::{
     names::EntryPath,
 };
 
+use mysql_async::prelude::Queryable;
+
 use crate::{
     rows::Recorded,
     support::{Product, Server, source, target},
@@ -22,6 +24,8 @@ crate::on_both!(
     a_missing_privilege_is_named,
     without_the_right_to_lock_there_is_another_way,
     a_stream_that_ends_early_is_never_a_success,
+    a_lock_that_is_not_granted_in_time_is_given_up,
+    accounts_that_may_not_be_read_are_a_problem,
 );
 
 fn failure(error: FlowError) -> Failure {
@@ -80,7 +84,7 @@ async fn a_server_that_is_not_there_is_down(product: Product) {
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap();
     nobody.port = free.port();
     let mut unknown = server.only(&["lbt_none"]);
-    unknown.host = "no-such-host.invalid".to_owned();
+    "no-such-host.invalid".clone_into(&mut unknown.host);
     for config in [nobody, unknown] {
         let failure = failure(read_all(source(&config)).await.expect_err("nobody answers"));
         assert_eq!(failure.exit(), ExitCode::SourceDown, "{:?}", failure.chain());
@@ -95,9 +99,9 @@ async fn a_server_lost_meanwhile_is_an_error(product: Product) {
     database(&server, db).await;
     server
         .run([
-            format!("DROP USER IF EXISTS lbt_lost"),
-            format!("CREATE USER lbt_lost IDENTIFIED BY 'x'"),
-            format!("GRANT ALL ON *.* TO lbt_lost"),
+            "DROP USER IF EXISTS lbt_lost".to_owned(),
+            "CREATE USER lbt_lost IDENTIFIED BY 'x'".to_owned(),
+            "GRANT ALL ON *.* TO lbt_lost".to_owned(),
             format!("CREATE TABLE {db}.big (id INT PRIMARY KEY AUTO_INCREMENT, v LONGTEXT)"),
             format!("INSERT INTO {db}.big (v) VALUES (REPEAT('x', 8000000)), (REPEAT('y', 8000000)), (REPEAT('z', 8000000)), (REPEAT('z', 8000000))"),
         ])
@@ -125,15 +129,16 @@ async fn a_server_lost_meanwhile_is_an_error(product: Product) {
 async fn kill_all_of(server: &Server, user: &str) {
     let mut conn = server.conn().await;
     let sql = format!("SELECT id FROM information_schema.processlist WHERE user = '{user}'");
-    let ids: Vec<u64> = mysql_async::prelude::Queryable::query(&mut conn, sql).await.unwrap();
+    let ids: Vec<u64> = conn.query(sql).await.unwrap();
     assert!(ids.len() >= 3, "{ids:?}");
     for id in ids {
-        mysql_async::prelude::Queryable::query_drop(&mut conn, format!("KILL {id}")).await.unwrap();
+        conn.query_drop(format!("KILL {id}")).await.unwrap();
     }
 }
 
 async fn account(server: &Server, user: &str, grants: &[&str]) {
-    let mut statements = vec![format!("DROP USER IF EXISTS {user}"), format!("CREATE USER {user} IDENTIFIED BY 'x'")];
+    let mut statements =
+        vec![format!("DROP USER IF EXISTS {user}"), format!("CREATE USER {user} IDENTIFIED BY 'x'")];
     statements.extend(grants.iter().map(|grant| format!("GRANT {grant} TO {user}")));
     server.run(statements).await;
 }
@@ -177,13 +182,50 @@ async fn without_the_right_to_lock_there_is_another_way(product: Product) {
     server.run([format!("DROP DATABASE {db}"), "DROP USER lbt_ladder".to_owned()]).await;
 }
 
+async fn a_lock_that_is_not_granted_in_time_is_given_up(product: Product) {
+    // A server of its own: while the lock is waited for, all writers wait.
+    let server = Server::empty(product).await;
+    let db = "lbt_lock";
+    database(&server, db).await;
+    server.run([format!("CREATE TABLE {db}.aria (id INT) ENGINE=MyISAM")]).await;
+    let mut writer = server.conn().await;
+    let hold = format!("LOCK TABLES {db}.t WRITE, {db}.aria WRITE");
+    writer.query_drop(hold).await.expect("the tables are locked");
+    let mut config = server.only(&[db]);
+    config.lock_wait_seconds = 1;
+    let failure = failure(read_all(source(&config)).await.expect_err("the lock is not granted"));
+    assert_eq!(failure.exit(), ExitCode::Failed, "{:?}", failure.chain());
+    assert!(failure.hints()[0].contains("SHOW PROCESSLIST"), "{:?}", failure.hints());
+    // Nothing stays behind: others may write at once.
+    server
+        .run([format!("CREATE TABLE {db}.other (id INT)"), format!("INSERT INTO {db}.other VALUES (1)")])
+        .await;
+    writer.query_drop("UNLOCK TABLES").await.expect("the tables are free");
+    read_all(source(&config)).await.expect("now it can be read");
+}
+
+async fn accounts_that_may_not_be_read_are_a_problem(product: Product) {
+    let server = Server::shared(product);
+    let db = "lbt_mysql_noacc";
+    database(&server, db).await;
+    account(&server, "lbt_noacc", &[&format!("SELECT ON {db}.*")]).await;
+    let mut config = server.as_user(server.only(&[db]), "lbt_noacc", "x");
+    config.exclude.clear();
+    let reading = read_all(source(&config)).await.expect("the rest is read");
+    assert_eq!(reading.problems.len(), 1);
+    assert_eq!(reading.problems[0].what, "accounts");
+    assert!(reading.problems[0].why.contains("GRANT SELECT ON mysql.*"));
+    server.run([format!("DROP DATABASE {db}"), "DROP USER lbt_noacc".to_owned()]).await;
+}
+
 async fn a_stream_that_ends_early_is_never_a_success(product: Product) {
     let server = Server::shared(product);
     let path = EntryPath::new("lbt_mysql_early/schema.sql").unwrap();
     let meta = EntryMeta::new(path, Stage::Schema, "lbt_mysql_early")
         .with("kind", "database")
         .with("db", "lbt_mysql_early");
-    a_broken_stream_is_never_a_success(target(&server.only(&["lbt_mysql_early"])), "lbt_mysql_early", meta).await;
+    a_broken_stream_is_never_a_success(target(&server.only(&["lbt_mysql_early"])), "lbt_mysql_early", meta)
+        .await;
     let count = "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'lbt_mysql_early'";
     assert_eq!(server.ask(count).await, "0");
 }

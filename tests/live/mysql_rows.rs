@@ -36,7 +36,7 @@ impl Recorded {
 
     pub async fn try_read(config: &MysqlConfig) -> FlowResult<Self> {
         let (sink, mut stream) = channel(STREAM_DEPTH);
-        let take = async {
+        let keep = async {
             let mut entries = Vec::new();
             while let Some(mut entry) = stream.next().await? {
                 let mut pieces = Vec::new();
@@ -48,7 +48,7 @@ impl Recorded {
             let point = stream.point().cloned().expect("a finished stream has a point");
             Ok(Self { inventory: stream.inventory().to_vec(), entries, point })
         };
-        let (read, taken) = tokio::join!(source(config).read(sink, None), take);
+        let (read, taken) = tokio::join!(source(config).read(sink, None), keep);
         settle(read, taken).map(|((), recorded)| recorded)
     }
 
@@ -56,7 +56,7 @@ impl Recorded {
     pub async fn write(&self, config: &MysqlConfig, options: WriteOptions) -> FlowResult<Tally> {
         let (sink, stream) = channel(STREAM_DEPTH);
         let only = options.only.clone();
-        let send = async move {
+        let replay = async move {
             sink.announce(self.inventory.clone()).await?;
             for (meta, pieces, trailer) in self.entries.iter().filter(|(meta, ..)| only.wants(meta)) {
                 let mut body = sink.begin(meta.clone()).await?;
@@ -71,7 +71,7 @@ impl Recorded {
             self.inventory.iter().for_each(|item| sink.complete(item));
             sink.finish(self.point.clone()).await
         };
-        let (sent, written) = tokio::join!(send, target(config).write(options, stream));
+        let (sent, written) = tokio::join!(replay, target(config).write(options, stream));
         settle(sent, written).map(|((), tally)| tally)
     }
 
@@ -129,7 +129,9 @@ async fn fill(server: &Server, db: &str, table: &str, key: &str, rows: u32) {
 }
 
 async fn fresh(server: &Server, db: &str) {
-    server.run([format!("DROP DATABASE IF EXISTS {db}"), format!("CREATE DATABASE {db} CHARACTER SET utf8mb4")]).await;
+    server
+        .run([format!("DROP DATABASE IF EXISTS {db}"), format!("CREATE DATABASE {db} CHARACTER SET utf8mb4")])
+        .await;
 }
 
 async fn a_large_table_is_read_by_several_workers_each_row_once(product: Product) {
@@ -204,9 +206,12 @@ async fn a_piece_that_breaks_off_leaves_no_row(product: Product) {
     let db = "lbt_mysql_breaks";
     let (config, recorded) = small(&server, db).await;
     let (sink, stream) = channel(STREAM_DEPTH);
-    let send = async {
-        sink.announce(recorded.inventory.clone()).await?;
-        for (meta, pieces, trailer) in &recorded.entries {
+    // It owns the sink, which goes when it fails, as a broken sender's would.
+    let entries = &recorded.entries;
+    let inventory = recorded.inventory.clone();
+    let broken = async move {
+        sink.announce(inventory).await?;
+        for (meta, pieces, trailer) in entries {
             let mut body = sink.begin(meta.clone()).await?;
             if meta.stage == Stage::Data {
                 body.write(bytes_of(pieces)[..12].to_vec().into()).await?;
@@ -218,8 +223,7 @@ async fn a_piece_that_breaks_off_leaves_no_row(product: Product) {
         }
         Ok(())
     };
-    // The sender is dropped when it fails, as a broken one would be.
-    let (sent, written) = tokio::join!(async move { send.await }, target(&config).write(ALL(false), stream));
+    let (sent, written) = tokio::join!(broken, target(&config).write(ALL(false), stream));
     let error = settle(sent, written).expect_err("a broken stream is no success");
     assert_eq!(error.to_string(), "the store went away");
     assert_eq!(server.ask(&format!("SELECT COUNT(*) FROM {db}.t")).await, "0");
