@@ -33,6 +33,7 @@ pub(super) mod code {
     pub const NO_SUCH_TABLE: u16 = 1146;
     pub const NO_LOCAL_INFILE_OLD: u16 = 1148;
     pub const LOCK_WAIT: u16 = 1205;
+    pub const DEADLOCK: u16 = 1213;
     pub const NO_PRIVILEGE: u16 = 1227;
     pub const NO_GRANT_FOR_ROUTINE: u16 = 1370;
     pub const TABLE_CHANGED: u16 = 1412;

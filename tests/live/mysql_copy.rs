@@ -11,7 +11,7 @@ use lifeboat::{
 
 use mysql_async::prelude::Queryable;
 
-use crate::support::{Product, Server, source, target};
+use crate::support::{Product, Server, own, source, target};
 
 crate::on_both!(
     a_copy_into_an_empty_server_is_the_source_again,
@@ -21,9 +21,10 @@ crate::on_both!(
     what_the_policy_leaves_out_is_not_read,
 );
 
-const DB: &str = "lbt_mysql_copy";
-/// A name that must be quoted in every way.
-const ODD: &str = "lbt_mysql_odd.`%'db";
+/// The database that holds most of the sample, and one whose name must be quoted in every way.
+fn names() -> [String; 2] {
+    [own("copy"), own("odd.`%'db")]
+}
 
 struct Copy {
     from: MysqlConfig,
@@ -43,7 +44,7 @@ impl Pair for Copy {
 }
 
 fn drops() -> [String; 2] {
-    [DB, ODD].map(|db| format!("DROP DATABASE IF EXISTS {}", quoted(db)))
+    names().map(|db| format!("DROP DATABASE IF EXISTS {}", quoted(&db)))
 }
 
 fn quoted(name: &str) -> String {
@@ -51,12 +52,12 @@ fn quoted(name: &str) -> String {
 }
 
 async fn a_copy_into_an_empty_server_is_the_source_again(product: Product) {
-    let (from, to) = (Server::shared(product), Server::empty(product).await);
+    let (from, to) = (Server::shared(product).await, Server::empty(product).await);
     from.run(drops()).await;
     from.run(sample(product)).await;
-    let pair = Copy { from: from.only(&["lbt_mysql_copy", "lbt_mysql_odd*"]), to: to.only(&["lbt_*"]) };
+    let pair = Copy { from: from.only(&[&own("copy"), &own("odd*")]), to: to.only(&["lbt_*"]) };
     piping_is_copying(&pair).await;
-    let checksum = format!("CHECKSUM TABLE {DB}.kinds");
+    let checksum = format!("CHECKSUM TABLE {}.kinds", own("copy"));
     assert_eq!(checksum_of(&from, &checksum).await, checksum_of(&to, &checksum).await);
 
     // The same again through INSERT, over what is there.
@@ -91,12 +92,13 @@ fn sample(product: Product) -> Vec<String> {
 }
 
 fn session() -> Vec<String> {
+    let [db, odd] = names();
     vec![
         "SET NAMES utf8mb4, SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO', SESSION time_zone = '+08:00'".into(),
         // The charset's own collation: MySQL writes another one out twice when a table is made from its text.
-        format!("CREATE DATABASE {DB} CHARACTER SET utf8mb4"),
-        format!("CREATE DATABASE {} CHARACTER SET latin1", quoted(ODD)),
-        format!("USE {DB}"),
+        format!("CREATE DATABASE {db} CHARACTER SET utf8mb4"),
+        format!("CREATE DATABASE {} CHARACTER SET latin1", quoted(&odd)),
+        format!("USE {db}"),
     ]
 }
 
@@ -176,7 +178,7 @@ fn programs() -> [&'static str; 21] {
         "CREATE PROCEDURE other_charset () COMMENT 'x' SELECT 'latin1 text'",
         "SET NAMES utf8mb4, SESSION time_zone = '+02:00'",
         "CREATE EVENT later ON SCHEDULE EVERY 1 DAY STARTS '2037-01-01 00:00:00' ON COMPLETION PRESERVE DISABLE COMMENT 'it''s' DO BEGIN DELETE FROM log; END",
-        "ALTER DATABASE lbt_mysql_copy COLLATE utf8mb4_unicode_ci",
+        "ALTER DATABASE COLLATE utf8mb4_unicode_ci",
         "CREATE PROCEDURE other_collation (INOUT x VARCHAR(10)) SET x = 'é'",
     ]
 }
@@ -211,7 +213,7 @@ fn mariadb_only() -> [&'static str; 11] {
 }
 
 fn odd_names() -> Vec<String> {
-    let db = quoted(ODD);
+    let db = quoted(&names()[1]);
     let names = ["a.b", "new\nline", "per%cent", "sla/sh", "schema.sql", "`tick'\"", "..", "表"];
     let tables = names.map(|name| {
         let table = quoted(name);
@@ -262,8 +264,8 @@ async fn accounts_are_copied_and_those_that_exist_are_left_alone(product: Produc
 }
 
 async fn one_table_comes_back_alone(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_alone";
+    let server = Server::shared(product).await;
+    let db = &own("alone");
     server
         .run([
             format!("DROP DATABASE IF EXISTS {db}"),
@@ -288,8 +290,8 @@ async fn one_table_comes_back_alone(product: Product) {
 }
 
 async fn a_view_that_points_nowhere_is_kept_as_text_and_noted(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_broken";
+    let server = Server::shared(product).await;
+    let db = &own("broken");
     server
         .run([
             format!("DROP DATABASE IF EXISTS {db}"),
@@ -308,7 +310,7 @@ async fn a_view_that_points_nowhere_is_kept_as_text_and_noted(product: Product) 
     let options = WriteOptions { replace: true, only: Selection::all() };
     let tally = recorded.write(&config, options).await.expect("the rest is restored");
     assert_eq!(tally.notes.len(), 2, "{:?}", tally.notes);
-    assert!(tally.notes.iter().any(|note| note.contains("`lbt_mysql_broken.broken` was broken")));
+    assert!(tally.notes.iter().any(|note| note.contains(&format!("`{db}.broken` was broken"))));
     assert_eq!(server.ask(&format!("SELECT one FROM {db}.good")).await, "1");
     let count = format!("SELECT COUNT(*) FROM information_schema.views WHERE table_schema = '{db}'");
     assert_eq!(server.ask(&count).await, "1", "no stand-in is left behind");
@@ -316,8 +318,9 @@ async fn a_view_that_points_nowhere_is_kept_as_text_and_noted(product: Product) 
 }
 
 async fn what_the_policy_leaves_out_is_not_read(product: Product) {
-    let server = Server::shared(product);
-    for db in ["lbt_mysql_left", "lbt_mysql_leftover"] {
+    let server = Server::shared(product).await;
+    let (left, leftover) = (own("left"), own("leftover"));
+    for db in [&left, &leftover] {
         server
             .run([
                 format!("DROP DATABASE IF EXISTS {db}"),
@@ -327,9 +330,9 @@ async fn what_the_policy_leaves_out_is_not_read(product: Product) {
             ])
             .await;
     }
-    let mut config = server.only(&["lbt_mysql_left*"]);
-    config.exclude.extend(["lbt_mysql_leftover".to_owned(), "*.log_*".to_owned()]);
+    let mut config = server.only(&[&own("left*")]);
+    config.exclude.extend([leftover.clone(), "*.log_*".to_owned()]);
     let reading = read_all(source(&config)).await.expect("the rest is read");
-    assert_eq!(reading.inventory, ["lbt_mysql_left", "lbt_mysql_left.kept"]);
-    server.run(["DROP DATABASE lbt_mysql_left", "DROP DATABASE lbt_mysql_leftover"]).await;
+    assert_eq!(reading.inventory, [left.clone(), format!("{left}.kept")]);
+    server.run([format!("DROP DATABASE {left}"), format!("DROP DATABASE {leftover}")]).await;
 }

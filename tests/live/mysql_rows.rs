@@ -12,7 +12,7 @@ use lifeboat::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::support::{Product, Server, source, target};
+use crate::support::{Product, Server, own, source, target};
 
 crate::on_both!(
     a_large_table_is_read_by_several_workers_each_row_once,
@@ -135,8 +135,8 @@ async fn fresh(server: &Server, db: &str) {
 }
 
 async fn a_large_table_is_read_by_several_workers_each_row_once(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_large";
+    let server = Server::shared(product).await;
+    let db = &own("large");
     fresh(&server, db).await;
     fill(&server, db, "by_id", "PRIMARY KEY (id)", 300_000).await;
     fill(&server, db, "by_text", "PRIMARY KEY (grp, name)", 300_000).await;
@@ -169,8 +169,8 @@ async fn a_large_table_is_read_by_several_workers_each_row_once(product: Product
 }
 
 async fn a_second_reading_after_one_insert_shares_nearly_all_chunks(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_shares";
+    let server = Server::shared(product).await;
+    let db = &own("shares");
     fresh(&server, db).await;
     fill(&server, db, "t", "PRIMARY KEY (id)", 300_000).await;
     let config = server.only(&[db]);
@@ -202,8 +202,8 @@ async fn small(server: &Server, db: &str) -> (MysqlConfig, Recorded) {
 }
 
 async fn a_piece_that_breaks_off_leaves_no_row(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_breaks";
+    let server = Server::shared(product).await;
+    let db = &own("breaks");
     let (config, recorded) = small(&server, db).await;
     let (sink, stream) = channel(STREAM_DEPTH);
     // It owns the sink, which goes when it fails, as a broken sender's would.
@@ -231,8 +231,8 @@ async fn a_piece_that_breaks_off_leaves_no_row(product: Product) {
 }
 
 async fn a_piece_that_lost_a_row_is_not_committed(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_loses";
+    let server = Server::shared(product).await;
+    let db = &own("loses");
     let (config, mut recorded) = small(&server, db).await;
     let rows = recorded.entries.iter_mut().find(|(meta, ..)| meta.stage == Stage::Data).unwrap();
     rows.1 = vec![Piece::Data("1\tone\n2\ttwo\n".into())];

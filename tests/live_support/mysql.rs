@@ -34,6 +34,13 @@ impl Product {
     }
 }
 
+const OWN: &str = "lbt_mysql_";
+
+/// Returns a name for a database or account that no other run uses.
+pub fn own(name: &str) -> String {
+    format!("{OWN}{}_{name}", std::process::id())
+}
+
 /// A server that can be reached, with its administrator's account.
 pub struct Server {
     pub config: MysqlConfig,
@@ -44,10 +51,34 @@ pub struct Server {
 
 impl Server {
     /// Returns the shared server of `fixtures/stack`.
-    pub fn shared(product: Product) -> Self {
+    ///
+    /// What a run that broke down left behind there is removed first.
+    pub async fn shared(product: Product) -> Self {
         let opts = Opts::from_url(&product.environment("URL")).expect("the fixture's URL is one");
         let password = opts.pass().unwrap_or_default().to_owned();
-        Self::at(opts.ip_or_hostname(), opts.tcp_port(), password, None)
+        let server = Self::at(opts.ip_or_hostname(), opts.tcp_port(), password, None);
+        server.sweep().await;
+        server
+    }
+
+    async fn sweep(&self) {
+        let mut conn = self.conn().await;
+        let dead = |name: &String| {
+            let pid = name.strip_prefix(OWN).and_then(|rest| rest.split('_').next());
+            pid.is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists())
+        };
+        let lists = [
+            ("DATABASE", "SELECT schema_name FROM information_schema.schemata"),
+            ("USER", "SELECT user FROM mysql.user"),
+        ];
+        for (kind, list) in lists {
+            let names: Vec<String> = conn.query(list).await.expect("the server lists its things");
+            for name in names.iter().filter(|name| dead(name)) {
+                let drop = format!("DROP {kind} IF EXISTS `{}`", name.replace('`', "``"));
+                conn.query_drop(drop).await.expect("leftovers are removed");
+            }
+        }
+        conn.disconnect().await.expect("the server says goodbye");
     }
 
     /// Starts an empty server of its own, which goes away with the value.
