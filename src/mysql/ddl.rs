@@ -27,7 +27,7 @@ enum Kind {
     Other,
 }
 
-/// Takes the statement apart. `defer_indexes` is false for tables whose indexes must stay (not InnoDB).
+/// Takes the statement apart. `defer_indexes` is false for tables whose indexes must stay (not `InnoDB`'s).
 pub(super) fn split(create: &str, defer_indexes: bool) -> Parts {
     let whole = |create: &str| Parts {
         create: create.to_owned(),
