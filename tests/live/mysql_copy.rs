@@ -58,7 +58,9 @@ async fn a_copy_into_an_empty_server_is_the_source_again(product: Product) {
     // The same again through INSERT, over what is there.
     to.run(["SET GLOBAL local_infile = 0"]).await;
     let options = WriteOptions { replace: true, only: Selection::all() };
-    pipe(pair.source(), pair.target(), options).await.expect("rows are inserted where they cannot be streamed");
+    pipe(pair.source(), pair.target(), options)
+        .await
+        .expect("rows are inserted where they cannot be streamed");
     let (before, after) = (read_all(pair.source()).await.unwrap(), read_all(pair.copy()).await.unwrap());
     assert_eq!(before.entries, after.entries);
     from.run(drops()).await;

@@ -133,7 +133,8 @@ async fn kill_all_of(server: &Server, user: &str) {
 }
 
 async fn account(server: &Server, user: &str, grants: &[&str]) {
-    let mut statements = vec![format!("DROP USER IF EXISTS {user}"), format!("CREATE USER {user} IDENTIFIED BY 'x'")];
+    let mut statements =
+        vec![format!("DROP USER IF EXISTS {user}"), format!("CREATE USER {user} IDENTIFIED BY 'x'")];
     statements.extend(grants.iter().map(|grant| format!("GRANT {grant} TO {user}")));
     server.run(statements).await;
 }
@@ -183,7 +184,8 @@ async fn a_stream_that_ends_early_is_never_a_success(product: Product) {
     let meta = EntryMeta::new(path, Stage::Schema, "lbt_mysql_early")
         .with("kind", "database")
         .with("db", "lbt_mysql_early");
-    a_broken_stream_is_never_a_success(target(&server.only(&["lbt_mysql_early"])), "lbt_mysql_early", meta).await;
+    a_broken_stream_is_never_a_success(target(&server.only(&["lbt_mysql_early"])), "lbt_mysql_early", meta)
+        .await;
     let count = "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'lbt_mysql_early'";
     assert_eq!(server.ask(count).await, "0");
 }

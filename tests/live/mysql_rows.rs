@@ -129,7 +129,9 @@ async fn fill(server: &Server, db: &str, table: &str, key: &str, rows: u32) {
 }
 
 async fn fresh(server: &Server, db: &str) {
-    server.run([format!("DROP DATABASE IF EXISTS {db}"), format!("CREATE DATABASE {db} CHARACTER SET utf8mb4")]).await;
+    server
+        .run([format!("DROP DATABASE IF EXISTS {db}"), format!("CREATE DATABASE {db} CHARACTER SET utf8mb4")])
+        .await;
 }
 
 async fn a_large_table_is_read_by_several_workers_each_row_once(product: Product) {

@@ -61,13 +61,7 @@ impl Server {
         server
     }
 
-    fn at(
-        product: Product,
-        host: &str,
-        port: u16,
-        password: String,
-        container: Option<Container>,
-    ) -> Self {
+    fn at(product: Product, host: &str, port: u16, password: String, container: Option<Container>) -> Self {
         let secrets = tempfile::tempdir().expect("a folder for secrets");
         let file = secrets.path().join("root");
         std::fs::write(&file, &password).expect("the secret is written");
@@ -184,9 +178,8 @@ impl Container {
         let word = product.upper().to_lowercase();
         let name = format!("lbt-{word}-{}-{}", std::process::id(), Ground::system().hex(3));
         let daemon = if product == Product::Mysql { "mysqld" } else { "mariadbd" };
-        let mut arguments: Vec<String> = ["run", "-d", "--name", &name, "--label", "lifeboat.test=mysql"]
-            .map(str::to_owned)
-            .into();
+        let mut arguments: Vec<String> =
+            ["run", "-d", "--name", &name, "--label", "lifeboat.test=mysql"].map(str::to_owned).into();
         arguments.extend(["-p", "127.0.0.1::3306", "-e"].map(str::to_owned));
         arguments.push(format!("MYSQL_ROOT_PASSWORD={password}"));
         arguments.extend([product.environment("IMAGE"), daemon.to_owned()]);
