@@ -20,7 +20,7 @@ pub struct Ls {
 }
 
 pub(super) async fn run(args: Ls, session: &Session) -> Result<ExitCode> {
-    let stack = session.stack()?;
+    let stack = session.repository_of_stack()?;
     let repository = session.look(&stack).await?;
     let snapshot = repository.snapshot(&session.pick(&stack, &repository, &args.when).await?).await?;
     let wanted = args.path.as_deref().map(|path| path.trim_end_matches('/'));
