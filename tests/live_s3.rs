@@ -414,7 +414,15 @@ async fn excluded_objects_are_neither_read_nor_removed() {
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn a_pipe_moves_one_bucket_beside_itself() {
     let bucket = Bucket::new("pipe").await;
-    bucket.client.put_object().bucket(&bucket.name).key("k").body(ByteStream::from_static(b"v")).send().await.unwrap();
+    bucket
+        .client
+        .put_object()
+        .bucket(&bucket.name)
+        .key("k")
+        .body(ByteStream::from_static(b"v"))
+        .send()
+        .await
+        .unwrap();
     let copy = Bucket::absent("pipe-copy");
     let target = bucket.target().with_rename(&bucket.name, &copy.name);
     let options = WriteOptions { replace: false, only: Selection::all() };

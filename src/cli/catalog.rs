@@ -24,7 +24,7 @@ enum Verb {
 
 pub(super) async fn run(args: &Catalog, session: &Session) -> Result<ExitCode> {
     let Verb::Rebuild = args.verb;
-    let stack = session.stack()?;
+    let stack = session.repository_of_stack()?;
     let monitor = session.monitor();
     let opening = Opening::new(&stack, &monitor)?;
     opening.catalog.clear_index()?;

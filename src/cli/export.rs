@@ -36,7 +36,7 @@ enum Format {
 }
 
 pub(super) async fn run(args: Export, session: &Session) -> Result<ExitCode> {
-    let stack = session.stack()?;
+    let stack = session.repository_of_stack()?;
     let (source, path) = match args.what.split_once('/') {
         Some((source, path)) => (source, Some(path.trim_end_matches('/')).filter(|path| !path.is_empty())),
         None => (args.what.as_str(), None),

@@ -13,7 +13,11 @@ mod session;
 mod snapshots;
 mod verify;
 
-use std::{io::Write, path::PathBuf, sync::Arc};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -90,10 +94,18 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Clap prints help and version with success, everything else as a usage error.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
+            if !error.use_stderr() {
+                return ExitCode::Ok;
+            }
+            if std::env::args_os().any(|argument| argument == "--json") {
+                json::print(&json::failure(&misspoken(&error)));
+            }
+            return ExitCode::Usage;
         }
     };
-    let (json, screen) = (args.json, Arc::new(Screen::new(args.quiet, args.verbose)));
+    // The bytes of an export must not be followed by anything.
+    let json = args.json && !matches!(args.verb, Verb::Export(_) | Verb::Completions { .. });
+    let screen = Arc::new(Screen::new(args.quiet, args.verbose));
     let ended = runtime().and_then(|runtime| {
         let ended = runtime.block_on(until_interrupted(run(args, screen.clone())));
         // A blocking read of a terminal must not keep a process that was told to stop.
@@ -101,7 +113,7 @@ pub fn main() -> ExitCode {
         ended
     });
     screen.end();
-    match ended {
+    match ended.and_then(|exit| check_output().map(|()| exit)) {
         Ok(exit) => exit,
         Err(failure) => {
             screen.failure(&failure);
@@ -111,6 +123,15 @@ pub fn main() -> ExitCode {
             failure.exit()
         }
     }
+}
+
+/// Returns what is wrong with the command line, as a failure.
+fn misspoken(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    Failure::new(ExitCode::Usage, "the command line is wrong")
+        .because(first.trim_start_matches("error: "))
+        .hint("See `lifeboat --help`.")
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -152,15 +173,39 @@ async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
         Verb::Verify(verb) => verify::run(verb, &session).await,
         Verb::Catalog(verb) => catalog::run(&verb, &session).await,
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "lifeboat", &mut std::io::stdout());
+            // By way of memory: the generator panics when its reader goes away.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "lifeboat", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end());
             Ok(ExitCode::Ok)
         }
     }
 }
 
-/// Writes a line to stdout. A reader that went away (`| head`) is no failure of ours.
+/// What stdout said when it took no more.
+static OUTPUT_ENDED: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes a line to stdout.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    if let Err(cause) = writeln!(io::stdout(), "{line}") {
+        OUTPUT_ENDED.get_or_init(|| cause);
+    }
+}
+
+/// Returns whether nobody hears any more what is said.
+fn output_ended() -> bool {
+    OUTPUT_ENDED.get().is_some()
+}
+
+/// Fails when stdout did not take all that was said, as on a full disk. A reader that went away (`| head`) had
+/// enough: that is no failure.
+fn check_output() -> Result<()> {
+    match OUTPUT_ENDED.get() {
+        Some(cause) if cause.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(ExitCode::Failed, "the output cannot be written").because(cause.to_string()))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

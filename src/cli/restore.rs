@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use super::{json, say, session::Session};
 use crate::{
-    error::{ExitCode, Failure, Result},
+    error::{Context, ExitCode, Failure, Result},
     flow::Selection,
     jobs::{
         registry::{self, Into},
         restore::{Plan, Restored, Wanted, execute, plan},
     },
     names::{ByteCount, SourceName},
-    policy::Stack,
+    policy::{SourceConfig, Stack},
     repo::Snapshot,
 };
 
@@ -53,10 +53,16 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
             ExitCode::Usage,
             "restoring to any second needs the journal, which is not there yet",
         )
-        .hint("Restore the newest snapshot before that second: `lifeboat restore 20251011-145959`."));
+        .hint(format!(
+            "Restore the newest snapshot that is not younger: `lifeboat restore {}`.",
+            args.at.as_deref().unwrap_or("latest")
+        )));
     };
     let stack = session.stack()?;
-    let wanted = wanted(&args, &stack, session)?;
+    let wanted = wanted(&args, &stack)?;
+    if let Some(typed) = args.yes.as_deref().filter(|_| !args.plan) {
+        check_name(typed, &stack.name)?;
+    }
     let repository = session.read(&stack).await?;
     let snapshot = repository.snapshot(&session.pick(&stack, &repository, when).await?).await?;
     let wanted = targets(wanted, &args, &stack, &snapshot, session)?;
@@ -73,7 +79,9 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     if !session.json {
         show(&plan);
     }
-    confirm(&args, &stack.name)?;
+    if args.yes.is_none() {
+        confirm(&stack.name).await?;
+    }
     let restored = execute(&snapshot, plan, &session.monitor()).await?;
     if session.json {
         let restored: Vec<Value> = restored.iter().map(restored_facts).collect();
@@ -92,24 +100,51 @@ struct Asked {
     only: Selection,
 }
 
-fn wanted(args: &Restore, stack: &Stack, _session: &Session) -> Result<Asked> {
-    let known = |name: &str| {
-        stack.source(name).map(|source| source.name.clone()).ok_or_else(|| {
-            let names: Vec<&str> = stack.sources.iter().map(|source| source.name.as_str()).collect();
-            Failure::new(ExitCode::Usage, format!("the policy has no source `{name}`"))
-                .hint(format!("It has: {}.", names.join(", ")))
-        })
-    };
-    let names = args.source.iter().map(|name| known(name)).collect::<Result<Vec<_>>>()?;
-    let split = |text: &String| {
-        let (name, place) = text.split_once('=').ok_or_else(|| {
-            Failure::new(ExitCode::Usage, format!("`--into {text}` has no `=`"))
-                .hint("Write --into SOURCE=URL or --into SOURCE=/absolute/folder.")
-        })?;
-        Ok((known(name)?, Into::parse(place)?))
-    };
-    let into = args.into.iter().map(split).collect::<Result<Vec<_>>>()?;
-    Ok(Asked { names, into, only: Selection::new(&args.only)? })
+fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
+    let mut names = Vec::new();
+    for name in &args.source {
+        let name = &known(stack, name)?.name;
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let mut into: Vec<(SourceName, Into)> = Vec::new();
+    for text in &args.into {
+        let (config, place) = elsewhere(stack, text)?;
+        if into.iter().any(|(name, _)| *name == config.name) {
+            return Err(Failure::new(ExitCode::Usage, format!("--into names `{}` twice", config.name))
+                .hint("A source goes to one place; restore again for a second one."));
+        }
+        into.push((config.name.clone(), place));
+    }
+    let only = Selection::new(&args.only).map_err(|failure| {
+        failure
+            .hint("Write a glob such as im, im.users, 'bucket/2025/*'; [x] for a character that means more.")
+    })?;
+    Ok(Asked { names, into, only })
+}
+
+fn known<'s>(stack: &'s Stack, name: &str) -> Result<&'s SourceConfig> {
+    stack.source(name).ok_or_else(|| {
+        let names: Vec<&str> = stack.sources.iter().map(|source| source.name.as_str()).collect();
+        Failure::new(ExitCode::Usage, format!("the policy has no source `{name}`"))
+            .hint(format!("It has: {}.", names.join(", ")))
+    })
+}
+
+/// Reads `SOURCE=WHERE`. What does not fit is never repeated: people try it with a password first.
+fn elsewhere<'s>(stack: &'s Stack, text: &str) -> Result<(&'s SourceConfig, Into)> {
+    let named = text.split_once('=').filter(|(name, _)| SourceName::new(name).is_ok());
+    let (name, place) = named.ok_or_else(|| {
+        Failure::new(ExitCode::Usage, "--into does not begin with a source's name and `=`")
+            .hint("Write --into SOURCE=URL or --into SOURCE=/absolute/folder.")
+    })?;
+    let config = known(stack, name)?;
+    let into = Into::parse(place)?;
+    if let Into::Server(url) = &into {
+        config.kind.clone().redirect(url)?;
+    }
+    Ok((config, into))
 }
 
 /// Makes the targets: of the sources asked for, or of all that the snapshot has.
@@ -125,6 +160,10 @@ fn targets(
     } else {
         asked.names
     };
+    if let Some((name, _)) = asked.into.iter().find(|(name, _)| !names.contains(name)) {
+        return Err(Failure::new(ExitCode::Usage, format!("--into names `{name}`, which is not restored"))
+            .hint(format!("Add --source {name}, or leave that --into out.")));
+    }
     let mut targets = Vec::new();
     for name in names {
         let config = stack.source(name.as_str()).ok_or_else(|| {
@@ -137,24 +176,30 @@ fn targets(
     Ok(Wanted { targets, only: asked.only, replace: args.replace })
 }
 
-/// Asks for the stack's name, unless it was given.
-fn confirm(args: &Restore, stack: &str) -> Result<()> {
-    let typed = match &args.yes {
-        Some(typed) => typed.clone(),
-        None => {
-            eprint!("Type the stack's name to go on: ");
-            // A terminal that does not flush shows the question late, no more.
-            let _ = std::io::stderr().flush();
-            let mut line = String::new();
-            std::io::stdin().read_line(&mut line).unwrap_or_default();
-            line.trim().to_owned()
-        }
-    };
+/// Asks for the stack's name. A thread of its own waits for the answer, so that a signal still ends the program.
+async fn confirm(stack: &str) -> Result<()> {
+    // A terminal that is gone or does not flush shows the question late or not at all, no more.
+    let _ = write!(std::io::stderr(), "Type the stack's name to go on: ");
+    let _ = std::io::stderr().flush();
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let line = answer.await.failed(ExitCode::Failed, || "the question broke off".to_owned())?;
+    check_name(line.unwrap_or_default().trim(), stack)
+}
+
+fn check_name(typed: &str, stack: &str) -> Result<()> {
     if typed == stack {
         return Ok(());
     }
-    Err(Failure::new(ExitCode::Usage, format!("`{typed}` is not the stack's name; nothing was touched"))
-        .hint(format!("The policy's stack is `{stack}`.")))
+    let what = if typed.is_empty() {
+        "nobody typed the stack's name; nothing was touched".to_owned()
+    } else {
+        format!("`{typed}` is not the stack's name; nothing was touched")
+    };
+    let hint = format!("The policy's stack is `{stack}`; a program says --yes {stack}.");
+    Err(Failure::new(ExitCode::Usage, what).hint(hint))
 }
 
 fn facts(plan: &Plan) -> Value {

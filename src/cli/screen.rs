@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt::Write as _,
-    io::IsTerminal,
+    io::{IsTerminal, Write as _},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -40,7 +40,7 @@ impl Screen {
     /// Looks whether stderr is a terminal.
     pub fn new(quiet: bool, verbose: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let bars = (terminal && !quiet).then(MultiProgress::new);
         Self { bars, quiet, verbose, colour, sources: Mutex::default() }
     }
@@ -73,8 +73,8 @@ impl Screen {
     /// Prints above the bars.
     fn print(&self, text: &str) {
         match &self.bars {
-            Some(bars) => bars.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bars) => bars.suspend(|| tell(text)),
+            None => tell(text),
         }
     }
 
@@ -161,6 +161,11 @@ impl Monitor for Screen {
             Event::Step { .. } | Event::PackStored { .. } | Event::Committed { .. } => {}
         }
     }
+}
+
+/// Writes to stderr. That nobody listens there any more must not stop a backup, so nothing fails here.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Returns an empty table with these headings, plain enough for a log and for a narrow terminal.

@@ -10,7 +10,7 @@ use crate::{
     event::SharedMonitor,
     jobs::{open::Opening, when::When},
     names::SnapshotId,
-    policy::{self, Stack},
+    policy::{self, Need, Stack},
     repo::{Read, Repository},
 };
 
@@ -31,8 +31,18 @@ pub struct Session {
 impl Session {
     /// Returns the policy, checked.
     pub fn stack(&self) -> Result<Stack> {
+        self.load(Need::Sources)
+    }
+
+    /// Returns the policy for a verb that only looks at the repository: on a host that is being rebuilt the
+    /// policy may name no source yet.
+    pub fn repository_of_stack(&self) -> Result<Stack> {
+        self.load(Need::Repository)
+    }
+
+    fn load(&self, need: Need) -> Result<Stack> {
         let path = policy::find_policy(self.policy.clone())?;
-        Ok(Stack::load(&path)?)
+        Ok(Stack::load_for(&path, need)?)
     }
 
     /// Returns the monitor as jobs take it.

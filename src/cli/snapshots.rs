@@ -10,7 +10,7 @@ use crate::{
 };
 
 pub(super) async fn run(session: &Session) -> Result<ExitCode> {
-    let stack = session.stack()?;
+    let stack = session.repository_of_stack()?;
     let repository = session.look(&stack).await?;
     let mut all = Vec::new();
     for refs in repository.refs().await? {

@@ -50,16 +50,9 @@ pub struct NewKeys {
 /// Order: each file is created exclusively with mode 0600, so of two runs at once one fails before any key
 /// is used.
 pub fn make_keys(folder: &Path, created: &str) -> Result<NewKeys> {
+    check_no_keys(folder)?;
     fs::create_dir_all(folder)
         .failed(ExitCode::Failed, || format!("keys folder `{}` cannot be made", folder.display()))?;
-    for name in [files::IDENTITY, files::INDEX, files::SIGNING, files::SIGNING_PUBLIC] {
-        if folder.join(name).exists() {
-            let what = format!("key file `{}` exists already", folder.join(name).display());
-            return Err(Failure::new(ExitCode::Usage, what).hint(
-                "Keys are never overwritten: choose another --keys folder, or move the old keys away.",
-            ));
-        }
-    }
     let identity_text = |identity: &age::x25519::Identity, role: &str| {
         let public = identity.to_public();
         let secret = identity.to_string();
@@ -78,6 +71,19 @@ pub fn make_keys(folder: &Path, created: &str) -> Result<NewKeys> {
         index_recipient: index.to_public().to_string(),
         signer: signer.public(),
     })
+}
+
+/// Fails when a key file lies in `folder` already.
+pub fn check_no_keys(folder: &Path) -> Result<()> {
+    for name in [files::IDENTITY, files::INDEX, files::SIGNING, files::SIGNING_PUBLIC] {
+        if folder.join(name).exists() {
+            let what = format!("key file `{}` exists already", folder.join(name).display());
+            return Err(Failure::new(ExitCode::Usage, what).hint(
+                "Keys are never overwritten: choose another --keys folder, or move the old keys away.",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Creates a file that only its owner may read and that did not exist.

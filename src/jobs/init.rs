@@ -13,6 +13,7 @@ use crate::{
     clock::Ground,
     crypt::{self, SigningKey, files},
     error::{Context, ExitCode, Failure, Result},
+    names::SourceName,
     policy, repo, store,
 };
 
@@ -43,17 +44,17 @@ pub struct Made {
 
 /// Makes all of it.
 pub async fn run(wanted: Wanted, ground: &Ground) -> Result<Made> {
-    if wanted.policy.exists() {
-        return Err(Failure::new(
-            ExitCode::Usage,
-            format!("policy `{}` exists already", wanted.policy.display()),
-        )
-        .hint("A policy is never overwritten: name another with --policy, or edit this one."));
-    }
     let (keys, root) = (absolute(&wanted.keys)?, absolute(&wanted.root)?);
     let text =
         root.to_str().ok_or_else(|| Failure::new(ExitCode::Usage, "the repository's folder is not UTF-8"))?;
     let options = [("root".to_owned(), text.to_owned())].into();
+    // Whoever is refused finds everything as it was: all of it is looked at before any of it is made.
+    check_words(&wanted)?;
+    crypt::check_no_keys(&keys)?;
+    if repo::is_there(store::open("fs", &options)?.get.as_ref()).await? {
+        return Err(Failure::new(ExitCode::Usage, format!("there is a repository at `{text}` already"))
+            .hint("Choose another --root; a repository is never overwritten."));
+    }
     let store = store::create("fs", &options)?;
     let new = crypt::make_keys(&keys, &ground.clock.now().to_rfc3339())?;
     let signing = SigningKey::from_file(&keys.join(files::SIGNING))?;
@@ -82,6 +83,22 @@ pub async fn run(wanted: Wanted, ground: &Ground) -> Result<Made> {
         recipient: new.recipient,
         identity_file: keys.join(files::IDENTITY),
     })
+}
+
+/// Fails when the policy is there already or the stack's name is none.
+fn check_words(wanted: &Wanted) -> Result<()> {
+    if wanted.policy.exists() {
+        return Err(Failure::new(
+            ExitCode::Usage,
+            format!("policy `{}` exists already", wanted.policy.display()),
+        )
+        .hint("A policy is never overwritten: name another with --policy, or edit this one."));
+    }
+    SourceName::new(&wanted.stack).map_err(|error| {
+        Failure::new(ExitCode::Usage, format!("`{}` is not a stack name: {}", wanted.stack, error.rule))
+            .hint("Choose another with --stack; it is what a person types to confirm a restore.")
+    })?;
+    Ok(())
 }
 
 /// Policies live longer than the folder a person stood in when typing the command.

@@ -45,7 +45,7 @@ impl Into {
         if path.is_absolute() {
             return Ok(Self::Folder(path));
         }
-        Err(Failure::new(ExitCode::Usage, format!("`{text}` is neither a URL nor an absolute folder"))
+        Err(Failure::new(ExitCode::Usage, "--into names neither a URL nor an absolute folder")
             .hint("Write --into mysql=mysql://user@host:3306/ or --into mysql=/absolute/folder."))
     }
 }

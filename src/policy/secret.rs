@@ -40,11 +40,16 @@ impl SecretRef {
     pub fn resolve(&self) -> Result<SecretString> {
         match self {
             Self::Env(name) => env::var(name).map(SecretString::from).map_err(|cause| {
-                Failure::new(ExitCode::Usage, format!("secret `${name}` cannot be read")).because(cause).hint(
-                    format!(
-                        "Set the environment variable {name}, or name a file instead: {{ file = \"…\" }}."
-                    ),
-                )
+                let hint = format!(
+                    "Set the environment variable {name}, or name a file instead: {{ file = \"…\" }}."
+                );
+                let failure = Failure::new(ExitCode::Usage, format!("secret `${name}` cannot be read"));
+                match cause {
+                    env::VarError::NotPresent => failure.because(cause),
+                    // That error prints the value.
+                    env::VarError::NotUnicode(_) => failure.because("its value is not UTF-8"),
+                }
+                .hint(hint)
             }),
             Self::File(path) => read_secret(path),
             Self::Credential(name) => {

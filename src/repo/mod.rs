@@ -113,7 +113,7 @@ pub struct NewRepository<'a> {
 /// *Order.* Recovery text, signature of the config, config: a repository exists once its config does, and by
 /// then everything that a reader checks is there.
 pub async fn create(put: &dyn Put, get: &dyn Get, new: NewRepository<'_>) -> Result<Config> {
-    if get.size(&layout::config()).await?.is_some() {
+    if is_there(get).await? {
         return Err(Failure::new(ExitCode::Usage, "there is a repository already")
             .hint("Choose an empty place, or use the one that is there."));
     }
@@ -145,6 +145,11 @@ pub async fn create(put: &dyn Put, get: &dyn Get, new: NewRepository<'_>) -> Res
     put_once(put, get, &layout::signature(&layout::config()), signature.into()).await?;
     put.put(&layout::config(), bytes.into()).await?;
     Ok(config)
+}
+
+/// Returns whether there is a repository in the store.
+pub async fn is_there(get: &dyn Get) -> Result<bool> {
+    Ok(get.size(&layout::config()).await?.is_some())
 }
 
 /// Puts an object of an earlier, interrupted `create`; a signature of such a run is of no use to this one.

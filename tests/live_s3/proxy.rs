@@ -143,6 +143,8 @@ async fn serve(
 }
 
 fn length(head: &str) -> usize {
-    let header = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned));
+    let header = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned));
     header.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
