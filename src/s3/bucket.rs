@@ -14,8 +14,7 @@ use std::{
 
 use aws_sdk_s3::{
     config::{
-        ConfigBag, Intercept, RuntimeComponents,
-        http::HttpRequest,
+        ConfigBag, Intercept, RuntimeComponents, http::HttpRequest,
         interceptors::AfterDeserializationInterceptorContextRef,
     },
     error::{BoxError, ProvideErrorMetadata},
@@ -106,8 +105,10 @@ pub(super) async fn list(server: &Server) -> Result<Vec<String>> {
 }
 
 /// Returns whether the bucket is there.
+///
+/// A listing and not a HEAD: only an answer with a body says why it is refused.
 pub(super) async fn exists(server: &Server, name: &str) -> Result<bool> {
-    match server.client.head_bucket().bucket(name).send().await {
+    match server.client.list_objects_v2().bucket(name).max_keys(1).send().await {
         Ok(_) => Ok(true),
         Err(error) if Told::from(&error).is_some_and(|told| told.is_absent()) => Ok(false),
         Err(error) => Err(server.failure(&format!("look for bucket `{name}`"), error)),
@@ -116,7 +117,6 @@ pub(super) async fn exists(server: &Server, name: &str) -> Result<bool> {
 
 /// Fails when the bucket is not there.
 pub(super) async fn require(server: &Server, name: &str) -> Result<()> {
-    // A listing and not a HEAD: only an answer with a body says why it is refused.
     let asked = server.client.list_objects_v2().bucket(name).max_keys(1).send().await;
     asked.map(drop).map_err(|error| server.failure(&format!("read bucket `{name}`"), error))
 }
@@ -220,8 +220,16 @@ pub(super) async fn read(server: &Server, bucket: &str) -> Result<Settings> {
         ("tags", "<Tagging", document!(server, bucket, get_bucket_tagging)),
         ("cors", "<CORSConfiguration", document!(server, bucket, get_bucket_cors)),
         ("lock", "<ObjectLockConfiguration", document!(server, bucket, get_object_lock_configuration)),
-        ("lifecycle", "<LifecycleConfiguration", document!(server, bucket, get_bucket_lifecycle_configuration)),
-        ("encryption", "<ServerSideEncryptionConfiguration", document!(server, bucket, get_bucket_encryption)),
+        (
+            "lifecycle",
+            "<LifecycleConfiguration",
+            document!(server, bucket, get_bucket_lifecycle_configuration),
+        ),
+        (
+            "encryption",
+            "<ServerSideEncryptionConfiguration",
+            document!(server, bucket, get_bucket_encryption),
+        ),
     ];
     for (name, root, outcome) in read {
         match outcome {
@@ -241,13 +249,16 @@ macro_rules! set_document {
         let text = $text.to_owned();
         let request = $server.client.$call().bucket($bucket).customize();
         let sent = request.mutate_request(move |request| replace_body(request, &text)).send().await;
-        sent.map(drop).map_err(|error| $server.failure(&format!("set a setting of bucket `{}`", $bucket), error))
+        sent.map(drop)
+            .map_err(|error| $server.failure(&format!("set a setting of bucket `{}`", $bucket), error))
     }};
 }
 
 fn replace_body(request: &mut HttpRequest, text: &str) {
     let sums: Vec<String> = request.headers().iter().map(|(name, _)| name.to_owned()).collect();
-    for name in sums.iter().filter(|name| name.starts_with("x-amz-checksum-") || *name == "x-amz-sdk-checksum-algorithm")
+    for name in sums
+        .iter()
+        .filter(|name| name.starts_with("x-amz-checksum-") || *name == "x-amz-sdk-checksum-algorithm")
     {
         request.headers_mut().remove(name.as_str());
     }
@@ -280,7 +291,8 @@ pub(super) async fn apply(server: &Server, bucket: &str, settings: &Settings, cl
     if let Some(status) = &settings.versioning {
         let status = BucketVersioningStatus::from(status.as_str());
         let versioning = VersioningConfiguration::builder().status(status).build();
-        let request = server.client.put_bucket_versioning().bucket(bucket).versioning_configuration(versioning);
+        let request =
+            server.client.put_bucket_versioning().bucket(bucket).versioning_configuration(versioning);
         let sent = request.send().await;
         failures.extend(
             sent.err().map(|error| server.failure(&format!("set versioning of bucket `{bucket}`"), error)),
@@ -305,7 +317,8 @@ async fn set(server: &Server, bucket: &str, name: &str, text: &str) -> Result<()
         "lifecycle" => set_document!(server, bucket, put_bucket_lifecycle_configuration, text),
         _ => {
             let sent = server.client.put_bucket_policy().bucket(bucket).policy(text).send().await;
-            sent.map(drop).map_err(|error| server.failure(&format!("set the policy of bucket `{bucket}`"), error))
+            sent.map(drop)
+                .map_err(|error| server.failure(&format!("set the policy of bucket `{bucket}`"), error))
         }
     }
 }

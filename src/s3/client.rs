@@ -115,7 +115,8 @@ impl Server {
     {
         let (name, endpoint) = (&self.name, &self.endpoint);
         let Some(answer) = error.raw_response() else {
-            let what = format!("failed to {doing}: the S3 server of `{name}` at `{endpoint}` does not answer");
+            let what =
+                format!("failed to {doing}: the S3 server of `{name}` at `{endpoint}` does not answer");
             return Failure::new(ExitCode::SourceDown, what)
                 .because(error)
                 .hint("Is the server running, and is `endpoint` right?");

@@ -5,7 +5,10 @@
 
 use std::cmp::Ordering;
 
-use super::{facts::stamp, listing::Listed};
+use super::{
+    facts::{TAGS_UNREAD, stamp},
+    listing::Listed,
+};
 use crate::{
     error::Result,
     flow::{Previous, PreviousEntry, Stage},
@@ -41,7 +44,9 @@ impl Change {
             return Some(format!("it is empty now and had {} objects in the previous snapshot", self.had));
         }
         let shrunk = self.gone >= SHRINK_COUNT_MIN && self.gone * 100 > self.had * SHRINK_PERCENT_MAX;
-        shrunk.then(|| format!("{} of its {} objects are gone since the previous snapshot", self.gone, self.had))
+        shrunk.then(|| {
+            format!("{} of its {} objects are gone since the previous snapshot", self.gone, self.had)
+        })
     }
 }
 
@@ -65,7 +70,8 @@ impl Merge {
 
     async fn pass_while(&mut self, passed: impl Fn(&str) -> bool) -> Result<Vec<String>> {
         let mut buckets: Vec<String> = Vec::new();
-        while let Some(bucket) = self.next.as_ref().map(|entry| entry.meta.item.clone()).filter(|b| passed(b)) {
+        while let Some(bucket) = self.next.as_ref().map(|entry| entry.meta.item.clone()).filter(|b| passed(b))
+        {
             if buckets.last() != Some(&bucket) {
                 buckets.push(bucket);
             }
@@ -140,6 +146,7 @@ fn is_same(entry: &PreviousEntry, listed: &Listed) -> bool {
         && entry.meta.text("last_modified") == Some(stamp(listed).as_str())
         && entry.size_bytes == listed.size_bytes
         && !entry.trailer.contains_key(TORN)
+        && !entry.meta.attrs.contains_key(TAGS_UNREAD)
 }
 
 #[cfg(test)]

@@ -155,7 +155,8 @@ async fn remove_batch(server: &Server, bucket: &str, keys: Vec<String>) -> Resul
     let delete = objects.and_then(|objects| Delete::builder().set_objects(Some(objects)).quiet(true).build());
     let delete = delete.failed(ExitCode::Failed, || format!("no request removes objects of `{bucket}`"))?;
     let sent = server.client.delete_objects().bucket(bucket).delete(delete).send().await;
-    let answer = sent.map_err(|error| server.failure(&format!("remove objects of bucket `{bucket}`"), error))?;
+    let answer =
+        sent.map_err(|error| server.failure(&format!("remove objects of bucket `{bucket}`"), error))?;
     let Some(first) = answer.errors().first() else { return Ok(()) };
     let what = format!("{} objects of bucket `{bucket}` cannot be removed", answer.errors().len());
     let (key, why) = (first.key().unwrap_or_default(), first.message().or(first.code()).unwrap_or_default());

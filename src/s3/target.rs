@@ -29,7 +29,9 @@ use super::{
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
-    flow::{Entry, EntryMeta, EntryStream, FlowResult, Selection, Stage, Tally, Target, TargetState, WriteOptions},
+    flow::{
+        Entry, EntryMeta, EntryStream, FlowResult, Selection, Stage, Tally, Target, TargetState, WriteOptions,
+    },
     names::SourceName,
     policy::S3Config,
 };
@@ -173,7 +175,9 @@ impl<'a> Run<'a> {
     fn new(target: &'a S3Target, server: &Server, options: &WriteOptions) -> Result<Self> {
         let mode = match (options.replace, options.only.is_all()) {
             (false, _) => Mode::Empty,
-            (true, true) => Mode::Mirror(Box::new(Standing::new(server, exclusion(&target.config.exclude)?)?)),
+            (true, true) => {
+                Mode::Mirror(Box::new(Standing::new(server, exclusion(&target.config.exclude)?)?))
+            }
             (true, false) => Mode::Patch,
         };
         Ok(Self {
@@ -259,10 +263,12 @@ impl<'a> Run<'a> {
     async fn start(&mut self, job: Job) -> FlowResult<()> {
         let size = job.entry.meta.attrs.get("size").and_then(serde_json::Value::as_u64);
         let most = u32::try_from(PART_BYTES >> 20).unwrap_or(MEMORY_MIB) + 1;
-        let need = size.map_or(most, |size| u32::try_from(size >> 20).map_or(most, |mib| mib.min(most - 1) + 1));
+        let need =
+            size.map_or(most, |size| u32::try_from(size >> 20).map_or(most, |mib| mib.min(most - 1) + 1));
         let stopped = || "the restore was stopped".to_owned();
         let place = Arc::clone(&self.objects).acquire_owned().await.failed(ExitCode::Failed, stopped)?;
-        let memory = Arc::clone(&self.memory).acquire_many_owned(need).await.failed(ExitCode::Failed, stopped)?;
+        let memory =
+            Arc::clone(&self.memory).acquire_many_owned(need).await.failed(ExitCode::Failed, stopped)?;
         let putter = self.putter.clone();
         self.puts.spawn(async move {
             let done = putter.put(job).await;
@@ -331,7 +337,9 @@ impl<'a> Run<'a> {
         }
         let extras = standing.into_extras().await?;
         if extras.count > 0 {
-            self.tally.notes.push(format!("{} objects that the snapshot does not have were removed", extras.count));
+            self.tally
+                .notes
+                .push(format!("{} objects that the snapshot does not have were removed", extras.count));
         }
         extras.remove(&self.server).await
     }

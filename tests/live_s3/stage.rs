@@ -6,7 +6,7 @@ use std::{
     io::Write,
     path::PathBuf,
     sync::{
-        Arc, OnceLock,
+        OnceLock,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -28,8 +28,8 @@ use lifeboat::{
     error::Result,
     event::{NoMonitor, SharedMonitor},
     flow::{
-        Attrs, EntryMeta, EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Reuse, STREAM_DEPTH,
-        Selection, Source, Tally, Target, WriteOptions, channel, settle,
+        Attrs, EntryMeta, EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Reuse,
+        STREAM_DEPTH, Selection, Source, Tally, Target, WriteOptions, channel, settle,
     },
     names::SourceName,
     policy::{S3Config, SecretRef},
@@ -114,8 +114,13 @@ pub fn body(bytes: &[u8]) -> ByteStream {
 
 /// Makes a client of the test's own.
 fn client() -> Client {
-    let credentials =
-        Credentials::new(env::var("S3_ACCESS_KEY").unwrap(), env::var("S3_SECRET_KEY").unwrap(), None, None, "test");
+    let credentials = Credentials::new(
+        env::var("S3_ACCESS_KEY").unwrap(),
+        env::var("S3_SECRET_KEY").unwrap(),
+        None,
+        None,
+        "test",
+    );
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(aws_smithy_http_client::tls::Provider::Rustls(
             aws_smithy_http_client::tls::rustls_provider::CryptoMode::Ring,
@@ -246,7 +251,8 @@ impl Bucket {
     pub async fn create_with_lock(&self, days: i32) {
         let create = self.client.create_bucket().bucket(&self.name).object_lock_enabled_for_bucket(true);
         create.send().await.unwrap();
-        let retention = DefaultRetention::builder().mode(ObjectLockRetentionMode::Governance).days(days).build();
+        let retention =
+            DefaultRetention::builder().mode(ObjectLockRetentionMode::Governance).days(days).build();
         let lock = ObjectLockConfiguration::builder()
             .object_lock_enabled(ObjectLockEnabled::Enabled)
             .rule(ObjectLockRule::builder().default_retention(retention).build())
@@ -306,9 +312,10 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn object(&self, bucket: &str, key: &str) -> &Kept {
-        let found = self.entries.values().find(|kept| {
-            kept.meta.text("bucket") == Some(bucket) && kept.meta.text("key") == Some(key)
-        });
+        let found = self
+            .entries
+            .values()
+            .find(|kept| kept.meta.text("bucket") == Some(bucket) && kept.meta.text("key") == Some(key));
         found.unwrap_or_else(|| panic!("no object {bucket}/{key}"))
     }
     pub fn reused(&self) -> usize {
@@ -334,7 +341,8 @@ pub async fn try_read(source: S3Source) -> FlowResult<Snapshot> {
 async fn take(source: S3Source, previous: Option<Box<dyn Previous>>) -> FlowResult<Snapshot> {
     let (sink, mut stream) = channel(STREAM_DEPTH);
     let receive = async {
-        let (mut order, mut readers, mut entries) = (Vec::new(), tokio::task::JoinSet::new(), BTreeMap::new());
+        let (mut order, mut readers, mut entries) =
+            (Vec::new(), tokio::task::JoinSet::new(), BTreeMap::new());
         while let Some(mut entry) = stream.next().await? {
             order.push(entry.meta.path.to_string());
             readers.spawn(async move {
@@ -412,8 +420,8 @@ pub async fn write(all: &Snapshot, target: Box<dyn Target>, options: WriteOption
         }
         sink.finish(all.point.clone()).await
     };
-    let (sent, written) = tokio::join!(send, target.write(options, stream));
-    settle(sent, written).map(|((), tally)| tally)
+    let (up, written) = tokio::join!(send, target.write(options, stream));
+    settle(up, written).map(|((), tally)| tally)
 }
 
 /// A source whose bucket is called by another name, so that a copy can be compared with its original.
