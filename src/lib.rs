@@ -8,6 +8,7 @@
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
 //! | 2 | [`flow`] | entries on their way from a source to a target |
 //! | 3 | [`policy`] | what a person asked for |
+//! | 4 | [`s3`], [`files`] | engines: buckets, files |
 
 pub mod names;
 
@@ -19,4 +20,5 @@ pub mod flow;
 
 pub mod policy;
 
+pub mod files;
 pub mod s3;
