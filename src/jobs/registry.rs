@@ -1,14 +1,16 @@
 //! From a policy's sources to the engines that read and write them: the only place that names all engines.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::backup::Ready;
 use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
+    files::{EntryFolder, FilesSource, FilesTarget},
     flow::{Source, Target},
     mysql::{MysqlSource, MysqlTarget},
+    names::SourceName,
     policy::{SourceConfig, SourceKind},
     redis::{RedisSource, RedisTarget},
     s3::{S3Source, S3Target},
@@ -17,13 +19,13 @@ use crate::{
 /// Makes the source that a policy describes.
 pub fn source(config: &SourceConfig, ground: &Ground, monitor: &SharedMonitor) -> Ready {
     let (name, ground, monitor) = (config.name.clone(), ground.clone(), monitor.clone());
-    let source: Result<Box<dyn Source>> = match config.kind.clone() {
-        SourceKind::Mysql(kind) => Ok(Box::new(MysqlSource::new(name, kind, ground, monitor))),
-        SourceKind::Redis(kind) => Ok(Box::new(RedisSource::new(name, kind, ground, monitor))),
-        SourceKind::S3(kind) => Ok(Box::new(S3Source::new(name, kind, ground, monitor))),
-        SourceKind::Files(_) => Err(no_files()),
+    let source: Box<dyn Source> = match config.kind.clone() {
+        SourceKind::Mysql(kind) => Box::new(MysqlSource::new(name, kind, ground, monitor)),
+        SourceKind::Redis(kind) => Box::new(RedisSource::new(name, kind, ground, monitor)),
+        SourceKind::S3(kind) => Box::new(S3Source::new(name, kind, ground, monitor)),
+        SourceKind::Files(kind) => Box::new(FilesSource::new(name, kind, ground, monitor)),
     };
-    Ready { name: config.name.clone(), kind: config.kind.word(), source }
+    Ready { name: config.name.clone(), kind: config.kind.word(), source: Ok(source) }
 }
 
 /// Where a restore goes instead of where the source was.
@@ -68,7 +70,7 @@ pub fn target(
     let (name, ground, monitor) = (config.name.clone(), ground.clone(), monitor.clone());
     let mut kind = config.kind.clone();
     match into {
-        Some(Into::Folder(_)) => return Err(no_files()),
+        Some(Into::Folder(folder)) => return Ok(folder_target(name, &kind, folder, monitor)),
         Some(Into::Server(url)) => kind.redirect(url)?,
         None => {}
     }
@@ -77,12 +79,22 @@ pub fn target(
         SourceKind::Mysql(kind) => Box::new(MysqlTarget::new(name, kind, ground, monitor)),
         SourceKind::Redis(kind) => Box::new(RedisTarget::new(name, kind, ground, monitor)),
         SourceKind::S3(kind) => Box::new(S3Target::new(name, kind, monitor)),
-        SourceKind::Files(_) => return Err(no_files()),
+        SourceKind::Files(kind) => Box::new(FilesTarget::new(name, kind, monitor)),
     };
     Ok(ReadyTarget { target, place })
 }
 
-/// Sources of files and folders as targets have no engine yet.
-fn no_files() -> Failure {
-    Failure::new(ExitCode::Usage, "files cannot be read or written yet")
+/// A files source is put below the folder as it was; any other source's entries become plain files in it.
+fn folder_target(
+    name: SourceName,
+    kind: &SourceKind,
+    folder: &Path,
+    monitor: SharedMonitor,
+) -> ReadyTarget {
+    let place = folder.display().to_string();
+    let target: Box<dyn Target> = match kind {
+        SourceKind::Files(_) => Box::new(FilesTarget::into(name, folder, monitor)),
+        _ => Box::new(EntryFolder::new(name, folder)),
+    };
+    ReadyTarget { target, place }
 }
