@@ -173,7 +173,7 @@ fn targets(
         let into = asked.into.iter().find(|(source, _)| *source == name).map(|(_, into)| into);
         targets.push((name, registry::target(config, into, &session.ground, &session.monitor())?));
     }
-    Ok(Wanted { targets, only: asked.only, replace: args.replace })
+    Ok(Wanted { targets, by_name: !args.source.is_empty(), only: asked.only, replace: args.replace })
 }
 
 /// Asks for the stack's name. A thread of its own waits for the answer, so that a signal still ends the program.

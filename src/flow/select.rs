@@ -43,12 +43,17 @@ impl Selection {
         &self.patterns
     }
 
-    /// Returns whether this entry is wanted.
+    /// Returns whether this entry is wanted, be it only for what is inside.
     pub fn wants(&self, meta: &EntryMeta) -> bool {
+        self.picks(meta) || (meta.container && self.reaches_into(&meta.select))
+    }
+
+    /// Returns whether a pattern means this entry itself.
+    pub fn picks(&self, meta: &EntryMeta) -> bool {
         // A thing with a path is inside its item (`bucket/key`, a file below a root); a table is its own item.
         let has_path = meta.select != meta.item || meta.select.starts_with('/');
         let divider = if has_path { '/' } else { '.' };
-        self.names(&meta.select, Some(divider)) || (meta.container && self.reaches_into(&meta.select))
+        self.names(&meta.select, Some(divider))
     }
 
     /// Returns whether a pattern matches `name`, or a container around it where `divider` tells containers
