@@ -56,8 +56,12 @@ impl Selection {
             || borders.filter(|at| *at > 0).any(|at| self.globs.is_match(&name[..at]))
     }
 
-    /// Returns whether a pattern may match something inside `container`.
+    /// Returns whether a pattern may match something inside `container`; a container without a name
+    /// (a dump whose keys only its target can tell apart) holds anything.
     fn reaches_into(&self, container: &str) -> bool {
+        if container.is_empty() {
+            return true;
+        }
         self.patterns.iter().any(|pattern| {
             let plain = pattern.find(['*', '?', '[', '{']).map_or(pattern.as_str(), |at| &pattern[..at]);
             let inside = plain.strip_prefix(container).is_some_and(|rest| rest.starts_with(['.', '/']));
@@ -101,5 +105,7 @@ mod tests {
         assert!(!wants(&["other.messages"], "im", true));
         assert!(!wants(&["im.messages"], "im", false));
         assert!(!wants(&["image.x"], "im", true));
+        assert!(wants(&["user:*"], "", true));
+        assert!(!wants(&["user:*"], "", false));
     }
 }

@@ -1,0 +1,223 @@
+//! The chunk index: packs, their frames and their chunks, by the index object that told of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::Catalog;
+use crate::{
+    error::{Context, ExitCode, Result},
+    names::{ChunkId, Key, PackId},
+};
+
+/// A pack as the catalog keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackRow {
+    /// The pack.
+    pub id: PackId,
+    /// Its size in the store.
+    pub size_bytes: u64,
+    /// Where its age payload begins.
+    pub payload_offset: u64,
+    /// Who can open it, in the format's word.
+    pub kind: String,
+    /// Its frames, in order.
+    pub frames: Vec<FrameRow>,
+    /// Its chunks; empty when a pack is asked for.
+    pub chunks: Vec<ChunkRow>,
+}
+
+/// A frame of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRow {
+    /// Where it begins in the age payload.
+    pub offset: u64,
+    /// Its compressed bytes.
+    pub size_bytes: u32,
+    /// Its plain bytes.
+    pub plain_bytes: u32,
+}
+
+/// A chunk of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkRow {
+    /// The chunk.
+    pub id: ChunkId,
+    /// The number of its frame.
+    pub frame: u32,
+    /// Where it begins in the plain frame.
+    pub offset: u32,
+    /// Its bytes.
+    pub size_bytes: u32,
+}
+
+/// Where a chunk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkAt {
+    /// The pack.
+    pub pack: PackId,
+    /// Where in it.
+    pub chunk: ChunkRow,
+}
+
+impl Catalog {
+    /// Returns where a chunk is, in a pack of `kind` if one is asked for.
+    pub fn find_chunk(&self, id: &ChunkId, kind: Option<&str>) -> Result<Option<ChunkAt>> {
+        let connection = self.connection();
+        let find = || {
+            let mut query = connection.prepare_cached(
+                "SELECT packs.id, frame, offset, chunks.size_bytes FROM chunks JOIN packs ON packs.n = pack
+                 WHERE chunks.id = ?1 AND (?2 IS NULL OR kind = ?2) LIMIT 1",
+            )?;
+            let at = |row: &Row<'_>| {
+                let chunk =
+                    ChunkRow { id: *id, frame: row.get(1)?, offset: row.get(2)?, size_bytes: row.get(3)? };
+                Ok(ChunkAt { pack: PackId(row.get(0)?), chunk })
+            };
+            query.query_row(params![id.0, kind], at).optional()
+        };
+        find().failed(ExitCode::Failed, || self.trouble())
+    }
+
+    /// Returns a pack with its frames.
+    pub fn find_pack(&self, id: &PackId) -> Result<Option<PackRow>> {
+        let connection = self.connection();
+        let find = || -> rusqlite::Result<Option<PackRow>> {
+            let mut query = connection
+                .prepare_cached("SELECT n, size_bytes, payload_offset, kind FROM packs WHERE id = ?1")?;
+            let read = |row: &Row<'_>| {
+                let pack = PackRow {
+                    id: *id,
+                    size_bytes: row.get(1)?,
+                    payload_offset: row.get(2)?,
+                    kind: row.get(3)?,
+                    frames: Vec::new(),
+                    chunks: Vec::new(),
+                };
+                Ok((row.get::<_, i64>(0)?, pack))
+            };
+            let Some((n, mut pack)) = query.query_row(params![id.0], read).optional()? else {
+                return Ok(None);
+            };
+            let mut query = connection.prepare_cached(
+                "SELECT offset, size_bytes, plain_bytes FROM frames WHERE pack = ?1 ORDER BY frame",
+            )?;
+            let frames = query.query_map(params![n], |row| {
+                Ok(FrameRow { offset: row.get(0)?, size_bytes: row.get(1)?, plain_bytes: row.get(2)? })
+            })?;
+            pack.frames = frames.collect::<rusqlite::Result<_>>()?;
+            Ok(Some(pack))
+        };
+        find().failed(ExitCode::Failed, || self.trouble())
+    }
+
+    /// Takes in the packs that the index object `origin` tells of.
+    pub fn add_packs(&self, origin: &Key, packs: &[PackRow]) -> Result<()> {
+        let mut connection = self.connection();
+        let mut add = || {
+            let transaction = connection.transaction()?;
+            for pack in packs {
+                let added = transaction
+                    .prepare_cached(
+                        "INSERT INTO packs (id, size_bytes, payload_offset, kind) VALUES (?1, ?2, ?3, ?4)
+                         ON CONFLICT (id) DO NOTHING",
+                    )?
+                    .execute(params![pack.id.0, pack.size_bytes, pack.payload_offset, pack.kind])?;
+                if added == 0 {
+                    continue;
+                }
+                let n = transaction.last_insert_rowid();
+                let mut insert =
+                    transaction.prepare_cached("INSERT INTO frames VALUES (?1, ?2, ?3, ?4, ?5)")?;
+                for (number, frame) in (0_i64..).zip(&pack.frames) {
+                    insert.execute(params![n, number, frame.offset, frame.size_bytes, frame.plain_bytes])?;
+                }
+                let mut insert =
+                    transaction.prepare_cached("INSERT OR IGNORE INTO chunks VALUES (?1, ?2, ?3, ?4, ?5)")?;
+                for chunk in &pack.chunks {
+                    insert.execute(params![chunk.id.0, n, chunk.frame, chunk.offset, chunk.size_bytes])?;
+                }
+            }
+            transaction.execute("INSERT OR IGNORE INTO origins VALUES (?1)", params![origin.as_str()])?;
+            transaction.commit()
+        };
+        add().failed(ExitCode::Failed, || self.trouble())
+    }
+
+    /// Returns the index objects that were taken in.
+    pub fn origins(&self) -> Result<BTreeSet<Key>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare("SELECT key FROM origins")?;
+            let keys = query.query_map([], |row| row.get::<_, String>(0))?;
+            keys.collect::<rusqlite::Result<Vec<String>>>()
+        };
+        let keys = read().failed(ExitCode::Failed, || self.trouble())?;
+        Ok(keys.iter().filter_map(|key| Key::new(key).ok()).collect())
+    }
+
+    /// Forgets every pack that is not among `there` with that very size.
+    pub fn retain_packs(&self, there: &BTreeMap<PackId, u64>) -> Result<()> {
+        let mut connection = self.connection();
+        let mut retain = || {
+            let transaction = connection.transaction()?;
+            let mut query = transaction.prepare("SELECT n, id, size_bytes FROM packs")?;
+            let rows =
+                query.query_map([], |row| Ok((row.get::<_, i64>(0)?, PackId(row.get(1)?), row.get(2)?)))?;
+            let all = rows.collect::<rusqlite::Result<Vec<(i64, PackId, u64)>>>()?;
+            drop(query);
+            for (n, id, size_bytes) in all {
+                if there.get(&id) != Some(&size_bytes) {
+                    transaction.execute("DELETE FROM packs WHERE n = ?1", params![n])?;
+                }
+            }
+            transaction.commit()
+        };
+        retain().failed(ExitCode::Failed, || self.trouble())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pack(byte: u8, chunks: &[u8]) -> PackRow {
+        let row =
+            |n: &u8| ChunkRow { id: ChunkId([*n; 32]), frame: 0, offset: 512, size_bytes: u32::from(*n) };
+        PackRow {
+            id: PackId([byte; 32]),
+            size_bytes: 1000 + u64::from(byte),
+            payload_offset: 300,
+            kind: if byte % 2 == 0 { "data" } else { "meta" }.to_owned(),
+            frames: vec![FrameRow { offset: 0, size_bytes: 10, plain_bytes: 20 }; 3],
+            chunks: chunks.iter().map(row).collect(),
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_found_in_a_pack_of_the_kind_asked_for() {
+        let catalog = Catalog::in_memory().unwrap();
+        let origin = Key::new("index/a").unwrap();
+        catalog.add_packs(&origin, &[pack(2, &[7, 8]), pack(3, &[7])]).unwrap();
+        catalog.add_packs(&origin, &[pack(2, &[7, 8])]).unwrap();
+        let find =
+            |id: u8, kind| catalog.find_chunk(&ChunkId([id; 32]), kind).unwrap().map(|at| at.pack.0[0]);
+        assert_eq!(find(7, Some("data")), Some(2));
+        assert_eq!(find(7, Some("meta")), Some(3));
+        assert_eq!(find(8, Some("meta")), None);
+        assert_eq!(find(9, None), None);
+        assert_eq!(catalog.find_pack(&PackId([2; 32])).unwrap().unwrap().frames.len(), 3);
+        assert_eq!(catalog.origins().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_pack_that_is_gone_takes_its_chunks_along() {
+        let catalog = Catalog::in_memory().unwrap();
+        catalog.add_packs(&Key::new("index/a").unwrap(), &[pack(2, &[7, 8]), pack(4, &[9])]).unwrap();
+        catalog.retain_packs(&[(PackId([2; 32]), 1002), (PackId([4; 32]), 1)].into()).unwrap();
+        assert!(catalog.find_chunk(&ChunkId([7; 32]), None).unwrap().is_some());
+        assert!(catalog.find_chunk(&ChunkId([9; 32]), None).unwrap().is_none());
+        catalog.clear_index().unwrap();
+        assert!(catalog.find_chunk(&ChunkId([7; 32]), None).unwrap().is_none());
+    }
+}

@@ -1,0 +1,459 @@
+//! Everything that lies in a store, as types: the format of version 1. `docs/FORMAT.md` tells it in words.
+//!
+//! Readers accept exactly [`FORMAT`]; a newer number is refused with the number in the text. Unknown fields
+//! are refused too: what a reader does not know it cannot keep.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Context, ExitCode, Failure, Result},
+    flow::{Attrs, EntryMeta, Point, Problem},
+    names::{ChunkId, Key, PackId, SnapshotId, SourceName},
+};
+
+/// The format's version. Every change of what lies in a store raises it.
+pub const FORMAT: u32 = 1;
+
+/// zstd level of the small metadata objects.
+const META_LEVEL: i32 = 3;
+/// Bytes that a metadata object may have when unpacked; a larger one is hostile.
+const META_BYTES_MAX: usize = 1 << 30;
+/// Bytes at which packs are closed at most; one is in memory while it fills, and two while they are put.
+const PACK_SIZE_BYTES_MAX: u64 = 512 << 20;
+/// Plain bytes that a frame may have: the largest chunk, its header, and a frame that was almost full.
+pub const FRAME_BYTES_MAX: usize = 24 << 20;
+/// Bytes that the age header of a pack may have; sixteen recipients need 1,800.
+const HEAD_BYTES_MAX: u64 = 64 << 10;
+
+/// `config.json`: what a repository is. Signed, in the clear.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Random id, 32 hex digits.
+    pub repository: String,
+    /// When it was made.
+    pub created: DateTime<Utc>,
+    /// How chunks are cut.
+    pub chunker: ChunkerConfig,
+    /// Whom packs are sealed to.
+    pub data_recipients: Vec<String>,
+    /// Whom indexes, manifests and entry lists are sealed to besides.
+    pub index_recipients: Vec<String>,
+    /// Who may sign, `RW…`.
+    pub signers: Vec<String>,
+    /// Bytes at which a pack is closed.
+    pub pack_size_bytes: u64,
+}
+
+/// How chunks are cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChunkerConfig {
+    /// `fastcdc-v2020`, normalization level 1.
+    pub algorithm: String,
+    /// Bytes of the smallest chunk.
+    pub min_bytes: u32,
+    /// Bytes of a chunk on average.
+    pub avg_bytes: u32,
+    /// Bytes of the largest chunk.
+    pub max_bytes: u32,
+    /// The gear seed as 16 hex digits, sealed to all recipients, base16: without it nobody can guess from
+    /// pack sizes what a chunk holds.
+    pub seed_sealed: String,
+}
+
+/// `refs/<snapshot>.r<rev>.json`: which packs a snapshot needs, in the clear; its signature is the commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refs {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The repository's id, so that refs cannot be carried to another one.
+    pub repository: String,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Counts up when packs are rewritten.
+    pub revision: u32,
+    /// Counts the writer's commits, from 1.
+    pub seq: u64,
+    /// SHA-256 of the writer's previous refs file, if there is one.
+    pub previous: Option<PackId>,
+    /// Whether the snapshot is whole.
+    pub status: Status,
+    /// When it was begun.
+    pub began: DateTime<Utc>,
+    /// The manifest's SHA-256.
+    pub manifest: PackId,
+    /// The manifest's size.
+    pub manifest_size_bytes: u64,
+    /// Every pack that a chunk of this snapshot is in, with its size.
+    pub packs: BTreeMap<PackId, u64>,
+}
+
+/// Whether a snapshot holds all that its sources announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Everything.
+    Complete,
+    /// Something is missing; the manifest names it.
+    Partial,
+}
+
+impl Status {
+    /// Returns the word that people and `--json` see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+/// `manifests/<snapshot>.json.zst.age`: what a snapshot holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The stack's name.
+    pub stack: String,
+    /// The host that made it.
+    pub host: String,
+    /// The program that made it.
+    pub lifeboat: String,
+    /// When it was begun.
+    pub began: DateTime<Utc>,
+    /// When the last source was read.
+    pub ended: DateTime<Utc>,
+    /// A word that the operator gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// Why it is kept for ever, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<String>,
+    /// The sources, in the order in which they were read.
+    pub sources: Vec<SourceManifest>,
+    /// The sources that should be in it and could not be read, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<Problem>,
+}
+
+/// One source of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceManifest {
+    /// Its name.
+    pub name: SourceName,
+    /// Its engine: `mysql`, `redis`, `s3`, `files`.
+    pub kind: String,
+    /// The instant it was read at.
+    pub point: Point,
+    /// When its reading began.
+    pub began: DateTime<Utc>,
+    /// When its reading ended.
+    pub ended: DateTime<Utc>,
+    /// What it announced.
+    pub inventory: Vec<String>,
+    /// What it had to leave out.
+    pub problems: Vec<Problem>,
+    /// How many entries it has.
+    pub entries: u64,
+    /// Their plain bytes.
+    pub size_bytes: u64,
+    /// Plain bytes of the chunks that were not in the repository before.
+    pub added_bytes: u64,
+    /// The chunks of the entry list: JSON lines, an [`EntryRecord`] each.
+    pub list: Vec<ChunkId>,
+}
+
+/// A line of an entry list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntryRecord {
+    /// What is known of it.
+    pub meta: EntryMeta,
+    /// What was told at its end.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub trailer: Attrs,
+    /// Its plain bytes.
+    pub size_bytes: u64,
+    /// SHA-256 of all its plain bytes.
+    pub sha256: ChunkId,
+    /// Its chunks in order, or the chunks of that list.
+    pub body: BodyRecord,
+}
+
+/// Where an entry's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BodyRecord {
+    /// The chunks, in order.
+    Chunks(Vec<ChunkId>),
+    /// Chunks that hold the list of chunks, an id a line: for entries of very many chunks.
+    Lists(Vec<ChunkId>),
+}
+
+/// Chunk ids that a record holds itself; a longer list goes into chunks of its own.
+pub const CHUNKS_IN_RECORD_MAX: usize = 4096;
+
+/// A line of an index object: one pack and where things are in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackRecord {
+    /// The pack.
+    pub pack: PackId,
+    /// Its size in the store.
+    pub size_bytes: u64,
+    /// Where its age payload begins.
+    pub payload_offset: u64,
+    /// Who can open it.
+    pub kind: PackKind,
+    /// Its frames and chunks.
+    pub inner: PackIndex,
+}
+
+/// Who can open a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PackKind {
+    /// Data recipients only.
+    Data,
+    /// The index recipients too: it holds entry lists.
+    Meta,
+}
+
+/// `PACK-INDEX.json`, the last member of every pack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackIndex {
+    /// The zstd frames before the one that holds this index.
+    pub frames: Vec<FrameRecord>,
+    /// The chunks.
+    pub chunks: Vec<ChunkRecord>,
+}
+
+/// One zstd frame of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FrameRecord {
+    /// Where it begins in the age payload.
+    pub offset: u64,
+    /// Its compressed bytes.
+    pub size_bytes: u32,
+    /// Its plain bytes.
+    pub plain_bytes: u32,
+}
+
+/// One chunk of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChunkRecord {
+    /// The chunk.
+    pub id: ChunkId,
+    /// The number of its frame.
+    pub frame: u32,
+    /// Where it begins in the plain frame.
+    pub offset: u32,
+    /// Its bytes.
+    pub size_bytes: u32,
+}
+
+/// Names of the objects in a store.
+pub mod layout {
+    use super::{Key, PackId, SnapshotId};
+
+    /// The config object.
+    pub const CONFIG: &str = "config.json";
+    /// Where packs are.
+    pub const PACKS: &str = "packs/";
+    /// Where indexes are.
+    pub const INDEX: &str = "index/";
+    /// Where refs and their signatures are.
+    pub const REFS: &str = "refs/";
+    /// Where manifests are.
+    pub const MANIFESTS: &str = "manifests/";
+    /// What a signature's name ends with.
+    pub const SIGNATURE: &str = ".minisig";
+
+    fn key(text: &str) -> Key {
+        Key::new(text).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// `config.json`.
+    pub fn config() -> Key {
+        key(CONFIG)
+    }
+
+    /// `packs/ab/ab….tar.zst.age`.
+    pub fn pack(id: PackId) -> Key {
+        let id = id.to_string();
+        key(&format!("{PACKS}{}/{id}.tar.zst.age", &id[..2]))
+    }
+
+    /// The pack that `key` names.
+    pub fn pack_of(key: &Key) -> Option<PackId> {
+        let name = key.as_str().strip_prefix(PACKS)?.split_once('/')?.1;
+        let id = name.strip_suffix(".tar.zst.age")?.parse().ok()?;
+        (pack(id) == *key).then_some(id)
+    }
+
+    /// `index/<session>-<n>.jsonl.zst.age`.
+    pub fn index(session: &str, number: u32) -> Key {
+        key(&format!("{INDEX}{session}-{number}.jsonl.zst.age"))
+    }
+
+    /// `manifests/<snapshot>.json.zst.age`.
+    pub fn manifest(snapshot: &SnapshotId) -> Key {
+        key(&format!("{MANIFESTS}{snapshot}.json.zst.age"))
+    }
+
+    /// `refs/<snapshot>.r<revision>.json`.
+    pub fn refs(snapshot: &SnapshotId, revision: u32) -> Key {
+        key(&format!("{REFS}{snapshot}.r{revision}.json"))
+    }
+
+    /// The snapshot and revision that `key` names.
+    pub fn refs_of(key: &Key) -> Option<(SnapshotId, u32)> {
+        let name = key.as_str().strip_prefix(REFS)?.strip_suffix(".json")?;
+        let (snapshot, revision) = name.split_once(".r")?;
+        let (snapshot, revision) = (SnapshotId::new(snapshot).ok()?, revision.parse().ok()?);
+        (refs(&snapshot, revision) == *key).then_some((snapshot, revision))
+    }
+
+    /// The signature of `of`.
+    pub fn signature(of: &Key) -> Key {
+        key(&format!("{of}{SIGNATURE}"))
+    }
+}
+
+impl Manifest {
+    /// Returns the plain bytes of all entries.
+    pub fn size_bytes(&self) -> u64 {
+        self.sources.iter().map(|source| source.size_bytes).sum()
+    }
+}
+
+impl Config {
+    /// Parses a config; tells a newer format from a broken one.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let version: Version = parse(bytes, layout::CONFIG)?;
+        check_version(version.format, "the repository")?;
+        parse(bytes, layout::CONFIG)
+    }
+
+    /// Checks the numbers that memory depends on.
+    pub fn check(&self) -> Result<()> {
+        if (1..=PACK_SIZE_BYTES_MAX).contains(&self.pack_size_bytes) {
+            return Ok(());
+        }
+        let what = format!("`{}` asks for packs of {} bytes", layout::CONFIG, self.pack_size_bytes);
+        Err(Failure::new(ExitCode::NoRepository, what))
+    }
+}
+
+/// Refuses a version that this program does not read; `what` has it.
+pub(super) fn check_version(format: u32, what: &str) -> Result<()> {
+    if format == FORMAT {
+        return Ok(());
+    }
+    let what = format!("{what} has format {format}, this lifeboat reads format {FORMAT}");
+    Err(Failure::new(ExitCode::NoRepository, what)
+        .hint("Use the lifeboat that wrote it, or a newer one; RECOVERY.md works without any."))
+}
+
+impl PackRecord {
+    /// Checks that its numbers can be true of a pack: readers add, allocate and ask the store by them.
+    pub fn check(&self) -> Result<()> {
+        let mut end = 0;
+        let frames_good = self.inner.frames.iter().all(|frame| {
+            let follows = frame.offset == end && frame.size_bytes > 0;
+            end += u64::from(frame.size_bytes);
+            follows && frame.plain_bytes as usize <= FRAME_BYTES_MAX
+        });
+        let chunks_good = self.inner.chunks.iter().all(|chunk| {
+            let frame = self.inner.frames.get(chunk.frame as usize);
+            let end = u64::from(chunk.offset) + u64::from(chunk.size_bytes);
+            frame.is_some_and(|frame| end <= u64::from(frame.plain_bytes))
+        });
+        let fits = self.payload_offset <= HEAD_BYTES_MAX && self.payload_offset + end <= self.size_bytes;
+        if frames_good && chunks_good && fits {
+            return Ok(());
+        }
+        Err(Failure::new(ExitCode::Damage, format!("no pack can be as pack `{}` is told to be", self.pack)))
+    }
+}
+
+/// Parses JSON that lies in a store; `what` names it in the failure.
+pub fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
+    serde_json::from_slice(bytes).failed(ExitCode::Damage, || format!("`{what}` is not what the format says"))
+}
+
+/// Writes JSON; the types of this module cannot fail.
+pub fn write<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("the format's types have text keys only")
+}
+
+/// Compresses a metadata object.
+pub fn pack_meta(plain: &[u8]) -> Result<Vec<u8>> {
+    zstd::bulk::compress(plain, META_LEVEL).failed(ExitCode::Failed, || "compression failed".to_owned())
+}
+
+/// Unpacks a metadata object of bounded size; `what` names it in the failure.
+pub fn unpack_meta(packed: &[u8], what: &str) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let damaged = || format!("`{what}` cannot be unpacked");
+    let decoder = zstd::stream::read::Decoder::new(packed).failed(ExitCode::Damage, damaged)?;
+    let mut plain = Vec::new();
+    let read =
+        decoder.take(META_BYTES_MAX as u64 + 1).read_to_end(&mut plain).failed(ExitCode::Damage, damaged)?;
+    if read > META_BYTES_MAX {
+        return Err(Failure::new(
+            ExitCode::Damage,
+            format!("`{what}` unpacks to more than {META_BYTES_MAX} bytes"),
+        ));
+    }
+    Ok(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_the_store_lead_back_to_what_they_name() {
+        let pack = PackId([0xab; 32]);
+        assert!(layout::pack(pack).as_str().starts_with("packs/ab/abab"));
+        assert_eq!(layout::pack_of(&layout::pack(pack)), Some(pack));
+        let snapshot = SnapshotId::new("20251010T180000Z-7f3a").unwrap();
+        assert_eq!(layout::refs_of(&layout::refs(&snapshot, 3)), Some((snapshot.clone(), 3)));
+        assert_eq!(layout::refs_of(&layout::signature(&layout::refs(&snapshot, 3))), None);
+    }
+
+    #[test]
+    fn a_newer_format_is_told_from_a_broken_one() {
+        let newer = Config::parse(br#"{"format": 2, "something": "new"}"#).unwrap_err();
+        assert_eq!(newer.exit(), ExitCode::NoRepository);
+        assert!(newer.to_string().contains("format 2"));
+        assert_eq!(Config::parse(b"{").unwrap_err().exit(), ExitCode::Damage);
+    }
+
+    #[test]
+    fn metadata_survives_its_packing_and_damage_is_an_error() {
+        let plain = b"hello hello hello".repeat(100);
+        let packed = pack_meta(&plain).unwrap();
+        assert_eq!(unpack_meta(&packed, "x").unwrap(), plain);
+        assert!(unpack_meta(&packed[..packed.len() - 1], "x").is_err());
+        assert!(unpack_meta(b"no zstd", "x").is_err());
+    }
+}

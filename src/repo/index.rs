@@ -1,0 +1,167 @@
+//! Where chunks are: the question that the writer asks of every chunk and the reader of every byte.
+//!
+//! The answers come from index objects in the store and are kept by whoever implements [`KnownChunks`]:
+//! [`MemoryIndex`] here, the catalog on a host that makes backups every night.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::format::{FrameRecord, PackKind, PackRecord};
+use crate::{
+    error::Result,
+    names::{ChunkId, Key, PackId},
+};
+
+/// Where one chunk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The pack.
+    pub pack: PackId,
+    /// The number of the frame in it.
+    pub frame: u32,
+    /// Where the chunk begins in the plain frame.
+    pub offset: u32,
+    /// Its bytes.
+    pub size_bytes: u32,
+}
+
+/// What is needed to read from a pack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackMap {
+    /// Its size in the store.
+    pub size_bytes: u64,
+    /// Where its age payload begins.
+    pub payload_offset: u64,
+    /// Who can open it.
+    pub kind: PackKind,
+    /// Its frames.
+    pub frames: Vec<FrameRecord>,
+}
+
+/// Remembers which chunks are in which packs.
+pub trait KnownChunks: Send + Sync {
+    /// Returns where `id` is, in a pack of `kind` if one is asked for.
+    fn find(&self, id: &ChunkId, kind: Option<PackKind>) -> Result<Option<Location>>;
+
+    /// Returns every place of `id` in packs of `kind`, the best one first: a reader tries the next one when a
+    /// pack turns out to be damaged.
+    fn locations(&self, id: &ChunkId, kind: PackKind) -> Result<Vec<Location>> {
+        Ok(self.find(id, Some(kind))?.into_iter().collect())
+    }
+
+    /// Takes notice that these packs were read and are damaged: from now on [`Self::find`] sends no writer to
+    /// them, so that the next backup stores anew what is in them. Readers may still try them, last.
+    fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()> {
+        let _ = packs;
+        Ok(())
+    }
+
+    /// Returns how to read from a pack.
+    fn pack(&self, id: &PackId) -> Result<Option<Arc<PackMap>>>;
+
+    /// Takes in the packs that the index object `origin` tells of. A pack that is known already stays as it is.
+    fn add(&self, origin: &Key, packs: &[PackRecord]) -> Result<()>;
+
+    /// Returns the index objects that were taken in.
+    fn origins(&self) -> Result<BTreeSet<Key>>;
+
+    /// Forgets every pack that is not among `there` with that very size, and the origins that told of it: when
+    /// a pack comes back, its index object is read again.
+    fn retain(&self, there: &BTreeMap<PackId, u64>) -> Result<()>;
+}
+
+/// An index in memory: about 100 bytes a chunk.
+#[derive(Default)]
+pub struct MemoryIndex(Mutex<Maps>);
+
+#[derive(Default)]
+struct Maps {
+    chunks: HashMap<ChunkId, Vec<Location>>,
+    packs: HashMap<PackId, Arc<PackMap>>,
+    origins: BTreeMap<Key, Vec<PackId>>,
+    distrusted: BTreeSet<PackId>,
+}
+
+impl MemoryIndex {
+    fn maps(&self) -> MutexGuard<'_, Maps> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Maps {
+    fn places<'a>(&'a self, id: &ChunkId, kind: Option<PackKind>) -> impl Iterator<Item = &'a Location> {
+        let fits = move |at: &&Location| {
+            let pack = self.packs.get(&at.pack);
+            pack.is_some_and(|pack| kind.is_none_or(|kind| pack.kind == kind))
+        };
+        self.chunks.get(id).into_iter().flatten().filter(fits)
+    }
+}
+
+impl KnownChunks for MemoryIndex {
+    fn find(&self, id: &ChunkId, kind: Option<PackKind>) -> Result<Option<Location>> {
+        let maps = self.maps();
+        let found = maps.places(id, kind).find(|at| !maps.distrusted.contains(&at.pack)).copied();
+        Ok(found)
+    }
+
+    fn locations(&self, id: &ChunkId, kind: PackKind) -> Result<Vec<Location>> {
+        let maps = self.maps();
+        let mut all: Vec<Location> = maps.places(id, Some(kind)).copied().collect();
+        all.sort_by_key(|at| maps.distrusted.contains(&at.pack));
+        Ok(all)
+    }
+
+    fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()> {
+        self.maps().distrusted.extend(packs);
+        Ok(())
+    }
+
+    fn pack(&self, id: &PackId) -> Result<Option<Arc<PackMap>>> {
+        Ok(self.maps().packs.get(id).cloned())
+    }
+
+    fn add(&self, origin: &Key, packs: &[PackRecord]) -> Result<()> {
+        let mut maps = self.maps();
+        for record in packs {
+            if maps.packs.contains_key(&record.pack) {
+                continue;
+            }
+            let map = PackMap {
+                size_bytes: record.size_bytes,
+                payload_offset: record.payload_offset,
+                kind: record.kind,
+                frames: record.inner.frames.clone(),
+            };
+            maps.packs.insert(record.pack, Arc::new(map));
+            for chunk in &record.inner.chunks {
+                maps.chunks.entry(chunk.id).or_default().push(Location {
+                    pack: record.pack,
+                    frame: chunk.frame,
+                    offset: chunk.offset,
+                    size_bytes: chunk.size_bytes,
+                });
+            }
+        }
+        maps.origins.insert(origin.clone(), packs.iter().map(|record| record.pack).collect());
+        Ok(())
+    }
+
+    fn origins(&self) -> Result<BTreeSet<Key>> {
+        Ok(self.maps().origins.keys().cloned().collect())
+    }
+
+    fn retain(&self, there: &BTreeMap<PackId, u64>) -> Result<()> {
+        let mut maps = self.maps();
+        maps.packs.retain(|id, map| there.get(id) == Some(&map.size_bytes));
+        let Maps { chunks, packs, origins, .. } = &mut *maps;
+        chunks.retain(|_, all| {
+            all.retain(|at| packs.contains_key(&at.pack));
+            !all.is_empty()
+        });
+        origins.retain(|_, told| told.iter().all(|pack| packs.contains_key(pack)));
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! The repository: our format in a store, and what one may do with it.
+//!
+//! What a holder may do is in the type: [`Repository<Append>`] adds snapshots and holds no identity that opens
+//! data; [`Repository<Read>`] reads and holds nothing that can write.
+
+mod chunker;
+mod chunks;
+mod commit;
+mod core;
+mod cutting;
+pub mod format;
+mod index;
+mod pack;
+mod packer;
+mod reader;
+mod recovery;
+mod verify;
+mod writer;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+
+use self::{
+    chunker::Chunker,
+    core::Core,
+    format::{ChunkerConfig, Config, FORMAT, Manifest, Refs, layout},
+    reader::{EntryLines, OlderEntries},
+};
+pub use self::{
+    chunks::ChunkReader,
+    index::{KnownChunks, Location, MemoryIndex, PackMap},
+    reader::Snapshot,
+    verify::{Damage, VerifyOptions, VerifyReport},
+    writer::{Committed, Label, SnapshotWriter},
+};
+use crate::{
+    clock::Ground,
+    crypt::{Identities, Recipients, SigningKey, TrustedKeys},
+    error::{Context, ExitCode, Failure, Result},
+    event::SharedMonitor,
+    flow::Previous,
+    names::{Key, PackId, SnapshotId, SourceName},
+    store::{Get, Put, StoreError},
+};
+
+/// Bytes at which a pack of a new repository is closed.
+pub const PACK_SIZE_BYTES: u64 = 64 << 20;
+
+/// May add snapshots; opens indexes and manifests, never data.
+pub struct Append {
+    put: Arc<dyn Put>,
+    signing: SigningKey,
+    index: Identities,
+    data_to: Recipients,
+    meta_to: Recipients,
+    chunker: Chunker,
+}
+
+/// May read what its identities open.
+pub struct Read {
+    identities: Identities,
+}
+
+/// A repository opened for one purpose.
+///
+/// What only a reader may do does not compile for a writer:
+/// ```compile_fail,E0599
+/// # use lifeboat::{repo::{Append, Repository}, names::SnapshotId};
+/// async fn f(repository: Repository<Append>, id: SnapshotId) {
+///     repository.snapshot(&id).await;
+/// }
+/// ```
+/// and the other way round:
+/// ```compile_fail,E0599
+/// # use lifeboat::{repo::{Read, Repository}, clock::Ground, event::NoMonitor};
+/// async fn f(repository: Repository<Read>) {
+///     repository.begin(Ground::system(), NoMonitor::shared(), 3);
+/// }
+/// ```
+pub struct Repository<A> {
+    core: Arc<Core>,
+    access: A,
+}
+
+/// What opening needs besides the power.
+#[derive(Clone)]
+pub struct Place {
+    /// The store.
+    pub get: Arc<dyn Get>,
+    /// Whose signatures are believed.
+    pub trusted: TrustedKeys,
+    /// Where the index is remembered.
+    pub known: Arc<dyn KnownChunks>,
+    /// How people name the store, for failures.
+    pub shown: String,
+}
+
+/// What a new repository is made of.
+pub struct NewRepository<'a> {
+    /// Whom data is sealed to.
+    pub data_recipients: Vec<String>,
+    /// Whom indexes and manifests are sealed to besides.
+    pub index_recipients: Vec<String>,
+    /// Signs the config.
+    pub signing: &'a SigningKey,
+    /// Time and dice.
+    pub ground: &'a Ground,
+}
+
+/// Makes a repository in an empty store.
+///
+/// *Order.* Recovery text, signature of the config, config: a repository exists once its config does, and by
+/// then everything that a reader checks is there.
+pub async fn create(put: &dyn Put, get: &dyn Get, new: NewRepository<'_>) -> Result<Config> {
+    if is_there(get).await? {
+        return Err(Failure::new(ExitCode::Usage, "there is a repository already")
+            .hint("Choose an empty place, or use the one that is there."));
+    }
+    let data = Recipients::parse(&new.data_recipients)?;
+    let meta = data.and(&Recipients::parse(&new.index_recipients)?);
+    let (min_bytes, avg_bytes, max_bytes) = Chunker::SIZES;
+    let config = Config {
+        format: FORMAT,
+        repository: new.ground.hex(16),
+        created: new.ground.clock.now(),
+        chunker: ChunkerConfig {
+            algorithm: chunker::ALGORITHM.to_owned(),
+            min_bytes,
+            avg_bytes,
+            max_bytes,
+            seed_sealed: hex::encode(meta.seal(new.ground.hex(8).as_bytes())?),
+        },
+        data_recipients: new.data_recipients,
+        index_recipients: new.index_recipients,
+        signers: vec![new.signing.public()],
+        pack_size_bytes: PACK_SIZE_BYTES,
+    };
+    let bytes = serde_json::to_vec_pretty(&config)
+        .failed(ExitCode::Failed, || "the config cannot be written".to_owned())?;
+    let signature = new.signing.sign(&bytes, &format!("lifeboat config repository={}", config.repository))?;
+    for (name, text) in recovery::files() {
+        put_once(put, get, &recovery::key(name), Bytes::from_static(text.as_bytes())).await?;
+    }
+    put_once(put, get, &layout::signature(&layout::config()), signature.into()).await?;
+    put.put(&layout::config(), bytes.into()).await?;
+    Ok(config)
+}
+
+/// Returns whether there is a repository in the store.
+pub async fn is_there(get: &dyn Get) -> Result<bool> {
+    Ok(get.size(&layout::config()).await?.is_some())
+}
+
+/// Puts an object of an earlier, interrupted `create`; a signature of such a run is of no use to this one.
+async fn put_once(put: &dyn Put, get: &dyn Get, key: &Key, bytes: Bytes) -> Result<()> {
+    match put.put(key, bytes.clone()).await {
+        Err(StoreError::Exists { .. }) if get.get(key, None).await? == bytes => Ok(()),
+        Err(StoreError::Exists { .. }) => {
+            let what = format!("`{key}` lies in the place of the new repository");
+            Err(Failure::new(ExitCode::Usage, what).hint("Choose an empty place, or empty this one."))
+        }
+        other => Ok(other?),
+    }
+}
+
+impl<A> Repository<A> {
+    /// Returns the config.
+    pub fn config(&self) -> &Config {
+        &self.core.config
+    }
+
+    /// Returns the refs of every committed snapshot, oldest first; refs that are signed and cannot be believed
+    /// are an error. To go on with the others, take [`Self::survey`].
+    pub async fn refs(&self) -> Result<Vec<Refs>> {
+        let (good, bad) = self.survey().await?;
+        match bad.into_iter().next() {
+            Some((_, failure)) => Err(failure),
+            None => Ok(good),
+        }
+    }
+
+    /// Returns the refs of every committed snapshot, oldest first, and the refs that are signed and cannot be
+    /// believed, each with the reason.
+    pub async fn survey(&self) -> Result<(Vec<Refs>, Vec<(Key, Failure)>)> {
+        let (good, bad) = self.core.survey().await?;
+        Ok((good.into_iter().map(|one| one.refs).collect(), bad))
+    }
+
+    /// Returns the packs in the store, with their sizes.
+    pub async fn packs(&self) -> Result<BTreeMap<PackId, u64>> {
+        self.core.packs().await
+    }
+}
+
+impl Repository<Append> {
+    /// Opens for adding. `index` opens what this host must re-read: indexes, manifests, the chunker's seed.
+    pub async fn append(
+        place: Place,
+        put: Arc<dyn Put>,
+        index: Identities,
+        signing: SigningKey,
+        monitor: &SharedMonitor,
+    ) -> Result<Self> {
+        let core = Core::open(place).await?;
+        if !core.trusted.texts().contains(&signing.public()) {
+            let what = format!("the signing key `{}` is not among the policy's signers", signing.public());
+            return Err(Failure::new(ExitCode::KeyRefused, what)
+                .hint("Add it to signers in [repository], or point keys at the right folder."));
+        }
+        let data_to = Recipients::parse(&core.config.data_recipients)?;
+        let meta_to = data_to.and(&Recipients::parse(&core.config.index_recipients)?);
+        let chunker = Chunker::new(&core.config.chunker, unseal_seed(&core.config.chunker, &index)?)?;
+        core.refresh(&index, monitor).await?;
+        Ok(Self { core, access: Append { put, signing, index, data_to, meta_to, chunker } })
+    }
+
+    /// Begins a snapshot; `level` is zstd's.
+    pub fn begin(&self, ground: Ground, monitor: SharedMonitor, level: i32) -> SnapshotWriter<'_> {
+        SnapshotWriter::begin(self, ground, monitor, level)
+    }
+
+    /// Returns the entries of the newest snapshot that has `source`, for a source that can skip what did not
+    /// change. `None` when there is none that can be read.
+    pub async fn previous(&self, source: &SourceName) -> Result<Option<Box<dyn Previous>>> {
+        let (good, _) = self.core.survey().await?;
+        for one in good.into_iter().rev() {
+            let manifest = match self.core.manifest(&one.refs, &self.access.index).await {
+                Ok(manifest) => manifest,
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                Err(_) => continue,
+            };
+            if let Some(found) = manifest.sources.into_iter().find(|one| one.name == *source) {
+                let chunks = Arc::new(self.index_reader());
+                let lines = EntryLines::new(chunks, found.list);
+                return Ok(Some(Box::new(OlderEntries::new(lines, self.core.clone()))));
+            }
+        }
+        Ok(None)
+    }
+
+    fn index_reader(&self) -> ChunkReader {
+        ChunkReader::new(self.core.clone(), self.access.index.clone(), BTreeMap::new())
+    }
+}
+
+impl Repository<Read> {
+    /// Opens for reading what `identities` open.
+    pub async fn read(place: Place, identities: Identities, monitor: &SharedMonitor) -> Result<Self> {
+        let core = Core::open(place).await?;
+        core.refresh(&identities, monitor).await?;
+        Ok(Self { core, access: Read { identities } })
+    }
+
+    /// Opens one snapshot.
+    pub async fn snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
+        let refs = self.core.refs_of(id).await?.refs;
+        let manifest = self.core.manifest(&refs, &self.access.identities).await?;
+        let identities = self.access.identities.clone();
+        let chunks = Arc::new(ChunkReader::new(self.core.clone(), identities, refs.packs.clone()));
+        Ok(Snapshot { refs, manifest, chunks })
+    }
+
+    /// Reads the manifest that `refs` name.
+    pub async fn manifest(&self, refs: &Refs) -> Result<Manifest> {
+        self.core.manifest(refs, &self.access.identities).await
+    }
+}
+
+/// Opens the chunker's seed.
+fn unseal_seed(config: &ChunkerConfig, index: &Identities) -> Result<u64> {
+    let damaged = || "the chunker's seed is not what the format says".to_owned();
+    let sealed = hex::decode(&config.seed_sealed).failed(ExitCode::Damage, damaged)?;
+    let text =
+        String::from_utf8(index.open(&sealed, "the chunker's seed")?).failed(ExitCode::Damage, damaged)?;
+    u64::from_str_radix(&text, 16).failed(ExitCode::Damage, damaged)
+}

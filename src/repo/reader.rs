@@ -1,0 +1,305 @@
+//! Reads a snapshot: signature → refs → manifest → entry lists → chunks, each checked before it is believed.
+//!
+//! *Order.* The reverse of writing. A chunk's SHA-256 is compared at every read, whoever asked for it.
+//! *Crash.* Reading leaves nothing behind.
+//!
+//! *Limits.* [`BODIES_MAX`] entries are read at the same time, each [`CHUNKS_AHEAD`] chunks ahead.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use futures_util::{StreamExt, stream, stream::FuturesUnordered};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    chunks::ChunkReader,
+    core::Core,
+    format::{self, BodyRecord, EntryRecord, Manifest, PackKind, Refs, SourceManifest},
+};
+use crate::{
+    error::{ExitCode, Failure, Result},
+    event::{Event, SharedMonitor},
+    flow::{BodyWriter, EntrySink, FlowError, FlowResult, Previous, PreviousEntry, Reuse, Selection},
+    names::{ChunkId, SourceName},
+};
+
+/// Entries that are read at the same time.
+pub const BODIES_MAX: usize = 6;
+/// Chunks that one entry reads ahead.
+pub const CHUNKS_AHEAD: usize = 3;
+/// Bytes that one line of an entry list may have.
+pub(super) const LINE_BYTES_MAX: usize = 16 << 20;
+
+/// A snapshot whose signature, refs and manifest were checked.
+pub struct Snapshot {
+    /// Its refs.
+    pub refs: Refs,
+    /// Its manifest.
+    pub manifest: Manifest,
+    pub(super) chunks: Arc<ChunkReader>,
+}
+
+impl Snapshot {
+    /// Returns a source of the snapshot by name.
+    pub fn source(&self, name: &SourceName) -> Result<&SourceManifest> {
+        self.manifest.sources.iter().find(|source| source.name == *name).ok_or_else(|| {
+            let names: Vec<&str> = self.manifest.sources.iter().map(|source| source.name.as_str()).collect();
+            let what = format!("snapshot `{}` has no source `{name}`", self.refs.snapshot);
+            let failure = Failure::new(ExitCode::Usage, what);
+            match self.manifest.failed.iter().find(|failed| failed.what == name.as_str()) {
+                Some(failed) => failure
+                    .because(format!("it could not be read that time: {}", failed.why))
+                    .hint("Take an older snapshot for this source; `lifeboat snapshots` lists them."),
+                None => failure.hint(format!("It has: {}.", names.join(", "))),
+            }
+        })
+    }
+
+    /// Returns the entries of a source, in the order in which the source sent them.
+    pub fn entries(&self, source: &SourceManifest) -> EntryLines {
+        EntryLines::new(self.chunks.clone(), source.list.clone())
+    }
+
+    /// Sends the wanted entries of a source, the mirror image of [`crate::flow::Source::read`].
+    pub async fn read_source(
+        &self,
+        name: &SourceName,
+        only: &Selection,
+        sink: EntrySink,
+        monitor: &SharedMonitor,
+    ) -> FlowResult<()> {
+        let source = self.source(name)?;
+        let inventory = self.wanted_inventory(source, only).await?;
+        sink.announce(inventory.clone()).await?;
+        let mut lines = self.entries(source);
+        let mut open = FuturesUnordered::new();
+        while let Some(record) = lines.next().await? {
+            if !only.wants(&record.meta) {
+                continue;
+            }
+            while open.len() >= BODIES_MAX {
+                open.next().await.transpose()?;
+            }
+            // Entries are begun one after the other, so that stages ascend; their bodies overlap.
+            let begun = sink.begin(record.meta.clone());
+            tokio::pin!(begun);
+            let body = loop {
+                tokio::select! {
+                    body = &mut begun => break body?,
+                    Some(done) = open.next(), if !open.is_empty() => done?,
+                }
+            };
+            open.push(self.send_body(name, record, body, monitor));
+        }
+        while let Some(done) = open.next().await {
+            done?;
+        }
+        for item in &inventory {
+            sink.complete(item);
+        }
+        sink.finish(source.point.clone()).await
+    }
+
+    /// Returns what will be announced: everything, or the items that a wanted entry belongs to.
+    async fn wanted_inventory(&self, source: &SourceManifest, only: &Selection) -> Result<Vec<String>> {
+        if only.is_all() {
+            return Ok(source.inventory.clone());
+        }
+        let mut items = BTreeSet::new();
+        let mut lines = self.entries(source);
+        while let Some(record) = lines.next().await? {
+            if only.wants(&record.meta) {
+                items.insert(record.meta.item);
+            }
+        }
+        Ok(source.inventory.iter().filter(|item| items.contains(*item)).cloned().collect())
+    }
+
+    async fn send_body(
+        &self,
+        source: &SourceName,
+        record: EntryRecord,
+        mut body: BodyWriter,
+        monitor: &SharedMonitor,
+    ) -> FlowResult<()> {
+        let path = record.meta.path.to_string();
+        let in_entry = |failure: Failure| {
+            let what = format!("entry `{path}` of `{source}` cannot be read back");
+            let hints = failure.hints().to_vec();
+            let outer = Failure::new(failure.exit(), what).because(failure);
+            FlowError::Failed(hints.into_iter().fold(outer, Failure::hint))
+        };
+        let ids = self.chunks.body_chunks(&record.body).await.map_err(in_entry)?;
+        let mut whole = Sha256::new();
+        let single = ids.len() == 1;
+        let mut ahead =
+            stream::iter(ids.clone()).map(|id| self.chunks.chunk(PackKind::Data, id)).buffered(CHUNKS_AHEAD);
+        let mut size_bytes = 0;
+        while let Some(chunk) = ahead.next().await {
+            let chunk = chunk.map_err(in_entry)?;
+            size_bytes += chunk.len() as u64;
+            if !single {
+                whole.update(&chunk);
+            }
+            monitor.event(Event::SourceMoved {
+                source: source.clone(),
+                entries: 0,
+                bytes: chunk.len() as u64,
+            });
+            body.write(chunk).await?;
+        }
+        // A single chunk was compared with its id already, which is the digest of the whole.
+        let digest = if single { ids[0] } else { ChunkId(whole.finalize().into()) };
+        if digest != record.sha256 || size_bytes != record.size_bytes {
+            return Err(in_entry(other_bytes()));
+        }
+        monitor.event(Event::SourceMoved { source: source.clone(), entries: 1, bytes: 0 });
+        body.finish_with(record.trailer).await
+    }
+
+    /// Returns all bytes of one entry, for small ones.
+    pub async fn entry_bytes(&self, record: &EntryRecord, limit_bytes: u64) -> Result<Vec<u8>> {
+        if record.size_bytes > limit_bytes {
+            let what = format!("entry `{}` has {} bytes", record.meta.path, record.size_bytes);
+            return Err(Failure::new(ExitCode::Failed, what));
+        }
+        let mut all = Vec::new();
+        for id in self.chunks.body_chunks(&record.body).await? {
+            let chunk = self.chunks.chunk(PackKind::Data, id).await?;
+            if (all.len() + chunk.len()) as u64 > record.size_bytes {
+                return Err(other_bytes());
+            }
+            all.extend_from_slice(&chunk);
+        }
+        if ChunkId(Sha256::digest(&all).into()) != record.sha256 {
+            return Err(other_bytes());
+        }
+        Ok(all)
+    }
+
+    /// Returns the reader of this snapshot's chunks.
+    pub fn chunks(&self) -> &ChunkReader {
+        &self.chunks
+    }
+}
+
+fn other_bytes() -> Failure {
+    Failure::new(ExitCode::Damage, "its chunks are whole, but together they are not what was stored")
+}
+
+/// The entries of a source, read from its entry list piece by piece.
+pub struct EntryLines {
+    chunks: Arc<ChunkReader>,
+    list: VecDeque<ChunkId>,
+    buffer: Vec<u8>,
+    at: usize,
+    /// The chunk of the list that was asked for last.
+    asked: Option<ChunkId>,
+}
+
+impl EntryLines {
+    pub(super) fn new(chunks: Arc<ChunkReader>, list: Vec<ChunkId>) -> Self {
+        Self { chunks, list: list.into(), buffer: Vec::new(), at: 0, asked: None }
+    }
+
+    /// Returns the chunk of the list that the last call of [`Self::next`] needed, to tell what it failed at.
+    pub(super) fn asked(&self) -> Option<ChunkId> {
+        self.asked
+    }
+
+    /// Returns the next entry, `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<EntryRecord>> {
+        let mut searched = self.at;
+        loop {
+            if let Some(length) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
+                let end = searched + length;
+                let record = format::parse(&self.buffer[self.at..end], "entry list")?;
+                self.at = end + 1;
+                return Ok(Some(record));
+            }
+            let Some(id) = self.list.pop_front() else {
+                if self.at < self.buffer.len() {
+                    return Err(Failure::new(ExitCode::Damage, "an entry list ends in the middle of a line"));
+                }
+                return Ok(None);
+            };
+            self.asked = Some(id);
+            self.buffer.drain(..self.at);
+            self.at = 0;
+            searched = self.buffer.len();
+            if searched > LINE_BYTES_MAX {
+                return Err(Failure::new(ExitCode::Damage, "a line of an entry list is too long"));
+            }
+            self.buffer.extend_from_slice(&self.chunks.chunk(PackKind::Meta, id).await?);
+        }
+    }
+}
+
+/// What [`Reuse`] holds for this repository.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ReusedBody {
+    pub(super) size_bytes: u64,
+    pub(super) sha256: ChunkId,
+    pub(super) body: BodyRecord,
+}
+
+impl ReusedBody {
+    pub(super) fn parse(reuse: &Reuse) -> Result<Self> {
+        format::parse(&reuse.0, "a reused entry")
+    }
+}
+
+/// The entries of an older snapshot, for a source that can tell what did not change.
+pub(super) struct OlderEntries {
+    lines: Option<EntryLines>,
+    core: Arc<Core>,
+}
+
+impl OlderEntries {
+    pub(super) fn new(lines: EntryLines, core: Arc<Core>) -> Self {
+        Self { lines: Some(lines), core }
+    }
+
+    /// Returns whether every chunk of a body lies in a pack that is there.
+    async fn is_whole(&self, chunks: &ChunkReader, body: &BodyRecord) -> Result<bool> {
+        let ids = match chunks.body_chunks(body).await {
+            Ok(ids) => ids,
+            Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+            Err(_) => return Ok(false),
+        };
+        for id in &ids {
+            if self.core.known.find(id, Some(PackKind::Data))?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+#[async_trait::async_trait]
+impl Previous for OlderEntries {
+    async fn next(&mut self) -> Result<Option<PreviousEntry>> {
+        while let Some(lines) = &mut self.lines {
+            let record = match lines.next().await {
+                Ok(Some(record)) => record,
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                // A list that is lost offers nothing more: the source reads the rest anew, which heals.
+                Ok(None) | Err(_) => {
+                    self.lines = None;
+                    break;
+                }
+            };
+            let chunks = lines.chunks.clone();
+            // An entry of which a chunk is lost is not offered, for the same reason.
+            if self.is_whole(&chunks, &record.body).await? {
+                let EntryRecord { meta, trailer, size_bytes, sha256, body } = record;
+                let reuse = Reuse(format::write(&ReusedBody { size_bytes, sha256, body }).into());
+                return Ok(Some(PreviousEntry { meta, trailer, size_bytes, reuse }));
+            }
+        }
+        Ok(None)
+    }
+}

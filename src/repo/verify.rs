@@ -1,0 +1,424 @@
+//! Looks for damage: is everything there that the signatures promise, and does it read as what was stored?
+//!
+//! *Order.* Signatures, refs and their chain; which packs are there; the indexes; then manifests, entry lists and
+//! where their chunks are; then, if asked, every byte of packs. All damage is collected; nothing stops the search
+//! but a store that does not answer. Packs that turn out to be damaged are told to the index, so that the next
+//! backup stores anew what is in them.
+//!
+//! *Limits.* What a damage affects is named up to [`AFFECTED_MAX`] lines and counted beyond; of the chunks only
+//! those of packs that are gone are in memory.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use sha2::{Digest, Sha256};
+use tokio::task::spawn_blocking;
+
+use super::{
+    Read, Repository,
+    chunks::ChunkReader,
+    core::SignedRefs,
+    format::{BodyRecord, EntryRecord, PackKind, PackRecord, Refs, SourceManifest, layout},
+    pack,
+    reader::EntryLines,
+};
+use crate::{
+    error::{Context, ExitCode, Failure, Result},
+    event::SharedMonitor,
+    names::{ChunkId, PackId},
+};
+
+/// Lines that name what one damage affects; more are counted.
+const AFFECTED_MAX: usize = 20;
+
+/// How deep to look.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct VerifyOptions {
+    /// The share of packs whose bytes are read, 0 to 100.
+    pub read_percent: f64,
+}
+
+/// Something that is missing or changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The object: a pack, a manifest, an index.
+    pub object: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// What cannot be restored because of it: `<snapshot> <source>/<entry>`.
+    pub affects: Vec<String>,
+    /// Whether somebody without the key must have done it.
+    pub tampering: bool,
+}
+
+/// What was looked at and what was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Snapshots looked at.
+    pub snapshots: u64,
+    /// Packs that they need.
+    pub packs: u64,
+    /// Chunks whose bytes were read and hashed.
+    pub chunks_read: u64,
+    /// Bytes of packs that were read.
+    pub bytes_read: u64,
+    /// What is wrong.
+    pub damage: Vec<Damage>,
+}
+
+/// What one damage affects.
+#[derive(Default)]
+struct Affected {
+    names: Vec<String>,
+    more: u64,
+    /// An entry of many chunks comes many times, one after the other, and counts once.
+    last: String,
+}
+
+impl Affected {
+    fn add(&mut self, name: &str) {
+        if self.last == name {
+            return;
+        }
+        name.clone_into(&mut self.last);
+        if self.names.len() < AFFECTED_MAX {
+            self.names.push(name.to_owned());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn lines(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.names.push(format!("and {} more", self.more));
+        }
+        self.names
+    }
+}
+
+/// What is known while the search goes on.
+struct Search<'a> {
+    repository: &'a Repository<Read>,
+    chunks: Arc<ChunkReader>,
+    report: VerifyReport,
+    /// The packs that snapshots need, with what lies in each.
+    needed: BTreeMap<PackId, (u64, Affected)>,
+    /// Packs that are missing or changed, and how.
+    broken: BTreeMap<PackId, String>,
+    /// Packs that no index tells of.
+    untold: BTreeSet<PackId>,
+    /// Chunks of broken packs, by what the indexes say.
+    lost: HashMap<(PackKind, ChunkId), PackId>,
+    /// What lies in no pack that any index tells of, by snapshot.
+    nowhere: BTreeMap<String, Affected>,
+}
+
+impl Repository<Read> {
+    /// Verifies the repository.
+    pub async fn verify(&self, options: VerifyOptions, monitor: &SharedMonitor) -> Result<VerifyReport> {
+        let (refs, bad) = self.core.survey().await?;
+        let mut needed = BTreeMap::new();
+        for one in &refs {
+            let packs = one.refs.packs.iter();
+            needed.extend(packs.map(|(pack, size_bytes)| (*pack, (*size_bytes, Affected::default()))));
+        }
+        let sizes = needed.iter().map(|(pack, (size_bytes, _))| (*pack, *size_bytes)).collect();
+        let mut search = Search {
+            repository: self,
+            chunks: Arc::new(ChunkReader::new(self.core.clone(), self.access.identities.clone(), sizes)),
+            report: VerifyReport {
+                snapshots: refs.len() as u64,
+                packs: needed.len() as u64,
+                ..Default::default()
+            },
+            needed,
+            broken: BTreeMap::new(),
+            untold: BTreeSet::new(),
+            lost: HashMap::new(),
+            nowhere: BTreeMap::new(),
+        };
+        for (key, failure) in &bad {
+            let snapshot = layout::refs_of(key).map(|(id, _)| id.to_string());
+            search.note(key.to_string(), failure, snapshot.into_iter().collect());
+        }
+        search.check_chain(&refs, &bad);
+        search.compare_packs().await?;
+        search.read_indexes(&refs).await?;
+        for one in &refs {
+            search.walk(&one.refs).await?;
+        }
+        search.read_packs(options.read_percent, monitor).await?;
+        search.end(&refs)
+    }
+}
+
+impl Search<'_> {
+    fn note(&mut self, object: String, failure: &Failure, affects: Vec<String>) {
+        let (what, tampering) = (failure.chain().join(": "), failure.exit() == ExitCode::Tampering);
+        self.report.damage.push(Damage { object, what, affects, tampering });
+    }
+
+    /// Checks that the refs which each refs file names as its writer's previous ones are there. Two runs at once
+    /// may name the same; that is no harm.
+    fn check_chain(&mut self, refs: &[SignedRefs], bad: &[(crate::names::Key, Failure)]) {
+        let there: BTreeSet<PackId> = refs.iter().map(|one| one.digest).collect();
+        let gone =
+            refs.iter().filter(|one| one.refs.previous.is_some_and(|previous| !there.contains(&previous)));
+        // Refs that are there and not believed were told already; they are the likely end of a broken chain.
+        for one in gone.filter(|_| bad.is_empty()) {
+            self.report.damage.push(Damage {
+                object: layout::refs(&one.refs.snapshot, one.refs.revision).to_string(),
+                what: "the snapshot that its writer made before it is gone".to_owned(),
+                affects: Vec::new(),
+                tampering: true,
+            });
+        }
+    }
+
+    /// Looks which of the needed packs are there with their size.
+    async fn compare_packs(&mut self) -> Result<()> {
+        let there = self.repository.core.packs().await?;
+        for (pack, (size_bytes, _)) in &self.needed {
+            let what = match there.get(pack) {
+                None => "it is missing".to_owned(),
+                Some(found) if found != size_bytes => format!("it has {found} bytes instead of {size_bytes}"),
+                Some(_) => continue,
+            };
+            self.broken.insert(*pack, what);
+        }
+        Ok(())
+    }
+
+    /// Reads the indexes: each must be believable, and together they must tell of every pack.
+    async fn read_indexes(&mut self, refs: &[SignedRefs]) -> Result<()> {
+        let core = &self.repository.core;
+        let mut told = BTreeSet::new();
+        let mut failures = Vec::new();
+        for key in core.signed(layout::INDEX).await? {
+            match core.read_index(&key, &self.repository.access.identities).await {
+                Ok(records) => {
+                    told.extend(records.iter().map(|record| record.pack));
+                    self.note_lost(&records);
+                }
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                Err(failure) => failures.push((key, failure)),
+            }
+        }
+        self.untold = self.needed.keys().filter(|pack| !told.contains(pack)).copied().collect();
+        let touched = refs.iter().filter(|one| one.refs.packs.keys().any(|pack| self.untold.contains(pack)));
+        let snapshots: Vec<String> = touched.map(|one| one.refs.snapshot.to_string()).collect();
+        for (key, failure) in failures {
+            self.note(key.to_string(), &failure, snapshots.clone());
+        }
+        Ok(())
+    }
+
+    fn note_lost(&mut self, records: &[PackRecord]) {
+        for record in records.iter().filter(|record| self.broken.contains_key(&record.pack)) {
+            let chunks = record.inner.chunks.iter();
+            self.lost.extend(chunks.map(|chunk| ((record.kind, chunk.id), record.pack)));
+        }
+    }
+
+    /// Walks a snapshot's entry lists and notes which entry needs which pack.
+    async fn walk(&mut self, refs: &Refs) -> Result<()> {
+        let repository = self.repository;
+        let manifest = match repository.core.manifest(refs, &repository.access.identities).await {
+            Ok(manifest) => manifest,
+            Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+            Err(failure) => {
+                let key = layout::manifest(&refs.snapshot).to_string();
+                self.note(key, &failure, vec![refs.snapshot.to_string()]);
+                return Ok(());
+            }
+        };
+        for source in &manifest.sources {
+            self.walk_source(refs, source).await?;
+        }
+        Ok(())
+    }
+
+    async fn walk_source(&mut self, refs: &Refs, source: &SourceManifest) -> Result<()> {
+        let whole = format!("{} {}", refs.snapshot, source.name);
+        for id in &source.list {
+            self.place(refs, PackKind::Meta, *id, &whole)?;
+        }
+        let mut lines = EntryLines::new(self.chunks.clone(), source.list.clone());
+        loop {
+            match lines.next().await {
+                Ok(Some(record)) => {
+                    self.walk_entry(refs, &record, &format!("{whole}/{}", record.meta.path)).await?
+                }
+                Ok(None) => return Ok(()),
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                Err(failure) => {
+                    return self.blame(refs, PackKind::Meta, lines.asked(), &failure, &whole);
+                }
+            }
+        }
+    }
+
+    async fn walk_entry(&mut self, refs: &Refs, record: &EntryRecord, name: &str) -> Result<()> {
+        let mut ids = Vec::new();
+        match &record.body {
+            BodyRecord::Chunks(chunks) => ids.extend(chunks),
+            BodyRecord::Lists(lists) => {
+                for id in lists {
+                    self.place(refs, PackKind::Meta, *id, name)?;
+                    match self.chunks.list_chunks(&[*id]).await {
+                        Ok(chunks) => ids.extend(chunks),
+                        Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                        Err(failure) => self.blame(refs, PackKind::Meta, Some(*id), &failure, name)?,
+                    }
+                }
+            }
+        }
+        for id in ids {
+            self.place(refs, PackKind::Data, id, name)?;
+        }
+        Ok(())
+    }
+
+    /// Notes that `name` needs the pack in which a chunk lies, or is said to.
+    fn place(&mut self, refs: &Refs, kind: PackKind, id: ChunkId, name: &str) -> Result<()> {
+        let locations = self.repository.core.known.locations(&id, kind)?;
+        let pack = locations.first().map(|at| at.pack).or_else(|| self.lost.get(&(kind, id)).copied());
+        if let Some(pack) = pack {
+            self.needed.entry(pack).or_default().1.add(name);
+            return Ok(());
+        }
+        // It may lie in any pack of the snapshot that no index tells of.
+        let untold: Vec<PackId> =
+            refs.packs.keys().filter(|pack| self.untold.contains(pack)).copied().collect();
+        for pack in &untold {
+            self.needed.entry(*pack).or_default().1.add(name);
+        }
+        if untold.is_empty() {
+            self.nowhere.entry(refs.snapshot.to_string()).or_default().add(name);
+        }
+        Ok(())
+    }
+
+    /// Notes a chunk that cannot be read as damage of its pack.
+    fn blame(
+        &mut self,
+        refs: &Refs,
+        kind: PackKind,
+        id: Option<ChunkId>,
+        failure: &Failure,
+        name: &str,
+    ) -> Result<()> {
+        let Some(id) = id else {
+            self.note(format!("entry list of {name}"), failure, vec![name.to_owned()]);
+            return Ok(());
+        };
+        let found = self.repository.core.known.locations(&id, kind)?.first().map(|at| at.pack);
+        if let Some(pack) = found {
+            self.broken.entry(pack).or_insert_with(|| failure.chain().join(": "));
+        }
+        self.place(refs, kind, id, name)
+    }
+
+    async fn read_packs(&mut self, percent: f64, monitor: &SharedMonitor) -> Result<()> {
+        let whole = self.needed.keys().filter(|pack| !self.broken.contains_key(pack));
+        for pack in share(&whole.copied().collect::<Vec<_>>(), percent) {
+            match self.repository.read_pack(pack).await {
+                Ok((chunks, bytes)) => {
+                    self.report.chunks_read += chunks;
+                    self.report.bytes_read += bytes;
+                }
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                Err(failure) => drop(self.broken.insert(pack, failure.chain().join(": "))),
+            }
+            monitor.step(None, format!("read pack {pack}"));
+        }
+        Ok(())
+    }
+
+    /// Sums up; packs whose entries are not known are told with the snapshots that need them.
+    fn end(mut self, refs: &[SignedRefs]) -> Result<VerifyReport> {
+        self.repository.core.known.distrust(&self.broken.keys().copied().collect())?;
+        for pack in self.untold {
+            let what = || "no index tells what is in it".to_owned();
+            self.broken.entry(pack).or_insert_with(what);
+        }
+        for (pack, what) in self.broken {
+            let affected = self.needed.remove(&pack).unwrap_or_default().1;
+            let users = || refs.iter().filter(|one| one.refs.packs.contains_key(&pack));
+            let affects = if affected.names.is_empty() {
+                users().map(|one| one.refs.snapshot.to_string()).collect()
+            } else {
+                affected.lines()
+            };
+            let object = layout::pack(pack).to_string();
+            self.report.damage.push(Damage { object, what, affects, tampering: false });
+        }
+        for (snapshot, affected) in self.nowhere {
+            let (object, what) = (format!("snapshot {snapshot}"), "chunks of it are in no pack".to_owned());
+            self.report.damage.push(Damage { object, what, affects: affected.lines(), tampering: false });
+        }
+        Ok(self.report)
+    }
+}
+
+impl Repository<Read> {
+    /// Reads a whole pack: its name must be its hash, and every chunk in it must have the hash in its name.
+    /// Without the identity that opens it, the name alone is checked.
+    async fn read_pack(&self, id: PackId) -> Result<(u64, u64)> {
+        let bytes = self.core.get.get(&layout::pack(id), None).await?;
+        let (size_bytes, identities) = (bytes.len() as u64, self.access.identities.clone());
+        let work = spawn_blocking(move || {
+            if PackId(Sha256::digest(&bytes).into()) != id {
+                return Err(Failure::new(ExitCode::Damage, "its bytes do not have the hash in its name"));
+            }
+            let mut chunks = 0;
+            let reader = match identities.reader(&bytes[..], &format!("pack {id}")) {
+                Ok(reader) => reader,
+                Err(failure) if failure.exit() == ExitCode::KeyRefused => return Ok(0),
+                Err(failure) => return Err(failure),
+            };
+            pack::read_members(reader, id, |name, content| {
+                chunks += 1;
+                if ChunkId(Sha256::digest(content).into()) == name {
+                    Ok(())
+                } else {
+                    Err(Failure::new(ExitCode::Damage, format!("chunk `{name}` has other bytes")))
+                }
+            })?;
+            Ok(chunks)
+        });
+        let chunks = work.await.failed(ExitCode::Failed, || "reading a pack broke off".to_owned())??;
+        Ok((chunks, size_bytes))
+    }
+}
+
+/// Returns `percent` of the packs, at least one when any is asked for, spread evenly over their names.
+fn share(packs: &[PackId], percent: f64) -> Vec<PackId> {
+    if percent <= 0.0 || packs.is_empty() {
+        return Vec::new();
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 1 and the number of packs"
+    )]
+    let wanted = ((packs.len() as f64 * percent.min(100.0) / 100.0).ceil() as usize).clamp(1, packs.len());
+    (0..wanted).map(|n| packs[n * packs.len() / wanted]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_packs_is_never_nothing_and_never_too_much() {
+        let packs: Vec<PackId> = (0..10).map(|n| PackId([n; 32])).collect();
+        assert_eq!(share(&packs, 0.0).len(), 0);
+        assert_eq!(share(&packs, 0.1).len(), 1);
+        assert_eq!(share(&packs, 25.0).len(), 3);
+        assert_eq!(share(&packs, 100.0), packs);
+        assert_eq!(share(&[], 50.0).len(), 0);
+    }
+}
