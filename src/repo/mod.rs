@@ -181,15 +181,24 @@ impl Core {
                     ExitCode::NoRepository,
                     format!("there is no repository at `{shown}`"),
                 )
-                .hint("Check [repository] in the policy, or make one with `lifeboat init`."));
+                .hint("Check that its disk is mounted and that [repository] in the policy names the right place; `lifeboat init` makes a new one."));
             }
             Err(other) => return Err(other.into()),
         };
         // The version comes before the signature: a newer format may sign in another way.
         let config = Config::parse(&bytes)?;
         let signature = text_of(get.as_ref(), &layout::signature(&layout::config())).await?;
-        trusted.verify(&bytes, &signature, layout::CONFIG)?;
+        trusted.verify(&bytes, &signature, layout::CONFIG).map_err(|failure| {
+            failure.hint(
+                "If the policy was edited: `signers` must hold the key that made the repository (signing.pub).",
+            )
+        })?;
         Ok(Arc::new(Self { get, config, trusted, known }))
+    }
+
+    /// Names those who can open the data.
+    fn recipients(&self) -> String {
+        self.config.data_recipients.join(", ")
     }
 
     /// Takes in what the store has and the local index has not, and forgets packs that are gone.
@@ -387,8 +396,30 @@ impl Repository<Read> {
     /// Opens for reading what `identities` open.
     pub async fn read(place: Place, identities: Identities, monitor: &SharedMonitor) -> Result<Self> {
         let core = Core::open(place).await?;
+        if !opens_one(&identities, &core.config.data_recipients)
+            && !opens_one(&identities, &core.config.index_recipients)
+        {
+            return Err(Failure::new(
+                ExitCode::KeyRefused,
+                "the given identity opens nothing in this repository",
+            )
+            .hint(format!(
+                "The data is sealed to {}: give the identity of one of them.",
+                core.recipients()
+            )));
+        }
         core.refresh(&identities, monitor).await?;
         Ok(Self { core, access: Read { identities } })
+    }
+
+    /// Fails when the identities open indexes and manifests only. A restore asks before it touches its target.
+    pub fn check_data_opens(&self) -> Result<()> {
+        if opens_one(&self.access.identities, &self.core.config.data_recipients) {
+            return Ok(());
+        }
+        Err(Failure::new(ExitCode::KeyRefused, "the given identity opens the index, not the data").hint(
+            format!("The data is sealed to {}: give the identity of one of them.", self.core.recipients()),
+        ))
     }
 
     /// Opens one snapshot.
@@ -407,6 +438,11 @@ impl Repository<Read> {
     pub async fn manifest(&self, refs: &Refs) -> Result<Manifest> {
         self.core.manifest(refs, &self.access.identities).await
     }
+}
+
+/// Returns whether one of the identities is a private half of `recipients`.
+fn opens_one(identities: &Identities, recipients: &[String]) -> bool {
+    identities.recipients().iter().any(|own| recipients.contains(own))
 }
 
 /// Opens the chunker's seed.
