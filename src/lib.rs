@@ -12,6 +12,8 @@
 //! | 5 | [`jobs`] | what lifeboat does, a file for each verb |
 //! | 6 | [`cli`] | the command line |
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod names;
 
 pub mod clock;

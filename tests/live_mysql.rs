@@ -1,4 +1,5 @@
 //! The MySQL and MariaDB engine on real servers.
+#![allow(clippy::unwrap_used, reason = "clippy takes only the outermost function of a test for one")]
 
 #[path = "live_support/mysql.rs"]
 mod support;

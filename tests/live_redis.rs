@@ -4,6 +4,8 @@
 //! Each test starts servers of its own from the images of `fixtures/stack`; the trap numbers are those of
 //! the engine's list of ways to lose data.
 
+#![allow(clippy::unwrap_used, reason = "a test may end here")]
+
 mod redis_lab;
 
 use lifeboat::{
@@ -93,13 +95,16 @@ async fn role(lab: &Lab) -> String {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn restored_data_survives_a_restart() {
-    let (from, mut to) = (Lab::start(7).await, Lab::start(7).await);
+    // Each key takes two milliseconds to write, so the new append-only file takes seconds.
+    let settings = ["--appendonly", "yes", "--requirepass", PASSWORD, "--rdb-key-save-delay", "2000"];
+    let (from, mut to) = (Lab::start(7).await, Lab::start_with(7, &settings).await);
     from.fill(7).await;
     let _: () = to.say(0, "SET old data").await;
     let _: () = to.say(9, "SET old data").await;
     let tally = pipe(from.source(), to.target(), ALL(true)).await.unwrap();
     assert!(tally.verified);
-    assert_eq!(to.sizes().await, from.sizes().await);
+    to.crash().await;
+    assert_eq!(to.sizes().await, from.sizes().await, "a crash brought other data");
     to.restart().await;
     assert_eq!(to.sizes().await, from.sizes().await, "a restart brought other data");
     assert_eq!(role(&to).await, "master");
@@ -188,8 +193,8 @@ async fn feed(lab: &Lab, dump: Vec<u8>, options: WriteOptions) -> Result<lifeboa
         sink.complete("dump");
         sink.finish(Point::at(chrono::DateTime::UNIX_EPOCH)).await
     };
-    let (sent, written) = tokio::join!(send, lab.target().write(options, stream));
-    lifeboat::flow::settle(sent, written).map(|((), tally)| tally)
+    let (read, written) = tokio::join!(send, lab.target().write(options, stream));
+    lifeboat::flow::settle(read, written).map(|((), tally)| tally)
 }
 
 fn failed<T>(result: Result<T, FlowError>) -> Failure {
@@ -360,4 +365,106 @@ async fn the_description_of_a_server_holds_users_and_no_secrets() {
     let tally = pipe(lab.source(), to.target_heard_by(recorder.clone()), ALL(false)).await.unwrap();
     assert!(tally.notes.iter().any(|note| note.contains("`alice`")), "{:?}", tally.notes);
     assert!(!format!("{:?}", recorder.events()).contains("t0psecret"));
+}
+
+/// R14: encrypted connections, also to a server that wants its replication encrypted.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_server_with_certificates_is_read_and_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    make_certificate(folder.path());
+    let settings = "--appendonly yes --tls-port 6380 --tls-cert-file /shared/cert.pem --tls-key-file /shared/key.pem \
+                    --tls-ca-cert-file /shared/cert.pem --tls-auth-clients no --tls-replication yes";
+    let settings: Vec<&str> = settings.split_whitespace().chain(["--requirepass", PASSWORD]).collect();
+    let lab = Lab::start_sharing(7, Some(folder.path()), &settings).await;
+    let from = Lab::start(7).await;
+    from.fill(7).await;
+    let mut config = lab.config();
+    config.url = format!("rediss://localhost:{}", lab.published(6380).unwrap());
+    let failure = read_all(source(&config)).await.unwrap_err().about(&redis_lab::name());
+    assert!(
+        failure.hints()[0].contains("Check that") && failure.hints()[1].contains("ca_file"),
+        "{failure:?}"
+    );
+    config.ca_file = Some(folder.path().join("cert.pem"));
+    pipe(from.source(), target(&config), ALL(false)).await.unwrap();
+    assert_eq!(from.sizes().await, lab.sizes().await);
+    let copy = read_all(source(&config)).await.unwrap();
+    assert_eq!(copy.entries["dump.rdb"].trailer["functions"], 1);
+    let replication: Vec<String> = lab.say(0, "CONFIG GET tls-replication").await;
+    assert_eq!(replication[1], "yes", "the setting was put back");
+}
+
+fn make_certificate(folder: &std::path::Path) {
+    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
+                 -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE \
+                 -keyout key.pem -out cert.pem";
+    let out =
+        std::process::Command::new("openssl").args(words.split_whitespace()).current_dir(folder).output();
+    let out = out.unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    // The server runs as a user of its own.
+    for name in ["key.pem", "cert.pem", ""] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.join(name), mode).unwrap();
+    }
+}
+
+fn source(config: &lifeboat::policy::RedisConfig) -> Box<dyn Source> {
+    let ground = lifeboat::clock::Ground::system();
+    let monitor = lifeboat::event::NoMonitor::shared();
+    Box::new(lifeboat::redis::RedisSource::new(redis_lab::name(), config.clone(), ground, monitor))
+}
+
+fn target(config: &lifeboat::policy::RedisConfig) -> Box<dyn Target> {
+    let ground = lifeboat::clock::Ground::system();
+    let monitor = lifeboat::event::NoMonitor::shared();
+    Box::new(lifeboat::redis::RedisTarget::new(redis_lab::name(), config.clone(), ground, monitor))
+}
+
+/// A socket tells nothing about addresses, so the policy must; with it, a restore works.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_server_behind_a_socket_is_read_and_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(folder.path(), mode).unwrap();
+    let settings =
+        ["--requirepass", PASSWORD, "--unixsocket", "/shared/redis.sock", "--unixsocketperm", "777"];
+    let lab = Lab::start_sharing(8, Some(folder.path()), &settings).await;
+    let from = Lab::start(7).await;
+    from.fill(7).await;
+    let mut config = lab.config();
+    config.url = format!("unix://{}", folder.path().join("redis.sock").display());
+    config.advertise = Some(lab.gateway());
+    pipe(from.source(), target(&config), ALL(false)).await.unwrap();
+    assert_eq!(from.sizes().await, lab.sizes().await);
+    let copy = read_all(source(&config)).await.unwrap();
+    assert_eq!(copy.entries["dump.rdb"].trailer["checksum"], "verified");
+}
+
+/// The rights that the hint names are enough for a restore.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_user_with_few_rights_can_restore() {
+    let (from, to) = (Lab::start(7).await, Lab::start(7).await);
+    from.fill(7).await;
+    let _: () = to.say(0, "ACL SETUSER restorer on >pw +replicaof +config|get +config|set +info +ping").await;
+    let mut config = to.config();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "pw\n").unwrap();
+    config.user = Some("restorer".into());
+    config.password = Some(lifeboat::policy::SecretRef::File(file.path().to_owned()));
+    config.advertise = Some(to.gateway());
+    pipe(from.source(), target(&config), ALL(false)).await.unwrap();
+    assert_eq!(from.sizes().await, to.sizes().await);
+
+    // One right less, and the server is left alone.
+    let _: () = to.say(0, "ACL SETUSER restorer -replicaof").await;
+    let failure = failed(pipe(from.source(), target(&config), ALL(true)).await);
+    assert!(failure.hints()[0].contains("+replicaof"), "{:?}", failure.hints());
+    assert_eq!(from.sizes().await, to.sizes().await);
+    assert_eq!(role(&to).await, "master");
+    let auth: Vec<String> = to.say(0, "CONFIG GET masterauth").await;
+    assert_eq!(auth[1], "", "the token did not stay");
 }

@@ -33,13 +33,13 @@ pub(super) mod code {
     pub const NO_SUCH_TABLE: u16 = 1146;
     pub const NO_LOCAL_INFILE_OLD: u16 = 1148;
     pub const LOCK_WAIT: u16 = 1205;
+    pub const DEADLOCK: u16 = 1213;
     pub const NO_PRIVILEGE: u16 = 1227;
     pub const NO_GRANT_FOR_ROUTINE: u16 = 1370;
     pub const TABLE_CHANGED: u16 = 1412;
     pub const TRANSACTION_OPEN: u16 = 1568;
     pub const NO_SUCH_PRIVILEGE_TARGET: u16 = 1305;
     pub const UNKNOWN_DATABASE: u16 = 1049;
-    pub const KILLED: u16 = 1317;
     pub const UNKNOWN_CHARSET: u16 = 1115;
     pub const UNKNOWN_COLLATION: u16 = 1273;
     pub const NO_LOCAL_INFILE: u16 = 3948;
@@ -95,7 +95,7 @@ impl Server {
             .pass(password.as_ref().map(|secret| secret.expose_secret().to_owned()))
             .max_allowed_packet(Some(PACKET_BYTES_MAX))
             .wait_timeout(Some(PATIENCE_SECONDS as usize))
-            .tcp_keepalive(Some(Duration::from_secs(60)))
+            .tcp_keepalive(Some(Duration::from_mins(1)))
             .ssl_opts(ssl(config.tls));
         Ok(Self { name: name.clone(), config: config.clone(), opts: opts.into(), writes })
     }
@@ -193,7 +193,7 @@ impl Server {
         let number = number(&error);
         let down = match &error {
             mysql_async::Error::Server(_) => {
-                matches!(number, Some(code::SHUTTING_DOWN | code::TOO_MANY_CONNECTIONS | code::KILLED))
+                matches!(number, Some(code::SHUTTING_DOWN | code::TOO_MANY_CONNECTIONS))
             }
             mysql_async::Error::Io(_) | mysql_async::Error::Driver(_) => true,
             _ => false,

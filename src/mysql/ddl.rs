@@ -27,7 +27,7 @@ enum Kind {
     Other,
 }
 
-/// Takes the statement apart. `defer_indexes` is false for tables whose indexes must stay (not InnoDB).
+/// Takes the statement apart. `defer_indexes` is false for tables whose indexes must stay (not `InnoDB`'s).
 pub(super) fn split(create: &str, defer_indexes: bool) -> Parts {
     let whole = |create: &str| Parts {
         create: create.to_owned(),
@@ -43,6 +43,7 @@ pub(super) fn split(create: &str, defer_indexes: bool) -> Parts {
     let ends = commas.iter().copied().chain([close]);
     let definitions: Vec<&str> = starts.iter().zip(ends).map(|(from, to)| create[*from..to].trim()).collect();
     let defer_indexes = defer_indexes && can_defer(&definitions);
+    let collation = outside(&create[close..], " COLLATE=").map(|at| word(&create[close + at + 9..]));
     let mut parts = whole("");
     let mut kept = Vec::new();
     for definition in definitions {
@@ -51,7 +52,7 @@ pub(super) fn split(create: &str, defer_indexes: bool) -> Parts {
             Kind::Index if defer_indexes => &mut parts.indexes,
             Kind::SingleIndex if defer_indexes => &mut parts.single_indexes,
             _ => {
-                kept.push(definition);
+                kept.push(inheriting(definition, collation));
                 continue;
             }
         };
@@ -59,6 +60,47 @@ pub(super) fn split(create: &str, defer_indexes: bool) -> Parts {
     }
     parts.create = format!("{}(\n  {}\n{}", &create[..open], kept.join(",\n  "), &create[close..]);
     parts
+}
+
+/// Returns a column's definition without a `COLLATE` that only repeats the table's.
+///
+/// `SHOW CREATE TABLE` prints the collation also of a column that inherits it, and gives it away by printing no
+/// `CHARACTER SET` before it. Taken literally it would become the column's own, and every later
+/// `SHOW CREATE TABLE` would read differently (MySQL 8 and later: `is_explicit_collation` in the dictionary).
+fn inheriting(definition: &str, table: Option<&str>) -> String {
+    const COLLATE: &str = " COLLATE ";
+    let is_column = definition.starts_with('`') && outside(definition, " CHARACTER SET ").is_none();
+    match outside(definition, COLLATE).filter(|_| is_column) {
+        Some(at) if Some(word(&definition[at + COLLATE.len()..])) == table => {
+            let end = at + COLLATE.len() + table.map_or(0, str::len);
+            format!("{}{}", &definition[..at], &definition[end..])
+        }
+        _ => definition.to_owned(),
+    }
+}
+
+/// Returns where `wanted` stands outside of quotes and parentheses.
+fn outside(text: &str, wanted: &str) -> Option<usize> {
+    let (bytes, mut at, mut depth) = (text.as_bytes(), 0, 0_usize);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'`' | b'\'' | b'"' => {
+                at = quoted_end(text, at);
+                continue;
+            }
+            b'(' => depth += 1,
+            b')' => depth = depth.saturating_sub(1),
+            _ if depth == 0 && bytes[at..].starts_with(wanted.as_bytes()) => return Some(at),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Returns the word that a text begins with.
+fn word(text: &str) -> &str {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
 }
 
 /// Returns whether the table works without its secondary indexes: it has a primary key, and the column
@@ -156,6 +198,24 @@ fn frame(create: &str) -> Option<(usize, Vec<usize>, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_collation_that_a_column_inherits_is_not_made_its_own() {
+        let create = "CREATE TABLE `t` (\n  `a` varchar(9) COLLATE utf8mb4_unicode_ci NOT NULL COMMENT 'x COLLATE utf8mb4_unicode_ci',\n  \
+            `b` char(4) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci,\n  `c` text COLLATE utf8mb4_bin,\n  \
+            `d` enum('(','COLLATE') COLLATE utf8mb4_unicode_ci GENERATED ALWAYS AS ((`a` COLLATE utf8mb4_unicode_ci)) VIRTUAL\n\
+            ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci";
+        let parts = split(create, true);
+        assert_eq!(parts.create.matches("COLLATE utf8mb4_unicode_ci").count(), 3, "{}", parts.create);
+        assert!(parts.create.contains("`a` varchar(9) NOT NULL COMMENT 'x COLLATE utf8mb4_unicode_ci'"));
+        assert!(parts.create.contains("`b` char(4) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci"));
+        assert!(parts.create.contains("`c` text COLLATE utf8mb4_bin"));
+        assert!(
+            parts
+                .create
+                .contains("enum('(','COLLATE') GENERATED ALWAYS AS ((`a` COLLATE utf8mb4_unicode_ci))")
+        );
+    }
 
     const MESSAGES: &str = "CREATE TABLE `messages` (
   `id` bigint NOT NULL AUTO_INCREMENT COMMENT 'KEY (''a'', \\'b\\'), UNIQUE',

@@ -176,7 +176,7 @@ pub(super) struct Database {
 pub(super) struct Column {
     pub name: String,
     #[serde(rename = "type")]
-    pub column_type: String,
+    pub declared: String,
     pub codec: Codec,
     /// Whether it is the column that counts up by itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -346,7 +346,7 @@ async fn read_columns(
             codec: Codec::for_type(&data_type),
             bound: Bound::for_type(&data_type, text(&row, 5).as_deref(), text(&row, 6).as_deref()),
             auto_increment: get(4).to_ascii_lowercase().contains("auto_increment"),
-            column_type: get(3),
+            declared: get(3),
             name,
         };
         if !is_generated(&get(4)) {
@@ -365,7 +365,7 @@ async fn read_columns(
 fn hidden_period(name: &str) -> Column {
     Column {
         name: name.to_owned(),
-        column_type: "timestamp(6)".to_owned(),
+        declared: "timestamp(6)".to_owned(),
         codec: Codec::Raw,
         auto_increment: false,
         bound: None,

@@ -99,14 +99,12 @@ struct Done {
 impl Done {
     fn of_trailer(trailer: &Attrs, at: &Place) -> FlowResult<Self> {
         let get = |name: &str| trailer.get(name).and_then(serde_json::Value::as_u64);
-        match (get("rows"), get("enum_zeros")) {
-            // Each ENUM of index 0 costs one warning, whatever is done.
-            (Some(rows), Some(warnings)) => Ok(Self { rows, warnings }),
-            _ => {
-                let what = format!("a piece of table `{at}` does not tell its rows");
-                Err(Failure::new(ExitCode::Damage, what).into())
-            }
+        // Each ENUM of index 0 costs one warning, whatever is done.
+        if let (Some(rows), Some(warnings)) = (get("rows"), get("enum_zeros")) {
+            return Ok(Self { rows, warnings });
         }
+        let what = format!("a piece of table `{at}` does not tell its rows");
+        Err(Failure::new(ExitCode::Damage, what).into())
     }
 
     /// Reads `Records: 3  Deleted: 0  Skipped: 0  Warnings: 0`; skipped rows are no rows.
@@ -166,9 +164,9 @@ async fn infile(
                 feeding.await?;
                 Ok(())
             }
-            Either::Right((fed, loading)) => {
+            Either::Right((sent, loading)) => {
                 let loaded = loading.await;
-                fed?;
+                sent?;
                 loaded
             }
         }
@@ -313,7 +311,7 @@ mod tests {
     fn layout() -> Layout {
         let column = |name: &str, codec| Column {
             name: name.to_owned(),
-            column_type: String::new(),
+            declared: String::new(),
             codec,
             auto_increment: false,
             bound: None,

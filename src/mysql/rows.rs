@@ -240,12 +240,11 @@ impl<'a> Pieces<'a> {
 
     /// Returns the entry that is being written; begins one where there is none.
     async fn body(&mut self) -> FlowResult<&mut BodyWriter> {
-        let body = match self.body.take() {
-            Some(body) => body,
-            None => {
-                self.part += 1;
-                begin_piece(self.range, self.sink, self.part).await?
-            }
+        let body = if let Some(body) = self.body.take() {
+            body
+        } else {
+            self.part += 1;
+            begin_piece(self.range, self.sink, self.part).await?
         };
         Ok(self.body.insert(body))
     }

@@ -1,8 +1,8 @@
 //! One instant on many connections.
 //!
-//! *Order.* The keeper forbids definitions to change (MySQL), lists the tables, and holds back commits by
-//! the first lock that it may take; while nothing can be committed every worker begins its transaction and
-//! the position in the binlog is read; then commits go on. The lock lasts milliseconds and its time is
+//! *Order.* The keeper lists the tables and holds back commits by the first lock that it may take; while
+//! nothing can be committed it forbids definitions to change (MySQL), every worker begins its transaction
+//! and the position in the binlog is read; then commits go on. The lock lasts milliseconds and its time is
 //! recorded. Afterwards every session touches every table, so that its metadata locks keep definitions as
 //! they are until the end; a table that vanished since the listing fails the run.
 //!
@@ -19,7 +19,7 @@ use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
     conn::{Flavor, Purpose, Server, code, is_denied, named, number, text},
-    layout::{Listed, Place, TableKind, Wanted, tables},
+    layout::{Listed, Place, Wanted, tables},
 };
 use crate::{
     clock::Ground,
@@ -79,6 +79,8 @@ pub(super) struct Snapshot {
     pub point: Point,
     /// Whose dialect is spoken.
     pub flavor: Flavor,
+    /// Whether the keeper holds the lock that forbids definitions to change.
+    definitions_locked: bool,
 }
 
 impl Snapshot {
@@ -94,16 +96,17 @@ impl Snapshot {
         let names = server.open(Purpose::ReadNames).await?;
         let threads = server.config.threads.clamp(1, 64);
         let workers = try_join_all((0..threads).map(|_| server.open(Purpose::ReadRows))).await?;
-        let ddl_locked = flavor == Flavor::Mysql && lock_definitions(server, &mut keeper).await?;
         let before = tables(server, &mut keeper, wanted).await?;
         let point = Point::at(ground.clock.now()).mark("version", &version);
-        let mut taken = Self { keeper, names, workers, listed: before, point, flavor };
+        let mut taken =
+            Self { keeper, names, workers, listed: before, point, flavor, definitions_locked: false };
         let (lock, held) = taken.begin(server, monitor).await?;
         // The instant is when the lock was held, not when the connections were opened.
         taken.point.at = ground.clock.now();
         taken.mark("lock_mode", lock.word());
         taken.mark("lock_ms", &held.as_millis().to_string());
-        taken.mark("ddl_locked", if ddl_locked { "yes" } else { "no" });
+        let locked = if taken.definitions_locked { "yes" } else { "no" };
+        taken.mark("ddl_locked", locked);
         taken.identify(server).await?;
         taken.relist(server, wanted).await?;
         Ok(taken)
@@ -150,6 +153,9 @@ impl Snapshot {
         if !self.acquire(server, lock).await? {
             return Ok(false);
         }
+        if lock == Lock::Global {
+            self.lock_definitions(server).await?;
+        }
         self.begin_all(server).await?;
         if let Some(position) = self.read_position(server).await? {
             self.mark_position(server, Some(position)).await?;
@@ -160,6 +166,9 @@ impl Snapshot {
     }
 
     async fn acquire(&mut self, server: &Server, lock: Lock) -> Result<bool> {
+        if lock == Lock::Tables {
+            self.lock_definitions(server).await?;
+        }
         let steps = match lock {
             Lock::Global => vec![
                 // Closes what is idle first, so that the lock itself has little to wait for.
@@ -180,7 +189,7 @@ impl Snapshot {
                 Err(error) if number(&error).is_some_and(is_denied) => return Ok(false),
                 // The server is too old for it, or a relative of it that has no such lock.
                 Err(error) if number(&error) == Some(code::SYNTAX) => return Ok(false),
-                Err(error) if number(&error) == Some(code::LOCK_WAIT) => {
+                Err(error) if matches!(number(&error), Some(code::LOCK_WAIT | code::DEADLOCK)) => {
                     self.give_way(lock).await;
                     if began.elapsed() >= limit {
                         return Err(lock_refused(server, limit));
@@ -193,6 +202,24 @@ impl Snapshot {
         let wait = format!("SET SESSION lock_wait_timeout={}", limit.as_secs());
         server.run(&mut self.keeper, &wait, "keep the lock").await?;
         Ok(true)
+    }
+
+    /// Forbids definitions to change until the keeper goes, where the server can and we may.
+    ///
+    /// After the global lock, never before it: an `ALTER` that waits for this lock would hold up the global
+    /// one, and the server would end one of the two as a deadlock. Before table locks, never after them,
+    /// for the same reason.
+    async fn lock_definitions(&mut self, server: &Server) -> Result<()> {
+        if self.flavor != Flavor::Mysql || self.definitions_locked {
+            return Ok(());
+        }
+        match self.keeper.query_drop("LOCK INSTANCE FOR BACKUP").await {
+            Ok(()) => self.definitions_locked = true,
+            Err(error) if number(&error).is_some_and(is_denied) => {}
+            Err(error) if number(&error) == Some(code::SYNTAX) => {}
+            Err(error) => return Err(server.failure("lock the definitions", error)),
+        }
+        Ok(())
     }
 
     /// Lets go of what a half-taken lock holds. Errors mean that there was nothing to let go.
@@ -319,23 +346,8 @@ async fn steps_of(conn: &mut Conn, steps: &[String]) -> mysql_async::Result<()> 
     Ok(())
 }
 
-/// Returns whether definitions are locked from now on.
-async fn lock_definitions(server: &Server, keeper: &mut Conn) -> Result<bool> {
-    match keeper.query_drop("LOCK INSTANCE FOR BACKUP").await {
-        Ok(()) => Ok(true),
-        Err(error) if number(&error).is_some_and(is_denied) => Ok(false),
-        Err(error) if number(&error) == Some(code::SYNTAX) => Ok(false),
-        Err(error) if number(&error) == Some(code::LOCK_WAIT) => Err(Failure::new(
-            ExitCode::Failed,
-            format!("`{}`: definitions are being changed and the backup lock was not granted", server.name),
-        )
-        .hint("Wait for the running ALTER, CREATE or DROP to end, then run this again.")),
-        Err(error) => Err(server.failure("lock the definitions", error)),
-    }
-}
-
 fn lock_tables(listed: &[Listed]) -> String {
-    let tables = listed.iter().filter(|listed| listed.kind == TableKind::Base || listed.kind.has_rows());
+    let tables = listed.iter().filter(|listed| listed.kind.has_rows());
     let list: Vec<String> = tables.map(|listed| format!("{} READ", listed.at.sql())).collect();
     if list.is_empty() { "DO 0".to_owned() } else { format!("LOCK TABLES {}", list.join(", ")) }
 }

@@ -83,7 +83,7 @@ impl KeyHash {
 
 /// Returns whether a piece may begin at the row with this key; true for one of 256.
 pub(super) fn begins_piece(hash: u64) -> bool {
-    hash & 0xff == 0
+    hash.trailing_zeros() >= 8
 }
 
 /// Decides where chunks end.

@@ -18,7 +18,7 @@ pub(super) struct ServerFacts {
     pub(super) product: String,
     /// The product's own version.
     pub(super) version: String,
-    /// Fields of `INFO`: server, replication, persistence, memory, keyspace, cluster.
+    /// Fields of `INFO`: server, replication, persistence, memory, cluster.
     pub(super) info: BTreeMap<String, String>,
     /// Lines of `ACL LIST`, or `None` where that is not allowed.
     pub(super) acl: Option<Vec<String>>,
@@ -30,8 +30,9 @@ pub(super) struct ServerFacts {
     pub(super) refused: Vec<String>,
 }
 
-/// Fields of `INFO` that are worth keeping; the rest are counters.
-const INFO_KEPT: [&str; 27] = [
+/// Fields of `INFO` that are worth keeping. Counters are not: two backups of an unchanged server should
+/// say the same.
+const INFO_KEPT: [&str; 22] = [
     "redis_version",
     "valkey_version",
     "server_name",
@@ -41,20 +42,15 @@ const INFO_KEPT: [&str; 27] = [
     "arch_bits",
     "run_id",
     "tcp_port",
-    "uptime_in_seconds",
     "config_file",
     "role",
     "master_host",
     "master_port",
     "master_link_status",
     "master_replid",
-    "master_repl_offset",
-    "slave_repl_offset",
-    "connected_slaves",
     "loading",
     "aof_enabled",
     "rdb_last_bgsave_status",
-    "used_memory",
     "maxmemory",
     "maxmemory_policy",
     "total_system_memory",
@@ -65,14 +61,15 @@ impl ServerFacts {
     /// Asks a server; what it refuses is noted, except `INFO` itself.
     pub(super) async fn ask(control: &mut Control) -> Result<Self> {
         let mut facts = Self::default();
-        for section in ["server", "replication", "persistence", "memory", "keyspace", "cluster"] {
+        for section in ["server", "replication", "persistence", "memory", "cluster"] {
             let fields = control.info(section).await?;
-            let kept = |name: &str| INFO_KEPT.contains(&name) || section == "keyspace";
-            facts.info.extend(fields.into_iter().filter(|(name, _)| kept(name)));
+            facts.info.extend(fields.into_iter().filter(|(name, _)| INFO_KEPT.contains(&name.as_str())));
         }
-        facts.product = if facts.info.contains_key("valkey_version") { "valkey" } else { "redis" }.to_owned();
-        let version = facts.field("valkey_version").or_else(|| facts.field("redis_version"));
-        facts.version = version.unwrap_or("unknown").to_owned();
+        let is_valkey = facts.info.contains_key("valkey_version");
+        let (product, version) =
+            if is_valkey { ("valkey", "valkey_version") } else { ("redis", "redis_version") };
+        facts.version = facts.info.get(version).cloned().unwrap_or_else(|| "unknown".to_owned());
+        product.clone_into(&mut facts.product);
         facts.acl = facts.note("ACL LIST", control.ask(&["ACL", "LIST"]).await);
         facts.modules = facts.note("MODULE LIST", module_names(control).await);
         facts.config = facts.note("CONFIG GET", control.settings("*").await);

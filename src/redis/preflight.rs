@@ -11,14 +11,17 @@ use crate::{
     flow::TargetState,
 };
 
+/// Bytes that a server may use for itself.
+const OVERHEAD_BYTES: u64 = 64 << 20;
+
 /// What a server is and holds.
 pub(super) struct Target {
     /// Its facts.
     pub(super) facts: ServerFacts,
     /// Its keys, by database.
     pub(super) keys: BTreeMap<u64, u64>,
-    /// Its function libraries.
-    pub(super) functions: u64,
+    /// Its function libraries, `None` where they cannot be asked for.
+    pub(super) functions: Option<u64>,
     /// Keys that it has evicted since it started.
     pub(super) evicted: u64,
 }
@@ -35,7 +38,7 @@ impl Target {
 
     /// Returns whether it holds nothing that a restore would replace.
     pub(super) fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.functions == 0
+        self.keys.is_empty() && self.functions.unwrap_or(0) == 0
     }
 
     /// Returns what is in the way, a line each.
@@ -43,8 +46,8 @@ impl Target {
         let keys = |count: u64| if count == 1 { "1 key".to_owned() } else { format!("{count} keys") };
         let mut in_the_way: Vec<String> =
             self.keys.iter().map(|(db, count)| format!("db {db}: {}", keys(*count))).collect();
-        if self.functions > 0 {
-            in_the_way.push(format!("functions: {}", self.functions));
+        if let Some(count) = self.functions.filter(|count| *count > 0) {
+            in_the_way.push(format!("functions: {count}"));
         }
         TargetState { version: self.facts.shown(), in_the_way }
     }
@@ -155,7 +158,6 @@ impl Target {
             return Ok(());
         };
         // A server's own overhead is in `used-mem` too, so an almost empty dump needs less than it says.
-        const OVERHEAD_BYTES: u64 = 64 << 20;
         let needed = needed.min(archive.survey.size_bytes.saturating_mul(64).saturating_add(OVERHEAD_BYTES));
         for name in ["maxmemory", "total_system_memory"] {
             if let Some(limit) = self.facts.number(name).filter(|limit| *limit > 0 && *limit < needed) {
@@ -173,9 +175,9 @@ impl Target {
 }
 
 /// Counts function libraries; servers before 7.0 have none, and a user may not be allowed to look.
-pub(super) async fn functions(control: &mut Control) -> u64 {
+pub(super) async fn functions(control: &mut Control) -> Option<u64> {
     let listed: Result<Vec<::redis::Value>> = control.ask(&["FUNCTION", "LIST"]).await;
-    listed.map_or(0, |libraries| libraries.len() as u64)
+    listed.ok().map(|libraries| libraries.len() as u64)
 }
 
 /// Returns how many keys the server has evicted since it started.

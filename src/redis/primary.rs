@@ -56,6 +56,7 @@ struct Offer {
     let_in: AtomicBool,
     servings: AtomicU32,
     sent: AtomicU64,
+    sent_all: AtomicBool,
     acked: AtomicU64,
 }
 
@@ -74,10 +75,11 @@ impl Drop for Primary {
 
 /// How far the replica has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are answers to separate questions")]
 pub(super) struct Progress {
     /// Whether anybody came with the token.
     pub(super) let_in: bool,
-    /// Bytes of the dump sent.
+    /// Bytes of the dump sent, this time.
     pub(super) sent: u64,
     /// Whether all of it was sent at least once.
     pub(super) sent_all: bool,
@@ -107,6 +109,7 @@ impl Primary {
             let_in: AtomicBool::new(false),
             servings: AtomicU32::new(0),
             sent: AtomicU64::new(0),
+            sent_all: AtomicBool::new(false),
             acked: AtomicU64::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&offer))).abort_handle();
@@ -120,12 +123,11 @@ impl Primary {
 
     /// Returns how far the replica has come.
     pub(super) fn progress(&self) -> Progress {
-        let sent = self.offer.sent.load(Ordering::Acquire);
         let servings = self.offer.servings.load(Ordering::Acquire);
         Progress {
             let_in: self.offer.let_in.load(Ordering::Acquire),
-            sent,
-            sent_all: sent >= self.offer.size_bytes,
+            sent: self.offer.sent.load(Ordering::Acquire),
+            sent_all: self.offer.sent_all.load(Ordering::Acquire),
             loaded: self.offer.acked.load(Ordering::Acquire) > OFFSET,
             given_up: servings > SERVINGS_MAX,
         }
@@ -208,7 +210,8 @@ async fn hand_over(
     let listening = async {
         loop {
             let words = request(read).await?;
-            if let [name, what, offset] = words.as_slice()
+            // Since 7.2 a replica with an append-only file adds `FACK` and the offset that is on its disk.
+            if let [name, what, offset, ..] = words.as_slice()
                 && name.eq_ignore_ascii_case(b"REPLCONF")
                 && what.eq_ignore_ascii_case(b"ACK")
             {
@@ -233,8 +236,13 @@ async fn send_dump(write: &mut OwnedWriteHalf, offer: &Offer) -> io::Result<()> 
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        within(write.write_all(&piece[..count])).await?;
         left -= count as u64;
+        if left == 0 {
+            // Told before the last byte goes: a server that has all of it may empty itself at once, and that
+            // it comes back for more later does not undo that.
+            offer.sent_all.store(true, Ordering::Release);
+        }
+        within(write.write_all(&piece[..count])).await?;
         offer.sent.fetch_add(count as u64, Ordering::AcqRel);
     }
     Ok(())

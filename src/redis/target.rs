@@ -94,8 +94,10 @@ impl RedisTarget {
                 .hint("Raise maxmemory, or set maxmemory-policy noeviction, and restore again."));
         }
         let functions = preflight::functions(control).await;
-        if archive.survey.introspected && functions != archive.survey.functions {
-            let what = format!("{} holds {functions} function libraries", server.shown());
+        if let Some(found) = functions.filter(|found| *found != archive.survey.functions)
+            && archive.survey.introspected
+        {
+            let what = format!("{} holds {found} function libraries", server.shown());
             let why = format!("the dump holds {}", archive.survey.functions);
             return Err(Failure::new(ExitCode::Partial, what).because(why));
         }

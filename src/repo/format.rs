@@ -21,6 +21,12 @@ pub const FORMAT: u32 = 1;
 const META_LEVEL: i32 = 3;
 /// Bytes that a metadata object may have when unpacked; a larger one is hostile.
 const META_BYTES_MAX: usize = 1 << 30;
+/// Bytes at which packs are closed at most; one is in memory while it fills, and two while they are put.
+const PACK_SIZE_BYTES_MAX: u64 = 512 << 20;
+/// Plain bytes that a frame may have: the largest chunk, its header, and a frame that was almost full.
+pub const FRAME_BYTES_MAX: usize = 24 << 20;
+/// Bytes that the age header of a pack may have; sixteen recipients need 1,800.
+const HEAD_BYTES_MAX: u64 = 64 << 10;
 
 /// `config.json`: what a repository is. Signed, in the clear.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -294,7 +300,8 @@ pub mod layout {
     /// The pack that `key` names.
     pub fn pack_of(key: &Key) -> Option<PackId> {
         let name = key.as_str().strip_prefix(PACKS)?.split_once('/')?.1;
-        name.strip_suffix(".tar.zst.age")?.parse().ok()
+        let id = name.strip_suffix(".tar.zst.age")?.parse().ok()?;
+        (pack(id) == *key).then_some(id)
     }
 
     /// `index/<session>-<n>.jsonl.zst.age`.
@@ -316,7 +323,8 @@ pub mod layout {
     pub fn refs_of(key: &Key) -> Option<(SnapshotId, u32)> {
         let name = key.as_str().strip_prefix(REFS)?.strip_suffix(".json")?;
         let (snapshot, revision) = name.split_once(".r")?;
-        Some((SnapshotId::new(snapshot).ok()?, revision.parse().ok()?))
+        let (snapshot, revision) = (SnapshotId::new(snapshot).ok()?, revision.parse().ok()?);
+        (refs(&snapshot, revision) == *key).then_some((snapshot, revision))
     }
 
     /// The signature of `of`.
@@ -340,13 +348,49 @@ impl Config {
             format: u32,
         }
         let version: Version = parse(bytes, layout::CONFIG)?;
-        if version.format != FORMAT {
-            let what =
-                format!("the repository has format {}, this lifeboat reads format {FORMAT}", version.format);
-            return Err(Failure::new(ExitCode::NoRepository, what)
-                .hint("Use the lifeboat that wrote it, or a newer one; RECOVERY.md works without any."));
-        }
+        check_version(version.format, "the repository")?;
         parse(bytes, layout::CONFIG)
+    }
+
+    /// Checks the numbers that memory depends on.
+    pub fn check(&self) -> Result<()> {
+        if (1..=PACK_SIZE_BYTES_MAX).contains(&self.pack_size_bytes) {
+            return Ok(());
+        }
+        let what = format!("`{}` asks for packs of {} bytes", layout::CONFIG, self.pack_size_bytes);
+        Err(Failure::new(ExitCode::NoRepository, what))
+    }
+}
+
+/// Refuses a version that this program does not read; `what` has it.
+pub(super) fn check_version(format: u32, what: &str) -> Result<()> {
+    if format == FORMAT {
+        return Ok(());
+    }
+    let what = format!("{what} has format {format}, this lifeboat reads format {FORMAT}");
+    Err(Failure::new(ExitCode::NoRepository, what)
+        .hint("Use the lifeboat that wrote it, or a newer one; RECOVERY.md works without any."))
+}
+
+impl PackRecord {
+    /// Checks that its numbers can be true of a pack: readers add, allocate and ask the store by them.
+    pub fn check(&self) -> Result<()> {
+        let mut end = 0;
+        let frames_good = self.inner.frames.iter().all(|frame| {
+            let follows = frame.offset == end && frame.size_bytes > 0;
+            end += u64::from(frame.size_bytes);
+            follows && frame.plain_bytes as usize <= FRAME_BYTES_MAX
+        });
+        let chunks_good = self.inner.chunks.iter().all(|chunk| {
+            let frame = self.inner.frames.get(chunk.frame as usize);
+            let end = u64::from(chunk.offset) + u64::from(chunk.size_bytes);
+            frame.is_some_and(|frame| end <= u64::from(frame.plain_bytes))
+        });
+        let fits = self.payload_offset <= HEAD_BYTES_MAX && self.payload_offset + end <= self.size_bytes;
+        if frames_good && chunks_good && fits {
+            return Ok(());
+        }
+        Err(Failure::new(ExitCode::Damage, format!("no pack can be as pack `{}` is told to be", self.pack)))
     }
 }
 

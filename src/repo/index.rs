@@ -45,16 +45,30 @@ pub trait KnownChunks: Send + Sync {
     /// Returns where `id` is, in a pack of `kind` if one is asked for.
     fn find(&self, id: &ChunkId, kind: Option<PackKind>) -> Result<Option<Location>>;
 
+    /// Returns every place of `id` in packs of `kind`, the best one first: a reader tries the next one when a
+    /// pack turns out to be damaged.
+    fn locations(&self, id: &ChunkId, kind: PackKind) -> Result<Vec<Location>> {
+        Ok(self.find(id, Some(kind))?.into_iter().collect())
+    }
+
+    /// Takes notice that these packs were read and are damaged: from now on [`Self::find`] sends no writer to
+    /// them, so that the next backup stores anew what is in them. Readers may still try them, last.
+    fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()> {
+        let _ = packs;
+        Ok(())
+    }
+
     /// Returns how to read from a pack.
     fn pack(&self, id: &PackId) -> Result<Option<Arc<PackMap>>>;
 
-    /// Takes in the packs that the index object `origin` tells of.
+    /// Takes in the packs that the index object `origin` tells of. A pack that is known already stays as it is.
     fn add(&self, origin: &Key, packs: &[PackRecord]) -> Result<()>;
 
     /// Returns the index objects that were taken in.
     fn origins(&self) -> Result<BTreeSet<Key>>;
 
-    /// Forgets every pack that is not among `there` with that very size.
+    /// Forgets every pack that is not among `there` with that very size, and the origins that told of it: when
+    /// a pack comes back, its index object is read again.
     fn retain(&self, there: &BTreeMap<PackId, u64>) -> Result<()>;
 }
 
@@ -66,7 +80,8 @@ pub struct MemoryIndex(Mutex<Maps>);
 struct Maps {
     chunks: HashMap<ChunkId, Vec<Location>>,
     packs: HashMap<PackId, Arc<PackMap>>,
-    origins: BTreeSet<Key>,
+    origins: BTreeMap<Key, Vec<PackId>>,
+    distrusted: BTreeSet<PackId>,
 }
 
 impl MemoryIndex {
@@ -75,15 +90,33 @@ impl MemoryIndex {
     }
 }
 
+impl Maps {
+    fn places<'a>(&'a self, id: &ChunkId, kind: Option<PackKind>) -> impl Iterator<Item = &'a Location> {
+        let fits = move |at: &&Location| {
+            let pack = self.packs.get(&at.pack);
+            pack.is_some_and(|pack| kind.is_none_or(|kind| pack.kind == kind))
+        };
+        self.chunks.get(id).into_iter().flatten().filter(fits)
+    }
+}
+
 impl KnownChunks for MemoryIndex {
     fn find(&self, id: &ChunkId, kind: Option<PackKind>) -> Result<Option<Location>> {
         let maps = self.maps();
-        let fits = |at: &&Location| match (kind, maps.packs.get(&at.pack)) {
-            (Some(kind), Some(pack)) => pack.kind == kind,
-            (None, Some(_)) => true,
-            (_, None) => false,
-        };
-        Ok(maps.chunks.get(id).and_then(|all| all.iter().find(fits).copied()))
+        let found = maps.places(id, kind).find(|at| !maps.distrusted.contains(&at.pack)).copied();
+        Ok(found)
+    }
+
+    fn locations(&self, id: &ChunkId, kind: PackKind) -> Result<Vec<Location>> {
+        let maps = self.maps();
+        let mut all: Vec<Location> = maps.places(id, Some(kind)).copied().collect();
+        all.sort_by_key(|at| maps.distrusted.contains(&at.pack));
+        Ok(all)
+    }
+
+    fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()> {
+        self.maps().distrusted.extend(packs);
+        Ok(())
     }
 
     fn pack(&self, id: &PackId) -> Result<Option<Arc<PackMap>>> {
@@ -93,15 +126,16 @@ impl KnownChunks for MemoryIndex {
     fn add(&self, origin: &Key, packs: &[PackRecord]) -> Result<()> {
         let mut maps = self.maps();
         for record in packs {
+            if maps.packs.contains_key(&record.pack) {
+                continue;
+            }
             let map = PackMap {
                 size_bytes: record.size_bytes,
                 payload_offset: record.payload_offset,
                 kind: record.kind,
                 frames: record.inner.frames.clone(),
             };
-            if maps.packs.insert(record.pack, Arc::new(map)).is_some() {
-                continue;
-            }
+            maps.packs.insert(record.pack, Arc::new(map));
             for chunk in &record.inner.chunks {
                 maps.chunks.entry(chunk.id).or_default().push(Location {
                     pack: record.pack,
@@ -111,22 +145,23 @@ impl KnownChunks for MemoryIndex {
                 });
             }
         }
-        maps.origins.insert(origin.clone());
+        maps.origins.insert(origin.clone(), packs.iter().map(|record| record.pack).collect());
         Ok(())
     }
 
     fn origins(&self) -> Result<BTreeSet<Key>> {
-        Ok(self.maps().origins.clone())
+        Ok(self.maps().origins.keys().cloned().collect())
     }
 
     fn retain(&self, there: &BTreeMap<PackId, u64>) -> Result<()> {
         let mut maps = self.maps();
         maps.packs.retain(|id, map| there.get(id) == Some(&map.size_bytes));
-        let Maps { chunks, packs, .. } = &mut *maps;
+        let Maps { chunks, packs, origins, .. } = &mut *maps;
         chunks.retain(|_, all| {
             all.retain(|at| packs.contains_key(&at.pack));
             !all.is_empty()
         });
+        origins.retain(|_, told| told.iter().all(|pack| packs.contains_key(pack)));
         Ok(())
     }
 }

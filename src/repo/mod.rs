@@ -4,6 +4,10 @@
 //! data; [`Repository<Read>`] reads and holds nothing that can write.
 
 mod chunker;
+mod chunks;
+mod commit;
+mod core;
+mod cutting;
 pub mod format;
 mod index;
 mod pack;
@@ -13,22 +17,20 @@ mod recovery;
 mod verify;
 mod writer;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use self::{
     chunker::Chunker,
-    format::{ChunkerConfig, Config, FORMAT, Manifest, PackRecord, Refs, layout},
+    core::Core,
+    format::{ChunkerConfig, Config, FORMAT, Manifest, Refs, layout},
     reader::{EntryLines, OlderEntries},
 };
 pub use self::{
+    chunks::ChunkReader,
     index::{KnownChunks, Location, MemoryIndex, PackMap},
-    reader::{ChunkReader, Snapshot},
+    reader::Snapshot,
     verify::{Damage, VerifyOptions, VerifyReport},
     writer::{Committed, Label, SnapshotWriter},
 };
@@ -63,14 +65,14 @@ pub struct Read {
 /// A repository opened for one purpose.
 ///
 /// What only a reader may do does not compile for a writer:
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// # use lifeboat::{repo::{Append, Repository}, names::SnapshotId};
 /// async fn f(repository: Repository<Append>, id: SnapshotId) {
 ///     repository.snapshot(&id).await;
 /// }
 /// ```
 /// and the other way round:
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// # use lifeboat::{repo::{Read, Repository}, clock::Ground, event::NoMonitor};
 /// async fn f(repository: Repository<Read>) {
 ///     repository.begin(Ground::system(), NoMonitor::shared(), 3);
@@ -79,14 +81,6 @@ pub struct Read {
 pub struct Repository<A> {
     core: Arc<Core>,
     access: A,
-}
-
-/// What every holder has.
-pub(crate) struct Core {
-    get: Arc<dyn Get>,
-    config: Config,
-    trusted: TrustedKeys,
-    known: Arc<dyn KnownChunks>,
 }
 
 /// What opening needs besides the power.
@@ -170,164 +164,27 @@ async fn put_once(put: &dyn Put, get: &dyn Get, key: &Key, bytes: Bytes) -> Resu
     }
 }
 
-impl Core {
-    /// Reads and checks the config.
-    async fn open(place: Place) -> Result<Arc<Self>> {
-        let Place { get, trusted, known, shown } = place;
-        let bytes = match get.get(&layout::config(), None).await {
-            Ok(bytes) => bytes,
-            Err(StoreError::NotFound { .. }) => {
-                return Err(Failure::new(
-                    ExitCode::NoRepository,
-                    format!("there is no repository at `{shown}`"),
-                )
-                .hint("Check that its disk is mounted and that [repository] in the policy names the right place; `lifeboat init` makes a new one."));
-            }
-            Err(other) => return Err(other.into()),
-        };
-        // The version comes before the signature: a newer format may sign in another way.
-        let config = Config::parse(&bytes)?;
-        let signature = text_of(get.as_ref(), &layout::signature(&layout::config())).await?;
-        trusted.verify(&bytes, &signature, layout::CONFIG).map_err(|failure| {
-            failure.hint(
-                "If the policy was edited: `signers` must hold the key that made the repository (signing.pub).",
-            )
-        })?;
-        Ok(Arc::new(Self { get, config, trusted, known }))
-    }
-
-    /// Names those who can open the data.
-    fn recipients(&self) -> String {
-        self.config.data_recipients.join(", ")
-    }
-
-    /// Takes in what the store has and the local index has not, and forgets packs that are gone.
-    ///
-    /// An index object that is not signed by a trusted key is not believed: it could send the deduplication
-    /// to packs that hold nothing.
-    async fn refresh(&self, identities: &Identities, monitor: &SharedMonitor) -> Result<()> {
-        let listed = self.get.list(layout::INDEX).await?;
-        let there: BTreeSet<&Key> = listed.iter().map(|object| &object.key).collect();
-        let known = self.known.origins()?;
-        for object in &listed {
-            let key = &object.key;
-            if key.as_str().ends_with(layout::SIGNATURE) || known.contains(key) {
-                continue;
-            }
-            // A run that died between the two puts leaves an index without a signature: it is not used.
-            if !there.contains(&layout::signature(key)) {
-                continue;
-            }
-            match self.read_index(key, identities).await {
-                Ok(records) => self.known.add(key, &records)?,
-                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
-                Err(failure) => monitor.warn(
-                    None,
-                    format!("index `{key}` is left out: {}", failure.chain().join(": ")),
-                    Some("Run `lifeboat verify` to see what it affects."),
-                ),
-            }
-        }
-        self.known.retain(&self.packs().await?)
-    }
-
-    /// Returns the packs that are there, with their sizes.
-    async fn packs(&self) -> Result<BTreeMap<PackId, u64>> {
-        let listed = self.get.list(layout::PACKS).await?;
-        Ok(listed
-            .iter()
-            .filter_map(|object| Some((layout::pack_of(&object.key)?, object.size_bytes)))
-            .collect())
-    }
-
-    async fn read_index(&self, key: &Key, identities: &Identities) -> Result<Vec<PackRecord>> {
-        let sealed = self.get.get(key, None).await?;
-        let signature = text_of(self.get.as_ref(), &layout::signature(key)).await?;
-        self.trusted.verify(&sealed, &signature, key.as_str())?;
-        let plain = format::unpack_meta(&identities.open(&sealed, key.as_str())?, key.as_str())?;
-        let lines = plain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| format::parse(line, key.as_str())).collect()
-    }
-
-    /// Reads the refs of every committed snapshot, oldest first; each signature is checked.
-    async fn refs(&self) -> Result<Vec<(Refs, PackId, String)>> {
-        let listed = self.get.list(layout::REFS).await?;
-        let there: BTreeSet<&Key> = listed.iter().map(|object| &object.key).collect();
-        let mut all: BTreeMap<SnapshotId, (Refs, PackId, String)> = BTreeMap::new();
-        for object in &listed {
-            let Some((id, revision)) = layout::refs_of(&object.key) else { continue };
-            // No signature, no snapshot: a run that died, or one that is about to commit.
-            if !there.contains(&layout::signature(&object.key)) {
-                continue;
-            }
-            let entry = self.read_refs(&id, revision).await?;
-            all.insert(id, entry);
-        }
-        let mut all: Vec<_> = all.into_values().collect();
-        // The id tells the second only; two snapshots of one second stand in the order of their beginning.
-        all.sort_by_key(|(refs, ..)| (refs.began, refs.seq));
-        Ok(all)
-    }
-
-    async fn read_refs(&self, id: &SnapshotId, revision: u32) -> Result<(Refs, PackId, String)> {
-        let key = layout::refs(id, revision);
-        let bytes = self.get.get(&key, None).await?;
-        let signature = text_of(self.get.as_ref(), &layout::signature(&key)).await?;
-        let verified = self.trusted.verify(&bytes, &signature, key.as_str())?;
-        let refs: Refs = format::parse(&bytes, key.as_str())?;
-        if refs.snapshot != *id || refs.revision != revision || refs.repository != self.config.repository {
-            let what = format!("`{key}` was signed for another snapshot or repository");
-            return Err(Failure::new(ExitCode::Tampering, what)
-                .hint("Somebody moved or copied it there. Keep the store as it is and look into it."));
-        }
-        Ok((refs, PackId(Sha256::digest(&bytes).into()), verified.signer))
-    }
-
-    async fn manifest(&self, refs: &Refs, identities: &Identities) -> Result<Manifest> {
-        let key = layout::manifest(&refs.snapshot);
-        let sealed = match self.get.get(&key, None).await {
-            Err(StoreError::NotFound { .. }) => {
-                return Err(Failure::new(ExitCode::Damage, format!("`{key}` is missing")).hint(
-                    "The snapshot cannot be restored without it; take an older one, or another copy.",
-                ));
-            }
-            other => other?,
-        };
-        if PackId(Sha256::digest(&sealed).into()) != refs.manifest {
-            let what = format!("`{key}` is not the manifest that was signed");
-            return Err(Failure::new(ExitCode::Damage, what)
-                .hint("Take an older snapshot, or another copy of the repository."));
-        }
-        let manifest: Manifest = format::parse(
-            &format::unpack_meta(&identities.open(&sealed, key.as_str())?, key.as_str())?,
-            key.as_str(),
-        )?;
-        Ok(manifest)
-    }
-}
-
-/// Reads a small text object that belongs to another one.
-async fn text_of(get: &dyn Get, key: &Key) -> Result<String> {
-    match get.get(key, None).await {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(StoreError::NotFound { .. }) => Err(Failure::new(
-            ExitCode::Tampering,
-            format!("`{key}` is missing, so nothing says who wrote it"),
-        )
-        .hint("Keep the store as it is and look into it.")),
-        Err(other) => Err(other.into()),
-    }
-}
-
 impl<A> Repository<A> {
     /// Returns the config.
     pub fn config(&self) -> &Config {
         &self.core.config
     }
 
-    /// Returns the refs of every committed snapshot, oldest first.
+    /// Returns the refs of every committed snapshot, oldest first; refs that are signed and cannot be believed
+    /// are an error. To go on with the others, take [`Self::survey`].
     pub async fn refs(&self) -> Result<Vec<Refs>> {
-        Ok(self.core.refs().await?.into_iter().map(|(refs, ..)| refs).collect())
+        let (good, bad) = self.survey().await?;
+        match bad.into_iter().next() {
+            Some((_, failure)) => Err(failure),
+            None => Ok(good),
+        }
+    }
+
+    /// Returns the refs of every committed snapshot, oldest first, and the refs that are signed and cannot be
+    /// believed, each with the reason.
+    pub async fn survey(&self) -> Result<(Vec<Refs>, Vec<(Key, Failure)>)> {
+        let (good, bad) = self.core.survey().await?;
+        Ok((good.into_iter().map(|one| one.refs).collect(), bad))
     }
 
     /// Returns the packs in the store, with their sizes.
@@ -366,29 +223,24 @@ impl Repository<Append> {
     /// Returns the entries of the newest snapshot that has `source`, for a source that can skip what did not
     /// change. `None` when there is none that can be read.
     pub async fn previous(&self, source: &SourceName) -> Result<Option<Box<dyn Previous>>> {
-        for (refs, ..) in self.core.refs().await?.into_iter().rev() {
-            let Ok(manifest) = self.core.manifest(&refs, &self.access.index).await else { continue };
+        let (good, _) = self.core.survey().await?;
+        for one in good.into_iter().rev() {
+            let manifest = match self.core.manifest(&one.refs, &self.access.index).await {
+                Ok(manifest) => manifest,
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                Err(_) => continue,
+            };
             if let Some(found) = manifest.sources.into_iter().find(|one| one.name == *source) {
                 let chunks = Arc::new(self.index_reader());
                 let lines = EntryLines::new(chunks, found.list);
-                return Ok(Some(Box::new(OlderEntries { lines, core: self.core.clone() })));
+                return Ok(Some(Box::new(OlderEntries::new(lines, self.core.clone()))));
             }
         }
         Ok(None)
     }
 
-    /// Returns the last sequence number of this writer and the digest of the refs that bear it.
-    async fn chain_head(&self) -> Result<(u64, Option<PackId>)> {
-        let mine = self.access.signing.public();
-        let refs = self.core.refs().await?;
-        let own = refs.into_iter().filter(|(_, _, signer)| *signer == mine);
-        Ok(own
-            .max_by_key(|(refs, ..)| refs.seq)
-            .map_or((0, None), |(refs, digest, _)| (refs.seq, Some(digest))))
-    }
-
     fn index_reader(&self) -> ChunkReader {
-        ChunkReader::new(self.core.clone(), self.access.index.clone())
+        ChunkReader::new(self.core.clone(), self.access.index.clone(), BTreeMap::new())
     }
 }
 
@@ -405,7 +257,7 @@ impl Repository<Read> {
             )
             .hint(format!(
                 "The data is sealed to {}: give the identity of one of them.",
-                core.recipients()
+                core.config.data_recipients.join(", ")
             )));
         }
         core.refresh(&identities, monitor).await?;
@@ -418,19 +270,19 @@ impl Repository<Read> {
             return Ok(());
         }
         Err(Failure::new(ExitCode::KeyRefused, "the given identity opens the index, not the data").hint(
-            format!("The data is sealed to {}: give the identity of one of them.", self.core.recipients()),
+            format!(
+                "The data is sealed to {}: give the identity of one of them.",
+                self.core.config.data_recipients.join(", ")
+            ),
         ))
     }
 
     /// Opens one snapshot.
     pub async fn snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
-        let refs = self.core.refs().await?.into_iter().map(|(refs, ..)| refs);
-        let refs = refs.into_iter().find(|refs| refs.snapshot == *id).ok_or_else(|| {
-            Failure::new(ExitCode::Usage, format!("there is no snapshot `{id}`"))
-                .hint("`lifeboat snapshots` lists them.")
-        })?;
+        let refs = self.core.refs_of(id).await?.refs;
         let manifest = self.core.manifest(&refs, &self.access.identities).await?;
-        let chunks = Arc::new(ChunkReader::new(self.core.clone(), self.access.identities.clone()));
+        let identities = self.access.identities.clone();
+        let chunks = Arc::new(ChunkReader::new(self.core.clone(), identities, refs.packs.clone()));
         Ok(Snapshot { refs, manifest, chunks })
     }
 

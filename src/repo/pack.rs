@@ -13,7 +13,7 @@ use std::io::Write;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::format::{self, ChunkRecord, FrameRecord, PackIndex, PackKind, PackRecord};
+use super::format::{self, ChunkRecord, FRAME_BYTES_MAX, FrameRecord, PackIndex, PackKind, PackRecord};
 use crate::{
     crypt::{Recipients, SealedWriter, payload_offset},
     error::{Context, ExitCode, Failure, Result},
@@ -24,9 +24,11 @@ use crate::{
 pub const FRAME_BYTES: usize = 512 << 10;
 /// The name of the last member.
 pub const INDEX_MEMBER: &str = "PACK-INDEX.json";
-/// Bytes that a plain frame may have: the largest chunk, its header, and a frame that was almost full.
-pub const FRAME_BYTES_MAX: usize = 24 << 20;
+/// Chunks at which a pack is closed: the index of a pack of very many small ones stays small.
+pub const CHUNKS_IN_PACK_MAX: usize = 1 << 16;
 
+/// Bytes that the inner index may have; a larger one is hostile.
+const INDEX_BYTES_MAX: usize = 256 << 20;
 const BLOCK: usize = 512;
 
 /// Some members on their way into one frame.
@@ -113,9 +115,9 @@ impl PackBuilder {
         Ok(())
     }
 
-    /// Returns the compressed bytes so far.
-    pub fn size_bytes(&self) -> u64 {
-        self.offset
+    /// Returns whether the pack is to be closed, being meant for `size_bytes`.
+    pub fn is_full(&self, size_bytes: u64) -> bool {
+        self.offset >= size_bytes || self.index.chunks.len() >= CHUNKS_IN_PACK_MAX
     }
 
     /// Writes the index and the seek table and closes the pack.
@@ -215,7 +217,8 @@ pub fn read_members(
         let name = String::from_utf8_lossy(&member.path_bytes()).into_owned();
         let mut content = Vec::new();
         let size = member.size();
-        if !regular || size > FRAME_BYTES_MAX as u64 && name != INDEX_MEMBER {
+        let limit = if name == INDEX_MEMBER { INDEX_BYTES_MAX } else { FRAME_BYTES_MAX };
+        if !regular || size > limit as u64 {
             return Err(Failure::new(ExitCode::Damage, damaged()).because(format!("member `{name}`")));
         }
         member.read_to_end(&mut content).failed(ExitCode::Damage, damaged)?;

@@ -1,8 +1,8 @@
 //! Turns new chunks into packs in the store: frame, compress, seal, put.
 //!
 //! *Order.* Chunks go into frames as they come; frames are compressed in parallel and enter the pack in
-//! order; a full pack is sealed and put while the next one fills. [`Packer::finish`] returns the records of
-//! all packs after every one of them is in the store. *Crash.* A packer that is dropped stops at once and
+//! order; a full pack is sealed and put while the next one fills. [`Packer::finish`] returns after every pack
+//! is in the store. *Crash.* A packer that is dropped stops at once and
 //! puts nothing more; packs it has put are found again by `refresh` of a later run only through an index.
 //!
 //! *Limits.* [`CHUNKS_WAITING_MAX`] chunks, [`FRAMES_COMPRESSING_MAX`] frames, one pack that fills and
@@ -62,28 +62,32 @@ enum Message {
 /// Takes new chunks and makes packs of them in the background.
 pub struct Packer {
     messages: mpsc::Sender<Message>,
-    task: AbortOnDropHandle<Option<Vec<PackRecord>>>,
-    fault: Arc<Mutex<Option<Failure>>>,
+    task: AbortOnDropHandle<bool>,
+    shared: Arc<Shared>,
+}
+
+/// What the background work tells at any time.
+#[derive(Default)]
+struct Shared {
+    fault: Mutex<Option<Failure>>,
+    stored: Mutex<Vec<PackRecord>>,
 }
 
 impl Packer {
     /// Starts the background work.
     pub fn start(settings: PackerSettings) -> Self {
         let (messages, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let fault = Arc::new(Mutex::new(None));
-        let report = fault.clone();
+        let shared = Arc::new(Shared::default());
+        let told = shared.clone();
         let task = tokio::spawn(async move {
-            let mut work = Work::new(settings, receiver);
-            match work.run().await {
-                Ok(records) => Some(records),
-                Err(failure) => {
-                    // Said before the receiver goes, so that whoever meets a closed channel finds the cause.
-                    *report.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
-                    None
-                }
-            }
+            let mut work = Work::new(settings, receiver, told.clone());
+            let ended = work.run().await;
+            // Said before the receiver goes, so that whoever meets a closed channel finds the cause.
+            let whole = ended.is_ok();
+            *told.fault.lock().unwrap_or_else(PoisonError::into_inner) = ended.err();
+            whole
         });
-        Self { messages, task: AbortOnDropHandle::new(task), fault }
+        Self { messages, task: AbortOnDropHandle::new(task), shared }
     }
 
     /// Hands over a chunk; waits while packs are being put. `Err(())` when the packer stopped: its
@@ -92,21 +96,41 @@ impl Packer {
         self.messages.send(Message::Chunk(id, bytes)).await.map_err(drop)
     }
 
-    /// Returns why the packer stopped, once.
+    /// Returns why the packer stopped, if it did.
     pub fn fault(&self) -> Option<Failure> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(retold)
     }
 
-    /// Closes the last pack and returns the records of all, each of them in the store.
-    pub async fn finish(self) -> Result<Vec<PackRecord>> {
-        let stopped = || Failure::new(ExitCode::Failed, "the packer stopped");
-        // A packer that stopped early says so by its result.
-        let _ = self.messages.send(Message::Finish).await;
-        let records = self.task.await.failed(ExitCode::Failed, || "the packer broke off".to_owned())?;
-        records.ok_or_else(|| {
-            self.fault.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_else(stopped)
-        })
+    /// Returns the records of the packs that reached the store since the last call.
+    pub fn stored(&self) -> Vec<PackRecord> {
+        std::mem::take(&mut self.shared.stored.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// Closes the last pack and returns the records that [`Self::stored`] did not, each pack in the store.
+    pub async fn finish(self) -> Result<Vec<PackRecord>> {
+        let Self { messages, task, shared } = self;
+        // A packer that stopped early says so by its result.
+        let _ = messages.send(Message::Finish).await;
+        let whole = task.await.failed(ExitCode::Failed, || "the packer broke off".to_owned())?;
+        let fault = shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match fault {
+            Some(failure) => Err(failure),
+            None if whole => {
+                Ok(std::mem::take(&mut shared.stored.lock().unwrap_or_else(PoisonError::into_inner)))
+            }
+            None => Err(Failure::new(ExitCode::Failed, "the packer stopped")),
+        }
+    }
+}
+
+/// Tells a failure a second time: each source that meets a stopped packer is told why.
+fn retold(failure: &Failure) -> Failure {
+    let mut again = Failure::new(failure.exit(), failure.to_string());
+    let causes = failure.chain().split_off(1);
+    if !causes.is_empty() {
+        again = again.because(causes.join(": "));
+    }
+    failure.hints().iter().fold(again, |told, hint| told.hint(hint.clone()))
 }
 
 struct Work {
@@ -116,11 +140,11 @@ struct Work {
     compressing: FuturesOrdered<JoinHandle<Result<CompressedFrame>>>,
     pack: Option<PackBuilder>,
     puts: JoinSet<Result<PackRecord>>,
-    records: Vec<PackRecord>,
+    shared: Arc<Shared>,
 }
 
 impl Work {
-    fn new(settings: PackerSettings, messages: mpsc::Receiver<Message>) -> Self {
+    fn new(settings: PackerSettings, messages: mpsc::Receiver<Message>, shared: Arc<Shared>) -> Self {
         Self {
             settings,
             messages,
@@ -128,20 +152,24 @@ impl Work {
             compressing: FuturesOrdered::new(),
             pack: None,
             puts: JoinSet::new(),
-            records: Vec::new(),
+            shared,
         }
     }
 
-    async fn run(&mut self) -> Result<Vec<PackRecord>> {
+    /// Works until the last pack is in the store. A frame enters a pack only while another put may begin, for
+    /// it may be the one that fills the pack.
+    async fn run(&mut self) -> Result<()> {
         let mut finishing = false;
         loop {
-            let busy = self.compressing.len() >= FRAMES_COMPRESSING_MAX || self.puts.len() >= PUTS_MAX;
+            let puts_full = self.puts.len() >= PUTS_MAX;
+            let busy = self.compressing.len() >= FRAMES_COMPRESSING_MAX || puts_full;
             tokio::select! {
                 biased;
                 Some(put) = self.puts.join_next(), if !self.puts.is_empty() => {
-                    self.records.push(put.failed(ExitCode::Failed, || "a put broke off".to_owned())??);
+                    let record = put.failed(ExitCode::Failed, || "a put broke off".to_owned())??;
+                    self.shared.stored.lock().unwrap_or_else(PoisonError::into_inner).push(record);
                 }
-                Some(frame) = self.compressing.next(), if !self.compressing.is_empty() => {
+                Some(frame) = self.compressing.next(), if !self.compressing.is_empty() && !puts_full => {
                     self.append(frame.failed(ExitCode::Failed, || "compression broke off".to_owned())??).await?;
                 }
                 message = self.messages.recv(), if !finishing && !busy => match message {
@@ -154,10 +182,10 @@ impl Work {
                 },
                 else => {}
             }
-            if finishing && self.compressing.is_empty() {
+            if finishing && self.compressing.is_empty() && self.puts.len() < PUTS_MAX {
                 self.close_pack().await?;
                 if self.puts.is_empty() {
-                    return Ok(std::mem::take(&mut self.records));
+                    return Ok(());
                 }
             }
         }
@@ -190,7 +218,7 @@ impl Work {
             Ok::<_, Failure>(pack)
         });
         let pack = work.await.failed(ExitCode::Failed, || "packing broke off".to_owned())??;
-        let full = pack.size_bytes() >= pack_size_bytes;
+        let full = pack.is_full(pack_size_bytes);
         self.pack = Some(pack);
         if full { self.close_pack().await } else { Ok(()) }
     }

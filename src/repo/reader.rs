@@ -3,44 +3,35 @@
 //! *Order.* The reverse of writing. A chunk's SHA-256 is compared at every read, whoever asked for it.
 //! *Crash.* Reading leaves nothing behind.
 //!
-//! *Limits.* [`BODIES_MAX`] entries are read at the same time, each [`CHUNKS_AHEAD`] chunks ahead; frames are
-//! read in runs of at most [`RUN_BYTES_MAX`] and [`CACHE_BYTES_MAX`] of them stay in memory.
+//! *Limits.* [`BODIES_MAX`] entries are read at the same time, each [`CHUNKS_AHEAD`] chunks ahead.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
 };
 
-use bytes::Bytes;
 use futures_util::{StreamExt, stream, stream::FuturesUnordered};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::task::spawn_blocking;
 
 use super::{
-    Core,
-    format::{self, BodyRecord, EntryRecord, Manifest, PackKind, Refs, SourceManifest, layout},
-    index::{Location, PackMap},
-    pack,
+    chunks::ChunkReader,
+    core::Core,
+    format::{self, BodyRecord, EntryRecord, Manifest, PackKind, Refs, SourceManifest},
 };
 use crate::{
-    crypt::{CIPHER_CHUNK_BYTES, Identities, PLAIN_CHUNK_BYTES, Payload},
-    error::{Context, ExitCode, Failure, Result},
+    error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     flow::{BodyWriter, EntrySink, FlowError, FlowResult, Previous, PreviousEntry, Reuse, Selection},
-    names::{ChunkId, PackId, SourceName},
+    names::{ChunkId, SourceName},
 };
 
 /// Entries that are read at the same time.
 pub const BODIES_MAX: usize = 6;
 /// Chunks that one entry reads ahead.
 pub const CHUNKS_AHEAD: usize = 3;
-/// Plain bytes of frames that one range read brings.
-pub const RUN_BYTES_MAX: u64 = 8 << 20;
-/// Plain bytes of frames that stay in memory.
-pub const CACHE_BYTES_MAX: usize = 64 << 20;
 /// Bytes that one line of an entry list may have.
-const LINE_BYTES_MAX: usize = 16 << 20;
+pub(super) const LINE_BYTES_MAX: usize = 16 << 20;
 
 /// A snapshot whose signature, refs and manifest were checked.
 pub struct Snapshot {
@@ -124,7 +115,7 @@ impl Snapshot {
                 items.insert(record.meta.item);
             }
         }
-        Ok(items.into_iter().collect())
+        Ok(source.inventory.iter().filter(|item| items.contains(*item)).cloned().collect())
     }
 
     async fn send_body(
@@ -163,8 +154,7 @@ impl Snapshot {
         // A single chunk was compared with its id already, which is the digest of the whole.
         let digest = if single { ids[0] } else { ChunkId(whole.finalize().into()) };
         if digest != record.sha256 || size_bytes != record.size_bytes {
-            let what = "its chunks are whole, but together they are not what was stored";
-            return Err(in_entry(Failure::new(ExitCode::Damage, what)));
+            return Err(in_entry(other_bytes()));
         }
         monitor.event(Event::SourceMoved { source: source.clone(), entries: 1, bytes: 0 });
         body.finish_with(record.trailer).await
@@ -178,7 +168,14 @@ impl Snapshot {
         }
         let mut all = Vec::new();
         for id in self.chunks.body_chunks(&record.body).await? {
-            all.extend_from_slice(&self.chunks.chunk(PackKind::Data, id).await?);
+            let chunk = self.chunks.chunk(PackKind::Data, id).await?;
+            if (all.len() + chunk.len()) as u64 > record.size_bytes {
+                return Err(other_bytes());
+            }
+            all.extend_from_slice(&chunk);
+        }
+        if ChunkId(Sha256::digest(&all).into()) != record.sha256 {
+            return Err(other_bytes());
         }
         Ok(all)
     }
@@ -189,17 +186,28 @@ impl Snapshot {
     }
 }
 
+fn other_bytes() -> Failure {
+    Failure::new(ExitCode::Damage, "its chunks are whole, but together they are not what was stored")
+}
+
 /// The entries of a source, read from its entry list piece by piece.
 pub struct EntryLines {
     chunks: Arc<ChunkReader>,
     list: VecDeque<ChunkId>,
     buffer: Vec<u8>,
     at: usize,
+    /// The chunk of the list that was asked for last.
+    asked: Option<ChunkId>,
 }
 
 impl EntryLines {
     pub(super) fn new(chunks: Arc<ChunkReader>, list: Vec<ChunkId>) -> Self {
-        Self { chunks, list: list.into(), buffer: Vec::new(), at: 0 }
+        Self { chunks, list: list.into(), buffer: Vec::new(), at: 0, asked: None }
+    }
+
+    /// Returns the chunk of the list that the last call of [`Self::next`] needed, to tell what it failed at.
+    pub(super) fn asked(&self) -> Option<ChunkId> {
+        self.asked
     }
 
     /// Returns the next entry, `None` at the end.
@@ -218,6 +226,7 @@ impl EntryLines {
                 }
                 return Ok(None);
             };
+            self.asked = Some(id);
             self.buffer.drain(..self.at);
             self.at = 0;
             searched = self.buffer.len();
@@ -245,21 +254,47 @@ impl ReusedBody {
 
 /// The entries of an older snapshot, for a source that can tell what did not change.
 pub(super) struct OlderEntries {
-    pub(super) lines: EntryLines,
-    pub(super) core: Arc<Core>,
+    lines: Option<EntryLines>,
+    core: Arc<Core>,
+}
+
+impl OlderEntries {
+    pub(super) fn new(lines: EntryLines, core: Arc<Core>) -> Self {
+        Self { lines: Some(lines), core }
+    }
+
+    /// Returns whether every chunk of a body lies in a pack that is there.
+    async fn is_whole(&self, chunks: &ChunkReader, body: &BodyRecord) -> Result<bool> {
+        let ids = match chunks.body_chunks(body).await {
+            Ok(ids) => ids,
+            Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+            Err(_) => return Ok(false),
+        };
+        for id in &ids {
+            if self.core.known.find(id, Some(PackKind::Data))?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 #[async_trait::async_trait]
 impl Previous for OlderEntries {
     async fn next(&mut self) -> Result<Option<PreviousEntry>> {
-        while let Some(record) = self.lines.next().await? {
-            // An entry of which a chunk is lost is not offered: the source then sends it anew, which heals.
-            let ids = self.lines.chunks.body_chunks(&record.body).await?;
-            let mut whole = true;
-            for id in &ids {
-                whole = whole && self.core.known.find(id, Some(PackKind::Data))?.is_some();
-            }
-            if whole {
+        while let Some(lines) = &mut self.lines {
+            let record = match lines.next().await {
+                Ok(Some(record)) => record,
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                // A list that is lost offers nothing more: the source reads the rest anew, which heals.
+                Ok(None) | Err(_) => {
+                    self.lines = None;
+                    break;
+                }
+            };
+            let chunks = lines.chunks.clone();
+            // An entry of which a chunk is lost is not offered, for the same reason.
+            if self.is_whole(&chunks, &record.body).await? {
                 let EntryRecord { meta, trailer, size_bytes, sha256, body } = record;
                 let reuse = Reuse(format::write(&ReusedBody { size_bytes, sha256, body }).into());
                 return Ok(Some(PreviousEntry { meta, trailer, size_bytes, reuse }));
@@ -267,173 +302,4 @@ impl Previous for OlderEntries {
         }
         Ok(None)
     }
-}
-
-/// Reads chunks out of packs.
-pub struct ChunkReader {
-    core: Arc<Core>,
-    identities: Identities,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    payloads: HashMap<PackId, Arc<Payload>>,
-    frames: HashMap<(PackId, u32), Bytes>,
-    order: VecDeque<(PackId, u32)>,
-    cached_bytes: usize,
-    fetching: HashMap<PackId, Arc<tokio::sync::Mutex<()>>>,
-}
-
-impl ChunkReader {
-    pub(super) fn new(core: Arc<Core>, identities: Identities) -> Self {
-        Self { core, identities, state: Mutex::default() }
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns the ids that a body record names.
-    pub async fn body_chunks(&self, body: &BodyRecord) -> Result<Vec<ChunkId>> {
-        match body {
-            BodyRecord::Chunks(ids) => Ok(ids.clone()),
-            BodyRecord::Lists(lists) => self.list_chunks(lists).await,
-        }
-    }
-
-    /// Returns the ids that nested lists hold.
-    pub(super) async fn list_chunks(&self, lists: &[ChunkId]) -> Result<Vec<ChunkId>> {
-        let mut ids = Vec::new();
-        for id in lists {
-            let chunk = self.chunk(PackKind::Meta, *id).await?;
-            let text = std::str::from_utf8(&chunk)
-                .failed(ExitCode::Damage, || format!("list `{id}` is not text"))?;
-            for line in text.lines() {
-                ids.push(line.parse().failed(ExitCode::Damage, || format!("list `{id}` names no chunk"))?);
-            }
-        }
-        Ok(ids)
-    }
-
-    /// Returns the bytes of a chunk out of a pack of `kind`, compared with its id.
-    pub async fn chunk(&self, kind: PackKind, id: ChunkId) -> Result<Bytes> {
-        let at = self.core.known.find(&id, Some(kind))?.ok_or_else(|| {
-            Failure::new(ExitCode::Damage, format!("chunk `{id}` is in no pack that is there")).hint(
-                "Run `lifeboat verify` to see what is missing; the next backup stores it again if it can.",
-            )
-        })?;
-        let frame = self.frame(&at).await?;
-        let (from, to) = (at.offset as usize, at.offset as usize + at.size_bytes as usize);
-        let differs = || {
-            Failure::new(ExitCode::Damage, format!("pack `{}` gives other bytes for chunk `{id}`", at.pack))
-        };
-        if to > frame.len() {
-            return Err(differs());
-        }
-        let bytes = frame.slice(from..to);
-        let hashed = bytes.clone();
-        let work = spawn_blocking(move || ChunkId(Sha256::digest(&hashed).into()));
-        if work.await.failed(ExitCode::Failed, || "hashing broke off".to_owned())? != id {
-            return Err(differs());
-        }
-        Ok(bytes)
-    }
-
-    /// Returns a plain frame, from memory or from the store together with the ones behind it.
-    async fn frame(&self, at: &Location) -> Result<Bytes> {
-        let wanted = (at.pack, at.frame);
-        if let Some(frame) = self.state().frames.get(&wanted) {
-            return Ok(frame.clone());
-        }
-        let gate = self.state().fetching.entry(at.pack).or_default().clone();
-        let _one_at_a_time = gate.lock().await;
-        if let Some(frame) = self.state().frames.get(&wanted) {
-            return Ok(frame.clone());
-        }
-        let map = self.core.known.pack(&at.pack)?.ok_or_else(|| missing(at.pack))?;
-        let frames = self.fetch(at.pack, &map, at.frame).await?;
-        let frame = frames.first().cloned().ok_or_else(|| missing(at.pack))?;
-        self.keep(at, frames);
-        Ok(frame)
-    }
-
-    fn keep(&self, at: &Location, frames: Vec<Bytes>) {
-        let mut state = self.state();
-        for (number, frame) in (at.frame..).zip(frames) {
-            let key = (at.pack, number);
-            if let Some(old) = state.frames.insert(key, frame.clone()) {
-                state.cached_bytes -= old.len();
-            } else {
-                state.order.push_back(key);
-            }
-            state.cached_bytes += frame.len();
-        }
-        while state.cached_bytes > CACHE_BYTES_MAX {
-            let Some(oldest) = state.order.pop_front() else { break };
-            if let Some(frame) = state.frames.remove(&oldest) {
-                state.cached_bytes -= frame.len();
-            }
-        }
-    }
-
-    /// Reads a run of frames from number `first` on with one range read.
-    async fn fetch(&self, pack: PackId, map: &PackMap, first: u32) -> Result<Vec<Bytes>> {
-        let damaged =
-            || Failure::new(ExitCode::Damage, format!("the index of pack `{pack}` does not fit it"));
-        let behind = map.frames.get(first as usize..).filter(|run| !run.is_empty()).ok_or_else(damaged)?;
-        let mut plain_bytes = 0;
-        let run: Vec<_> = behind
-            .iter()
-            .take_while(|frame| {
-                let fits = plain_bytes == 0 || plain_bytes + u64::from(frame.plain_bytes) <= RUN_BYTES_MAX;
-                plain_bytes += u64::from(frame.plain_bytes);
-                fits
-            })
-            .copied()
-            .collect();
-        let payload = self.payload(pack, map).await?;
-        let (begin, end) =
-            (run[0].offset, run.last().map_or(0, |last| last.offset + u64::from(last.size_bytes)));
-        let first_chunk = begin / PLAIN_CHUNK_BYTES;
-        let last_chunk = end.saturating_sub(1) / PLAIN_CHUNK_BYTES;
-        let from = map.payload_offset + first_chunk * CIPHER_CHUNK_BYTES;
-        let to = (map.payload_offset + (last_chunk + 1) * CIPHER_CHUNK_BYTES).min(map.size_bytes);
-        if from >= to {
-            return Err(damaged());
-        }
-        let sealed = self.core.get.get(&layout::pack(pack), Some(from..to)).await?;
-        let ends = to == map.size_bytes;
-        let work = spawn_blocking(move || {
-            let what = || format!("pack `{pack}` cannot be decrypted");
-            let plain = payload.open(&sealed, first_chunk, ends).failed(ExitCode::Damage, what)?;
-            let unpack = |frame: &format::FrameRecord| {
-                let at = frame
-                    .offset
-                    .checked_sub(first_chunk * PLAIN_CHUNK_BYTES)
-                    .ok_or_else(|| Failure::new(ExitCode::Damage, what()))?;
-                let at = usize::try_from(at).unwrap_or(usize::MAX);
-                let bytes = plain.get(at..at.saturating_add(frame.size_bytes as usize));
-                let bytes = bytes.ok_or_else(|| Failure::new(ExitCode::Damage, what()))?;
-                pack::unpack_frame(bytes, *frame, pack)
-            };
-            run.iter().map(unpack).collect::<Result<Vec<Bytes>>>()
-        });
-        work.await.failed(ExitCode::Failed, || "unpacking broke off".to_owned())?
-    }
-
-    /// Returns the key of a pack's payload, unwrapped once.
-    async fn payload(&self, pack: PackId, map: &PackMap) -> Result<Arc<Payload>> {
-        if let Some(payload) = self.state().payloads.get(&pack) {
-            return Ok(payload.clone());
-        }
-        let head = self.core.get.get(&layout::pack(pack), Some(0..map.payload_offset)).await?;
-        let payload = Arc::new(Payload::unlock(&head, &self.identities, &format!("pack {pack}"))?);
-        self.state().payloads.insert(pack, payload.clone());
-        Ok(payload)
-    }
-}
-
-fn missing(pack: PackId) -> Failure {
-    Failure::new(ExitCode::Damage, format!("pack `{pack}` is missing"))
 }

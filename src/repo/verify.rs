@@ -1,10 +1,15 @@
 //! Looks for damage: is everything there that the signatures promise, and does it read as what was stored?
 //!
-//! *Order.* Signatures, refs and chain first; then manifests, entry lists and where their chunks are; then, if
-//! asked, every byte of every pack. All damage is collected; nothing stops the search but an unreachable store.
+//! *Order.* Signatures, refs and their chain; which packs are there; the indexes; then manifests, entry lists and
+//! where their chunks are; then, if asked, every byte of packs. All damage is collected; nothing stops the search
+//! but a store that does not answer. Packs that turn out to be damaged are told to the index, so that the next
+//! backup stores anew what is in them.
+//!
+//! *Limits.* What a damage affects is named up to [`AFFECTED_MAX`] lines and counted beyond; of the chunks only
+//! those of packs that are gone are in memory.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -12,10 +17,12 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Read, Repository, Snapshot,
-    format::{BodyRecord, PackKind, Refs, layout},
+    Read, Repository,
+    chunks::ChunkReader,
+    core::SignedRefs,
+    format::{BodyRecord, EntryRecord, PackKind, PackRecord, Refs, SourceManifest, layout},
     pack,
-    reader::ChunkReader,
+    reader::EntryLines,
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
@@ -61,141 +68,302 @@ pub struct VerifyReport {
     pub damage: Vec<Damage>,
 }
 
-/// Which entries lie in a pack.
-type Users = BTreeMap<PackId, BTreeSet<String>>;
+/// What one damage affects.
+#[derive(Default)]
+struct Affected {
+    names: Vec<String>,
+    more: u64,
+    /// An entry of many chunks comes many times, one after the other, and counts once.
+    last: String,
+}
+
+impl Affected {
+    fn add(&mut self, name: &str) {
+        if self.last == name {
+            return;
+        }
+        name.clone_into(&mut self.last);
+        if self.names.len() < AFFECTED_MAX {
+            self.names.push(name.to_owned());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn lines(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.names.push(format!("and {} more", self.more));
+        }
+        self.names
+    }
+}
+
+/// What is known while the search goes on.
+struct Search<'a> {
+    repository: &'a Repository<Read>,
+    chunks: Arc<ChunkReader>,
+    report: VerifyReport,
+    /// The packs that snapshots need, with what lies in each.
+    needed: BTreeMap<PackId, (u64, Affected)>,
+    /// Packs that are missing or changed, and how.
+    broken: BTreeMap<PackId, String>,
+    /// Packs that no index tells of.
+    untold: BTreeSet<PackId>,
+    /// Chunks of broken packs, by what the indexes say.
+    lost: HashMap<(PackKind, ChunkId), PackId>,
+    /// What lies in no pack that any index tells of, by snapshot.
+    nowhere: BTreeMap<String, Affected>,
+}
 
 impl Repository<Read> {
     /// Verifies the repository.
     pub async fn verify(&self, options: VerifyOptions, monitor: &SharedMonitor) -> Result<VerifyReport> {
-        let mut report = VerifyReport::default();
-        let there = self.core.packs().await?;
-        let refs = self.checked_refs(&mut report).await?;
-        report.snapshots = refs.len() as u64;
-        let mut users = Users::new();
+        let (refs, bad) = self.core.survey().await?;
         let mut needed = BTreeMap::new();
         for one in &refs {
-            needed.extend(one.packs.iter().map(|(pack, size_bytes)| (*pack, *size_bytes)));
-            for pack in one.packs.keys() {
-                users.entry(*pack).or_default();
-            }
-            self.walk(one, &mut users, &mut report).await?;
+            let packs = one.refs.packs.iter();
+            needed.extend(packs.map(|(pack, size_bytes)| (*pack, (*size_bytes, Affected::default()))));
         }
-        report.packs = needed.len() as u64;
-        let mut broken = BTreeMap::new();
-        for (pack, size_bytes) in &needed {
-            match there.get(pack) {
-                None => drop(broken.insert(*pack, "it is missing".to_owned())),
-                Some(found) if found != size_bytes => {
-                    broken.insert(*pack, format!("it has {found} bytes instead of {size_bytes}"));
-                }
-                Some(_) => {}
-            }
+        let sizes = needed.iter().map(|(pack, (size_bytes, _))| (*pack, *size_bytes)).collect();
+        let mut search = Search {
+            repository: self,
+            chunks: Arc::new(ChunkReader::new(self.core.clone(), self.access.identities.clone(), sizes)),
+            report: VerifyReport {
+                snapshots: refs.len() as u64,
+                packs: needed.len() as u64,
+                ..Default::default()
+            },
+            needed,
+            broken: BTreeMap::new(),
+            untold: BTreeSet::new(),
+            lost: HashMap::new(),
+            nowhere: BTreeMap::new(),
+        };
+        for (key, failure) in &bad {
+            let snapshot = layout::refs_of(key).map(|(id, _)| id.to_string());
+            search.note(key.to_string(), failure, snapshot.into_iter().collect());
         }
-        let whole: Vec<PackId> = needed.keys().filter(|pack| !broken.contains_key(pack)).copied().collect();
-        for pack in share(&whole, options.read_percent) {
-            match self.read_pack(pack).await {
-                Ok((chunks, bytes)) => {
-                    report.chunks_read += chunks;
-                    report.bytes_read += bytes;
-                }
-                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
-                Err(failure) => drop(broken.insert(pack, failure.chain().join(": "))),
-            }
-            monitor.step(None, format!("read pack {pack}"));
+        search.check_chain(&refs, &bad);
+        search.compare_packs().await?;
+        search.read_indexes(&refs).await?;
+        for one in &refs {
+            search.walk(&one.refs).await?;
         }
-        for (pack, what) in broken {
-            let affects = affected(users.get(&pack), &refs, pack);
-            let object = layout::pack(pack).to_string();
-            report.damage.push(Damage { object, what, affects, tampering: false });
-        }
-        Ok(report)
+        search.read_packs(options.read_percent, monitor).await?;
+        search.end(&refs)
+    }
+}
+
+impl Search<'_> {
+    fn note(&mut self, object: String, failure: &Failure, affects: Vec<String>) {
+        let (what, tampering) = (failure.chain().join(": "), failure.exit() == ExitCode::Tampering);
+        self.report.damage.push(Damage { object, what, affects, tampering });
     }
 
-    /// Reads all refs one by one, so that one bad signature does not hide the rest.
-    async fn checked_refs(&self, report: &mut VerifyReport) -> Result<Vec<Refs>> {
-        let listed = self.core.get.list(layout::REFS).await?;
-        let there: BTreeSet<_> = listed.iter().map(|object| object.key.clone()).collect();
-        let mut all = Vec::new();
-        for key in &there {
-            let Some((id, revision)) = layout::refs_of(key) else { continue };
-            if !there.contains(&layout::signature(key)) {
-                continue;
-            }
-            match self.core.read_refs(&id, revision).await {
-                Ok((refs, ..)) => all.push(refs),
+    /// Checks that the refs which each refs file names as its writer's previous ones are there. Two runs at once
+    /// may name the same; that is no harm.
+    fn check_chain(&mut self, refs: &[SignedRefs], bad: &[(crate::names::Key, Failure)]) {
+        let there: BTreeSet<PackId> = refs.iter().map(|one| one.digest).collect();
+        let gone =
+            refs.iter().filter(|one| one.refs.previous.is_some_and(|previous| !there.contains(&previous)));
+        // Refs that are there and not believed were told already; they are the likely end of a broken chain.
+        for one in gone.filter(|_| bad.is_empty()) {
+            self.report.damage.push(Damage {
+                object: layout::refs(&one.refs.snapshot, one.refs.revision).to_string(),
+                what: "the snapshot that its writer made before it is gone".to_owned(),
+                affects: Vec::new(),
+                tampering: true,
+            });
+        }
+    }
+
+    /// Looks which of the needed packs are there with their size.
+    async fn compare_packs(&mut self) -> Result<()> {
+        let there = self.repository.core.packs().await?;
+        for (pack, (size_bytes, _)) in &self.needed {
+            let what = match there.get(pack) {
+                None => "it is missing".to_owned(),
+                Some(found) if found != size_bytes => format!("it has {found} bytes instead of {size_bytes}"),
+                Some(_) => continue,
+            };
+            self.broken.insert(*pack, what);
+        }
+        Ok(())
+    }
+
+    /// Reads the indexes: each must be believable, and together they must tell of every pack.
+    async fn read_indexes(&mut self, refs: &[SignedRefs]) -> Result<()> {
+        let core = &self.repository.core;
+        let mut told = BTreeSet::new();
+        let mut failures = Vec::new();
+        for key in core.signed(layout::INDEX).await? {
+            match core.read_index(&key, &self.repository.access.identities).await {
+                Ok(records) => {
+                    told.extend(records.iter().map(|record| record.pack));
+                    self.note_lost(&records);
+                }
                 Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
-                Err(failure) => report.damage.push(Damage {
-                    object: key.to_string(),
-                    what: failure.chain().join(": "),
-                    affects: vec![id.to_string()],
-                    tampering: failure.exit() == ExitCode::Tampering,
-                }),
+                Err(failure) => failures.push((key, failure)),
             }
         }
-        Ok(all)
+        self.untold = self.needed.keys().filter(|pack| !told.contains(pack)).copied().collect();
+        let touched = refs.iter().filter(|one| one.refs.packs.keys().any(|pack| self.untold.contains(pack)));
+        let snapshots: Vec<String> = touched.map(|one| one.refs.snapshot.to_string()).collect();
+        for (key, failure) in failures {
+            self.note(key.to_string(), &failure, snapshots.clone());
+        }
+        Ok(())
+    }
+
+    fn note_lost(&mut self, records: &[PackRecord]) {
+        for record in records.iter().filter(|record| self.broken.contains_key(&record.pack)) {
+            let chunks = record.inner.chunks.iter();
+            self.lost.extend(chunks.map(|chunk| ((record.kind, chunk.id), record.pack)));
+        }
     }
 
     /// Walks a snapshot's entry lists and notes which entry needs which pack.
-    async fn walk(&self, refs: &Refs, users: &mut Users, report: &mut VerifyReport) -> Result<()> {
-        let id = &refs.snapshot;
-        let mut note = |object: String, failure: &Failure, affects: Vec<String>| {
-            let what = failure.chain().join(": ");
-            report.damage.push(Damage {
-                object,
-                what,
-                affects,
-                tampering: failure.exit() == ExitCode::Tampering,
-            });
-        };
-        let manifest = match self.core.manifest(refs, &self.access.identities).await {
+    async fn walk(&mut self, refs: &Refs) -> Result<()> {
+        let repository = self.repository;
+        let manifest = match repository.core.manifest(refs, &repository.access.identities).await {
             Ok(manifest) => manifest,
             Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
             Err(failure) => {
-                note(layout::manifest(id).to_string(), &failure, vec![id.to_string()]);
+                let key = layout::manifest(&refs.snapshot).to_string();
+                self.note(key, &failure, vec![refs.snapshot.to_string()]);
                 return Ok(());
             }
         };
-        let chunks = Arc::new(ChunkReader::new(self.core.clone(), self.access.identities.clone()));
-        let snapshot = Snapshot { refs: refs.clone(), manifest, chunks };
-        for source in &snapshot.manifest.sources {
-            let mut lines = snapshot.entries(source);
-            loop {
-                let record = match lines.next().await {
-                    Ok(Some(record)) => record,
-                    Ok(None) => break,
-                    Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
-                    Err(failure) => {
-                        let whole_source = format!("{id} {}", source.name);
-                        note(format!("entry list of {whole_source}"), &failure, vec![whole_source]);
-                        break;
-                    }
-                };
-                let entry = format!("{id} {}/{}", source.name, record.meta.path);
-                if let Err(lost) = self.place(&snapshot, &record.body, &entry, users).await {
-                    note(entry.clone(), &lost, vec![entry]);
+        for source in &manifest.sources {
+            self.walk_source(refs, source).await?;
+        }
+        Ok(())
+    }
+
+    async fn walk_source(&mut self, refs: &Refs, source: &SourceManifest) -> Result<()> {
+        let whole = format!("{} {}", refs.snapshot, source.name);
+        for id in &source.list {
+            self.place(refs, PackKind::Meta, *id, &whole)?;
+        }
+        let mut lines = EntryLines::new(self.chunks.clone(), source.list.clone());
+        loop {
+            match lines.next().await {
+                Ok(Some(record)) => {
+                    self.walk_entry(refs, &record, &format!("{whole}/{}", record.meta.path)).await?
+                }
+                Ok(None) => return Ok(()),
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                Err(failure) => {
+                    return self.blame(refs, PackKind::Meta, lines.asked(), &failure, &whole);
                 }
             }
         }
-        Ok(())
     }
 
-    /// Notes `entry` as a user of each pack that its chunks are in.
-    async fn place(
-        &self,
-        snapshot: &Snapshot,
-        body: &BodyRecord,
-        entry: &str,
-        users: &mut Users,
-    ) -> Result<()> {
-        for id in snapshot.chunks().body_chunks(body).await? {
-            let at = self.core.known.find(&id, Some(PackKind::Data))?.ok_or_else(|| {
-                Failure::new(ExitCode::Damage, format!("its chunk `{id}` is in no pack that is there"))
-            })?;
-            users.entry(at.pack).or_default().insert(entry.to_owned());
+    async fn walk_entry(&mut self, refs: &Refs, record: &EntryRecord, name: &str) -> Result<()> {
+        let mut ids = Vec::new();
+        match &record.body {
+            BodyRecord::Chunks(chunks) => ids.extend(chunks),
+            BodyRecord::Lists(lists) => {
+                for id in lists {
+                    self.place(refs, PackKind::Meta, *id, name)?;
+                    match self.chunks.list_chunks(&[*id]).await {
+                        Ok(chunks) => ids.extend(chunks),
+                        Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                        Err(failure) => self.blame(refs, PackKind::Meta, Some(*id), &failure, name)?,
+                    }
+                }
+            }
+        }
+        for id in ids {
+            self.place(refs, PackKind::Data, id, name)?;
         }
         Ok(())
     }
 
+    /// Notes that `name` needs the pack in which a chunk lies, or is said to.
+    fn place(&mut self, refs: &Refs, kind: PackKind, id: ChunkId, name: &str) -> Result<()> {
+        let locations = self.repository.core.known.locations(&id, kind)?;
+        let pack = locations.first().map(|at| at.pack).or_else(|| self.lost.get(&(kind, id)).copied());
+        if let Some(pack) = pack {
+            self.needed.entry(pack).or_default().1.add(name);
+            return Ok(());
+        }
+        // It may lie in any pack of the snapshot that no index tells of.
+        let untold: Vec<PackId> =
+            refs.packs.keys().filter(|pack| self.untold.contains(pack)).copied().collect();
+        for pack in &untold {
+            self.needed.entry(*pack).or_default().1.add(name);
+        }
+        if untold.is_empty() {
+            self.nowhere.entry(refs.snapshot.to_string()).or_default().add(name);
+        }
+        Ok(())
+    }
+
+    /// Notes a chunk that cannot be read as damage of its pack.
+    fn blame(
+        &mut self,
+        refs: &Refs,
+        kind: PackKind,
+        id: Option<ChunkId>,
+        failure: &Failure,
+        name: &str,
+    ) -> Result<()> {
+        let Some(id) = id else {
+            self.note(format!("entry list of {name}"), failure, vec![name.to_owned()]);
+            return Ok(());
+        };
+        let found = self.repository.core.known.locations(&id, kind)?.first().map(|at| at.pack);
+        if let Some(pack) = found {
+            self.broken.entry(pack).or_insert_with(|| failure.chain().join(": "));
+        }
+        self.place(refs, kind, id, name)
+    }
+
+    async fn read_packs(&mut self, percent: f64, monitor: &SharedMonitor) -> Result<()> {
+        let whole = self.needed.keys().filter(|pack| !self.broken.contains_key(pack));
+        for pack in share(&whole.copied().collect::<Vec<_>>(), percent) {
+            match self.repository.read_pack(pack).await {
+                Ok((chunks, bytes)) => {
+                    self.report.chunks_read += chunks;
+                    self.report.bytes_read += bytes;
+                }
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                Err(failure) => drop(self.broken.insert(pack, failure.chain().join(": "))),
+            }
+            monitor.step(None, format!("read pack {pack}"));
+        }
+        Ok(())
+    }
+
+    /// Sums up; packs whose entries are not known are told with the snapshots that need them.
+    fn end(mut self, refs: &[SignedRefs]) -> Result<VerifyReport> {
+        self.repository.core.known.distrust(&self.broken.keys().copied().collect())?;
+        for pack in self.untold {
+            let what = || "no index tells what is in it".to_owned();
+            self.broken.entry(pack).or_insert_with(what);
+        }
+        for (pack, what) in self.broken {
+            let affected = self.needed.remove(&pack).unwrap_or_default().1;
+            let users = || refs.iter().filter(|one| one.refs.packs.contains_key(&pack));
+            let affects = if affected.names.is_empty() {
+                users().map(|one| one.refs.snapshot.to_string()).collect()
+            } else {
+                affected.lines()
+            };
+            let object = layout::pack(pack).to_string();
+            self.report.damage.push(Damage { object, what, affects, tampering: false });
+        }
+        for (snapshot, affected) in self.nowhere {
+            let (object, what) = (format!("snapshot {snapshot}"), "chunks of it are in no pack".to_owned());
+            self.report.damage.push(Damage { object, what, affects: affected.lines(), tampering: false });
+        }
+        Ok(self.report)
+    }
+}
+
+impl Repository<Read> {
     /// Reads a whole pack: its name must be its hash, and every chunk in it must have the hash in its name.
     /// Without the identity that opens it, the name alone is checked.
     async fn read_pack(&self, id: PackId) -> Result<(u64, u64)> {
@@ -238,23 +406,6 @@ fn share(packs: &[PackId], percent: f64) -> Vec<PackId> {
     )]
     let wanted = ((packs.len() as f64 * percent.min(100.0) / 100.0).ceil() as usize).clamp(1, packs.len());
     (0..wanted).map(|n| packs[n * packs.len() / wanted]).collect()
-}
-
-/// Names what a broken pack affects: its entries, or the snapshots that need it when no entry is known.
-fn affected(entries: Option<&BTreeSet<String>>, refs: &[Refs], pack: PackId) -> Vec<String> {
-    let entries = entries.cloned().unwrap_or_default();
-    let mut names: Vec<String> = if entries.is_empty() {
-        let users = refs.iter().filter(|one| one.packs.contains_key(&pack));
-        users.map(|one| one.snapshot.to_string()).collect()
-    } else {
-        entries.into_iter().collect()
-    };
-    if names.len() > AFFECTED_MAX {
-        let more = names.len() - AFFECTED_MAX;
-        names.truncate(AFFECTED_MAX);
-        names.push(format!("and {more} more"));
-    }
-    names
 }
 
 #[cfg(test)]

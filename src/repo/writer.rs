@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use sha2::{Digest, Sha256};
@@ -24,20 +24,19 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Append, Repository,
-    chunker::Cutter,
-    format::{
-        self, BodyRecord, CHUNKS_IN_RECORD_MAX, EntryRecord, FORMAT, Manifest, PackKind, Refs,
-        SourceManifest, Status, layout,
-    },
+    chunks::ChunkReader,
+    commit::Stored,
+    cutting::Cutting,
+    format::{self, BodyRecord, CHUNKS_IN_RECORD_MAX, EntryRecord, PackKind, SourceManifest, Status},
     index::Location,
     packer::{Packer, PackerSettings},
-    reader::ReusedBody,
+    reader::{LINE_BYTES_MAX, ReusedBody},
 };
 use crate::{
     clock::Ground,
     error::{Context, ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
-    flow::{Body, Cut, Entry, EntryStream, FlowError, FlowResult, Piece, Problem, Reuse},
+    flow::{Body, Cut, Entry, EntryStream, FlowError, FlowResult, Piece, Reuse},
     names::{ChunkId, PackId, SnapshotId, SourceName},
 };
 
@@ -45,6 +44,8 @@ use crate::{
 pub const BODIES_MAX: usize = 6;
 /// Bytes that are gathered before a blocking thread is asked to cut and hash them.
 const GATHER_BYTES: usize = 1 << 20;
+/// Pieces that are gathered at most, however small.
+const GATHER_PIECES: usize = 4096;
 /// Chunk ids in one chunk of a nested list.
 const IDS_IN_LIST_CHUNK: usize = 8192;
 
@@ -78,23 +79,40 @@ pub struct Committed {
 
 /// Writes one snapshot.
 pub struct SnapshotWriter<'a> {
-    repository: &'a Repository<Append>,
-    ground: Ground,
-    monitor: SharedMonitor,
-    id: SnapshotId,
-    began: DateTime<Utc>,
-    data: Packer,
-    meta: Packer,
-    session: Mutex<Session>,
-    sources: Vec<SourceManifest>,
+    pub(super) repository: &'a Repository<Append>,
+    pub(super) ground: Ground,
+    pub(super) monitor: SharedMonitor,
+    pub(super) id: SnapshotId,
+    pub(super) began: DateTime<Utc>,
+    pub(super) data: Packer,
+    pub(super) meta: Packer,
+    pub(super) session: Mutex<Session>,
+    pub(super) stored: tokio::sync::Mutex<Stored>,
+    pub(super) sources: Vec<SourceManifest>,
+    older: ChunkReader,
 }
 
 #[derive(Default)]
-struct Session {
+pub(super) struct Session {
     /// Chunks that this run has handed to a packer.
     written: HashSet<(PackKind, ChunkId)>,
     /// Packs of older runs that this snapshot needs.
-    used: BTreeMap<PackId, u64>,
+    pub(super) used: BTreeMap<PackId, u64>,
+}
+
+/// The claim to hand a chunk to a packer. One that is dropped before the packer has the chunk gives it back:
+/// a source that broke off must not leave others in the belief that the chunk is stored.
+struct Claim<'a> {
+    session: &'a Mutex<Session>,
+    chunk: Option<(PackKind, ChunkId)>,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if let Some(chunk) = self.chunk.take() {
+            self.session.lock().unwrap_or_else(PoisonError::into_inner).written.remove(&chunk);
+        }
+    }
 }
 
 /// Figures of the source that is being written.
@@ -135,7 +153,9 @@ impl<'a> SnapshotWriter<'a> {
             meta: Packer::start(settings(PackKind::Meta)),
             monitor,
             session: Mutex::default(),
+            stored: tokio::sync::Mutex::default(),
             sources: Vec::new(),
+            older: repository.index_reader(),
         }
     }
 
@@ -197,8 +217,7 @@ impl<'a> SnapshotWriter<'a> {
                 biased;
                 Some(record) = open.next(), if !open.is_empty() => {
                     let record: EntryRecord = record?;
-                    let mut line = format::write(&record);
-                    line.push(b'\n');
+                    let line = list_line(&record)?;
                     for chunk in list.push(&line) {
                         list_ids.push(self.store_meta(progress, chunk).await?);
                     }
@@ -233,13 +252,14 @@ impl<'a> SnapshotWriter<'a> {
         let mut ids: Vec<ChunkId> = Vec::new();
         let lost = || {
             let what = format!("`{path}` is unchanged, but a chunk of it is no longer in the repository");
-            FlowError::Failed(Failure::new(ExitCode::Damage, what))
+            let failure = Failure::new(ExitCode::Damage, what);
+            FlowError::Failed(failure.hint("Run the backup again: what is lost is then read anew."))
         };
         if let BodyRecord::Lists(lists) = &reused.body {
             for id in lists {
                 self.use_known(PackKind::Meta, id)?.ok_or_else(lost)?;
             }
-            ids.extend(self.repository.index_reader().list_chunks(lists).await?);
+            ids.extend(self.older.list_chunks(lists).await?);
         } else if let BodyRecord::Chunks(chunks) = &reused.body {
             ids.extend(chunks);
         }
@@ -264,7 +284,7 @@ impl<'a> SnapshotWriter<'a> {
         while !ended {
             let mut gathered = Vec::new();
             let mut gathered_bytes = 0;
-            while gathered_bytes < GATHER_BYTES {
+            while gathered_bytes < GATHER_BYTES && gathered.len() < GATHER_PIECES {
                 match body.next_piece().await? {
                     Some(piece) => {
                         gathered_bytes += if let Piece::Data(bytes) = &piece { bytes.len() } else { 0 };
@@ -286,6 +306,7 @@ impl<'a> SnapshotWriter<'a> {
                 ids.push(id);
                 self.store(progress, PackKind::Data, id, chunk).await?;
             }
+            self.index_now_and_then().await?;
             let source = progress.source.clone();
             self.monitor.event(Event::SourceMoved { source, entries: 0, bytes: gathered_bytes as u64 });
         }
@@ -322,12 +343,16 @@ impl<'a> SnapshotWriter<'a> {
         if self.use_known(kind, &id)?.is_some() || !self.session().written.insert((kind, id)) {
             return Ok(());
         }
-        progress.added_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        let mut claim = Claim { session: &self.session, chunk: Some((kind, id)) };
+        let size_bytes = chunk.len() as u64;
         let packer = match kind {
             PackKind::Data => &self.data,
             PackKind::Meta => &self.meta,
         };
-        packer.push(id, chunk).await.map_err(|()| FlowError::Closed)
+        packer.push(id, chunk).await.map_err(|()| FlowError::Closed)?;
+        claim.chunk = None;
+        progress.added_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Looks a chunk up among older packs and notes the pack as needed.
@@ -344,141 +369,16 @@ impl<'a> SnapshotWriter<'a> {
     fn session(&self) -> std::sync::MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Writes the rest and signs: the snapshot exists when this returns. `failed` names the sources that should
-    /// be in it and are not.
-    pub async fn commit(self, label: Label, failed: Vec<Problem>) -> Result<Committed> {
-        let Self { repository, ground, monitor, id, began, data, meta, session, sources } = self;
-        let mut records = data.finish().await?;
-        records.extend(meta.finish().await?);
-        if !records.is_empty() {
-            repository.put_index(&id, &records).await?;
-        }
-        let added_bytes = records.iter().map(|record| record.size_bytes).sum();
-        let mut packs = session.into_inner().unwrap_or_else(PoisonError::into_inner).used;
-        packs.extend(records.iter().map(|record| (record.pack, record.size_bytes)));
-        let partial = !failed.is_empty() || sources.iter().any(|source| !source.problems.is_empty());
-        let status = if partial { Status::Partial } else { Status::Complete };
-        let manifest = Manifest {
-            format: FORMAT,
-            snapshot: id.clone(),
-            stack: label.stack,
-            host: label.host,
-            lifeboat: env!("CARGO_PKG_VERSION").to_owned(),
-            began,
-            ended: ground.clock.now(),
-            tag: label.tag,
-            pin: label.pin,
-            sources: sources.clone(),
-            failed,
-        };
-        let (manifest, manifest_size_bytes) = repository.put_manifest(&manifest).await?;
-        let (seq, previous) = repository.chain_head().await?;
-        let refs = Refs {
-            format: FORMAT,
-            repository: repository.core.config.repository.clone(),
-            snapshot: id.clone(),
-            revision: 0,
-            seq: seq + 1,
-            previous,
-            status,
-            began,
-            manifest,
-            manifest_size_bytes,
-            packs,
-        };
-        repository.put_refs(&refs).await?;
-        monitor.event(Event::Committed { snapshot: id.clone() });
-        Ok(Committed { id, status, sources, added_bytes, added_packs: records.len() as u64 })
-    }
 }
 
-/// Cuts and hashes one body, on a blocking thread.
-struct Cutting {
-    cutter: Option<Cutter>,
-    whole: Sha256,
-    first: bool,
-    size_bytes: u64,
-}
-
-impl Cutting {
-    fn new(cutter: Cutter) -> Self {
-        Self { cutter: Some(cutter), whole: Sha256::new(), first: true, size_bytes: 0 }
+/// Writes a line of an entry list. What no reader would take is refused here.
+fn list_line(record: &EntryRecord) -> Result<Vec<u8>> {
+    let mut line = format::write(record);
+    line.push(b'\n');
+    if line.len() > LINE_BYTES_MAX {
+        let what =
+            format!("what is to be noted of entry `{}` is {} bytes long", record.meta.path, line.len());
+        return Err(Failure::new(ExitCode::Failed, what));
     }
-
-    /// Takes pieces and returns the chunks that are sure now with their ids.
-    fn advance(&mut self, pieces: Vec<Piece>, ended: bool) -> Vec<(ChunkId, Bytes)> {
-        let mut chunks = Vec::new();
-        let mut run = BytesMut::new();
-        let cutter = self.cutter.as_mut().expect("a body ends once");
-        for piece in pieces {
-            match piece {
-                Piece::Data(bytes) => run.extend_from_slice(&bytes),
-                Piece::Border => {
-                    chunks.extend(cutter.push(&run.split()));
-                    chunks.extend(cutter.border());
-                }
-            }
-        }
-        chunks.extend(cutter.push(&run));
-        if ended {
-            chunks.extend(self.cutter.take().expect("a body ends once").finish());
-        }
-        chunks.into_iter().map(|chunk| (self.hash(&chunk), chunk)).collect()
-    }
-
-    fn hash(&mut self, chunk: &Bytes) -> ChunkId {
-        self.size_bytes += chunk.len() as u64;
-        self.whole.update(chunk);
-        // The digest of the whole after one chunk is that chunk's own: most entries are hashed once.
-        let digest = if self.first { self.whole.clone().finalize() } else { Sha256::digest(chunk) };
-        self.first = false;
-        ChunkId(digest.into())
-    }
-
-    fn digest(self) -> (u64, ChunkId) {
-        (self.size_bytes, ChunkId(self.whole.finalize().into()))
-    }
-}
-
-impl Repository<Append> {
-    /// Seals and puts an index object of `records` and takes it into the local index.
-    async fn put_index(&self, id: &SnapshotId, records: &[format::PackRecord]) -> Result<()> {
-        let lines: Vec<u8> = records
-            .iter()
-            .flat_map(|record| {
-                let mut line = format::write(record);
-                line.push(b'\n');
-                line
-            })
-            .collect();
-        let key = layout::index(id.as_str(), 0);
-        let sealed = Bytes::from(self.access.meta_to.seal(&format::pack_meta(&lines)?)?);
-        let signature = self.access.signing.sign(&sealed, &format!("index {id}"))?;
-        self.access.put.put(&key, sealed).await?;
-        self.access.put.put(&layout::signature(&key), signature.into()).await?;
-        self.core.known.add(&key, records)
-    }
-
-    async fn put_manifest(&self, manifest: &Manifest) -> Result<(PackId, u64)> {
-        let sealed = self.access.meta_to.seal(&format::pack_meta(&format::write(manifest))?)?;
-        let (digest, size_bytes) = (PackId(Sha256::digest(&sealed).into()), sealed.len() as u64);
-        self.access.put.put(&layout::manifest(&manifest.snapshot), sealed.into()).await?;
-        Ok((digest, size_bytes))
-    }
-
-    /// Puts the refs and then their signature: from here on the snapshot exists.
-    async fn put_refs(&self, refs: &Refs) -> Result<()> {
-        let key = layout::refs(&refs.snapshot, refs.revision);
-        let bytes = serde_json::to_vec_pretty(refs)
-            .failed(ExitCode::Failed, || format!("`{key}` cannot be written"))?;
-        let comment = format!(
-            "lifeboat refs repository={} snapshot={} seq={}",
-            refs.repository, refs.snapshot, refs.seq
-        );
-        let signature = self.access.signing.sign(&bytes, &comment)?;
-        self.access.put.put(&key, bytes.into()).await?;
-        self.access.put.put(&layout::signature(&key), signature.into()).await?;
-        Ok(())
-    }
+    Ok(line)
 }

@@ -9,17 +9,22 @@ use lifeboat::{
     policy::MysqlConfig,
 };
 
-use crate::support::{Product, Server, source, target};
+use mysql_async::prelude::Queryable;
+
+use crate::support::{Product, Server, own, source, target};
 
 crate::on_both!(
     a_copy_into_an_empty_server_is_the_source_again,
     accounts_are_copied_and_those_that_exist_are_left_alone,
     one_table_comes_back_alone,
+    a_view_that_points_nowhere_is_kept_as_text_and_noted,
+    what_the_policy_leaves_out_is_not_read,
 );
 
-const DB: &str = "lbt_mysql_copy";
-/// A name that must be quoted in every way.
-const ODD: &str = "lbt_mysql_odd.`%'db";
+/// The database that holds most of the sample, and one whose name must be quoted in every way.
+fn names() -> [String; 2] {
+    [own("copy"), own("odd.`%'db")]
+}
 
 struct Copy {
     from: MysqlConfig,
@@ -39,7 +44,7 @@ impl Pair for Copy {
 }
 
 fn drops() -> [String; 2] {
-    [DB, ODD].map(|db| format!("DROP DATABASE IF EXISTS {}", quoted(db)))
+    names().map(|db| format!("DROP DATABASE IF EXISTS {}", quoted(&db)))
 }
 
 fn quoted(name: &str) -> String {
@@ -47,12 +52,12 @@ fn quoted(name: &str) -> String {
 }
 
 async fn a_copy_into_an_empty_server_is_the_source_again(product: Product) {
-    let (from, to) = (Server::shared(product), Server::empty(product).await);
+    let (from, to) = (Server::shared(product).await, Server::empty(product).await);
     from.run(drops()).await;
     from.run(sample(product)).await;
-    let pair = Copy { from: from.only(&["lbt_mysql_copy", "lbt_mysql_odd*"]), to: to.only(&["lbt_*"]) };
+    let pair = Copy { from: from.only(&[&own("copy"), &own("odd*")]), to: to.only(&["lbt_*"]) };
     piping_is_copying(&pair).await;
-    let checksum = format!("CHECKSUM TABLE {DB}.kinds");
+    let checksum = format!("CHECKSUM TABLE {}.kinds", own("copy"));
     assert_eq!(checksum_of(&from, &checksum).await, checksum_of(&to, &checksum).await);
 
     // The same again through INSERT, over what is there.
@@ -68,8 +73,7 @@ async fn a_copy_into_an_empty_server_is_the_source_again(product: Product) {
 
 async fn checksum_of(server: &Server, sql: &str) -> String {
     let mut conn = server.conn().await;
-    let row: (String, u64) =
-        mysql_async::prelude::Queryable::query_first(&mut conn, sql).await.unwrap().unwrap();
+    let row: (String, u64) = conn.query_first(sql).await.unwrap().unwrap();
     row.1.to_string()
 }
 
@@ -88,12 +92,13 @@ fn sample(product: Product) -> Vec<String> {
 }
 
 fn session() -> Vec<String> {
+    let [db, odd] = names();
     vec![
         "SET NAMES utf8mb4, SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO', SESSION time_zone = '+08:00'".into(),
         // The charset's own collation: MySQL writes another one out twice when a table is made from its text.
-        format!("CREATE DATABASE {DB} CHARACTER SET utf8mb4"),
-        format!("CREATE DATABASE {} CHARACTER SET latin1", quoted(ODD)),
-        format!("USE {DB}"),
+        format!("CREATE DATABASE {db} CHARACTER SET utf8mb4"),
+        format!("CREATE DATABASE {} CHARACTER SET latin1", quoted(&odd)),
+        format!("USE {db}"),
     ]
 }
 
@@ -173,7 +178,7 @@ fn programs() -> [&'static str; 21] {
         "CREATE PROCEDURE other_charset () COMMENT 'x' SELECT 'latin1 text'",
         "SET NAMES utf8mb4, SESSION time_zone = '+02:00'",
         "CREATE EVENT later ON SCHEDULE EVERY 1 DAY STARTS '2037-01-01 00:00:00' ON COMPLETION PRESERVE DISABLE COMMENT 'it''s' DO BEGIN DELETE FROM log; END",
-        "ALTER DATABASE lbt_mysql_copy COLLATE utf8mb4_unicode_ci",
+        "ALTER DATABASE COLLATE utf8mb4_unicode_ci",
         "CREATE PROCEDURE other_collation (INOUT x VARCHAR(10)) SET x = 'é'",
     ]
 }
@@ -208,7 +213,7 @@ fn mariadb_only() -> [&'static str; 11] {
 }
 
 fn odd_names() -> Vec<String> {
-    let db = quoted(ODD);
+    let db = quoted(&names()[1]);
     let names = ["a.b", "new\nline", "per%cent", "sla/sh", "schema.sql", "`tick'\"", "..", "表"];
     let tables = names.map(|name| {
         let table = quoted(name);
@@ -253,14 +258,14 @@ async fn accounts_are_copied_and_those_that_exist_are_left_alone(product: Produc
 
     let mut app = to.conn_as("app", "it's secret").await.expect("the copied account logs in");
     let query = "SELECT COUNT(*) FROM lbt_acc.t";
-    let count: Option<u64> = mysql_async::prelude::Queryable::query_first(&mut app, query).await.unwrap();
+    let count: Option<u64> = app.query_first(query).await.unwrap();
     assert_eq!(count, Some(0), "the default role is active");
     to.conn_as("there", "target").await.expect("an account that existed keeps its password");
 }
 
 async fn one_table_comes_back_alone(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_alone";
+    let server = Server::shared(product).await;
+    let db = &own("alone");
     server
         .run([
             format!("DROP DATABASE IF EXISTS {db}"),
@@ -282,4 +287,52 @@ async fn one_table_comes_back_alone(product: Product) {
     assert_eq!(server.ask(&format!("SELECT COUNT(*) FROM {db}.lost")).await, "2");
     assert_eq!(server.ask(&format!("SELECT COUNT(*) FROM {db}.kept")).await, "1");
     server.run([format!("DROP DATABASE {db}")]).await;
+}
+
+async fn a_view_that_points_nowhere_is_kept_as_text_and_noted(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("broken");
+    server
+        .run([
+            format!("DROP DATABASE IF EXISTS {db}"),
+            format!("CREATE DATABASE {db}"),
+            format!("CREATE TABLE {db}.gone (id INT)"),
+            format!("CREATE VIEW {db}.broken AS SELECT id FROM {db}.gone"),
+            format!("CREATE VIEW {db}.above AS SELECT id FROM {db}.broken"),
+            format!("DROP TABLE {db}.gone"),
+            format!("CREATE VIEW {db}.good AS SELECT 1 AS one"),
+        ])
+        .await;
+    let config = server.only(&[db]);
+    let recorded = crate::rows::Recorded::read(&config).await;
+    let views = recorded.entries.iter().filter(|(meta, ..)| meta.text("kind") == Some("view"));
+    assert_eq!(views.count(), 3, "the text of all three is kept");
+    let options = WriteOptions { replace: true, only: Selection::all() };
+    let tally = recorded.write(&config, options).await.expect("the rest is restored");
+    assert_eq!(tally.notes.len(), 2, "{:?}", tally.notes);
+    assert!(tally.notes.iter().any(|note| note.contains(&format!("`{db}.broken` was broken"))));
+    assert_eq!(server.ask(&format!("SELECT one FROM {db}.good")).await, "1");
+    let count = format!("SELECT COUNT(*) FROM information_schema.views WHERE table_schema = '{db}'");
+    assert_eq!(server.ask(&count).await, "1", "no stand-in is left behind");
+    server.run([format!("DROP DATABASE {db}")]).await;
+}
+
+async fn what_the_policy_leaves_out_is_not_read(product: Product) {
+    let server = Server::shared(product).await;
+    let (left, leftover) = (own("left"), own("leftover"));
+    for db in [&left, &leftover] {
+        server
+            .run([
+                format!("DROP DATABASE IF EXISTS {db}"),
+                format!("CREATE DATABASE {db}"),
+                format!("CREATE TABLE {db}.kept (id INT PRIMARY KEY)"),
+                format!("CREATE TABLE {db}.log_2025 (id INT PRIMARY KEY)"),
+            ])
+            .await;
+    }
+    let mut config = server.only(&[&own("left*")]);
+    config.exclude.extend([leftover.clone(), "*.log_*".to_owned()]);
+    let reading = read_all(source(&config)).await.expect("the rest is read");
+    assert_eq!(reading.inventory, [left.clone(), format!("{left}.kept")]);
+    server.run([format!("DROP DATABASE {left}"), format!("DROP DATABASE {leftover}")]).await;
 }

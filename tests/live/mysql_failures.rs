@@ -9,9 +9,11 @@ use lifeboat::{
     names::EntryPath,
 };
 
+use mysql_async::prelude::Queryable;
+
 use crate::{
     rows::Recorded,
-    support::{Product, Server, source, target},
+    support::{Product, Server, own, source, target},
 };
 
 crate::on_both!(
@@ -22,6 +24,8 @@ crate::on_both!(
     a_missing_privilege_is_named,
     without_the_right_to_lock_there_is_another_way,
     a_stream_that_ends_early_is_never_a_success,
+    a_lock_that_is_not_granted_in_time_is_given_up,
+    accounts_that_may_not_be_read_are_a_problem,
 );
 
 fn failure(error: FlowError) -> Failure {
@@ -43,8 +47,8 @@ async fn database(server: &Server, db: &str) {
 }
 
 async fn a_target_that_is_not_empty_is_refused_and_untouched(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_refused";
+    let server = Server::shared(product).await;
+    let db = &own("refused");
     database(&server, db).await;
     let config = server.only(&[db]);
     let recorded = Recorded::read(&config).await;
@@ -62,7 +66,7 @@ async fn a_target_that_is_not_empty_is_refused_and_untouched(product: Product) {
 }
 
 async fn a_wrong_password_is_a_source_that_is_down(product: Product) {
-    let server = Server::shared(product);
+    let server = Server::shared(product).await;
     let config = server.as_user(server.only(&["lbt_none"]), "root", "very-secret-guess");
     let failure = failure(read_all(source(&config)).await.expect_err("the login is refused"));
     assert_eq!(failure.exit(), ExitCode::SourceDown);
@@ -74,13 +78,13 @@ async fn a_wrong_password_is_a_source_that_is_down(product: Product) {
 }
 
 async fn a_server_that_is_not_there_is_down(product: Product) {
-    let server = Server::shared(product);
+    let server = Server::shared(product).await;
     let mut nobody = server.only(&["lbt_none"]);
     // A port that was ours a moment ago: nobody listens there now.
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap();
     nobody.port = free.port();
     let mut unknown = server.only(&["lbt_none"]);
-    unknown.host = "no-such-host.invalid".to_owned();
+    "no-such-host.invalid".clone_into(&mut unknown.host);
     for config in [nobody, unknown] {
         let failure = failure(read_all(source(&config)).await.expect_err("nobody answers"));
         assert_eq!(failure.exit(), ExitCode::SourceDown, "{:?}", failure.chain());
@@ -90,19 +94,19 @@ async fn a_server_that_is_not_there_is_down(product: Product) {
 }
 
 async fn a_server_lost_meanwhile_is_an_error(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_lost";
+    let server = Server::shared(product).await;
+    let db = &own("lost");
     database(&server, db).await;
     server
         .run([
-            format!("DROP USER IF EXISTS lbt_lost"),
-            format!("CREATE USER lbt_lost IDENTIFIED BY 'x'"),
-            format!("GRANT ALL ON *.* TO lbt_lost"),
+            format!("DROP USER IF EXISTS {db}"),
+            format!("CREATE USER {db} IDENTIFIED BY 'x'"),
+            format!("GRANT ALL ON *.* TO {db}"),
             format!("CREATE TABLE {db}.big (id INT PRIMARY KEY AUTO_INCREMENT, v LONGTEXT)"),
             format!("INSERT INTO {db}.big (v) VALUES (REPEAT('x', 8000000)), (REPEAT('y', 8000000)), (REPEAT('z', 8000000)), (REPEAT('z', 8000000))"),
         ])
         .await;
-    let config = server.as_user(server.only(&[db]), "lbt_lost", "x");
+    let config = server.as_user(server.only(&[db]), db, "x");
     let (sink, mut stream) = lifeboat::flow::channel(lifeboat::flow::STREAM_DEPTH);
     let take = async {
         while let Some(mut entry) = stream.next().await? {
@@ -110,7 +114,7 @@ async fn a_server_lost_meanwhile_is_an_error(product: Product) {
             while entry.body.next().await?.is_some() {
                 if entry.meta.stage == Stage::Data && entry.meta.text("table") == Some("big") && !killed {
                     killed = true;
-                    kill_all_of(&server, "lbt_lost").await;
+                    kill_all_of(&server, db).await;
                 }
             }
         }
@@ -119,16 +123,16 @@ async fn a_server_lost_meanwhile_is_an_error(product: Product) {
     let (read, taken) = tokio::join!(source(&config).read(sink, None), take);
     let failure = failure(lifeboat::flow::settle(read, taken).expect_err("the server was lost"));
     assert_eq!(failure.exit(), ExitCode::SourceDown, "{:?}", failure.chain());
-    server.run([format!("DROP DATABASE {db}"), "DROP USER lbt_lost".to_owned()]).await;
+    server.run([format!("DROP DATABASE {db}"), format!("DROP USER {db}")]).await;
 }
 
 async fn kill_all_of(server: &Server, user: &str) {
     let mut conn = server.conn().await;
     let sql = format!("SELECT id FROM information_schema.processlist WHERE user = '{user}'");
-    let ids: Vec<u64> = mysql_async::prelude::Queryable::query(&mut conn, sql).await.unwrap();
+    let ids: Vec<u64> = conn.query(sql).await.unwrap();
     assert!(ids.len() >= 3, "{ids:?}");
     for id in ids {
-        mysql_async::prelude::Queryable::query_drop(&mut conn, format!("KILL {id}")).await.unwrap();
+        conn.query_drop(format!("KILL {id}")).await.unwrap();
     }
 }
 
@@ -140,21 +144,21 @@ async fn account(server: &Server, user: &str, grants: &[&str]) {
 }
 
 async fn a_missing_privilege_is_named(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_denied";
+    let server = Server::shared(product).await;
+    let db = &own("denied");
     database(&server, db).await;
     server.run([format!("CREATE VIEW {db}.v AS SELECT id FROM {db}.t")]).await;
-    account(&server, "lbt_denied", &[&format!("SELECT ON {db}.*")]).await;
-    let config = server.as_user(server.only(&[db]), "lbt_denied", "x");
+    account(&server, db, &[&format!("SELECT ON {db}.*")]).await;
+    let config = server.as_user(server.only(&[db]), db, "x");
     let failure = failure(read_all(source(&config)).await.expect_err("SHOW VIEW is missing"));
     assert_eq!(failure.exit(), ExitCode::Failed);
     assert!(failure.hints()[0].contains("SHOW VIEW"), "{:?} {:?}", failure.chain(), failure.hints());
-    server.run([format!("DROP DATABASE {db}"), "DROP USER lbt_denied".to_owned()]).await;
+    server.run([format!("DROP DATABASE {db}"), format!("DROP USER {db}")]).await;
 }
 
 async fn without_the_right_to_lock_there_is_another_way(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_ladder";
+    let server = Server::shared(product).await;
+    let db = &own("ladder");
     database(&server, db).await;
     let read = format!("SELECT, SHOW VIEW, TRIGGER, EVENT ON {db}.*");
     let lock = format!("LOCK TABLES ON {db}.*");
@@ -163,8 +167,8 @@ async fn without_the_right_to_lock_there_is_another_way(product: Product) {
         Product::Mariadb => ["equal", "equal"],
     };
     for (grants, mode) in [vec![read.as_str()], vec![&read, &lock]].into_iter().zip(expected) {
-        account(&server, "lbt_ladder", &grants).await;
-        let config = server.as_user(server.only(&[db]), "lbt_ladder", "x");
+        account(&server, db, &grants).await;
+        let config = server.as_user(server.only(&[db]), db, "x");
         let reading = read_all(source(&config)).await.expect("the database is read");
         assert_eq!(reading.point.marks["lock_mode"], mode);
         assert!(reading.entries.contains_key(&format!("{db}/t/data.00001.tsv")));
@@ -175,17 +179,49 @@ async fn without_the_right_to_lock_there_is_another_way(product: Product) {
     for mark in ["binlog_file", "binlog_pos", "lock_ms", "version", "server_uuid"] {
         assert!(reading.point.marks.contains_key(mark), "{mark} is missing in {:?}", reading.point);
     }
-    server.run([format!("DROP DATABASE {db}"), "DROP USER lbt_ladder".to_owned()]).await;
+    server.run([format!("DROP DATABASE {db}"), format!("DROP USER {db}")]).await;
+}
+
+async fn a_lock_that_is_not_granted_in_time_is_given_up(product: Product) {
+    // A server of its own: while the lock is waited for, all writers wait.
+    let server = Server::empty(product).await;
+    let db = "lbt_lock";
+    database(&server, db).await;
+    let mut writer = server.conn().await;
+    writer.query_drop(format!("LOCK TABLES {db}.t WRITE")).await.expect("the tables are locked");
+    let mut config = server.only(&[db]);
+    config.lock_wait_seconds = 1;
+    let failure = failure(read_all(source(&config)).await.expect_err("the lock is not granted"));
+    assert_eq!(failure.exit(), ExitCode::Failed, "{:?}", failure.chain());
+    assert!(failure.hints()[0].contains("SHOW PROCESSLIST"), "{:?}", failure.hints());
+    // Nothing stays behind: others may write at once.
+    server
+        .run([format!("CREATE TABLE {db}.other (id INT)"), format!("INSERT INTO {db}.other VALUES (1)")])
+        .await;
+    writer.query_drop("UNLOCK TABLES").await.expect("the tables are free");
+    read_all(source(&config)).await.expect("now it can be read");
+}
+
+async fn accounts_that_may_not_be_read_are_a_problem(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("noacc");
+    database(&server, db).await;
+    account(&server, db, &[&format!("SELECT ON {db}.*")]).await;
+    let mut config = server.as_user(server.only(&[db]), db, "x");
+    config.exclude.clear();
+    let reading = read_all(source(&config)).await.expect("the rest is read");
+    assert_eq!(reading.problems.len(), 1);
+    assert_eq!(reading.problems[0].what, "accounts");
+    assert!(reading.problems[0].why.contains("GRANT SELECT ON mysql.*"));
+    server.run([format!("DROP DATABASE {db}"), format!("DROP USER {db}")]).await;
 }
 
 async fn a_stream_that_ends_early_is_never_a_success(product: Product) {
-    let server = Server::shared(product);
-    let path = EntryPath::new("lbt_mysql_early/schema.sql").unwrap();
-    let meta = EntryMeta::new(path, Stage::Schema, "lbt_mysql_early")
-        .with("kind", "database")
-        .with("db", "lbt_mysql_early");
-    a_broken_stream_is_never_a_success(target(&server.only(&["lbt_mysql_early"])), "lbt_mysql_early", meta)
-        .await;
-    let count = "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'lbt_mysql_early'";
-    assert_eq!(server.ask(count).await, "0");
+    let server = Server::shared(product).await;
+    let db = &own("early");
+    let path = EntryPath::new(&format!("{db}/schema.sql")).unwrap();
+    let meta = EntryMeta::new(path, Stage::Schema, db).with("kind", "database").with("db", db.as_str());
+    a_broken_stream_is_never_a_success(target(&server.only(&[db])), db, meta).await;
+    let count = format!("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = '{db}'");
+    assert_eq!(server.ask(&count).await, "0");
 }

@@ -12,7 +12,7 @@ use lifeboat::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::support::{Product, Server, source, target};
+use crate::support::{Product, Server, own, source, target};
 
 crate::on_both!(
     a_large_table_is_read_by_several_workers_each_row_once,
@@ -36,7 +36,7 @@ impl Recorded {
 
     pub async fn try_read(config: &MysqlConfig) -> FlowResult<Self> {
         let (sink, mut stream) = channel(STREAM_DEPTH);
-        let take = async {
+        let keep = async {
             let mut entries = Vec::new();
             while let Some(mut entry) = stream.next().await? {
                 let mut pieces = Vec::new();
@@ -48,7 +48,7 @@ impl Recorded {
             let point = stream.point().cloned().expect("a finished stream has a point");
             Ok(Self { inventory: stream.inventory().to_vec(), entries, point })
         };
-        let (read, taken) = tokio::join!(source(config).read(sink, None), take);
+        let (read, taken) = tokio::join!(source(config).read(sink, None), keep);
         settle(read, taken).map(|((), recorded)| recorded)
     }
 
@@ -56,7 +56,7 @@ impl Recorded {
     pub async fn write(&self, config: &MysqlConfig, options: WriteOptions) -> FlowResult<Tally> {
         let (sink, stream) = channel(STREAM_DEPTH);
         let only = options.only.clone();
-        let send = async move {
+        let replay = async move {
             sink.announce(self.inventory.clone()).await?;
             for (meta, pieces, trailer) in self.entries.iter().filter(|(meta, ..)| only.wants(meta)) {
                 let mut body = sink.begin(meta.clone()).await?;
@@ -71,7 +71,7 @@ impl Recorded {
             self.inventory.iter().for_each(|item| sink.complete(item));
             sink.finish(self.point.clone()).await
         };
-        let (sent, written) = tokio::join!(send, target(config).write(options, stream));
+        let (sent, written) = tokio::join!(replay, target(config).write(options, stream));
         settle(sent, written).map(|((), tally)| tally)
     }
 
@@ -135,8 +135,8 @@ async fn fresh(server: &Server, db: &str) {
 }
 
 async fn a_large_table_is_read_by_several_workers_each_row_once(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_large";
+    let server = Server::shared(product).await;
+    let db = &own("large");
     fresh(&server, db).await;
     fill(&server, db, "by_id", "PRIMARY KEY (id)", 300_000).await;
     fill(&server, db, "by_text", "PRIMARY KEY (grp, name)", 300_000).await;
@@ -169,8 +169,8 @@ async fn a_large_table_is_read_by_several_workers_each_row_once(product: Product
 }
 
 async fn a_second_reading_after_one_insert_shares_nearly_all_chunks(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_shares";
+    let server = Server::shared(product).await;
+    let db = &own("shares");
     fresh(&server, db).await;
     fill(&server, db, "t", "PRIMARY KEY (id)", 300_000).await;
     let config = server.only(&[db]);
@@ -202,13 +202,16 @@ async fn small(server: &Server, db: &str) -> (MysqlConfig, Recorded) {
 }
 
 async fn a_piece_that_breaks_off_leaves_no_row(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_breaks";
+    let server = Server::shared(product).await;
+    let db = &own("breaks");
     let (config, recorded) = small(&server, db).await;
     let (sink, stream) = channel(STREAM_DEPTH);
-    let send = async {
-        sink.announce(recorded.inventory.clone()).await?;
-        for (meta, pieces, trailer) in &recorded.entries {
+    // It owns the sink, which goes when it fails, as a broken sender's would.
+    let entries = &recorded.entries;
+    let inventory = recorded.inventory.clone();
+    let broken = async move {
+        sink.announce(inventory).await?;
+        for (meta, pieces, trailer) in entries {
             let mut body = sink.begin(meta.clone()).await?;
             if meta.stage == Stage::Data {
                 body.write(bytes_of(pieces)[..12].to_vec().into()).await?;
@@ -220,8 +223,7 @@ async fn a_piece_that_breaks_off_leaves_no_row(product: Product) {
         }
         Ok(())
     };
-    // The sender is dropped when it fails, as a broken one would be.
-    let (sent, written) = tokio::join!(async move { send.await }, target(&config).write(ALL(false), stream));
+    let (sent, written) = tokio::join!(broken, target(&config).write(ALL(false), stream));
     let error = settle(sent, written).expect_err("a broken stream is no success");
     assert_eq!(error.to_string(), "the store went away");
     assert_eq!(server.ask(&format!("SELECT COUNT(*) FROM {db}.t")).await, "0");
@@ -229,8 +231,8 @@ async fn a_piece_that_breaks_off_leaves_no_row(product: Product) {
 }
 
 async fn a_piece_that_lost_a_row_is_not_committed(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_loses";
+    let server = Server::shared(product).await;
+    let db = &own("loses");
     let (config, mut recorded) = small(&server, db).await;
     let rows = recorded.entries.iter_mut().find(|(meta, ..)| meta.stage == Stage::Data).unwrap();
     rows.1 = vec![Piece::Data("1\tone\n2\ttwo\n".into())];

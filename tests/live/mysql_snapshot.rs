@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     rows::Recorded,
-    support::{Product, Server},
+    support::{Product, Server, own},
 };
 
 crate::on_both!(
@@ -18,6 +18,7 @@ crate::on_both!(
     the_recorded_position_is_the_instant,
     a_table_cannot_vanish_while_it_is_read,
     a_reading_writes_nothing_to_the_binlog,
+    migrations_wait_for_readings_and_do_not_fail,
 );
 
 /// Writers that go on until they are told to stop.
@@ -78,8 +79,8 @@ fn fields(rows: &[Vec<u8>]) -> Vec<Vec<String>> {
 }
 
 async fn transfers_during_a_reading_never_tear_it(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_bank";
+    let server = Server::shared(product).await;
+    let db = &own("bank");
     server.run([format!("DROP DATABASE IF EXISTS {db}"), format!("CREATE DATABASE {db}")]).await;
     // Money moves between tables, so that different sessions read the two sides.
     for table in 0..4 {
@@ -90,6 +91,7 @@ async fn transfers_during_a_reading_never_tear_it(product: Product) {
             ])
             .await;
     }
+    let name = db.clone();
     let writers = Writers::start(&server, 3, "DO 0", move |writer, n| {
         let (from, to) = ((writer + n) % 4, (writer + n * 3 + 1) % 4);
         let (first, second) = (from.min(to), from.max(to));
@@ -98,8 +100,8 @@ async fn transfers_during_a_reading_never_tear_it(product: Product) {
         let back = if first == from { "+" } else { "-" };
         vec![
             "BEGIN".to_owned(),
-            format!("UPDATE {db}.b{first} SET n = n {sign} 1"),
-            format!("UPDATE {db}.b{second} SET n = n {back} 1"),
+            format!("UPDATE {name}.b{first} SET n = n {sign} 1"),
+            format!("UPDATE {name}.b{second} SET n = n {back} 1"),
             "COMMIT".to_owned(),
         ]
     })
@@ -119,8 +121,8 @@ async fn transfers_during_a_reading_never_tear_it(product: Product) {
 }
 
 async fn the_recorded_position_is_the_instant(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_position";
+    let server = Server::shared(product).await;
+    let db = &own("position");
     server
         .run([
             format!("DROP DATABASE IF EXISTS {db}"),
@@ -132,8 +134,9 @@ async fn the_recorded_position_is_the_instant(product: Product) {
         Product::Mysql => "SET SESSION binlog_rows_query_log_events = ON",
         Product::Mariadb => "SET SESSION binlog_annotate_row_events = ON",
     };
+    let name = db.clone();
     let writers = Writers::start(&server, 1, prepare, move |_, n| {
-        vec![format!("INSERT INTO {db}.counter VALUES ({n})")]
+        vec![format!("INSERT INTO {name}.counter VALUES ({n})")]
     })
     .await;
     for _ in 0..3 {
@@ -167,8 +170,8 @@ async fn first_insert(server: &Server, db: &str, file: &str, pos: &str) -> u64 {
 }
 
 async fn a_table_cannot_vanish_while_it_is_read(product: Product) {
-    let server = Server::shared(product);
-    let db = "lbt_mysql_vanish";
+    let server = Server::shared(product).await;
+    let db = &own("vanish");
     server
         .run([
             format!("DROP DATABASE IF EXISTS {db}"),
@@ -215,4 +218,29 @@ async fn a_reading_writes_nothing_to_the_binlog(product: Product) {
         (marks["binlog_file"].clone(), marks["binlog_pos"].clone(), marks.get("gtid").cloned())
     };
     assert_eq!(position(&first), position(&second));
+}
+
+async fn migrations_wait_for_readings_and_do_not_fail(product: Product) {
+    let server = Server::empty(product).await;
+    server
+        .run(["CREATE DATABASE lbt_read", "CREATE DATABASE lbt_ddl", "CREATE TABLE lbt_read.t (a INT)"])
+        .await;
+    // A deadlock between a migration and our locks would end the migration with an error.
+    let writers = Writers::start(&server, 2, "DO 0", |writer, n| {
+        let table = format!("lbt_ddl.t{writer}");
+        match n % 4 {
+            0 => vec![format!("CREATE TABLE {table} (a INT PRIMARY KEY)")],
+            1 => vec![format!("INSERT INTO {table} VALUES (1)"), format!("DELETE FROM {table}")],
+            2 => vec![format!("ALTER TABLE {table} ADD COLUMN b INT")],
+            _ => vec![format!("DROP TABLE {table}")],
+        }
+    })
+    .await;
+    let config = server.only(&["lbt_read"]);
+    for _ in 0..10 {
+        writers.progress(2).await;
+        let both = tokio::join!(Recorded::read(&config), Recorded::read(&config));
+        assert_eq!(both.0.inventory, both.1.inventory);
+    }
+    writers.stop().await;
 }

@@ -34,9 +34,15 @@ impl Product {
     }
 }
 
+const OWN: &str = "lbt_mysql_";
+
+/// Returns a name for a database or account that no other run uses.
+pub fn own(name: &str) -> String {
+    format!("{OWN}{}_{name}", std::process::id())
+}
+
 /// A server that can be reached, with its administrator's account.
 pub struct Server {
-    pub product: Product,
     pub config: MysqlConfig,
     password: String,
     secrets: tempfile::TempDir,
@@ -45,10 +51,34 @@ pub struct Server {
 
 impl Server {
     /// Returns the shared server of `fixtures/stack`.
-    pub fn shared(product: Product) -> Self {
+    ///
+    /// What a run that broke down left behind there is removed first.
+    pub async fn shared(product: Product) -> Self {
         let opts = Opts::from_url(&product.environment("URL")).expect("the fixture's URL is one");
         let password = opts.pass().unwrap_or_default().to_owned();
-        Self::at(product, opts.ip_or_hostname(), opts.tcp_port(), password, None)
+        let server = Self::at(opts.ip_or_hostname(), opts.tcp_port(), password, None);
+        server.sweep().await;
+        server
+    }
+
+    async fn sweep(&self) {
+        let mut conn = self.conn().await;
+        let dead = |name: &String| {
+            let pid = name.strip_prefix(OWN).and_then(|rest| rest.split('_').next());
+            pid.is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists())
+        };
+        let lists = [
+            ("DATABASE", "SELECT schema_name FROM information_schema.schemata"),
+            ("USER", "SELECT user FROM mysql.user"),
+        ];
+        for (kind, list) in lists {
+            let names: Vec<String> = conn.query(list).await.expect("the server lists its things");
+            for name in names.iter().filter(|name| dead(name)) {
+                let drop = format!("DROP {kind} IF EXISTS `{}`", name.replace('`', "``"));
+                conn.query_drop(drop).await.expect("leftovers are removed");
+            }
+        }
+        conn.disconnect().await.expect("the server says goodbye");
     }
 
     /// Starts an empty server of its own, which goes away with the value.
@@ -56,12 +86,12 @@ impl Server {
         let password = "lbt-empty-root".to_owned();
         let container = Container::start(product, &password);
         let port = container.port();
-        let server = Self::at(product, "127.0.0.1", port, password, Some(container));
+        let server = Self::at("127.0.0.1", port, password, Some(container));
         server.wait().await;
         server
     }
 
-    fn at(product: Product, host: &str, port: u16, password: String, container: Option<Container>) -> Self {
+    fn at(host: &str, port: u16, password: String, container: Option<Container>) -> Self {
         let secrets = tempfile::tempdir().expect("a folder for secrets");
         let file = secrets.path().join("root");
         std::fs::write(&file, &password).expect("the secret is written");
@@ -77,14 +107,14 @@ impl Server {
             threads: 2,
             lock_wait_seconds: 30,
         };
-        Self { product, config, password, secrets, container }
+        Self { config, password, secrets, container }
     }
 
     /// Waits until the server of the container answers from here.
     async fn wait(&self) {
         let began = std::time::Instant::now();
         let mut last = String::new();
-        while began.elapsed() < Duration::from_secs(180) {
+        while began.elapsed() < Duration::from_mins(3) {
             match Conn::new(self.opts("root", &self.password)).await {
                 Ok(conn) => return conn.disconnect().await.expect("the server says goodbye"),
                 Err(error) => last = error.to_string(),
@@ -150,7 +180,7 @@ impl Server {
     pub fn as_user(&self, mut config: MysqlConfig, user: &str, password: &str) -> MysqlConfig {
         let file = self.secrets.path().join(user);
         std::fs::write(&file, password).expect("the secret is written");
-        config.user = user.to_owned();
+        user.clone_into(&mut config.user);
         config.password = Some(SecretRef::File(file));
         config
     }

@@ -1,9 +1,11 @@
 //! Redis servers of a test's own: real ones in containers, gone when the test ends.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test's support ends the test")]
 
 use std::{
     io::Write as _,
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -21,7 +23,7 @@ use redis::IntoConnectionInfo as _;
 pub const PASSWORD: &str = "not secret: $HOME \"quoted\" %41 密é";
 
 /// How long a fresh server may take to answer.
-const READY_SECONDS_MAX: u64 = 60;
+const READY_SECONDS_MAX: u64 = 90;
 
 /// A server in a container.
 pub struct Lab {
@@ -53,11 +55,19 @@ impl Lab {
 
     /// Starts a server with settings of its own.
     pub async fn start_with(major: u8, settings: &[&str]) -> Self {
+        Self::start_sharing(major, None, settings).await
+    }
+
+    /// Starts a server that sees a folder of this machine as `/shared`.
+    pub async fn start_sharing(major: u8, folder: Option<&Path>, settings: &[&str]) -> Self {
         let variable = format!("REDIS{major}_IMAGE");
         let image = std::env::var(&variable).unwrap_or_else(|_| format!("lifeboat-redis{major}:latest"));
         let container = format!("lifeboat-test-redis{major}-{}", Ground::system().hex(6));
         let mut words = vec!["run", "-d", "--name", &container, "--label", "lifeboat.test=redis"];
-        words.extend(["-p", "127.0.0.1::6379", &image, "redis-server", "--enable-debug-command", "yes"]);
+        let share = folder.map(|folder| format!("{}:/shared", folder.display()));
+        words.extend(share.iter().flat_map(|share| ["-v", share.as_str()]));
+        words.extend(["-p", "127.0.0.1::6379", "-p", "127.0.0.1::6380"]);
+        words.extend([image.as_str(), "redis-server", "--enable-debug-command", "yes"]);
         words.extend(settings);
         docker(&words).unwrap_or_else(|error| panic!("a redis container cannot start: {error}"));
         let mut secret = tempfile::NamedTempFile::new().unwrap();
@@ -73,9 +83,27 @@ impl Lab {
         self.wait().await;
     }
 
+    /// Kills the server without a chance to write anything, and starts it again.
+    pub async fn crash(&mut self) {
+        docker(&["kill", "-s", "KILL", &self.container]).unwrap();
+        docker(&["start", &self.container]).unwrap();
+        self.wait().await;
+    }
+
     /// Stops the server for good; its address stays known.
     pub fn stop(&self) {
         docker(&["stop", "-t", "2", &self.container]).unwrap();
+    }
+
+    /// Returns the port of this machine that leads to a port of the container.
+    pub fn published(&self, inside: u16) -> Option<u16> {
+        let published = docker(&["port", &self.container, &format!("{inside}/tcp")]).ok()?;
+        published.lines().next()?.rsplit(':').next()?.parse().ok()
+    }
+
+    /// Returns the address under which the container reaches this machine.
+    pub fn gateway(&self) -> String {
+        docker(&["inspect", "-f", "{{.NetworkSettings.Gateway}}", &self.container]).unwrap()
     }
 
     /// Waits until the server answers through its published port.
@@ -106,7 +134,7 @@ impl Lab {
         let info = redis::RedisConnectionInfo::default().set_db(db).set_password(PASSWORD);
         let address = redis::ConnectionAddr::Tcp("127.0.0.1".into(), self.port);
         let info = address.into_connection_info()?.set_redis_settings(info);
-        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
         redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
     }
 

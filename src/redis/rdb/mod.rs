@@ -70,4 +70,6 @@ impl RdbError {
 }
 
 #[cfg(test)]
+pub(super) mod sample;
+#[cfg(test)]
 mod tests;

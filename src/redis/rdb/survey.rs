@@ -118,7 +118,9 @@ impl Survey {
                 Item::Aux(name, value) => survey.note_aux(&name, &value),
                 Item::Function { digest, .. } => {
                     survey.functions += 1;
-                    digest.iter().for_each(|digest| sum.add(digest));
+                    if let Some(digest) = digest {
+                        sum.add(&digest);
+                    }
                 }
                 Item::ModuleAux(name) => drop(survey.modules.insert(name)),
                 Item::Key(found) => {
@@ -129,7 +131,9 @@ impl Survey {
                         *survey.expired.entry(found.db).or_default() += 1;
                     }
                     *survey.keys.entry(found.db).or_default().entry(found.kind).or_default() += 1;
-                    found.digest.iter().for_each(|digest| sum.add(digest));
+                    if let Some(digest) = found.digest {
+                        sum.add(&digest);
+                    }
                 }
                 Item::End { computed, stored } => {
                     survey.checksum = Checksum::compare(stored, computed)?;

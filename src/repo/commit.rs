@@ -1,0 +1,179 @@
+//! The end of a backup: what tells of the packs, in the order that makes a snapshot exist.
+//!
+//! *Order.* packs → index → manifest → refs → signature; each is put only after the one before it lies in the
+//! store. A long run puts an index now and then, so that what it has stored is found should it die.
+//!
+//! *Crash.* Before the last put there is no snapshot. An index without its signature is not used; one with it
+//! tells of packs that are there.
+//!
+//! *Limits.* An index is due after [`PACKS_PER_INDEX`] packs; one object tells of at most [`CHUNKS_PER_INDEX`]
+//! chunks, unless a single pack has more.
+
+use std::{collections::BTreeMap, sync::PoisonError};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    Append, Repository,
+    format::{self, FORMAT, Manifest, PackRecord, Refs, Status, layout},
+    writer::{Committed, Label, SnapshotWriter},
+};
+use crate::{
+    error::{Context, ExitCode, Result},
+    event::{Event, SharedMonitor},
+    flow::Problem,
+    names::PackId,
+};
+
+/// Packs after which a running backup puts an index: 1 GiB at the usual size.
+pub const PACKS_PER_INDEX: usize = 16;
+/// Chunks that one index object tells of; a line has about 130 bytes for each.
+pub const CHUNKS_PER_INDEX: usize = 1 << 18;
+
+/// What a run has in the store so far.
+#[derive(Default)]
+pub(super) struct Stored {
+    /// Packs that no index tells of yet.
+    waiting: Vec<PackRecord>,
+    /// All packs of this run.
+    packs: BTreeMap<PackId, u64>,
+    /// The number of the next index object.
+    next_index: u32,
+}
+
+impl Stored {
+    fn take_in(&mut self, records: Vec<PackRecord>) {
+        self.packs.extend(records.iter().map(|record| (record.pack, record.size_bytes)));
+        self.waiting.extend(records);
+    }
+}
+
+impl SnapshotWriter<'_> {
+    /// Puts an index when enough packs reached the store since the last one. Nobody waits: whoever comes while
+    /// one is being put goes on.
+    pub(super) async fn index_now_and_then(&self) -> Result<()> {
+        let Ok(mut stored) = self.stored.try_lock() else { return Ok(()) };
+        stored.take_in(self.data.stored());
+        stored.take_in(self.meta.stored());
+        if stored.waiting.len() < PACKS_PER_INDEX {
+            return Ok(());
+        }
+        self.repository.put_indexes(self.id.as_str(), &mut stored).await
+    }
+
+    /// Writes the rest and signs: the snapshot exists when this returns. `failed` names the sources that should
+    /// be in it and are not.
+    pub async fn commit(self, label: Label, failed: Vec<Problem>) -> Result<Committed> {
+        let Self { repository, ground, monitor, id, began, data, meta, session, stored, sources, .. } = self;
+        let mut stored = stored.into_inner();
+        stored.take_in(data.finish().await?);
+        stored.take_in(meta.finish().await?);
+        repository.put_indexes(id.as_str(), &mut stored).await?;
+        let (added_bytes, added_packs) = (stored.packs.values().sum(), stored.packs.len() as u64);
+        let mut packs = session.into_inner().unwrap_or_else(PoisonError::into_inner).used;
+        packs.append(&mut stored.packs);
+        let partial = !failed.is_empty() || sources.iter().any(|source| !source.problems.is_empty());
+        let status = if partial { Status::Partial } else { Status::Complete };
+        let manifest = Manifest {
+            format: FORMAT,
+            snapshot: id.clone(),
+            stack: label.stack,
+            host: label.host,
+            lifeboat: env!("CARGO_PKG_VERSION").to_owned(),
+            began,
+            ended: ground.clock.now(),
+            tag: label.tag,
+            pin: label.pin,
+            sources: sources.clone(),
+            failed,
+        };
+        let (manifest, manifest_size_bytes) = repository.put_manifest(&manifest).await?;
+        let (seq, previous) = repository.chain_head(&monitor).await?;
+        let refs = Refs {
+            format: FORMAT,
+            repository: repository.core.config.repository.clone(),
+            snapshot: id.clone(),
+            revision: 0,
+            seq: seq + 1,
+            previous,
+            status,
+            began,
+            manifest,
+            manifest_size_bytes,
+            packs,
+        };
+        repository.put_refs(&refs).await?;
+        monitor.event(Event::Committed { snapshot: id.clone() });
+        Ok(Committed { id, status, sources, added_bytes, added_packs })
+    }
+}
+
+impl Repository<Append> {
+    /// Puts index objects of the packs that wait for one, and takes them into the local index.
+    async fn put_indexes(&self, session: &str, stored: &mut Stored) -> Result<()> {
+        while !stored.waiting.is_empty() {
+            let count = share(&stored.waiting);
+            // A number is used once: should the put fail, its object may be there nevertheless.
+            let key = layout::index(session, stored.next_index);
+            stored.next_index += 1;
+            let records = &stored.waiting[..count];
+            let lines = records.iter().flat_map(|record| {
+                let mut line = format::write(record);
+                line.push(b'\n');
+                line
+            });
+            let sealed = self.access.meta_to.seal(&format::pack_meta(&lines.collect::<Vec<u8>>())?)?;
+            let signature = self.access.signing.sign(&sealed, &format!("lifeboat index {key}"))?;
+            self.access.put.put(&key, sealed.into()).await?;
+            self.access.put.put(&layout::signature(&key), signature.into()).await?;
+            self.core.known.add(&key, records)?;
+            stored.waiting.drain(..count);
+        }
+        Ok(())
+    }
+
+    async fn put_manifest(&self, manifest: &Manifest) -> Result<(PackId, u64)> {
+        let sealed = self.access.meta_to.seal(&format::pack_meta(&format::write(manifest))?)?;
+        let (digest, size_bytes) = (PackId(Sha256::digest(&sealed).into()), sealed.len() as u64);
+        self.access.put.put(&layout::manifest(&manifest.snapshot), sealed.into()).await?;
+        Ok((digest, size_bytes))
+    }
+
+    /// Returns the last sequence number of this writer and the digest of the refs that bear it. Refs that cannot
+    /// be believed are told and do not keep a backup from being made: it is the next thing that can help.
+    async fn chain_head(&self, monitor: &SharedMonitor) -> Result<(u64, Option<PackId>)> {
+        let mine = self.access.signing.public();
+        let (good, bad) = self.core.survey().await?;
+        for (_, failure) in bad {
+            let hint = failure.hints().first().map(String::as_str);
+            monitor.warn(None, failure.chain().join(": "), hint);
+        }
+        let own = good.into_iter().filter(|one| one.signer == mine);
+        Ok(own.max_by_key(|one| one.refs.seq).map_or((0, None), |one| (one.refs.seq, Some(one.digest))))
+    }
+
+    /// Puts the refs and then their signature: from here on the snapshot exists.
+    async fn put_refs(&self, refs: &Refs) -> Result<()> {
+        let key = layout::refs(&refs.snapshot, refs.revision);
+        let bytes = serde_json::to_vec_pretty(refs)
+            .failed(ExitCode::Failed, || format!("`{key}` cannot be written"))?;
+        let comment = format!(
+            "lifeboat refs repository={} snapshot={} seq={}",
+            refs.repository, refs.snapshot, refs.seq
+        );
+        let signature = self.access.signing.sign(&bytes, &comment)?;
+        self.access.put.put(&key, bytes.into()).await?;
+        self.access.put.put(&layout::signature(&key), signature.into()).await?;
+        Ok(())
+    }
+}
+
+/// Returns how many of the records go into one index object, at least one.
+fn share(records: &[PackRecord]) -> usize {
+    let mut chunks = 0;
+    let fits = |record: &&PackRecord| {
+        chunks += record.inner.chunks.len();
+        chunks <= CHUNKS_PER_INDEX
+    };
+    records.iter().take_while(fits).count().max(1)
+}
