@@ -3,6 +3,8 @@
 //! Run by `fixtures/test`; each test has buckets of its own and removes them. Faults are made by a proxy of a
 //! few lines ([`proxy`]) that stands between the engine and the server.
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on says so by panicking, in its helpers too.
+
 #[path = "live_s3/proxy.rs"]
 mod proxy;
 #[path = "live_s3/stage.rs"]
@@ -75,6 +77,30 @@ async fn headers_metadata_and_tags_come_back() {
     assert_eq!(attrs["tags"]["owner"], "图");
 }
 
+struct Pair<'a>(&'a Bucket, &'a Bucket);
+impl conformance::Pair for Pair<'_> {
+    fn source(&self) -> Box<dyn Source> {
+        Box::new(self.0.source())
+    }
+    fn target(&self) -> Box<dyn Target> {
+        Box::new(self.0.target().with_rename(&self.0.name, &self.1.name))
+    }
+    fn copy(&self) -> Box<dyn Source> {
+        Box::new(Renamed { inner: self.1.source(), from: self.1.name.clone(), to: self.0.name.clone() })
+    }
+    fn normal(&self, mut seen: conformance::Seen) -> Option<conformance::Seen> {
+        // What a server sets by itself: dates, the form of a big object's ETag, and its own layout of XML.
+        seen.meta.attrs.remove("last_modified");
+        if seen.meta.text("key") == Some("big") {
+            seen.meta.attrs.remove("etag");
+        }
+        if seen.meta.container {
+            (seen.sha256, seen.size_bytes) = (String::new(), 0);
+        }
+        Some(seen)
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn odd_keys_big_objects_and_settings_are_copied_by_a_pipe() {
@@ -94,29 +120,6 @@ async fn odd_keys_big_objects_and_settings_are_copied_by_a_pipe() {
     bucket.allow_origin("https://im.example").await;
 
     let copy = Bucket::absent("odd-copy");
-    struct Pair<'a>(&'a Bucket, &'a Bucket);
-    impl conformance::Pair for Pair<'_> {
-        fn source(&self) -> Box<dyn Source> {
-            Box::new(self.0.source())
-        }
-        fn target(&self) -> Box<dyn Target> {
-            Box::new(self.0.target().with_rename(&self.0.name, &self.1.name))
-        }
-        fn copy(&self) -> Box<dyn Source> {
-            Box::new(Renamed { inner: self.1.source(), from: self.1.name.clone(), to: self.0.name.clone() })
-        }
-        fn normal(&self, mut seen: conformance::Seen) -> Option<conformance::Seen> {
-            // What a server sets by itself: dates, the form of a big object's ETag, and its own layout of XML.
-            seen.meta.attrs.remove("last_modified");
-            if seen.meta.text("key") == Some("big") {
-                seen.meta.attrs.remove("etag");
-            }
-            if seen.meta.container {
-                (seen.sha256, seen.size_bytes) = (String::new(), 0);
-            }
-            Some(seen)
-        }
-    }
     conformance::piping_is_copying(&Pair(&bucket, &copy)).await;
 
     let settings = |all: &stage::Snapshot, bucket: &str| -> serde_json::Value {
@@ -219,7 +222,7 @@ async fn a_body_cut_at_nine_tenths_is_never_stored_short() {
     let big: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
     bucket.put("big", &big).await;
     bucket.put("small", &big[..100_000]).await;
-    let faults = vec![Fault::cut("GET", "/big", 0.9), Fault::cut("GET", "/small", 0.9)];
+    let faults = vec![Fault::cut("GET", "/big?x-id", 90), Fault::cut("GET", "/small?x-id", 90)];
     let proxy = Proxy::start(&stage::endpoint(), faults).await;
     let seen = read(&bucket.source_at(&proxy.url())).await;
     assert!(seen.problems.is_empty(), "{:?}", seen.problems);
@@ -227,7 +230,8 @@ async fn a_body_cut_at_nine_tenths_is_never_stored_short() {
     assert_eq!(seen.object(&bucket.name, "small").bytes, &big[..100_000]);
 
     // A connection that breaks each time: reported, and nobody takes the part for the whole.
-    let faults = vec![Fault::cut("GET", "/big", 0.9).always(), Fault::cut("GET", "/small", 0.9).always()];
+    let faults =
+        vec![Fault::cut("GET", "/big?x-id", 90).always(), Fault::cut("GET", "/small?x-id", 90).always()];
     let proxy = Proxy::start(&stage::endpoint(), faults).await;
     let seen = read(&bucket.source_at(&proxy.url())).await;
     assert_eq!(seen.problems.len(), 2, "{:?}", seen.problems);
@@ -242,6 +246,20 @@ async fn a_body_cut_at_nine_tenths_is_never_stored_short() {
     // And the next run reads it again, although the listing shows no change.
     let again = read_after(&bucket.source(), remembered(&seen)).await;
     assert_eq!(again.object(&bucket.name, "big").bytes, big);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn tags_that_cannot_be_read_are_told_and_cost_no_object() {
+    let bucket = Bucket::new("tags").await;
+    bucket.put("a", b"a").await;
+    let proxy =
+        Proxy::start(&stage::endpoint(), vec![Fault::status("GET", "/a?tagging", 403).always()]).await;
+    let seen = read(&bucket.source_at(&proxy.url())).await;
+    assert_eq!(seen.object(&bucket.name, "a").bytes, b"a");
+    assert!(seen.problems[0].why.contains("tags of 1 objects"), "{:?}", seen.problems);
+    let again = read_after(&bucket.source(), remembered(&seen)).await;
+    assert_eq!((again.reused(), again.problems.len()), (0, 0));
 }
 
 #[tokio::test]
@@ -375,6 +393,66 @@ async fn a_stream_that_breaks_off_is_no_success_and_leaves_no_object() {
     .with("size", 12);
     conformance::a_broken_stream_is_never_a_success(Box::new(bucket.target()), &bucket.name, meta).await;
     assert_eq!(bucket.keys().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn an_upload_that_breaks_off_leaves_no_parts() {
+    let bucket = Bucket::new("parts").await;
+    let meta = lifeboat::flow::EntryMeta::new(
+        lifeboat::flow::fixed_path("x/big"),
+        lifeboat::flow::Stage::Data,
+        bucket.name.as_str(),
+    )
+    .with("bucket", bucket.name.as_str())
+    .with("key", "big")
+    .with("size", 40 << 20);
+    let (sink, stream) = lifeboat::flow::channel(4);
+    let send = async {
+        sink.announce(vec![bucket.name.clone()]).await?;
+        let mut body = sink.begin(meta).await?;
+        body.write(vec![1; 20 << 20].into()).await?;
+        drop(body);
+        sink.complete(&bucket.name);
+        sink.finish(lifeboat::flow::Point::at(chrono::DateTime::UNIX_EPOCH)).await
+    };
+    let options = WriteOptions { replace: false, only: Selection::all() };
+    let (_, written) = tokio::join!(send, Box::new(bucket.target()).write(options, stream));
+    assert!(matches!(written, Err(FlowError::Truncated { .. })), "{written:?}");
+    assert_eq!(bucket.keys().await, Vec::<String>::new());
+    let uploads = bucket.client.list_multipart_uploads().bucket(&bucket.name).send().await.unwrap();
+    assert!(uploads.uploads().is_empty(), "{uploads:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn keys_that_the_server_refuses_are_named_and_nothing_is_removed() {
+    let bucket = Bucket::new("refused").await;
+    bucket.put("a", b"a").await;
+    bucket.put("b", b"b").await;
+    let mut seen = read(&bucket.source()).await;
+    // A key of 1,025 bytes, as only other servers hold it.
+    let long = "k".repeat(1025);
+    let path = format!("{}/b", bucket.name);
+    let kept = seen.entries.get_mut(&path).unwrap();
+    kept.meta.attrs.insert("key".into(), long.clone().into());
+    bucket.put("extra", b"extra").await;
+    bucket.put("a", b"other").await;
+    let failure = failure(replay(&seen, Box::new(bucket.target()), true).await);
+    assert_eq!(failure.exit(), ExitCode::Partial);
+    assert!(failure.chain()[1].contains(&long), "{:?}", failure.chain());
+    assert_eq!(bucket.keys().await, ["a", "b", "extra"]);
+    assert_eq!(bucket.get("a").await, b"a");
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn an_object_that_is_listed_and_not_there_is_no_deletion() {
+    let bucket = Bucket::new("ghost").await;
+    bucket.put("a", b"a").await;
+    let proxy = Proxy::start(&stage::endpoint(), vec![Fault::status("GET", "/a?x-id", 404).always()]).await;
+    let seen = read(&bucket.source_at(&proxy.url())).await;
+    assert_eq!((seen.problems.len(), seen.point.marks["vanished"].as_str()), (1, "0"));
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! From a policy's sources to the engines that read and write them: the only place that names all engines.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::backup::Ready;
 use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
+    files::{EntryFolder, FilesSource, FilesTarget},
     flow::{Source, Target},
     mysql::{MysqlSource, MysqlTarget},
     policy::{SourceConfig, SourceKind},
@@ -21,7 +22,7 @@ pub fn source(config: &SourceConfig, ground: &Ground, monitor: &SharedMonitor) -
         SourceKind::Mysql(kind) => Ok(Box::new(MysqlSource::new(name, kind, ground, monitor))),
         SourceKind::Redis(kind) => Ok(Box::new(RedisSource::new(name, kind, ground, monitor))),
         SourceKind::S3(kind) => Ok(Box::new(S3Source::new(name, kind, ground, monitor))),
-        SourceKind::Files(_) => Err(no_files()),
+        SourceKind::Files(kind) => Ok(Box::new(FilesSource::new(name, kind, ground, monitor))),
     };
     Ready { name: config.name.clone(), kind: config.kind.word(), source }
 }
@@ -68,7 +69,7 @@ pub fn target(
     let (name, ground, monitor) = (config.name.clone(), ground.clone(), monitor.clone());
     let mut kind = config.kind.clone();
     match into {
-        Some(Into::Folder(_)) => return Err(no_files()),
+        Some(Into::Folder(folder)) => return Ok(folder_target(config, folder, monitor)),
         Some(Into::Server(url)) => kind.redirect(url)?,
         None => {}
     }
@@ -77,12 +78,17 @@ pub fn target(
         SourceKind::Mysql(kind) => Box::new(MysqlTarget::new(name, kind, ground, monitor)),
         SourceKind::Redis(kind) => Box::new(RedisTarget::new(name, kind, ground, monitor)),
         SourceKind::S3(kind) => Box::new(S3Target::new(name, kind, monitor)),
-        SourceKind::Files(_) => return Err(no_files()),
+        SourceKind::Files(kind) => Box::new(FilesTarget::new(name, kind, monitor)),
     };
     Ok(ReadyTarget { target, place })
 }
 
-/// Sources of files and folders as targets have no engine yet.
-fn no_files() -> Failure {
-    Failure::new(ExitCode::Usage, "files cannot be read or written yet")
+/// Makes the target of a restore into a folder: files as they were, other sources as the files of their entries.
+fn folder_target(config: &SourceConfig, folder: &Path, monitor: SharedMonitor) -> ReadyTarget {
+    let name = config.name.clone();
+    let target: Box<dyn Target> = match &config.kind {
+        SourceKind::Files(_) => Box::new(FilesTarget::into(name, folder, monitor)),
+        _ => Box::new(EntryFolder::new(name, folder)),
+    };
+    ReadyTarget { target, place: folder.display().to_string() }
 }

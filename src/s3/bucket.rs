@@ -105,8 +105,10 @@ pub(super) async fn list(server: &Server) -> Result<Vec<String>> {
 }
 
 /// Returns whether the bucket is there.
+///
+/// A listing and not a HEAD: only an answer with a body says why it is refused.
 pub(super) async fn exists(server: &Server, name: &str) -> Result<bool> {
-    match server.client.head_bucket().bucket(name).send().await {
+    match server.client.list_objects_v2().bucket(name).max_keys(1).send().await {
         Ok(_) => Ok(true),
         Err(error) if Told::from(&error).is_some_and(|told| told.is_absent()) => Ok(false),
         Err(error) => Err(server.failure(&format!("look for bucket `{name}`"), error)),
@@ -115,7 +117,6 @@ pub(super) async fn exists(server: &Server, name: &str) -> Result<bool> {
 
 /// Fails when the bucket is not there.
 pub(super) async fn require(server: &Server, name: &str) -> Result<()> {
-    // A listing and not a HEAD: only an answer with a body says why it is refused.
     let asked = server.client.list_objects_v2().bucket(name).max_keys(1).send().await;
     asked.map(drop).map_err(|error| server.failure(&format!("read bucket `{name}`"), error))
 }

@@ -19,6 +19,9 @@ use crate::{
     names::EntryPath,
 };
 
+/// The attribute of an object whose tags could not be read; the next run tries again.
+pub(super) const TAGS_UNREAD: &str = "tags_unread";
+
 /// The facts of one object that a restore sets again, and some that it only tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -33,6 +36,8 @@ pub(super) struct Facts {
     pub(super) lock: BTreeMap<String, String>,
     /// How the server encrypts it; with a key of the customer or of a KMS the `ETag` is no MD5.
     pub(super) encryption: Option<String>,
+    /// Why the tags could not be read, if they could not.
+    pub(super) tags_unread: Option<String>,
     /// How many tags the server says there are, where it does.
     pub(super) tag_count: Option<i32>,
 }
@@ -61,6 +66,7 @@ macro_rules! facts_of {
             headers: present(&headers),
             meta: answer.metadata().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
             tags: BTreeMap::new(),
+            tags_unread: None,
             lock: present(&lock),
             encryption: customer.or(server),
             tag_count: answer.tag_count(),
@@ -87,6 +93,7 @@ impl Facts {
             tags: texts(attrs.get("tags")),
             lock: texts(attrs.get("lock")),
             encryption: attrs.get("encryption").and_then(Value::as_str).map(str::to_owned),
+            tags_unread: None,
             tag_count: None,
         }
     }
@@ -141,7 +148,11 @@ pub(super) fn object_meta(bucket: &str, listed: &Listed, facts: &Facts) -> Resul
         let object: Map<String, Value> = map.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
         meta = meta.with(name, object);
     }
-    let texts = [("encryption", &facts.encryption), ("storage_class", &listed.storage_class)];
+    let texts = [
+        ("encryption", &facts.encryption),
+        ("storage_class", &listed.storage_class),
+        (TAGS_UNREAD, &facts.tags_unread),
+    ];
     for (name, text) in texts {
         if let Some(text) = text {
             meta = meta.with(name, text.as_str());

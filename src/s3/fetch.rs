@@ -13,6 +13,7 @@
 //! [`PROGRESS_BYTES`] taken up again.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -110,19 +111,22 @@ impl Fetcher {
         let mut why = String::new();
         for _ in 0..OPEN_TRIES {
             match self.get(bucket, &listed, 0).await? {
-                Got::Vanished => return Ok(Opened::Vanished),
+                Got::Answer(answer) => match self.begin(bucket, &listed, *answer).await? {
+                    Ok(opened) => return Ok(opened),
+                    Err(broken) => why = broken,
+                },
                 Got::Refused(why) => return Ok(refused(bucket, &listed, why)),
-                Got::Changed => {
-                    "it changed each time that it was read".clone_into(&mut why);
+                gone_or_changed => {
+                    // A listing that goes on showing what cannot be had is damage and no deletion.
+                    why = match gone_or_changed {
+                        Got::Vanished => "the server lists it and says that it is not there".to_owned(),
+                        _ => "it changed each time that it was read".to_owned(),
+                    };
                     match Lister::look_up(&self.server, bucket, &listed.key).await? {
                         Some(now) => listed = now,
                         None => return Ok(Opened::Vanished),
                     }
                 }
-                Got::Answer(answer) => match self.begin(bucket, &listed, *answer).await? {
-                    Ok(opened) => return Ok(opened),
-                    Err(broken) => why = broken,
-                },
             }
         }
         Ok(refused(bucket, &listed, why))
@@ -144,10 +148,11 @@ impl Fetcher {
                 listed.size_bytes
             )));
         }
-        facts.tags = match self.tags(bucket, listed, &facts).await? {
-            Ok(tags) => tags,
-            Err(why) => return Ok(Ok(refused(bucket, listed, why))),
-        };
+        match self.tags(bucket, listed, &facts).await? {
+            Ok(tags) => facts.tags = tags,
+            // The bytes are worth having without them.
+            Err(why) => facts.tags_unread = Some(why),
+        }
         let meta = object_meta(bucket, listed, &facts)?;
         if listed.size_bytes > WHOLE_BYTES_MAX {
             let (fetcher, bucket, listed) = (self.clone(), bucket.to_owned(), listed.clone());
@@ -187,21 +192,21 @@ impl Fetcher {
 
     /// Returns the object's tags, or why they cannot be read.
     ///
-    /// AWS, MinIO and Ceph count the tags in a GET's answer and send no count for none; a server that was
+    /// AWS, `MinIO` and Ceph count the tags in a GET's answer and send no count for none; a server that was
     /// never seen to count is asked.
     async fn tags(
         &self,
         bucket: &str,
         listed: &Listed,
         facts: &Facts,
-    ) -> Result<Result<std::collections::BTreeMap<String, String>, String>> {
+    ) -> Result<Result<BTreeMap<String, String>, String>> {
         let counts = matches!(self.server.product(), Some("AmazonS3" | "MinIO"));
         if facts.tag_count.is_some() || counts {
             self.tells_tags.store(true, Ordering::Relaxed);
         }
         let none = facts.tag_count.unwrap_or(0) == 0 && self.tells_tags.load(Ordering::Relaxed);
         if none || self.no_tags.load(Ordering::Relaxed) {
-            return Ok(Ok(std::collections::BTreeMap::new()));
+            return Ok(Ok(BTreeMap::new()));
         }
         let answer = self.server.client.get_object_tagging().bucket(bucket).key(&listed.key).send().await;
         match answer {
@@ -212,13 +217,11 @@ impl Fetcher {
             Err(error) => match Told::from(&error) {
                 Some(told) if told.is_unknown_request() => {
                     self.no_tags.store(true, Ordering::Relaxed);
-                    Ok(Ok(std::collections::BTreeMap::new()))
+                    Ok(Ok(BTreeMap::new()))
                 }
                 // Some servers say it this way when there are none.
-                Some(told) if told.is_absent() => Ok(Ok(std::collections::BTreeMap::new())),
-                Some(told) if !told.is_about_credentials() => {
-                    Ok(Err(format!("its tags cannot be read: {}", told.text())))
-                }
+                Some(told) if told.is_absent() => Ok(Ok(BTreeMap::new())),
+                Some(told) if !told.is_about_credentials() => Ok(Err(told.text())),
                 _ => Err(self.server.failure(&format!("read the tags of bucket `{bucket}`"), error)),
             },
         }

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use aws_sdk_s3::types::EncodingType;
+use aws_sdk_s3::types::{EncodingType, ObjectStorageClass};
 use chrono::{DateTime, Utc};
 use percent_encoding::percent_decode_str;
 
@@ -140,7 +140,11 @@ fn listed(object: &aws_sdk_s3::types::Object, key: String) -> Listed {
         etag: object.e_tag().map(bare).unwrap_or_default(),
         size_bytes: object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
         last_modified: modified.and_then(DateTime::from_timestamp_millis).unwrap_or_default(),
-        storage_class: object.storage_class().map(|c| c.as_str()).filter(unusual).map(str::to_owned),
+        storage_class: object
+            .storage_class()
+            .map(ObjectStorageClass::as_str)
+            .filter(unusual)
+            .map(str::to_owned),
     }
 }
 

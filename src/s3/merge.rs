@@ -5,7 +5,10 @@
 
 use std::cmp::Ordering;
 
-use super::{facts::stamp, listing::Listed};
+use super::{
+    facts::{TAGS_UNREAD, stamp},
+    listing::Listed,
+};
 use crate::{
     error::Result,
     flow::{Previous, PreviousEntry, Stage},
@@ -143,6 +146,7 @@ fn is_same(entry: &PreviousEntry, listed: &Listed) -> bool {
         && entry.meta.text("last_modified") == Some(stamp(listed).as_str())
         && entry.size_bytes == listed.size_bytes
         && !entry.trailer.contains_key(TORN)
+        && !entry.meta.attrs.contains_key(TAGS_UNREAD)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The S3 engine: whole buckets of MinIO, Ceph, AWS or any other S3 server, read and written back.
+//! The S3 engine: whole buckets of `MinIO`, Ceph, AWS or any other S3 server, read and written back.
 //!
 //! Keys are bytes to be kept. That is why this engine speaks to users' buckets through the AWS SDK with its
 //! own listing, and never through a library that tidies paths.

@@ -182,10 +182,21 @@ impl Putter {
             key: job.key.clone(),
             id: answer.upload_id().map(str::to_owned),
         };
+        let outcome = self.fill(job, bytes, first, &upload).await;
+        if matches!(outcome, Ok(Ok(()))) {
+            upload.id = None;
+            return self.check_size(job, bytes.size_bytes).await;
+        }
+        upload.abort().await;
+        outcome
+    }
+
+    /// Sends all parts and puts them together.
+    async fn fill(&self, job: &mut Job, bytes: &mut Gather, first: Bytes, upload: &Upload) -> PutResult<()> {
         let (mut parts, mut part) = (Vec::new(), Some(first));
         while let Some(data) = part {
             let number = i32::try_from(parts.len() + 1).unwrap_or(i32::MAX);
-            match self.put_part(&upload, number, data).await? {
+            match self.put_part(upload, number, data).await? {
                 Ok(done) => parts.push(done),
                 Err(why) => return Ok(Err(why)),
             }
@@ -196,12 +207,10 @@ impl Putter {
         }
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let request = self.server.client.complete_multipart_upload().bucket(&job.bucket).key(&job.key);
-        let sent = request.set_upload_id(upload.id.clone()).multipart_upload(parts).send().await;
-        if let Err(error) = sent {
-            return self.refusal("complete an upload", error);
+        match request.set_upload_id(upload.id.clone()).multipart_upload(parts).send().await {
+            Ok(_) => Ok(Ok(())),
+            Err(error) => self.refusal("complete an upload", error),
         }
-        upload.id = None;
-        self.check_size(job, bytes.size_bytes).await
     }
 
     async fn put_part(&self, upload: &Upload, number: i32, bytes: Bytes) -> PutResult<CompletedPart> {
@@ -339,11 +348,22 @@ struct Upload {
     id: Option<String>,
 }
 
+impl Upload {
+    /// Throws the parts away.
+    ///
+    /// Best effort: parts that stay are invisible, and swept by the bucket's own rule for such.
+    async fn abort(&mut self) {
+        if let Some(id) = self.id.take() {
+            let request = self.server.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key);
+            request.upload_id(id).send().await.ok();
+        }
+    }
+}
+
 impl Drop for Upload {
     fn drop(&mut self) {
         let (Some(id), Ok(runtime)) = (self.id.take(), tokio::runtime::Handle::try_current()) else { return };
         let request = self.server.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key);
-        // Best effort: an upload that stays is invisible and swept by the bucket's own rules.
         runtime.spawn(request.upload_id(id).send());
     }
 }

@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     bucket,
     client::Server,
+    facts::TAGS_UNREAD,
     fetch::{Fetcher, Opened},
     listing::Lister,
     merge::{Change, Merge},
@@ -71,6 +72,7 @@ struct Run {
     concurrency: usize,
     sink: EntrySink,
     vanished: AtomicU64,
+    untagged: AtomicU64,
     problems: Arc<AtomicU64>,
 }
 
@@ -102,6 +104,7 @@ impl Source for S3Source {
             concurrency,
             sink: sink.clone(),
             vanished: AtomicU64::new(0),
+            untagged: AtomicU64::new(0),
             problems: Arc::default(),
         };
         for name in &buckets {
@@ -143,7 +146,14 @@ impl Run {
         // The queue's depth bounds how far the listing runs ahead of the objects.
         let (queue, turns) = mpsc::channel(self.concurrency * 2);
         tokio::try_join!(self.list(name, merge, queue), self.take_turns(turns))?;
-        Ok(())
+        match self.untagged.swap(0, Ordering::Relaxed) {
+            0 => Ok(()),
+            count => {
+                // One line for all of them: it is a right that is missing, not the objects' fault.
+                let why = format!("the tags of {count} objects cannot be read, their bytes were");
+                self.sink.report(Problem { what: format!("bucket {name}"), why }).await
+            }
+        }
     }
 
     async fn list(&self, name: &str, merge: &mut Merge, queue: mpsc::Sender<Turn>) -> FlowResult<()> {
@@ -208,6 +218,9 @@ impl Run {
         permit: OwnedSemaphorePermit,
         pumps: &mut JoinSet<FlowResult<()>>,
     ) -> FlowResult<()> {
+        if let Opened::Whole { meta, .. } | Opened::Streaming { meta, .. } = &opened {
+            self.untagged.fetch_add(u64::from(meta.attrs.contains_key(TAGS_UNREAD)), Ordering::Relaxed);
+        }
         match opened {
             Opened::Whole { meta, bytes, trailer } => {
                 let mut writer = self.sink.begin(meta).await?;

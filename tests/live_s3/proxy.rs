@@ -18,7 +18,7 @@ type Act = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Syn
 
 enum What {
     Before(Act),
-    Cut(f64),
+    Cut(u8),
     Status(u16),
 }
 
@@ -42,9 +42,9 @@ impl Fault {
     ) -> Self {
         Self::once(method, target, What::Before(Box::new(act)))
     }
-    /// Closes the connection after this share of the answer's body.
-    pub fn cut(method: &'static str, target: &'static str, share: f64) -> Self {
-        Self::once(method, target, What::Cut(share))
+    /// Closes the connection after so many percent of the answer's body.
+    pub fn cut(method: &'static str, target: &'static str, percent: u8) -> Self {
+        Self::once(method, target, What::Cut(percent))
     }
     /// Answers with this status instead of the server.
     pub fn status(method: &'static str, target: &'static str, status: u16) -> Self {
@@ -133,10 +133,9 @@ async fn serve(
     server.write_all(&request[head..]).await?;
     let mut answer = Vec::new();
     server.read_to_end(&mut answer).await?;
-    if let Some(What::Cut(share)) = fault.map(|fault| &fault.what) {
+    if let Some(What::Cut(percent)) = fault.map(|fault| &fault.what) {
         let body = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(0) + 4;
-        let kept = ((answer.len() - body) as f64 * share) as usize;
-        answer.truncate(body + kept);
+        answer.truncate(body + (answer.len() - body) * usize::from(*percent) / 100);
     }
     client.write_all(&answer).await?;
     client.shutdown().await

@@ -6,7 +6,7 @@ use std::{
     io::Write,
     path::PathBuf,
     sync::{
-        Arc, OnceLock,
+        OnceLock,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -420,8 +420,8 @@ pub async fn write(all: &Snapshot, target: Box<dyn Target>, options: WriteOption
         }
         sink.finish(all.point.clone()).await
     };
-    let (sent, written) = tokio::join!(send, target.write(options, stream));
-    settle(sent, written).map(|((), tally)| tally)
+    let (up, written) = tokio::join!(send, target.write(options, stream));
+    settle(up, written).map(|((), tally)| tally)
 }
 
 /// A source whose bucket is called by another name, so that a copy can be compared with its original.
