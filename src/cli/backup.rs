@@ -32,20 +32,23 @@ pub struct Backup {
 pub(super) async fn run(args: Backup, session: &Session) -> Result<ExitCode> {
     let stack = session.stack()?;
     let monitor = session.monitor();
-    let _lock = RunLock::take(&stack)?;
     let sources = ready(&stack, &args.sources, session)?;
+    let _lock = RunLock::take(&stack)?;
     let opening = Opening::new(&stack, &monitor)?;
     let repository = opening.append(&stack, &monitor).await?;
     let label = Label { stack: stack.name.clone(), host: host_name(), tag: args.tag, pin: args.pin };
     let options = Options { label, level: stack.repository.settings.compression_level };
-    let run = opening.catalog.begin_run("backup", session.ground.clock.now())?;
+    let run = opening.catalog.begin_run("backup", session.ground.clock.now());
     let ended = back_up(&repository, sources, options, &session.ground, &monitor).await;
-    let note = end_of(&ended, session);
-    opening.catalog.end_run(run, &note)?;
+    let noted = run.and_then(|run| opening.catalog.end_run(run, &end_of(&ended, session)));
+    if let Err(failure) = noted {
+        // The snapshot is what counts, not the note about it.
+        monitor.warn(None, failure.chain().join(": "), failure.hints().first().map(String::as_str));
+    }
     let report = ended?;
     if session.json {
         json::print(&json::document("backup", facts(&report)));
-    } else {
+    } else if !(session.quiet && report.exit() == ExitCode::Ok) {
         show(&report);
     }
     Ok(report.exit())
@@ -102,6 +105,7 @@ fn facts(report: &Report) -> Value {
             "point": source.point,
             "problems": source.problems,
             "error": source.failure.as_ref().map(Failure::chain),
+            "hints": source.failure.as_ref().map(Failure::hints),
         })
     };
     json!({

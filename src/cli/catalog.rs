@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{json, say, session::Session};
+use super::{json, session::Session};
 use crate::{
     error::{ExitCode, Result},
     jobs::open::Opening,
@@ -35,7 +35,8 @@ pub(super) async fn run(args: &Catalog, session: &Session) -> Result<ExitCode> {
         let facts = json!({ "snapshots": snapshots, "packs": packs, "indexes": indexes });
         json::print(&json::document("catalog", facts));
     } else {
-        say(&format!("the catalog knows {snapshots} snapshots, {packs} packs and {indexes} indexes"));
+        session
+            .report(&format!("the catalog knows {snapshots} snapshots, {packs} packs and {indexes} indexes"));
     }
     Ok(ExitCode::Ok)
 }

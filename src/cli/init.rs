@@ -52,7 +52,7 @@ pub(super) async fn run(args: Init, session: &Session) -> Result<ExitCode> {
                 "identity_file": made.identity_file,
             }),
         ));
-    } else {
+    } else if !session.quiet {
         say(&format!("policy      {}", made.policy.display()));
         say(&format!("repository  {}", made.repository));
         say(&format!("recipient   {}", made.recipient));

@@ -160,8 +160,8 @@ fn stopped(signal: &str) -> Failure {
 }
 
 async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
-    let Args { policy, identity, json, verb, .. } = args;
-    let session = Session { policy, identity, json, screen, ground: Ground::system() };
+    let Args { policy, identity, json, quiet, verb, .. } = args;
+    let session = Session { policy, identity, json, quiet, screen, ground: Ground::system() };
     match verb {
         Verb::Init(verb) => init::run(verb, &session).await,
         Verb::Policy(verb) => policy::run(&verb, &session),

@@ -76,10 +76,11 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
         return Ok(ExitCode::Ok);
     }
     plan.check()?;
-    if !session.json {
+    let is_asked = args.yes.is_none();
+    if !session.json && (is_asked || !session.quiet) {
         show(&plan);
     }
-    if args.yes.is_none() {
+    if is_asked {
         confirm(&stack.name).await?;
     }
     let restored = execute(&snapshot, plan, &session.monitor()).await?;
@@ -87,7 +88,8 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
         let restored: Vec<Value> = restored.iter().map(restored_facts).collect();
         let facts = json!({ "snapshot": snapshot.refs.snapshot, "restored": restored });
         json::print(&json::document("restore", facts));
-    } else {
+    } else if !(session.quiet && restored.iter().all(|one| one.tally.verified && one.tally.notes.is_empty()))
+    {
         show_restored(&restored);
     }
     Ok(ExitCode::Ok)

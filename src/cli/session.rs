@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::screen::Screen;
+use super::{say, screen::Screen};
 use crate::{
     clock::Ground,
     crypt::{Identities, files},
@@ -22,6 +22,8 @@ pub struct Session {
     pub identity: Option<PathBuf>,
     /// `--json`.
     pub json: bool,
+    /// `--quiet`.
+    pub quiet: bool,
     /// Where people see what happens.
     pub screen: Arc<Screen>,
     /// Time and dice.
@@ -43,6 +45,13 @@ impl Session {
     fn load(&self, need: Need) -> Result<Stack> {
         let path = policy::find_policy(self.policy.clone())?;
         Ok(Stack::load_for(&path, need)?)
+    }
+
+    /// Says that all went well, unless only what is wrong was asked for.
+    pub fn report(&self, text: &str) {
+        if !self.quiet {
+            say(text);
+        }
     }
 
     /// Returns the monitor as jobs take it.

@@ -43,7 +43,7 @@ pub(super) async fn run(args: Verify, session: &Session) -> Result<ExitCode> {
                 "damage": report.damage.iter().map(damage).collect::<Vec<_>>(),
             }),
         ));
-    } else {
+    } else if !(session.quiet && report.damage.is_empty()) {
         show(&report);
     }
     Ok(match &report.damage[..] {

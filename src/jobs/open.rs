@@ -9,7 +9,7 @@ use super::known::CatalogIndex;
 use crate::{
     catalog::Catalog,
     crypt::{Identities, SigningKey, TrustedKeys},
-    error::{Context, ExitCode, Failure, Result},
+    error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     policy::Stack,
     repo::{Append, Place, Read, Repository},
@@ -46,12 +46,17 @@ impl Opening {
     pub async fn append(&self, stack: &Stack, monitor: &SharedMonitor) -> Result<Repository<Append>> {
         let index = Identities::from_file(&stack.repository.settings.index_key())?;
         let signing = SigningKey::from_file(&stack.repository.settings.signing_key())?;
-        Repository::append(self.place.clone(), self.store.put.clone(), index, signing, monitor).await
+        let (place, put) = (self.place.clone(), self.store.put.clone());
+        let repository = Repository::append(place, put, index, signing, monitor).await?;
+        warn_of_recipients(&repository, stack, monitor);
+        Ok(repository)
     }
 
-    /// Opens the repository for reading with `identities`.
+    /// Opens the repository for reading data with `identities`.
     pub async fn read(&self, identities: Identities, monitor: &SharedMonitor) -> Result<Repository<Read>> {
-        Repository::read(self.place.clone(), identities, monitor).await
+        let repository = Repository::read(self.place.clone(), identities, monitor).await?;
+        repository.check_data_opens()?;
+        Ok(repository)
     }
 
     /// Opens the repository for looking at what needs no data: with the identity if there is one, otherwise
@@ -68,7 +73,18 @@ impl Opening {
                 failure.hint("Without the host's index key, give the recovery identity with --identity FILE.")
             })?,
         };
-        self.read(identities, monitor).await
+        Repository::read(self.place.clone(), identities, monitor).await
+    }
+}
+
+/// Tells of recipients that the policy names and the repository does not seal to: whoever wrote them there
+/// believes that they can restore.
+fn warn_of_recipients(repository: &Repository<Append>, stack: &Stack, monitor: &SharedMonitor) {
+    let sealed_to = &repository.config().data_recipients;
+    for recipient in stack.repository.settings.recipients.iter().filter(|one| !sealed_to.contains(one)) {
+        let what = format!("recipient `{recipient}` of the policy cannot open this repository");
+        let hint = "Its recipients were fixed when it was made; a new repository is needed to add one.";
+        monitor.warn(None, what, Some(hint));
     }
 }
 
@@ -118,16 +134,20 @@ impl RunLock {
             path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
             std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)
         };
-        let file =
-            open().failed(ExitCode::Failed, || format!("lock file `{}` cannot be opened", path.display()))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|cause| {
-            Failure::new(
-                ExitCode::Busy,
-                format!("another run of stack `{}` is at work on this host", stack.name),
-            )
-            .because(cause)
-            .hint("Wait until it ends; a run that died holds nothing.")
-        })?;
-        Ok(Self(file))
+        let cannot = |cause: std::io::Error| {
+            Failure::new(ExitCode::Failed, format!("lock file `{}` cannot be taken", path.display()))
+                .because(cause)
+                .hint("Set state_dir in the policy to a folder that this user may write.")
+        };
+        let file = open().map_err(cannot)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let what = format!("another run of stack `{}` is at work on this host", stack.name);
+                Err(Failure::new(ExitCode::Busy, what)
+                    .hint("Wait until it ends; a run that died holds nothing."))
+            }
+            Err(errno) => Err(cannot(errno.into())),
+        }
     }
 }

@@ -248,8 +248,33 @@ impl Repository<Read> {
     /// Opens for reading what `identities` open.
     pub async fn read(place: Place, identities: Identities, monitor: &SharedMonitor) -> Result<Self> {
         let core = Core::open(place).await?;
+        if !opens_one(&identities, &core.config.data_recipients)
+            && !opens_one(&identities, &core.config.index_recipients)
+        {
+            return Err(Failure::new(
+                ExitCode::KeyRefused,
+                "the given identity opens nothing in this repository",
+            )
+            .hint(format!(
+                "The data is sealed to {}: give the identity of one of them.",
+                core.config.data_recipients.join(", ")
+            )));
+        }
         core.refresh(&identities, monitor).await?;
         Ok(Self { core, access: Read { identities } })
+    }
+
+    /// Fails when the identities open indexes and manifests only. A restore asks before it touches its target.
+    pub fn check_data_opens(&self) -> Result<()> {
+        if opens_one(&self.access.identities, &self.core.config.data_recipients) {
+            return Ok(());
+        }
+        Err(Failure::new(ExitCode::KeyRefused, "the given identity opens the index, not the data").hint(
+            format!(
+                "The data is sealed to {}: give the identity of one of them.",
+                self.core.config.data_recipients.join(", ")
+            ),
+        ))
     }
 
     /// Opens one snapshot.
@@ -265,6 +290,11 @@ impl Repository<Read> {
     pub async fn manifest(&self, refs: &Refs) -> Result<Manifest> {
         self.core.manifest(refs, &self.access.identities).await
     }
+}
+
+/// Returns whether one of the identities is a private half of `recipients`.
+fn opens_one(identities: &Identities, recipients: &[String]) -> bool {
+    identities.recipients().iter().any(|own| recipients.contains(own))
 }
 
 /// Opens the chunker's seed.
