@@ -28,8 +28,6 @@ pub mod store;
 
 pub mod catalog;
 pub mod files;
-
-pub mod files;
 pub mod mysql;
 pub mod redis;
 pub mod repo;

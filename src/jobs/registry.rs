@@ -85,12 +85,7 @@ pub fn target(
 }
 
 /// A files source is put below the folder as it was; any other source's entries become plain files in it.
-fn folder_target(
-    name: SourceName,
-    kind: &SourceKind,
-    folder: &Path,
-    monitor: SharedMonitor,
-) -> ReadyTarget {
+fn folder_target(name: SourceName, kind: &SourceKind, folder: &Path, monitor: SharedMonitor) -> ReadyTarget {
     let place = folder.display().to_string();
     let target: Box<dyn Target> = match kind {
         SourceKind::Files(_) => Box::new(FilesTarget::into(name, folder, monitor)),

@@ -6,13 +6,13 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use super::registry::ReadyTarget;
+use super::{registry::ReadyTarget, when::When};
 use crate::{
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     flow::{FlowResult, Point, STREAM_DEPTH, Selection, Tally, TargetState, WriteOptions, channel, settle},
     names::{SnapshotId, SourceName},
-    repo::Snapshot,
+    repo::{Read, Repository, Snapshot},
 };
 
 /// What will be restored into one target.
@@ -46,6 +46,8 @@ pub struct Plan {
     pub only: Selection,
     /// Whether what is in the way may be removed.
     pub replace: bool,
+    /// What the snapshot should hold and does not, a line each.
+    pub missing: Vec<String>,
 }
 
 /// What was restored from one source.
@@ -97,6 +99,7 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted) -> Result<Plan> {
         let what = format!("nothing in the snapshot fits {}", only.patterns().join(", "));
         return Err(Failure::new(ExitCode::Usage, what).hint("`lifeboat ls` shows what there is."));
     }
+    let missing = missing(snapshot, &sources, by_name);
     let rank =
         |plan: &SourcePlan| snapshot.manifest.sources.iter().position(|source| source.name == plan.source);
     sources.sort_by_key(rank);
@@ -106,7 +109,44 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted) -> Result<Plan> {
         sources,
         only,
         replace,
+        missing,
     })
+}
+
+/// Returns what the backup could not read of what is now to be restored.
+fn missing(snapshot: &Snapshot, plans: &[SourcePlan], by_name: bool) -> Vec<String> {
+    let failed = snapshot.manifest.failed.iter().filter(|_| !by_name);
+    let failed = failed.map(|failed| format!("{}: all of it: {}", failed.what, failed.why));
+    let planned = |name: &SourceName| plans.iter().any(|plan| plan.source == *name);
+    let sources = snapshot.manifest.sources.iter().filter(|source| planned(&source.name));
+    let left_out = sources.flat_map(|source| {
+        source.problems.iter().map(|problem| format!("{}: {}: {}", source.name, problem.what, problem.why))
+    });
+    failed.chain(left_out).collect()
+}
+
+/// Returns the newest snapshot that `when` can mean and that holds all of `sources`; when there is none, the
+/// newest that it can mean.
+///
+/// A backup of one source by hand must not stand in for the nightly one of all.
+pub async fn choose(
+    repository: &Repository<Read>,
+    when: &When,
+    sources: &[SourceName],
+) -> Result<SnapshotId> {
+    let (refs, _) = repository.survey().await?;
+    let ids: Vec<SnapshotId> = refs.iter().map(|refs| refs.snapshot.clone()).collect();
+    let fitting = when.fitting(&ids)?;
+    for id in &fitting {
+        let Some(refs) = refs.iter().find(|refs| refs.snapshot == *id) else { continue };
+        // One whose manifest is damaged is not passed over in silence: opening it says what is wrong.
+        let Ok(manifest) = repository.manifest(refs).await else { return Ok(id.clone()) };
+        let has = |name: &SourceName| manifest.sources.iter().any(|source| source.name == *name);
+        if sources.iter().all(has) {
+            return Ok(id.clone());
+        }
+    }
+    Ok(fitting[0].clone())
 }
 
 /// What of a source is wanted.
