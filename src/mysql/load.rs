@@ -68,7 +68,10 @@ pub(super) async fn load(
             server.name, done.rows, done.warnings, sent.rows, sent.warnings
         );
         return Err(Failure::new(ExitCode::Failed, what)
-            .hint("Nothing of this piece was kept. Does the table on this server have the columns and types of the source?")
+            .hint(
+                "Nothing of this piece was kept. Does the table on this server have the columns and \
+                types of the source?",
+            )
             .into());
     }
     server.run(conn, "COMMIT", &doing).await?;
