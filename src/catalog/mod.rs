@@ -24,7 +24,7 @@ pub use self::{
 use crate::error::{Context, ExitCode, Failure, Result};
 
 /// The version of the tables. A file of another version is set aside and made again.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 /// How long one process waits for another that writes.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
@@ -32,8 +32,14 @@ const TABLES: &str = "
     CREATE TABLE origins (key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
     CREATE TABLE packs (
         n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size_bytes INTEGER NOT NULL,
-        payload_offset INTEGER NOT NULL, kind TEXT NOT NULL
+        payload_offset INTEGER NOT NULL, kind TEXT NOT NULL, trusted INTEGER NOT NULL DEFAULT 1
     ) STRICT;
+    CREATE TABLE tellings (
+        pack INTEGER NOT NULL REFERENCES packs ON DELETE CASCADE,
+        origin TEXT NOT NULL REFERENCES origins ON DELETE CASCADE,
+        PRIMARY KEY (pack, origin)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tellings_by_origin ON tellings (origin);
     CREATE TABLE frames (
         pack INTEGER NOT NULL REFERENCES packs ON DELETE CASCADE, frame INTEGER NOT NULL,
         offset INTEGER NOT NULL, size_bytes INTEGER NOT NULL, plain_bytes INTEGER NOT NULL,
@@ -94,10 +100,22 @@ impl Catalog {
         Ok(Self { connection: Mutex::new(connection), path: None })
     }
 
-    /// Forgets all that the store knows better; runs are kept.
+    /// Forgets all that the store knows better; runs are kept, unless the file is too broken for that: then it
+    /// is set aside like one that cannot be opened.
     pub fn clear_index(&self) -> Result<()> {
-        let clear = "DELETE FROM chunks; DELETE FROM frames; DELETE FROM packs; DELETE FROM origins; VACUUM;";
-        self.connection().execute_batch(clear).failed(ExitCode::Failed, || self.trouble())
+        let clear = "BEGIN; DELETE FROM tellings; DELETE FROM chunks; DELETE FROM frames; DELETE FROM packs;
+            DELETE FROM origins; COMMIT; VACUUM;";
+        let mut connection = self.connection();
+        let cleared = connection.execute_batch(clear);
+        match (cleared, &self.path) {
+            (Err(error), Some(path)) if is_broken(&error) => {
+                set_aside(path)?;
+                let made = Connection::open(path).and_then(|made| prepare(&made).map(|()| made));
+                *connection = made.map_err(|error| self.trouble(error))?;
+                Ok(())
+            }
+            (cleared, _) => cleared.map_err(|error| self.trouble(error)),
+        }
     }
 
     /// Returns where the catalog is, if it is a file.
@@ -109,11 +127,19 @@ impl Catalog {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn trouble(&self) -> String {
-        match &self.path {
-            Some(path) => format!("catalog `{}` failed", path.display()),
-            None => "the catalog in memory failed".to_owned(),
-        }
+    fn trouble(&self, error: rusqlite::Error) -> Failure {
+        let (what, hint) = match &self.path {
+            Some(path) if is_broken(&error) => (
+                format!("catalog `{}` is broken", path.display()),
+                "Make it again from the repository with `lifeboat catalog rebuild`; no snapshot is harmed.",
+            ),
+            Some(path) => (
+                format!("catalog `{}` failed", path.display()),
+                "Check that state_dir of the policy has room and that this user may write there.",
+            ),
+            None => ("the catalog in memory failed".to_owned(), "Run it again."),
+        };
+        Failure::new(ExitCode::Failed, what).because(error).hint(hint)
     }
 }
 

@@ -4,10 +4,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::params;
 
 use super::Catalog;
-use crate::{
-    error::{Context, ExitCode, Result},
-    names::SnapshotId,
-};
+use crate::{error::Result, names::SnapshotId};
 
 /// One run of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +38,7 @@ impl Catalog {
         let connection = self.connection();
         let insert = connection
             .execute("INSERT INTO runs (verb, began) VALUES (?1, ?2)", params![verb, began.to_rfc3339()]);
-        insert.failed(ExitCode::Failed, || self.trouble())?;
+        insert.map_err(|error| self.trouble(error))?;
         Ok(connection.last_insert_rowid())
     }
 
@@ -58,7 +55,7 @@ impl Catalog {
                 end.message
             ],
         );
-        update.failed(ExitCode::Failed, || self.trouble()).map(drop)
+        update.map_err(|error| self.trouble(error)).map(drop)
     }
 
     /// Returns the newest `limit` runs, the newest first.
@@ -84,7 +81,7 @@ impl Catalog {
             })?;
             rows.collect::<rusqlite::Result<Vec<Run>>>()
         };
-        read().failed(ExitCode::Failed, || self.trouble())
+        read().map_err(|error| self.trouble(error))
     }
 }
 

@@ -42,7 +42,8 @@ pub(super) async fn run(args: Export, session: &Session) -> Result<ExitCode> {
         None => (args.what.as_str(), None),
     };
     let source = SourceName::new(source)
-        .failed(ExitCode::Usage, || format!("`{}` begins with no source", args.what))?;
+        .failed(ExitCode::Usage, || format!("`{}` begins with no source", args.what))
+        .map_err(|failure| failure.hint("Write SOURCE, or SOURCE/PATH as `lifeboat ls` shows it."))?;
     let repository = session.read(&stack).await?;
     let snapshot = repository.snapshot(&session.pick(&stack, &repository, &args.when).await?).await?;
     let form = match args.format {

@@ -206,7 +206,12 @@ async fn confirm(stack: &str) -> Result<()> {
         std::io::stdin().read_line(&mut line).map(|_| line)
     });
     let line = answer.await.failed(ExitCode::Failed, || "the question broke off".to_owned())?;
-    check_name(line.unwrap_or_default().trim(), stack)
+    let line = line.unwrap_or_default();
+    if !line.ends_with('\n') {
+        // Nobody pressed Enter: what is said next begins a line of its own.
+        let _ = writeln!(std::io::stderr());
+    }
+    check_name(line.trim(), stack)
 }
 
 fn check_name(typed: &str, stack: &str) -> Result<()> {

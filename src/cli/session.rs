@@ -7,7 +7,7 @@ use crate::{
     clock::Ground,
     crypt::{Identities, files},
     error::{ExitCode, Failure, Result},
-    event::SharedMonitor,
+    event::{Monitor, SharedMonitor},
     jobs::{open::Opening, when::When},
     names::SnapshotId,
     policy::{self, Need, Stack},
@@ -93,7 +93,13 @@ impl Session {
     /// Returns the snapshot that `when` means.
     pub async fn pick(&self, stack: &Stack, repository: &Repository<Read>, when: &str) -> Result<SnapshotId> {
         let when = When::parse(when, stack.timezone, self.ground.clock.now())?;
-        let ids: Vec<SnapshotId> = repository.refs().await?.into_iter().map(|refs| refs.snapshot).collect();
+        // One that is forged or broken must not keep anybody from the others.
+        let (good, bad) = repository.survey().await?;
+        for (_, failure) in bad {
+            let hint = failure.hints().first().map(String::as_str);
+            self.screen.warn(None, format!("left out: {}", failure.chain().join(": ")), hint);
+        }
+        let ids: Vec<SnapshotId> = good.into_iter().map(|refs| refs.snapshot).collect();
         when.pick(&ids)
     }
 }

@@ -4,36 +4,48 @@ use serde_json::json;
 
 use super::{json, say, session::Session};
 use crate::{
-    error::{ExitCode, Result},
-    names::ByteCount,
+    error::{ExitCode, Failure, Result},
+    names::{ByteCount, Key},
     repo::format::{Manifest, Refs},
 };
 
 pub(super) async fn run(session: &Session) -> Result<ExitCode> {
     let stack = session.repository_of_stack()?;
     let repository = session.look(&stack).await?;
+    let (good, bad) = repository.survey().await?;
     let mut all = Vec::new();
-    for refs in repository.refs().await? {
+    for refs in good {
         // A manifest that is damaged must not hide the other snapshots.
-        let manifest = repository.manifest(&refs).await;
-        if let Err(failure) = &manifest {
-            session.monitor().warn(
-                None,
-                failure.chain().join(": "),
-                failure.hints().first().map(String::as_str),
-            );
-        }
-        all.push((refs, manifest.ok()));
+        let manifest = match repository.manifest(&refs).await {
+            Ok(manifest) => Some(manifest),
+            Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+            Err(failure) => {
+                session.screen.failure(&failure);
+                None
+            }
+        };
+        all.push((refs, manifest));
+    }
+    for (_, failure) in &bad {
+        session.screen.failure(failure);
     }
     if session.json {
-        let facts: Vec<_> = all.iter().map(|(refs, manifest)| facts(refs, manifest.as_ref())).collect();
-        json::print(&json::document("snapshots", json!({ "snapshots": facts })));
+        let snapshots: Vec<_> = all.iter().map(|(refs, manifest)| facts(refs, manifest.as_ref())).collect();
+        let refused: Vec<_> = bad.iter().map(|(key, failure)| refusal(key, failure)).collect();
+        json::print(&json::document("snapshots", json!({ "snapshots": snapshots, "refused": refused })));
     } else if all.is_empty() {
         say("there is no snapshot yet");
     } else {
         show(&all, stack.timezone);
     }
-    Ok(ExitCode::Ok)
+    let damaged = all.iter().any(|(_, manifest)| manifest.is_none()).then_some(ExitCode::Damage);
+    let refused = bad.iter().map(|(_, failure)| failure.exit()).min();
+    Ok(refused.or(damaged).unwrap_or(ExitCode::Ok))
+}
+
+/// Returns what is told of refs that cannot be believed.
+fn refusal(key: &Key, failure: &Failure) -> serde_json::Value {
+    json!({ "object": key, "code": failure.exit().word(), "error": failure.chain() })
 }
 
 fn status(refs: &Refs, manifest: Option<&Manifest>) -> &'static str {

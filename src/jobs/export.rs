@@ -44,25 +44,23 @@ pub async fn run(
     let is = |record: &&EntryRecord, ending: &str| record.meta.path.as_str().ends_with(ending);
     match form {
         Form::Tar => archive(snapshot, found, out).await,
-        Form::Raw => copy(snapshot, only_one(&found.iter().collect::<Vec<_>>())?, &mut out).await,
+        Form::Raw => copy(snapshot, only_one(&found.iter().collect::<Vec<_>>(), "raw")?, &mut out).await,
         Form::Rdb => {
             let dumps: Vec<&EntryRecord> = found.iter().filter(|record| is(record, ".rdb")).collect();
-            copy(snapshot, only_one(&dumps)?, &mut out).await
+            copy(snapshot, only_one(&dumps, "rdb")?, &mut out).await
         }
         Form::Tsv => {
             let pieces: Vec<&EntryRecord> = found.iter().filter(|record| is(record, ".tsv")).collect();
             if pieces.is_empty() {
-                return Err(wrong_form("tsv", "Name a table: SOURCE/db/table."));
+                return Err(no_such("tsv").hint("Name a table: SOURCE/db/table."));
             }
             for piece in pieces {
                 copy(snapshot, piece, &mut out).await?;
             }
             Ok(())
         }
-        Form::Sql => Err(wrong_form(
-            "sql",
-            "This version has no SQL stream yet: export tsv or tar, or restore into an empty server and dump that.",
-        )),
+        Form::Sql => Err(Failure::new(ExitCode::Usage, "this version has no SQL stream yet")
+            .hint("Export tsv or tar, or restore into an empty server and dump that.")),
     }
 }
 
@@ -89,17 +87,15 @@ async fn find(snapshot: &Snapshot, source: &SourceName, path: Option<&str>) -> R
     Ok(found)
 }
 
-fn wrong_form(form: &str, hint: &str) -> Failure {
-    Failure::new(ExitCode::Usage, format!("this cannot be exported as {form}")).hint(hint)
+fn no_such(form: &str) -> Failure {
+    Failure::new(ExitCode::Usage, format!("no entry of this source can be exported as {form}"))
+        .hint("`lifeboat ls` shows what there is.")
 }
 
-fn only_one<'a>(found: &[&'a EntryRecord]) -> Result<&'a EntryRecord> {
+fn only_one<'a>(found: &[&'a EntryRecord], form: &str) -> Result<&'a EntryRecord> {
     match found {
         [one] => Ok(one),
-        [] => Err(wrong_form(
-            "this form",
-            "There is no such entry in the source; `lifeboat ls` shows what there is.",
-        )),
+        [] => Err(no_such(form)),
         many => {
             Err(Failure::new(ExitCode::Usage, format!("{} entries fit, this form takes one", many.len()))
                 .hint("Name one entry as `lifeboat ls` shows it, or use --format tar."))
@@ -132,15 +128,14 @@ async fn archive(snapshot: &Snapshot, found: Vec<EntryRecord>, out: Output) -> R
     let (members, mut receiver) = mpsc::channel::<Member>(1);
     let writing = spawn_blocking(move || {
         let mut tar = tar::Builder::new(out);
-        while let Some(member) = receiver.blocking_recv() {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(member.size_bytes);
-            header.set_mode(0o600);
-            header.set_mtime(0);
-            let body = Arriving { bytes: member.bytes, part: Bytes::new() };
-            tar.append_data(&mut header, &member.path, body)?;
+        match append(&mut tar, &mut receiver) {
+            Ok(()) => tar.into_inner()?.flush(),
+            Err(error) => {
+                // Dropped, it would write the mark of a whole archive behind what broke off.
+                std::mem::forget(tar);
+                Err(error)
+            }
         }
-        tar.into_inner()?.flush()
     });
     let mut sent = Ok(());
     for record in &found {
@@ -152,6 +147,19 @@ async fn archive(snapshot: &Snapshot, found: Vec<EntryRecord>, out: Output) -> R
     drop(members);
     let written = writing.await.failed(ExitCode::Failed, || "the archive broke off".to_owned())?;
     sent.and(written.failed(ExitCode::Failed, broken_pipe))
+}
+
+/// Appends members until none comes any more.
+fn append(tar: &mut tar::Builder<Output>, members: &mut mpsc::Receiver<Member>) -> io::Result<()> {
+    while let Some(member) = members.blocking_recv() {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(member.size_bytes);
+        header.set_mode(0o600);
+        header.set_mtime(0);
+        let body = Arriving { bytes: member.bytes, part: Bytes::new(), missing_bytes: member.size_bytes };
+        tar.append_data(&mut header, &member.path, body)?;
+    }
+    Ok(())
 }
 
 async fn send(snapshot: &Snapshot, record: &EntryRecord, members: &mpsc::Sender<Member>) -> Result<()> {
@@ -173,6 +181,7 @@ async fn send(snapshot: &Snapshot, record: &EntryRecord, members: &mpsc::Sender<
 struct Arriving {
     bytes: mpsc::Receiver<Bytes>,
     part: Bytes,
+    missing_bytes: u64,
 }
 
 impl Read for Arriving {
@@ -180,11 +189,13 @@ impl Read for Arriving {
         while self.part.is_empty() {
             match self.bytes.blocking_recv() {
                 Some(part) => self.part = part,
+                None if self.missing_bytes > 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 None => return Ok(0),
             }
         }
         let count = into.len().min(self.part.len());
         into[..count].copy_from_slice(&self.part.split_to(count));
+        self.missing_bytes = self.missing_bytes.saturating_sub(count as u64);
         Ok(count)
     }
 }

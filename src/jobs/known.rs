@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    catalog::{Catalog, ChunkRow, FrameRow, PackRow},
+    catalog::{Catalog, ChunkAt, ChunkRow, FrameRow, PackRow},
     error::Result,
     names::{ChunkId, Key, PackId},
     repo::{
@@ -59,15 +59,23 @@ fn row(record: &PackRecord) -> PackRow {
     }
 }
 
+fn location(at: ChunkAt) -> Location {
+    let ChunkRow { frame, offset, size_bytes, .. } = at.chunk;
+    Location { pack: at.pack, frame, offset, size_bytes }
+}
+
 impl KnownChunks for CatalogIndex {
     fn find(&self, id: &ChunkId, kind: Option<PackKind>) -> Result<Option<Location>> {
-        let found = self.catalog.find_chunk(id, kind.map(word))?;
-        Ok(found.map(|at| Location {
-            pack: at.pack,
-            frame: at.chunk.frame,
-            offset: at.chunk.offset,
-            size_bytes: at.chunk.size_bytes,
-        }))
+        Ok(self.catalog.find_chunk(id, kind.map(word))?.map(location))
+    }
+
+    fn locations(&self, id: &ChunkId, kind: PackKind) -> Result<Vec<Location>> {
+        let found = self.catalog.find_chunk_everywhere(id, word(kind))?;
+        Ok(found.into_iter().map(location).collect())
+    }
+
+    fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()> {
+        self.catalog.distrust_packs(packs)
     }
 
     fn pack(&self, id: &PackId) -> Result<Option<Arc<PackMap>>> {

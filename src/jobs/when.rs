@@ -10,6 +10,9 @@ use crate::{
     names::SnapshotId,
 };
 
+/// Characters of a snapshot's id before its `-`: `20251010T180000Z`.
+const ID_TIME_CHARS: usize = 16;
+
 /// What a `WHEN` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum When {
@@ -46,6 +49,8 @@ impl When {
         let id_like = !text.is_empty()
             && text.len() <= 21
             && text.starts_with(|c: char| c.is_ascii_digit())
+            // A day that no month has must not be looked for as an id.
+            && text.find('-').is_none_or(|at| at == ID_TIME_CHARS)
             && text.chars().all(|c| c.is_ascii_hexdigit() || c == 'T' || c == 'Z' || c == '-');
         if id_like {
             return Ok(Self::Id(text.to_owned()));
@@ -146,6 +151,7 @@ mod tests {
         assert_eq!(pick("20240101T"), "no snapshot id begins with `20240101T`");
         assert_eq!(pick("20200101-000000"), "no snapshot is as old as 2019-12-31T16:00:00+00:00");
         assert_eq!(pick("yesterday"), "`yesterday` does not say when");
+        assert_eq!(pick("20250230-000000"), "`20250230-000000` does not say when");
         assert_eq!(pick("99999999999999999 weeks ago"), "`99999999999999999 weeks ago` is too long ago");
         assert_eq!(pick("-1 hours ago"), "`-1 hours ago` does not say when");
         assert_eq!(When::Latest.pick(&[]).unwrap_err().to_string(), "there is no snapshot yet");
