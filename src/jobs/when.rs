@@ -62,7 +62,7 @@ impl When {
     /// Picks the snapshot that is meant; `ids` come oldest first.
     pub fn pick(&self, ids: &[SnapshotId]) -> Result<SnapshotId> {
         let hint = "`lifeboat snapshots` lists them.";
-        let newest = |fits: &dyn Fn(&&SnapshotId) -> bool| ids.iter().filter(fits).next_back().cloned();
+        let newest = |fits: &dyn Fn(&&SnapshotId) -> bool| ids.iter().rfind(fits).cloned();
         match self {
             Self::Latest => newest(&|_| true).ok_or_else(|| {
                 Failure::new(ExitCode::Usage, "there is no snapshot yet")
