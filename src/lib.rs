@@ -27,7 +27,6 @@ pub mod policy;
 pub mod store;
 
 pub mod catalog;
-
 pub mod files;
 pub mod mysql;
 pub mod redis;

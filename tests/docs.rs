@@ -1,7 +1,5 @@
 //! The documents as a test: what they list is what there is.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be read fails the test")]
-
 use std::{
     collections::BTreeSet,
     fs,

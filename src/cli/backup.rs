@@ -99,6 +99,7 @@ fn facts(report: &Report) -> Value {
             "name": source.name,
             "status": word(source),
             "entries": source.entries,
+            "bytes": source.size_bytes,
             "bytes_read": source.read_bytes,
             "bytes_added": source.added_bytes,
             "seconds": source.seconds,
@@ -127,12 +128,13 @@ fn word(source: &SourceReport) -> &'static str {
 }
 
 fn show(report: &Report) {
-    let mut table = super::screen::table(&["source", "status", "entries", "read", "new", "seconds"]);
+    let mut table = super::screen::table(&["source", "status", "entries", "size", "read", "new", "seconds"]);
     for source in &report.sources {
         table.add_row([
             source.name.to_string(),
             word(source).to_owned(),
             source.entries.to_string(),
+            ByteCount(source.size_bytes).to_string(),
             ByteCount(source.read_bytes).to_string(),
             ByteCount(source.added_bytes).to_string(),
             format!("{:.1}", source.seconds),

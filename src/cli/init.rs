@@ -26,6 +26,9 @@ pub struct Init {
     /// The stack's name
     #[arg(long, value_name = "NAME", default_value = "im-suite")]
     stack: String,
+    /// Somebody else who shall be able to read the data, age1…; may be repeated (age-keygen makes keys)
+    #[arg(long, value_name = "KEY")]
+    recipient: Vec<String>,
     /// Write the policy for the services of this compose file
     #[arg(long, value_name = "FILE")]
     from_compose: Option<PathBuf>,
@@ -40,7 +43,13 @@ pub(super) async fn run(args: Init, session: &Session) -> Result<ExitCode> {
             .hint("Run init without --from-compose and append [[source]] tables; policies/im-suite.toml is an example."));
     }
     let policy = session.policy.clone().unwrap_or_else(|| PathBuf::from("lifeboat.toml"));
-    let wanted = jobs::init::Wanted { stack: args.stack, policy, keys: args.keys, root: args.root };
+    let wanted = jobs::init::Wanted {
+        stack: args.stack,
+        policy,
+        keys: args.keys,
+        root: args.root,
+        others: args.recipient,
+    };
     let made = jobs::init::run(wanted, &session.ground).await?;
     if session.json {
         json::print(&json::document(

@@ -43,17 +43,26 @@ impl Selection {
         &self.patterns
     }
 
-    /// Returns whether this entry is wanted.
+    /// Returns whether this entry is wanted, be it only for what is inside.
     pub fn wants(&self, meta: &EntryMeta) -> bool {
-        self.is_all() || self.names(&meta.select) || (meta.container && self.reaches_into(&meta.select))
+        self.picks(meta) || (meta.container && self.reaches_into(&meta.select))
     }
 
-    /// Returns whether a pattern matches `name` or a container around it.
-    pub fn names(&self, name: &str) -> bool {
-        let borders = name.char_indices().filter(|(_, c)| *c == '.' || *c == '/').map(|(at, _)| at);
+    /// Returns whether a pattern means this entry itself.
+    pub fn picks(&self, meta: &EntryMeta) -> bool {
+        // A thing with a path is inside its item (`bucket/key`, a file below a root); a table is its own item.
+        let has_path = meta.select != meta.item || meta.select.starts_with('/');
+        let divider = if has_path { '/' } else { '.' };
+        self.names(&meta.select, Some(divider))
+    }
+
+    /// Returns whether a pattern matches `name`, or a container around it where `divider` tells containers
+    /// from what is inside.
+    pub fn names(&self, name: &str, divider: Option<char>) -> bool {
+        let borders = name.char_indices().filter(|(at, c)| *at > 0 && Some(*c) == divider);
         self.is_all()
             || self.globs.is_match(name)
-            || borders.filter(|at| *at > 0).any(|at| self.globs.is_match(&name[..at]))
+            || borders.into_iter().any(|(at, _)| self.globs.is_match(&name[..at]))
     }
 
     /// Returns whether a pattern may match something inside `container`; a container without a name
@@ -77,7 +86,9 @@ mod tests {
 
     fn wants(patterns: &[&str], select: &str, container: bool) -> bool {
         let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-        let mut meta = EntryMeta::new(EntryPath::new("x").unwrap(), Stage::Data, select);
+        let item = select.split_once('/').map_or(select, |(bucket, _)| bucket);
+        let mut meta = EntryMeta::new(EntryPath::new("x").unwrap(), Stage::Data, item);
+        meta.select = select.to_owned();
         meta.container = container;
         Selection::new(&patterns).unwrap().wants(&meta)
     }
@@ -96,6 +107,14 @@ mod tests {
         assert!(!wants(&["im"], "image.users", false));
         assert!(wants(&["im-files/2025/*"], "im-files/2025/10/a.jpg", false));
         assert!(wants(&["im-files"], "im-files/2025/10/a.jpg", false));
+    }
+
+    #[test]
+    fn a_dot_divides_tables_and_not_the_names_of_objects_and_files() {
+        assert!(!wants(&["im-files/a"], "im-files/a.jpg", false));
+        assert!(!wants(&["/x/a"], "/x/a.txt", false));
+        assert!(wants(&["/x/a"], "/x/a/b", false));
+        assert!(wants(&["im"], "im.odd", false));
     }
 
     #[test]

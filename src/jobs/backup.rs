@@ -48,6 +48,8 @@ pub struct SourceReport {
     /// Entries stored.
     pub entries: u64,
     /// Plain bytes of the entries.
+    pub size_bytes: u64,
+    /// Plain bytes that were read from it.
     pub read_bytes: u64,
     /// Plain bytes that were new.
     pub added_bytes: u64,
@@ -115,7 +117,8 @@ pub async fn run(
         if let Some(stored) = committed.sources.iter().find(|stored| stored.name == report.name) {
             report.problems.clone_from(&stored.problems);
             report.entries = stored.entries;
-            report.read_bytes = stored.size_bytes;
+            report.size_bytes = stored.size_bytes;
+            report.read_bytes = stored.read_bytes;
             report.added_bytes = stored.added_bytes;
             report.point = Some(stored.point.clone());
         }
@@ -164,6 +167,7 @@ async fn take(
         failure,
         problems: Vec::new(),
         entries: 0,
+        size_bytes: 0,
         read_bytes: 0,
         added_bytes: 0,
         seconds: began.elapsed().as_secs_f64(),

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     clock::Ground,
-    crypt::{self, SigningKey, files},
+    crypt::{self, Recipients, SigningKey, files},
     error::{Context, ExitCode, Failure, Result},
     names::SourceName,
     policy, repo, store,
@@ -27,6 +27,8 @@ pub struct Wanted {
     pub keys: PathBuf,
     /// The repository's folder.
     pub root: PathBuf,
+    /// Whom data is sealed to besides the new recovery identity.
+    pub others: Vec<String>,
 }
 
 /// What was made.
@@ -58,8 +60,9 @@ pub async fn run(wanted: Wanted, ground: &Ground) -> Result<Made> {
     let store = store::create("fs", &options)?;
     let new = crypt::make_keys(&keys, &ground.clock.now().to_rfc3339())?;
     let signing = SigningKey::from_file(&keys.join(files::SIGNING))?;
+    let recipients: Vec<String> = std::iter::once(new.recipient.clone()).chain(wanted.others).collect();
     let made = repo::NewRepository {
-        data_recipients: vec![new.recipient.clone()],
+        data_recipients: recipients.clone(),
         index_recipients: vec![new.index_recipient],
         signing: &signing,
         ground,
@@ -71,7 +74,7 @@ pub async fn run(wanted: Wanted, ground: &Ground) -> Result<Made> {
         stack: &wanted.stack,
         store: "fs",
         options: &options,
-        recipients: std::slice::from_ref(&new.recipient),
+        recipients: &recipients,
         signers: std::slice::from_ref(&new.signer),
         keys: &keys,
         timezone: &timezone,
@@ -85,7 +88,7 @@ pub async fn run(wanted: Wanted, ground: &Ground) -> Result<Made> {
     })
 }
 
-/// Fails when the policy is there already or the stack's name is none.
+/// Fails when the policy is there already, the stack's name is none or a recipient is no key.
 fn check_words(wanted: &Wanted) -> Result<()> {
     if wanted.policy.exists() {
         return Err(Failure::new(
@@ -98,7 +101,7 @@ fn check_words(wanted: &Wanted) -> Result<()> {
         Failure::new(ExitCode::Usage, format!("`{}` is not a stack name: {}", wanted.stack, error.rule))
             .hint("Choose another with --stack; it is what a person types to confirm a restore.")
     })?;
-    Ok(())
+    if wanted.others.is_empty() { Ok(()) } else { Recipients::parse(&wanted.others).map(drop) }
 }
 
 /// Policies live longer than the folder a person stood in when typing the command.

@@ -1,6 +1,6 @@
 //! Opens the repository of a policy for what a job does with it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
@@ -86,6 +86,20 @@ fn warn_of_recipients(repository: &Repository<Append>, stack: &Stack, monitor: &
         let hint = "Its recipients were fixed when it was made; a new repository is needed to add one.";
         monitor.warn(None, what, Some(hint));
     }
+}
+
+/// Fails when the policy promises other readers than the repository has: nobody may believe that a second
+/// person can open the backups when nothing is sealed to them.
+fn check_recipients(policy: &[String], repository: &[String]) -> Result<()> {
+    let set = |keys: &[String]| keys.iter().cloned().collect::<BTreeSet<String>>();
+    if set(policy) == set(repository) {
+        return Ok(());
+    }
+    let what = "the policy's recipients are not those that the repository was made with";
+    Err(Failure::new(ExitCode::Usage, what).hint(format!(
+        "This version seals to the repository's own: write recipients = [{}], or make a new repository.",
+        repository.iter().map(|key| format!("\"{key}\"")).collect::<Vec<_>>().join(", ")
+    )))
 }
 
 /// Opens the catalog; a host whose state folder cannot be written works from memory, only slower.

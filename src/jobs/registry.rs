@@ -10,6 +10,7 @@ use crate::{
     files::{EntryFolder, FilesSource, FilesTarget},
     flow::{Source, Target},
     mysql::{MysqlSource, MysqlTarget},
+    names::SourceName,
     policy::{SourceConfig, SourceKind},
     redis::{RedisSource, RedisTarget},
     s3::{S3Source, S3Target},
@@ -18,13 +19,13 @@ use crate::{
 /// Makes the source that a policy describes.
 pub fn source(config: &SourceConfig, ground: &Ground, monitor: &SharedMonitor) -> Ready {
     let (name, ground, monitor) = (config.name.clone(), ground.clone(), monitor.clone());
-    let source: Result<Box<dyn Source>> = match config.kind.clone() {
-        SourceKind::Mysql(kind) => Ok(Box::new(MysqlSource::new(name, kind, ground, monitor))),
-        SourceKind::Redis(kind) => Ok(Box::new(RedisSource::new(name, kind, ground, monitor))),
-        SourceKind::S3(kind) => Ok(Box::new(S3Source::new(name, kind, ground, monitor))),
-        SourceKind::Files(kind) => Ok(Box::new(FilesSource::new(name, kind, ground, monitor))),
+    let source: Box<dyn Source> = match config.kind.clone() {
+        SourceKind::Mysql(kind) => Box::new(MysqlSource::new(name, kind, ground, monitor)),
+        SourceKind::Redis(kind) => Box::new(RedisSource::new(name, kind, ground, monitor)),
+        SourceKind::S3(kind) => Box::new(S3Source::new(name, kind, ground, monitor)),
+        SourceKind::Files(kind) => Box::new(FilesSource::new(name, kind, ground, monitor)),
     };
-    Ready { name: config.name.clone(), kind: config.kind.word(), source }
+    Ready { name: config.name.clone(), kind: config.kind.word(), source: Ok(source) }
 }
 
 /// Where a restore goes instead of where the source was.
@@ -69,7 +70,7 @@ pub fn target(
     let (name, ground, monitor) = (config.name.clone(), ground.clone(), monitor.clone());
     let mut kind = config.kind.clone();
     match into {
-        Some(Into::Folder(folder)) => return Ok(folder_target(config, folder, monitor)),
+        Some(Into::Folder(folder)) => return Ok(folder_target(name, &kind, folder, monitor)),
         Some(Into::Server(url)) => kind.redirect(url)?,
         None => {}
     }
@@ -83,12 +84,12 @@ pub fn target(
     Ok(ReadyTarget { target, place })
 }
 
-/// Makes the target of a restore into a folder: files as they were, other sources as the files of their entries.
-fn folder_target(config: &SourceConfig, folder: &Path, monitor: SharedMonitor) -> ReadyTarget {
-    let name = config.name.clone();
-    let target: Box<dyn Target> = match &config.kind {
+/// A files source is put below the folder as it was; any other source's entries become plain files in it.
+fn folder_target(name: SourceName, kind: &SourceKind, folder: &Path, monitor: SharedMonitor) -> ReadyTarget {
+    let place = folder.display().to_string();
+    let target: Box<dyn Target> = match kind {
         SourceKind::Files(_) => Box::new(FilesTarget::into(name, folder, monitor)),
         _ => Box::new(EntryFolder::new(name, folder)),
     };
-    ReadyTarget { target, place: folder.display().to_string() }
+    ReadyTarget { target, place }
 }

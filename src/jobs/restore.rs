@@ -4,15 +4,15 @@
 //! the way; then source by source in the order of the backup. *Crash.* A restore that dies leaves its target
 //! half written and the repository untouched; run it again with `--replace`.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
-use super::registry::ReadyTarget;
+use super::{registry::ReadyTarget, when::When};
 use crate::{
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     flow::{FlowResult, Point, STREAM_DEPTH, Selection, Tally, TargetState, WriteOptions, channel, settle},
     names::{SnapshotId, SourceName},
-    repo::Snapshot,
+    repo::{Read, Repository, Snapshot},
 };
 
 /// What will be restored into one target.
@@ -46,6 +46,8 @@ pub struct Plan {
     pub only: Selection,
     /// Whether what is in the way may be removed.
     pub replace: bool,
+    /// What the snapshot should hold and does not, a line each.
+    pub missing: Vec<String>,
 }
 
 /// What was restored from one source.
@@ -63,6 +65,8 @@ pub struct Restored {
 pub struct Wanted {
     /// The sources with their targets, in any order.
     pub targets: Vec<(SourceName, ReadyTarget)>,
+    /// Whether the sources were asked for by name.
+    pub by_name: bool,
     /// Which entries.
     pub only: Selection,
     /// Whether what is in the way may be removed.
@@ -71,21 +75,21 @@ pub struct Wanted {
 
 /// Looks at the snapshot and at every target; touches nothing.
 pub async fn plan(snapshot: &Snapshot, wanted: Wanted) -> Result<Plan> {
-    let Wanted { targets, only, replace } = wanted;
+    let Wanted { targets, by_name, only, replace } = wanted;
     let mut sources = Vec::new();
     for (name, mut target) in targets {
         let source = snapshot.source(&name)?;
-        let (entries, size_bytes, inventory) = count(snapshot, &name, &only).await?;
-        if entries == 0 && !only.is_all() {
+        let found = find(snapshot, &name, &only).await?;
+        if !found.is_meant(by_name) {
             continue;
         }
-        let state = target.target.inspect(&inventory).await?;
+        let state = target.target.inspect(&found.inventory).await?;
         sources.push(SourcePlan {
             source: name,
             kind: source.kind.clone(),
             point: source.point.clone(),
-            entries,
-            size_bytes,
+            entries: found.entries,
+            size_bytes: found.size_bytes,
             place: target.place.clone(),
             state,
             target,
@@ -95,6 +99,7 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted) -> Result<Plan> {
         let what = format!("nothing in the snapshot fits {}", only.patterns().join(", "));
         return Err(Failure::new(ExitCode::Usage, what).hint("`lifeboat ls` shows what there is."));
     }
+    let missing = missing(snapshot, &sources, by_name);
     let rank =
         |plan: &SourcePlan| snapshot.manifest.sources.iter().position(|source| source.name == plan.source);
     sources.sort_by_key(rank);
@@ -104,25 +109,87 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted) -> Result<Plan> {
         sources,
         only,
         replace,
+        missing,
     })
 }
 
-/// Counts what is wanted of a source.
-async fn count(snapshot: &Snapshot, name: &SourceName, only: &Selection) -> Result<(u64, u64, Vec<String>)> {
+/// Returns what the backup could not read of what is now to be restored.
+fn missing(snapshot: &Snapshot, plans: &[SourcePlan], by_name: bool) -> Vec<String> {
+    let failed = snapshot.manifest.failed.iter().filter(|_| !by_name);
+    let failed = failed.map(|failed| format!("{}: all of it: {}", failed.what, failed.why));
+    let planned = |name: &SourceName| plans.iter().any(|plan| plan.source == *name);
+    let sources = snapshot.manifest.sources.iter().filter(|source| planned(&source.name));
+    let left_out = sources.flat_map(|source| {
+        source.problems.iter().map(|problem| format!("{}: {}: {}", source.name, problem.what, problem.why))
+    });
+    failed.chain(left_out).collect()
+}
+
+/// Returns the newest snapshot that `when` can mean and that holds all of `sources`; when there is none, the
+/// newest that it can mean.
+///
+/// A backup of one source by hand must not stand in for the nightly one of all.
+pub async fn choose(
+    repository: &Repository<Read>,
+    when: &When,
+    sources: &[SourceName],
+) -> Result<SnapshotId> {
+    let (refs, _) = repository.survey().await?;
+    let ids: Vec<SnapshotId> = refs.iter().map(|refs| refs.snapshot.clone()).collect();
+    let fitting = when.fitting(&ids)?;
+    for id in &fitting {
+        let Some(refs) = refs.iter().find(|refs| refs.snapshot == *id) else { continue };
+        // One whose manifest is damaged is not passed over in silence: opening it says what is wrong.
+        let Ok(manifest) = repository.manifest(refs).await else { return Ok(id.clone()) };
+        let has = |name: &SourceName| manifest.sources.iter().any(|source| source.name == *name);
+        if sources.iter().all(has) {
+            return Ok(id.clone());
+        }
+    }
+    Ok(fitting[0].clone())
+}
+
+/// What of a source is wanted.
+#[derive(Default)]
+struct Found {
+    entries: u64,
+    size_bytes: u64,
+    inventory: Vec<String>,
+    /// Entries that a pattern means, not only something inside them.
+    picked: u64,
+    /// Entries of which only their target can tell what is inside: a dump of keys.
+    opaque: u64,
+}
+
+impl Found {
+    /// Returns whether the person meant this source. A pattern may always mean a key inside a dump, so a dump
+    /// is taken only when its source was asked for by name.
+    fn is_meant(&self, by_name: bool) -> bool {
+        self.picked > 0 || (by_name && self.opaque > 0)
+    }
+}
+
+async fn find(snapshot: &Snapshot, name: &SourceName, only: &Selection) -> Result<Found> {
     let source = snapshot.source(name)?;
     if only.is_all() {
-        return Ok((source.entries, source.size_bytes, source.inventory.clone()));
+        let (entries, size_bytes, inventory) = (source.entries, source.size_bytes, source.inventory.clone());
+        // A source that was empty is restored too: its target becomes empty.
+        return Ok(Found { entries, size_bytes, inventory, picked: entries.max(1), opaque: 0 });
     }
-    let (mut entries, mut size_bytes, mut inventory) = (0, 0, std::collections::BTreeSet::new());
+    let mut found = Found::default();
+    let mut items = BTreeSet::new();
     let mut lines = snapshot.entries(source);
     while let Some(record) = lines.next().await? {
         if only.wants(&record.meta) {
-            entries += 1;
-            size_bytes += record.size_bytes;
-            inventory.insert(record.meta.item);
+            found.entries += 1;
+            found.size_bytes += record.size_bytes;
+            found.picked += u64::from(only.picks(&record.meta));
+            found.opaque += u64::from(record.meta.container && record.meta.select.is_empty());
+            items.insert(record.meta.item);
         }
     }
-    Ok((entries, size_bytes, inventory.into_iter().collect()))
+    found.inventory = items.into_iter().collect();
+    Ok(found)
 }
 
 impl Plan {

@@ -59,33 +59,36 @@ impl When {
             .hint("Say latest, a snapshot id or its beginning, 20251011-150000, 2025-10-11T15:00:00+08:00, or \"2 hours ago\"."))
     }
 
-    /// Picks the snapshot that is meant; `ids` come oldest first.
-    pub fn pick(&self, ids: &[SnapshotId]) -> Result<SnapshotId> {
+    /// Returns the snapshots that can be meant, the newest first and never none; `ids` come oldest first.
+    pub fn fitting(&self, ids: &[SnapshotId]) -> Result<Vec<SnapshotId>> {
         let hint = "`lifeboat snapshots` lists them.";
-        let newest = |fits: &dyn Fn(&&SnapshotId) -> bool| ids.iter().rfind(fits).cloned();
-        match self {
-            Self::Latest => newest(&|_| true).ok_or_else(|| {
-                Failure::new(ExitCode::Usage, "there is no snapshot yet")
-                    .hint("Make one with `lifeboat backup`.")
-            }),
-            Self::NotAfter(instant) => newest(&|id| id.time() <= *instant).ok_or_else(|| {
+        let fits = |id: &&SnapshotId| match self {
+            Self::Latest => true,
+            Self::NotAfter(instant) => id.time() <= *instant,
+            Self::Id(start) => id.as_str().starts_with(start),
+        };
+        let fitting: Vec<SnapshotId> = ids.iter().rev().filter(fits).cloned().collect();
+        match (self, fitting.len()) {
+            (Self::Latest, 0) => Err(Failure::new(ExitCode::Usage, "there is no snapshot yet")
+                .hint("Make one with `lifeboat backup`.")),
+            (Self::NotAfter(instant), 0) => {
                 let what = format!("no snapshot is as old as {}", instant.to_rfc3339());
-                Failure::new(ExitCode::Usage, what).hint(hint)
-            }),
-            Self::Id(start) => {
-                let fitting: Vec<&SnapshotId> =
-                    ids.iter().filter(|id| id.as_str().starts_with(start)).collect();
-                match fitting[..] {
-                    [one] => Ok(one.clone()),
-                    [] => Err(Failure::new(ExitCode::Usage, format!("no snapshot id begins with `{start}`"))
-                        .hint(hint)),
-                    _ => {
-                        let what = format!("{} snapshot ids begin with `{start}`", fitting.len());
-                        Err(Failure::new(ExitCode::Usage, what).hint("Give more of the id."))
-                    }
-                }
+                Err(Failure::new(ExitCode::Usage, what).hint(hint))
             }
+            (Self::Id(start), 0) => {
+                Err(Failure::new(ExitCode::Usage, format!("no snapshot id begins with `{start}`")).hint(hint))
+            }
+            (Self::Id(start), 2..) => {
+                let what = format!("{} snapshot ids begin with `{start}`", fitting.len());
+                Err(Failure::new(ExitCode::Usage, what).hint("Give more of the id."))
+            }
+            _ => Ok(fitting),
         }
+    }
+
+    /// Picks the newest snapshot that can be meant; `ids` come oldest first.
+    pub fn pick(&self, ids: &[SnapshotId]) -> Result<SnapshotId> {
+        self.fitting(ids).map(|mut fitting| fitting.swap_remove(0))
     }
 }
 

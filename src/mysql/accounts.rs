@@ -223,7 +223,8 @@ mod tests {
     #[test]
     fn default_roles_come_after_the_roles() {
         let (create, roles) = without_default_role(
-            "CREATE USER `a DEFAULT ROLE x`@`%` IDENTIFIED WITH 'p' AS 0x00 DEFAULT ROLE `r`@`%` REQUIRE NONE",
+            "CREATE USER `a DEFAULT ROLE x`@`%` IDENTIFIED WITH 'p' AS 0x00 DEFAULT ROLE `r`@`%` REQUIRE \
+                NONE",
         );
         assert_eq!(create, "CREATE USER `a DEFAULT ROLE x`@`%` IDENTIFIED WITH 'p' AS 0x00 REQUIRE NONE");
         assert_eq!(roles.as_deref(), Some("`r`@`%`"));

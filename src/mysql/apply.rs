@@ -54,7 +54,7 @@ pub(super) async fn obstacles(
     only: &Selection,
 ) -> Result<Vec<Obstacle>> {
     let mut found = Vec::new();
-    let wanted = inventory.iter().filter(|item| only.names(item));
+    let wanted = inventory.iter().filter(|item| only.names(item, Some('.')));
     let parsed: Vec<(String, Option<String>)> = wanted.filter_map(|item| parse_item(item)).collect();
     let whole: Vec<&String> = parsed.iter().filter(|(_, t)| t.is_none()).map(|(db, _)| db).collect();
     for (db, table) in &parsed {

@@ -64,8 +64,8 @@ pub(super) fn split(create: &str, defer_indexes: bool) -> Parts {
 
 /// Returns a column's definition without a `COLLATE` that only repeats the table's.
 ///
-/// `SHOW CREATE TABLE` prints the collation also of a column that inherits it, and gives it away by printing no
-/// `CHARACTER SET` before it. Taken literally it would become the column's own, and every later
+/// `SHOW CREATE TABLE` prints the collation also of a column that inherits it, and gives it away by printing
+/// no `CHARACTER SET` before it. Taken literally it would become the column's own, and every later
 /// `SHOW CREATE TABLE` would read differently (MySQL 8 and later: `is_explicit_collation` in the dictionary).
 fn inheriting(definition: &str, table: Option<&str>) -> String {
     const COLLATE: &str = " COLLATE ";
@@ -201,9 +201,12 @@ mod tests {
 
     #[test]
     fn a_collation_that_a_column_inherits_is_not_made_its_own() {
-        let create = "CREATE TABLE `t` (\n  `a` varchar(9) COLLATE utf8mb4_unicode_ci NOT NULL COMMENT 'x COLLATE utf8mb4_unicode_ci',\n  \
-            `b` char(4) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci,\n  `c` text COLLATE utf8mb4_bin,\n  \
-            `d` enum('(','COLLATE') COLLATE utf8mb4_unicode_ci GENERATED ALWAYS AS ((`a` COLLATE utf8mb4_unicode_ci)) VIRTUAL\n\
+        let create = "CREATE TABLE `t` (\n  `a` varchar(9) COLLATE utf8mb4_unicode_ci NOT NULL COMMENT \
+            'x COLLATE utf8mb4_unicode_ci',\n  \
+            `b` char(4) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci,\n  `c` text COLLATE \
+                utf8mb4_bin,\n  \
+            `d` enum('(','COLLATE') COLLATE utf8mb4_unicode_ci GENERATED ALWAYS AS ((`a` COLLATE \
+                utf8mb4_unicode_ci)) VIRTUAL\n\
             ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci";
         let parts = split(create, true);
         assert_eq!(parts.create.matches("COLLATE utf8mb4_unicode_ci").count(), 3, "{}", parts.create);
@@ -251,7 +254,8 @@ PARTITIONS 4 */";
         assert_eq!(parts.foreign_keys.len(), 1);
         let no_primary = "CREATE TABLE `t` (\n  `a` int,\n  UNIQUE KEY `a` (`a`)\n) ENGINE=InnoDB";
         assert_eq!(split(no_primary, true).create, no_primary);
-        let counts_second = "CREATE TABLE `t` (\n  `a` int,\n  `b` int AUTO_INCREMENT,\n  PRIMARY KEY (`a`),\n  KEY `b` (`b`)\n)";
+        let counts_second = "CREATE TABLE `t` (\n  `a` int,\n  `b` int AUTO_INCREMENT,\n  PRIMARY KEY \
+            (`a`),\n  KEY `b` (`b`)\n)";
         assert_eq!(split(counts_second, true).create, counts_second);
     }
 

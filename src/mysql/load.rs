@@ -68,7 +68,10 @@ pub(super) async fn load(
             server.name, done.rows, done.warnings, sent.rows, sent.warnings
         );
         return Err(Failure::new(ExitCode::Failed, what)
-            .hint("Nothing of this piece was kept. Does the table on this server have the columns and types of the source?")
+            .hint(
+                "Nothing of this piece was kept. Does the table on this server have the columns and \
+                types of the source?",
+            )
             .into());
     }
     server.run(conn, "COMMIT", &doing).await?;
@@ -135,25 +138,7 @@ async fn infile(
             );
         Ok(stream.boxed())
     });
-    let feeding = async {
-        loop {
-            match body.next().await {
-                Ok(Some(bytes)) => {
-                    if feed.send(Ok(bytes)).await.is_err() {
-                        // The server stopped listening; its error is the one to tell.
-                        return Ok(());
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    let _also_gone = feed.send(Err(std::io::Error::other(error.to_string()))).await;
-                    return Err(error);
-                }
-            }
-        }
-        drop(feed);
-        Ok(())
-    };
+    let feeding = feed_body(body, feed);
     let sql = load_statement(at, layout);
     let loaded = {
         let loading = conn.query_drop(sql);
@@ -176,6 +161,25 @@ async fn infile(
         let what = format!("`{}`: the server does not say how many rows `{at}` took", server.name);
         Failure::new(ExitCode::Failed, what).into()
     })
+}
+
+/// Hands the body's bytes to the server's reader; a body that breaks off breaks the reader off.
+async fn feed_body(body: &mut Counted<'_>, feed: mpsc::Sender<std::io::Result<Bytes>>) -> FlowResult<()> {
+    loop {
+        match body.next().await {
+            Ok(Some(bytes)) => {
+                if feed.send(Ok(bytes)).await.is_err() {
+                    // The server stopped listening; its error is the one to tell.
+                    return Ok(());
+                }
+            }
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                let _also_gone = feed.send(Err(std::io::Error::other(error.to_string()))).await;
+                return Err(error);
+            }
+        }
+    }
 }
 
 fn load_failure(server: &Server, at: &Place, error: mysql_async::Error) -> FlowError {

@@ -140,7 +140,8 @@ impl Snapshot {
         } else {
             monitor.warn(
                 Some(&server.name),
-                "the account may take no lock: one connection reads all, and its place in the binlog is unknown"
+                "the account may take no lock: one connection reads all, and its place in the binlog is \
+                    unknown"
                     .to_owned(),
                 Some(&server.grant_hint()),
             );

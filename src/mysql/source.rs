@@ -140,7 +140,8 @@ impl Reading<'_> {
             self.monitor.warn(
                 Some(&self.server.name),
                 format!(
-                    "table `{}` is kept by engine {}, which has no transactions: rows written meanwhile may be in the snapshot or not",
+                    "table `{}` is kept by engine {}, which has no transactions: rows written meanwhile \
+                        may be in the snapshot or not",
                     table.at, table.layout.engine
                 ),
                 Some("Convert it to InnoDB, or make sure that nothing writes to it during a backup."),
@@ -189,7 +190,8 @@ impl Reading<'_> {
         if wanted.accounts() {
             let user = &self.server.config.user;
             let why = format!(
-                "user `{user}` may not read the accounts: GRANT SELECT ON mysql.* to it, or exclude `{ACCOUNTS}`"
+                "user `{user}` may not read the accounts: GRANT SELECT ON mysql.* to it, or exclude \
+                    `{ACCOUNTS}`"
             );
             self.sink.report(Problem { what: ACCOUNTS.to_owned(), why }).await?;
         }

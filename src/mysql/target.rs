@@ -181,7 +181,7 @@ impl Writing<'_> {
     ) -> FlowResult<()> {
         apply::run(self.server, &mut self.names, script, doing).await?;
         // One that was there already and empty gets the source's defaults; one with other tables does not.
-        if self.options.only.is_all() || self.options.only.names(&meta.select) {
+        if self.options.only.is_all() || self.options.only.names(&meta.select, Some('.')) {
             let sql = format!(
                 "ALTER DATABASE {} CHARACTER SET {} COLLATE {}",
                 ident(db),

@@ -13,8 +13,6 @@ use super::{
 const PARALLEL_MAX: usize = 256;
 /// Seconds that a lock may be waited for.
 const LOCK_WAIT_SECONDS_MAX: u64 = 3600;
-/// Sizes that a pack may be asked to have, in MiB.
-const PACK_MIB: std::ops::RangeInclusive<u64> = 1..=256;
 /// What zstd calls its levels, without those that need much memory to read.
 const LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
 
@@ -150,10 +148,6 @@ pub(super) fn repository(reader: &mut Reader<'_>, section: &Section<'_>, config:
         if let Some(path) = path {
             absolute(reader, section, key, &path.display().to_string());
         }
-    }
-    if !PACK_MIB.contains(&config.pack_mib) {
-        let message = format!("`pack_mib` must be from {} to {}", PACK_MIB.start(), PACK_MIB.end());
-        reader.wrong(section, "pack_mib", message, "");
     }
     if !LEVELS.contains(&config.compression_level) {
         let message = format!("`compression_level` must be from {} to {}", LEVELS.start(), LEVELS.end());

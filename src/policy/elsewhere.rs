@@ -3,7 +3,8 @@
 use super::{S3Config, SourceKind};
 use crate::error::{ExitCode, Failure, Result};
 
-/// The environment variable with the password of the server that `--into` names, where it is not the source's.
+/// The environment variable with the password of the server that `--into` names, where it is not the source's;
+/// set and empty when that server has none.
 pub const INTO_PASSWORD: &str = "LIFEBOAT_INTO_PASSWORD";
 
 impl SourceKind {
@@ -36,19 +37,21 @@ impl SourceKind {
             )));
         }
         let account = account.filter(|account| !account.is_empty()).map(str::to_owned);
-        let password =
-            std::env::var_os(INTO_PASSWORD).map(|_| super::SecretRef::Env(INTO_PASSWORD.to_owned()));
+        // Set and empty means: that server has no password.
+        let other = std::env::var_os(INTO_PASSWORD);
+        let none = other.as_ref().is_some_and(|password| password.is_empty());
+        let password = other.map(|_| super::SecretRef::Env(INTO_PASSWORD.to_owned()));
         match self {
             Self::Mysql(mysql) if scheme == "mysql" => {
                 let (host, port) = host_and_port(host, 3306).ok_or_else(|| wrong("its port is no number"))?;
                 (mysql.host, mysql.port, mysql.socket) = (host, port, None);
                 mysql.user = account.unwrap_or_else(|| mysql.user.clone());
-                mysql.password = password.or_else(|| mysql.password.take());
+                mysql.password = password.or_else(|| mysql.password.take()).filter(|_| !none);
             }
             Self::Redis(redis) if ["redis", "rediss", "unix"].contains(&scheme) => {
                 redis.url = format!("{scheme}://{host}");
                 redis.user = account.or_else(|| redis.user.take());
-                redis.password = password.or_else(|| redis.password.take());
+                redis.password = password.or_else(|| redis.password.take()).filter(|_| !none);
             }
             Self::S3(s3) if ["http", "https"].contains(&scheme) && account.is_none() => {
                 let S3Config { endpoint, secret_key, .. } = s3;

@@ -136,9 +136,6 @@ pub struct RepositorySettings {
     /// The host's signing key, if not `signing.key` in that folder.
     #[serde(default)]
     pub signing_key: Option<PathBuf>,
-    /// How large a pack grows before it is stored, in MiB.
-    #[serde(default = "default_pack_mib")]
-    pub pack_mib: u64,
     /// How hard zstd tries, 1 to 19.
     #[serde(default = "default_compression_level")]
     pub compression_level: i32,
@@ -420,9 +417,6 @@ fn zone_name<S: Serializer>(zone: &Tz, serializer: S) -> Result<S::Ok, S::Error>
 
 fn default_keys() -> PathBuf {
     PathBuf::from("/etc/lifeboat/keys")
-}
-fn default_pack_mib() -> u64 {
-    16
 }
 fn default_compression_level() -> i32 {
     3

@@ -154,7 +154,6 @@ fn the_effective_policy_shows_the_defaults() {
     store = "fs"
     recipients = ["age1abc"]
     keys = "/etc/lifeboat/keys"
-    pack_mib = 16
     compression_level = 3
 
     [repository.options]

@@ -203,7 +203,7 @@ fn walk(spool: &Spool, plan: &Plan, send: &mpsc::Sender<Step>) -> Result<(), Rdb
 
 impl Plan {
     fn wants(&self, found: &Found) -> bool {
-        self.only.names(&String::from_utf8_lossy(&found.key))
+        self.only.names(&String::from_utf8_lossy(&found.key), None)
             && found.expires_at_ms.is_none_or(|expires| expires > self.now_ms)
     }
 }

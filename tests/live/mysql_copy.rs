@@ -122,7 +122,8 @@ fn tables() -> [&'static str; 10] {
                 PARTITION p1 VALUES LESS THAN (TO_DAYS('2025-01-01')),
                 PARTITION p2 VALUES LESS THAN MAXVALUE)",
         "CREATE TABLE keyless (a INT, b VARCHAR(10))",
-        "CREATE TABLE counts_second (a INT NOT NULL, n INT NOT NULL AUTO_INCREMENT, PRIMARY KEY (a, n), KEY k_n (n))",
+        "CREATE TABLE counts_second (a INT NOT NULL, n INT NOT NULL AUTO_INCREMENT, PRIMARY KEY (a, n), \
+            KEY k_n (n))",
         "CREATE TABLE unique_null (a INT NULL, b INT, UNIQUE KEY (a))",
         "CREATE TABLE empty_one (id INT PRIMARY KEY)",
         "CREATE TABLE parent (id INT PRIMARY KEY, child INT, KEY (child))",
@@ -136,21 +137,28 @@ fn tables() -> [&'static str; 10] {
 fn values() -> [&'static str; 13] {
     [
         "INSERT INTO kinds (id, f, d, de, bt, b1, y, e, s) VALUES
-            (0, 16777216, 0.1, 1, b'1', b'1', 2155, 'a', 'x,z'), (1, 3.4028234e38, 5e-324, -1.5, ~0, b'0', 1901, '', ''),
-            (2, 1e-45, -0e0, 99999999999999999999999999999999999.000000000000000000000000000001, 0, NULL, 0000, '3', NULL),
+            (0, 16777216, 0.1, 1, b'1', b'1', 2155, 'a', 'x,z'), (1, 3.4028234e38, 5e-324, -1.5, ~0, \
+                b'0', 1901, '', ''),
+            (2, 1e-45, -0e0, 99999999999999999999999999999999999.000000000000000000000000000001, 0, \
+                NULL, 0000, '3', NULL),
             (18446744073709551614, 0.1, 1.7976931348623157e308, NULL, NULL, NULL, NULL, 'a', 'y')",
         "INSERT INTO kinds (id, e, e2) VALUES (5, 'no such member', 'é'), (6, 0, 'ß')",
         "INSERT INTO kinds (id, e, t, l, u, g) VALUES (10, 'a', '密信 🚢 é', 'é ß', '𝄞 x', '中文')",
-        "INSERT INTO kinds (id, e, t, c) VALUES (11, 'a', '\\\\N', 'NULL'), (12, 'a', '', ''), (13, 'a', NULL, 'a '), (14, 'a', 'a\\tb\\nc\\\\d\\re\\Z\\'\"%_', 'x')",
+        "INSERT INTO kinds (id, e, t, c) VALUES (11, 'a', '\\\\N', 'NULL'), (12, 'a', '', ''), (13, 'a', \
+            NULL, 'a '), (14, 'a', 'a\\tb\\nc\\\\d\\re\\Z\\'\"%_', 'x')",
         "INSERT INTO kinds (id, e, t) VALUES (15, 'a', CONCAT('nul', CHAR(0), 'nul', CHAR(8), 'bs'))",
-        "INSERT INTO kinds (id, e, bin, vb, bl) VALUES (20, 'a', x'00', x'', x'0001090A0D1A22275C5F25FF'), (21, 'a', NULL, NULL, REPEAT(x'00FF5C0A', 700000))",
-        "INSERT INTO kinds (id, e, j) VALUES (30, 'a', '{\"a\": [1.0, 18446744073709551615, null], \"ü\": \"🚢\\\\n\"}'), (31, 'a', '[]')",
-        "INSERT INTO kinds (id, e, p) VALUES (40, 'a', ST_GeomFromText('POINT(1.5 -2)')), (41, 'a', ST_GeomFromText('POINT(1 2)', 4326))",
+        "INSERT INTO kinds (id, e, bin, vb, bl) VALUES (20, 'a', x'00', x'', \
+            x'0001090A0D1A22275C5F25FF'), (21, 'a', NULL, NULL, REPEAT(x'00FF5C0A', 700000))",
+        "INSERT INTO kinds (id, e, j) VALUES (30, 'a', '{\"a\": [1.0, 18446744073709551615, null], \
+            \"ü\": \"🚢\\\\n\"}'), (31, 'a', '[]')",
+        "INSERT INTO kinds (id, e, p) VALUES (40, 'a', ST_GeomFromText('POINT(1.5 -2)')), (41, 'a', \
+            ST_GeomFromText('POINT(1 2)', 4326))",
         "INSERT INTO kinds (id, e, dt, ts, da, ti) VALUES
             (50, 'a', '0000-00-00 00:00:00', '2025-11-02 01:30:00.123', '0000-00-00', '-838:59:59'),
             (51, 'a', '9999-12-31 23:59:59.999999', '1970-01-01 08:00:01', '2025-00-00', '838:59:59')",
         "INSERT INTO gen (a, h) VALUES (1, 1), (2, DEFAULT)",
-        "INSERT INTO parted VALUES (1, '2024-06-01', 'old'), (2, '2025-06-01', 'new'), (1, '2025-06-01', 'x')",
+        "INSERT INTO parted VALUES (1, '2024-06-01', 'old'), (2, '2025-06-01', 'new'), (1, '2025-06-01', \
+            'x')",
         "INSERT INTO keyless VALUES (1, 'a'), (1, 'a'), (NULL, NULL)",
         "INSERT INTO unique_null VALUES (1, 1), (NULL, 2), (NULL, 2)",
     ]
@@ -170,14 +178,17 @@ fn programs() -> [&'static str; 21] {
         "CREATE SQL SECURITY INVOKER VIEW m_other (`odd ``column`) AS SELECT two FROM a_top",
         "CREATE TRIGGER t1 BEFORE INSERT ON keyless FOR EACH ROW SET NEW.a = NEW.a + 1",
         "CREATE TRIGGER t3 BEFORE INSERT ON keyless FOR EACH ROW FOLLOWS t1 SET NEW.a = NEW.a * 2",
-        "CREATE TRIGGER t2 BEFORE INSERT ON keyless FOR EACH ROW PRECEDES t3 INSERT INTO log (what) VALUES ('t2; ''x'' ;; é')",
+        "CREATE TRIGGER t2 BEFORE INSERT ON keyless FOR EACH ROW PRECEDES t3 INSERT INTO log (what) \
+            VALUES ('t2; ''x'' ;; é')",
         "SET SESSION sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'",
-        "CREATE PROCEDURE quoting () BEGIN DECLARE \"x y\" INT; SET \"x y\" = 1; INSERT INTO log (what) VALUES ('a\\'); END",
+        "CREATE PROCEDURE quoting () BEGIN DECLARE \"x y\" INT; SET \"x y\" = 1; INSERT INTO log (what) \
+            VALUES ('a\\'); END",
         "SET SESSION sql_mode = 'STRICT_TRANS_TABLES'",
         "SET NAMES latin1 COLLATE latin1_german1_ci",
         "CREATE PROCEDURE other_charset () COMMENT 'x' SELECT 'latin1 text'",
         "SET NAMES utf8mb4, SESSION time_zone = '+02:00'",
-        "CREATE EVENT later ON SCHEDULE EVERY 1 DAY STARTS '2037-01-01 00:00:00' ON COMPLETION PRESERVE DISABLE COMMENT 'it''s' DO BEGIN DELETE FROM log; END",
+        "CREATE EVENT later ON SCHEDULE EVERY 1 DAY STARTS '2037-01-01 00:00:00' ON COMPLETION PRESERVE \
+            DISABLE COMMENT 'it''s' DO BEGIN DELETE FROM log; END",
         "ALTER DATABASE COLLATE utf8mb4_unicode_ci",
         "CREATE PROCEDURE other_collation (INOUT x VARCHAR(10)) SET x = 'é'",
     ]
@@ -189,9 +200,11 @@ fn mysql_only() -> [&'static str; 8] {
         "CREATE TABLE gipk (a VARCHAR(10))",
         "SET SESSION sql_generate_invisible_primary_key = OFF",
         "INSERT INTO gipk VALUES ('x'), ('y')",
-        "CREATE TABLE functional (id INT PRIMARY KEY, j JSON, KEY k ((CAST(j->>'$.a' AS UNSIGNED))), KEY d (id DESC))",
+        "CREATE TABLE functional (id INT PRIMARY KEY, j JSON, KEY k ((CAST(j->>'$.a' AS UNSIGNED))), KEY \
+            d (id DESC))",
         "INSERT INTO functional VALUES (1, '{\"a\": 7}')",
-        "CREATE TABLE vectors (id INT PRIMARY KEY, v VECTOR(3), g GEOMETRY NOT NULL SRID 4326, SPATIAL KEY (g))",
+        "CREATE TABLE vectors (id INT PRIMARY KEY, v VECTOR(3), g GEOMETRY NOT NULL SRID 4326, SPATIAL \
+            KEY (g))",
         "INSERT INTO vectors VALUES (1, TO_VECTOR('[1,2.5,-3]'), ST_GeomFromText('POINT(1 2)', 4326))",
     ]
 }
@@ -206,7 +219,8 @@ fn mariadb_only() -> [&'static str; 11] {
         "INSERT INTO versioned VALUES (1, 1), (2, 2)",
         "UPDATE versioned SET v = 3 WHERE id = 1",
         "DELETE FROM versioned WHERE id = 2",
-        "CREATE TABLE period (id INT PRIMARY KEY, s TIMESTAMP(6) GENERATED ALWAYS AS ROW START, e TIMESTAMP(6) GENERATED ALWAYS AS ROW END, PERIOD FOR SYSTEM_TIME (s, e)) WITH SYSTEM VERSIONING",
+        "CREATE TABLE period (id INT PRIMARY KEY, s TIMESTAMP(6) GENERATED ALWAYS AS ROW START, e \
+            TIMESTAMP(6) GENERATED ALWAYS AS ROW END, PERIOD FOR SYSTEM_TIME (s, e)) WITH SYSTEM VERSIONING",
         "INSERT INTO period (id) VALUES (1), (2)",
         "DELETE FROM period WHERE id = 1",
     ]
@@ -218,7 +232,11 @@ fn odd_names() -> Vec<String> {
     let tables = names.map(|name| {
         let table = quoted(name);
         [
-            format!("CREATE TABLE {db}.{table} (`x``y` INT PRIMARY KEY, `a b,(` VARCHAR(9) DEFAULT '),`', KEY `k,(` (`a b,(`)) COMMENT='{}'", name.replace('\'', "''")),
+            format!(
+                "CREATE TABLE {db}.{table} (`x``y` INT PRIMARY KEY, `a b,(` VARCHAR(9) DEFAULT \
+                '),`', KEY `k,(` (`a b,(`)) COMMENT='{}'",
+                name.replace('\'', "''")
+            ),
             format!("INSERT INTO {db}.{table} VALUES (1, 'v')"),
         ]
     });

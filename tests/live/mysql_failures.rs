@@ -103,7 +103,10 @@ async fn a_server_lost_meanwhile_is_an_error(product: Product) {
             format!("CREATE USER {db} IDENTIFIED BY 'x'"),
             format!("GRANT ALL ON *.* TO {db}"),
             format!("CREATE TABLE {db}.big (id INT PRIMARY KEY AUTO_INCREMENT, v LONGTEXT)"),
-            format!("INSERT INTO {db}.big (v) VALUES (REPEAT('x', 8000000)), (REPEAT('y', 8000000)), (REPEAT('z', 8000000)), (REPEAT('z', 8000000))"),
+            format!(
+                "INSERT INTO {db}.big (v) VALUES (REPEAT('x', 8000000)), (REPEAT('y', 8000000)), \
+                (REPEAT('z', 8000000)), (REPEAT('z', 8000000))"
+            ),
         ])
         .await;
     let config = server.as_user(server.only(&[db]), db, "x");

@@ -113,15 +113,18 @@ async fn fill(server: &Server, db: &str, table: &str, key: &str, rows: u32) {
         .run([
             format!("USE {db}"),
             format!(
-                "CREATE TABLE {db}.{table} (id BIGINT, grp INT, name VARCHAR(80) COLLATE utf8mb4_unicode_ci, v VARCHAR(300), {key})"
+                "CREATE TABLE {db}.{table} (id BIGINT, grp INT, name VARCHAR(80) COLLATE \
+                    utf8mb4_unicode_ci, v VARCHAR(300), {key})"
             ),
             format!("CREATE TABLE IF NOT EXISTS {db}.digits (n INT PRIMARY KEY)"),
             format!("INSERT IGNORE INTO {db}.digits VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9)"),
             format!(
                 "INSERT INTO {db}.{table}
-                 SELECT n * 2, n MOD 3, CONCAT('Näme ', SHA2(n, 256)), REPEAT(SHA2(n, 224), 1 + n MOD 4) FROM (
+                 SELECT n * 2, n MOD 3, CONCAT('Näme ', SHA2(n, 256)), REPEAT(SHA2(n, 224), 1 + n MOD 4) \
+                     FROM (
                      SELECT a.n + b.n * 10 + c.n * 100 + d.n * 1000 + e.n * 10000 + f.n * 100000 AS n
-                     FROM {db}.digits a, {db}.digits b, {db}.digits c, {db}.digits d, {db}.digits e, {db}.digits f
+                     FROM {db}.digits a, {db}.digits b, {db}.digits c, {db}.digits d, {db}.digits e, \
+                         {db}.digits f
                      ) numbers WHERE n < {rows}"
             ),
         ])

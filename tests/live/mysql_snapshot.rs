@@ -61,6 +61,8 @@ impl Writers {
     async fn progress(&self, more: u64) {
         let until = self.written.load(Ordering::Relaxed) + more;
         while self.written.load(Ordering::Relaxed) < until {
+            // A writer ends on its own only by an error, which the test is to show and not to wait for.
+            assert!(!self.tasks.iter().any(JoinHandle::is_finished), "a writer failed");
             tokio::task::yield_now().await;
         }
     }
