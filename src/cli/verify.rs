@@ -40,6 +40,7 @@ pub(super) async fn run(args: Verify, session: &Session) -> Result<ExitCode> {
                 "packs": report.packs,
                 "chunks_read": report.chunks_read,
                 "bytes_read": report.bytes_read,
+                "packs_sealed": report.packs_sealed,
                 "damage": report.damage.iter().map(damage).collect::<Vec<_>>(),
             }),
         ));
@@ -72,6 +73,12 @@ fn show(report: &VerifyReport) {
         format!("; {} chunks in {} read and hashed", report.chunks_read, ByteCount(report.bytes_read))
     } else {
         String::new()
+    };
+    let read = match report.packs_sealed {
+        0 => read,
+        sealed => format!(
+            "{read}; {sealed} packs checked by their names only: no identity that opens them was given"
+        ),
     };
     let verdict = if report.damage.is_empty() {
         "no damage".to_owned()
