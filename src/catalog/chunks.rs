@@ -227,7 +227,7 @@ mod tests {
             id: PackId([byte; 32]),
             size_bytes: 1000 + u64::from(byte),
             payload_offset: 300,
-            kind: if byte % 2 == 0 { "data" } else { "meta" }.to_owned(),
+            kind: if byte.is_multiple_of(2) { "data" } else { "meta" }.to_owned(),
             frames: vec![FrameRow { offset: 0, size_bytes: 10, plain_bytes: 20 }; 3],
             chunks: chunks.iter().map(row).collect(),
         }

@@ -1,10 +1,10 @@
-//! The local memory of a host: which chunks are in which packs, and what ran when. SQLite, one file.
+//! The local memory of a host: which chunks are in which packs, and what ran when. `SQLite`, one file.
 //!
 //! Never the truth: the store is. A catalog that is lost or broken is made again from the store
 //! ([`Catalog::open`] sets a broken file aside); nothing is decided by it that the store could contradict.
 //!
 //! *Order.* A pack and its chunks are taken in with the index object they come from, in one transaction.
-//! *Crash.* SQLite rolls back what was not committed; the index object is then simply read again.
+//! *Crash.* `SQLite` rolls back what was not committed; the index object is then simply read again.
 
 mod chunks;
 mod runs;
@@ -65,7 +65,7 @@ pub struct Catalog {
 
 impl Catalog {
     /// Opens the catalog at `path`, making it when there is none. A file that is no catalog of this version,
-    /// or that SQLite finds broken, is renamed to `….broken` and made again; the second value tells so.
+    /// or that `SQLite` finds broken, is renamed to `….broken` and made again; the second value tells so.
     pub fn open(path: &Path) -> Result<(Self, bool)> {
         if let Some(folder) = path.parent() {
             let what = || format!("folder `{}` for the catalog cannot be made", folder.display());

@@ -138,7 +138,7 @@ impl Monitor for Screen {
     fn event(&self, event: Event) {
         match event {
             Event::SourceBegan { source, verb, size_bytes_expected } => {
-                self.began(source, verb, size_bytes_expected)
+                self.began(source, verb, size_bytes_expected);
             }
             Event::SourceMoved { source, entries, bytes } => self.moved(&source, entries, bytes),
             Event::SourceEnded { source } => self.ended(&source),
