@@ -88,20 +88,6 @@ fn warn_of_recipients(repository: &Repository<Append>, stack: &Stack, monitor: &
     }
 }
 
-/// Fails when the policy promises other readers than the repository has: nobody may believe that a second
-/// person can open the backups when nothing is sealed to them.
-fn check_recipients(policy: &[String], repository: &[String]) -> Result<()> {
-    let set = |keys: &[String]| keys.iter().cloned().collect::<BTreeSet<String>>();
-    if set(policy) == set(repository) {
-        return Ok(());
-    }
-    let what = "the policy's recipients are not those that the repository was made with";
-    Err(Failure::new(ExitCode::Usage, what).hint(format!(
-        "This version seals to the repository's own: write recipients = [{}], or make a new repository.",
-        repository.iter().map(|key| format!("\"{key}\"")).collect::<Vec<_>>().join(", ")
-    )))
-}
-
 /// Opens the catalog; a host whose state folder cannot be written works from memory, only slower.
 fn open_catalog(stack: &Stack, monitor: &SharedMonitor) -> Result<(Catalog, bool)> {
     match Catalog::open(&state_file(stack, "sqlite")) {

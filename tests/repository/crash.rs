@@ -35,7 +35,11 @@ async fn die<S: Store + Clone + 'static>(
     let died = ship.backup_knowing(&faulty, &known, std::slice::from_ref(&new)).await;
     let struck = faulty.has_struck();
     faulty.heal();
-    assert_eq!(died.is_err(), struck, "a backup fails when an operation of it fails: {which:?} {n} {fault:?}");
+    assert_eq!(
+        died.is_err(),
+        struck,
+        "a backup fails when an operation of it fails: {which:?} {n} {fault:?}"
+    );
     let at = format!("{which:?} {n} {fault:?}");
     let listed = ship.listed(&faulty).await;
     assert_eq!(listed.first(), Some(first), "{at}");

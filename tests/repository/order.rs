@@ -51,7 +51,8 @@ async fn no_object_is_ever_put_twice_or_changed() {
     let counting = CountingStore::new(store.clone());
     let mut before = store.dump();
     for round in 0..4 {
-        let cargo = Cargo::of("minio", (0..4).map(|n| parcel(&format!("{n}"), noise(90_000, n * round))).collect());
+        let cargo =
+            Cargo::of("minio", (0..4).map(|n| parcel(&format!("{n}"), noise(90_000, n * round))).collect());
         ship.backup(&counting, &cargo).await.unwrap();
         let after = store.dump();
         assert!(before.iter().all(|(key, bytes)| after.get(key) == Some(bytes)), "an object changed");
