@@ -1,6 +1,8 @@
 //! A repository is recovered by hand: its own `recover.sh`, and the command lines of its `RECOVERY.md`, with
 //! stock tools only. Needs `age zstd jq minisign` (Debian packages of these names); fails where they are missing.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "repository/fixture.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;
@@ -35,11 +37,31 @@ struct Wreck {
 
 fn entries() -> Vec<fixture::Parcel> {
     let odd = [
-        "a", "a/b", "a/b/c", "deep/x/y", "deep/x", "图片/héllo", "with  two spaces", " leading and trailing ",
-        "back\\slash\\t\\n", "single'quote", "double\"quote", "$HOME `id` $(id) *", "-rf", "--help", "%", "100%25",
-        "a%2Fb", "tab%09newline%0A", "semi;colon&pipe|", "#comment", "~", "[x]{y,z}?",
+        "a",
+        "a/b",
+        "a/b/c",
+        "deep/x/y",
+        "deep/x",
+        "图片/héllo",
+        "with  two spaces",
+        " leading and trailing ",
+        "back\\slash\\t\\n",
+        "single'quote",
+        "double\"quote",
+        "$HOME `id` $(id) *",
+        "-rf",
+        "--help",
+        "%",
+        "100%25",
+        "a%2Fb",
+        "tab%09newline%0A",
+        "semi;colon&pipe|",
+        "#comment",
+        "~",
+        "[x]{y,z}?",
     ];
-    let mut all: Vec<_> = odd.iter().enumerate().map(|(n, path)| parcel(path, noise(200 + n, n as u64))).collect();
+    let mut all: Vec<_> =
+        odd.iter().enumerate().map(|(n, path)| parcel(path, noise(200 + n, n as u64))).collect();
     all.push(parcel("empty", ""));
     all.push(parcel("one", "x"));
     all.push(parcel("big", noise(6 << 20, 77)));
@@ -58,7 +80,8 @@ async fn wreck() -> Wreck {
     let (ship, dir) = (Ship::new(), tempfile::tempdir().unwrap());
     let store = FsStore::create(dir.path().join("repository")).unwrap();
     ship.create(&store).await;
-    let cargos = [Cargo::of("minio", entries()), Cargo::of("redis", vec![parcel("dump.rdb", noise(90_000, 5))])];
+    let cargos =
+        [Cargo::of("minio", entries()), Cargo::of("redis", vec![parcel("dump.rdb", noise(90_000, 5))])];
     let earlier = [Cargo::of("minio", vec![parcel("big", noise(6 << 20, 77))]), cargos[1].clone()];
     ship.backup_knowing(&store, &std::sync::Arc::default(), &earlier).await.unwrap();
     let id = ship.backup_knowing(&store, &std::sync::Arc::default(), &cargos).await.unwrap().id;
@@ -117,7 +140,8 @@ fn expected(cargo: &Cargo) -> BTreeMap<String, Vec<u8>> {
     let paths: Vec<&str> = cargo.entries.iter().map(|entry| entry.meta.path.as_str()).collect();
     let place = |path: &str| {
         // What has something inside it cannot be a file of its own name.
-        let is_folder = paths.iter().any(|other| other.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')));
+        let is_folder =
+            paths.iter().any(|other| other.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')));
         if path.len() > 300 {
             let hash = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(path));
             return format!("{}%long-names/{hash}", cargo.name);
@@ -142,7 +166,9 @@ fn files_below(root: &Path, at: &Path, into: &mut BTreeMap<String, Vec<u8>>) {
 #[tokio::test]
 async fn the_repositorys_own_script_brings_back_every_byte() {
     let wreck = wreck().await;
-    for (out, more) in [("by-latest", vec![]), ("by-id", vec!["-k", &wreck.ship.made.signer, wreck.id.as_str()])] {
+    for (out, more) in
+        [("by-latest", vec![]), ("by-id", vec!["-k", &wreck.ship.made.signer, wreck.id.as_str()])]
+    {
         let output = wreck.recover(out, &more);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let root = wreck.dir.path().join(out);
@@ -173,7 +199,11 @@ async fn the_script_refuses_keys_that_do_not_fit() {
     let wreck = wreck().await;
     let stranger = Ship::new();
     let identity = stranger.keys.path().join(files::IDENTITY);
-    wreck.assert_refuses("wrong-identity", &["-i", identity.to_str().unwrap()], "the manifest cannot be opened");
+    wreck.assert_refuses(
+        "wrong-identity",
+        &["-i", identity.to_str().unwrap()],
+        "the manifest cannot be opened",
+    );
     let index_key = wreck.ship.keys.path().join(files::INDEX);
     wreck.assert_refuses("index-key", &["-i", index_key.to_str().unwrap()], "cannot be opened");
     wreck.assert_refuses("wrong-signer", &["-k", &stranger.made.signer], "config.json is not signed");
@@ -245,7 +275,8 @@ async fn the_command_lines_of_the_text_do_what_it_says() {
         serde_json::from_slice(&wreck.bytes(layout::refs(&wreck.id, 0).as_str())).unwrap();
     fs::copy(wreck.identity(), wreck.repository().join("identity.txt")).unwrap();
     let run = |line: &str| {
-        let output = Command::new("bash").args(["-c", line]).current_dir(wreck.repository()).output().unwrap();
+        let output =
+            Command::new("bash").args(["-c", line]).current_dir(wreck.repository()).output().unwrap();
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     };

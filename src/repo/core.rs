@@ -114,7 +114,8 @@ impl Core {
     /// Returns the packs that are there, with their sizes.
     pub(super) async fn packs(&self) -> Result<BTreeMap<PackId, u64>> {
         let listed = self.get.list(layout::PACKS).await?;
-        let packs = listed.iter().filter_map(|object| Some((layout::pack_of(&object.key)?, object.size_bytes)));
+        let packs =
+            listed.iter().filter_map(|object| Some((layout::pack_of(&object.key)?, object.size_bytes)));
         Ok(packs.collect())
     }
 

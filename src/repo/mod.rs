@@ -28,8 +28,8 @@ use self::{
     reader::{EntryLines, OlderEntries},
 };
 pub use self::{
-    index::{KnownChunks, Location, MemoryIndex, PackMap},
     chunks::ChunkReader,
+    index::{KnownChunks, Location, MemoryIndex, PackMap},
     reader::Snapshot,
     verify::{Damage, VerifyOptions, VerifyReport},
     writer::{Committed, Label, SnapshotWriter},

@@ -115,7 +115,9 @@ impl Packer {
         let fault = shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
         match fault {
             Some(failure) => Err(failure),
-            None if whole => Ok(std::mem::take(&mut shared.stored.lock().unwrap_or_else(PoisonError::into_inner))),
+            None if whole => {
+                Ok(std::mem::take(&mut shared.stored.lock().unwrap_or_else(PoisonError::into_inner)))
+            }
             None => Err(Failure::new(ExitCode::Failed, "the packer stopped")),
         }
     }
@@ -212,7 +214,7 @@ impl Work {
                 Some(pack) => pack,
                 None => PackBuilder::new(kind, &recipients, pack_size_bytes)?,
             };
-            pack.push(frame)?;
+            pack.push(&frame)?;
             Ok::<_, Failure>(pack)
         });
         let pack = work.await.failed(ExitCode::Failed, || "packing broke off".to_owned())??;

@@ -128,7 +128,11 @@ impl Repository<Read> {
         let mut search = Search {
             repository: self,
             chunks: Arc::new(ChunkReader::new(self.core.clone(), self.access.identities.clone(), sizes)),
-            report: VerifyReport { snapshots: refs.len() as u64, packs: needed.len() as u64, ..Default::default() },
+            report: VerifyReport {
+                snapshots: refs.len() as u64,
+                packs: needed.len() as u64,
+                ..Default::default()
+            },
             needed,
             broken: BTreeMap::new(),
             untold: BTreeSet::new(),
@@ -160,7 +164,8 @@ impl Search<'_> {
     /// may name the same; that is no harm.
     fn check_chain(&mut self, refs: &[SignedRefs], bad: &[(crate::names::Key, Failure)]) {
         let there: BTreeSet<PackId> = refs.iter().map(|one| one.digest).collect();
-        let gone = refs.iter().filter(|one| one.refs.previous.is_some_and(|previous| !there.contains(&previous)));
+        let gone =
+            refs.iter().filter(|one| one.refs.previous.is_some_and(|previous| !there.contains(&previous)));
         // Refs that are there and not believed were told already; they are the likely end of a broken chain.
         for one in gone.filter(|_| bad.is_empty()) {
             self.report.damage.push(Damage {
@@ -243,7 +248,9 @@ impl Search<'_> {
         let mut lines = EntryLines::new(self.chunks.clone(), source.list.clone());
         loop {
             match lines.next().await {
-                Ok(Some(record)) => self.walk_entry(refs, &record, &format!("{whole}/{}", record.meta.path)).await?,
+                Ok(Some(record)) => {
+                    self.walk_entry(refs, &record, &format!("{whole}/{}", record.meta.path)).await?;
+                }
                 Ok(None) => return Ok(()),
                 Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
                 Err(failure) => {
@@ -283,7 +290,8 @@ impl Search<'_> {
             return Ok(());
         }
         // It may lie in any pack of the snapshot that no index tells of.
-        let untold: Vec<PackId> = refs.packs.keys().filter(|pack| self.untold.contains(pack)).copied().collect();
+        let untold: Vec<PackId> =
+            refs.packs.keys().filter(|pack| self.untold.contains(pack)).copied().collect();
         for pack in &untold {
             self.needed.entry(*pack).or_default().1.add(name);
         }

@@ -285,16 +285,12 @@ impl<'a> SnapshotWriter<'a> {
             let mut gathered = Vec::new();
             let mut gathered_bytes = 0;
             while gathered_bytes < GATHER_BYTES && gathered.len() < GATHER_PIECES {
-                match body.next_piece().await? {
-                    Some(piece) => {
-                        gathered_bytes += if let Piece::Data(bytes) = &piece { bytes.len() } else { 0 };
-                        gathered.push(piece);
-                    }
-                    None => {
-                        ended = true;
-                        break;
-                    }
-                }
+                let Some(piece) = body.next_piece().await? else {
+                    ended = true;
+                    break;
+                };
+                gathered_bytes += if let Piece::Data(bytes) = &piece { bytes.len() } else { 0 };
+                gathered.push(piece);
             }
             let work = spawn_blocking(move || {
                 let chunks = cutting.advance(gathered, ended);
@@ -320,8 +316,8 @@ impl<'a> SnapshotWriter<'a> {
         }
         let mut lists = Vec::new();
         for part in ids.chunks(IDS_IN_LIST_CHUNK) {
-            let text: String = part.iter().map(|id| format!("{id}\n")).collect();
-            lists.push(self.store_meta(progress, text.into()).await?);
+            let lines: Vec<String> = part.iter().map(ToString::to_string).collect();
+            lists.push(self.store_meta(progress, (lines.join("\n") + "\n").into()).await?);
         }
         Ok(BodyRecord::Lists(lists))
     }
@@ -376,7 +372,8 @@ fn list_line(record: &EntryRecord) -> Result<Vec<u8>> {
     let mut line = format::write(record);
     line.push(b'\n');
     if line.len() > LINE_BYTES_MAX {
-        let what = format!("what is to be noted of entry `{}` is {} bytes long", record.meta.path, line.len());
+        let what =
+            format!("what is to be noted of entry `{}` is {} bytes long", record.meta.path, line.len());
         return Err(Failure::new(ExitCode::Failed, what));
     }
     Ok(line)

@@ -222,7 +222,10 @@ async fn every_flipped_byte_of_a_packs_header_is_damage_and_not_a_wrong_key() {
 #[tokio::test]
 async fn a_harmed_index_is_told_and_the_next_backup_makes_up_for_it() {
     let scene = scene().await;
-    let key = keys_under(&scene.store, layout::INDEX).into_iter().rfind(|key| !key.as_str().ends_with("sig")).unwrap();
+    let key = keys_under(&scene.store, layout::INDEX)
+        .into_iter()
+        .rfind(|key| !key.as_str().ends_with("sig"))
+        .unwrap();
     assert!(key.as_str().contains(scene.second.0.as_str()), "it is the second snapshot's");
     for harmed in [key.clone(), layout::signature(&key)] {
         for how in HARMS {
@@ -261,7 +264,10 @@ async fn a_harmed_manifest_is_damage_that_names_it() {
         assert!(told(&failure).contains(key.as_str()), "{}", told(&failure));
         let damage = scene.damage(&store).await;
         assert_eq!(damage.len(), 1);
-        assert_eq!((damage[0].object.as_str(), &damage[0].affects[0]), (key.as_str(), &scene.second.0.to_string()));
+        assert_eq!(
+            (damage[0].object.as_str(), &damage[0].affects[0]),
+            (key.as_str(), &scene.second.0.to_string())
+        );
         let healed = scene.assert_heals(&store, &Arc::default()).await;
         assert_eq!(scene.ship.listed(&store).await.last(), Some(&healed));
     }
@@ -293,7 +299,10 @@ async fn harmed_refs_are_tampering_and_stop_neither_other_snapshots_nor_the_next
             }
             scene.assert_heals(&store, &Arc::default()).await;
             let heard = scene.ship.heard.warnings();
-            assert!(how == Harm::Remove || heard.iter().any(|told| told.contains(refs.as_str())), "{heard:?}");
+            assert!(
+                how == Harm::Remove || heard.iter().any(|told| told.contains(refs.as_str())),
+                "{heard:?}"
+            );
         }
     }
 }
@@ -329,17 +338,21 @@ async fn a_pack_that_comes_back_is_known_again() {
     scene.store.delete(key).await.unwrap();
     drop(scene.ship.append(&scene.store, &known).await.unwrap());
     scene.store.overwrite(key, away);
-    let again = scene.ship.backup_knowing(&scene.store, &known, &[scene.second.1.clone()]).await.unwrap();
+    let again =
+        scene.ship.backup_knowing(&scene.store, &known, std::slice::from_ref(&scene.second.1)).await.unwrap();
     assert_eq!(again.added_packs, 0);
 }
 
 fn any_record() -> impl Strategy<Value = PackRecord> {
     let number = || prop_oneof![0u64..5, 0u64..5_000_000, any::<u64>()];
     let small = || prop_oneof![0u32..5, 0u32..5_000_000, any::<u32>()];
-    let frame = (number(), small(), small())
-        .prop_map(|(offset, size_bytes, plain_bytes)| FrameRecord { offset, size_bytes, plain_bytes });
-    let chunk = (small(), small(), small())
-        .prop_map(|(frame, offset, size_bytes)| (frame, offset, size_bytes));
+    let frame = (number(), small(), small()).prop_map(|(offset, size_bytes, plain_bytes)| FrameRecord {
+        offset,
+        size_bytes,
+        plain_bytes,
+    });
+    let chunk =
+        (small(), small(), small()).prop_map(|(frame, offset, size_bytes)| (frame, offset, size_bytes));
     let inner = (prop::collection::vec(frame, 0..4), prop::collection::vec(chunk, 1..3));
     (number(), number(), inner).prop_map(|(size_bytes, payload_offset, (frames, chunks))| {
         let id = lifeboat::names::ChunkId([7; 32]);
@@ -348,7 +361,13 @@ fn any_record() -> impl Strategy<Value = PackRecord> {
             .map(|(frame, offset, size_bytes)| ChunkRecord { id, frame, offset, size_bytes })
             .collect();
         let pack = lifeboat::names::PackId([0; 32]);
-        PackRecord { pack, size_bytes, payload_offset, kind: PackKind::Data, inner: PackIndex { frames, chunks } }
+        PackRecord {
+            pack,
+            size_bytes,
+            payload_offset,
+            kind: PackKind::Data,
+            inner: PackIndex { frames, chunks },
+        }
     })
 }
 

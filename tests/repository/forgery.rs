@@ -8,7 +8,7 @@ use lifeboat::{
     names::{Key, SnapshotId},
     repo::{
         Place, Repository,
-        format::{PackKind, PackRecord, Refs, layout, pack_meta, write},
+        format::{PackIndex, PackKind, PackRecord, Refs, layout, pack_meta, write},
     },
     store::{Delete, Get, MemoryStore, Put},
 };
@@ -38,7 +38,12 @@ fn plant(store: &MemoryStore, key: &Key, refs: &Refs, by: &SigningKey) {
 }
 
 /// Asserts that the planted refs are tampering, and that the true snapshot is as good as before.
-async fn assert_refused(ship: &Ship, store: &MemoryStore, planted: &SnapshotId, truth: (&SnapshotId, &Cargo)) {
+async fn assert_refused(
+    ship: &Ship,
+    store: &MemoryStore,
+    planted: &SnapshotId,
+    truth: (&SnapshotId, &Cargo),
+) {
     let reader = ship.reader(store).await.unwrap();
     let refused = |failure: Failure| assert_eq!(failure.exit(), ExitCode::Tampering, "{:?}", failure.chain());
     refused(reader.snapshot(planted).await.err().expect("it is not believed"));
@@ -77,7 +82,9 @@ async fn refs_of_another_repository_are_tampering() {
     let other = MemoryStore::new();
     ship.create(&other).await;
     let theirs = ship.backup(&other, &cargo).await.unwrap().id;
-    for key in [layout::refs(&theirs, 0), layout::signature(&layout::refs(&theirs, 0)), layout::manifest(&theirs)] {
+    for key in
+        [layout::refs(&theirs, 0), layout::signature(&layout::refs(&theirs, 0)), layout::manifest(&theirs)]
+    {
         store.put(&key, other.get(&key, None).await.unwrap()).await.unwrap();
     }
     assert_refused(&ship, &store, &theirs, (&id, &cargo)).await;
@@ -197,9 +204,13 @@ async fn an_index_by_a_stranger_sends_no_backup_to_packs_of_his() {
         size_bytes: *size_bytes,
         payload_offset: 300,
         kind: PackKind::Data,
-        inner: Default::default(),
+        inner: PackIndex::default(),
     };
-    record.inner.frames.push(lifeboat::repo::format::FrameRecord { offset: 0, size_bytes: 9, plain_bytes: 300_000 });
+    record.inner.frames.push(lifeboat::repo::format::FrameRecord {
+        offset: 0,
+        size_bytes: 9,
+        plain_bytes: 300_000,
+    });
     let chunk = lifeboat::repo::format::ChunkRecord { id, frame: 0, offset: 0, size_bytes: 300_000 };
     record.inner.chunks.push(chunk);
     let to = lifeboat::crypt::Recipients::parse(&[&ship.made.recipient, &ship.made.index_recipient]).unwrap();

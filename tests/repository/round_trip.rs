@@ -65,7 +65,12 @@ async fn a_snapshot_in_a_folder_reads_back_as_it_was_sent() {
 async fn five_thousand_small_entries_keep_their_order() {
     let (ship, store) = (Ship::new(), MemoryStore::new());
     ship.create(&store).await;
-    let entry = |n: u64| parcel(&format!("bucket/{:x}", n.wrapping_mul(0x9E37_79B9)), noise(n as usize % 300, n));
+    let entry = |n: u64| {
+        parcel(
+            &format!("bucket/{:x}", n.wrapping_mul(0x9E37_79B9)),
+            noise(usize::try_from(n % 300).unwrap(), n),
+        )
+    };
     let cargo = Cargo::of("minio", (0..5000).map(entry).collect());
     let committed = ship.backup(&store, &cargo).await.unwrap();
     assert_eq!(committed.added_packs, 2, "one of data, one of metadata");
@@ -166,7 +171,8 @@ async fn a_selection_brings_only_what_is_wanted_and_reads_only_there() {
     assert_eq!(reading.entries.keys().collect::<Vec<_>>(), ["bucket/07"]);
     assert_eq!(reading.entries["bucket/07"], cargo.reading().await.entries["bucket/07"]);
     assert_eq!(reading.inventory, ["bucket"]);
-    let read: u64 = counting.calls().iter().filter(|call| call.at.starts_with(layout::PACKS)).map(|c| c.bytes).sum();
+    let read: u64 =
+        counting.calls().iter().filter(|call| call.at.starts_with(layout::PACKS)).map(|c| c.bytes).sum();
     assert!(read < 8_000_000, "{read} bytes of a pack of 36,000,000 were read for 1,500,000");
 }
 
