@@ -1,6 +1,8 @@
 //! A repository is recovered by hand: its own `recover.sh`, and the command lines of its `RECOVERY.md`, with
 //! stock tools only. Needs `age zstd jq minisign` (Debian packages of these names); fails where they are missing.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "repository/fixture.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;

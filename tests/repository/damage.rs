@@ -338,7 +338,8 @@ async fn a_pack_that_comes_back_is_known_again() {
     scene.store.delete(key).await.unwrap();
     drop(scene.ship.append(&scene.store, &known).await.unwrap());
     scene.store.overwrite(key, away);
-    let again = scene.ship.backup_knowing(&scene.store, &known, &[scene.second.1.clone()]).await.unwrap();
+    let again =
+        scene.ship.backup_knowing(&scene.store, &known, std::slice::from_ref(&scene.second.1)).await.unwrap();
     assert_eq!(again.added_packs, 0);
 }
 
