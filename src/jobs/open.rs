@@ -48,7 +48,7 @@ impl Opening {
         let signing = SigningKey::from_file(&stack.repository.settings.signing_key())?;
         let (place, put) = (self.place.clone(), self.store.put.clone());
         let repository = Repository::append(place, put, index, signing, monitor).await?;
-        warn_of_recipients(&repository, stack, monitor);
+        check_recipients(&stack.repository.settings.recipients, &repository.config().data_recipients)?;
         Ok(repository)
     }
 
@@ -74,17 +74,6 @@ impl Opening {
             })?,
         };
         Repository::read(self.place.clone(), identities, monitor).await
-    }
-}
-
-/// Tells of recipients that the policy names and the repository does not seal to: whoever wrote them there
-/// believes that they can restore.
-fn warn_of_recipients(repository: &Repository<Append>, stack: &Stack, monitor: &SharedMonitor) {
-    let sealed_to = &repository.config().data_recipients;
-    for recipient in stack.repository.settings.recipients.iter().filter(|one| !sealed_to.contains(one)) {
-        let what = format!("recipient `{recipient}` of the policy cannot open this repository");
-        let hint = "Its recipients were fixed when it was made; a new repository is needed to add one.";
-        monitor.warn(None, what, Some(hint));
     }
 }
 
