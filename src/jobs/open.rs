@@ -48,7 +48,7 @@ impl Opening {
         let signing = SigningKey::from_file(&stack.repository.settings.signing_key())?;
         let (place, put) = (self.place.clone(), self.store.put.clone());
         let repository = Repository::append(place, put, index, signing, monitor).await?;
-        check_recipients(&stack.repository.settings.recipients, &repository.config().data_recipients)?;
+        warn_of_recipients(&repository, stack, monitor);
         Ok(repository)
     }
 
@@ -77,18 +77,15 @@ impl Opening {
     }
 }
 
-/// Fails when the policy promises other readers than the repository has: nobody may believe that a second
-/// person can open the backups when nothing is sealed to them.
-fn check_recipients(policy: &[String], repository: &[String]) -> Result<()> {
-    let set = |keys: &[String]| keys.iter().cloned().collect::<BTreeSet<String>>();
-    if set(policy) == set(repository) {
-        return Ok(());
+/// Tells of recipients that the policy names and the repository does not seal to: whoever wrote them there
+/// believes that they can restore.
+fn warn_of_recipients(repository: &Repository<Append>, stack: &Stack, monitor: &SharedMonitor) {
+    let sealed_to = &repository.config().data_recipients;
+    for recipient in stack.repository.settings.recipients.iter().filter(|one| !sealed_to.contains(one)) {
+        let what = format!("recipient `{recipient}` of the policy cannot open this repository");
+        let hint = "Its recipients were fixed when it was made; a new repository is needed to add one.";
+        monitor.warn(None, what, Some(hint));
     }
-    let what = "the policy's recipients are not those that the repository was made with";
-    Err(Failure::new(ExitCode::Usage, what).hint(format!(
-        "This version seals to the repository's own: write recipients = [{}], or make a new repository.",
-        repository.iter().map(|key| format!("\"{key}\"")).collect::<Vec<_>>().join(", ")
-    )))
 }
 
 /// Opens the catalog; a host whose state folder cannot be written works from memory, only slower.

@@ -1,0 +1,20 @@
+//! The repository as a whole: what goes in comes out, whatever breaks on the way or lies there forged.
+//!
+//! Everything runs in memory, with a small source of named entries and keys made for the occasion.
+
+#[path = "repository/crash.rs"]
+mod crash;
+#[path = "repository/damage.rs"]
+mod damage;
+#[path = "repository/fixture.rs"]
+mod fixture;
+#[path = "repository/forgery.rs"]
+mod forgery;
+#[path = "repository/keys.rs"]
+mod keys;
+#[path = "repository/order.rs"]
+mod order;
+#[path = "repository/round_trip.rs"]
+mod round_trip;
+#[path = "repository/streams.rs"]
+mod streams;

@@ -1,0 +1,369 @@
+//! What the tests stand on: keys, a clock that moves an hour with each backup, and a source of named entries.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Duration, Utc};
+use lifeboat::{
+    clock::{Ground, StoppedClock, System},
+    crypt::{Identities, NewKeys, SigningKey, TrustedKeys, files, make_keys},
+    error::{Failure, Result},
+    event::{NoMonitor, Recorder, SharedMonitor},
+    flow::{
+        Attrs, Cut, EntryMeta, EntrySink, FlowResult, Piece, Point, Previous, Problem, STREAM_DEPTH,
+        Selection, Source, Stage, channel, conformance, fixed_path, settle,
+    },
+    names::{Key, SnapshotId, SourceName},
+    repo::{
+        self, Append, Committed, KnownChunks, Label, MemoryIndex, NewRepository, Place, Read, Repository,
+        Snapshot, VerifyOptions, VerifyReport,
+        format::{Config, layout},
+    },
+    store::{Get, MemoryStore, Store},
+};
+use tempfile::TempDir;
+
+pub use lifeboat::flow::conformance::Reading;
+
+/// Keys and a clock; stores are handed in, so that one pair of keys may look at many.
+pub struct Ship {
+    pub keys: TempDir,
+    pub made: NewKeys,
+    pub clock: StoppedClock,
+    pub heard: Arc<Recorder>,
+}
+
+/// A pack size at which even small tests fill several.
+pub const SMALL_PACKS: u64 = 64 << 10;
+
+impl Ship {
+    pub fn new() -> Self {
+        let keys = tempfile::tempdir().unwrap();
+        let made = make_keys(keys.path(), "for a test").unwrap();
+        let clock = StoppedClock::at("2025-10-10T18:00:00Z".parse::<DateTime<Utc>>().unwrap());
+        Self { keys, made, clock, heard: Arc::default() }
+    }
+
+    /// Returns keys and a repository in memory that closes its packs early.
+    pub async fn launched() -> (Self, MemoryStore) {
+        let (ship, store) = (Self::new(), MemoryStore::new());
+        ship.create(&store).await;
+        ship.set_pack_size(&store, SMALL_PACKS).await;
+        (ship, store)
+    }
+
+    pub fn signing(&self) -> SigningKey {
+        SigningKey::from_file(&self.keys.path().join(files::SIGNING)).unwrap()
+    }
+
+    pub fn identities(&self) -> Identities {
+        Identities::from_file(&self.keys.path().join(files::IDENTITY)).unwrap()
+    }
+
+    pub fn index_key(&self) -> Identities {
+        Identities::from_file(&self.keys.path().join(files::INDEX)).unwrap()
+    }
+
+    pub fn trusted(&self) -> TrustedKeys {
+        TrustedKeys::parse(&[&self.made.signer]).unwrap()
+    }
+
+    pub fn monitor(&self) -> SharedMonitor {
+        self.heard.clone()
+    }
+
+    pub fn ground(&self) -> Ground {
+        self.clock.advance(Duration::hours(1));
+        Ground { clock: Arc::new(self.clock.clone()), dice: Arc::new(System) }
+    }
+
+    pub async fn create<S: Store>(&self, store: &S) -> Config {
+        let (signing, ground) = (self.signing(), self.ground());
+        let new = NewRepository {
+            data_recipients: vec![self.made.recipient.clone()],
+            index_recipients: vec![self.made.index_recipient.clone()],
+            signing: &signing,
+            ground: &ground,
+        };
+        repo::create(store, store, new).await.unwrap()
+    }
+
+    /// Signs a config with another pack size.
+    pub async fn set_pack_size(&self, store: &MemoryStore, size_bytes: u64) {
+        self.change_config(store, |config| config.pack_size_bytes = size_bytes).await;
+    }
+
+    pub async fn change_config(&self, store: &MemoryStore, change: impl FnOnce(&mut Config)) {
+        let bytes = store.get(&layout::config(), None).await.unwrap();
+        let mut config: Config = serde_json::from_slice(&bytes).unwrap();
+        change(&mut config);
+        let bytes = serde_json::to_vec(&config).unwrap();
+        let signature = self.signing().sign(&bytes, "changed by a test").unwrap();
+        store.overwrite(&layout::config(), bytes);
+        store.overwrite(&layout::signature(&layout::config()), signature);
+    }
+
+    pub fn place<S: Store + Clone + 'static>(&self, store: &S, known: &Arc<MemoryIndex>) -> Place {
+        Place {
+            get: Arc::new(store.clone()),
+            trusted: self.trusted(),
+            known: known.clone() as Arc<dyn KnownChunks>,
+            shown: "memory".to_owned(),
+        }
+    }
+
+    pub async fn append<S: Store + Clone + 'static>(
+        &self,
+        store: &S,
+        known: &Arc<MemoryIndex>,
+    ) -> Result<Repository<Append>> {
+        let put = Arc::new(store.clone());
+        let place = self.place(store, known);
+        Repository::append(place, put, self.index_key(), self.signing(), &self.monitor()).await
+    }
+
+    pub async fn reader<S: Store + Clone + 'static>(&self, store: &S) -> Result<Repository<Read>> {
+        Repository::read(self.place(store, &Arc::default()), self.identities(), &self.monitor()).await
+    }
+
+    /// Makes a snapshot of one source, with a local index that begins empty.
+    pub async fn backup<S: Store + Clone + 'static>(&self, store: &S, cargo: &Cargo) -> Result<Committed> {
+        self.backup_knowing(store, &Arc::default(), std::slice::from_ref(cargo)).await
+    }
+
+    /// Makes a snapshot of several sources. What `known` knows from before is used.
+    pub async fn backup_knowing<S: Store + Clone + 'static>(
+        &self,
+        store: &S,
+        known: &Arc<MemoryIndex>,
+        all: &[Cargo],
+    ) -> Result<Committed> {
+        let repository = self.append(store, known).await?;
+        let mut writer = repository.begin(self.ground(), self.monitor(), 1);
+        for cargo in all {
+            let previous = repository.previous(&cargo.name).await?;
+            let (sink, stream) = channel(STREAM_DEPTH);
+            let source = Box::new(cargo.clone());
+            let (read, written) =
+                tokio::join!(source.read(sink, previous), writer.write_source(&cargo.name, "test", stream));
+            settle(read, written).map_err(|error| error.about(&cargo.name))?;
+        }
+        let label = Label { stack: "im-suite".into(), host: "test".into(), ..Label::default() };
+        writer.commit(label, Vec::new()).await
+    }
+
+    /// Reads a whole source of a snapshot back.
+    pub async fn read_back<S: Store + Clone + 'static>(
+        &self,
+        store: &S,
+        id: &SnapshotId,
+        name: &SourceName,
+    ) -> Result<Reading> {
+        let snapshot = self.reader(store).await?.snapshot(id).await?;
+        read(snapshot, name, Selection::all()).await
+    }
+
+    /// Asserts that a snapshot holds just what `cargo` has, in its order.
+    pub async fn assert_holds<S: Store + Clone + 'static>(&self, store: &S, id: &SnapshotId, cargo: &Cargo) {
+        let want = cargo.reading().await;
+        let got = self.read_back(store, id, &cargo.name).await.unwrap_or_else(|failure| {
+            panic!("snapshot {id} cannot be read: {:?}", failure.chain());
+        });
+        assert_same(&want, &got);
+        let snapshot = self.reader(store).await.unwrap().snapshot(id).await.unwrap();
+        let mut lines = snapshot.entries(snapshot.source(&cargo.name).unwrap());
+        for entry in &cargo.entries {
+            let line = lines.next().await.unwrap().expect("as many entries as were sent");
+            assert_eq!(line.meta.path, entry.meta.path, "the order is kept");
+        }
+        assert!(lines.next().await.unwrap().is_none());
+    }
+
+    pub async fn verify<S: Store + Clone + 'static>(&self, store: &S) -> VerifyReport {
+        let reader = self.reader(store).await.unwrap();
+        reader.verify(VerifyOptions { read_percent: 100.0 }, &NoMonitor::shared()).await.unwrap()
+    }
+
+    pub async fn listed<S: Store + Clone + 'static>(&self, store: &S) -> Vec<SnapshotId> {
+        let refs = self.reader(store).await.unwrap().refs().await.unwrap();
+        refs.into_iter().map(|refs| refs.snapshot).collect()
+    }
+}
+
+/// Asserts that two readings are the same, naming the entry that differs.
+pub fn assert_same(want: &Reading, got: &Reading) {
+    assert_eq!(want.inventory, got.inventory);
+    for (path, seen) in &want.entries {
+        assert_eq!(Some(seen), got.entries.get(path), "`{path}`");
+    }
+    assert_eq!(want.entries.len(), got.entries.len());
+    assert_eq!(want.point, got.point);
+}
+
+/// Reads the wanted entries of a snapshot's source.
+pub async fn read(snapshot: Snapshot, name: &SourceName, only: Selection) -> Result<Reading> {
+    let stored = Stored { snapshot, name: name.clone(), only };
+    conformance::read_all(Box::new(stored)).await.map_err(|error| error.about(name))
+}
+
+/// A snapshot's source as a source.
+struct Stored {
+    snapshot: Snapshot,
+    name: SourceName,
+    only: Selection,
+}
+
+#[async_trait]
+impl Source for Stored {
+    fn name(&self) -> &SourceName {
+        &self.name
+    }
+
+    async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
+        self.snapshot.read_source(&self.name, &self.only, sink, &NoMonitor::shared()).await
+    }
+}
+
+/// One entry of a test's source.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    pub meta: EntryMeta,
+    pub pieces: Vec<Piece>,
+    pub trailer: Attrs,
+}
+
+/// Returns an entry of an item of its own, with content borders.
+pub fn parcel(path: &str, bytes: impl Into<Bytes>) -> Parcel {
+    let bytes = bytes.into();
+    let trailer = Attrs::from([("bytes".to_owned(), bytes.len().into())]);
+    let meta = EntryMeta::new(fixed_path(path), Stage::Data, path).with("mode", 0o644);
+    Parcel { meta, pieces: vec![Piece::Data(bytes)], trailer }
+}
+
+/// Returns an entry whose source marks a border after each part.
+pub fn marked(path: &str, parts: &[Bytes]) -> Parcel {
+    let mut parcel = parcel(path, Bytes::new());
+    parcel.meta.cut = Cut::Marked;
+    parcel.pieces = parts.iter().flat_map(|part| [Piece::Data(part.clone()), Piece::Border]).collect();
+    parcel
+}
+
+/// How a source breaks off.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trouble {
+    /// It fails with a reason after so many entries.
+    FailsAfter(usize),
+    /// It drops the body of this entry in the middle and goes on.
+    DropsBodyOf(usize),
+    /// It forgets to send this item.
+    ForgetsLastItem,
+}
+
+/// A source of named entries.
+#[derive(Clone, Debug)]
+pub struct Cargo {
+    pub name: SourceName,
+    pub entries: Vec<Parcel>,
+    pub problems: Vec<Problem>,
+    pub point: Point,
+    pub reuses: bool,
+    pub trouble: Option<Trouble>,
+}
+
+impl Cargo {
+    pub fn of(name: &str, entries: Vec<Parcel>) -> Self {
+        let at = "2025-10-10T17:59:59Z".parse().unwrap();
+        let point = Point::at(at).mark("gtid", "3E11FA47-71CA-11E1-9E33-C80AA9429562:1-5");
+        let name = SourceName::new(name).unwrap();
+        Self { name, entries, problems: Vec::new(), point, reuses: false, trouble: None }
+    }
+
+    pub fn reusing(mut self) -> Self {
+        self.reuses = true;
+        self
+    }
+
+    pub fn with_trouble(mut self, trouble: Trouble) -> Self {
+        self.trouble = Some(trouble);
+        self
+    }
+
+    pub fn inventory(&self) -> Vec<String> {
+        let mut items: Vec<String> = Vec::new();
+        for entry in &self.entries {
+            if items.last() != Some(&entry.meta.item) {
+                items.push(entry.meta.item.clone());
+            }
+        }
+        items
+    }
+
+    pub async fn reading(&self) -> Reading {
+        conformance::read_all(Box::new(Self { reuses: false, ..self.clone() })).await.unwrap()
+    }
+}
+
+#[async_trait]
+impl Source for Cargo {
+    fn name(&self) -> &SourceName {
+        &self.name
+    }
+
+    async fn read(self: Box<Self>, sink: EntrySink, previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
+        sink.announce(self.inventory()).await?;
+        let mut old = std::collections::HashMap::new();
+        if let Some(mut previous) = previous.filter(|_| self.reuses) {
+            while let Some(entry) = previous.next().await? {
+                old.insert(entry.meta.path.clone(), entry);
+            }
+        }
+        for (number, entry) in self.entries.iter().enumerate() {
+            if self.trouble == Some(Trouble::FailsAfter(number)) {
+                let what = "the server went away";
+                return Err(Failure::new(lifeboat::error::ExitCode::SourceDown, what).into());
+            }
+            if let Some(known) = old.remove(&entry.meta.path).filter(|known| known.trailer == entry.trailer) {
+                sink.reuse(known.meta, known.trailer, known.reuse).await?;
+                continue;
+            }
+            let mut body = sink.begin(entry.meta.clone()).await?;
+            let dropped = self.trouble == Some(Trouble::DropsBodyOf(number));
+            for piece in &entry.pieces {
+                match piece {
+                    Piece::Data(bytes) => body.write(bytes.clone()).await?,
+                    Piece::Border => body.border().await?,
+                }
+            }
+            if !dropped {
+                body.finish_with(entry.trailer.clone()).await?;
+            }
+        }
+        for problem in &self.problems {
+            sink.report(problem.clone()).await?;
+        }
+        let inventory = self.inventory();
+        let forgotten = usize::from(self.trouble == Some(Trouble::ForgetsLastItem));
+        inventory.iter().rev().skip(forgotten).for_each(|item| sink.complete(item));
+        sink.finish(self.point.clone()).await
+    }
+}
+
+/// Returns bytes that neither repeat nor compress; the same for the same seed.
+pub fn noise(size: usize, seed: u64) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes.into()
+}
+
+/// Returns the keys under `prefix`.
+pub fn keys_under(store: &MemoryStore, prefix: &str) -> Vec<Key> {
+    store.dump().into_keys().filter(|key| key.as_str().starts_with(prefix)).collect()
+}
