@@ -68,7 +68,8 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     // A plan reads no data, so it needs no recovery identity: it can be looked at before anybody fetches the key.
     let repository = if args.plan { session.look(&stack).await? } else { session.read(&stack).await? };
     let when = When::parse(when, stack.timezone, session.ground.clock.now())?;
-    let id = choose(&repository, &when, &wanted.sources(&stack)).await?;
+    let refs = session.believed(&repository).await?;
+    let id = choose(&repository, &refs, &when, &wanted.sources(&stack)).await?;
     let snapshot = repository.snapshot(&id).await?;
     let wanted = targets(wanted, &args, &stack, &snapshot, session)?;
     let plan = plan(&snapshot, wanted).await?;

@@ -11,7 +11,7 @@ use crate::{
     jobs::{open::Opening, when::When},
     names::SnapshotId,
     policy::{self, Need, Stack},
-    repo::{Read, Repository},
+    repo::{Read, Repository, format::Refs},
 };
 
 /// The command line's surroundings.
@@ -93,13 +93,18 @@ impl Session {
     /// Returns the snapshot that `when` means.
     pub async fn pick(&self, stack: &Stack, repository: &Repository<Read>, when: &str) -> Result<SnapshotId> {
         let when = When::parse(when, stack.timezone, self.ground.clock.now())?;
-        // One that is forged or broken must not keep anybody from the others.
+        let refs = self.believed(repository).await?;
+        when.pick(&refs.into_iter().map(|refs| refs.snapshot).collect::<Vec<_>>())
+    }
+
+    /// Returns the refs of all snapshots, oldest first. Those that are forged or broken are told and keep nobody
+    /// from the others.
+    pub async fn believed(&self, repository: &Repository<Read>) -> Result<Vec<Refs>> {
         let (good, bad) = repository.survey().await?;
         for (_, failure) in bad {
             let hint = failure.hints().first().map(String::as_str);
             self.screen.warn(None, format!("left out: {}", failure.chain().join(": ")), hint);
         }
-        let ids: Vec<SnapshotId> = good.into_iter().map(|refs| refs.snapshot).collect();
-        when.pick(&ids)
+        Ok(good)
     }
 }

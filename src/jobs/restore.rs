@@ -12,7 +12,7 @@ use crate::{
     event::{Event, SharedMonitor},
     flow::{FlowResult, Point, STREAM_DEPTH, Selection, Tally, TargetState, WriteOptions, channel, settle},
     names::{SnapshotId, SourceName},
-    repo::{Read, Repository, Snapshot},
+    repo::{Read, Repository, Snapshot, format::Refs},
 };
 
 /// What will be restored into one target.
@@ -131,10 +131,10 @@ fn missing(snapshot: &Snapshot, plans: &[SourcePlan], by_name: bool) -> Vec<Stri
 /// A backup of one source by hand must not stand in for the nightly one of all.
 pub async fn choose(
     repository: &Repository<Read>,
+    refs: &[Refs],
     when: &When,
     sources: &[SourceName],
 ) -> Result<SnapshotId> {
-    let (refs, _) = repository.survey().await?;
     let ids: Vec<SnapshotId> = refs.iter().map(|refs| refs.snapshot.clone()).collect();
     let fitting = when.fitting(&ids)?;
     for id in &fitting {
