@@ -374,7 +374,9 @@ fn any_record() -> impl Strategy<Value = PackRecord> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
-    fn no_record_in_a_local_index_makes_a_reader_panic_or_believe_it(records in prop::collection::vec(any_record(), 64)) {
+    fn no_record_in_a_local_index_makes_a_reader_panic_or_believe_it(
+        records in prop::collection::vec(any_record(), 64),
+    ) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let (ship, store) = Ship::launched().await;
