@@ -1,6 +1,6 @@
 //! Opens the repository of a policy for what a job does with it.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
