@@ -183,9 +183,14 @@ async fn find(snapshot: &Snapshot, name: &SourceName, only: &Selection) -> Resul
         if only.wants(&record.meta) {
             found.entries += 1;
             found.size_bytes += record.size_bytes;
-            found.picked += u64::from(only.picks(&record.meta));
-            found.opaque += u64::from(record.meta.container && record.meta.select.is_empty());
-            items.insert(record.meta.item);
+            let is_picked = only.picks(&record.meta);
+            let is_opaque = record.meta.container && record.meta.select.is_empty();
+            found.picked += u64::from(is_picked);
+            found.opaque += u64::from(is_opaque);
+            // What only lies around a picked thing is made if it is missing, and is not in the way if it is there.
+            if is_picked || is_opaque {
+                items.insert(record.meta.item);
+            }
         }
     }
     found.inventory = items.into_iter().collect();

@@ -1,0 +1,23 @@
+//! The command line on real servers: what is stored comes back, what is refused is left alone, what is down is
+//! named.
+
+#[path = "live_s3/stage.rs"]
+#[allow(dead_code, reason = "made for the tests of the S3 engine")]
+mod buckets;
+#[path = "redis_lab/mod.rs"]
+mod redis_lab;
+#[path = "cli/stage.rs"]
+mod stage;
+#[path = "live_support/mysql.rs"]
+#[allow(dead_code, reason = "made for the tests of the MySQL engine")]
+mod support;
+
+#[path = "live_cli/town.rs"]
+mod town;
+
+#[path = "live_cli/failures.rs"]
+mod failures;
+#[path = "live_cli/refusals.rs"]
+mod refusals;
+#[path = "live_cli/round_trip.rs"]
+mod round_trip;

@@ -1,0 +1,84 @@
+//! What was stored comes back: all of it, a part of it, and on another server.
+
+use crate::{
+    support::{Product, Server},
+    town::Town,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn all_sources_come_back_after_the_worst_day() {
+    let town = Town::with_policy("all").await;
+    let before = town.contents().await;
+    let first = town.run(&["backup", "--json"]).ends(0).json();
+    assert_eq!(first["status"], "complete", "{first}");
+    // A second one of the same data adds nearly nothing; a small Redis dump is one chunk, and it tells its time.
+    let second = town.run(&["backup", "--json"]).ends(0).json();
+    for source in second["sources"].as_array().unwrap().iter().filter(|source| source["name"] != "redis") {
+        assert!(source["bytes_added"].as_u64().unwrap() < 4096, "{source}");
+    }
+    assert!(second["bytes_added"].as_u64().unwrap() < first["bytes_added"].as_u64().unwrap(), "{second}");
+    town.run(&["verify", "--read-data"]).ends(0);
+    town.lose_all().await;
+    let words = ["--source", "mysql", "--source", "redis", "--source", "minio", "--yes", "demo", "--json"];
+    let json = town.run(&[&["restore", "latest"], &words[..]].concat()).ends(0).json();
+    let restored = json["restored"].as_array().unwrap();
+    assert!(restored.len() == 3 && restored.iter().all(|one| one["verified"] == true), "{json}");
+    assert_eq!(town.contents().await, before);
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn one_table_comes_back_alone() {
+    let town = Town::with_policy("table").await;
+    town.run(&["backup"]).ends(0);
+    let users = town.mysql.ask(&format!("SELECT SUM(CRC32(CONCAT(id, name))) FROM {}.users", town.db)).await;
+    town.mysql.run([format!("DROP TABLE {}.users", town.db)]).await;
+    town.mysql.run([format!("DELETE FROM {}.files WHERE id > 4", town.db)]).await;
+    let only = format!("{}.users", town.db);
+    let words = ["restore", "latest", "--source", "mysql", "--only", &only, "--yes", "demo"];
+    town.run(&words).ends(0);
+    let back = town.mysql.ask(&format!("SELECT SUM(CRC32(CONCAT(id, name))) FROM {}.users", town.db)).await;
+    assert_eq!(back, users);
+    let files = town.mysql.ask(&format!("SELECT CONCAT(COUNT(*)) FROM {}.files", town.db)).await;
+    assert_eq!(files, "5", "what was not asked for stays as it is");
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_database_comes_back_on_another_server() {
+    let town = Town::with_policy("into").await;
+    town.run(&["backup"]).ends(0);
+    let other = Server::shared(Product::Mariadb).await;
+    let into = format!("mysql=mysql://root@127.0.0.1:{}", other.config.port);
+    let password = std::env::var("MARIADB_URL").unwrap();
+    let password = password.split([':', '@']).nth(2).unwrap();
+    let words = ["restore", "latest", "--source", "mysql", "--into", &into, "--yes", "demo"];
+    let variables = [("LIFEBOAT_INTO_PASSWORD", password)];
+    town.stage.run_with(&words, &variables, "").ends(0).hides(password);
+    let count = other.ask(&format!("SELECT CONCAT(COUNT(*)) FROM {}.users", town.db)).await;
+    other.run([format!("DROP DATABASE {}", town.db)]).await;
+    assert_eq!(count, "50");
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn each_source_can_be_exported_and_restored_into_a_folder() {
+    let town = Town::with_policy("export").await;
+    town.run(&["backup"]).ends(0);
+    let mut rdb = town.stage.program();
+    let rdb = rdb.args(["export", "latest", "redis", "--format", "rdb"]).output().unwrap();
+    assert!(rdb.status.success() && rdb.stdout.starts_with(b"REDIS"), "{rdb:?}");
+    let table = format!("mysql/{}/users", town.db);
+    let tsv = town.run(&["export", "latest", &table, "--format", "tsv"]).ends(0).out;
+    assert_eq!(tsv.lines().count(), 50, "{tsv}");
+    let folder = town.stage.at("folder");
+    let into = format!("minio={folder}");
+    town.run(&["restore", "latest", "--source", "minio", "--into", &into, "--yes", "demo"]).ends(0);
+    let objects = town.stage.files("folder");
+    assert!(objects.iter().any(|file| file.ends_with("a/7.bin")), "{objects:?}");
+    town.end().await;
+}
