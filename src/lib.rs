@@ -7,7 +7,12 @@
 //! | 0 | [`names`] | what things are called |
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
 //! | 2 | [`flow`] | entries on their way from a source to a target |
-//! | 3 | [`policy`], [`store`] | what a person asked for, where objects lie |
+//! | 3 | [`policy`], [`store`], [`crypt`] | what a person asked for, where objects lie, who can read and sign |
+//! | 4 | [`mysql`], [`redis`], [`s3`], [`files`], [`repo`], [`catalog`] | the engines, the repository, the host's memory |
+//! | 5 | [`jobs`] | what lifeboat does, a file for each verb |
+//! | 6 | [`cli`] | the command line |
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod names;
 
@@ -21,4 +26,13 @@ pub mod crypt;
 pub mod policy;
 pub mod store;
 
+pub mod catalog;
+pub mod files;
+pub mod mysql;
+pub mod redis;
 pub mod repo;
+pub mod s3;
+
+pub mod jobs;
+
+pub mod cli;

@@ -1,3 +1,7 @@
-//! The command line: parses, runs, prints the failure and exits.
+//! The `lifeboat` program: parses, runs, prints the failure and exits.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(lifeboat::cli::main().number())
+}

@@ -29,9 +29,9 @@ pub mod files {
     /// Opens indexes and manifests, never data; the backup host needs it.
     pub const INDEX: &str = "index.key";
     /// Signs what this host commits.
-    pub const WRITER: &str = "writer.key";
-    /// The public half of [`WRITER`].
-    pub const WRITER_PUBLIC: &str = "writer.pub";
+    pub const SIGNING: &str = "signing.key";
+    /// The public half of [`SIGNING`].
+    pub const SIGNING_PUBLIC: &str = "signing.pub";
 }
 
 /// The public facts about keys that were just made.
@@ -50,16 +50,9 @@ pub struct NewKeys {
 /// Order: each file is created exclusively with mode 0600, so of two runs at once one fails before any key
 /// is used.
 pub fn make_keys(folder: &Path, created: &str) -> Result<NewKeys> {
+    check_no_keys(folder)?;
     fs::create_dir_all(folder)
         .failed(ExitCode::Failed, || format!("keys folder `{}` cannot be made", folder.display()))?;
-    for name in [files::IDENTITY, files::INDEX, files::WRITER, files::WRITER_PUBLIC] {
-        if folder.join(name).exists() {
-            let what = format!("key file `{}` exists already", folder.join(name).display());
-            return Err(Failure::new(ExitCode::Usage, what).hint(
-                "Keys are never overwritten: choose another --keys folder, or move the old keys away.",
-            ));
-        }
-    }
     let identity_text = |identity: &age::x25519::Identity, role: &str| {
         let public = identity.to_public();
         let secret = identity.to_string();
@@ -71,13 +64,26 @@ pub fn make_keys(folder: &Path, created: &str) -> Result<NewKeys> {
     write_new(&folder.join(files::IDENTITY), &data_text)?;
     let index_text = identity_text(&index, "index key of this host: opens indexes and manifests, never data");
     write_new(&folder.join(files::INDEX), &index_text)?;
-    write_new(&folder.join(files::WRITER), &signer.to_text()?)?;
-    write_new(&folder.join(files::WRITER_PUBLIC), &format!("{}\n", signer.public()))?;
+    write_new(&folder.join(files::SIGNING), &signer.to_text()?)?;
+    write_new(&folder.join(files::SIGNING_PUBLIC), &format!("{}\n", signer.public()))?;
     Ok(NewKeys {
         recipient: data.to_public().to_string(),
         index_recipient: index.to_public().to_string(),
         signer: signer.public(),
     })
+}
+
+/// Fails when a key file lies in `folder` already.
+pub fn check_no_keys(folder: &Path) -> Result<()> {
+    for name in [files::IDENTITY, files::INDEX, files::SIGNING, files::SIGNING_PUBLIC] {
+        if folder.join(name).exists() {
+            let what = format!("key file `{}` exists already", folder.join(name).display());
+            return Err(Failure::new(ExitCode::Usage, what).hint(
+                "Keys are never overwritten: choose another --keys folder, or move the old keys away.",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Creates a file that only its owner may read and that did not exist.

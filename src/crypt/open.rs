@@ -22,7 +22,8 @@ impl Identities {
             .map_err(|failure| failure.hint("Give the recovery identity with --identity FILE."))?;
         Self::from_text(&text).map_err(|failure| {
             let what = format!("identity file `{}` holds no usable key", path.display());
-            Failure::new(ExitCode::KeyRefused, what).because(failure)
+            let hints = failure.hints().to_vec();
+            hints.into_iter().fold(Failure::new(ExitCode::KeyRefused, what).because(failure), Failure::hint)
         })
     }
 

@@ -43,21 +43,34 @@ impl Selection {
         &self.patterns
     }
 
-    /// Returns whether this entry is wanted.
+    /// Returns whether this entry is wanted, be it only for what is inside.
     pub fn wants(&self, meta: &EntryMeta) -> bool {
-        self.is_all() || self.names(&meta.select) || (meta.container && self.reaches_into(&meta.select))
+        self.picks(meta) || (meta.container && self.reaches_into(&meta.select))
     }
 
-    /// Returns whether a pattern matches `name` or a container around it.
-    pub fn names(&self, name: &str) -> bool {
-        let borders = name.char_indices().filter(|(_, c)| *c == '.' || *c == '/').map(|(at, _)| at);
+    /// Returns whether a pattern means this entry itself.
+    pub fn picks(&self, meta: &EntryMeta) -> bool {
+        // A thing with a path is inside its item (`bucket/key`, a file below a root); a table is its own item.
+        let has_path = meta.select != meta.item || meta.select.starts_with('/');
+        let divider = if has_path { '/' } else { '.' };
+        self.names(&meta.select, Some(divider))
+    }
+
+    /// Returns whether a pattern matches `name`, or a container around it where `divider` tells containers
+    /// from what is inside.
+    pub fn names(&self, name: &str, divider: Option<char>) -> bool {
+        let borders = name.char_indices().filter(|(at, c)| *at > 0 && Some(*c) == divider);
         self.is_all()
             || self.globs.is_match(name)
-            || borders.filter(|at| *at > 0).any(|at| self.globs.is_match(&name[..at]))
+            || borders.into_iter().any(|(at, _)| self.globs.is_match(&name[..at]))
     }
 
-    /// Returns whether a pattern may match something inside `container`.
+    /// Returns whether a pattern may match something inside `container`; a container without a name
+    /// (a dump whose keys only its target can tell apart) holds anything.
     fn reaches_into(&self, container: &str) -> bool {
+        if container.is_empty() {
+            return true;
+        }
         self.patterns.iter().any(|pattern| {
             let plain = pattern.find(['*', '?', '[', '{']).map_or(pattern.as_str(), |at| &pattern[..at]);
             let inside = plain.strip_prefix(container).is_some_and(|rest| rest.starts_with(['.', '/']));
@@ -73,7 +86,9 @@ mod tests {
 
     fn wants(patterns: &[&str], select: &str, container: bool) -> bool {
         let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-        let mut meta = EntryMeta::new(EntryPath::new("x").unwrap(), Stage::Data, select);
+        let item = select.split_once('/').map_or(select, |(bucket, _)| bucket);
+        let mut meta = EntryMeta::new(EntryPath::new("x").unwrap(), Stage::Data, item);
+        meta.select = select.to_owned();
         meta.container = container;
         Selection::new(&patterns).unwrap().wants(&meta)
     }
@@ -95,11 +110,21 @@ mod tests {
     }
 
     #[test]
+    fn a_dot_divides_tables_and_not_the_names_of_objects_and_files() {
+        assert!(!wants(&["im-files/a"], "im-files/a.jpg", false));
+        assert!(!wants(&["/x/a"], "/x/a.txt", false));
+        assert!(wants(&["/x/a"], "/x/a/b", false));
+        assert!(wants(&["im"], "im.odd", false));
+    }
+
+    #[test]
     fn a_container_comes_along_with_what_is_inside() {
         assert!(wants(&["im.messages"], "im", true));
         assert!(wants(&["*.messages"], "im", true));
         assert!(!wants(&["other.messages"], "im", true));
         assert!(!wants(&["im.messages"], "im", false));
         assert!(!wants(&["image.x"], "im", true));
+        assert!(wants(&["user:*"], "", true));
+        assert!(!wants(&["user:*"], "", false));
     }
 }

@@ -62,14 +62,18 @@ impl Core {
                     ExitCode::NoRepository,
                     format!("there is no repository at `{shown}`"),
                 )
-                .hint("Check [repository] in the policy, or make one with `lifeboat init`."));
+                .hint("Check that its disk is mounted and that [repository] in the policy names the right place.")
+                .hint("If there never was one, `lifeboat init` makes it."));
             }
             Err(other) => return Err(other.into()),
         };
         // The version comes before the signature: a newer format may sign in another way.
         let config = Config::parse(&bytes)?;
         let signature = text_of(get.as_ref(), &layout::signature(&layout::config())).await?;
-        trusted.verify(&bytes, &signature, layout::CONFIG)?;
+        trusted.verify(&bytes, &signature, layout::CONFIG).map_err(|failure| {
+            failure
+                .hint("Or `signers` in the policy is not the key that made the repository: see signing.pub.")
+        })?;
         config.check()?;
         Ok(Arc::new(Self { get, config, trusted, known, left_out: Mutex::default() }))
     }
@@ -153,6 +157,8 @@ impl Core {
                 Err(failure) => bad.push((key, failure)),
             }
         }
+        // The id tells the second only; two snapshots of one second stand in the order of their beginning.
+        good.sort_by_key(|signed: &SignedRefs| (signed.refs.began, signed.refs.seq));
         Ok((good, bad))
     }
 

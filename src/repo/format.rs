@@ -168,6 +168,8 @@ pub struct SourceManifest {
     pub entries: u64,
     /// Their plain bytes.
     pub size_bytes: u64,
+    /// Plain bytes that the source sent; less than `size_bytes` where it could tell what did not change.
+    pub read_bytes: u64,
     /// Plain bytes of the chunks that were not in the repository before.
     pub added_bytes: u64,
     /// The chunks of the entry list: JSON lines, an [`EntryRecord`] each.

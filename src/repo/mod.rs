@@ -113,7 +113,7 @@ pub struct NewRepository<'a> {
 /// *Order.* Recovery text, signature of the config, config: a repository exists once its config does, and by
 /// then everything that a reader checks is there.
 pub async fn create(put: &dyn Put, get: &dyn Get, new: NewRepository<'_>) -> Result<Config> {
-    if get.size(&layout::config()).await?.is_some() {
+    if is_there(get).await? {
         return Err(Failure::new(ExitCode::Usage, "there is a repository already")
             .hint("Choose an empty place, or use the one that is there."));
     }
@@ -145,6 +145,11 @@ pub async fn create(put: &dyn Put, get: &dyn Get, new: NewRepository<'_>) -> Res
     put_once(put, get, &layout::signature(&layout::config()), signature.into()).await?;
     put.put(&layout::config(), bytes.into()).await?;
     Ok(config)
+}
+
+/// Returns whether there is a repository in the store.
+pub async fn is_there(get: &dyn Get) -> Result<bool> {
+    Ok(get.size(&layout::config()).await?.is_some())
 }
 
 /// Puts an object of an earlier, interrupted `create`; a signature of such a run is of no use to this one.
@@ -243,8 +248,33 @@ impl Repository<Read> {
     /// Opens for reading what `identities` open.
     pub async fn read(place: Place, identities: Identities, monitor: &SharedMonitor) -> Result<Self> {
         let core = Core::open(place).await?;
+        if !opens_one(&identities, &core.config.data_recipients)
+            && !opens_one(&identities, &core.config.index_recipients)
+        {
+            return Err(Failure::new(
+                ExitCode::KeyRefused,
+                "the given identity opens nothing in this repository",
+            )
+            .hint(format!(
+                "The data is sealed to {}: give the identity of one of them.",
+                core.config.data_recipients.join(", ")
+            )));
+        }
         core.refresh(&identities, monitor).await?;
         Ok(Self { core, access: Read { identities } })
+    }
+
+    /// Fails when the identities open indexes and manifests only. A restore asks before it touches its target.
+    pub fn check_data_opens(&self) -> Result<()> {
+        if opens_one(&self.access.identities, &self.core.config.data_recipients) {
+            return Ok(());
+        }
+        Err(Failure::new(ExitCode::KeyRefused, "the given identity opens the index, not the data").hint(
+            format!(
+                "The data is sealed to {}: give the identity of one of them.",
+                self.core.config.data_recipients.join(", ")
+            ),
+        ))
     }
 
     /// Opens one snapshot.
@@ -260,6 +290,11 @@ impl Repository<Read> {
     pub async fn manifest(&self, refs: &Refs) -> Result<Manifest> {
         self.core.manifest(refs, &self.access.identities).await
     }
+}
+
+/// Returns whether one of the identities is a private half of `recipients`.
+fn opens_one(identities: &Identities, recipients: &[String]) -> bool {
+    identities.recipients().iter().any(|own| recipients.contains(own))
 }
 
 /// Opens the chunker's seed.

@@ -64,6 +64,8 @@ pub struct VerifyReport {
     pub chunks_read: u64,
     /// Bytes of packs that were read.
     pub bytes_read: u64,
+    /// Packs of which only the hash in their name was checked, because the key given does not open them.
+    pub packs_sealed: u64,
     /// What is wrong.
     pub damage: Vec<Damage>,
 }
@@ -326,8 +328,9 @@ impl Search<'_> {
         for pack in share(&whole.copied().collect::<Vec<_>>(), percent) {
             match self.repository.read_pack(pack).await {
                 Ok((chunks, bytes)) => {
-                    self.report.chunks_read += chunks;
+                    self.report.chunks_read += chunks.unwrap_or_default();
                     self.report.bytes_read += bytes;
+                    self.report.packs_sealed += u64::from(chunks.is_none());
                 }
                 Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
                 Err(failure) => drop(self.broken.insert(pack, failure.chain().join(": "))),
@@ -366,7 +369,7 @@ impl Search<'_> {
 impl Repository<Read> {
     /// Reads a whole pack: its name must be its hash, and every chunk in it must have the hash in its name.
     /// Without the identity that opens it, the name alone is checked.
-    async fn read_pack(&self, id: PackId) -> Result<(u64, u64)> {
+    async fn read_pack(&self, id: PackId) -> Result<(Option<u64>, u64)> {
         let bytes = self.core.get.get(&layout::pack(id), None).await?;
         let (size_bytes, identities) = (bytes.len() as u64, self.access.identities.clone());
         let work = spawn_blocking(move || {
@@ -376,7 +379,7 @@ impl Repository<Read> {
             let mut chunks = 0;
             let reader = match identities.reader(&bytes[..], &format!("pack {id}")) {
                 Ok(reader) => reader,
-                Err(failure) if failure.exit() == ExitCode::KeyRefused => return Ok(0),
+                Err(failure) if failure.exit() == ExitCode::KeyRefused => return Ok(None),
                 Err(failure) => return Err(failure),
             };
             pack::read_members(reader, id, |name, content| {
@@ -387,7 +390,7 @@ impl Repository<Read> {
                     Err(Failure::new(ExitCode::Damage, format!("chunk `{name}` has other bytes")))
                 }
             })?;
-            Ok(chunks)
+            Ok(Some(chunks))
         });
         let chunks = work.await.failed(ExitCode::Failed, || "reading a pack broke off".to_owned())??;
         Ok((chunks, size_bytes))

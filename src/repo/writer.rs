@@ -120,6 +120,7 @@ struct Progress<'a> {
     source: &'a SourceName,
     entries: AtomicU64,
     size_bytes: AtomicU64,
+    read_bytes: AtomicU64,
     added_bytes: AtomicU64,
 }
 
@@ -176,6 +177,7 @@ impl<'a> SnapshotWriter<'a> {
             source: name,
             entries: AtomicU64::new(0),
             size_bytes: AtomicU64::new(0),
+            read_bytes: AtomicU64::new(0),
             added_bytes: AtomicU64::new(0),
         };
         let written = self.write_entries(&progress, &mut stream).await;
@@ -195,6 +197,7 @@ impl<'a> SnapshotWriter<'a> {
             problems: stream.problems().to_vec(),
             entries: progress.entries.into_inner(),
             size_bytes: progress.size_bytes.into_inner(),
+            read_bytes: progress.read_bytes.into_inner(),
             added_bytes: progress.added_bytes.into_inner(),
             list,
         });
@@ -307,6 +310,7 @@ impl<'a> SnapshotWriter<'a> {
             self.monitor.event(Event::SourceMoved { source, entries: 0, bytes: gathered_bytes as u64 });
         }
         let (size_bytes, sha256) = cutting.digest();
+        progress.read_bytes.fetch_add(size_bytes, Ordering::Relaxed);
         Ok((size_bytes, sha256, self.body_record(progress, ids).await?))
     }
 

@@ -54,7 +54,7 @@ impl Ship {
     }
 
     pub fn signing(&self) -> SigningKey {
-        SigningKey::from_file(&self.keys.path().join(files::WRITER)).unwrap()
+        SigningKey::from_file(&self.keys.path().join(files::SIGNING)).unwrap()
     }
 
     pub fn identities(&self) -> Identities {

@@ -1,0 +1,276 @@
+//! The chunk index: packs, their frames and their chunks, by the index object that told of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+
+use super::Catalog;
+use crate::{
+    error::Result,
+    names::{ChunkId, Key, PackId},
+};
+
+/// A pack as the catalog keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackRow {
+    /// The pack.
+    pub id: PackId,
+    /// Its size in the store.
+    pub size_bytes: u64,
+    /// Where its age payload begins.
+    pub payload_offset: u64,
+    /// Who can open it, in the format's word.
+    pub kind: String,
+    /// Its frames, in order.
+    pub frames: Vec<FrameRow>,
+    /// Its chunks; empty when a pack is asked for.
+    pub chunks: Vec<ChunkRow>,
+}
+
+/// A frame of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRow {
+    /// Where it begins in the age payload.
+    pub offset: u64,
+    /// Its compressed bytes.
+    pub size_bytes: u32,
+    /// Its plain bytes.
+    pub plain_bytes: u32,
+}
+
+/// A chunk of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkRow {
+    /// The chunk.
+    pub id: ChunkId,
+    /// The number of its frame.
+    pub frame: u32,
+    /// Where it begins in the plain frame.
+    pub offset: u32,
+    /// Its bytes.
+    pub size_bytes: u32,
+}
+
+/// Where a chunk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkAt {
+    /// The pack.
+    pub pack: PackId,
+    /// Where in it.
+    pub chunk: ChunkRow,
+}
+
+impl Catalog {
+    /// Returns where a chunk is in a pack that is trusted, and of `kind` if one is asked for.
+    pub fn find_chunk(&self, id: &ChunkId, kind: Option<&str>) -> Result<Option<ChunkAt>> {
+        let connection = self.connection();
+        let find = || {
+            let mut query = connection.prepare_cached(
+                "SELECT packs.id, frame, offset, chunks.size_bytes FROM chunks JOIN packs ON packs.n = pack
+                 WHERE chunks.id = ?1 AND (?2 IS NULL OR kind = ?2) AND trusted LIMIT 1",
+            )?;
+            query.query_row(params![id.0, kind], |row| chunk_at(*id, row)).optional()
+        };
+        find().map_err(|error| self.trouble(error))
+    }
+
+    /// Returns every place of a chunk in packs of `kind`; those that are not trusted come last.
+    pub fn find_chunk_everywhere(&self, id: &ChunkId, kind: &str) -> Result<Vec<ChunkAt>> {
+        let connection = self.connection();
+        let find = || -> rusqlite::Result<Vec<ChunkAt>> {
+            let mut query = connection.prepare_cached(
+                "SELECT packs.id, frame, offset, chunks.size_bytes FROM chunks JOIN packs ON packs.n = pack
+                 WHERE chunks.id = ?1 AND kind = ?2 ORDER BY trusted DESC",
+            )?;
+            query.query_map(params![id.0, kind], |row| chunk_at(*id, row))?.collect()
+        };
+        find().map_err(|error| self.trouble(error))
+    }
+
+    /// Notes that these packs are damaged: [`Self::find_chunk`] does not name them any more.
+    pub fn distrust_packs(&self, packs: &BTreeSet<PackId>) -> Result<()> {
+        let mut connection = self.connection();
+        let mut note = || {
+            let transaction = connection.transaction()?;
+            for pack in packs {
+                transaction.execute("UPDATE packs SET trusted = 0 WHERE id = ?1", params![pack.0])?;
+            }
+            transaction.commit()
+        };
+        note().map_err(|error| self.trouble(error))
+    }
+
+    /// Returns a pack with its frames.
+    pub fn find_pack(&self, id: &PackId) -> Result<Option<PackRow>> {
+        let connection = self.connection();
+        let find = || -> rusqlite::Result<Option<PackRow>> {
+            let mut query = connection
+                .prepare_cached("SELECT n, size_bytes, payload_offset, kind FROM packs WHERE id = ?1")?;
+            let read = |row: &Row<'_>| {
+                let pack = PackRow {
+                    id: *id,
+                    size_bytes: row.get(1)?,
+                    payload_offset: row.get(2)?,
+                    kind: row.get(3)?,
+                    frames: Vec::new(),
+                    chunks: Vec::new(),
+                };
+                Ok((row.get::<_, i64>(0)?, pack))
+            };
+            let Some((n, mut pack)) = query.query_row(params![id.0], read).optional()? else {
+                return Ok(None);
+            };
+            let mut query = connection.prepare_cached(
+                "SELECT offset, size_bytes, plain_bytes FROM frames WHERE pack = ?1 ORDER BY frame",
+            )?;
+            let frames = query.query_map(params![n], |row| {
+                Ok(FrameRow { offset: row.get(0)?, size_bytes: row.get(1)?, plain_bytes: row.get(2)? })
+            })?;
+            pack.frames = frames.collect::<rusqlite::Result<_>>()?;
+            Ok(Some(pack))
+        };
+        find().map_err(|error| self.trouble(error))
+    }
+
+    /// Takes in the packs that the index object `origin` tells of.
+    pub fn add_packs(&self, origin: &Key, packs: &[PackRow]) -> Result<()> {
+        let mut connection = self.connection();
+        let mut add = || {
+            let transaction = connection.transaction()?;
+            transaction.execute("INSERT OR IGNORE INTO origins VALUES (?1)", params![origin.as_str()])?;
+            for pack in packs {
+                add_pack(&transaction, origin, pack)?;
+            }
+            transaction.commit()
+        };
+        add().map_err(|error| self.trouble(error))
+    }
+
+    /// Returns the index objects that were taken in.
+    pub fn origins(&self) -> Result<BTreeSet<Key>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare("SELECT key FROM origins")?;
+            let keys = query.query_map([], |row| row.get::<_, String>(0))?;
+            keys.collect::<rusqlite::Result<Vec<String>>>()
+        };
+        let keys = read().map_err(|error| self.trouble(error))?;
+        Ok(keys.iter().filter_map(|key| Key::new(key).ok()).collect())
+    }
+
+    /// Forgets every pack that is not among `there` with that very size, and the index objects that told of it:
+    /// when the pack comes back they are read again.
+    pub fn retain_packs(&self, there: &BTreeMap<PackId, u64>) -> Result<()> {
+        let mut connection = self.connection();
+        let mut retain = || {
+            let transaction = connection.transaction()?;
+            let mut query = transaction.prepare("SELECT n, id, size_bytes FROM packs")?;
+            let rows =
+                query.query_map([], |row| Ok((row.get::<_, i64>(0)?, PackId(row.get(1)?), row.get(2)?)))?;
+            let all = rows.collect::<rusqlite::Result<Vec<(i64, PackId, u64)>>>()?;
+            drop(query);
+            for (n, id, size_bytes) in all {
+                if there.get(&id) != Some(&size_bytes) {
+                    transaction.execute(
+                        "DELETE FROM origins WHERE key IN (SELECT origin FROM tellings WHERE pack = ?1)",
+                        params![n],
+                    )?;
+                    transaction.execute("DELETE FROM packs WHERE n = ?1", params![n])?;
+                }
+            }
+            transaction.commit()
+        };
+        retain().map_err(|error| self.trouble(error))
+    }
+}
+
+fn chunk_at(id: ChunkId, row: &Row<'_>) -> rusqlite::Result<ChunkAt> {
+    let chunk = ChunkRow { id, frame: row.get(1)?, offset: row.get(2)?, size_bytes: row.get(3)? };
+    Ok(ChunkAt { pack: PackId(row.get(0)?), chunk })
+}
+
+/// Takes in one pack; one that is known already stays as it is.
+fn add_pack(transaction: &Transaction<'_>, origin: &Key, pack: &PackRow) -> rusqlite::Result<()> {
+    let added = transaction
+        .prepare_cached(
+            "INSERT INTO packs (id, size_bytes, payload_offset, kind) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (id) DO NOTHING",
+        )?
+        .execute(params![pack.id.0, pack.size_bytes, pack.payload_offset, pack.kind])?;
+    let mut number = transaction.prepare_cached("SELECT n FROM packs WHERE id = ?1")?;
+    let n: i64 = number.query_row(params![pack.id.0], |row| row.get(0))?;
+    let mut tell = transaction.prepare_cached("INSERT OR IGNORE INTO tellings VALUES (?1, ?2)")?;
+    tell.execute(params![n, origin.as_str()])?;
+    if added == 0 {
+        return Ok(());
+    }
+    let mut insert = transaction.prepare_cached("INSERT INTO frames VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for (number, frame) in (0_i64..).zip(&pack.frames) {
+        insert.execute(params![n, number, frame.offset, frame.size_bytes, frame.plain_bytes])?;
+    }
+    let mut insert =
+        transaction.prepare_cached("INSERT OR IGNORE INTO chunks VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for chunk in &pack.chunks {
+        insert.execute(params![chunk.id.0, n, chunk.frame, chunk.offset, chunk.size_bytes])?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pack(byte: u8, chunks: &[u8]) -> PackRow {
+        let row =
+            |n: &u8| ChunkRow { id: ChunkId([*n; 32]), frame: 0, offset: 512, size_bytes: u32::from(*n) };
+        PackRow {
+            id: PackId([byte; 32]),
+            size_bytes: 1000 + u64::from(byte),
+            payload_offset: 300,
+            kind: if byte.is_multiple_of(2) { "data" } else { "meta" }.to_owned(),
+            frames: vec![FrameRow { offset: 0, size_bytes: 10, plain_bytes: 20 }; 3],
+            chunks: chunks.iter().map(row).collect(),
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_found_in_a_pack_of_the_kind_asked_for() {
+        let catalog = Catalog::in_memory().unwrap();
+        let origin = Key::new("index/a").unwrap();
+        catalog.add_packs(&origin, &[pack(2, &[7, 8]), pack(3, &[7])]).unwrap();
+        catalog.add_packs(&origin, &[pack(2, &[7, 8])]).unwrap();
+        let find =
+            |id: u8, kind| catalog.find_chunk(&ChunkId([id; 32]), kind).unwrap().map(|at| at.pack.0[0]);
+        assert_eq!(find(7, Some("data")), Some(2));
+        assert_eq!(find(7, Some("meta")), Some(3));
+        assert_eq!(find(8, Some("meta")), None);
+        assert_eq!(find(9, None), None);
+        assert_eq!(catalog.find_pack(&PackId([2; 32])).unwrap().unwrap().frames.len(), 3);
+        assert_eq!(catalog.origins().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_pack_that_is_gone_takes_its_chunks_along() {
+        let catalog = Catalog::in_memory().unwrap();
+        let origins = ["index/a", "index/b"].map(|key| Key::new(key).unwrap());
+        catalog.add_packs(&origins[0], &[pack(2, &[7, 8])]).unwrap();
+        catalog.add_packs(&origins[1], &[pack(4, &[9])]).unwrap();
+        catalog.retain_packs(&[(PackId([2; 32]), 1002), (PackId([4; 32]), 1)].into()).unwrap();
+        assert!(catalog.find_chunk(&ChunkId([7; 32]), None).unwrap().is_some());
+        assert!(catalog.find_chunk(&ChunkId([9; 32]), None).unwrap().is_none());
+        assert_eq!(catalog.origins().unwrap(), [origins[0].clone()].into(), "the other is read again");
+        catalog.clear_index().unwrap();
+        assert!(catalog.find_chunk(&ChunkId([7; 32]), None).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_damaged_pack_is_named_to_readers_only_and_last() {
+        let catalog = Catalog::in_memory().unwrap();
+        catalog.add_packs(&Key::new("index/a").unwrap(), &[pack(2, &[7]), pack(4, &[7, 8])]).unwrap();
+        catalog.distrust_packs(&[PackId([2; 32])].into()).unwrap();
+        let everywhere = catalog.find_chunk_everywhere(&ChunkId([7; 32]), "data").unwrap();
+        assert_eq!(everywhere.iter().map(|at| at.pack.0[0]).collect::<Vec<_>>(), [4, 2]);
+        catalog.distrust_packs(&[PackId([4; 32])].into()).unwrap();
+        assert!(catalog.find_chunk(&ChunkId([7; 32]), None).unwrap().is_none());
+    }
+}

@@ -1,0 +1,58 @@
+//! `lifeboat export`.
+
+use clap::{Args, ValueEnum};
+
+use super::session::Session;
+use crate::{
+    error::{Context, ExitCode, Result},
+    jobs::export::{Form, run as export},
+    names::SourceName,
+};
+
+/// Write entries of a snapshot to stdout.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// latest, a snapshot id, 20251011-150000, RFC 3339, or "2 hours ago"
+    when: String,
+    /// SOURCE, or SOURCE/PATH as `lifeboat ls` shows it
+    what: String,
+    /// What the stream looks like
+    #[arg(long, value_enum)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// A script for `mysql <`
+    Sql,
+    /// The rows of one table
+    Tsv,
+    /// A Redis dump file
+    Rdb,
+    /// All entries as a tar archive
+    Tar,
+    /// The bytes of one entry
+    Raw,
+}
+
+pub(super) async fn run(args: Export, session: &Session) -> Result<ExitCode> {
+    let stack = session.repository_of_stack()?;
+    let (source, path) = match args.what.split_once('/') {
+        Some((source, path)) => (source, Some(path.trim_end_matches('/')).filter(|path| !path.is_empty())),
+        None => (args.what.as_str(), None),
+    };
+    let source = SourceName::new(source)
+        .failed(ExitCode::Usage, || format!("`{}` begins with no source", args.what))
+        .map_err(|failure| failure.hint("Write SOURCE, or SOURCE/PATH as `lifeboat ls` shows it."))?;
+    let repository = session.read(&stack).await?;
+    let snapshot = repository.snapshot(&session.pick(&stack, &repository, &args.when).await?).await?;
+    let form = match args.format {
+        Format::Sql => Form::Sql,
+        Format::Tsv => Form::Tsv,
+        Format::Rdb => Form::Rdb,
+        Format::Tar => Form::Tar,
+        Format::Raw => Form::Raw,
+    };
+    export(&snapshot, &source, path, form, Box::new(std::io::stdout())).await?;
+    Ok(ExitCode::Ok)
+}

@@ -1,0 +1,219 @@
+//! The command line: one file for each verb, the screen and the JSON face.
+
+mod backup;
+mod catalog;
+mod export;
+mod init;
+mod json;
+mod ls;
+mod policy;
+mod restore;
+mod screen;
+mod session;
+mod snapshots;
+mod verify;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use self::{screen::Screen, session::Session};
+use crate::{
+    clock::Ground,
+    error::{Context, ExitCode, Failure, Result},
+};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done                          20  a server does not answer or refuses us
+    1  failed                        21  the target of a restore is not empty
+    2  wrong command line or policy  22  tampering: changed by someone without the key
+    3  partial: something is missing 30  the store does not answer, is full or refuses us
+   10  no repository                 40  damage: stored bytes are missing or changed
+   11  busy: another run is at work  41  a drill failed    42  a drill could not run
+   12  a key is missing or wrong    130  interrupted";
+
+/// Backup and disaster recovery for stacks of MySQL, Redis, S3 object stores and files.
+#[derive(Debug, Parser)]
+#[command(name = "lifeboat", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Args {
+    /// The policy file [default: ./lifeboat.toml, then /etc/lifeboat/policy.toml]
+    #[arg(long, global = true, env = "LIFEBOAT_POLICY", value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// The age identity that opens the data (`identity.txt` of the keys folder when it is there)
+    #[arg(long, global = true, env = "LIFEBOAT_IDENTITY", value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// Print one JSON document on stdout
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say only what is wrong
+    #[arg(long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say every step
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make keys, a repository and a starter policy
+    Init(init::Init),
+    /// Check or show the policy
+    Policy(policy::Policy),
+    /// Make a snapshot now
+    Backup(backup::Backup),
+    /// List the restore points
+    Snapshots,
+    /// List the entries of a snapshot
+    Ls(ls::Ls),
+    /// Restore a snapshot: shows the plan, asks, restores, verifies
+    Restore(restore::Restore),
+    /// Write entries of a snapshot to stdout
+    Export(export::Export),
+    /// Look for damage and tampering
+    Verify(verify::Verify),
+    /// The local memory of what the repository holds
+    Catalog(catalog::Catalog),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the program and returns how it ends.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Clap prints help and version with success, everything else as a usage error.
+            let _ = error.print();
+            if !error.use_stderr() {
+                return ExitCode::Ok;
+            }
+            if std::env::args_os().any(|argument| argument == "--json") {
+                json::print(&json::failure(&misspoken(&error)));
+            }
+            return ExitCode::Usage;
+        }
+    };
+    // The bytes of an export must not be followed by anything.
+    let json = args.json && !matches!(args.verb, Verb::Export(_) | Verb::Completions { .. });
+    let screen = Arc::new(Screen::new(args.quiet, args.verbose));
+    let ended = runtime().and_then(|runtime| {
+        let ended = runtime.block_on(until_interrupted(run(args, screen.clone())));
+        // A blocking read of a terminal must not keep a process that was told to stop.
+        runtime.shutdown_background();
+        ended
+    });
+    screen.end();
+    match ended.and_then(|exit| check_output().map(|()| exit)) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            screen.failure(&failure);
+            if json {
+                json::print(&json::failure(&failure));
+            }
+            failure.exit()
+        }
+    }
+}
+
+/// Returns what is wrong with the command line, as a failure.
+fn misspoken(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    Failure::new(ExitCode::Usage, "the command line is wrong")
+        .because(first.trim_start_matches("error: "))
+        .hint("See `lifeboat --help`.")
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .failed(ExitCode::Failed, || "the runtime cannot be started".to_owned())
+}
+
+/// Runs a job until it ends or a signal says stop. A job that is dropped leaves nothing half done that anybody
+/// would take for whole, so stopping is nothing more than this.
+async fn until_interrupted(job: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).failed(ExitCode::Failed, || "signals cannot be heard".to_owned());
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::select! {
+        ended = job => ended,
+        _ = interrupt.recv() => Err(stopped("SIGINT")),
+        _ = terminate.recv() => Err(stopped("SIGTERM")),
+    }
+}
+
+fn stopped(signal: &str) -> Failure {
+    Failure::new(ExitCode::Interrupted, format!("stopped by {signal}"))
+        .hint("Nothing half done counts; run it again. What was stored already is used again.")
+}
+
+async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
+    let Args { policy, identity, json, quiet, verb, .. } = args;
+    let session = Session { policy, identity, json, quiet, screen, ground: Ground::system() };
+    match verb {
+        Verb::Init(verb) => init::run(verb, &session).await,
+        Verb::Policy(verb) => policy::run(&verb, &session),
+        Verb::Backup(verb) => backup::run(verb, &session).await,
+        Verb::Snapshots => snapshots::run(&session).await,
+        Verb::Ls(verb) => ls::run(verb, &session).await,
+        Verb::Restore(verb) => restore::run(verb, &session).await,
+        Verb::Export(verb) => export::run(verb, &session).await,
+        Verb::Verify(verb) => verify::run(verb, &session).await,
+        Verb::Catalog(verb) => catalog::run(&verb, &session).await,
+        Verb::Completions { shell } => {
+            // By way of memory: the generator panics when its reader goes away.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "lifeboat", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end());
+            Ok(ExitCode::Ok)
+        }
+    }
+}
+
+/// What stdout said when it took no more.
+static OUTPUT_ENDED: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes a line to stdout.
+fn say(line: &str) {
+    if let Err(cause) = writeln!(io::stdout(), "{line}") {
+        OUTPUT_ENDED.get_or_init(|| cause);
+    }
+}
+
+/// Returns whether nobody hears any more what is said.
+fn output_ended() -> bool {
+    OUTPUT_ENDED.get().is_some()
+}
+
+/// Fails when stdout did not take all that was said, as on a full disk. A reader that went away (`| head`) had
+/// enough: that is no failure.
+fn check_output() -> Result<()> {
+    match OUTPUT_ENDED.get() {
+        Some(cause) if cause.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(ExitCode::Failed, "the output cannot be written").because(cause.to_string()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,312 @@
+//! `lifeboat restore`.
+
+use std::io::Write;
+
+use chrono_tz::Tz;
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{json, say, session::Session};
+use crate::{
+    error::{Context, ExitCode, Failure, Result},
+    flow::Selection,
+    jobs::{
+        registry::{self, Into},
+        restore::{Plan, Restored, Wanted, choose, execute, plan},
+        when::When,
+    },
+    names::{ByteCount, SourceName},
+    policy::{SourceConfig, Stack},
+    repo::Snapshot,
+};
+
+/// Restore a snapshot: shows the plan, asks for the stack's name, restores, verifies.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// latest, a snapshot id, 20251011-150000, RFC 3339, or "2 hours ago"
+    #[arg(required_unless_present = "at")]
+    when: Option<String>,
+    /// Only this source; may be repeated
+    #[arg(long, value_name = "SOURCE")]
+    source: Vec<String>,
+    /// Only what fits: db, db.table, bucket/key, a path; globs; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    only: Vec<String>,
+    /// Somewhere else: SOURCE=URL (without password) or SOURCE=/absolute/folder; may be repeated
+    #[arg(long, value_name = "SOURCE=WHERE")]
+    into: Vec<String>,
+    /// To any second (needs the journal)
+    #[arg(long, value_name = "TIME", conflicts_with = "when")]
+    at: Option<String>,
+    /// Show what would be done, and stop
+    #[arg(long)]
+    plan: bool,
+    /// Remove what is in the way first
+    #[arg(long)]
+    replace: bool,
+    /// Do not ask; the stack's name says that you know which one
+    #[arg(long, value_name = "STACK")]
+    yes: Option<String>,
+}
+
+pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
+    let Some(when) = &args.when else {
+        return Err(Failure::new(
+            ExitCode::Usage,
+            "restoring to any second needs the journal, which is not there yet",
+        )
+        .hint(format!(
+            "Restore the newest snapshot that is not younger: `lifeboat restore {}`.",
+            args.at.as_deref().unwrap_or("latest")
+        )));
+    };
+    let stack = session.stack()?;
+    let wanted = wanted(&args, &stack)?;
+    if let Some(typed) = args.yes.as_deref().filter(|_| !args.plan) {
+        check_name(typed, &stack.name)?;
+    }
+    // A plan reads no data, so it needs no recovery identity: it can be looked at before anybody fetches the key.
+    let repository = if args.plan { session.look(&stack).await? } else { session.read(&stack).await? };
+    let when = When::parse(when, stack.timezone, session.ground.clock.now())?;
+    let id = choose(&repository, &when, &wanted.sources(&stack)).await?;
+    let snapshot = repository.snapshot(&id).await?;
+    let wanted = targets(wanted, &args, &stack, &snapshot, session)?;
+    let plan = plan(&snapshot, wanted).await?;
+    if args.plan {
+        if session.json {
+            json::print(&json::document("restore", json!({ "plan": facts(&plan) })));
+        } else {
+            show(&plan, stack.timezone);
+        }
+        return Ok(ExitCode::Ok);
+    }
+    plan.check()?;
+    let is_asked = args.yes.is_none();
+    if !session.json && (is_asked || !session.quiet) {
+        show(&plan, stack.timezone);
+    }
+    if is_asked {
+        confirm(&stack.name).await?;
+    }
+    let missing = plan.missing.clone();
+    let restored = execute(&snapshot, plan, &session.monitor()).await?;
+    if session.json {
+        let restored: Vec<Value> = restored.iter().map(restored_facts).collect();
+        let facts = json!({ "snapshot": snapshot.refs.snapshot, "restored": restored, "missing": missing });
+        json::print(&json::document("restore", facts));
+    } else if !(session.quiet && restored.iter().all(|one| one.tally.verified && one.tally.notes.is_empty()))
+    {
+        show_restored(&restored);
+    }
+    // What the backup had left out is not there now either, and nobody should learn that later.
+    Ok(if missing.is_empty() { ExitCode::Ok } else { ExitCode::Partial })
+}
+
+/// What the command line asks for, checked before anything is opened.
+struct Asked {
+    names: Vec<SourceName>,
+    into: Vec<(SourceName, Into)>,
+    only: Selection,
+}
+
+impl Asked {
+    /// Returns the sources that the snapshot should hold: those that were named, or all of the policy.
+    fn sources(&self, stack: &Stack) -> Vec<SourceName> {
+        if self.names.is_empty() {
+            stack.sources.iter().map(|source| source.name.clone()).collect()
+        } else {
+            self.names.clone()
+        }
+    }
+}
+
+fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
+    let mut names = Vec::new();
+    for name in &args.source {
+        let name = &known(stack, name)?.name;
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let mut into: Vec<(SourceName, Into)> = Vec::new();
+    for text in &args.into {
+        let (config, place) = elsewhere(stack, text)?;
+        if into.iter().any(|(name, _)| *name == config.name) {
+            return Err(Failure::new(ExitCode::Usage, format!("--into names `{}` twice", config.name))
+                .hint("A source goes to one place; restore again for a second one."));
+        }
+        into.push((config.name.clone(), place));
+    }
+    let only = Selection::new(&args.only).map_err(|failure| {
+        failure
+            .hint("Write a glob such as im, im.users, 'bucket/2025/*'; [x] for a character that means more.")
+    })?;
+    Ok(Asked { names, into, only })
+}
+
+fn known<'s>(stack: &'s Stack, name: &str) -> Result<&'s SourceConfig> {
+    stack.source(name).ok_or_else(|| {
+        let names: Vec<&str> = stack.sources.iter().map(|source| source.name.as_str()).collect();
+        Failure::new(ExitCode::Usage, format!("the policy has no source `{name}`"))
+            .hint(format!("It has: {}.", names.join(", ")))
+    })
+}
+
+/// Reads `SOURCE=WHERE`. What does not fit is never repeated: people try it with a password first.
+fn elsewhere<'s>(stack: &'s Stack, text: &str) -> Result<(&'s SourceConfig, Into)> {
+    let named = text.split_once('=').filter(|(name, _)| SourceName::new(name).is_ok());
+    let (name, place) = named.ok_or_else(|| {
+        Failure::new(ExitCode::Usage, "--into does not begin with a source's name and `=`")
+            .hint("Write --into SOURCE=URL or --into SOURCE=/absolute/folder.")
+    })?;
+    let config = known(stack, name)?;
+    let into = Into::parse(place)?;
+    if let Into::Server(url) = &into {
+        config.kind.clone().redirect(url)?;
+    }
+    Ok((config, into))
+}
+
+/// Makes the targets: of the sources asked for, or of all that the snapshot has.
+fn targets(
+    asked: Asked,
+    args: &Restore,
+    stack: &Stack,
+    snapshot: &Snapshot,
+    session: &Session,
+) -> Result<Wanted> {
+    let names: Vec<SourceName> = if asked.names.is_empty() {
+        snapshot.manifest.sources.iter().map(|source| source.name.clone()).collect()
+    } else {
+        asked.names
+    };
+    if let Some((name, _)) = asked.into.iter().find(|(name, _)| !names.contains(name)) {
+        return Err(Failure::new(ExitCode::Usage, format!("--into names `{name}`, which is not restored"))
+            .hint(format!("Add --source {name}, or leave that --into out.")));
+    }
+    let mut targets = Vec::new();
+    for name in names {
+        let config = stack.source(name.as_str()).ok_or_else(|| {
+            Failure::new(ExitCode::Usage, format!("the snapshot has `{name}`, the policy has no such source"))
+                .hint("Add the source to the policy, or pick others with --source.")
+        })?;
+        let into = asked.into.iter().find(|(source, _)| *source == name).map(|(_, into)| into);
+        targets.push((name, registry::target(config, into, &session.ground, &session.monitor())?));
+    }
+    Ok(Wanted { targets, by_name: !args.source.is_empty(), only: asked.only, replace: args.replace })
+}
+
+/// Asks for the stack's name. A thread of its own waits for the answer, so that a signal still ends the program.
+async fn confirm(stack: &str) -> Result<()> {
+    // A terminal that is gone or does not flush shows the question late or not at all, no more.
+    let _ = write!(std::io::stderr(), "Type the stack's name to go on: ");
+    let _ = std::io::stderr().flush();
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let line = answer.await.failed(ExitCode::Failed, || "the question broke off".to_owned())?;
+    let line = line.unwrap_or_default();
+    if !line.ends_with('\n') {
+        // Nobody pressed Enter: what is said next begins a line of its own.
+        let _ = writeln!(std::io::stderr());
+    }
+    check_name(line.trim(), stack)
+}
+
+fn check_name(typed: &str, stack: &str) -> Result<()> {
+    if typed == stack {
+        return Ok(());
+    }
+    let what = if typed.is_empty() {
+        "nobody typed the stack's name; nothing was touched".to_owned()
+    } else {
+        format!("`{typed}` is not the stack's name; nothing was touched")
+    };
+    let hint = format!("The policy's stack is `{stack}`; a program says --yes {stack}.");
+    Err(Failure::new(ExitCode::Usage, what).hint(hint))
+}
+
+fn facts(plan: &Plan) -> Value {
+    let sources = plan.sources.iter().map(|source| {
+        json!({
+            "source": source.source,
+            "kind": source.kind,
+            "point": source.point,
+            "entries": source.entries,
+            "bytes": source.size_bytes,
+            "into": source.place,
+            "version": source.state.version,
+            "in_the_way": source.state.in_the_way,
+        })
+    });
+    json!({
+        "stack": plan.stack,
+        "snapshot": plan.snapshot,
+        "replace": plan.replace,
+        "only": plan.only.patterns(),
+        "missing": plan.missing,
+        "sources": sources.collect::<Vec<_>>(),
+    })
+}
+
+fn show(plan: &Plan, zone: Tz) {
+    say(&format!("Restore of stack {} to snapshot {}", plan.stack, plan.snapshot));
+    let mut table = super::screen::table(&["source", "as of", "entries", "size", "into", "in the way"]);
+    for source in &plan.sources {
+        let in_the_way = match (&source.state.in_the_way[..], plan.replace) {
+            ([], _) => "nothing".to_owned(),
+            (lines, false) => lines.join("\n"),
+            (lines, true) if !plan.only.is_all() => lines
+                .iter()
+                .map(|line| format!("{line}: what fits will be replaced"))
+                .collect::<Vec<_>>()
+                .join("\n"),
+            (lines, true) => {
+                lines.iter().map(|line| format!("{line}: WILL BE REMOVED")).collect::<Vec<_>>().join("\n")
+            }
+        };
+        table.add_row([
+            source.source.to_string(),
+            source.point.at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S %Z").to_string(),
+            source.entries.to_string(),
+            ByteCount(source.size_bytes).to_string(),
+            format!("{}\n{}", source.place, source.state.version),
+            in_the_way,
+        ]);
+    }
+    say(&table.to_string());
+    for missing in &plan.missing {
+        say(&format!("not in the snapshot: {missing}"));
+    }
+}
+
+fn restored_facts(restored: &Restored) -> Value {
+    json!({
+        "source": restored.source,
+        "entries": restored.tally.entries,
+        "bytes": restored.tally.bytes,
+        "seconds": restored.seconds,
+        "verified": restored.tally.verified,
+        "notes": restored.tally.notes,
+    })
+}
+
+fn show_restored(all: &[Restored]) {
+    let mut table = super::screen::table(&["source", "entries", "size", "seconds", "verified"]);
+    for restored in all {
+        table.add_row([
+            restored.source.to_string(),
+            restored.tally.entries.to_string(),
+            ByteCount(restored.tally.bytes).to_string(),
+            format!("{:.1}", restored.seconds),
+            if restored.tally.verified { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    say(&table.to_string());
+    for restored in all {
+        for note in &restored.tally.notes {
+            say(&format!("{}: {note}", restored.source));
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What every verb starts from: the policy, the keys, the monitor and the clock.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{say, screen::Screen};
+use crate::{
+    clock::Ground,
+    crypt::{Identities, files},
+    error::{ExitCode, Failure, Result},
+    event::{Monitor, SharedMonitor},
+    jobs::{open::Opening, when::When},
+    names::SnapshotId,
+    policy::{self, Need, Stack},
+    repo::{Read, Repository},
+};
+
+/// The command line's surroundings.
+pub struct Session {
+    /// `--policy`.
+    pub policy: Option<PathBuf>,
+    /// `--identity`.
+    pub identity: Option<PathBuf>,
+    /// `--json`.
+    pub json: bool,
+    /// `--quiet`.
+    pub quiet: bool,
+    /// Where people see what happens.
+    pub screen: Arc<Screen>,
+    /// Time and dice.
+    pub ground: Ground,
+}
+
+impl Session {
+    /// Returns the policy, checked.
+    pub fn stack(&self) -> Result<Stack> {
+        self.load(Need::Sources)
+    }
+
+    /// Returns the policy for a verb that only looks at the repository: on a host that is being rebuilt the
+    /// policy may name no source yet.
+    pub fn repository_of_stack(&self) -> Result<Stack> {
+        self.load(Need::Repository)
+    }
+
+    fn load(&self, need: Need) -> Result<Stack> {
+        let path = policy::find_policy(self.policy.clone())?;
+        Ok(Stack::load_for(&path, need)?)
+    }
+
+    /// Says that all went well, unless only what is wrong was asked for.
+    pub fn report(&self, text: &str) {
+        if !self.quiet {
+            say(text);
+        }
+    }
+
+    /// Returns the monitor as jobs take it.
+    pub fn monitor(&self) -> SharedMonitor {
+        self.screen.clone()
+    }
+
+    /// Returns the identity that was given, or the one in the keys folder if it is still there.
+    pub fn identity(&self, stack: &Stack) -> Result<Option<Identities>> {
+        if let Some(path) = &self.identity {
+            return Identities::from_file(path).map(Some);
+        }
+        let beside = stack.repository.settings.keys.join(files::IDENTITY);
+        if beside.exists() { Identities::from_file(&beside).map(Some) } else { Ok(None) }
+    }
+
+    /// Returns the identity, or says that one is needed.
+    pub fn identity_needed(&self, stack: &Stack) -> Result<Identities> {
+        self.identity(stack)?.ok_or_else(|| {
+            Failure::new(ExitCode::KeyRefused, "no identity was given, and the data opens to nobody else")
+                .hint(
+                    "Give the recovery identity with --identity FILE; your recovery sheet says where it is.",
+                )
+        })
+    }
+
+    /// Opens the repository for reading data.
+    pub async fn read(&self, stack: &Stack) -> Result<Repository<Read>> {
+        let identity = self.identity_needed(stack)?;
+        Opening::new(stack, &self.monitor())?.read(identity, &self.monitor()).await
+    }
+
+    /// Opens the repository for looking at what needs no data.
+    pub async fn look(&self, stack: &Stack) -> Result<Repository<Read>> {
+        let identity = self.identity(stack)?;
+        Opening::new(stack, &self.monitor())?.look(stack, identity, &self.monitor()).await
+    }
+
+    /// Returns the snapshot that `when` means.
+    pub async fn pick(&self, stack: &Stack, repository: &Repository<Read>, when: &str) -> Result<SnapshotId> {
+        let when = When::parse(when, stack.timezone, self.ground.clock.now())?;
+        // One that is forged or broken must not keep anybody from the others.
+        let (good, bad) = repository.survey().await?;
+        for (_, failure) in bad {
+            let hint = failure.hints().first().map(String::as_str);
+            self.screen.warn(None, format!("left out: {}", failure.chain().join(": ")), hint);
+        }
+        let ids: Vec<SnapshotId> = good.into_iter().map(|refs| refs.snapshot).collect();
+        when.pick(&ids)
+    }
+}

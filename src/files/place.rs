@@ -1,0 +1,213 @@
+//! A folder that nothing written through it can leave.
+//!
+//! Every step below it is one name, opened from the folder before it and never through a symbolic link, so
+//! that neither an entry's path nor a link that somebody plants meanwhile leads elsewhere.
+//!
+//! *Order* of a file: a draft beside its final name, its bytes, owner, mode and times, flushed to the disk,
+//! then one rename. *Crash*: what has the final name is whole; drafts are called `.lifeboat-…` and a draft
+//! that is dropped removes itself.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rustix::{
+    fs::{
+        AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, chownat, fchmod, fchown, fsync,
+        futimens, mkdirat, open, openat, renameat, renameat_with, statat, symlinkat, unlinkat, utimensat,
+    },
+    io::Errno,
+    process::{Gid, Uid, geteuid},
+};
+
+use super::facts::Facts;
+
+/// How often another name is tried for a draft.
+const DRAFT_TRIES: u32 = 100;
+
+/// A folder that nothing written through it can leave.
+#[derive(Debug)]
+pub(super) struct Place {
+    base: OwnedFd,
+}
+
+impl Place {
+    /// Opens a folder that is trusted as it is named, and makes it when it is not there.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        fs::create_dir_all(path)?;
+        let base = open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { base })
+    }
+
+    /// Opens the folder that these names lead to, and makes those that are not there.
+    pub(super) fn folder<N: AsRef<OsStr>>(&self, names: &[N]) -> io::Result<OwnedFd> {
+        self.folder_or(names, |_, parent, name| make_folder(parent, name))
+    }
+
+    /// Opens the folder that these names lead to; `missing` is asked to make the one of an index that is
+    /// not there or is no folder.
+    pub(super) fn folder_or<N: AsRef<OsStr>>(
+        &self,
+        names: &[N],
+        mut missing: impl FnMut(usize, &OwnedFd, &OsStr) -> io::Result<()>,
+    ) -> io::Result<OwnedFd> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut folder = self.base.try_clone()?;
+        for (index, name) in names.iter().enumerate() {
+            let name = name.as_ref();
+            let next = match openat(&folder, name, flags, Mode::empty()) {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    missing(index, &folder, name)?;
+                    openat(&folder, name, flags, Mode::empty())
+                }
+                other => other,
+            };
+            folder = next?;
+        }
+        Ok(folder)
+    }
+}
+
+/// Makes a folder where nothing is, and refuses where something else is.
+pub(super) fn make_folder(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+        Err(Errno::EXIST) => Err(io::Error::other(format!(
+            "`{}` on the way to it is no folder, and links are not followed",
+            name.display()
+        ))),
+        made => Ok(made?),
+    }
+}
+
+/// Returns what has this name, `None` when nothing has.
+pub(super) fn kind_at(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<FileType>> {
+    match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes what has this name and is no folder.
+pub(super) fn remove(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    Ok(unlinkat(parent, name, AtFlags::empty())?)
+}
+
+/// Makes a new file with its final name; fails when the name is taken.
+pub(super) fn create(parent: &OwnedFd, name: &OsStr) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(parent, name, flags, Mode::from_raw_mode(0o600))?.into())
+}
+
+/// Gives something another name in the same folder; fails when that name is taken.
+pub(super) fn rename(parent: &OwnedFd, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()> {
+    if replace {
+        return Ok(renameat(parent, from, parent, to)?);
+    }
+    match renameat_with(parent, from, parent, to, RenameFlags::NOREPLACE) {
+        // Some file systems do not know the flag; a look first is the best that is left there.
+        Err(Errno::INVAL | Errno::NOSYS) if kind_at(parent, to)?.is_none() => {
+            Ok(renameat(parent, from, parent, to)?)
+        }
+        Err(Errno::INVAL | Errno::NOSYS) => Err(Errno::EXIST.into()),
+        renamed => Ok(renamed?),
+    }
+}
+
+/// Sets owner, mode and times of something open. The owner first: changing it clears bits of the mode.
+pub(super) fn dress(file: impl AsFd, facts: &Facts) -> io::Result<()> {
+    if geteuid().is_root() {
+        fchown(&file, Some(Uid::from_raw(facts.uid)), Some(Gid::from_raw(facts.gid)))?;
+    }
+    fchmod(&file, Mode::from_raw_mode(mode(facts)))?;
+    futimens(&file, &times(facts))?;
+    Ok(())
+}
+
+/// Flushes a folder's names to the disk.
+pub(super) fn flush(folder: &OwnedFd) -> io::Result<()> {
+    match fsync(folder) {
+        // Some file systems have nothing to flush for a folder.
+        Err(Errno::INVAL) => Ok(()),
+        flushed => Ok(flushed?),
+    }
+}
+
+/// The bits to set: without the owner, a program must not gain the rights of whoever restores it.
+fn mode(facts: &Facts) -> u32 {
+    if geteuid().is_root() { facts.mode } else { facts.mode & 0o1777 }
+}
+
+fn times(facts: &Facts) -> Timestamps {
+    let time = Timespec {
+        tv_sec: facts.mtime_ns.div_euclid(1_000_000_000),
+        tv_nsec: facts.mtime_ns.rem_euclid(1_000_000_000),
+    };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// A file or link that has not its final name yet.
+pub(super) struct Draft {
+    parent: OwnedFd,
+    name: OsString,
+    done: bool,
+}
+
+impl Draft {
+    /// Begins a file.
+    pub(super) fn file(parent: OwnedFd) -> io::Result<(Self, File)> {
+        Self::try_names(parent, create)
+    }
+
+    /// Makes a symbolic link.
+    pub(super) fn link(parent: OwnedFd, target: &Path, facts: &Facts) -> io::Result<Self> {
+        let make = |parent: &OwnedFd, name: &OsStr| Ok(symlinkat(target, parent, name)?);
+        let (draft, ()) = Self::try_names(parent, make)?;
+        let (folder, name) = (&draft.parent, &draft.name);
+        if geteuid().is_root() {
+            let (owner, group) = (Uid::from_raw(facts.uid), Gid::from_raw(facts.gid));
+            chownat(folder, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        utimensat(folder, name, &times(facts), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(draft)
+    }
+
+    fn try_names<T>(
+        parent: OwnedFd,
+        make: impl Fn(&OwnedFd, &OsStr) -> io::Result<T>,
+    ) -> io::Result<(Self, T)> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
+        for _ in 0..DRAFT_TRIES {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let draft = OsString::from(format!(".lifeboat-{}-{count}", std::process::id()));
+            match make(&parent, &draft) {
+                Ok(thing) => return Ok((Self { parent, name: draft, done: false }, thing)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// Gives it its final name.
+    pub(super) fn finish(mut self, name: &OsStr, replace: bool) -> io::Result<()> {
+        rename(&self.parent, &self.name, name, replace)?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.done {
+            // Best effort: a draft that stays is a hidden file and in nobody's way.
+            remove(&self.parent, &self.name).ok();
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The reader: every path below the policy's, reading only files that changed.
+//!
+//! *Order.* Roots, then their paths as [`super::walk`] has them, one after the other.
+//!
+//! *Crash.* Nothing is written anywhere. A file that changes while it is read is read again up to
+//! [`READ_TRIES`] times when it is small; a bigger one is sent as it was found. One that only grew is kept up
+//! to the length that it had when it was opened (a log is never whole); any other change is reported and
+//! marked [`TORN`]. What cannot be read is reported.
+
+use std::{
+    cmp::Ordering,
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use globset::GlobSet;
+use tokio::runtime::Handle;
+
+use super::{
+    facts::{FRESH, Kind, TORN, entry, name_of, nanoseconds},
+    walk::{Walk, exclusion, roots},
+};
+use crate::{
+    clock::Ground,
+    error::{Context, ExitCode, Failure, Result},
+    event::SharedMonitor,
+    flow::{
+        Attrs, BodyWriter, EntryMeta, EntrySink, FRAME_BYTES_MAX, FlowResult, Point, Previous, PreviousEntry,
+        Problem, Source,
+    },
+    names::SourceName,
+    policy::FilesConfig,
+};
+
+/// How often a small file that changes while it is read is read again.
+const READ_TRIES: u32 = 3;
+/// Bytes up to which a file is read before its entry begins.
+const WHOLE_BYTES_MAX: u64 = FRAME_BYTES_MAX as u64;
+/// Nanoseconds within which two changes of a file may carry the same stamp, with room for coarse file systems.
+const STAMP_NS: i64 = 2_000_000_000;
+
+/// Reads files of this host.
+#[derive(Clone)]
+pub struct FilesSource {
+    name: SourceName,
+    config: FilesConfig,
+    ground: Ground,
+    monitor: SharedMonitor,
+}
+
+impl FilesSource {
+    /// Makes a source; nothing is looked at yet.
+    pub fn new(name: SourceName, config: FilesConfig, ground: Ground, monitor: SharedMonitor) -> Self {
+        Self { name, config, ground, monitor }
+    }
+
+    fn read_all(
+        self,
+        handle: Handle,
+        sink: EntrySink,
+        previous: Option<Box<dyn Previous>>,
+    ) -> FlowResult<()> {
+        let roots = roots(&self.config.paths)?;
+        if !roots.iter().any(|root| fs::symlink_metadata(root).is_ok()) {
+            let what = format!("none of the paths of `{}` is there", self.name);
+            return Err(Failure::new(ExitCode::SourceDown, what)
+                .hint("Check `paths` of this source, and that what they lie on is mounted.")
+                .into());
+        }
+        let at = self.ground.clock.now();
+        let exclude = exclusion(&self.config.exclude)?;
+        let items: Vec<String> = roots.iter().map(|root| root.to_string_lossy().into_owned()).collect();
+        handle.block_on(sink.announce(items.clone()))?;
+        let mut run =
+            Run { source: &self, handle, sink, previous: Beside::new(previous), exclude, vanished: 0 };
+        for (root, item) in roots.iter().zip(&items) {
+            run.root(root, item)?;
+            run.sink.complete(item);
+        }
+        let end = self.ground.clock.now().to_rfc3339();
+        let point = Point::at(at)
+            .mark("window_begin", at.to_rfc3339())
+            .mark("window_end", end)
+            .mark("vanished", run.vanished.to_string());
+        run.handle.block_on(run.sink.finish(point))
+    }
+}
+
+#[async_trait]
+impl Source for FilesSource {
+    fn name(&self) -> &SourceName {
+        &self.name
+    }
+
+    async fn read(self: Box<Self>, sink: EntrySink, previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
+        let handle = Handle::current();
+        // Files have no asynchronous reads worth the name: one thread walks, and waits where it must.
+        let reading = tokio::task::spawn_blocking(move || self.read_all(handle, sink, previous));
+        reading.await.failed(ExitCode::Failed, || "reading files was stopped".to_owned())?
+    }
+}
+
+struct Run<'a> {
+    source: &'a FilesSource,
+    handle: Handle,
+    sink: EntrySink,
+    previous: Beside,
+    exclude: GlobSet,
+    vanished: u64,
+}
+
+impl Run<'_> {
+    fn root(&mut self, root: &Path, item: &str) -> FlowResult<()> {
+        if fs::symlink_metadata(root).is_ok_and(|meta| meta.is_symlink()) {
+            self.source.monitor.warn(
+                Some(&self.source.name),
+                format!("`{item}` is a symbolic link: the link is taken, not what it points to"),
+                Some("Name the path that it points to in `paths`."),
+            );
+        }
+        let mut walk = Walk::new(root, self.exclude.clone());
+        while let Some(path) = walk.next() {
+            match self.path(&path, item, &mut walk)? {
+                Ok(()) => {}
+                // Deleted after its folder was listed, which is nobody's fault.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && path != root => self.vanished += 1,
+                Err(error) => self.report(&path, error.to_string())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one path; the inner error is the path's own and does not end the run.
+    fn path(&mut self, path: &Path, item: &str, walk: &mut Walk) -> FlowResult<io::Result<()>> {
+        let meta = match fs::symlink_metadata(path) {
+            Ok(meta) => meta,
+            Err(error) => return Ok(Err(error)),
+        };
+        let Some(kind) = Kind::of(&meta) else {
+            return Ok(Err(io::Error::other("it is a socket, a pipe or a device, which are not kept")));
+        };
+        match kind {
+            Kind::File => self.file(path, item, &meta),
+            Kind::Folder => {
+                // The root of all has no name to be kept under.
+                if path != Path::new("/") {
+                    self.put(entry(path, item, kind, &meta, None)?)?;
+                }
+                Ok(walk.descend(path))
+            }
+            Kind::Link => match fs::read_link(path) {
+                Ok(target) => self.put(entry(path, item, kind, &meta, Some(&target))?).map(Ok),
+                Err(error) => Ok(Err(error)),
+            },
+        }
+    }
+
+    fn file(&mut self, path: &Path, item: &str, meta: &Metadata) -> FlowResult<io::Result<()>> {
+        let listed = entry(path, item, Kind::File, meta, None)?;
+        if let Some(before) = self.previous.at(&self.handle, path, &listed)? {
+            let PreviousEntry { meta, trailer, reuse, .. } = *before;
+            return self.handle.block_on(self.sink.reuse(meta, trailer, reuse)).map(Ok);
+        }
+        for attempt in 1..=READ_TRIES {
+            let (mut file, meta) = match open(path) {
+                Ok(opened) => opened,
+                Err(error) => return Ok(Err(error)),
+            };
+            let mut listed = entry(path, item, Kind::File, &meta, None)?;
+            let age = self.source.ground.clock.now().timestamp_nanos_opt().unwrap_or(i64::MAX)
+                - nanoseconds(meta.ctime(), meta.ctime_nsec());
+            if age < STAMP_NS {
+                listed = listed.with(FRESH, true);
+            }
+            if meta.size() > WHOLE_BYTES_MAX {
+                return self.stream(path, listed, &mut file, &meta);
+            }
+            let bytes = match read_up_to(&mut file, meta.size()) {
+                Ok(bytes) => bytes,
+                Err(error) => return Ok(Err(error)),
+            };
+            let torn = change(&file, &meta, bytes.len() as u64);
+            if torn.is_none() || attempt == READ_TRIES {
+                let writer = self.handle.block_on(self.sink.begin(listed))?;
+                return self.end(path, writer, bytes, torn).map(Ok);
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Sends a long file as it is read.
+    fn stream(
+        &mut self,
+        path: &Path,
+        listed: EntryMeta,
+        file: &mut File,
+        meta: &Metadata,
+    ) -> FlowResult<io::Result<()>> {
+        let mut writer = self.handle.block_on(self.sink.begin(listed))?;
+        let mut done = 0;
+        let torn = loop {
+            match read_up_to(file, (meta.size() - done).min(FRAME_BYTES_MAX as u64)) {
+                Ok(bytes) if bytes.is_empty() => break change(file, meta, done),
+                Ok(bytes) => {
+                    done += bytes.len() as u64;
+                    self.handle.block_on(writer.write(bytes))?;
+                }
+                Err(error) => break Some(format!("it cannot be read after {done} bytes: {error}")),
+            }
+        };
+        self.end(path, writer, Bytes::new(), torn).map(Ok)
+    }
+
+    /// Ends a file's entry, and reports it when it is torn.
+    fn end(
+        &mut self,
+        path: &Path,
+        mut writer: BodyWriter,
+        bytes: Bytes,
+        torn: Option<String>,
+    ) -> FlowResult<()> {
+        let trailer = torn.iter().map(|why| (TORN.to_owned(), why.clone().into())).collect::<Attrs>();
+        self.handle.block_on(async {
+            writer.write(bytes).await?;
+            writer.finish_with(trailer).await
+        })?;
+        torn.map_or(Ok(()), |why| self.report(path, why))
+    }
+
+    fn put(&mut self, meta: EntryMeta) -> FlowResult<()> {
+        self.handle.block_on(self.sink.put(meta, Bytes::new()))
+    }
+
+    fn report(&mut self, path: &Path, why: String) -> FlowResult<()> {
+        let what = path.to_string_lossy().into_owned();
+        self.handle.block_on(self.sink.report(Problem { what, why }))
+    }
+}
+
+/// Opens a regular file and nothing else, whatever the path became since it was listed.
+fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is no regular file any more"));
+    }
+    Ok((file, meta))
+}
+
+fn read_up_to(file: &mut File, limit_bytes: u64) -> io::Result<Bytes> {
+    let mut bytes = Vec::with_capacity(usize::try_from(limit_bytes).unwrap_or(FRAME_BYTES_MAX));
+    file.take(limit_bytes).read_to_end(&mut bytes)?;
+    Ok(bytes.into())
+}
+
+/// Tells how a file changed while it was read; growing at its end is no change of what was read.
+fn change(file: &File, before: &Metadata, read_bytes: u64) -> Option<String> {
+    let after = match file.metadata() {
+        Ok(after) => after,
+        Err(error) => return Some(error.to_string()),
+    };
+    let stamp = |meta: &Metadata| (meta.mtime(), meta.mtime_nsec());
+    if read_bytes < before.size() {
+        return Some(format!("it shrank from {} to {read_bytes} bytes while it was read", before.size()));
+    }
+    let grew = after.size() > before.size();
+    (stamp(before) != stamp(&after) && !grew).then(|| "it changed while it was read".to_owned())
+}
+
+/// The previous snapshot's files, walked beside this run's.
+struct Beside {
+    previous: Option<Box<dyn Previous>>,
+    next: Option<(PathBuf, Box<PreviousEntry>)>,
+}
+
+impl Beside {
+    fn new(previous: Option<Box<dyn Previous>>) -> Self {
+        Self { previous, next: None }
+    }
+
+    /// Returns the entry of the same, unchanged file.
+    fn at(&mut self, handle: &Handle, path: &Path, now: &EntryMeta) -> Result<Option<Box<PreviousEntry>>> {
+        loop {
+            if self.next.is_none() && !self.step(handle)? {
+                return Ok(None);
+            }
+            match self.next.as_ref().map_or(Ordering::Greater, |(before, _)| before.as_path().cmp(path)) {
+                Ordering::Less => self.next = None,
+                Ordering::Greater => return Ok(None),
+                Ordering::Equal => {
+                    return Ok(self.next.take().map(|(_, entry)| entry).filter(|entry| is_same(entry, now)));
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, handle: &Handle) -> Result<bool> {
+        let Some(previous) = &mut self.previous else { return Ok(false) };
+        while let Some(entry) = handle.block_on(previous.next())? {
+            if let Some(path) = name_of(&entry.meta.attrs, "path") {
+                self.next = Some((path, Box::new(entry)));
+                return Ok(true);
+            }
+        }
+        self.previous = None;
+        Ok(false)
+    }
+}
+
+/// Returns whether a file is the one that the previous snapshot holds.
+fn is_same(before: &PreviousEntry, now: &EntryMeta) -> bool {
+    let same = |name: &str| before.meta.attrs.get(name) == now.attrs.get(name);
+    ["kind", "size", "mtime_ns", "ctime_ns", "inode"].into_iter().all(same)
+        && before.meta.item == now.item
+        && now.attrs.get("size").and_then(serde_json::Value::as_u64) == Some(before.size_bytes)
+        && !before.meta.attrs.contains_key(FRESH)
+        && !before.trailer.contains_key(TORN)
+}

@@ -1,0 +1,201 @@
+//! An export: entries of a snapshot as one stream, for other tools and for a person at a shell.
+
+use std::io::{self, Read, Write};
+
+use bytes::Bytes;
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+use crate::{
+    error::{Context, ExitCode, Failure, Result},
+    names::SourceName,
+    repo::{
+        Snapshot,
+        format::{EntryRecord, PackKind},
+    },
+};
+
+/// Where an export goes.
+pub type Output = Box<dyn Write + Send>;
+
+/// What the stream looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A mysqldump-like script for `mysql <`.
+    Sql,
+    /// The rows of one table, tab-separated.
+    Tsv,
+    /// A Redis dump file.
+    Rdb,
+    /// All entries as a tar archive.
+    Tar,
+    /// The bytes of one entry.
+    Raw,
+}
+
+/// Writes what is at `path` of a source (all of it without a path) to `out`.
+pub async fn run(
+    snapshot: &Snapshot,
+    source: &SourceName,
+    path: Option<&str>,
+    form: Form,
+    mut out: Output,
+) -> Result<()> {
+    let found = find(snapshot, source, path).await?;
+    let is = |record: &&EntryRecord, ending: &str| record.meta.path.as_str().ends_with(ending);
+    match form {
+        Form::Tar => archive(snapshot, found, out).await,
+        Form::Raw => copy(snapshot, only_one(&found.iter().collect::<Vec<_>>(), "raw")?, &mut out).await,
+        Form::Rdb => {
+            let dumps: Vec<&EntryRecord> = found.iter().filter(|record| is(record, ".rdb")).collect();
+            copy(snapshot, only_one(&dumps, "rdb")?, &mut out).await
+        }
+        Form::Tsv => {
+            let pieces: Vec<&EntryRecord> = found.iter().filter(|record| is(record, ".tsv")).collect();
+            if pieces.is_empty() {
+                return Err(no_such("tsv").hint("Name a table: SOURCE/db/table."));
+            }
+            for piece in pieces {
+                copy(snapshot, piece, &mut out).await?;
+            }
+            Ok(())
+        }
+        Form::Sql => Err(Failure::new(ExitCode::Usage, "this version has no SQL stream yet")
+            .hint("Export tsv or tar, or restore into an empty server and dump that.")),
+    }
+}
+
+/// Returns the entries at `path` or below it.
+async fn find(snapshot: &Snapshot, source: &SourceName, path: Option<&str>) -> Result<Vec<EntryRecord>> {
+    let fits = |record: &EntryRecord| {
+        let own = record.meta.path.as_str();
+        path.is_none_or(|path| {
+            own == path || own.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
+        })
+    };
+    let mut found = Vec::new();
+    let mut lines = snapshot.entries(snapshot.source(source)?);
+    while let Some(record) = lines.next().await? {
+        if fits(&record) {
+            found.push(record);
+        }
+    }
+    if found.is_empty() {
+        let what =
+            format!("`{source}/{}` is not in snapshot `{}`", path.unwrap_or(""), snapshot.refs.snapshot);
+        return Err(Failure::new(ExitCode::Usage, what).hint("`lifeboat ls` shows what there is."));
+    }
+    Ok(found)
+}
+
+fn no_such(form: &str) -> Failure {
+    Failure::new(ExitCode::Usage, format!("no entry of this source can be exported as {form}"))
+        .hint("`lifeboat ls` shows what there is.")
+}
+
+fn only_one<'a>(found: &[&'a EntryRecord], form: &str) -> Result<&'a EntryRecord> {
+    match found {
+        [one] => Ok(one),
+        [] => Err(no_such(form)),
+        many => {
+            Err(Failure::new(ExitCode::Usage, format!("{} entries fit, this form takes one", many.len()))
+                .hint("Name one entry as `lifeboat ls` shows it, or use --format tar."))
+        }
+    }
+}
+
+fn broken_pipe() -> String {
+    "the output cannot be written".to_owned()
+}
+
+/// Writes an entry's bytes, each chunk compared with its id.
+async fn copy(snapshot: &Snapshot, record: &EntryRecord, out: &mut Output) -> Result<()> {
+    for id in snapshot.chunks().body_chunks(&record.body).await? {
+        let bytes = snapshot.chunks().chunk(PackKind::Data, id).await?;
+        out.write_all(&bytes).failed(ExitCode::Failed, broken_pipe)?;
+    }
+    out.flush().failed(ExitCode::Failed, broken_pipe)
+}
+
+/// A member on its way into the archive, whose bytes follow through a channel.
+struct Member {
+    path: String,
+    size_bytes: u64,
+    bytes: mpsc::Receiver<Bytes>,
+}
+
+/// Writes the entries as a tar archive: the archive is written on a blocking thread that chunks are sent to.
+async fn archive(snapshot: &Snapshot, found: Vec<EntryRecord>, out: Output) -> Result<()> {
+    let (members, mut receiver) = mpsc::channel::<Member>(1);
+    let writing = spawn_blocking(move || {
+        let mut tar = tar::Builder::new(out);
+        match append(&mut tar, &mut receiver) {
+            Ok(()) => tar.into_inner()?.flush(),
+            Err(error) => {
+                // Dropped, it would write the mark of a whole archive behind what broke off.
+                std::mem::forget(tar);
+                Err(error)
+            }
+        }
+    });
+    let mut sent = Ok(());
+    for record in &found {
+        sent = send(snapshot, record, &members).await;
+        if sent.is_err() {
+            break;
+        }
+    }
+    drop(members);
+    let written = writing.await.failed(ExitCode::Failed, || "the archive broke off".to_owned())?;
+    sent.and(written.failed(ExitCode::Failed, broken_pipe))
+}
+
+/// Appends members until none comes any more.
+fn append(tar: &mut tar::Builder<Output>, members: &mut mpsc::Receiver<Member>) -> io::Result<()> {
+    while let Some(member) = members.blocking_recv() {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(member.size_bytes);
+        header.set_mode(0o600);
+        header.set_mtime(0);
+        let body = Arriving { bytes: member.bytes, part: Bytes::new(), missing_bytes: member.size_bytes };
+        tar.append_data(&mut header, &member.path, body)?;
+    }
+    Ok(())
+}
+
+async fn send(snapshot: &Snapshot, record: &EntryRecord, members: &mpsc::Sender<Member>) -> Result<()> {
+    let (sender, bytes) = mpsc::channel(2);
+    let member = Member { path: record.meta.path.to_string(), size_bytes: record.size_bytes, bytes };
+    // A closed channel means that the writing side failed, and says why when it is asked.
+    if members.send(member).await.is_err() {
+        return Ok(());
+    }
+    for id in snapshot.chunks().body_chunks(&record.body).await? {
+        if sender.send(snapshot.chunks().chunk(PackKind::Data, id).await?).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of a member as the archive writer wants to read them.
+struct Arriving {
+    bytes: mpsc::Receiver<Bytes>,
+    part: Bytes,
+    missing_bytes: u64,
+}
+
+impl Read for Arriving {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.part.is_empty() {
+            match self.bytes.blocking_recv() {
+                Some(part) => self.part = part,
+                None if self.missing_bytes > 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                None => return Ok(0),
+            }
+        }
+        let count = into.len().min(self.part.len());
+        into[..count].copy_from_slice(&self.part.split_to(count));
+        self.missing_bytes = self.missing_bytes.saturating_sub(count as u64);
+        Ok(count)
+    }
+}

@@ -1,0 +1,13 @@
+//! What lifeboat does, a file for each verb: the only floor on which engines, repository and catalog meet.
+//!
+//! A job takes no input but its arguments, returns a report or a [`crate::error::Failure`], and tells a
+//! [`crate::event::Monitor`] what happens meanwhile. The command line and the service call the same jobs.
+
+pub mod backup;
+pub mod export;
+pub mod init;
+mod known;
+pub mod open;
+pub mod registry;
+pub mod restore;
+pub mod when;

@@ -1,0 +1,95 @@
+//! From a policy's sources to the engines that read and write them: the only place that names all engines.
+
+use std::path::{Path, PathBuf};
+
+use super::backup::Ready;
+use crate::{
+    clock::Ground,
+    error::{ExitCode, Failure, Result},
+    event::SharedMonitor,
+    files::{EntryFolder, FilesSource, FilesTarget},
+    flow::{Source, Target},
+    mysql::{MysqlSource, MysqlTarget},
+    names::SourceName,
+    policy::{SourceConfig, SourceKind},
+    redis::{RedisSource, RedisTarget},
+    s3::{S3Source, S3Target},
+};
+
+/// Makes the source that a policy describes.
+pub fn source(config: &SourceConfig, ground: &Ground, monitor: &SharedMonitor) -> Ready {
+    let (name, ground, monitor) = (config.name.clone(), ground.clone(), monitor.clone());
+    let source: Box<dyn Source> = match config.kind.clone() {
+        SourceKind::Mysql(kind) => Box::new(MysqlSource::new(name, kind, ground, monitor)),
+        SourceKind::Redis(kind) => Box::new(RedisSource::new(name, kind, ground, monitor)),
+        SourceKind::S3(kind) => Box::new(S3Source::new(name, kind, ground, monitor)),
+        SourceKind::Files(kind) => Box::new(FilesSource::new(name, kind, ground, monitor)),
+    };
+    Ready { name: config.name.clone(), kind: config.kind.word(), source: Ok(source) }
+}
+
+/// Where a restore goes instead of where the source was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// Another server, as a URL without a password.
+    Server(String),
+    /// A folder.
+    Folder(PathBuf),
+}
+
+impl Into {
+    /// Parses the right side of `--into SOURCE=…`.
+    pub fn parse(text: &str) -> Result<Self> {
+        if text.contains("://") {
+            return Ok(Self::Server(text.to_owned()));
+        }
+        let path = PathBuf::from(text);
+        if path.is_absolute() {
+            return Ok(Self::Folder(path));
+        }
+        Err(Failure::new(ExitCode::Usage, "--into names neither a URL nor an absolute folder")
+            .hint("Write --into mysql=mysql://user@host:3306/ or --into mysql=/absolute/folder."))
+    }
+}
+
+/// A target that is ready, and how people name it.
+pub struct ReadyTarget {
+    /// The target.
+    pub target: Box<dyn Target>,
+    /// Where it is, without secrets.
+    pub place: String,
+}
+
+/// Makes the target of a restore of `config`.
+pub fn target(
+    config: &SourceConfig,
+    into: Option<&Into>,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) -> Result<ReadyTarget> {
+    let (name, ground, monitor) = (config.name.clone(), ground.clone(), monitor.clone());
+    let mut kind = config.kind.clone();
+    match into {
+        Some(Into::Folder(folder)) => return Ok(folder_target(name, &kind, folder, monitor)),
+        Some(Into::Server(url)) => kind.redirect(url)?,
+        None => {}
+    }
+    let place = kind.place();
+    let target: Box<dyn Target> = match kind {
+        SourceKind::Mysql(kind) => Box::new(MysqlTarget::new(name, kind, ground, monitor)),
+        SourceKind::Redis(kind) => Box::new(RedisTarget::new(name, kind, ground, monitor)),
+        SourceKind::S3(kind) => Box::new(S3Target::new(name, kind, monitor)),
+        SourceKind::Files(kind) => Box::new(FilesTarget::new(name, kind, monitor)),
+    };
+    Ok(ReadyTarget { target, place })
+}
+
+/// A files source is put below the folder as it was; any other source's entries become plain files in it.
+fn folder_target(name: SourceName, kind: &SourceKind, folder: &Path, monitor: SharedMonitor) -> ReadyTarget {
+    let place = folder.display().to_string();
+    let target: Box<dyn Target> = match kind {
+        SourceKind::Files(_) => Box::new(FilesTarget::into(name, folder, monitor)),
+        _ => Box::new(EntryFolder::new(name, folder)),
+    };
+    ReadyTarget { target, place }
+}

@@ -1,0 +1,214 @@
+//! What a restore does to a server besides loading rows: makes room, runs scripts, finishes tables.
+
+use futures_util::{TryStreamExt, stream};
+use mysql_async::{Conn, prelude::Queryable};
+
+use super::{
+    conn::{Purpose, Server, code, number, text},
+    ddl::Parts,
+    layout::{Layout, Place, SYSTEM, parse_item},
+    sql::{Script, ident, literal},
+};
+use crate::{
+    error::{ExitCode, Failure, Result},
+    flow::Selection,
+};
+
+/// Something on the target that a restore would overwrite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// A database and how many tables, views and programs it holds.
+    Database { name: String, tables: u64, programs: u64 },
+    /// A table, view or sequence; the word is the one that `DROP` wants.
+    Table { at: Place, word: &'static str },
+}
+
+impl Obstacle {
+    /// Tells it to a person.
+    pub fn line(&self) -> String {
+        let count = |n: u64, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+        match self {
+            Self::Database { name, tables, programs: 0 } => {
+                format!("database {name}: {}", count(*tables, "table"))
+            }
+            Self::Database { name, tables, programs } => {
+                format!("database {name}: {}, {}", count(*tables, "table"), count(*programs, "program"))
+            }
+            Self::Table { at, word } => format!("{} {at}", word.to_lowercase()),
+        }
+    }
+
+    fn drop_statement(&self) -> String {
+        match self {
+            Self::Database { name, .. } => format!("DROP DATABASE {}", ident(name)),
+            Self::Table { at, word } => format!("DROP {word} {}", at.sql()),
+        }
+    }
+}
+
+/// Finds what restoring the wanted part of `inventory` would overwrite.
+pub(super) async fn obstacles(
+    server: &Server,
+    conn: &mut Conn,
+    inventory: &[String],
+    only: &Selection,
+) -> Result<Vec<Obstacle>> {
+    let mut found = Vec::new();
+    let wanted = inventory.iter().filter(|item| only.names(item, Some('.')));
+    let parsed: Vec<(String, Option<String>)> = wanted.filter_map(|item| parse_item(item)).collect();
+    let whole: Vec<&String> = parsed.iter().filter(|(_, t)| t.is_none()).map(|(db, _)| db).collect();
+    for (db, table) in &parsed {
+        refuse_system(server, db)?;
+        match table {
+            None => found.extend(database(server, conn, db).await?),
+            Some(table) if !whole.contains(&db) => {
+                found.extend(table_of(server, conn, db, table).await?);
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Refuses to write what belongs to the server itself.
+pub(super) fn refuse_system(server: &Server, db: &str) -> Result<()> {
+    if SYSTEM.iter().any(|own| own.eq_ignore_ascii_case(db)) {
+        let what = format!("`{}`: database `{db}` belongs to the server and is never written", server.name);
+        return Err(Failure::new(ExitCode::Usage, what));
+    }
+    Ok(())
+}
+
+async fn database(server: &Server, conn: &mut Conn, db: &str) -> Result<Option<Obstacle>> {
+    let name = literal(db);
+    let sql = format!(
+        "SELECT (SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = {name}), \
+         (SELECT COUNT(*) FROM information_schema.routines WHERE routine_schema = {name}) + \
+         (SELECT COUNT(*) FROM information_schema.events WHERE event_schema = {name})"
+    );
+    let rows = server.rows(conn, &sql, &format!("look into database `{db}`")).await?;
+    let get = |at| rows.first().and_then(|row| text(row, at)).and_then(|n| n.parse().ok()).unwrap_or(0);
+    let (tables, programs) = (get(0), get(1));
+    Ok((tables + programs > 0).then(|| Obstacle::Database { name: db.to_owned(), tables, programs }))
+}
+
+async fn table_of(server: &Server, conn: &mut Conn, db: &str, table: &str) -> Result<Option<Obstacle>> {
+    let sql = format!(
+        "SELECT table_type FROM information_schema.tables WHERE table_schema = {} AND table_name = {}",
+        literal(db),
+        literal(table)
+    );
+    let rows = server.rows(conn, &sql, &format!("look for table `{db}.{table}`")).await?;
+    Ok(rows.first().and_then(|row| text(row, 0)).map(|kind| Obstacle::Table {
+        at: Place { db: db.to_owned(), table: table.to_owned() },
+        word: match kind.as_str() {
+            "VIEW" => "VIEW",
+            "SEQUENCE" => "SEQUENCE",
+            _ => "TABLE",
+        },
+    }))
+}
+
+/// Removes what is in the way.
+pub(super) async fn remove(server: &Server, conn: &mut Conn, obstacles: &[Obstacle]) -> Result<()> {
+    for obstacle in obstacles {
+        server.run(conn, obstacle.drop_statement(), &format!("remove {}", obstacle.line())).await?;
+    }
+    Ok(())
+}
+
+/// Runs all statements of a script.
+pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing: &str) -> Result<()> {
+    for statement in &script.statements {
+        conn.query_drop(statement.as_slice()).await.map_err(|error| {
+            let foreign = matches!(number(&error), Some(code::UNKNOWN_COLLATION | code::UNKNOWN_CHARSET));
+            let failure = server.failure(doing, error);
+            if foreign {
+                failure.hint(
+                    "The source is another product or version, whose collations this server does not know.",
+                )
+            } else {
+                failure
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// A table whose rows are all in.
+pub(super) struct Filled {
+    pub at: Place,
+    pub layout: Layout,
+    pub parts: Parts,
+    pub rows: u64,
+}
+
+/// Builds the indexes and counts the rows of all tables, several at once; then ties them together.
+pub(super) async fn finish_tables(server: &Server, conn: &mut Conn, tables: &[Filled]) -> Result<()> {
+    let threads = server.config.threads.clamp(1, 64);
+    stream::iter(tables.iter().map(Ok))
+        .try_for_each_concurrent(threads, |table| finish_table(server, table))
+        .await?;
+    for table in tables.iter().filter(|table| !table.parts.foreign_keys.is_empty()) {
+        let doing = format!("add the foreign keys of `{}`", table.at);
+        server.run(conn, alter(&table.at, &table.parts.foreign_keys), &doing).await?;
+    }
+    Ok(())
+}
+
+async fn finish_table(server: &Server, table: &Filled) -> Result<()> {
+    let mut conn = server.open(Purpose::WriteNames).await?;
+    let doing = format!("build the indexes of `{}`", table.at);
+    if !table.parts.indexes.is_empty() {
+        server.run(&mut conn, alter(&table.at, &table.parts.indexes), &doing).await?;
+    }
+    for index in &table.parts.single_indexes {
+        server.run(&mut conn, alter(&table.at, std::slice::from_ref(index)), &doing).await?;
+    }
+    let history = if table.layout.history { " FOR SYSTEM_TIME ALL" } else { "" };
+    let sql = format!("SELECT COUNT(*) FROM {}{history}", table.at.sql());
+    let rows = server.rows(&mut conn, &sql, &format!("count the rows of `{}`", table.at)).await?;
+    let there: Option<u64> = rows.first().and_then(|row| text(row, 0)).and_then(|n| n.parse().ok());
+    if there != Some(table.rows) {
+        let there = there.map_or("an unknown number".to_owned(), |n| n.to_string());
+        let what = format!(
+            "`{}`: table `{}` has {there} of {} rows after the restore",
+            server.name, table.at, table.rows
+        );
+        return Err(Failure::new(ExitCode::Failed, what)
+            .hint("Did anything else write to this server? Keep others away from it and restore again."));
+    }
+    // Told politely; a server that does not hear it will find out.
+    let _gone_anyway = conn.disconnect().await;
+    Ok(())
+}
+
+fn alter(at: &Place, definitions: &[String]) -> String {
+    let list: Vec<String> = definitions.iter().map(|definition| format!("ADD {definition}")).collect();
+    format!("ALTER TABLE {} {}", at.sql(), list.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn obstacles_read_well() {
+        let database = |tables, programs| Obstacle::Database { name: "im".into(), tables, programs }.line();
+        assert_eq!(database(12, 0), "database im: 12 tables");
+        assert_eq!(database(1, 2), "database im: 1 table, 2 programs");
+        let at = Place { db: "im".into(), table: "v".into() };
+        let view = Obstacle::Table { at, word: "VIEW" };
+        assert_eq!(
+            (view.line().as_str(), view.drop_statement().as_str()),
+            ("view im.v", "DROP VIEW `im`.`v`")
+        );
+    }
+
+    #[test]
+    fn definitions_are_added_in_one_statement() {
+        let at = Place { db: "d".into(), table: "t".into() };
+        let both = ["KEY `a` (`a`)".to_owned(), "UNIQUE KEY `b` (`b`)".to_owned()];
+        assert_eq!(alter(&at, &both), "ALTER TABLE `d`.`t` ADD KEY `a` (`a`), ADD UNIQUE KEY `b` (`b`)");
+    }
+}

@@ -1,0 +1,369 @@
+//! Connections: how they are opened, what every session is told, and what the server's errors mean.
+
+use std::time::Duration;
+
+use mysql_async::{Conn, Opts, OptsBuilder, Row, SslOpts, prelude::Queryable};
+use secrecy::ExposeSecret;
+use tokio::time::timeout;
+
+use super::sql::account;
+use crate::{
+    error::{ExitCode, Failure, Result},
+    names::SourceName,
+    policy::{MysqlConfig, Tls},
+};
+
+/// Time after which a server that does not answer counts as down.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes that one packet may have: the protocol's limit, as a row may be that long.
+const PACKET_BYTES_MAX: usize = 1 << 30;
+/// Seconds that the server waits for us: a slow store may hold up a stream for long.
+const PATIENCE_SECONDS: u32 = 86_400;
+
+/// MySQL's errors that this program knows by number.
+pub(super) mod code {
+    pub const NO_GRANT_FOR_DB: u16 = 1044;
+    pub const WRONG_PASSWORD: u16 = 1045;
+    pub const TOO_MANY_CONNECTIONS: u16 = 1040;
+    pub const SHUTTING_DOWN: u16 = 1053;
+    pub const SYNTAX: u16 = 1064;
+    pub const HOST_REFUSED: u16 = 1130;
+    pub const NO_GRANT_FOR_TABLE: u16 = 1142;
+    pub const NO_GRANT_FOR_COLUMN: u16 = 1143;
+    pub const NO_SUCH_TABLE: u16 = 1146;
+    pub const NO_LOCAL_INFILE_OLD: u16 = 1148;
+    pub const LOCK_WAIT: u16 = 1205;
+    pub const DEADLOCK: u16 = 1213;
+    pub const NO_PRIVILEGE: u16 = 1227;
+    pub const NO_GRANT_FOR_ROUTINE: u16 = 1370;
+    pub const TABLE_CHANGED: u16 = 1412;
+    pub const TRANSACTION_OPEN: u16 = 1568;
+    pub const NO_SUCH_PRIVILEGE_TARGET: u16 = 1305;
+    pub const UNKNOWN_DATABASE: u16 = 1049;
+    pub const UNKNOWN_CHARSET: u16 = 1115;
+    pub const UNKNOWN_COLLATION: u16 = 1273;
+    pub const NO_LOCAL_INFILE: u16 = 3948;
+    pub const NO_LOCAL_INFILE_MARIADB: u16 = 4166;
+}
+
+/// Whose dialect is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flavor {
+    Mysql,
+    Mariadb,
+}
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Reads rows: bytes come as they are stored.
+    ReadRows,
+    /// Reads definitions.
+    ReadNames,
+    /// Writes rows.
+    WriteRows,
+    /// Writes definitions.
+    WriteNames,
+}
+
+impl Purpose {
+    fn writes(self) -> bool {
+        matches!(self, Self::WriteRows | Self::WriteNames)
+    }
+}
+
+/// A server and how to reach it.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub name: SourceName,
+    pub config: MysqlConfig,
+    opts: Opts,
+    writes: bool,
+}
+
+impl Server {
+    /// Reads the secret; `writes` decides what a missing privilege's hint advises.
+    pub fn new(name: &SourceName, config: &MysqlConfig, writes: bool) -> Result<Self> {
+        let password = config.password.as_ref().map(crate::policy::SecretRef::resolve).transpose()?;
+        let socket = config.socket.as_ref().map(|path| path.display().to_string());
+        let opts = OptsBuilder::default()
+            .ip_or_hostname(config.host.clone())
+            .tcp_port(config.port)
+            .prefer_socket(socket.is_some())
+            .socket(socket)
+            .user(Some(config.user.clone()))
+            .pass(password.as_ref().map(|secret| secret.expose_secret().to_owned()))
+            .max_allowed_packet(Some(PACKET_BYTES_MAX))
+            .wait_timeout(Some(PATIENCE_SECONDS as usize))
+            .tcp_keepalive(Some(Duration::from_mins(1)))
+            .ssl_opts(ssl(config.tls));
+        Ok(Self { name: name.clone(), config: config.clone(), opts: opts.into(), writes })
+    }
+
+    /// Returns where the server is, as a person would write it.
+    pub fn place(&self) -> String {
+        match &self.config.socket {
+            Some(path) => path.display().to_string(),
+            None => format!("{}:{}", self.config.host, self.config.port),
+        }
+    }
+
+    /// Opens a session for `purpose`.
+    pub async fn open(&self, purpose: Purpose) -> Result<Conn> {
+        let opened = timeout(CONNECT_TIMEOUT, Conn::new(self.opts.clone())).await;
+        let mut conn = match opened {
+            Ok(opened) => opened.map_err(|error| self.unreachable(error))?,
+            Err(_) => return Err(self.silent()),
+        };
+        self.prepare(&mut conn, purpose).await?;
+        Ok(conn)
+    }
+
+    async fn prepare(&self, conn: &mut Conn, purpose: Purpose) -> Result<()> {
+        let wait = self.config.lock_wait_seconds.max(1);
+        let names = match purpose {
+            Purpose::ReadRows | Purpose::WriteRows => "binary",
+            Purpose::ReadNames | Purpose::WriteNames => "utf8mb4",
+        };
+        let mode = if purpose.writes() { "NO_AUTO_VALUE_ON_ZERO" } else { "" };
+        let must = [
+            format!("SET NAMES {names}"),
+            format!(
+                "SET SESSION sql_mode='{mode}', time_zone='+00:00', net_write_timeout={PATIENCE_SECONDS}, \
+                 net_read_timeout={PATIENCE_SECONDS}, wait_timeout={PATIENCE_SECONDS}, \
+                 lock_wait_timeout={wait}, sql_quote_show_create=1, autocommit=1"
+            ),
+        ];
+        for statement in must {
+            self.run(conn, &statement, "prepare its session").await?;
+        }
+        // Each of these exists on some servers only, or may need a privilege; without it all still works.
+        let always: &[&str] = &[
+            "max_execution_time=0",
+            "max_statement_time=0",
+            "show_gipk_in_create_table_and_information_schema=ON",
+            "print_identified_with_as_hex=ON",
+        ];
+        let writing: &[&str] = &[
+            "foreign_key_checks=0",
+            "sql_require_primary_key=0",
+            "sql_generate_invisible_primary_key=OFF",
+            "restrict_fk_on_non_standard_key=OFF",
+            "explicit_defaults_for_timestamp=1",
+            "innodb_lock_wait_timeout=3600",
+            "check_constraint_checks=0",
+            "system_versioning_alter_history=KEEP",
+            "system_versioning_insert_history=ON",
+        ];
+        let wanted = always.iter().chain(writing.iter().filter(|_| purpose.writes()));
+        for setting in wanted {
+            match conn.query_drop(format!("SET SESSION {setting}")).await {
+                Ok(()) | Err(mysql_async::Error::Server(_)) => {}
+                Err(error) => return Err(self.failure("prepare its session", error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a statement without a result; `doing` completes "failed to".
+    pub async fn run(&self, conn: &mut Conn, sql: impl AsRef<[u8]>, doing: &str) -> Result<()> {
+        conn.query_drop(sql.as_ref()).await.map_err(|error| self.failure(doing, error))
+    }
+
+    /// Runs a query and returns its rows; `doing` completes "failed to".
+    pub async fn rows(&self, conn: &mut Conn, sql: &str, doing: &str) -> Result<Vec<Row>> {
+        conn.query(sql).await.map_err(|error| self.failure(doing, error))
+    }
+
+    /// Returns the product and its version.
+    pub async fn version(&self, conn: &mut Conn) -> Result<(Flavor, String)> {
+        let rows = self.rows(conn, "SELECT VERSION()", "ask the server's version").await?;
+        let text = rows.first().and_then(|row| text(row, 0)).unwrap_or_default();
+        Ok(match text.split_once("-MariaDB") {
+            Some((number, _)) => {
+                (Flavor::Mariadb, format!("MariaDB {}", number.trim_start_matches("5.5.5-")))
+            }
+            None => (Flavor::Mysql, format!("MySQL {text}")),
+        })
+    }
+
+    /// Turns an error of a running session into a failure; `doing` completes "failed to".
+    pub fn failure(&self, doing: &str, error: mysql_async::Error) -> Failure {
+        let what = format!("`{}`: failed to {doing} at {}", self.name, self.place());
+        let number = number(&error);
+        let down = match &error {
+            mysql_async::Error::Server(_) => {
+                matches!(number, Some(code::SHUTTING_DOWN | code::TOO_MANY_CONNECTIONS))
+            }
+            mysql_async::Error::Io(_) | mysql_async::Error::Driver(_) => true,
+            _ => false,
+        };
+        let exit = if down { ExitCode::SourceDown } else { ExitCode::Failed };
+        let failure = Failure::new(exit, what).because(Told(error));
+        match number {
+            _ if down => failure.hint("Look into the server's own log, then run this again."),
+            Some(number) if is_denied(number) => failure.hint(self.grant_hint()),
+            Some(code::TABLE_CHANGED) => failure
+                .hint("A table was altered while it was read; run this again when no migration is running."),
+            _ => failure,
+        }
+    }
+
+    /// Returns the sentence that names the privileges that are needed.
+    pub fn grant_hint(&self) -> String {
+        let user = account(&self.config.user, "%");
+        if self.writes {
+            return format!(
+                "Restore with an account that may do all: GRANT ALL ON *.* TO {user} WITH GRANT OPTION;"
+            );
+        }
+        format!(
+            "Grant what a backup reads with (as the server names them; MariaDB knows no BACKUP_ADMIN and \
+             calls REPLICATION CLIENT also BINLOG MONITOR): GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, \
+             LOCK TABLES, RELOAD, PROCESS, REPLICATION CLIENT, BACKUP_ADMIN ON *.* TO {user};"
+        )
+    }
+
+    fn unreachable(&self, error: mysql_async::Error) -> Failure {
+        let (name, place, user) = (&self.name, self.place(), &self.config.user);
+        match number(&error) {
+            Some(code::WRONG_PASSWORD | code::NO_GRANT_FOR_DB | 1698) => Failure::new(
+                ExitCode::SourceDown,
+                format!("`{name}`: the server at {place} refuses user `{user}`"),
+            )
+            .because(Told(error))
+            .hint(format!(
+                "Check the password of `{user}` in the policy, and from which hosts it may log in."
+            )),
+            Some(code::HOST_REFUSED) => Failure::new(
+                ExitCode::SourceDown,
+                format!("`{name}`: the server at {place} refuses this host for user `{user}`"),
+            )
+            .because(Told(error))
+            .hint(format!("Create the account for this host too: CREATE USER {};", account(user, "%"))),
+            _ => Failure::new(
+                ExitCode::SourceDown,
+                format!("`{name}`: no MySQL server can be used at {place} as user `{user}`"),
+            )
+            .because(Told(error))
+            .hint("Is the server running, and are host, port and tls right in the policy?"),
+        }
+    }
+
+    fn silent(&self) -> Failure {
+        let (name, place, user) = (&self.name, self.place(), &self.config.user);
+        let seconds = CONNECT_TIMEOUT.as_secs();
+        Failure::new(
+            ExitCode::SourceDown,
+            format!("`{name}`: the server at {place} did not greet user `{user}` within {seconds} s"),
+        )
+        .hint("Is that a MySQL server, and does a firewall drop what we send?")
+    }
+}
+
+/// An error of the driver that tells itself once and without the driver's decoration.
+#[derive(Debug)]
+struct Told(mysql_async::Error);
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            mysql_async::Error::Server(error) => write!(f, "error {}: {}", error.code, error.message),
+            mysql_async::Error::Io(error) => error.fmt(f),
+            mysql_async::Error::Driver(error) => error.fmt(f),
+            other => other.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Told {}
+
+fn ssl(tls: Tls) -> Option<SslOpts> {
+    match tls {
+        Tls::Off => None,
+        Tls::Unverified => Some(
+            SslOpts::default()
+                .with_danger_accept_invalid_certs(true)
+                .with_danger_skip_domain_validation(true),
+        ),
+        Tls::Verified => Some(SslOpts::default()),
+    }
+}
+
+/// Returns the server's error number.
+pub(super) fn number(error: &mysql_async::Error) -> Option<u16> {
+    match error {
+        mysql_async::Error::Server(error) => Some(error.code),
+        _ => None,
+    }
+}
+
+/// Returns whether this error says that a privilege is missing.
+pub(super) fn is_denied(number: u16) -> bool {
+    matches!(
+        number,
+        code::NO_GRANT_FOR_DB
+            | code::WRONG_PASSWORD
+            | code::NO_GRANT_FOR_TABLE
+            | code::NO_GRANT_FOR_COLUMN
+            | code::NO_PRIVILEGE
+            | code::NO_GRANT_FOR_ROUTINE
+    )
+}
+
+/// Returns a column of a row as its bytes, `None` for NULL.
+pub(super) fn bytes(row: &Row, at: usize) -> Option<Vec<u8>> {
+    match row.as_ref(at)? {
+        mysql_async::Value::NULL => None,
+        mysql_async::Value::Bytes(bytes) => Some(bytes.clone()),
+        // The text protocol sends bytes only; what else there is prints itself.
+        other => Some(other.as_sql(true).into_bytes()),
+    }
+}
+
+/// Returns a column of a row as text, `None` for NULL.
+pub(super) fn text(row: &Row, at: usize) -> Option<String> {
+    bytes(row, at).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Returns the column of that name, whatever its case, as text.
+pub(super) fn named(row: &Row, name: &str) -> Option<String> {
+    let at = row.columns_ref().iter().position(|column| column.name_str().eq_ignore_ascii_case(name))?;
+    text(row, at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> Server {
+        let config = toml::from_str("host = \"db\"\nport = 3307\nuser = \"me\"").unwrap();
+        Server::new(&SourceName::new("mysql").unwrap(), &config, false).unwrap()
+    }
+
+    fn server_error(code: u16, message: &str) -> mysql_async::Error {
+        mysql_async::Error::Server(mysql_async::ServerError {
+            code,
+            message: message.to_owned(),
+            state: "HY000".to_owned(),
+        })
+    }
+
+    #[test]
+    fn a_refused_login_names_source_place_and_user() {
+        let failure = server().unreachable(server_error(1045, "Access denied"));
+        assert_eq!(failure.exit(), ExitCode::SourceDown);
+        assert_eq!(
+            failure.chain(),
+            ["`mysql`: the server at db:3307 refuses user `me`", "error 1045: Access denied"]
+        );
+        assert!(failure.hints()[0].contains("password"));
+    }
+
+    #[test]
+    fn a_missing_privilege_is_named_in_the_hint() {
+        let failure = server().failure("lock the server", server_error(1227, "you need RELOAD"));
+        assert_eq!(failure.exit(), ExitCode::Failed);
+        assert!(failure.hints()[0].contains("GRANT SELECT"), "{:?}", failure.hints());
+    }
+}

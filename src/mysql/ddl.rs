@@ -1,0 +1,268 @@
+//! Takes a `CREATE TABLE` apart, so that secondary indexes and foreign keys can come after the data.
+//!
+//! The text is the server's own (`SHOW CREATE TABLE`), so a reader that knows quotes, escapes and
+//! parentheses is enough; what it does not know stays where it is.
+
+/// A `CREATE TABLE` in the parts that a restore applies one after another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// The statement without what is deferred.
+    pub create: String,
+    /// Definitions of secondary indexes, to be added in one `ALTER TABLE`.
+    pub indexes: Vec<String>,
+    /// Definitions of indexes that the server builds only one at a time.
+    pub single_indexes: Vec<String>,
+    /// Definitions of foreign keys.
+    pub foreign_keys: Vec<String>,
+}
+
+/// What one definition inside the parentheses is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Column { auto_increment: bool },
+    Primary,
+    Index,
+    SingleIndex,
+    ForeignKey,
+    Other,
+}
+
+/// Takes the statement apart. `defer_indexes` is false for tables whose indexes must stay (not `InnoDB`'s).
+pub(super) fn split(create: &str, defer_indexes: bool) -> Parts {
+    let whole = |create: &str| Parts {
+        create: create.to_owned(),
+        indexes: Vec::new(),
+        single_indexes: Vec::new(),
+        foreign_keys: Vec::new(),
+    };
+    let Some((open, commas, close)) = frame(create) else {
+        return whole(create);
+    };
+    let mut starts = vec![open + 1];
+    starts.extend(commas.iter().map(|at| at + 1));
+    let ends = commas.iter().copied().chain([close]);
+    let definitions: Vec<&str> = starts.iter().zip(ends).map(|(from, to)| create[*from..to].trim()).collect();
+    let defer_indexes = defer_indexes && can_defer(&definitions);
+    let collation = outside(&create[close..], " COLLATE=").map(|at| word(&create[close + at + 9..]));
+    let mut parts = whole("");
+    let mut kept = Vec::new();
+    for definition in definitions {
+        let list = match kind(definition) {
+            Kind::ForeignKey => &mut parts.foreign_keys,
+            Kind::Index if defer_indexes => &mut parts.indexes,
+            Kind::SingleIndex if defer_indexes => &mut parts.single_indexes,
+            _ => {
+                kept.push(inheriting(definition, collation));
+                continue;
+            }
+        };
+        list.push(definition.to_owned());
+    }
+    parts.create = format!("{}(\n  {}\n{}", &create[..open], kept.join(",\n  "), &create[close..]);
+    parts
+}
+
+/// Returns a column's definition without a `COLLATE` that only repeats the table's.
+///
+/// `SHOW CREATE TABLE` prints the collation also of a column that inherits it, and gives it away by printing
+/// no `CHARACTER SET` before it. Taken literally it would become the column's own, and every later
+/// `SHOW CREATE TABLE` would read differently (MySQL 8 and later: `is_explicit_collation` in the dictionary).
+fn inheriting(definition: &str, table: Option<&str>) -> String {
+    const COLLATE: &str = " COLLATE ";
+    let is_column = definition.starts_with('`') && outside(definition, " CHARACTER SET ").is_none();
+    match outside(definition, COLLATE).filter(|_| is_column) {
+        Some(at) if Some(word(&definition[at + COLLATE.len()..])) == table => {
+            let end = at + COLLATE.len() + table.map_or(0, str::len);
+            format!("{}{}", &definition[..at], &definition[end..])
+        }
+        _ => definition.to_owned(),
+    }
+}
+
+/// Returns where `wanted` stands outside of quotes and parentheses.
+fn outside(text: &str, wanted: &str) -> Option<usize> {
+    let (bytes, mut at, mut depth) = (text.as_bytes(), 0, 0_usize);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'`' | b'\'' | b'"' => {
+                at = quoted_end(text, at);
+                continue;
+            }
+            b'(' => depth += 1,
+            b')' => depth = depth.saturating_sub(1),
+            _ if depth == 0 && bytes[at..].starts_with(wanted.as_bytes()) => return Some(at),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Returns the word that a text begins with.
+fn word(text: &str) -> &str {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
+}
+
+/// Returns whether the table works without its secondary indexes: it has a primary key, and the column
+/// that counts up, if any, is the first of it.
+fn can_defer(definitions: &[&str]) -> bool {
+    let Some(primary) = definitions.iter().find(|d| kind(d) == Kind::Primary) else {
+        return false;
+    };
+    let counter = definitions.iter().find(|d| kind(d) == Kind::Column { auto_increment: true });
+    counter.is_none_or(|column| {
+        let name = &column[..quoted_end(column, 0)];
+        primary.split_once('(').is_some_and(|(_, list)| list.starts_with(name))
+    })
+}
+
+fn kind(definition: &str) -> Kind {
+    if definition.starts_with('`') {
+        let rest = unquoted(definition);
+        return Kind::Column { auto_increment: rest.contains(" AUTO_INCREMENT") };
+    }
+    let words = unquoted(definition);
+    let mut words = words.split_whitespace();
+    match words.next().unwrap_or_default() {
+        "PRIMARY" => Kind::Primary,
+        "KEY" | "INDEX" | "UNIQUE" => Kind::Index,
+        "FULLTEXT" | "SPATIAL" | "VECTOR" => Kind::SingleIndex,
+        "FOREIGN" => Kind::ForeignKey,
+        // The name between CONSTRAINT and what it is was blanked out.
+        "CONSTRAINT" if words.next() == Some("FOREIGN") => Kind::ForeignKey,
+        _ => Kind::Other,
+    }
+}
+
+/// Returns the text with all that stands in quotes blanked out.
+fn unquoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(c) = text[at..].chars().next() {
+        if matches!(c, '`' | '\'' | '"') {
+            out.push(' ');
+            at = quoted_end(text, at);
+        } else {
+            out.push(c);
+            at += c.len_utf8();
+        }
+    }
+    out
+}
+
+/// Returns where the quoted text that begins at `from` ends. A doubled quote reads as two quoted texts
+/// side by side, which has the same end.
+fn quoted_end(text: &str, from: usize) -> usize {
+    let bytes = text.as_bytes();
+    let quote = bytes[from];
+    let mut at = from + 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' if quote != b'`' => at += 2,
+            b if b == quote && bytes.get(at + 1) == Some(&quote) => at += 2,
+            b if b == quote => return at + 1,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+/// Finds the parenthesis that opens the list of definitions, the commas that divide it and its end.
+fn frame(create: &str) -> Option<(usize, Vec<usize>, usize)> {
+    let bytes = create.as_bytes();
+    let (mut at, mut depth, mut open, mut commas) = (0, 0_usize, None, Vec::new());
+    while at < bytes.len() {
+        match bytes[at] {
+            b'`' | b'\'' | b'"' => {
+                at = quoted_end(create, at);
+                continue;
+            }
+            b'(' => {
+                depth += 1;
+                open.get_or_insert(at);
+            }
+            b')' => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some((open?, commas, at));
+                }
+            }
+            b',' if depth == 1 => commas.push(at),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collation_that_a_column_inherits_is_not_made_its_own() {
+        let create = "CREATE TABLE `t` (\n  `a` varchar(9) COLLATE utf8mb4_unicode_ci NOT NULL COMMENT \
+            'x COLLATE utf8mb4_unicode_ci',\n  \
+            `b` char(4) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci,\n  `c` text COLLATE \
+                utf8mb4_bin,\n  \
+            `d` enum('(','COLLATE') COLLATE utf8mb4_unicode_ci GENERATED ALWAYS AS ((`a` COLLATE \
+                utf8mb4_unicode_ci)) VIRTUAL\n\
+            ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci";
+        let parts = split(create, true);
+        assert_eq!(parts.create.matches("COLLATE utf8mb4_unicode_ci").count(), 3, "{}", parts.create);
+        assert!(parts.create.contains("`a` varchar(9) NOT NULL COMMENT 'x COLLATE utf8mb4_unicode_ci'"));
+        assert!(parts.create.contains("`b` char(4) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci"));
+        assert!(parts.create.contains("`c` text COLLATE utf8mb4_bin"));
+        assert!(
+            parts
+                .create
+                .contains("enum('(','COLLATE') GENERATED ALWAYS AS ((`a` COLLATE utf8mb4_unicode_ci))")
+        );
+    }
+
+    const MESSAGES: &str = "CREATE TABLE `messages` (
+  `id` bigint NOT NULL AUTO_INCREMENT COMMENT 'KEY (''a'', \\'b\\'), UNIQUE',
+  `odd``name, (` varchar(10) DEFAULT '),(',
+  `g` int GENERATED ALWAYS AS ((`id` + 1)) VIRTUAL,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `u` (`odd``name, (`),
+  KEY `FOREIGN KEY` (`id`,`g`),
+  FULLTEXT KEY `ft` (`odd``name, (`),
+  CONSTRAINT `FOREIGN` CHECK ((`id` > 0)),
+  CONSTRAINT `fk` FOREIGN KEY (`g`) REFERENCES `other` (`id`) ON DELETE CASCADE
+) ENGINE=InnoDB COMMENT='(x)'
+/*!50100 PARTITION BY HASH (`id`)
+PARTITIONS 4 */";
+
+    #[test]
+    fn indexes_and_foreign_keys_are_deferred() {
+        let parts = split(MESSAGES, true);
+        assert_eq!(parts.indexes, ["UNIQUE KEY `u` (`odd``name, (`)", "KEY `FOREIGN KEY` (`id`,`g`)"]);
+        assert_eq!(parts.single_indexes, ["FULLTEXT KEY `ft` (`odd``name, (`)"]);
+        assert_eq!(
+            parts.foreign_keys,
+            ["CONSTRAINT `fk` FOREIGN KEY (`g`) REFERENCES `other` (`id`) ON DELETE CASCADE"]
+        );
+        assert!(parts.create.contains("CONSTRAINT `FOREIGN` CHECK ((`id` > 0))\n) ENGINE=InnoDB"));
+        assert!(parts.create.ends_with("PARTITIONS 4 */"));
+    }
+
+    #[test]
+    fn a_table_that_needs_its_indexes_keeps_them() {
+        let parts = split(MESSAGES, false);
+        assert!(parts.indexes.is_empty() && parts.single_indexes.is_empty());
+        assert_eq!(parts.foreign_keys.len(), 1);
+        let no_primary = "CREATE TABLE `t` (\n  `a` int,\n  UNIQUE KEY `a` (`a`)\n) ENGINE=InnoDB";
+        assert_eq!(split(no_primary, true).create, no_primary);
+        let counts_second = "CREATE TABLE `t` (\n  `a` int,\n  `b` int AUTO_INCREMENT,\n  PRIMARY KEY \
+            (`a`),\n  KEY `b` (`b`)\n)";
+        assert_eq!(split(counts_second, true).create, counts_second);
+    }
+
+    #[test]
+    fn a_text_that_is_no_table_stays_whole() {
+        for odd in ["", "CREATE TABLE", "CREATE TABLE `a` (", "x ' ("] {
+            assert_eq!(split(odd, true).create, odd);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! MySQL and MariaDB: read whole and at one instant, and restored exactly.
+//!
+//! | module | duty |
+//! |---|---|
+//! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`] | reading |
+//! | [`target`], [`load`], [`apply`] | writing |
+//! | [`accounts`] | users, roles and grants, both ways |
+//! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
+//! | [`conn`] | sessions and errors |
+//!
+//! Entries of a source: `<db>/schema.sql`, `<db>/<table>/table.sql` and `table.json`, `<db>/<view>/…`,
+//! `<db>/<table>/data.00001.tsv` …, then `<db>/<table>/triggers.sql`, `<db>/routines.sql`,
+//! `<db>/events.sql`, and `accounts.sql`.
+
+mod accounts;
+mod apply;
+mod codec;
+mod conn;
+mod ddl;
+mod layout;
+mod load;
+mod programs;
+mod range;
+mod rows;
+mod snapshot;
+mod source;
+mod sql;
+mod target;
+mod tsv;
+
+pub use self::{source::MysqlSource, target::MysqlTarget};

@@ -1,0 +1,421 @@
+//! Writes a server: [`MysqlTarget`].
+//!
+//! *Order.* Look what is in the way: refuse, or remove it if that was asked for. Definitions as they come,
+//! tables without secondary indexes and foreign keys. Rows by several sessions, a transaction for each piece.
+//! When the stream has ended well: indexes, row counts, foreign keys, users, routines, views, triggers,
+//! events, and grants last.
+//!
+//! *Crash.* A stream that breaks off leaves tables that hold whole pieces only, and no programs and no
+//! accounts; the error is reported and nothing pretends to be finished. The next restore finds the remains
+//! in the way.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use mysql_async::Conn;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinSet,
+};
+
+use super::{
+    accounts::Accounts,
+    apply::{self, Filled},
+    conn::{Flavor, Purpose, Server},
+    ddl,
+    layout::{Layout, Place},
+    load::{Way, load},
+    sql::{Script, ident},
+};
+use crate::{
+    clock::Ground,
+    error::{Context, ExitCode, Failure, Result},
+    event::SharedMonitor,
+    flow::{
+        Entry, EntryMeta, EntryStream, FlowError, FlowResult, Selection, Stage, Tally, Target, TargetState,
+        WriteOptions,
+    },
+    names::SourceName,
+    policy::MysqlConfig,
+};
+
+/// Bytes that a definition may have.
+const SCRIPT_BYTES_MAX: usize = 64 << 20;
+
+/// Writes a MySQL or MariaDB server.
+pub struct MysqlTarget {
+    name: SourceName,
+    config: MysqlConfig,
+    monitor: SharedMonitor,
+}
+
+impl MysqlTarget {
+    /// Makes a target; nothing is connected yet.
+    pub fn new(name: SourceName, config: MysqlConfig, _ground: Ground, monitor: SharedMonitor) -> Self {
+        Self { name, config, monitor }
+    }
+}
+
+#[async_trait]
+impl Target for MysqlTarget {
+    fn name(&self) -> &SourceName {
+        &self.name
+    }
+
+    async fn inspect(&mut self, inventory: &[String]) -> Result<TargetState> {
+        let server = Server::new(&self.name, &self.config, true)?;
+        let mut conn = server.open(Purpose::WriteNames).await?;
+        let (_, version) = server.version(&mut conn).await?;
+        let found = apply::obstacles(&server, &mut conn, inventory, &Selection::all()).await?;
+        Ok(TargetState { version, in_the_way: found.iter().map(apply::Obstacle::line).collect() })
+    }
+
+    async fn write(self: Box<Self>, options: WriteOptions, mut entries: EntryStream) -> FlowResult<Tally> {
+        let server = Server::new(&self.name, &self.config, true)?;
+        let mut names = server.open(Purpose::WriteNames).await?;
+        let (flavor, _) = server.version(&mut names).await?;
+        let mut writing = Writing {
+            server: &server,
+            flavor,
+            names,
+            options,
+            tables: BTreeMap::new(),
+            after: Vec::new(),
+            tally: Tally::default(),
+        };
+        let mut next = entries.next().await?;
+        writing.make_room(entries.inventory()).await?;
+        let mut loaders = Loaders::default();
+        while let Some(entry) = next {
+            writing.tally.entries += 1;
+            let taken = match entry.meta.stage {
+                Stage::Schema => writing.define(entry).await,
+                Stage::Data => writing.dispatch(entry, &mut loaders).await,
+                Stage::After => writing.keep(entry).await,
+            };
+            next = match taken {
+                Ok(()) => loaders.or_failed(entries.next()).await,
+                Err(error) => Err(error),
+            }
+            .or_else(|error| loaders.blame(error))?;
+        }
+        let loaded = loaders.finish().await?;
+        writing.finish(loaded, &self.monitor).await
+    }
+}
+
+/// A table on its way.
+struct Loading {
+    create: Option<String>,
+    layout: Option<Arc<Layout>>,
+    pieces: u64,
+}
+
+/// A restore under way.
+struct Writing<'a> {
+    server: &'a Server,
+    flavor: Flavor,
+    names: Conn,
+    options: WriteOptions,
+    tables: BTreeMap<Place, Loading>,
+    after: Vec<(EntryMeta, Script)>,
+    tally: Tally,
+}
+
+impl Writing<'_> {
+    async fn make_room(&mut self, inventory: &[String]) -> FlowResult<()> {
+        let found = apply::obstacles(self.server, &mut self.names, inventory, &self.options.only).await?;
+        if !found.is_empty() && !self.options.replace {
+            let lines: Vec<String> = found.iter().map(apply::Obstacle::line).collect();
+            let what = format!(
+                "`{}`: the server at {} is not empty: {}",
+                self.server.name,
+                self.server.place(),
+                lines.join("; ")
+            );
+            return Err(Failure::new(ExitCode::TargetNotEmpty, what)
+                .hint("Restore into an empty server, or say --replace to remove what is there first.")
+                .into());
+        }
+        Ok(apply::remove(self.server, &mut self.names, &found).await?)
+    }
+
+    /// Applies an entry of the first stage.
+    async fn define(&mut self, mut entry: Entry) -> FlowResult<()> {
+        let bytes = entry.body.read_all(SCRIPT_BYTES_MAX).await?;
+        self.tally.bytes += bytes.len() as u64;
+        let meta = &entry.meta;
+        let db = attr(meta, "db")?;
+        apply::refuse_system(self.server, &db)?;
+        let kind = attr(meta, "kind")?;
+        if kind == "layout" {
+            let layout: Layout = serde_json::from_slice(&bytes)
+                .failed(ExitCode::Damage, || format!("entry `{}` is no layout", meta.path))?;
+            self.table(place(meta)?).layout = Some(Arc::new(layout));
+            return Ok(());
+        }
+        let mut script = Script::parse(&bytes, meta.path.as_str())?;
+        let doing = format!("make `{}`", meta.item);
+        match kind.as_str() {
+            "database" => self.define_database(meta, &db, &script, &doing).await?,
+            "table" => {
+                let create = script.statements.pop().and_then(|text| String::from_utf8(text).ok());
+                let create = create.ok_or_else(|| {
+                    Failure::new(ExitCode::Damage, format!("entry `{}` holds no table", meta.path))
+                })?;
+                script.push(ddl::split(&create, defers(&create)).create);
+                apply::run(self.server, &mut self.names, &script, &doing).await?;
+                self.table(place(meta)?).create = Some(create);
+            }
+            _ => apply::run(self.server, &mut self.names, &script, &doing).await?,
+        }
+        Ok(())
+    }
+
+    async fn define_database(
+        &mut self,
+        meta: &EntryMeta,
+        db: &str,
+        script: &Script,
+        doing: &str,
+    ) -> FlowResult<()> {
+        apply::run(self.server, &mut self.names, script, doing).await?;
+        // One that was there already and empty gets the source's defaults; one with other tables does not.
+        if self.options.only.is_all() || self.options.only.names(&meta.select, Some('.')) {
+            let sql = format!(
+                "ALTER DATABASE {} CHARACTER SET {} COLLATE {}",
+                ident(db),
+                attr(meta, "charset")?,
+                attr(meta, "collation")?
+            );
+            self.server.run(&mut self.names, sql, doing).await?;
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, at: Place) -> &mut Loading {
+        self.tables.entry(at).or_insert(Loading { create: None, layout: None, pieces: 0 })
+    }
+
+    /// Hands a piece of rows to a loader.
+    async fn dispatch(&mut self, entry: Entry, loaders: &mut Loaders) -> FlowResult<()> {
+        let at = place(&entry.meta)?;
+        let table = self.table(at.clone());
+        table.pieces += 1;
+        let layout = table.layout.clone().ok_or_else(|| {
+            Failure::new(ExitCode::Damage, format!("rows of table `{at}` came without its layout"))
+        })?;
+        if loaders.jobs.is_none() {
+            loaders.start(self.server, &mut self.names).await?;
+        }
+        loaders.give(Job { entry, at, layout }).await
+    }
+
+    /// Keeps an entry of the last stage until all rows are in.
+    async fn keep(&mut self, mut entry: Entry) -> FlowResult<()> {
+        let bytes = entry.body.read_all(SCRIPT_BYTES_MAX).await?;
+        self.tally.bytes += bytes.len() as u64;
+        let script = Script::parse(&bytes, entry.meta.path.as_str())?;
+        self.after.push((entry.meta, script));
+        Ok(())
+    }
+
+    async fn finish(mut self, loaded: Loaded, monitor: &SharedMonitor) -> FlowResult<Tally> {
+        self.tally.bytes += loaded.bytes;
+        let filled = self.filled(&loaded)?;
+        monitor.step(Some(&self.server.name), "building indexes and counting rows".to_owned());
+        apply::finish_tables(self.server, &mut self.names, &filled).await?;
+        let mut accounts = self.take("accounts").pop().map(|(_, script)| Accounts::new(script));
+        if let Some(accounts) = &mut accounts {
+            accounts.create(self.server, &mut self.names, self.flavor, self.options.replace).await?;
+        }
+        self.programs().await?;
+        if let Some(mut accounts) = accounts {
+            accounts.grant(self.server, &mut self.names).await?;
+            self.tally.notes.append(&mut accounts.notes);
+        }
+        self.tally.verified = true;
+        Ok(self.tally)
+    }
+
+    /// Returns the tables with what is still to be done to them.
+    fn filled(&mut self, loaded: &Loaded) -> FlowResult<Vec<Filled>> {
+        let mut filled = Vec::new();
+        for (at, table) in std::mem::take(&mut self.tables) {
+            let (Some(create), Some(layout)) = (&table.create, &table.layout) else {
+                return Err(incomplete(self.server, &at, "its definition is").into());
+            };
+            if table.pieces == 0 {
+                return Err(incomplete(self.server, &at, "its rows are").into());
+            }
+            filled.push(Filled {
+                parts: ddl::split(create, defers(create)),
+                layout: Layout::clone(layout),
+                rows: loaded.rows.get(&at).copied().unwrap_or_default(),
+                at,
+            });
+        }
+        Ok(filled)
+    }
+
+    fn take(&mut self, kind: &str) -> Vec<(EntryMeta, Script)> {
+        self.after.extract_if(.., |(meta, _)| meta.text("kind") == Some(kind)).collect()
+    }
+
+    /// Makes programs in the order in which they need each other.
+    async fn programs(&mut self) -> FlowResult<()> {
+        // These scripts change their session in every way.
+        let mut conn = self.server.open(Purpose::WriteNames).await?;
+        for kind in ["routines", "view", "triggers", "events"] {
+            for (meta, script) in self.take(kind) {
+                let doing = format!("make the {kind} of `{}`", meta.item);
+                let made = apply::run(self.server, &mut conn, &script, &doing).await;
+                match made {
+                    Err(failure) if meta.attrs.contains_key("invalid") => {
+                        let why = failure.chain().pop().unwrap_or_default();
+                        let note = format!(
+                            "view `{}` was broken when it was backed up, and was not made: {why}",
+                            meta.item
+                        );
+                        self.tally.notes.push(note);
+                    }
+                    other => other?,
+                }
+            }
+        }
+        match self.after.first() {
+            None => Ok(()),
+            Some((meta, _)) => {
+                let what = format!("entry `{}` is of a kind that this version does not know", meta.path);
+                Err(Failure::new(ExitCode::Failed, what).hint("Restore with a newer lifeboat.").into())
+            }
+        }
+    }
+}
+
+fn incomplete(server: &Server, at: &Place, what: &str) -> Failure {
+    Failure::new(
+        ExitCode::Damage,
+        format!("`{}`: table `{at}` cannot be restored: {what} missing", server.name),
+    )
+}
+
+/// Returns whether a table's secondary indexes may come later: only InnoDB's, and not where history is kept.
+fn defers(create: &str) -> bool {
+    let options = create.rsplit_once("\n)").map_or("", |(_, options)| options);
+    options.contains("ENGINE=InnoDB") && !create.contains("WITH SYSTEM VERSIONING")
+}
+
+fn attr(meta: &EntryMeta, name: &str) -> Result<String> {
+    meta.text(name).map(str::to_owned).ok_or_else(|| {
+        Failure::new(ExitCode::Damage, format!("entry `{}` does not tell its {name}", meta.path))
+    })
+}
+
+fn place(meta: &EntryMeta) -> Result<Place> {
+    Ok(Place { db: attr(meta, "db")?, table: attr(meta, "table")? })
+}
+
+/// A piece of rows and where it goes.
+struct Job {
+    entry: Entry,
+    at: Place,
+    layout: Arc<Layout>,
+}
+
+/// What was loaded.
+#[derive(Default)]
+struct Loaded {
+    rows: BTreeMap<Place, u64>,
+    bytes: u64,
+}
+
+/// Sessions that load pieces.
+#[derive(Default)]
+struct Loaders {
+    jobs: Option<mpsc::Sender<Job>>,
+    running: JoinSet<FlowResult<Loaded>>,
+}
+
+impl Loaders {
+    async fn start(&mut self, server: &Server, names: &mut Conn) -> Result<()> {
+        let way = Way::of(server, names).await?;
+        let (jobs, queue) = mpsc::channel(1);
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..server.config.threads.clamp(1, 64) {
+            let conn = server.open(Purpose::WriteRows).await?;
+            self.running.spawn(load_all(server.clone(), conn, way, Arc::clone(&queue)));
+        }
+        self.jobs = Some(jobs);
+        Ok(())
+    }
+
+    async fn give(&mut self, job: Job) -> FlowResult<()> {
+        let Some(jobs) = self.jobs.clone() else { return Err(FlowError::Closed) };
+        self.or_failed(async move { jobs.send(job).await.map_err(|_| FlowError::Closed) }).await
+    }
+
+    /// Waits for `step`, or for a loader to fail: while jobs may come, none ends otherwise.
+    async fn or_failed<T>(&mut self, step: impl Future<Output = FlowResult<T>>) -> FlowResult<T> {
+        tokio::select! {
+            done = step => done,
+            Some(ended) = self.running.join_next() => match joined(ended) {
+                Ok(_) => Err(FlowError::Closed),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Returns the error to tell: a loader that failed for a reason of its own knows better than an echo.
+    fn blame<T>(&mut self, error: FlowError) -> FlowResult<T> {
+        let mut told = error;
+        while let Some(ended) = self.running.try_join_next() {
+            if let Err(other) = joined(ended)
+                && told.is_echo()
+            {
+                told = other;
+            }
+        }
+        Err(told)
+    }
+
+    /// Waits until all pieces are in.
+    async fn finish(mut self) -> FlowResult<Loaded> {
+        self.jobs = None;
+        let mut all = Loaded::default();
+        while let Some(ended) = self.running.join_next().await {
+            let loaded = joined(ended)?;
+            all.bytes += loaded.bytes;
+            for (at, rows) in loaded.rows {
+                *all.rows.entry(at).or_default() += rows;
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn joined(ended: Result<FlowResult<Loaded>, tokio::task::JoinError>) -> FlowResult<Loaded> {
+    ended.unwrap_or_else(|error| {
+        Err(Failure::new(ExitCode::Failed, "a loading task broke down").because(error).into())
+    })
+}
+
+async fn load_all(
+    server: Server,
+    mut conn: Conn,
+    way: Way,
+    queue: Arc<Mutex<mpsc::Receiver<Job>>>,
+) -> FlowResult<Loaded> {
+    let mut loaded = Loaded::default();
+    loop {
+        let next = queue.lock().await.recv().await;
+        let Some(mut job) = next else {
+            // Told politely; all is committed.
+            let _gone_anyway = conn.disconnect().await;
+            return Ok(loaded);
+        };
+        let (rows, bytes) = load(&server, &mut conn, way, &job.at, &job.layout, &mut job.entry.body).await?;
+        loaded.bytes += bytes;
+        *loaded.rows.entry(job.at).or_default() += rows;
+    }
+}

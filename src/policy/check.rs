@@ -1,0 +1,301 @@
+//! What the types of a policy cannot say: paths are absolute, globs are globs, addresses hold no password.
+
+use globset::Glob;
+
+use super::{
+    EmailConfig, ExecConfig, FilesConfig, MysqlConfig, RedisConfig, RepositorySettings, RetentionConfig,
+    S3Config, ScheduleConfig, SecretRef, StoreConfig,
+    place::{Kind, OptionValue, SCHEMES, is_secret_option},
+    read::{Reader, Section, nearest},
+};
+
+/// Connections or requests at once that a policy may ask for.
+const PARALLEL_MAX: usize = 256;
+/// Seconds that a lock may be waited for.
+const LOCK_WAIT_SECONDS_MAX: u64 = 3600;
+/// What zstd calls its levels, without those that need much memory to read.
+const LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
+
+pub(super) fn mysql(reader: &mut Reader<'_>, section: &Section<'_>, config: &MysqlConfig) {
+    not_empty(reader, section, "host", &config.host);
+    not_empty(reader, section, "user", &config.user);
+    if config.port == 0 {
+        reader.wrong(section, "port", "`port` cannot be 0".to_owned(), "");
+    }
+    if let Some(socket) = &config.socket {
+        absolute(reader, section, "socket", &socket.display().to_string());
+    }
+    globs(reader, section, "databases", &config.databases);
+    globs(reader, section, "exclude", &config.exclude);
+    parallel(reader, section, "threads", config.threads);
+    if !(1..=LOCK_WAIT_SECONDS_MAX).contains(&config.lock_wait_seconds) {
+        let message = format!("`lock_wait_seconds` must be from 1 to {LOCK_WAIT_SECONDS_MAX}");
+        reader.wrong(section, "lock_wait_seconds", message, "");
+    }
+}
+
+pub(super) fn redis(reader: &mut Reader<'_>, section: &Section<'_>, config: &RedisConfig) {
+    if let Some(path) = config.url.strip_prefix("unix://") {
+        absolute(reader, section, "url", path);
+    } else {
+        url(reader, section, "url", &config.url, &["redis", "rediss"]);
+    }
+    for (key, path) in [("ca_file", &config.ca_file), ("spool_dir", &config.spool_dir)] {
+        if let Some(path) = path {
+            absolute(reader, section, key, &path.display().to_string());
+        }
+    }
+    if config.ca_file.is_some() && !config.url.starts_with("rediss://") {
+        let hint = "Write rediss:// in `url`, or leave `ca_file` out.";
+        reader.wrong(section, "ca_file", "`ca_file` needs an encrypted connection".to_owned(), hint);
+    }
+}
+
+pub(super) fn s3(reader: &mut Reader<'_>, section: &Section<'_>, config: &S3Config) {
+    url(reader, section, "endpoint", &config.endpoint, &["http", "https"]);
+    not_empty(reader, section, "region", &config.region);
+    globs(reader, section, "buckets", &config.buckets);
+    globs(reader, section, "exclude", &config.exclude);
+    parallel(reader, section, "concurrency", config.concurrency);
+}
+
+pub(super) fn files(reader: &mut Reader<'_>, section: &Section<'_>, config: &FilesConfig) {
+    if config.paths.is_empty() {
+        reader.wrong(section, "paths", "`paths` is empty".to_owned(), "Name at least one file or folder.");
+    }
+    for (index, path) in config.paths.iter().enumerate() {
+        let text = path.display().to_string();
+        let wrong = if !path.is_absolute() {
+            Some(format!("path `{text}` is not absolute"))
+        } else if path.components().any(|part| part == std::path::Component::ParentDir) {
+            Some(format!("path `{text}` climbs"))
+        } else if config.paths[..index].contains(path) {
+            Some(format!("path `{text}` is named twice"))
+        } else {
+            None
+        };
+        if let Some(message) = wrong {
+            let key = format!("{}.paths[{index}]", section.path);
+            reader.tell(&section.at_item("paths", index), key, message, None);
+        }
+    }
+    globs(reader, section, "exclude", &config.exclude);
+}
+
+pub(super) fn store(reader: &mut Reader<'_>, section: &Section<'_>, config: &StoreConfig) {
+    let Some(kind) = Kind::of(&config.store) else {
+        let hint = format!("This build knows {}.", SCHEMES.join(", "));
+        reader.wrong(section, "store", format!("store `{}` is not known", config.store), &hint);
+        return;
+    };
+    for needed in kind.needed {
+        if !config.options.contains_key(*needed) {
+            let message = format!("store `{}` needs the option `{needed}`", kind.scheme);
+            reader.wrong(section, "options", message, "");
+        }
+    }
+    let known: Vec<&str> = kind.known.iter().map(String::as_str).collect();
+    for (name, value) in &config.options {
+        let mut wrong = |message: String, hint: Option<String>| {
+            let key = format!("{}.options.{name}", section.path);
+            reader.tell(&section.at_inside("options", name), key, message, hint);
+        };
+        if !known.contains(&name.as_str()) {
+            let message = format!("store `{}` has no option `{name}`", kind.scheme);
+            wrong(message, nearest(name, &known));
+        } else if matches!(value, OptionValue::Text(_)) && is_secret_option(name) {
+            wrong(format!("`{name}`: {}", SecretRef::RULE), Some(SecretRef::REMEDY.to_owned()));
+        } else if let (OptionValue::Text(text), "endpoint") = (value, name.as_str()) {
+            if let Err(message) = check_url(name, text, &["http", "https"]) {
+                wrong(message, None);
+            }
+        } else if let (OptionValue::Text(text), "root", "fs") = (value, name.as_str(), kind.scheme)
+            && !text.starts_with('/')
+        {
+            wrong(format!("`root` must be absolute, not `{text}`"), None);
+        }
+    }
+}
+
+pub(super) fn repository(reader: &mut Reader<'_>, section: &Section<'_>, config: &RepositorySettings) {
+    if config.recipients.is_empty() {
+        let hint = "`lifeboat keys new` makes a key pair; write the age1… line here.";
+        reader.wrong(section, "recipients", "`recipients` is empty".to_owned(), hint);
+    }
+    for (index, recipient) in config.recipients.iter().enumerate() {
+        let wrong = if recipient.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-") {
+            // Not repeated: whoever reads the error must not learn the key.
+            Some("a secret key stands where the public one belongs".to_owned())
+        } else if !recipient.starts_with("age1") {
+            Some(format!("`{recipient}` is no age recipient"))
+        } else if config.recipients[..index].contains(recipient) {
+            Some(format!("recipient `{recipient}` is named twice"))
+        } else {
+            None
+        };
+        if let Some(message) = wrong {
+            let hint = "A recipient begins with age1 and is safe to show.".to_owned();
+            let key = format!("{}.recipients[{index}]", section.path);
+            reader.tell(&section.at_item("recipients", index), key, message, Some(hint));
+        }
+    }
+    let paths = [
+        ("keys", Some(&config.keys)),
+        ("index_key", config.index_key.as_ref()),
+        ("signing_key", config.signing_key.as_ref()),
+    ];
+    for (key, path) in paths {
+        if let Some(path) = path {
+            absolute(reader, section, key, &path.display().to_string());
+        }
+    }
+    if !LEVELS.contains(&config.compression_level) {
+        let message = format!("`compression_level` must be from {} to {}", LEVELS.start(), LEVELS.end());
+        reader.wrong(section, "compression_level", message, "");
+    }
+}
+
+pub(super) fn schedule(reader: &mut Reader<'_>, section: &Section<'_>, config: &ScheduleConfig) {
+    use croner::parser::{CronParser, Seconds, Year};
+    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+    for (job, cron) in config.jobs() {
+        if let Err(error) = parser.parse(cron) {
+            let hint = "Five fields: minute, hour, day of month, month, day of week, as \"0 2 * * *\".";
+            let message = format!("`{job}` is no time of a schedule: {}", lower_first(&error.to_string()));
+            reader.wrong(section, job, message, hint);
+        }
+    }
+    if config.deadline_minutes == Some(0) {
+        reader.wrong(section, "deadline_minutes", "`deadline_minutes` cannot be 0".to_owned(), "");
+    }
+}
+
+pub(super) fn retention(reader: &mut Reader<'_>, section: &Section<'_>, config: &RetentionConfig) {
+    if config.min_keep == 0 {
+        let hint = "At least 1: the newest good snapshot is never removed.";
+        reader.wrong(section, "min_keep", "`min_keep` cannot be 0".to_owned(), hint);
+    }
+    if !(1..=100).contains(&config.remove_percent_max) {
+        let message = "`remove_percent_max` must be from 1 to 100".to_owned();
+        reader.wrong(section, "remove_percent_max", message, "");
+    }
+    if let Some(within) = &config.within {
+        let number = within.strip_suffix(['h', 'd', 'w', 'm', 'y']).map(str::parse::<u32>);
+        if !matches!(number, Some(Ok(1..=9999))) {
+            let hint = "A number with h, d, w, m or y behind it, as 7d.";
+            reader.wrong(section, "within", format!("`within` is no span of time: `{within}`"), hint);
+        }
+    }
+    let rules = [config.last, config.hourly, config.daily, config.weekly, config.monthly, config.yearly];
+    let keeps_none = rules.iter().flatten().all(|count| *count == 0) && config.within.is_none();
+    if keeps_none && rules.iter().any(Option::is_some) {
+        let hint = "To keep everything leave all rules out; else let one of them be more than 0.";
+        reader.wrong(section, "", "no rule of `retention` keeps anything".to_owned(), hint);
+    }
+}
+
+pub(super) fn email(reader: &mut Reader<'_>, section: &Section<'_>, config: &EmailConfig) {
+    not_empty(reader, section, "host", &config.host);
+    if config.to.is_empty() {
+        reader.wrong(section, "to", "`to` is empty".to_owned(), "");
+    }
+    if !config.from.contains('@') {
+        reader.wrong(section, "from", format!("`{}` is no mail address", config.from), "");
+    }
+    for (index, address) in config.to.iter().enumerate().filter(|(_, address)| !address.contains('@')) {
+        let key = format!("{}.to[{index}]", section.path);
+        reader.tell(&section.at_item("to", index), key, format!("`{address}` is no mail address"), None);
+    }
+    if config.password.is_some() != config.user.is_some() {
+        let message = "`user` and `password` go together".to_owned();
+        reader.wrong(section, if config.user.is_some() { "user" } else { "password" }, message, "");
+    }
+}
+
+pub(super) fn exec(reader: &mut Reader<'_>, section: &Section<'_>, config: &ExecConfig) {
+    match config.command.first() {
+        Some(program) => absolute(reader, section, "command", program),
+        None => reader.wrong(section, "command", "`command` is empty".to_owned(), ""),
+    }
+}
+
+/// Checks that a query only reads: a drill runs it on what it restored.
+pub(super) fn query(reader: &mut Reader<'_>, section: &Section<'_>, text: &str) {
+    let first = text.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    let reads = ["select", "with", "table"].contains(&first.to_ascii_lowercase().as_str());
+    if !reads || text.trim_end().trim_end_matches(';').contains(';') {
+        let hint = "A drill asks one question: SELECT …";
+        reader.wrong(section, "query", "`query` is not a single SELECT".to_owned(), hint);
+    }
+}
+
+pub(super) fn absolute(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, path: &str) {
+    if !path.starts_with('/') {
+        reader.wrong(section, key, format!("`{key}` must be an absolute path, not `{path}`"), "");
+    }
+}
+
+pub(super) fn not_empty(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, text: &str) {
+    if text.trim().is_empty() {
+        reader.wrong(section, key, format!("`{key}` is empty"), "");
+    }
+}
+
+fn parallel(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, count: usize) {
+    if !(1..=PARALLEL_MAX).contains(&count) {
+        reader.wrong(section, key, format!("`{key}` must be from 1 to {PARALLEL_MAX}"), "");
+    }
+}
+
+fn globs(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, patterns: &[String]) {
+    for (index, pattern) in patterns.iter().enumerate() {
+        if let Err(error) = Glob::new(pattern) {
+            let path = format!("{}.{key}[{index}]", section.path);
+            let message = format!("`{pattern}` is no glob: {}", error.kind());
+            reader.tell(&section.at_item(key, index), path, message, None);
+        }
+    }
+    if patterns.is_empty() && key != "exclude" {
+        let hint = format!("Leave `{key}` out to take everything.");
+        reader.wrong(section, key, format!("`{key}` is empty, so nothing would be taken"), &hint);
+    }
+}
+
+fn url(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, text: &str, schemes: &[&str]) {
+    if let Err(message) = check_url(key, text, schemes) {
+        let hint = if text.contains('@') {
+            "Take the login out of the address: user = \"…\" and password = { file = \"…\" } are keys of their own."
+        } else {
+            ""
+        };
+        reader.wrong(section, key, message, hint);
+    }
+}
+
+/// Checks `scheme://host[:port][/…]`; an address with a login is not repeated in the message.
+fn check_url(key: &str, text: &str, schemes: &[&str]) -> Result<(), String> {
+    let wanted = schemes.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(" or ");
+    let host = text
+        .split_once("://")
+        .filter(|(scheme, _)| schemes.contains(scheme))
+        .map(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    if text.contains('@') {
+        return Err(format!("`{key}` holds a login"));
+    }
+    let Some(host) = host else { return Err(format!("`{key}` must begin with {wanted}, not `{text}`")) };
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, Some(port)),
+        _ => (host, None),
+    };
+    let port_good = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    if name.is_empty() || name.contains(char::is_whitespace) || !port_good {
+        return Err(format!("`{key}` is no address: `{text}`"));
+    }
+    Ok(())
+}
+
+fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_lowercase().to_string()).unwrap_or_default();
+    (first + chars.as_str()).trim_end_matches('.').to_owned()
+}

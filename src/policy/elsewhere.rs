@@ -1,0 +1,112 @@
+//! Where a source is, as people name it, and how a restore is pointed at another server.
+
+use super::{S3Config, SourceKind};
+use crate::error::{ExitCode, Failure, Result};
+
+/// The environment variable with the password of the server that `--into` names, where it is not the source's;
+/// set and empty when that server has none.
+pub const INTO_PASSWORD: &str = "LIFEBOAT_INTO_PASSWORD";
+
+impl SourceKind {
+    /// Returns where the source is, without secrets.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Mysql(mysql) => match &mysql.socket {
+                Some(socket) => format!("mysql at {}", socket.display()),
+                None => format!("mysql://{}@{}:{}", mysql.user, mysql.host, mysql.port),
+            },
+            Self::Redis(redis) => redis.url.clone(),
+            Self::S3(s3) => s3.endpoint.clone(),
+            Self::Files(_) => "where they were".to_owned(),
+        }
+    }
+
+    /// Points the source at the server that `url` names. The account stays the source's unless the URL or
+    /// [`INTO_PASSWORD`] says otherwise; a password in the URL is refused, for the command line shows it.
+    pub fn redirect(&mut self, url: &str) -> Result<()> {
+        let wrong =
+            |why: &str| Failure::new(ExitCode::Usage, format!("`--into` has a URL that does not fit: {why}"));
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("it has no scheme"))?;
+        let (account, host) = match rest.rsplit_once('@') {
+            Some((account, host)) => (Some(account), host),
+            None => (None, rest),
+        };
+        if account.is_some_and(|account| account.contains(':')) {
+            return Err(wrong("it holds a password").hint(format!(
+                "Leave the password out; put it into ${INTO_PASSWORD} if it is not the source's own."
+            )));
+        }
+        let account = account.filter(|account| !account.is_empty()).map(str::to_owned);
+        // Set and empty means: that server has no password.
+        let other = std::env::var_os(INTO_PASSWORD);
+        let none = other.as_ref().is_some_and(|password| password.is_empty());
+        let password = other.map(|_| super::SecretRef::Env(INTO_PASSWORD.to_owned()));
+        match self {
+            Self::Mysql(mysql) if scheme == "mysql" => {
+                let (host, port) = host_and_port(host, 3306).ok_or_else(|| wrong("its port is no number"))?;
+                (mysql.host, mysql.port, mysql.socket) = (host, port, None);
+                mysql.user = account.unwrap_or_else(|| mysql.user.clone());
+                mysql.password = password.or_else(|| mysql.password.take()).filter(|_| !none);
+            }
+            Self::Redis(redis) if ["redis", "rediss", "unix"].contains(&scheme) => {
+                redis.url = format!("{scheme}://{host}");
+                redis.user = account.or_else(|| redis.user.take());
+                redis.password = password.or_else(|| redis.password.take()).filter(|_| !none);
+            }
+            Self::S3(s3) if ["http", "https"].contains(&scheme) && account.is_none() => {
+                let S3Config { endpoint, secret_key, .. } = s3;
+                url.trim_end_matches('/').clone_into(endpoint);
+                if let Some(password) = password {
+                    *secret_key = password;
+                }
+            }
+            _ => return Err(wrong(&format!("`{scheme}` is not how a {} source is reached", self.word()))),
+        }
+        Ok(())
+    }
+}
+
+/// Splits `host`, `host:port` or `[v6]:port`, with or without a path behind it.
+fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
+    let text = text.split('/').next().unwrap_or_default();
+    if let Some(v6) = text.strip_prefix('[') {
+        let (host, rest) = v6.split_once(']')?;
+        let port = rest.strip_prefix(':').map_or(Some(default), |port| port.parse().ok())?;
+        return Some((host.to_owned(), port));
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
+        None => Some((text.to_owned(), default)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{FilesConfig, MysqlConfig};
+
+    fn mysql() -> SourceKind {
+        let text = "user = \"lifeboat\"\npassword = { env = \"PW\" }";
+        SourceKind::Mysql(toml::from_str::<MysqlConfig>(text).unwrap())
+    }
+
+    #[test]
+    fn another_server_keeps_the_account_unless_told() {
+        let mut kind = mysql();
+        kind.redirect("mysql://10.0.0.9:3307/").unwrap();
+        assert_eq!(kind.place(), "mysql://lifeboat@10.0.0.9:3307");
+        kind.redirect("mysql://root@[::1]").unwrap();
+        assert_eq!(kind.place(), "mysql://root@::1:3306");
+    }
+
+    #[test]
+    fn a_password_on_the_command_line_is_refused_and_not_repeated() {
+        let failure = mysql().redirect("mysql://root:hunter2@db/").unwrap_err();
+        assert!(!failure.chain().join("").contains("hunter2"));
+        assert!(mysql().redirect("redis://db").is_err());
+        assert!(mysql().redirect("mysql://db:port").is_err());
+        assert!(
+            SourceKind::Files(FilesConfig { paths: vec![], exclude: vec![] }).redirect("http://x").is_err()
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! What a policy says about each kind of source.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::SecretRef;
+use crate::names::SourceName;
+
+/// One source of a stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct SourceConfig {
+    /// Its name in the stack.
+    #[schemars(with = "String")]
+    pub name: SourceName,
+    /// What it is and how it is reached.
+    #[serde(flatten)]
+    pub kind: SourceKind,
+}
+
+/// What a source is and how it is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum SourceKind {
+    /// MySQL or MariaDB.
+    Mysql(MysqlConfig),
+    /// Redis or Valkey.
+    Redis(RedisConfig),
+    /// An S3 object store.
+    S3(S3Config),
+    /// Files and folders of this host.
+    Files(FilesConfig),
+}
+
+impl SourceKind {
+    /// The words for kinds, in the order in which a snapshot reads them: rows first, so that each object
+    /// that a row names is already there when the objects are listed.
+    pub const WORDS: [&'static str; 4] = ["mysql", "redis", "s3", "files"];
+
+    /// Returns the word that the policy uses for this kind.
+    pub fn word(&self) -> &'static str {
+        Self::WORDS[self.rank()]
+    }
+
+    /// Returns this kind's place in the order in which a snapshot reads its sources.
+    pub fn rank(&self) -> usize {
+        match self {
+            Self::Mysql(_) => 0,
+            Self::Redis(_) => 1,
+            Self::S3(_) => 2,
+            Self::Files(_) => 3,
+        }
+    }
+
+    /// Returns the secrets it needs and the keys that name them.
+    pub fn secrets(&self) -> Vec<(&'static str, &SecretRef)> {
+        match self {
+            Self::Mysql(mysql) => mysql.password.iter().map(|secret| ("password", secret)).collect(),
+            Self::Redis(redis) => redis.password.iter().map(|secret| ("password", secret)).collect(),
+            Self::S3(s3) => vec![("access_key", &s3.access_key), ("secret_key", &s3.secret_key)],
+            Self::Files(_) => Vec::new(),
+        }
+    }
+}
+
+/// How a MySQL or MariaDB server is reached and read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MysqlConfig {
+    /// Host name or address.
+    #[serde(default = "default_mysql_host")]
+    pub host: String,
+    /// TCP port.
+    #[serde(default = "default_mysql_port")]
+    pub port: u16,
+    /// Path of the server's unix socket, instead of host and port.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
+    /// The account's user name.
+    pub user: String,
+    /// The account's password.
+    #[serde(default)]
+    pub password: Option<SecretRef>,
+    /// Whether the connection is encrypted, and how strictly.
+    #[serde(default)]
+    pub tls: Tls,
+    /// Globs of databases to take; the system's own are never taken.
+    #[serde(default = "default_all")]
+    pub databases: Vec<String>,
+    /// Globs of `db` or `db.table` to leave out.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Connections that read or write in parallel.
+    #[serde(default = "default_threads")]
+    pub threads: usize,
+    /// Seconds that a lock may be waited for before the run gives up.
+    #[serde(default = "default_lock_wait_seconds")]
+    pub lock_wait_seconds: u64,
+}
+
+/// How a Redis or Valkey server is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RedisConfig {
+    /// `redis://host:port`, `rediss://host:port` or `unix:///path`; without user and password.
+    pub url: String,
+    /// The ACL user, where it is not `default`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The password.
+    #[serde(default)]
+    pub password: Option<SecretRef>,
+    /// PEM file of the authority that signed the server's certificate, for `rediss://`.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// The address under which the server reaches this host during a restore; found out when not given.
+    #[serde(default)]
+    pub advertise: Option<String>,
+    /// Folder for the dump while it is checked; the system's temporary folder when not given.
+    #[serde(default)]
+    pub spool_dir: Option<PathBuf>,
+}
+
+/// How an object store is reached and which buckets are taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// `http://host:port` or `https://…`.
+    pub endpoint: String,
+    /// The region that requests are signed for.
+    #[serde(default = "default_region")]
+    pub region: String,
+    /// Globs of buckets to take.
+    #[serde(default = "default_all")]
+    pub buckets: Vec<String>,
+    /// Globs of `bucket/key` to leave out.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Access key id.
+    pub access_key: SecretRef,
+    /// Secret access key.
+    pub secret_key: SecretRef,
+    /// Objects that are read or written at the same time.
+    #[serde(default = "default_s3_concurrency")]
+    pub concurrency: usize,
+}
+
+/// Which files are taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FilesConfig {
+    /// Files and folders, absolute.
+    pub paths: Vec<PathBuf>,
+    /// Globs of paths to leave out.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+}
+
+/// Whether a connection is encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Tls {
+    /// Not encrypted.
+    #[default]
+    Off,
+    /// Encrypted; any certificate is accepted.
+    Unverified,
+    /// Encrypted; the certificate must be valid for the host.
+    Verified,
+}
+
+fn default_mysql_host() -> String {
+    "127.0.0.1".to_owned()
+}
+fn default_mysql_port() -> u16 {
+    3306
+}
+fn default_all() -> Vec<String> {
+    vec!["*".to_owned()]
+}
+fn default_threads() -> usize {
+    2
+}
+fn default_lock_wait_seconds() -> u64 {
+    60
+}
+fn default_region() -> String {
+    "us-east-1".to_owned()
+}
+fn default_s3_concurrency() -> usize {
+    8
+}

@@ -1,0 +1,441 @@
+//! A policy that was checked: what is protected, where to, when, for how long, and who hears of it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use chrono_tz::Tz;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::{NotifyConfig, SecretRef, SourceConfig, StoreConfig};
+use crate::names::SourceName;
+
+/// What one policy protects, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Stack {
+    /// Its name; a person types it to confirm what cannot be taken back.
+    #[serde(rename = "stack")]
+    pub name: String,
+    /// The zone of all times and days that the policy names.
+    #[serde(serialize_with = "zone_name")]
+    #[schemars(with = "Option<String>")]
+    pub timezone: Tz,
+    /// The language of messages and reports.
+    #[schemars(with = "Option<Language>")]
+    pub language: Language,
+    /// Where the snapshots lie.
+    pub repository: RepositoryConfig,
+    /// What is protected, in the order of the file.
+    #[serde(rename = "source")]
+    pub sources: Vec<SourceConfig>,
+    /// Where copies lie.
+    #[serde(rename = "offsite")]
+    #[schemars(default)]
+    pub offsites: Vec<OffsiteConfig>,
+    /// When things happen.
+    #[schemars(default)]
+    pub schedule: ScheduleConfig,
+    /// How long snapshots stay.
+    #[schemars(default)]
+    pub retention: RetentionConfig,
+    /// How restores are proven.
+    #[schemars(default)]
+    pub drill: DrillConfig,
+    /// Who hears of it.
+    #[schemars(default)]
+    pub notify: Vec<NotifyConfig>,
+}
+
+impl Stack {
+    /// Returns the sources in the order in which a snapshot reads them, whatever the file's order: MySQL,
+    /// Redis, objects, files. So every object that a row names was there to be listed.
+    pub fn sources_in_order(&self) -> Vec<&SourceConfig> {
+        let mut sources: Vec<&SourceConfig> = self.sources.iter().collect();
+        sources.sort_by_key(|source| source.kind.rank());
+        sources
+    }
+
+    /// Returns the source of this name.
+    pub fn source(&self, name: &str) -> Option<&SourceConfig> {
+        self.sources.iter().find(|source| source.name.as_str() == name)
+    }
+
+    /// Returns the offsite repository of this name.
+    pub fn offsite(&self, name: &str) -> Option<&OffsiteConfig> {
+        self.offsites.iter().find(|offsite| offsite.name.as_str() == name)
+    }
+
+    /// Returns every secret that the policy names, each with what it is for.
+    pub fn secrets(&self) -> Vec<(String, &SecretRef)> {
+        let mut all = Vec::new();
+        for (option, secret) in self.repository.place.secrets() {
+            all.push((format!("repository option {option}"), secret));
+        }
+        for source in &self.sources {
+            for (key, secret) in source.kind.secrets() {
+                all.push((format!("source {} {key}", source.name), secret));
+            }
+        }
+        for offsite in &self.offsites {
+            for (option, secret) in offsite.place.secrets() {
+                all.push((format!("offsite {} option {option}", offsite.name), secret));
+            }
+        }
+        for notify in &self.notify {
+            for (key, secret) in notify.channel.secrets() {
+                all.push((format!("notify {} {key}", notify.name), secret));
+            }
+        }
+        all
+    }
+}
+
+/// The language of messages and reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Language {
+    /// English.
+    #[default]
+    En,
+    /// Chinese.
+    Zh,
+}
+
+/// Where the snapshots lie and who can read them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct RepositoryConfig {
+    /// The store.
+    #[serde(flatten)]
+    pub place: StoreConfig,
+    /// The rest.
+    #[serde(flatten)]
+    pub settings: RepositorySettings,
+}
+
+/// How a repository is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RepositorySettings {
+    /// The public keys (`age1…`) of those who can read the data; two or more are advised.
+    pub recipients: Vec<String>,
+    /// The public keys (`RW…`) of those whose signatures are believed.
+    #[serde(default)]
+    pub signers: Vec<String>,
+    /// The folder for the catalog and the lock; `/var/lib/lifeboat` or the user's state folder when not given.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
+    /// The folder with this host's own keys.
+    #[serde(default = "default_keys")]
+    pub keys: PathBuf,
+    /// The host's index identity, if not `index.key` in that folder.
+    #[serde(default)]
+    pub index_key: Option<PathBuf>,
+    /// The host's signing key, if not `signing.key` in that folder.
+    #[serde(default)]
+    pub signing_key: Option<PathBuf>,
+    /// How hard zstd tries, 1 to 19.
+    #[serde(default = "default_compression_level")]
+    pub compression_level: i32,
+}
+
+impl RepositorySettings {
+    /// Returns where the host's index identity lies.
+    pub fn index_key(&self) -> PathBuf {
+        self.key_file(self.index_key.as_deref(), "index.key")
+    }
+
+    /// Returns where the host's signing key lies.
+    pub fn signing_key(&self) -> PathBuf {
+        self.key_file(self.signing_key.as_deref(), "signing.key")
+    }
+
+    fn key_file(&self, given: Option<&Path>, name: &str) -> PathBuf {
+        given.map_or_else(|| self.keys.join(name), Path::to_owned)
+    }
+}
+
+/// A second place for the snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct OffsiteConfig {
+    /// Its name.
+    #[schemars(with = "String")]
+    pub name: SourceName,
+    /// The store.
+    #[serde(flatten)]
+    pub place: StoreConfig,
+    /// The rest.
+    #[serde(flatten)]
+    pub settings: OffsiteSettings,
+    /// How long snapshots stay there, if not as long as in the repository.
+    pub retention: Option<RetentionConfig>,
+}
+
+/// How an offsite repository is filled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OffsiteSettings {
+    /// Whether each backup is copied at once; otherwise `schedule.sync` says when.
+    #[serde(default)]
+    pub after_backup: bool,
+    /// Days that a snapshot stays there after it was removed from the repository.
+    #[serde(default = "default_delay_days")]
+    pub delay_days: u32,
+    /// The most that is sent, in MiB per second.
+    #[serde(default)]
+    pub limit_mib_per_second: Option<u32>,
+    /// Days that the service itself refuses to delete what was stored, where it can.
+    #[serde(default)]
+    pub lock_days: Option<u32>,
+}
+
+/// When things happen: five cron fields each, in the policy's zone. What is not named happens by hand only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// A snapshot of all sources.
+    #[serde(default)]
+    pub backup: Option<String>,
+    /// The copy to each offsite repository.
+    #[serde(default)]
+    pub sync: Option<String>,
+    /// Retention, and freeing what nothing needs.
+    #[serde(default)]
+    pub prune: Option<String>,
+    /// Reading and checking what is stored.
+    #[serde(default)]
+    pub verify: Option<String>,
+    /// A restore into a lab.
+    #[serde(default)]
+    pub drill: Option<String>,
+    /// The daily report.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// The most that a run is put off by chance, so that many hosts do not begin at once.
+    #[serde(default)]
+    pub jitter_seconds: u32,
+    /// What happens when the time of a run comes and the one before is not done.
+    #[serde(default)]
+    pub overlap: Overlap,
+    /// After how long a run is given up.
+    #[serde(default)]
+    pub deadline_minutes: Option<u32>,
+}
+
+impl ScheduleConfig {
+    /// Returns each job that has a time, with its cron fields.
+    pub fn jobs(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = [
+            ("backup", &self.backup),
+            ("sync", &self.sync),
+            ("prune", &self.prune),
+            ("verify", &self.verify),
+            ("drill", &self.drill),
+            ("digest", &self.digest),
+        ];
+        all.into_iter().filter_map(|(job, cron)| Some((job, cron.as_deref()?)))
+    }
+}
+
+/// What happens when the time of a run comes and the one before is not done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlap {
+    /// It is left out, and that is told.
+    #[default]
+    Skip,
+    /// It begins when the one before is done.
+    Queue,
+}
+
+/// How long snapshots stay. Without any rule everything stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// The newest so many.
+    #[serde(default)]
+    pub last: Option<u32>,
+    /// The newest of each of so many hours.
+    #[serde(default)]
+    pub hourly: Option<u32>,
+    /// The newest of each of so many days.
+    #[serde(default)]
+    pub daily: Option<u32>,
+    /// The newest of each of so many weeks.
+    #[serde(default)]
+    pub weekly: Option<u32>,
+    /// The newest of each of so many months.
+    #[serde(default)]
+    pub monthly: Option<u32>,
+    /// The newest of each of so many years.
+    #[serde(default)]
+    pub yearly: Option<u32>,
+    /// All that are not older than this: `48h`, `7d`, `4w`, `6m`, `1y`.
+    #[serde(default)]
+    pub within: Option<String>,
+    /// So many of the newest good ones stay whatever the other rules say.
+    #[serde(default = "default_min_keep")]
+    pub min_keep: u32,
+    /// A run that would remove more than this share of all snapshots stops and asks.
+    #[serde(default = "default_remove_percent_max")]
+    pub remove_percent_max: u32,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self {
+            last: None,
+            hourly: None,
+            daily: None,
+            weekly: None,
+            monthly: None,
+            yearly: None,
+            within: None,
+            min_keep: default_min_keep(),
+            remove_percent_max: default_remove_percent_max(),
+        }
+    }
+}
+
+/// How restores are proven.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrillConfig {
+    /// What a restore goes into.
+    #[serde(default)]
+    pub lab: LabKind,
+    /// Where it comes from: `repository`, or the name of an offsite one.
+    #[serde(default = "default_drill_from")]
+    pub from: String,
+    /// Which snapshot.
+    #[serde(default)]
+    pub pick: Pick,
+    /// How long a restore of everything may take before that is an alarm.
+    #[serde(default)]
+    pub rto_minutes: Option<u32>,
+    /// After how long a drill is given up, which is not the same as passed.
+    #[serde(default = "default_drill_deadline_minutes")]
+    pub deadline_minutes: u32,
+    /// The memory of each server of the lab, in MiB.
+    #[serde(default = "default_drill_memory_mib")]
+    pub memory_mib: u32,
+    /// Container images by source, where they are not the usual ones.
+    #[serde(default)]
+    pub images: BTreeMap<String, String>,
+    /// Rows that each name an object.
+    #[serde(default, rename = "reference")]
+    pub references: Vec<ReferenceConfig>,
+    /// Questions with known answers.
+    #[serde(default, rename = "expect")]
+    pub expectations: Vec<ExpectConfig>,
+}
+
+impl Default for DrillConfig {
+    fn default() -> Self {
+        Self {
+            lab: LabKind::default(),
+            from: default_drill_from(),
+            pick: Pick::default(),
+            rto_minutes: None,
+            deadline_minutes: default_drill_deadline_minutes(),
+            memory_mib: default_drill_memory_mib(),
+            images: BTreeMap::new(),
+            references: Vec::new(),
+            expectations: Vec::new(),
+        }
+    }
+}
+
+/// What a drill restores into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LabKind {
+    /// Throwaway containers.
+    #[default]
+    Docker,
+    /// Throwaway processes of this host's own servers.
+    Process,
+}
+
+/// Which snapshot a drill takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Pick {
+    /// The newest.
+    #[default]
+    Latest,
+    /// Any, so that old ones are proven as well.
+    Random,
+}
+
+/// Rows that each name an object: first column the key, second (if there is one) its SHA-256 as hex.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceConfig {
+    /// The MySQL source that is asked.
+    pub source: String,
+    /// The question.
+    pub query: String,
+    /// The S3 source that has the objects.
+    #[serde(rename = "in")]
+    pub inside: String,
+    /// The bucket.
+    pub bucket: String,
+    /// What the rows have before the object's key.
+    #[serde(default)]
+    pub strip_prefix: Option<String>,
+    /// So many rows may lack their object.
+    #[serde(default)]
+    pub missing_max: u64,
+}
+
+/// A question whose answer, a single number, is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExpectConfig {
+    /// What reports call it.
+    pub name: String,
+    /// The MySQL source that is asked.
+    pub source: String,
+    /// The question.
+    pub query: String,
+    /// The least it may be.
+    #[serde(default)]
+    pub at_least: Option<i64>,
+    /// The most it may be.
+    #[serde(default)]
+    pub at_most: Option<i64>,
+}
+
+/// Writes a zone as its name; `chrono-tz` would need a feature for it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn zone_name<S: Serializer>(zone: &Tz, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(zone.name())
+}
+
+fn default_keys() -> PathBuf {
+    PathBuf::from("/etc/lifeboat/keys")
+}
+fn default_compression_level() -> i32 {
+    3
+}
+fn default_delay_days() -> u32 {
+    14
+}
+fn default_min_keep() -> u32 {
+    3
+}
+fn default_remove_percent_max() -> u32 {
+    50
+}
+fn default_drill_from() -> String {
+    "repository".to_owned()
+}
+fn default_drill_deadline_minutes() -> u32 {
+    240
+}
+fn default_drill_memory_mib() -> u32 {
+    1024
+}

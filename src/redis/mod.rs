@@ -1,0 +1,32 @@
+//! The Redis and Valkey engine: a dump over the wire, and back into a running server.
+//!
+//! Out: we ask the server for replication as a replica would and keep only the full synchronisation
+//! ([`RedisSource`]): no access to its disk, no `BGSAVE` that overwrites its own file, everything in it.
+//! Back: we act as the server's primary for one full synchronisation ([`RedisTarget`]), which keeps all
+//! types, groups, expiries, functions and databases, and is right with `appendonly yes`.
+//!
+//! | file | duty |
+//! |---|---|
+//! | `server` `wire` `control` | reach a server: dial, raw lines, questions |
+//! | `psync` `source` `describe` | out: pull a dump, send it as entries, describe the server |
+//! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
+//! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
+//! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
+
+mod archive;
+mod control;
+mod crc;
+mod describe;
+mod pieces;
+mod preflight;
+mod primary;
+mod psync;
+mod rdb;
+mod server;
+mod source;
+mod spool;
+mod takeover;
+mod target;
+mod wire;
+
+pub use self::{source::RedisSource, target::RedisTarget};

@@ -1,0 +1,272 @@
+//! Which server is meant, how it is reached, and how its refusals are told to a person.
+//!
+//! Passwords are sent and never printed: an answer to `AUTH` is reduced to its first word, because an old
+//! server with a renamed command repeats the arguments in its error.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::wire::{Reply, Stream, Wire};
+use crate::{
+    error::{Context, ExitCode, Failure, Result},
+    names::SourceName,
+    policy::RedisConfig,
+};
+
+/// How long a server may take to accept a connection and to answer the greeting.
+const GREETING_SECONDS_MAX: u64 = 20;
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    /// `redis://` or, with TLS, `rediss://`.
+    Tcp {
+        /// Host name or address.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Whether the connection is encrypted.
+        tls: bool,
+    },
+    /// `unix:///path`.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl Address {
+    /// Reads the policy's `url`.
+    fn parse(url: &str) -> Result<Self> {
+        let wrong = |why: &str| {
+            // The text itself is not repeated: a password may stand in it.
+            Failure::new(ExitCode::Usage, format!("the url of a redis source {why}"))
+                .hint("Write redis://host:port, rediss://host:port or unix:///path, and give `user` and `password` as settings of their own.")
+        };
+        if let Some(path) = url.strip_prefix("unix://") {
+            return Ok(Self::Unix(path.into()));
+        }
+        let (tls, rest) = match (url.strip_prefix("redis://"), url.strip_prefix("rediss://")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ => return Err(wrong("begins with no known scheme")),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains('@') {
+            return Err(wrong("holds a user or password"));
+        }
+        if rest.contains(['/', '?', '#']) {
+            return Err(wrong("names a database or options, and all databases are taken"));
+        }
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => {
+                (host, port.parse().map_err(|_| wrong("has a port that is no number"))?)
+            }
+            _ => (rest, 6379),
+        };
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if host.is_empty() {
+            return Err(wrong("has no host"));
+        }
+        Ok(Self::Tcp { host: host.to_owned(), port, tls })
+    }
+}
+
+/// A server with everything needed to be let in.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    name: SourceName,
+    address: Address,
+    user: Option<String>,
+    password: Option<SecretString>,
+    ca_file: Option<PathBuf>,
+}
+
+impl Server {
+    /// Checks the settings and reads the password.
+    pub(super) fn of(name: &SourceName, config: &RedisConfig) -> Result<Self> {
+        Ok(Self {
+            name: name.clone(),
+            address: Address::parse(&config.url)?,
+            user: config.user.clone(),
+            password: config.password.as_ref().map(crate::policy::SecretRef::resolve).transpose()?,
+            ca_file: config.ca_file.clone(),
+        })
+    }
+
+    /// Returns name and address as they stand in messages.
+    pub(super) fn shown(&self) -> String {
+        format!("`{}` at `{}`", self.name, self.address)
+    }
+
+    /// Connects and logs in.
+    pub(super) async fn dial(&self) -> Result<Wire> {
+        let limit = Duration::from_secs(GREETING_SECONDS_MAX);
+        let greeting = async {
+            let (stream, local) = self.connect().await?;
+            let mut wire = Wire::new(stream, local);
+            self.log_in(&mut wire).await?;
+            Ok(wire)
+        };
+        tokio::time::timeout(limit, greeting).await.unwrap_or_else(|_| {
+            Err(self.down(format!("it did not answer for {GREETING_SECONDS_MAX} seconds")))
+        })
+    }
+
+    async fn connect(&self) -> Result<(Box<dyn Stream>, Option<SocketAddr>)> {
+        match &self.address {
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|error| self.down(error))?;
+                Ok((Box::new(stream), None))
+            }
+            Address::Tcp { host, port, tls } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await;
+                let stream = stream.map_err(|error| self.down(error))?;
+                stream.set_nodelay(true).map_err(|error| self.down(error))?;
+                let local = stream.local_addr().ok();
+                if !tls {
+                    return Ok((Box::new(stream), local));
+                }
+                let name = ServerName::try_from(host.clone())
+                    .failed(ExitCode::Usage, || format!("`{host}` is no name that a certificate can hold"))?;
+                let tls = tokio_rustls::TlsConnector::from(self.tls()?).connect(name, stream).await;
+                let tls = tls.map_err(|error| {
+                    self.down(error).hint("Name the authority that signed the certificate: ca_file = \"…\".")
+                })?;
+                Ok((Box::new(tls), local))
+            }
+        }
+    }
+
+    fn tls(&self) -> Result<Arc<rustls::ClientConfig>> {
+        let mut roots = rustls::RootCertStore::empty();
+        match &self.ca_file {
+            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+            Some(path) => {
+                let wrong = || format!("authority file `{}` cannot be read", path.display());
+                for found in CertificateDer::pem_file_iter(path).failed(ExitCode::Usage, wrong)? {
+                    let certificate = found.failed(ExitCode::Usage, wrong)?;
+                    roots.add(certificate).failed(ExitCode::Usage, wrong)?;
+                }
+            }
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .failed(ExitCode::Failed, || "TLS cannot be set up".to_owned())?;
+        Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    }
+
+    async fn log_in(&self, wire: &mut Wire) -> Result<()> {
+        if let Some(password) = &self.password {
+            let password = password.expose_secret().as_bytes();
+            let user = self.user.as_deref().map(str::as_bytes);
+            let words: Vec<&[u8]> = [b"AUTH".as_slice()].into_iter().chain(user).chain([password]).collect();
+            let reply = wire.call(&words).await.map_err(|error| self.down(error))?;
+            if let Reply::Refused(text) = reply {
+                return Err(self.login_refused(&text));
+            }
+        }
+        match wire.call(&[b"PING"]).await.map_err(|error| self.down(error))? {
+            Reply::Said(_) => Ok(()),
+            // A user without the right to PING may still have the rights that matter.
+            Reply::Refused(text) if text.starts_with("NOPERM") => Ok(()),
+            Reply::Refused(text) => Err(self.refused("PING", &text)),
+        }
+    }
+
+    /// Tells that `AUTH` was refused, without the server's own words.
+    fn login_refused(&self, text: &str) -> Failure {
+        let what = format!("{} refused the password", self.shown());
+        let failure = Failure::new(ExitCode::SourceDown, what);
+        if text.starts_with("ERR Client sent AUTH") || text.contains("without any password configured") {
+            return failure.hint("The server has no password: take `password` out of the source's settings.");
+        }
+        failure.hint("Check `password` and, with ACL users, `user` of this source.")
+    }
+
+    /// Tells that the server cannot be reached or broke off.
+    pub(super) fn down(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
+        Failure::new(ExitCode::SourceDown, format!("failed to talk to {}", self.shown()))
+            .because(cause)
+            .hint("Check that the server runs and can be reached from this host.")
+    }
+
+    /// Tells that the server refused `command`.
+    pub(super) fn refused(&self, command: &str, text: &str) -> Failure {
+        let code = text.split(' ').next().unwrap_or_default();
+        let what = format!("{} refused {command}", self.shown());
+        let failure =
+            Failure::new(ExitCode::SourceDown, what).because(text.chars().take(200).collect::<String>());
+        match code {
+            "NOAUTH" => failure.hint("The server wants a password: set `password` of this source."),
+            "WRONGPASS" => failure.hint("Check `password` and, with ACL users, `user` of this source."),
+            "NOPERM" => failure.hint(
+                "Give the user the right: ACL SETUSER … +psync +replconf +ping +info +config|get for backups, and also +replicaof +config|set +dbsize for restores.",
+            ),
+            "LOADING" => failure.hint("The server is still loading its data: try again when it has finished."),
+            "NOMASTERLINK" | "MASTERDOWN" => {
+                failure.hint("This server is a replica whose primary cannot be reached: repair that, or name the primary as the source.")
+            }
+            _ if text.starts_with("ERR unknown command") => failure.hint(
+                "The command is renamed or the service does not offer it, as managed services do: name a replica or a server of your own.",
+            ),
+            _ => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> String {
+        match Address::parse(url) {
+            Ok(address) => format!("{address:?} {address}"),
+            Err(failure) => failure.to_string(),
+        }
+    }
+
+    #[test]
+    fn urls_of_each_kind_are_read() {
+        assert_eq!(parsed("redis://cache"), r#"Tcp { host: "cache", port: 6379, tls: false } cache:6379"#);
+        assert_eq!(parsed("rediss://a.b:7000/"), r#"Tcp { host: "a.b", port: 7000, tls: true } a.b:7000"#);
+        assert_eq!(parsed("redis://[::1]:1"), r#"Tcp { host: "::1", port: 1, tls: false } [::1]:1"#);
+        assert_eq!(parsed("redis://[::1]"), r#"Tcp { host: "::1", port: 6379, tls: false } [::1]:6379"#);
+        assert_eq!(parsed("unix:///run/redis.sock"), r#"Unix("/run/redis.sock") /run/redis.sock"#);
+    }
+
+    #[test]
+    fn a_url_with_a_password_is_refused_and_not_repeated() {
+        let failure = Address::parse("redis://:s3cret@host:6379").unwrap_err();
+        assert_eq!(failure.exit(), ExitCode::Usage);
+        assert!(!format!("{failure:?}{:?}", failure.chain()).contains("s3cret"));
+        assert!(parsed("redis://host/5").contains("all databases are taken"));
+        assert!(parsed("http://host").contains("no known scheme"));
+        assert!(parsed("redis://:1").contains("no host"));
+    }
+
+    #[test]
+    fn debug_output_holds_no_password() {
+        let server = Server {
+            name: SourceName::new("redis").unwrap(),
+            address: Address::Unix("/x".into()),
+            user: None,
+            password: Some("s3cret".into()),
+            ca_file: None,
+        };
+        assert!(!format!("{server:?}").contains("s3cret"));
+        let refusal = server.login_refused("ERR unknown command 'AUTH', with args beginning with: 's3cret'");
+        assert!(!format!("{refusal:?}").contains("s3cret"));
+    }
+}

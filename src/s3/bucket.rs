@@ -1,0 +1,378 @@
+//! A bucket's own settings: read as the server writes them, set again in the order that harms nothing.
+//!
+//! Settings are kept as the server's own documents (XML, the policy's JSON), so that what this program does
+//! not understand is kept too, and `curl` or `mc` can use them without it.
+//!
+//! *Order.* A bucket is created (with locks where it had them) before its objects; everything else is set
+//! after them: a policy could forbid our own writing, a default retention would lock what is being restored,
+//! and lifecycle rules come last of all, or they would expire old objects as soon as they arrive.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aws_sdk_s3::{
+    config::{
+        ConfigBag, Intercept, RuntimeComponents, http::HttpRequest,
+        interceptors::AfterDeserializationInterceptorContextRef,
+    },
+    error::{BoxError, ProvideErrorMetadata},
+    primitives::SdkBody,
+    types::{
+        BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration, VersioningConfiguration,
+    },
+};
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::{
+    client::{CallError, Server, Told, add_md5},
+    facts::bucket_path,
+};
+use crate::{
+    error::{Context, ExitCode, Failure, Result},
+    flow::{EntryMeta, Stage},
+};
+
+/// The settings that are documents, in the order in which they are set again.
+const DOCUMENTS: [&str; 5] = ["tags", "cors", "policy", "lock", "lifecycle"];
+
+/// What is kept of a bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Settings {
+    /// `Enabled` or `Suspended`; none where versions were never kept.
+    pub(super) versioning: Option<String>,
+    /// The documents by name; `None` where the server says that there is none. What the server does not
+    /// know or does not show us is not here at all.
+    pub(super) documents: BTreeMap<String, Option<String>>,
+    /// Settings that exist and could not be read, with the reason.
+    pub(super) unread: Vec<(&'static str, String)>,
+}
+
+impl Settings {
+    /// Makes the bucket's entry.
+    pub(super) fn entry(&self, bucket: &str) -> Result<EntryMeta> {
+        let mut meta = EntryMeta::new(bucket_path(bucket)?, Stage::Schema, bucket)
+            .with("bucket", bucket)
+            .with("versioning", self.versioning.clone());
+        meta.container = true;
+        Ok(meta)
+    }
+
+    /// Writes the settings as JSON that a person can read.
+    pub(super) fn to_json(&self) -> Bytes {
+        let mut object: Map<String, Value> =
+            self.documents.iter().map(|(name, text)| (name.clone(), text.clone().into())).collect();
+        object.insert("versioning".to_owned(), self.versioning.clone().into());
+        let mut text = format!("{:#}", Value::Object(object));
+        text.push('\n');
+        text.into()
+    }
+
+    /// Reads what [`Self::to_json`] wrote.
+    pub(super) fn from_json(bucket: &str, bytes: &[u8]) -> Result<Self> {
+        let mut documents: BTreeMap<String, Option<String>> = serde_json::from_slice(bytes)
+            .failed(ExitCode::Damage, || format!("the settings of bucket `{bucket}` are no JSON"))?;
+        let versioning = documents.remove("versioning").flatten();
+        Ok(Self { versioning, documents, unread: Vec::new() })
+    }
+
+    /// Returns whether the bucket can lock objects, which is decided when it is created.
+    fn has_lock(&self) -> bool {
+        self.document("lock").is_some()
+    }
+
+    fn document(&self, name: &str) -> Option<&str> {
+        self.documents.get(name).and_then(Option::as_deref)
+    }
+}
+
+/// Returns the names of all buckets that the credentials show, sorted.
+pub(super) async fn list(server: &Server) -> Result<Vec<String>> {
+    let (mut names, mut token) = (Vec::new(), None::<String>);
+    loop {
+        let page = server.client.list_buckets().set_continuation_token(token.clone()).send().await;
+        let page = page.map_err(|error| server.failure("list the buckets", error))?;
+        names.extend(page.buckets().iter().filter_map(|bucket| bucket.name()).map(str::to_owned));
+        let next = page.continuation_token().filter(|next| !next.is_empty()).map(str::to_owned);
+        if next.is_none() || next == token {
+            names.sort();
+            return Ok(names);
+        }
+        token = next;
+    }
+}
+
+/// Returns whether the bucket is there.
+///
+/// A listing and not a HEAD: only an answer with a body says why it is refused.
+pub(super) async fn exists(server: &Server, name: &str) -> Result<bool> {
+    match server.client.list_objects_v2().bucket(name).max_keys(1).send().await {
+        Ok(_) => Ok(true),
+        Err(error) if Told::from(&error).is_some_and(|told| told.is_absent()) => Ok(false),
+        Err(error) => Err(server.failure(&format!("look for bucket `{name}`"), error)),
+    }
+}
+
+/// Fails when the bucket is not there.
+pub(super) async fn require(server: &Server, name: &str) -> Result<()> {
+    let asked = server.client.list_objects_v2().bucket(name).max_keys(1).send().await;
+    asked.map(drop).map_err(|error| server.failure(&format!("read bucket `{name}`"), error))
+}
+
+/// Creates a bucket that is not there.
+pub(super) async fn create(server: &Server, name: &str, region: &str, settings: &Settings) -> Result<()> {
+    // `us-east-1` is the default and must not be named.
+    let place = (region != "us-east-1").then(|| {
+        let constraint = BucketLocationConstraint::from(region);
+        CreateBucketConfiguration::builder().location_constraint(constraint).build()
+    });
+    let request = server
+        .client
+        .create_bucket()
+        .bucket(name)
+        .set_create_bucket_configuration(place)
+        .set_object_lock_enabled_for_bucket(settings.has_lock().then_some(true));
+    match request.send().await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some("BucketAlreadyOwnedByYou") => Ok(()),
+        Err(error) => Err(server.failure(&format!("create bucket `{name}`"), error)),
+    }
+}
+
+/// Keeps the bytes of an answer as they came.
+#[derive(Clone, Debug, Default)]
+struct Capture(Arc<Mutex<String>>);
+
+impl Intercept for Capture {
+    fn name(&self) -> &'static str {
+        "lifeboat capture"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let bytes = context.response().body().bytes().unwrap_or_default();
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        Ok(())
+    }
+}
+
+/// Asks for one document and returns it as the server wrote it.
+macro_rules! document {
+    ($server:expr, $bucket:expr, $call:ident) => {{
+        let capture = Capture::default();
+        let request = $server.client.$call().bucket($bucket);
+        match request.customize().interceptor(capture.clone()).send().await {
+            Ok(_) => Ok(capture.0.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            Err(error) => Err(Reason::of($server, $bucket, error)?),
+        }
+    }};
+}
+
+/// Why there is no document.
+enum Reason {
+    None,
+    NotKnown,
+    Refused(String),
+}
+
+impl Reason {
+    /// Tells it from an error; a server that is gone or a bucket that is gone ends the run.
+    fn of<E>(server: &Server, bucket: &str, error: CallError<E>) -> Result<Self>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        match Told::from(&error) {
+            Some(told) if told.code == "NoSuchBucket" || told.is_about_credentials() => {}
+            // A server that ignores the question answers another one, with a success that nobody can read.
+            Some(told) if told.is_unknown_request() || told.status < 300 => return Ok(Self::NotKnown),
+            Some(told) if told.is_absent() => return Ok(Self::None),
+            Some(told) => return Ok(Self::Refused(told.text())),
+            None => {}
+        }
+        Err(server.failure(&format!("read the settings of bucket `{bucket}`"), error))
+    }
+}
+
+/// Reads all settings of a bucket.
+pub(super) async fn read(server: &Server, bucket: &str) -> Result<Settings> {
+    let mut settings = Settings::default();
+    match server.client.get_bucket_versioning().bucket(bucket).send().await {
+        Ok(answer) => settings.versioning = answer.status().map(|status| status.as_str().to_owned()),
+        Err(error) => {
+            if let Reason::Refused(why) = Reason::of(server, bucket, error)? {
+                settings.unread.push(("versioning", why));
+            }
+        }
+    }
+    let policy = match server.client.get_bucket_policy().bucket(bucket).send().await {
+        Ok(answer) => Ok(answer.policy().unwrap_or_default().to_owned()),
+        Err(error) => Err(Reason::of(server, bucket, error)?),
+    };
+    let read = [
+        ("policy", "", policy),
+        ("tags", "<Tagging", document!(server, bucket, get_bucket_tagging)),
+        ("cors", "<CORSConfiguration", document!(server, bucket, get_bucket_cors)),
+        ("lock", "<ObjectLockConfiguration", document!(server, bucket, get_object_lock_configuration)),
+        (
+            "lifecycle",
+            "<LifecycleConfiguration",
+            document!(server, bucket, get_bucket_lifecycle_configuration),
+        ),
+        (
+            "encryption",
+            "<ServerSideEncryptionConfiguration",
+            document!(server, bucket, get_bucket_encryption),
+        ),
+    ];
+    for (name, root, outcome) in read {
+        match outcome {
+            Ok(text) if text.trim().is_empty() || !text.contains(root) => {}
+            Ok(text) => drop(settings.documents.insert(name.to_owned(), Some(text))),
+            Err(Reason::None) => drop(settings.documents.insert(name.to_owned(), None)),
+            Err(Reason::NotKnown) => {}
+            Err(Reason::Refused(why)) => settings.unread.push((name, why)),
+        }
+    }
+    Ok(settings)
+}
+
+/// Sends a document in the place of the request's own.
+macro_rules! set_document {
+    ($server:expr, $bucket:expr, $call:ident, $text:expr) => {{
+        let text = $text.to_owned();
+        let request = $server.client.$call().bucket($bucket).customize();
+        let sent = request.mutate_request(move |request| replace_body(request, &text)).send().await;
+        sent.map(drop)
+            .map_err(|error| $server.failure(&format!("set a setting of bucket `{}`", $bucket), error))
+    }};
+}
+
+fn replace_body(request: &mut HttpRequest, text: &str) {
+    let sums: Vec<String> = request.headers().iter().map(|(name, _)| name.to_owned()).collect();
+    for name in sums
+        .iter()
+        .filter(|name| name.starts_with("x-amz-checksum-") || *name == "x-amz-sdk-checksum-algorithm")
+    {
+        request.headers_mut().remove(name.as_str());
+    }
+    *request.body_mut() = SdkBody::from(text);
+    request.headers_mut().insert("content-length", text.len().to_string());
+    add_md5(request);
+}
+
+/// Takes away the rules of a bucket that would expire objects while they are restored.
+pub(super) async fn stop_lifecycle(server: &Server, bucket: &str) -> Result<()> {
+    match server.client.delete_bucket_lifecycle().bucket(bucket).send().await {
+        Ok(_) => Ok(()),
+        Err(error) => match Reason::of(server, bucket, error)? {
+            Reason::None | Reason::NotKnown => Ok(()),
+            Reason::Refused(why) => {
+                let what = format!("the lifecycle rules of bucket `{bucket}` cannot be taken away");
+                Err(Failure::new(ExitCode::SourceDown, what)
+                    .because(why)
+                    .hint("They could expire objects while they are restored; remove them by hand first."))
+            }
+        },
+    }
+}
+
+/// Sets all settings; returns a failure for each one that the server refused.
+///
+/// `cleared` takes away documents that the snapshot knows not to have been there.
+pub(super) async fn apply(server: &Server, bucket: &str, settings: &Settings, cleared: bool) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    if let Some(status) = &settings.versioning {
+        let status = BucketVersioningStatus::from(status.as_str());
+        let versioning = VersioningConfiguration::builder().status(status).build();
+        let request =
+            server.client.put_bucket_versioning().bucket(bucket).versioning_configuration(versioning);
+        let sent = request.send().await;
+        failures.extend(
+            sent.err().map(|error| server.failure(&format!("set versioning of bucket `{bucket}`"), error)),
+        );
+    }
+    for name in DOCUMENTS {
+        let done = match settings.documents.get(name) {
+            Some(Some(text)) => set(server, bucket, name, text).await,
+            Some(None) if cleared => clear(server, bucket, name).await,
+            _ => Ok(()),
+        };
+        failures.extend(done.err());
+    }
+    failures
+}
+
+async fn set(server: &Server, bucket: &str, name: &str, text: &str) -> Result<()> {
+    match name {
+        "tags" => set_document!(server, bucket, put_bucket_tagging, text),
+        "cors" => set_document!(server, bucket, put_bucket_cors, text),
+        "lock" => set_document!(server, bucket, put_object_lock_configuration, text),
+        "lifecycle" => set_document!(server, bucket, put_bucket_lifecycle_configuration, text),
+        _ => {
+            let sent = server.client.put_bucket_policy().bucket(bucket).policy(text).send().await;
+            sent.map(drop)
+                .map_err(|error| server.failure(&format!("set the policy of bucket `{bucket}`"), error))
+        }
+    }
+}
+
+async fn clear(server: &Server, bucket: &str, name: &str) -> Result<()> {
+    macro_rules! delete {
+        ($call:ident) => {
+            match server.client.$call().bucket(bucket).send().await {
+                Ok(_) => Ok(()),
+                Err(error) => match Reason::of(server, bucket, error)? {
+                    Reason::None | Reason::NotKnown => Ok(()),
+                    Reason::Refused(why) => {
+                        let what = format!("failed to take away the {name} of bucket `{bucket}`");
+                        Err(Failure::new(ExitCode::SourceDown, what).because(why))
+                    }
+                },
+            }
+        };
+    }
+    match name {
+        "tags" => delete!(delete_bucket_tagging),
+        "cors" => delete!(delete_bucket_cors),
+        "policy" => delete!(delete_bucket_policy),
+        "lifecycle" => delete!(delete_bucket_lifecycle),
+        // A bucket's lock can never be taken away, only its default retention, which is a rule of its own.
+        _ => Ok(()),
+    }
+}
+
+/// Returns the policy with one bucket's name in the place of another's.
+pub(super) fn rename_in_policy(policy: &str, from: &str, to: &str) -> String {
+    policy
+        .replace(&format!(":::{from}/"), &format!(":::{to}/"))
+        .replace(&format!(":::{from}\""), &format!(":::{to}\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_their_json_and_absent_is_not_unknown() {
+        let mut settings = Settings { versioning: Some("Enabled".to_owned()), ..Settings::default() };
+        settings.documents.insert("policy".to_owned(), Some("{\"a\":1}".to_owned()));
+        settings.documents.insert("cors".to_owned(), None);
+        let again = Settings::from_json("b", &settings.to_json()).unwrap();
+        assert_eq!(again, settings);
+        assert!(again.documents.contains_key("cors") && !again.documents.contains_key("lifecycle"));
+    }
+
+    #[test]
+    fn a_policy_follows_its_bucket_and_no_other() {
+        let policy = r#"["arn:aws:s3:::a","arn:aws:s3:::a/*","arn:aws:s3:::ab/*"]"#;
+        let renamed = r#"["arn:aws:s3:::x","arn:aws:s3:::x/*","arn:aws:s3:::ab/*"]"#;
+        assert_eq!(rename_in_policy(policy, "a", "x"), renamed);
+    }
+}

@@ -1,0 +1,262 @@
+//! A signed connection to one S3 server: its limits, its headers, and what its errors mean to a person.
+//!
+//! *Limits.* [`CONNECT_SECONDS`], [`ANSWER_SECONDS`], [`LIST_SECONDS`] for the first byte of an answer,
+//! [`BODY_SECONDS`] between two pieces of a body, [`ATTEMPTS`] per request. The SDK's own guard against slow
+//! streams is off: it cannot tell a stalled server from a reader of ours that is busy.
+
+use std::{
+    error::Error,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use aws_sdk_s3::{
+    Client,
+    config::{
+        BehaviorVersion, ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation,
+        ResponseChecksumValidation, RuntimeComponents, StalledStreamProtectionConfig,
+        http::{HttpRequest, HttpResponse},
+        interceptors::{BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut},
+        retry::RetryConfig,
+        timeout::TimeoutConfig,
+    },
+    error::{BoxError, ProvideErrorMetadata, SdkError},
+};
+use aws_smithy_http_client::tls;
+use md5::{Digest, Md5};
+use secrecy::ExposeSecret;
+
+use crate::{
+    error::{ExitCode, Failure, Result},
+    names::SourceName,
+    policy::S3Config,
+};
+
+/// Seconds that a TCP and TLS handshake may take.
+pub(super) const CONNECT_SECONDS: u64 = 10;
+/// Seconds until the first byte of an answer.
+pub(super) const ANSWER_SECONDS: u64 = 120;
+/// Seconds until the first byte of a listing; a full single disk was seen to take minutes.
+pub(super) const LIST_SECONDS: u64 = 600;
+/// Seconds that a body may stand still while somebody waits for it.
+pub(super) const BODY_SECONDS: u64 = 60;
+/// How often one request is tried.
+pub(super) const ATTEMPTS: u32 = 5;
+
+/// The credentials are wrong, whatever is asked.
+const REFUSED: [&str; 6] = [
+    "SignatureDoesNotMatch",
+    "InvalidAccessKeyId",
+    "ExpiredToken",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "AuthorizationHeaderMalformed",
+];
+
+/// One S3 server as one source of a stack sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    /// The SDK's client.
+    pub(super) client: Client,
+    /// What the server calls itself.
+    product: Arc<OnceLock<String>>,
+    name: SourceName,
+    endpoint: String,
+}
+
+/// What an SDK call returns when it fails.
+pub(super) type CallError<E> = SdkError<E, HttpResponse>;
+
+impl Server {
+    /// Makes the connection's settings; nothing is sent yet.
+    pub(super) fn new(name: &SourceName, config: &S3Config) -> Result<Self> {
+        let access = config.access_key.resolve()?;
+        let secret = config.secret_key.resolve()?;
+        let credentials =
+            Credentials::new(access.expose_secret(), secret.expose_secret(), None, None, "lifeboat policy");
+        let product = Arc::new(OnceLock::new());
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .build_https();
+        let sdk = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http)
+            .endpoint_url(&config.endpoint)
+            .region(Region::new(config.region.clone()))
+            .credentials_provider(credentials)
+            // Only path style works for every bucket name and every server.
+            .force_path_style(true)
+            // Older servers reject or store the trailers that the SDK would add by itself.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .timeout_config(timeouts(ANSWER_SECONDS))
+            .interceptor(Manners { product: Arc::clone(&product) })
+            .build();
+        let client = Client::from_conf(sdk);
+        Ok(Self { client, product, name: name.clone(), endpoint: config.endpoint.clone() })
+    }
+
+    /// Returns what the server calls itself, once it has answered anything.
+    pub(super) fn product(&self) -> Option<&str> {
+        self.product.get().map(String::as_str)
+    }
+
+    /// Returns the product and where it is, as a person would say it.
+    pub(super) fn version(&self) -> String {
+        format!("{} at {}", self.product().unwrap_or("S3"), self.endpoint)
+    }
+
+    /// Turns an error of a call into what a person is told; `doing` fits after "failed to".
+    pub(super) fn failure<E>(&self, doing: &str, error: CallError<E>) -> Failure
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        let (name, endpoint) = (&self.name, &self.endpoint);
+        let Some(answer) = error.raw_response() else {
+            let what =
+                format!("failed to {doing}: the S3 server of `{name}` at `{endpoint}` does not answer");
+            return Failure::new(ExitCode::SourceDown, what)
+                .because(error)
+                .hint("Is the server running, and is `endpoint` right?");
+        };
+        let status = answer.status().as_u16();
+        let told = Told::of(&error, status);
+        let what = format!("failed to {doing} of `{name}` at `{endpoint}`");
+        Failure::new(ExitCode::SourceDown, what).because(told.text()).hint(told.hint())
+    }
+}
+
+/// Returns the limits of a request whose answer may take `answer_seconds` to begin.
+pub(super) fn timeouts(answer_seconds: u64) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(CONNECT_SECONDS))
+        .read_timeout(Duration::from_secs(answer_seconds))
+        .build()
+}
+
+/// What a server said when it refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// The HTTP status.
+    pub(super) status: u16,
+    /// The error's code; empty where the answer has no body (HEAD).
+    pub(super) code: String,
+    message: String,
+}
+
+impl Told {
+    /// Returns what the server said, `None` when there was no answer at all.
+    pub(super) fn from<E: ProvideErrorMetadata>(error: &CallError<E>) -> Option<Self> {
+        error.raw_response().map(|answer| Self::of(error, answer.status().as_u16()))
+    }
+
+    fn of<E: ProvideErrorMetadata>(error: &CallError<E>, status: u16) -> Self {
+        let code = error.code().unwrap_or_default().to_owned();
+        Self { status, code, message: error.message().unwrap_or_default().to_owned() }
+    }
+
+    /// Returns whether it is the credentials that are wrong and not the thing that was asked for.
+    pub(super) fn is_about_credentials(&self) -> bool {
+        REFUSED.contains(&self.code.as_str())
+    }
+
+    /// Returns whether the thing is simply not there.
+    pub(super) fn is_absent(&self) -> bool {
+        self.status == 404
+    }
+
+    /// Returns whether the server does not know this kind of request.
+    pub(super) fn is_unknown_request(&self) -> bool {
+        self.status == 501 || self.status == 405 || self.code == "NotImplemented"
+    }
+
+    /// Returns the refusal as one line.
+    pub(super) fn text(&self) -> String {
+        let parts = [self.code.as_str(), self.message.as_str()];
+        let said: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        format!("the server answered {} {}", self.status, said.join(": ")).trim_end().to_owned()
+    }
+
+    fn hint(&self) -> &'static str {
+        match self.code.as_str() {
+            "RequestTimeTooSkewed" => "The clocks of this host and of the server differ: set them by NTP.",
+            "AuthorizationHeaderMalformed" => "Check `region`: the server signs for another one.",
+            code if REFUSED.contains(&code) => "Check `access_key` and `secret_key` of this source.",
+            "NoSuchBucket" => "Check the bucket's name in `buckets`.",
+            _ if self.status == 403 => "Give this access key the right to list and read its buckets.",
+            _ if self.status == 404 => "Check the bucket's name and `endpoint`.",
+            _ if self.status >= 500 => "Look into the server's log; it has trouble of its own.",
+            _ => "Look into the server's log for this request.",
+        }
+    }
+}
+
+/// What every request of ours does and notices.
+#[derive(Debug)]
+struct Manners {
+    product: Arc<OnceLock<String>>,
+}
+
+impl Intercept for Manners {
+    fn name(&self) -> &'static str {
+        "lifeboat"
+    }
+
+    /// A body in memory is sent with its MD5, so that the server refuses what was changed on the way;
+    /// locked buckets demand it, and every server since 2006 knows it.
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        add_md5(context.request_mut());
+        Ok(())
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(product) = context.response().headers().get("server") {
+            self.product.get_or_init(|| product.to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Adds `Content-MD5` to a request that has a body in memory.
+pub(super) fn add_md5(request: &mut HttpRequest) {
+    let digest = request.body().bytes().filter(|bytes| !bytes.is_empty()).map(Md5::digest);
+    if let Some(digest) = digest {
+        request.headers_mut().insert("content-md5", aws_smithy_types::base64::encode(digest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(status: u16, code: &str) -> Told {
+        Told { status, code: code.to_owned(), message: "no".to_owned() }
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        assert!(told(403, "SignatureDoesNotMatch").hint().contains("secret_key"));
+        assert!(told(403, "AccessDenied").hint().contains("right to list"));
+        assert!(told(403, "RequestTimeTooSkewed").hint().contains("clocks"));
+        assert!(told(404, "NoSuchBucket").hint().contains("bucket"));
+    }
+
+    #[test]
+    fn a_refusal_is_one_line() {
+        assert_eq!(told(403, "AccessDenied").text(), "the server answered 403 AccessDenied: no");
+        let head = Told { status: 403, code: String::new(), message: String::new() };
+        assert_eq!(head.text(), "the server answered 403");
+    }
+}

@@ -1,0 +1,260 @@
+//! What is kept of an object beside its bytes: headers, user metadata, tags; out of answers, into
+//! attributes, and back into requests.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_s3::{
+    config::http::HttpRequest,
+    operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
+    primitives::{DateTime as SdkTime, DateTimeFormat, SdkBody},
+};
+use chrono::SecondsFormat;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
+
+use super::listing::Listed;
+use crate::{
+    error::{ExitCode, Failure, Result},
+    flow::{Attrs, EntryMeta, Stage},
+    names::EntryPath,
+};
+
+/// The attribute of an object whose tags could not be read; the next run tries again.
+pub(super) const TAGS_UNREAD: &str = "tags_unread";
+
+/// The facts of one object that a restore sets again, and some that it only tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// HTTP headers by their lower-case name, as they were sent.
+    pub(super) headers: BTreeMap<String, String>,
+    /// User metadata, names without `x-amz-meta-`.
+    pub(super) meta: BTreeMap<String, String>,
+    /// Tags.
+    pub(super) tags: BTreeMap<String, String>,
+    /// Retention and legal hold: kept as a record, not set again (a date in the past is refused, and a
+    /// compliance lock could never be undone).
+    pub(super) lock: BTreeMap<String, String>,
+    /// How the server encrypts it; with a key of the customer or of a KMS the `ETag` is no MD5.
+    pub(super) encryption: Option<String>,
+    /// Why the tags could not be read, if they could not.
+    pub(super) tags_unread: Option<String>,
+    /// How many tags the server says there are, where it does.
+    pub(super) tag_count: Option<i32>,
+}
+
+macro_rules! facts_of {
+    ($output:expr) => {{
+        let answer = $output;
+        let headers = [
+            ("cache-control", answer.cache_control()),
+            ("content-disposition", answer.content_disposition()),
+            ("content-encoding", answer.content_encoding()),
+            ("content-language", answer.content_language()),
+            ("content-type", answer.content_type()),
+            ("expires", answer.expires_string()),
+            ("x-amz-website-redirect-location", answer.website_redirect_location()),
+        ];
+        let until = answer.object_lock_retain_until_date().map(time);
+        let lock = [
+            ("mode", answer.object_lock_mode().map(|mode| mode.as_str())),
+            ("until", until.as_deref()),
+            ("legal_hold", answer.object_lock_legal_hold_status().map(|hold| hold.as_str())),
+        ];
+        let customer = answer.sse_customer_algorithm().map(|_| "customer".to_owned());
+        let server = answer.server_side_encryption().map(|kind| kind.as_str().to_owned());
+        Facts {
+            headers: present(&headers),
+            meta: answer.metadata().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            tags: BTreeMap::new(),
+            tags_unread: None,
+            lock: present(&lock),
+            encryption: customer.or(server),
+            tag_count: answer.tag_count(),
+        }
+    }};
+}
+
+impl Facts {
+    /// Takes the facts of a GET's answer; the tags are not among them.
+    pub(super) fn of_get(answer: &GetObjectOutput) -> Self {
+        facts_of!(answer)
+    }
+
+    /// Takes the facts of a HEAD's answer; the tags are not among them.
+    pub(super) fn of_head(answer: &HeadObjectOutput) -> Self {
+        facts_of!(answer)
+    }
+
+    /// Takes the facts out of an entry's attributes.
+    pub(super) fn of_attrs(attrs: &Attrs) -> Self {
+        Self {
+            headers: texts(attrs.get("headers")),
+            meta: texts(attrs.get("meta")),
+            tags: texts(attrs.get("tags")),
+            lock: texts(attrs.get("lock")),
+            encryption: attrs.get("encryption").and_then(Value::as_str).map(str::to_owned),
+            tags_unread: None,
+            tag_count: None,
+        }
+    }
+
+    /// Returns whether an object with these facts needs none of `other`'s to be set again.
+    pub(super) fn same_as(&self, other: &Self) -> bool {
+        self.headers == other.headers && self.meta == other.meta && self.tags == other.tags
+    }
+
+    /// Returns whether a plain `ETag` may be taken for the MD5 of the bytes.
+    pub(super) fn etag_is_of_plain_bytes(&self) -> bool {
+        !matches!(self.encryption.as_deref(), Some("customer" | "aws:kms" | "aws:kms:dsse"))
+    }
+
+    /// Returns the request headers that set these facts, or why they cannot be sent.
+    pub(super) fn request_headers(&self) -> Result<Vec<(String, String)>, String> {
+        let meta = self.meta.iter().map(|(name, value)| (format!("x-amz-meta-{name}"), value.clone()));
+        let mut headers: Vec<_> = self.headers.clone().into_iter().chain(meta).collect();
+        if !self.tags.is_empty() {
+            headers.push(("x-amz-tagging".to_owned(), query(&self.tags)));
+        }
+        let mut probe = HttpRequest::new(SdkBody::empty());
+        for (name, value) in &headers {
+            let tried = probe.headers_mut().try_insert(name.clone(), value.clone());
+            tried.map_err(|_| format!("its `{name}` cannot be sent as a header"))?;
+        }
+        Ok(headers)
+    }
+}
+
+/// Puts headers into a request before it is signed; they are known to be valid.
+pub(super) fn dress(headers: Vec<(String, String)>) -> impl Fn(&mut HttpRequest) + Send + Sync + 'static {
+    move |request| {
+        for (name, value) in &headers {
+            request.headers_mut().insert(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Makes the entry of an object.
+pub(super) fn object_meta(bucket: &str, listed: &Listed, facts: &Facts) -> Result<EntryMeta> {
+    let mut meta = EntryMeta::new(object_path(bucket, &listed.key)?, Stage::Data, bucket)
+        .with("bucket", bucket)
+        .with("key", listed.key.as_str())
+        .with("etag", listed.etag.as_str())
+        .with("size", listed.size_bytes)
+        .with("last_modified", stamp(listed));
+    meta.select = format!("{bucket}/{}", listed.key);
+    let maps =
+        [("headers", &facts.headers), ("meta", &facts.meta), ("tags", &facts.tags), ("lock", &facts.lock)];
+    for (name, map) in maps.into_iter().filter(|(_, map)| !map.is_empty()) {
+        let object: Map<String, Value> = map.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+        meta = meta.with(name, object);
+    }
+    let texts = [
+        ("encryption", &facts.encryption),
+        ("storage_class", &listed.storage_class),
+        (TAGS_UNREAD, &facts.tags_unread),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            meta = meta.with(name, text.as_str());
+        }
+    }
+    Ok(meta)
+}
+
+/// Returns where an object lies inside its source.
+pub(super) fn object_path(bucket: &str, key: &str) -> Result<EntryPath> {
+    let parts: Vec<&str> = std::iter::once(bucket).chain(key.split('/')).collect();
+    EntryPath::of_parts(&parts).map_err(|error| {
+        Failure::new(ExitCode::Failed, format!("object `{key}` of bucket `{bucket}` has no path"))
+            .because(error)
+    })
+}
+
+/// Returns where a bucket's own settings lie: no object can, because a `%` of a key is always escaped.
+pub(super) fn bucket_path(bucket: &str) -> Result<EntryPath> {
+    EntryPath::new(&format!("%bucket/{bucket}.json")).map_err(|error| {
+        Failure::new(ExitCode::Failed, format!("bucket `{bucket}` has no path")).because(error)
+    })
+}
+
+/// Returns the listing's date as attributes hold it, to the millisecond.
+pub(super) fn stamp(listed: &Listed) -> String {
+    listed.last_modified.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// Writes tags the way the `x-amz-tagging` header wants them.
+fn query(tags: &BTreeMap<String, String>) -> String {
+    let escape = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let pairs: Vec<String> = tags.iter().map(|(k, v)| format!("{}={}", escape(k), escape(v))).collect();
+    pairs.join("&")
+}
+
+fn present(pairs: &[(&str, Option<&str>)]) -> BTreeMap<String, String> {
+    let some = pairs.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
+    some.collect()
+}
+
+fn texts(value: Option<&Value>) -> BTreeMap<String, String> {
+    let pairs = value.and_then(Value::as_object).into_iter().flatten();
+    pairs.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+fn time(at: &SdkTime) -> String {
+    at.fmt(DateTimeFormat::DateTime).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn listed(key: &str) -> Listed {
+        Listed {
+            key: key.to_owned(),
+            etag: "e".to_owned(),
+            size_bytes: 3,
+            last_modified: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(),
+            storage_class: None,
+        }
+    }
+
+    #[test]
+    fn facts_survive_their_attributes() {
+        let mut facts = Facts::default();
+        facts.headers.insert("content-type".into(), "image/png".into());
+        facts.meta.insert("file-hash".into(), "密".into());
+        facts.tags.insert("a b".into(), "c&d=e".into());
+        let meta = object_meta("im-files", &listed("2025/图 1.png"), &facts).unwrap();
+        assert_eq!(Facts::of_attrs(&meta.attrs), facts);
+        assert_eq!(meta.path.as_str(), "im-files/2025/图 1.png");
+        assert_eq!(meta.select, "im-files/2025/图 1.png");
+        assert_eq!(meta.text("last_modified"), Some("2023-11-14T22:13:20.123Z"));
+        let headers = facts.request_headers().unwrap();
+        assert!(headers.contains(&("x-amz-tagging".into(), "a%20b=c%26d%3De".into())));
+    }
+
+    #[test]
+    fn a_line_end_in_metadata_is_refused_before_it_is_sent() {
+        let mut facts = Facts::default();
+        facts.meta.insert("note".into(), "a\r\nx-evil: 1".into());
+        assert!(facts.request_headers().unwrap_err().contains("x-amz-meta-note"));
+    }
+
+    #[test]
+    fn the_settings_of_a_bucket_lie_where_no_object_can() {
+        let settings = bucket_path("im-files").unwrap();
+        for (bucket, key) in [("%bucket", "im-files.json"), ("bucket", "im-files.json"), ("%", "x")] {
+            assert_ne!(object_path(bucket, key).unwrap(), settings);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn two_keys_never_share_a_path(a in "[a/.%\n ]{1,6}", b in "[a/.%\n ]{1,6}") {
+            let (one, two) = (object_path("b", &a).unwrap(), object_path("b", &b).unwrap());
+            prop_assert_eq!(a == b, one == two);
+        }
+    }
+}

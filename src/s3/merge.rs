@@ -1,0 +1,225 @@
+//! What the previous snapshot had, walked beside the listing.
+//!
+//! *Order.* Both sides come sorted by bucket and key, so one step forward on either side is enough and
+//! nothing is remembered: memory does not grow with the number of objects.
+
+use std::cmp::Ordering;
+
+use super::{
+    facts::{TAGS_UNREAD, stamp},
+    listing::Listed,
+};
+use crate::{
+    error::Result,
+    flow::{Previous, PreviousEntry, Stage},
+};
+
+/// The trailer's name for an entry whose bytes are not those of any object: see [`super::fetch`].
+pub(super) const TORN: &str = "torn";
+
+/// Objects that must have vanished before a shrunken bucket is worth an alarm.
+const SHRINK_COUNT_MIN: u64 = 10;
+/// The share of a bucket's objects, in percent, that may vanish between two runs without an alarm.
+const SHRINK_PERCENT_MAX: u64 = 20;
+
+/// A cursor over the previous snapshot's objects.
+pub(super) struct Merge {
+    previous: Option<Box<dyn Previous>>,
+    next: Option<PreviousEntry>,
+}
+
+/// How a bucket changed since the previous snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    /// Objects that it had.
+    pub(super) had: u64,
+    /// Objects of those that are gone.
+    pub(super) gone: u64,
+}
+
+impl Change {
+    /// Returns what is odd about it, if anything.
+    pub(super) fn anomaly(self, listed: u64) -> Option<String> {
+        if self.had > 0 && listed == 0 {
+            return Some(format!("it is empty now and had {} objects in the previous snapshot", self.had));
+        }
+        let shrunk = self.gone >= SHRINK_COUNT_MIN && self.gone * 100 > self.had * SHRINK_PERCENT_MAX;
+        shrunk.then(|| {
+            format!("{} of its {} objects are gone since the previous snapshot", self.gone, self.had)
+        })
+    }
+}
+
+impl Merge {
+    /// Begins at the previous snapshot's first object.
+    pub(super) async fn new(previous: Option<Box<dyn Previous>>) -> Result<Self> {
+        let mut merge = Self { previous, next: None };
+        merge.step().await?;
+        Ok(merge)
+    }
+
+    /// Goes to `bucket`; returns the buckets passed over, which are gone.
+    pub(super) async fn enter(&mut self, bucket: &str) -> Result<Vec<String>> {
+        self.pass_while(|other| other < bucket).await
+    }
+
+    /// Goes to the end; returns the buckets passed over.
+    pub(super) async fn leave(&mut self) -> Result<Vec<String>> {
+        self.pass_while(|_| true).await
+    }
+
+    async fn pass_while(&mut self, passed: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+        let mut buckets: Vec<String> = Vec::new();
+        while let Some(bucket) = self.next.as_ref().map(|entry| entry.meta.item.clone()).filter(|b| passed(b))
+        {
+            if buckets.last() != Some(&bucket) {
+                buckets.push(bucket);
+            }
+            self.step().await?;
+        }
+        Ok(buckets)
+    }
+
+    /// Returns the previous entry of this object when it is the same object still; counts in `change`
+    /// what was passed over.
+    pub(super) async fn unchanged(
+        &mut self,
+        bucket: &str,
+        listed: &Listed,
+        change: &mut Change,
+    ) -> Result<Option<PreviousEntry>> {
+        loop {
+            match self.key_in(bucket).map(|key| key.cmp(&listed.key)) {
+                None | Some(Ordering::Greater) => return Ok(None),
+                Some(Ordering::Less) => {
+                    change.had += 1;
+                    change.gone += 1;
+                    self.step().await?;
+                }
+                Some(Ordering::Equal) => {
+                    change.had += 1;
+                    let entry = self.next.take();
+                    self.step().await?;
+                    return Ok(entry.filter(|entry| is_same(entry, listed)));
+                }
+            }
+        }
+    }
+
+    /// Passes over the rest of `bucket`, which the listing does not have.
+    pub(super) async fn finish(&mut self, bucket: &str, change: &mut Change) -> Result<()> {
+        while self.key_in(bucket).is_some() {
+            change.had += 1;
+            change.gone += 1;
+            self.step().await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the key at the cursor, if it is in `bucket`.
+    fn key_in(&self, bucket: &str) -> Option<&String> {
+        let entry = self.next.as_ref().filter(|entry| entry.meta.item == bucket)?;
+        match entry.meta.attrs.get("key") {
+            Some(serde_json::Value::String(key)) => Some(key),
+            _ => None,
+        }
+    }
+
+    async fn step(&mut self) -> Result<()> {
+        self.next = None;
+        let Some(previous) = &mut self.previous else { return Ok(()) };
+        while let Some(entry) = previous.next().await? {
+            if entry.meta.stage == Stage::Data && entry.meta.text("key").is_some() {
+                self.next = Some(entry);
+                return Ok(());
+            }
+        }
+        self.previous = None;
+        Ok(())
+    }
+}
+
+/// Returns whether the listing shows the very object that the previous snapshot holds.
+fn is_same(entry: &PreviousEntry, listed: &Listed) -> bool {
+    !listed.etag.is_empty()
+        && entry.meta.text("etag") == Some(listed.etag.as_str())
+        && entry.meta.text("last_modified") == Some(stamp(listed).as_str())
+        && entry.size_bytes == listed.size_bytes
+        && !entry.trailer.contains_key(TORN)
+        && !entry.meta.attrs.contains_key(TAGS_UNREAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chrono::DateTime;
+
+    use super::{
+        super::facts::{Facts, object_meta},
+        *,
+    };
+    use crate::flow::{Attrs, Reuse};
+
+    struct Before(std::vec::IntoIter<PreviousEntry>);
+
+    #[async_trait::async_trait]
+    impl Previous for Before {
+        async fn next(&mut self) -> Result<Option<PreviousEntry>> {
+            Ok(self.0.next())
+        }
+    }
+
+    fn listed(key: &str, size_bytes: u64) -> Listed {
+        Listed {
+            key: key.to_owned(),
+            etag: format!("{size_bytes:032x}"),
+            size_bytes,
+            last_modified: DateTime::UNIX_EPOCH,
+            storage_class: None,
+        }
+    }
+
+    async fn merge(objects: &[(&str, &str, u64)]) -> Merge {
+        let entry = |(bucket, key, size): &(&str, &str, u64)| PreviousEntry {
+            meta: object_meta(bucket, &listed(key, *size), &Facts::default()).unwrap(),
+            trailer: Attrs::new(),
+            size_bytes: *size,
+            reuse: Reuse(Bytes::new()),
+        };
+        let all: Vec<_> = objects.iter().map(entry).collect();
+        Merge::new(Some(Box::new(Before(all.into_iter())))).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_what_changed_is_read_again() {
+        // `a-b` sorts before `a/b` by bytes, whatever their paths look like.
+        let mut merge = merge(&[("x", "a-b", 1), ("x", "a/b", 2), ("x", "gone", 3), ("x", "z", 4)]).await;
+        let mut change = Change::default();
+        let mut same = Vec::new();
+        for (key, size) in [("a-b", 1), ("a/b", 20), ("new", 1), ("z", 4)] {
+            let now = listed(key, size);
+            same.push(merge.unchanged("x", &now, &mut change).await.unwrap().is_some());
+        }
+        merge.finish("x", &mut change).await.unwrap();
+        assert_eq!(same, [true, false, false, true]);
+        assert_eq!(change, Change { had: 4, gone: 1 });
+    }
+
+    #[tokio::test]
+    async fn a_bucket_that_is_gone_is_noticed() {
+        let mut merge = merge(&[("a", "1", 1), ("a", "2", 1), ("b", "1", 1), ("c", "1", 1)]).await;
+        assert_eq!(merge.enter("b").await.unwrap(), ["a"]);
+        let mut change = Change::default();
+        assert!(merge.unchanged("b", &listed("1", 1), &mut change).await.unwrap().is_some());
+        assert_eq!(merge.leave().await.unwrap(), ["c"]);
+    }
+
+    #[test]
+    fn an_empty_or_shrunken_bucket_is_an_anomaly() {
+        assert!(Change { had: 1, gone: 1 }.anomaly(0).is_some());
+        assert!(Change { had: 0, gone: 0 }.anomaly(0).is_none());
+        assert!(Change { had: 100, gone: 21 }.anomaly(79).is_some());
+        assert!(Change { had: 100, gone: 20 }.anomaly(80).is_none());
+        assert!(Change { had: 3, gone: 2 }.anomaly(1).is_none());
+    }
+}

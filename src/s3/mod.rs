@@ -1,0 +1,33 @@
+//! The S3 engine: whole buckets of `MinIO`, Ceph, AWS or any other S3 server, read and written back.
+//!
+//! Keys are bytes to be kept. That is why this engine speaks to users' buckets through the AWS SDK with its
+//! own listing, and never through a library that tidies paths.
+//!
+//! | module | duty |
+//! |---|---|
+//! | [`client`] | a signed connection, its limits, and what its errors mean to a person |
+//! | [`listing`] | all keys of a bucket in order, with proof that the order held |
+//! | [`facts`] | what is kept of an object beside its bytes |
+//! | [`bucket`] | a bucket's own settings |
+//! | [`fetch`] | one object's bytes, whole or not at all |
+//! | [`merge`] | what the previous snapshot had, walked beside the listing |
+//! | [`source`] | the reader |
+//! | [`put`], [`standing`] | one object written; what stands in the target's buckets already |
+//! | [`target`] | the writer |
+//!
+//! *Not kept yet*: older versions and delete markers of versioned buckets (the latest state is; the reader
+//! warns), ACLs, notification and replication settings. A change of an object's tags alone moves neither its
+//! `ETag` nor its date, so a run that can reuse the previous snapshot does not see it.
+
+mod bucket;
+mod client;
+mod facts;
+mod fetch;
+mod listing;
+mod merge;
+mod put;
+mod source;
+mod standing;
+mod target;
+
+pub use self::{source::S3Source, target::S3Target};

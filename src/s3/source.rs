@@ -1,0 +1,321 @@
+//! The reader: buckets and their objects, in order, reading only what changed.
+//!
+//! *Order.* Inventory (the buckets), then every bucket's settings, then bucket by bucket its objects in key
+//! order. Entries begin in that order so that the next run can walk this one beside its listing; bodies
+//! stream side by side, at most `concurrency` objects at a time.
+//!
+//! *Crash.* Nothing is written anywhere; a run that stops is run again. Objects that vanish between listing
+//! and reading are counted (`vanished` in the point), objects that cannot be read are reported, and a bucket
+//! that is suddenly empty or much smaller is reported too: a bad listing must not look like deletions.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use chrono::SecondsFormat;
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::{JoinHandle, JoinSet},
+};
+
+use super::{
+    bucket,
+    client::Server,
+    facts::TAGS_UNREAD,
+    fetch::{Fetcher, Opened},
+    listing::Lister,
+    merge::{Change, Merge},
+};
+use crate::{
+    clock::Ground,
+    error::{Context, ExitCode, Failure, Result},
+    event::SharedMonitor,
+    flow::{EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Source},
+    names::SourceName,
+    policy::S3Config,
+};
+
+/// Problems after which a run gives up: so many are a fault of the whole and not of the objects.
+const PROBLEMS_MAX: u64 = 1000;
+
+/// Reads the buckets of one S3 server.
+#[derive(Clone)]
+pub struct S3Source {
+    name: SourceName,
+    config: S3Config,
+    ground: Ground,
+    monitor: SharedMonitor,
+}
+
+impl S3Source {
+    /// Makes a source; nothing is asked of the server yet.
+    pub fn new(name: SourceName, config: S3Config, ground: Ground, monitor: SharedMonitor) -> Self {
+        Self { name, config, ground, monitor }
+    }
+}
+
+/// One object's turn: what was known of it before, or its bytes on their way.
+enum Turn {
+    Same(Box<PreviousEntry>),
+    Opening(JoinHandle<Result<Opened>>, OwnedSemaphorePermit),
+}
+
+/// What all buckets of a run share.
+struct Run {
+    server: Server,
+    fetcher: Fetcher,
+    exclude: GlobSet,
+    permits: Arc<Semaphore>,
+    concurrency: usize,
+    sink: EntrySink,
+    vanished: AtomicU64,
+    untagged: AtomicU64,
+    problems: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl Source for S3Source {
+    fn name(&self) -> &SourceName {
+        &self.name
+    }
+
+    async fn read(self: Box<Self>, sink: EntrySink, previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
+        let server = Server::new(&self.name, &self.config)?;
+        let buckets = wanted_buckets(&server, &self.config.buckets).await?;
+        if buckets.is_empty() {
+            let patterns = self.config.buckets.join("`, `");
+            self.monitor.warn(Some(&self.name), format!("no bucket matches `{patterns}`"), None);
+        }
+        sink.announce(buckets.clone()).await?;
+        for name in &buckets {
+            self.send_settings(&server, name, &sink).await?;
+        }
+        let begin = self.ground.clock.now();
+        let mut merge = Merge::new(previous).await?;
+        let concurrency = self.config.concurrency.max(1);
+        let run = Run {
+            fetcher: Fetcher::new(&server),
+            server,
+            exclude: exclusion(&self.config.exclude)?,
+            permits: Arc::new(Semaphore::new(concurrency)),
+            concurrency,
+            sink: sink.clone(),
+            vanished: AtomicU64::new(0),
+            untagged: AtomicU64::new(0),
+            problems: Arc::default(),
+        };
+        for name in &buckets {
+            report_gone(&sink, merge.enter(name).await?).await?;
+            run.bucket(name, &mut merge).await?;
+            sink.complete(name);
+        }
+        report_gone(&sink, merge.leave().await?).await?;
+        let rfc3339 = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(SecondsFormat::Millis, true);
+        let point = Point::at(begin)
+            .mark("window_begin", rfc3339(begin))
+            .mark("window_end", rfc3339(self.ground.clock.now()))
+            .mark("vanished", run.vanished.into_inner().to_string());
+        sink.finish(point).await
+    }
+}
+
+impl S3Source {
+    async fn send_settings(&self, server: &Server, name: &str, sink: &EntrySink) -> FlowResult<()> {
+        let settings = bucket::read(server, name).await?;
+        if settings.versioning.is_some() {
+            self.monitor.warn(
+                Some(&self.name),
+                format!("bucket `{name}` keeps versions: only the latest of each object is taken"),
+                Some("Older versions are safe only in the bucket itself so far."),
+            );
+        }
+        for (setting, why) in &settings.unread {
+            let what = format!("{setting} of bucket {name}");
+            sink.report(Problem { what, why: why.clone() }).await?;
+        }
+        sink.put(settings.entry(name)?, settings.to_json()).await
+    }
+}
+
+impl Run {
+    /// Sends a bucket's objects and waits until the last byte of them is on its way.
+    async fn bucket(&self, name: &str, merge: &mut Merge) -> FlowResult<()> {
+        // The queue's depth bounds how far the listing runs ahead of the objects.
+        let (queue, turns) = mpsc::channel(self.concurrency * 2);
+        tokio::try_join!(self.list(name, merge, queue), self.take_turns(turns))?;
+        match self.untagged.swap(0, Ordering::Relaxed) {
+            0 => Ok(()),
+            count => {
+                // One line for all of them: it is a right that is missing, not the objects' fault.
+                let why = format!("the tags of {count} objects cannot be read, their bytes were");
+                self.sink.report(Problem { what: format!("bucket {name}"), why }).await
+            }
+        }
+    }
+
+    async fn list(&self, name: &str, merge: &mut Merge, queue: mpsc::Sender<Turn>) -> FlowResult<()> {
+        let mut lister = Lister::new(&self.server, name);
+        let (mut change, mut listed_count) = (Change::default(), 0);
+        while let Some(listed) = lister.next().await? {
+            listed_count += 1;
+            let same = merge.unchanged(name, &listed, &mut change).await?;
+            if self.exclude.is_match(format!("{name}/{}", listed.key)) {
+                continue;
+            }
+            let turn = if let Some(previous) = same {
+                Turn::Same(Box::new(previous))
+            } else {
+                let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
+                let (fetcher, bucket) = (self.fetcher.clone(), name.to_owned());
+                Turn::Opening(tokio::spawn(async move { fetcher.open(&bucket, listed).await }), permit)
+            };
+            if queue.send(turn).await.is_err() {
+                // The other half failed, and says why.
+                return Ok(());
+            }
+        }
+        merge.finish(name, &mut change).await?;
+        for key in lister.take_unreadable() {
+            let why = "its key is not UTF-8".to_owned();
+            self.sink.report(Problem { what: format!("{name}/{key}"), why }).await?;
+        }
+        if let Some(why) = change.anomaly(listed_count) {
+            self.sink.report(Problem { what: format!("bucket {name}"), why }).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_turns(&self, mut turns: mpsc::Receiver<Turn>) -> FlowResult<()> {
+        let mut pumps = JoinSet::new();
+        while let Some(turn) = turns.recv().await {
+            match turn {
+                Turn::Same(previous) => {
+                    let PreviousEntry { meta, trailer, reuse, .. } = *previous;
+                    self.sink.reuse(meta, trailer, reuse).await?;
+                }
+                Turn::Opening(opening, permit) => {
+                    let opened =
+                        opening.await.failed(ExitCode::Failed, || "a read was stopped".to_owned())??;
+                    self.send(opened, permit, &mut pumps).await?;
+                }
+            }
+            while let Some(pumped) = pumps.try_join_next() {
+                joined(pumped)?;
+            }
+        }
+        while let Some(pumped) = pumps.join_next().await {
+            joined(pumped)?;
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        opened: Opened,
+        permit: OwnedSemaphorePermit,
+        pumps: &mut JoinSet<FlowResult<()>>,
+    ) -> FlowResult<()> {
+        if let Opened::Whole { meta, .. } | Opened::Streaming { meta, .. } = &opened {
+            self.untagged.fetch_add(u64::from(meta.attrs.contains_key(TAGS_UNREAD)), Ordering::Relaxed);
+        }
+        match opened {
+            Opened::Whole { meta, bytes, trailer } => {
+                let mut writer = self.sink.begin(meta).await?;
+                writer.write(bytes).await?;
+                writer.finish_with(trailer).await
+            }
+            Opened::Streaming { meta, pump } => {
+                let writer = self.sink.begin(meta).await?;
+                let (sink, problems) = (self.sink.clone(), Arc::clone(&self.problems));
+                pumps.spawn(async move {
+                    let problem = pump.run(writer).await?;
+                    drop(permit);
+                    match problem {
+                        Some(problem) => report(&sink, &problems, problem).await,
+                        None => Ok(()),
+                    }
+                });
+                Ok(())
+            }
+            Opened::Vanished => {
+                self.vanished.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Opened::Refused(problem) => report(&self.sink, &self.problems, problem).await,
+        }
+    }
+}
+
+fn joined(pumped: Result<FlowResult<()>, tokio::task::JoinError>) -> FlowResult<()> {
+    pumped.failed(ExitCode::Failed, || "a read was stopped".to_owned())?
+}
+
+async fn report(sink: &EntrySink, count: &AtomicU64, problem: Problem) -> FlowResult<()> {
+    if count.fetch_add(1, Ordering::Relaxed) >= PROBLEMS_MAX {
+        let what = format!("more than {PROBLEMS_MAX} objects cannot be read, the last is `{}`", problem.what);
+        return Err(Failure::new(ExitCode::SourceDown, what).because(problem.why).into());
+    }
+    sink.report(problem).await
+}
+
+async fn report_gone(sink: &EntrySink, buckets: Vec<String>) -> FlowResult<()> {
+    for bucket in buckets {
+        let why = "the previous snapshot had objects in it, now it is gone or not taken".to_owned();
+        sink.report(Problem { what: format!("bucket {bucket}"), why }).await?;
+    }
+    Ok(())
+}
+
+/// Returns the buckets to take, sorted.
+///
+/// Names without wildcards are asked for one by one, so that a key that may not list all buckets suffices.
+async fn wanted_buckets(server: &Server, patterns: &[String]) -> Result<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    if patterns.iter().any(|pattern| pattern.contains(['*', '?', '[', '{'])) {
+        let globs = exclusion(patterns)?;
+        let all = bucket::list(server).await?;
+        for literal in patterns.iter().filter(|pattern| !pattern.contains(['*', '?', '[', '{'])) {
+            if !all.contains(literal) {
+                bucket::require(server, literal).await?;
+            }
+        }
+        names.extend(all.into_iter().filter(|name| globs.is_match(name)));
+    } else {
+        for name in patterns {
+            bucket::require(server, name).await?;
+            names.push(name.clone());
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// Makes the set of globs that a policy names; a glob that names a folder takes all that is inside.
+pub(super) fn exclusion(patterns: &[String]) -> Result<GlobSet> {
+    let mut builder = GlobSetBuilder::new();
+    for pattern in patterns {
+        for pattern in [pattern.clone(), format!("{}/**", pattern.trim_end_matches('/'))] {
+            let glob = Glob::new(&pattern)
+                .failed(ExitCode::Usage, || format!("pattern `{pattern}` of an S3 source is no glob"))?;
+            builder.add(glob);
+        }
+    }
+    builder.build().failed(ExitCode::Usage, || "the patterns of an S3 source are too many".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exclusion_takes_a_thing_and_all_that_is_inside() {
+        let out = exclusion(&["im-files/tmp".to_owned(), "*.log".to_owned()]).unwrap();
+        assert!(out.is_match("im-files/tmp") && out.is_match("im-files/tmp/a/b"));
+        assert!(out.is_match("im-files/x/y.log"));
+        assert!(!out.is_match("im-files/tmp2") && !out.is_match("im-files/tmp.txt"));
+    }
+}

@@ -1,0 +1,388 @@
+//! The writer: buckets, their objects, and last their settings.
+//!
+//! *Order.* Look what is in the way and refuse before anything is touched; create buckets; write objects, at
+//! most `concurrency` at a time; with `replace` and everything selected, remove what the snapshot does not
+//! have; set the buckets' settings, lifecycle rules last.
+//!
+//! *Crash.* Each object appears whole or not at all, and nothing is removed before all is in place. A run
+//! that stopped is run again with `replace`: objects that are equal already are not written twice.
+//!
+//! *Limits.* [`MEMORY_MIB`] of bodies are in memory at a time, whatever `concurrency` is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use super::{
+    bucket::{self, Settings},
+    client::Server,
+    facts::{Facts, bucket_path},
+    listing::Lister,
+    put::{Done, Job, PART_BYTES, Putter, not_all},
+    source::exclusion,
+    standing::Standing,
+};
+use crate::{
+    error::{Context, ExitCode, Failure, Result},
+    event::SharedMonitor,
+    flow::{
+        Entry, EntryMeta, EntryStream, FlowResult, Selection, Stage, Tally, Target, TargetState, WriteOptions,
+    },
+    names::SourceName,
+    policy::S3Config,
+};
+
+/// Bytes of bodies in memory, in MiB.
+const MEMORY_MIB: u32 = 80;
+/// Bytes that a bucket's settings may have.
+const SETTINGS_BYTES_MAX: usize = 4 << 20;
+/// Objects that are counted before a bucket is just called full.
+const COUNT_MAX: usize = 12;
+
+/// Writes buckets to one S3 server.
+pub struct S3Target {
+    name: SourceName,
+    config: S3Config,
+    monitor: SharedMonitor,
+    renames: BTreeMap<String, String>,
+}
+
+impl S3Target {
+    /// Makes a target; nothing is asked of the server yet.
+    pub fn new(name: SourceName, config: S3Config, monitor: SharedMonitor) -> Self {
+        Self { name, config, monitor, renames: BTreeMap::new() }
+    }
+
+    /// Writes what was bucket `from` to bucket `to`.
+    #[must_use]
+    pub fn with_rename(mut self, from: &str, to: &str) -> Self {
+        self.renames.insert(from.to_owned(), to.to_owned());
+        self
+    }
+
+    fn renamed(&self, bucket: &str) -> String {
+        self.renames.get(bucket).cloned().unwrap_or_else(|| bucket.to_owned())
+    }
+
+    async fn look(&self, server: &Server, inventory: &[String]) -> Result<TargetState> {
+        let mut in_the_way = Vec::new();
+        for bucket in inventory.iter().map(|bucket| self.renamed(bucket)) {
+            if !bucket::exists(server, &bucket).await? {
+                continue;
+            }
+            let (mut lister, mut count) = (Lister::new(server, &bucket), 0);
+            while count < COUNT_MAX && lister.next().await?.is_some() {
+                count += 1;
+            }
+            match count {
+                0 => {}
+                1 => in_the_way.push(format!("bucket {bucket}: 1 object")),
+                COUNT_MAX => in_the_way.push(format!("bucket {bucket}: {COUNT_MAX}+ objects")),
+                _ => in_the_way.push(format!("bucket {bucket}: {count} objects")),
+            }
+        }
+        Ok(TargetState { version: server.version(), in_the_way })
+    }
+
+    /// Fails when buckets that are wanted are not empty.
+    async fn refuse_the_full(&self, server: &Server, only: &Selection, inventory: &[String]) -> Result<()> {
+        let mut reached = Vec::new();
+        for bucket in inventory {
+            let mut meta = EntryMeta::new(bucket_path(bucket)?, Stage::Schema, bucket.as_str());
+            meta.container = true;
+            if only.wants(&meta) {
+                reached.push(bucket.clone());
+            }
+        }
+        let state = self.look(server, &reached).await?;
+        if state.in_the_way.is_empty() {
+            return Ok(());
+        }
+        let what = format!("the target of `{}` is not empty: {}", self.name, state.in_the_way.join(", "));
+        Err(Failure::new(ExitCode::TargetNotEmpty, what)
+            .hint("Say --replace to make these buckets equal to the snapshot; objects that it does not have are removed."))
+    }
+}
+
+#[async_trait]
+impl Target for S3Target {
+    fn name(&self) -> &SourceName {
+        &self.name
+    }
+
+    async fn inspect(&mut self, inventory: &[String]) -> Result<TargetState> {
+        let server = Server::new(&self.name, &self.config)?;
+        self.look(&server, inventory).await
+    }
+
+    async fn write(self: Box<Self>, options: WriteOptions, mut entries: EntryStream) -> FlowResult<Tally> {
+        let server = Server::new(&self.name, &self.config)?;
+        let mut next = entries.next().await?;
+        if !options.replace {
+            self.refuse_the_full(&server, &options.only, entries.inventory()).await?;
+        }
+        let mut run = Run::new(&self, &server, &options)?;
+        while let Some(entry) = next {
+            run.entry(entry).await?;
+            next = entries.next().await?;
+        }
+        run.end().await
+    }
+}
+
+/// How objects that stand in the target are treated.
+enum Mode {
+    /// There are none.
+    Empty,
+    /// Those that the snapshot does not have are removed at the end.
+    Mirror(Box<Standing>),
+    /// They stay, except those that are written.
+    Patch,
+}
+
+/// One restore under way.
+struct Run<'a> {
+    target: &'a S3Target,
+    server: Server,
+    putter: Putter,
+    mode: Mode,
+    /// The buckets met so far, by the name that they have in the target.
+    buckets: BTreeMap<String, Found>,
+    last: (String, String),
+    objects: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+    puts: JoinSet<FlowResult<Done>>,
+    refused: Vec<(String, String)>,
+    same: u64,
+    locked: u64,
+    tally: Tally,
+}
+
+/// A bucket of the target.
+struct Found {
+    settings: Settings,
+    /// Whether its settings are ours to set: we made it, or it was empty, or it is to equal the snapshot.
+    ours: bool,
+    /// Whether all that stands in it was compared with the snapshot.
+    walked: bool,
+}
+
+impl<'a> Run<'a> {
+    fn new(target: &'a S3Target, server: &Server, options: &WriteOptions) -> Result<Self> {
+        let mode = match (options.replace, options.only.is_all()) {
+            (false, _) => Mode::Empty,
+            (true, true) => {
+                Mode::Mirror(Box::new(Standing::new(server, exclusion(&target.config.exclude)?)?))
+            }
+            (true, false) => Mode::Patch,
+        };
+        Ok(Self {
+            target,
+            server: server.clone(),
+            putter: Putter::new(server),
+            mode,
+            buckets: BTreeMap::new(),
+            last: (String::new(), String::new()),
+            objects: Arc::new(Semaphore::new(target.config.concurrency.max(1))),
+            memory: Arc::new(Semaphore::new(MEMORY_MIB as usize)),
+            puts: JoinSet::new(),
+            refused: Vec::new(),
+            same: 0,
+            locked: 0,
+            tally: Tally::default(),
+        })
+    }
+
+    async fn entry(&mut self, mut entry: Entry) -> FlowResult<()> {
+        let Some(from) = entry.meta.text("bucket").map(str::to_owned) else {
+            return Err(self.odd(&entry.meta, "it names no bucket").into());
+        };
+        let bucket = self.target.renamed(&from);
+        if entry.meta.stage == Stage::Data {
+            return self.object(bucket, entry).await;
+        }
+        let json = entry.body.read_all(SETTINGS_BYTES_MAX).await?;
+        let mut settings = Settings::from_json(&from, &json)?;
+        if from != bucket
+            && let Some(Some(policy)) = settings.documents.get_mut("policy")
+        {
+            *policy = bucket::rename_in_policy(policy, &from, &bucket);
+        }
+        self.found(&bucket, settings).await?;
+        self.tally.entries += 1;
+        self.tally.bytes += json.len() as u64;
+        Ok(())
+    }
+
+    /// Makes sure that a bucket is there.
+    async fn found(&mut self, bucket: &str, settings: Settings) -> Result<()> {
+        let created = !bucket::exists(&self.server, bucket).await?;
+        if created {
+            bucket::create(&self.server, bucket, &self.target.config.region, &settings).await?;
+        }
+        let ours = created || !matches!(self.mode, Mode::Patch);
+        if ours && !created && settings.documents.contains_key("lifecycle") {
+            bucket::stop_lifecycle(&self.server, bucket).await?;
+        }
+        self.buckets.insert(bucket.to_owned(), Found { settings, ours, walked: created });
+        Ok(())
+    }
+
+    async fn object(&mut self, bucket: String, entry: Entry) -> FlowResult<()> {
+        let Some(key) = entry.meta.text("key").map(str::to_owned) else {
+            return Err(self.odd(&entry.meta, "it names no key").into());
+        };
+        let here = (bucket.clone(), key.clone());
+        if here <= self.last {
+            return Err(self.odd(&entry.meta, "it does not come in the order of keys").into());
+        }
+        self.last = here;
+        if !self.buckets.contains_key(&bucket) {
+            self.found(&bucket, Settings::default()).await?;
+        }
+        let maybe_same = match &mut self.mode {
+            Mode::Empty => false,
+            Mode::Patch => true,
+            Mode::Mirror(standing) => {
+                if let Some(found) = self.buckets.get_mut(&bucket) {
+                    found.walked = true;
+                }
+                let there = standing.at(&bucket, &key).await?;
+                there.is_some_and(|there| entry.meta.text("etag") == Some(&there.etag))
+            }
+        };
+        self.locked += u64::from(!Facts::of_attrs(&entry.meta.attrs).lock.is_empty());
+        self.start(Job { bucket, key, entry, maybe_same }).await
+    }
+
+    /// Waits for a place and for memory, then writes beside the others.
+    async fn start(&mut self, job: Job) -> FlowResult<()> {
+        let size = job.entry.meta.attrs.get("size").and_then(serde_json::Value::as_u64);
+        let most = u32::try_from(PART_BYTES >> 20).unwrap_or(MEMORY_MIB) + 1;
+        let need =
+            size.map_or(most, |size| u32::try_from(size >> 20).map_or(most, |mib| mib.min(most - 1) + 1));
+        let stopped = || "the restore was stopped".to_owned();
+        let place = Arc::clone(&self.objects).acquire_owned().await.failed(ExitCode::Failed, stopped)?;
+        let memory =
+            Arc::clone(&self.memory).acquire_many_owned(need).await.failed(ExitCode::Failed, stopped)?;
+        let putter = self.putter.clone();
+        self.puts.spawn(async move {
+            let done = putter.put(job).await;
+            drop((place, memory));
+            done
+        });
+        while let Some(done) = self.puts.try_join_next() {
+            self.count(done)?;
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, done: Result<FlowResult<Done>, tokio::task::JoinError>) -> FlowResult<()> {
+        match done.failed(ExitCode::Failed, || "a write was stopped".to_owned())?? {
+            Done::Refused { what, why } => {
+                let shown = what.escape_debug();
+                self.target.monitor.warn(
+                    Some(&self.target.name),
+                    format!("object `{shown}` was not restored: {why}"),
+                    None,
+                );
+                self.refused.push((what, why));
+                return Ok(());
+            }
+            Done::Same { bytes } => {
+                self.same += 1;
+                self.tally.bytes += bytes;
+            }
+            Done::Written { bytes } => self.tally.bytes += bytes,
+        }
+        self.tally.entries += 1;
+        Ok(())
+    }
+
+    async fn end(mut self) -> FlowResult<Tally> {
+        while let Some(done) = self.puts.join_next().await {
+            self.count(done)?;
+        }
+        let mode = std::mem::replace(&mut self.mode, Mode::Patch);
+        let mirrored = matches!(mode, Mode::Mirror(_));
+        if let Mode::Mirror(standing) = mode
+            && self.refused.is_empty()
+        {
+            self.remove_extras(*standing).await?;
+        }
+        let failures = self.apply_settings(mirrored).await;
+        self.tell();
+        if !self.refused.is_empty() {
+            return Err(not_all(&self.target.name, &self.refused).into());
+        }
+        if let Some(first) = failures.into_iter().next() {
+            return Err(first
+                .with_exit(ExitCode::Partial)
+                .hint("All objects are in place. Set this setting by hand: the snapshot shows it.")
+                .into());
+        }
+        self.tally.verified = true;
+        Ok(self.tally)
+    }
+
+    async fn remove_extras(&mut self, mut standing: Standing) -> Result<()> {
+        let unwalked: BTreeSet<&String> =
+            self.buckets.iter().filter(|(_, found)| !found.walked).map(|(name, _)| name).collect();
+        for bucket in unwalked {
+            standing.pass(bucket).await?;
+        }
+        let extras = standing.into_extras().await?;
+        if extras.count > 0 {
+            self.tally
+                .notes
+                .push(format!("{} objects that the snapshot does not have were removed", extras.count));
+        }
+        extras.remove(&self.server).await
+    }
+
+    /// Sets the settings of buckets that we made or that are to equal the snapshot.
+    async fn apply_settings(&mut self, mirrored: bool) -> Vec<Failure> {
+        let mut failures = Vec::new();
+        for (bucket, found) in self.buckets.iter().filter(|(_, found)| found.ours) {
+            for failure in bucket::apply(&self.server, bucket, &found.settings, mirrored).await {
+                let what = failure.chain().join(": ");
+                self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
+                self.tally.notes.push(what);
+                failures.push(failure);
+            }
+            if found.settings.documents.get("encryption").is_some_and(Option::is_some) {
+                self.tally.notes.push(format!(
+                    "the encryption settings of bucket {bucket} are kept in the snapshot and were not set again"
+                ));
+            }
+        }
+        failures
+    }
+
+    /// Adds what a person should know.
+    fn tell(&mut self) {
+        if self.same > 0 {
+            self.tally.notes.push(format!("{} objects were equal already", self.same));
+        }
+        if self.locked > 0 {
+            self.tally.notes.push(format!(
+                "{} objects had a retention or a legal hold, which the snapshot keeps and which was not set again",
+                self.locked
+            ));
+        }
+        if self.putter.loses_tags() {
+            let what = "the server does not keep tags of objects".to_owned();
+            self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
+            self.tally.notes.push(what);
+        }
+    }
+
+    fn odd(&self, meta: &EntryMeta, why: &str) -> Failure {
+        let what = format!("entry `{}` of `{}` cannot be written to S3", meta.path, self.target.name);
+        Failure::new(ExitCode::Damage, what).because(why.to_owned())
+    }
+}

@@ -1,0 +1,33 @@
+//! The command line as a person and a script meet it: the built program, its words, its exit codes.
+//!
+//! Nothing here needs a server; `live_cli.rs` has the tests that do.
+
+#[path = "cli/stage.rs"]
+mod stage;
+
+#[path = "cli/backup.rs"]
+mod backup;
+#[path = "cli/catalog.rs"]
+mod catalog;
+#[path = "cli/export.rs"]
+mod export;
+#[path = "cli/init.rs"]
+mod init;
+#[path = "cli/keys.rs"]
+mod keys;
+#[path = "cli/listing.rs"]
+mod listing;
+#[path = "cli/policy.rs"]
+mod policy;
+#[path = "cli/restore.rs"]
+mod restore;
+#[path = "cli/screen.rs"]
+mod screen;
+#[path = "cli/secrets.rs"]
+mod secrets;
+#[path = "cli/signals.rs"]
+mod signals;
+#[path = "cli/store.rs"]
+mod store;
+#[path = "cli/verify.rs"]
+mod verify;

@@ -1,0 +1,119 @@
+//! `lifeboat backup`: what is taken, what it tells, and what keeps it from running.
+
+use std::fs::File;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::{
+    assert_screen,
+    stage::{Stage, closed_port},
+};
+
+#[test]
+fn it_tells_what_was_taken() {
+    let stage = Stage::with_files();
+    let json = stage.run(&["backup", "--json"]).ends(0).json();
+    assert_eq!(json["schema"], "lifeboat.backup/1");
+    assert_eq!(json["status"], "complete");
+    let source = &json["sources"][0];
+    assert_eq!((&source["name"], &source["status"]), (&"config".into(), &"complete".into()));
+    assert!(source["entries"].as_u64().unwrap() >= 3);
+    assert!(source["bytes_read"].as_u64().unwrap() > 40_000);
+    assert!(source["point"]["at"].is_string(), "{source}");
+    assert!(json["bytes_added"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_second_one_of_the_same_data_adds_nearly_nothing() {
+    let (stage, _) = Stage::with_snapshot();
+    let json = stage.run(&["backup", "--json"]).ends(0).json();
+    assert_eq!(json["sources"][0]["bytes_added"], 0, "{json}");
+    assert!(json["bytes_added"].as_u64().unwrap() < 1024, "{json}");
+}
+
+#[test]
+fn a_source_that_the_policy_has_not_is_a_wrong_command_line() {
+    let stage = Stage::with_files();
+    assert_screen!(stage, stage.run(&["backup", "confg"]).ends(2).err);
+}
+
+#[test]
+fn only_the_sources_that_were_named_are_taken() {
+    let stage = Stage::with_files();
+    stage.add_redis(closed_port(), "hush");
+    let json = stage.run(&["backup", "config", "--json"]).ends(0).json();
+    assert_eq!(json["sources"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_source_that_is_down_leaves_the_others_in_a_partial_snapshot() {
+    let stage = Stage::with_files();
+    let port = closed_port();
+    stage.add_redis(port, "hunter2");
+    let ran = stage.run(&["backup", "--json"]).ends(20).hides("hunter2");
+    assert!(ran.err.contains(&format!("127.0.0.1:{port}")) && ran.err.contains("hint: "), "{}", ran.err);
+    let json = ran.json();
+    assert_eq!(json["status"], "partial");
+    assert_eq!(
+        (&json["sources"][0]["name"], &json["sources"][0]["status"]),
+        (&"redis".into(), &"failed".into())
+    );
+    assert!(json["sources"][0]["error"][0].as_str().unwrap().contains("redis"));
+    assert_eq!(json["sources"][1]["status"], "complete");
+    let listed = stage.run(&["snapshots", "--json"]).ends(0).json();
+    assert_eq!(listed["snapshots"][0]["status"], "partial");
+    assert_eq!(listed["snapshots"][0]["sources"], serde_json::json!(["config"]));
+    // Asked for it, the snapshot says why it is not there.
+    stage
+        .run(&["export", "latest", "redis", "--format", "rdb"])
+        .ends(2)
+        .tells("it could not be read that time");
+}
+
+#[test]
+fn when_nothing_can_be_read_there_is_no_snapshot() {
+    let stage = Stage::new();
+    stage.add_redis(closed_port(), "hunter2");
+    let json = stage.run(&["backup", "--json"]).ends(20).json();
+    assert_eq!((&json["schema"], &json["code"]), (&"lifeboat.failure/1".into(), &"source_down".into()));
+    assert_eq!(stage.run(&["snapshots"]).ends(0).out, "there is no snapshot yet\n");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_makes_the_snapshot_partial() {
+    let stage = Stage::with_files();
+    stage.edit(|text| {
+        text.replace(
+            &format!("[\"{}\"]", stage.at("data")),
+            &format!("[\"{}\", \"{}\"]", stage.at("data"), stage.at("gone")),
+        )
+    });
+    let ran = stage.run(&["backup"]);
+    assert!([3, 20].contains(&ran.exit), "{}\n{}", ran.out, ran.err);
+    assert!(format!("{}{}", ran.out, ran.err).contains("gone"));
+}
+
+#[test]
+fn a_second_run_on_the_host_is_told_to_wait() {
+    let (stage, _) = Stage::with_snapshot();
+    let lock =
+        stage.files("state").into_iter().find(|file| file.extension().is_some_and(|e| e == "lock")).unwrap();
+    let held = File::open(lock).unwrap();
+    flock(&held, FlockOperation::LockExclusive).unwrap();
+    let ran = stage.run(&["backup"]).ends(11);
+    assert_screen!(stage, ran.err);
+    assert_eq!(stage.run(&["backup", "--json"]).ends(11).json()["code"], "busy");
+    // Who only looks is not in the way.
+    stage.run(&["snapshots"]).ends(0);
+    drop(held);
+    stage.run(&["backup"]).ends(0);
+}
+
+#[test]
+fn a_state_folder_that_cannot_be_written_is_named() {
+    let stage = Stage::with_files();
+    stage.write("state", "a file where the folder belongs");
+    stage.run(&["backup"]).ends(1).tells("lock file").tells("hint: Set state_dir");
+    // Looking works without a memory.
+    stage.run(&["snapshots"]).ends(0).tells("warning: ");
+}

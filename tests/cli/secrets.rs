@@ -1,0 +1,88 @@
+//! What is secret appears nowhere: not in any stream, not in the repository, not in the process list.
+
+use std::{fs, process::Command};
+
+use crate::stage::{Silent, Stage, closed_port, ran, send};
+
+const SECRET: &str = "correct-horse-battery";
+
+fn no_secret_in_keys(stage: &Stage, text: &str) {
+    for key in ["keys/identity.txt", "keys/index.key"] {
+        let key = stage.read(key);
+        let line = key.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).unwrap();
+        assert!(!text.contains(line), "{text}");
+    }
+    let signing = stage.read("keys/signing.key");
+    assert!(!text.contains(signing.lines().nth(1).unwrap()), "{text}");
+}
+
+#[test]
+fn no_face_and_no_file_shows_a_password_or_a_key() {
+    let stage = Stage::with_files();
+    stage.add_redis(closed_port(), SECRET);
+    stage.write("data/app.env", &format!("TOKEN={SECRET}\n"));
+    let verbs: [&[&str]; 8] = [
+        &["policy", "check"],
+        &["policy", "show", "--effective"],
+        &["-v", "backup"],
+        &["-v", "snapshots"],
+        &["-v", "ls", "latest"],
+        &["-v", "verify", "--read-data"],
+        &["-v", "restore", "latest", "--plan"],
+        &["-v", "catalog", "rebuild"],
+    ];
+    for words in verbs {
+        for face in [&[][..], &["--json"]] {
+            let ran = stage.run(&[words, face].concat()).hides(SECRET);
+            no_secret_in_keys(&stage, &format!("{}{}", ran.out, ran.err));
+        }
+    }
+    stage.holds_nowhere("repo", SECRET);
+    stage.holds_nowhere("state", SECRET);
+    // Names of files are told to nobody without a key either.
+    stage.holds_nowhere("repo", "nginx.conf");
+}
+
+#[test]
+fn the_process_list_shows_no_secret_while_a_backup_runs() {
+    let stage = Stage::with_files();
+    let server = Silent::new();
+    stage.add_redis(server.port(), SECRET);
+    let child = stage.start(&["backup"]);
+    let caller = server.caller();
+    for pid in family(child.id()) {
+        for file in ["cmdline", "environ"] {
+            let text = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            assert!(!String::from_utf8_lossy(&text).contains(SECRET), "/proc/{pid}/{file}");
+        }
+    }
+    send(&child, rustix::process::Signal::TERM);
+    ran(&child.wait_with_output().unwrap()).ends(130).hides(SECRET);
+    drop(caller);
+}
+
+/// Returns a process and all its descendants.
+fn family(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut at = 0;
+    while at < all.len() {
+        let children = Command::new("pgrep").args(["-P", &all[at].to_string()]).output();
+        let children = children.map(|found| String::from_utf8_lossy(&found.stdout).into_owned());
+        all.extend(children.unwrap_or_default().lines().filter_map(|line| line.parse::<u32>().ok()));
+        at += 1;
+    }
+    all
+}
+
+#[test]
+fn a_secret_that_is_not_text_is_not_shown_by_the_failure() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let stage = Stage::new();
+    stage.append(
+        "[[source]]\nname = \"db\"\nkind = \"mysql\"\nuser = \"u\"\npassword = { env = \"DB_PASSWORD\" }\n",
+    );
+    let value = [b"\xff\xfe", SECRET.as_bytes()].concat();
+    let mut program = stage.program();
+    program.env("DB_PASSWORD", std::ffi::OsStr::from_bytes(&value)).args(["policy", "check"]);
+    ran(&program.output().unwrap()).ends(2).hides(SECRET).tells("its value is not UTF-8");
+}

@@ -1,0 +1,248 @@
+//! All connections see one instant, and the recorded place in the binlog is that instant.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use mysql_async::{Row, prelude::Queryable};
+use tokio::task::JoinHandle;
+
+use crate::{
+    rows::Recorded,
+    support::{Product, Server, own},
+};
+
+crate::on_both!(
+    transfers_during_a_reading_never_tear_it,
+    the_recorded_position_is_the_instant,
+    a_table_cannot_vanish_while_it_is_read,
+    a_reading_writes_nothing_to_the_binlog,
+    migrations_wait_for_readings_and_do_not_fail,
+);
+
+/// Writers that go on until they are told to stop.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Writers {
+    /// Starts writers; each runs `statements(writer, n)` as one transaction, n counting from 0.
+    async fn start(
+        server: &Server,
+        count: u64,
+        prepare: &'static str,
+        statements: impl Fn(u64, u64) -> Vec<String> + Send + Sync + Clone + 'static,
+    ) -> Self {
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut tasks = Vec::new();
+        for writer in 0..count {
+            let (stop, written, statements) = (Arc::clone(&stop), Arc::clone(&written), statements.clone());
+            let mut conn = server.conn().await;
+            conn.query_drop(prepare).await.expect("the session is prepared");
+            tasks.push(tokio::spawn(async move {
+                for n in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    for statement in statements(writer, n) {
+                        conn.query_drop(statement).await.expect("the writer writes");
+                    }
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+            }));
+        }
+        Self { stop, written, tasks }
+    }
+
+    /// Waits until `more` transactions were committed from now on.
+    async fn progress(&self, more: u64) {
+        let until = self.written.load(Ordering::Relaxed) + more;
+        while self.written.load(Ordering::Relaxed) < until {
+            // A writer ends on its own only by an error, which the test is to show and not to wait for.
+            assert!(!self.tasks.iter().any(JoinHandle::is_finished), "a writer failed");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.expect("the writer ends well");
+        }
+    }
+}
+
+fn fields(rows: &[Vec<u8>]) -> Vec<Vec<String>> {
+    let text = String::from_utf8(rows.concat()).expect("plain rows");
+    text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
+}
+
+async fn transfers_during_a_reading_never_tear_it(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("bank");
+    server.run([format!("DROP DATABASE IF EXISTS {db}"), format!("CREATE DATABASE {db}")]).await;
+    // Money moves between tables, so that different sessions read the two sides.
+    for table in 0..4 {
+        server
+            .run([
+                format!("CREATE TABLE {db}.b{table} (id INT PRIMARY KEY, n BIGINT)"),
+                format!("INSERT INTO {db}.b{table} VALUES (0, 1000)"),
+            ])
+            .await;
+    }
+    let name = db.clone();
+    let writers = Writers::start(&server, 3, "DO 0", move |writer, n| {
+        let (from, to) = ((writer + n) % 4, (writer + n * 3 + 1) % 4);
+        let (first, second) = (from.min(to), from.max(to));
+        // In one order of tables, so that the writers do not deadlock.
+        let sign = if first == from { "-" } else { "+" };
+        let back = if first == from { "+" } else { "-" };
+        vec![
+            "BEGIN".to_owned(),
+            format!("UPDATE {name}.b{first} SET n = n {sign} 1"),
+            format!("UPDATE {name}.b{second} SET n = n {back} 1"),
+            "COMMIT".to_owned(),
+        ]
+    })
+    .await;
+    let mut config = server.only(&[db]);
+    config.threads = 4;
+    for round in 0..8 {
+        writers.progress(20).await;
+        let recorded = Recorded::read(&config).await;
+        let sum: i64 = (0..4)
+            .map(|table| fields(&recorded.rows(&format!("b{table}")))[0][1].parse::<i64>().unwrap())
+            .sum();
+        assert_eq!(sum, 4000, "round {round}: {:?}", recorded.point);
+    }
+    writers.stop().await;
+    server.run([format!("DROP DATABASE {db}")]).await;
+}
+
+async fn the_recorded_position_is_the_instant(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("position");
+    server
+        .run([
+            format!("DROP DATABASE IF EXISTS {db}"),
+            format!("CREATE DATABASE {db}"),
+            format!("CREATE TABLE {db}.counter (id INT PRIMARY KEY)"),
+        ])
+        .await;
+    let prepare = match product {
+        Product::Mysql => "SET SESSION binlog_rows_query_log_events = ON",
+        Product::Mariadb => "SET SESSION binlog_annotate_row_events = ON",
+    };
+    let name = db.clone();
+    let writers = Writers::start(&server, 1, prepare, move |_, n| {
+        vec![format!("INSERT INTO {name}.counter VALUES ({n})")]
+    })
+    .await;
+    for _ in 0..3 {
+        writers.progress(50).await;
+        let recorded = Recorded::read(&server.only(&[db])).await;
+        writers.progress(3).await;
+        let marks = &recorded.point.marks;
+        let next = first_insert(&server, db, &marks["binlog_file"], &marks["binlog_pos"]).await;
+        let rows = fields(&recorded.rows("counter"));
+        let last: u64 = rows.iter().map(|row| row[0].parse().unwrap()).max().expect("rows were written");
+        assert_eq!(rows.len() as u64, last + 1, "no row is missing");
+        assert_eq!(next, last + 1, "the first event after the position is the first row not read");
+        assert!(!marks["gtid"].is_empty());
+    }
+    writers.stop().await;
+    server.run([format!("DROP DATABASE {db}")]).await;
+}
+
+/// Returns the number that the first insert after this position wrote.
+async fn first_insert(server: &Server, db: &str, file: &str, pos: &str) -> u64 {
+    let mut conn = server.conn().await;
+    let sql = format!("SHOW BINLOG EVENTS IN '{file}' FROM {pos} LIMIT 3000");
+    let rows: Vec<Row> = conn.query(sql).await.expect("the position is the border of an event");
+    let wanted = format!("INSERT INTO {db}.counter VALUES (");
+    let found = rows.iter().find_map(|row| {
+        let info: String = row.get("Info")?;
+        let (_, rest) = info.split_once(&wanted)?;
+        rest.split(')').next()?.parse().ok()
+    });
+    found.expect("an insert follows")
+}
+
+async fn a_table_cannot_vanish_while_it_is_read(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("vanish");
+    server
+        .run([
+            format!("DROP DATABASE IF EXISTS {db}"),
+            format!("CREATE DATABASE {db}"),
+            format!("CREATE TABLE {db}.a (id INT PRIMARY KEY)"),
+            format!("CREATE TABLE {db}.z (id INT PRIMARY KEY)"),
+            format!("INSERT INTO {db}.a VALUES (1)"),
+            format!("INSERT INTO {db}.z VALUES (1)"),
+        ])
+        .await;
+    let (sink, mut stream) = lifeboat::flow::channel(lifeboat::flow::STREAM_DEPTH);
+    let take = async {
+        let (mut entries, mut tried) = (0, false);
+        while let Some(mut entry) = stream.next().await? {
+            if !tried {
+                tried = true;
+                // The reading stands still at its first entry, and the tables are held.
+                for change in ["DROP TABLE", "TRUNCATE TABLE"] {
+                    let mut conn = server.conn().await;
+                    conn.query_drop("SET SESSION lock_wait_timeout = 1").await.unwrap();
+                    let dropped = conn.query_drop(format!("{change} {db}.z")).await;
+                    assert!(dropped.is_err(), "{change} went through");
+                }
+            }
+            while entry.body.next().await?.is_some() {}
+            entries += 1;
+        }
+        Ok(entries)
+    };
+    let reading = crate::support::source(&server.only(&[db])).read(sink, None);
+    let (read, taken) = tokio::join!(reading, take);
+    let ((), entries) = lifeboat::flow::settle(read, taken).expect("the reading is whole");
+    assert_eq!(entries, 7, "schema, two tables with layout and rows");
+    server.run([format!("DROP TABLE {db}.z"), format!("DROP DATABASE {db}")]).await;
+}
+
+async fn a_reading_writes_nothing_to_the_binlog(product: Product) {
+    let server = Server::empty(product).await;
+    server.run(["CREATE DATABASE lbt_quiet", "CREATE TABLE lbt_quiet.t (a INT)"]).await;
+    let first = Recorded::read(&server.config).await;
+    let second = Recorded::read(&server.config).await;
+    let position = |recorded: &Recorded| {
+        let marks = &recorded.point.marks;
+        (marks["binlog_file"].clone(), marks["binlog_pos"].clone(), marks.get("gtid").cloned())
+    };
+    assert_eq!(position(&first), position(&second));
+}
+
+async fn migrations_wait_for_readings_and_do_not_fail(product: Product) {
+    let server = Server::empty(product).await;
+    server
+        .run(["CREATE DATABASE lbt_read", "CREATE DATABASE lbt_ddl", "CREATE TABLE lbt_read.t (a INT)"])
+        .await;
+    // A deadlock between a migration and our locks would end the migration with an error.
+    let writers = Writers::start(&server, 2, "DO 0", |writer, n| {
+        let table = format!("lbt_ddl.t{writer}");
+        match n % 4 {
+            0 => vec![format!("CREATE TABLE {table} (a INT PRIMARY KEY)")],
+            1 => vec![format!("INSERT INTO {table} VALUES (1)"), format!("DELETE FROM {table}")],
+            2 => vec![format!("ALTER TABLE {table} ADD COLUMN b INT")],
+            _ => vec![format!("DROP TABLE {table}")],
+        }
+    })
+    .await;
+    let config = server.only(&["lbt_read"]);
+    for _ in 0..10 {
+        writers.progress(2).await;
+        let both = tokio::join!(Recorded::read(&config), Recorded::read(&config));
+        assert_eq!(both.0.inventory, both.1.inventory);
+    }
+    writers.stop().await;
+}

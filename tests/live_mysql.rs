@@ -1,0 +1,39 @@
+//! The MySQL and MariaDB engine on real servers.
+#![allow(clippy::unwrap_used, reason = "clippy takes only the outermost function of a test for one")]
+
+#[path = "live_support/mysql.rs"]
+mod support;
+
+#[path = "live/mysql_copy.rs"]
+mod copy;
+#[path = "live/mysql_failures.rs"]
+mod failures;
+#[path = "live/mysql_rows.rs"]
+mod rows;
+#[path = "live/mysql_snapshot.rs"]
+mod snapshot;
+
+/// Makes a test for each product of an async function that takes one.
+macro_rules! on_both {
+    ($($test:ident),* $(,)?) => {
+        mod mysql {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+                async fn $test() {
+                    super::$test(crate::support::Product::Mysql).await;
+                }
+            )*
+        }
+        mod mariadb {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+                async fn $test() {
+                    super::$test(crate::support::Product::Mariadb).await;
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_both;

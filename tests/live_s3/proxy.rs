@@ -1,0 +1,149 @@
+//! A proxy that counts requests and makes faults.
+//!
+//! It hands each request on byte for byte (the signature covers the `Host` that the client wrote), on a
+//! connection of its own, and closes after each answer.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+type Act = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+enum What {
+    Before(Act),
+    Cut(u8),
+    Status(u16),
+}
+
+/// Something that goes wrong, once or always, with requests of a method whose target contains a text.
+pub struct Fault {
+    method: &'static str,
+    target: &'static str,
+    what: What,
+    times: Mutex<u32>,
+}
+
+impl Fault {
+    fn once(method: &'static str, target: &'static str, what: What) -> Self {
+        Self { method, target, what, times: Mutex::new(1) }
+    }
+    /// Does something before the request is handed on.
+    pub fn before(
+        method: &'static str,
+        target: &'static str,
+        act: impl Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::once(method, target, What::Before(Box::new(act)))
+    }
+    /// Closes the connection after so many percent of the answer's body.
+    pub fn cut(method: &'static str, target: &'static str, percent: u8) -> Self {
+        Self::once(method, target, What::Cut(percent))
+    }
+    /// Answers with this status instead of the server.
+    pub fn status(method: &'static str, target: &'static str, status: u16) -> Self {
+        Self::once(method, target, What::Status(status))
+    }
+    /// Makes it happen each time.
+    pub fn always(self) -> Self {
+        *self.times.lock().unwrap() = u32::MAX;
+        self
+    }
+    fn hits(&self, line: &str) -> bool {
+        let mut times = self.times.lock().unwrap();
+        let hit = *times > 0 && line.starts_with(self.method) && line.contains(self.target);
+        *times -= u32::from(hit);
+        hit
+    }
+}
+
+/// A running proxy.
+pub struct Proxy {
+    port: u16,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Proxy {
+    /// Starts one before `endpoint`.
+    pub async fn start(endpoint: &str, faults: Vec<Fault>) -> Self {
+        let upstream = endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (seen, faults) = (Arc::clone(&lines), Arc::new(faults));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (upstream, seen, faults) = (upstream.clone(), Arc::clone(&seen), Arc::clone(&faults));
+                // A client that hangs up is no concern of the proxy.
+                tokio::spawn(async move { serve(client, &upstream, &seen, &faults).await.ok() });
+            }
+        });
+        Self { port, lines }
+    }
+    /// Returns its address.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+    /// Returns the first line of each request so far.
+    pub fn requests(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+}
+
+async fn serve(
+    mut client: TcpStream,
+    upstream: &str,
+    seen: &Mutex<Vec<String>>,
+    faults: &[Fault],
+) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    let head = loop {
+        if client.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+        if let Some(at) = request.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at;
+        }
+    };
+    let text = String::from_utf8_lossy(&request[..head]).into_owned();
+    let line = text.lines().next().unwrap_or_default().to_owned();
+    seen.lock().unwrap().push(line.clone());
+    while request.len() < head + 4 + length(&text) {
+        client.read_buf(&mut request).await?;
+    }
+    let fault = faults.iter().find(|fault| fault.hits(&line));
+    match fault.map(|fault| &fault.what) {
+        Some(What::Before(act)) => act().await,
+        Some(What::Status(status)) => {
+            let answer = format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            return client.write_all(answer.as_bytes()).await;
+        }
+        _ => {}
+    }
+    let mut server = TcpStream::connect(upstream).await?;
+    // `connection` is not among the signed headers.
+    server.write_all(&request[..head]).await?;
+    server.write_all(b"\r\nconnection: close").await?;
+    server.write_all(&request[head..]).await?;
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer).await?;
+    if let Some(What::Cut(percent)) = fault.map(|fault| &fault.what) {
+        let body = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(0) + 4;
+        answer.truncate(body + (answer.len() - body) * usize::from(*percent) / 100);
+    }
+    client.write_all(&answer).await?;
+    client.shutdown().await
+}
+
+fn length(head: &str) -> usize {
+    let header = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned));
+    header.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,270 @@
+//! Redis servers of a test's own: real ones in containers, gone when the test ends.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test's support ends the test")]
+
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use lifeboat::{
+    clock::Ground,
+    event::{NoMonitor, SharedMonitor},
+    names::SourceName,
+    policy::{RedisConfig, SecretRef},
+    redis::{RedisSource, RedisTarget},
+};
+use redis::IntoConnectionInfo as _;
+
+/// A password that programs must quote, escape and encode rightly (R13).
+pub const PASSWORD: &str = "not secret: $HOME \"quoted\" %41 密é";
+
+/// How long a fresh server may take to answer.
+const READY_SECONDS_MAX: u64 = 90;
+
+/// A server in a container.
+pub struct Lab {
+    container: String,
+    port: u16,
+    secret: tempfile::NamedTempFile,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(docker(&["rm", "-fv", &self.container]));
+    }
+}
+
+fn docker(words: &[&str]) -> Result<String, String> {
+    let out = Command::new("docker").args(words).stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+    if out.status.success() {
+        Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    } else {
+        Err(String::from_utf8_lossy(&out.stderr).into_owned())
+    }
+}
+
+impl Lab {
+    /// Starts a server of a major version, `7` or `8`, with `appendonly yes` and the awkward password.
+    pub async fn start(major: u8) -> Self {
+        Self::start_with(major, &["--appendonly", "yes", "--requirepass", PASSWORD]).await
+    }
+
+    /// Starts a server with settings of its own.
+    pub async fn start_with(major: u8, settings: &[&str]) -> Self {
+        Self::start_sharing(major, None, settings).await
+    }
+
+    /// Starts a server that sees a folder of this machine as `/shared`.
+    pub async fn start_sharing(major: u8, folder: Option<&Path>, settings: &[&str]) -> Self {
+        let variable = format!("REDIS{major}_IMAGE");
+        let image = std::env::var(&variable).unwrap_or_else(|_| format!("lifeboat-redis{major}:latest"));
+        let container = format!("lifeboat-test-redis{major}-{}", Ground::system().hex(6));
+        let mut words = vec!["run", "-d", "--name", &container, "--label", "lifeboat.test=redis"];
+        let share = folder.map(|folder| format!("{}:/shared", folder.display()));
+        words.extend(share.iter().flat_map(|share| ["-v", share.as_str()]));
+        words.extend(["-p", "127.0.0.1::6379", "-p", "127.0.0.1::6380"]);
+        words.extend([image.as_str(), "redis-server", "--enable-debug-command", "yes"]);
+        words.extend(settings);
+        docker(&words).unwrap_or_else(|error| panic!("a redis container cannot start: {error}"));
+        let mut secret = tempfile::NamedTempFile::new().unwrap();
+        secret.write_all(PASSWORD.as_bytes()).unwrap();
+        let mut lab = Self { container, port: 0, secret };
+        lab.wait().await;
+        lab
+    }
+
+    /// Stops and starts the server, as a reboot of the host would.
+    pub async fn restart(&mut self) {
+        docker(&["restart", "-t", "10", &self.container]).unwrap();
+        self.wait().await;
+    }
+
+    /// Kills the server without a chance to write anything, and starts it again.
+    pub async fn crash(&mut self) {
+        docker(&["kill", "-s", "KILL", &self.container]).unwrap();
+        docker(&["start", &self.container]).unwrap();
+        self.wait().await;
+    }
+
+    /// Stops the server for good; its address stays known.
+    pub fn stop(&self) {
+        docker(&["stop", "-t", "2", &self.container]).unwrap();
+    }
+
+    /// Returns the port of this machine that leads to a port of the container.
+    pub fn published(&self, inside: u16) -> Option<u16> {
+        let published = docker(&["port", &self.container, &format!("{inside}/tcp")]).ok()?;
+        published.lines().next()?.rsplit(':').next()?.parse().ok()
+    }
+
+    /// Returns the address under which the container reaches this machine.
+    pub fn gateway(&self) -> String {
+        docker(&["inspect", "-f", "{{.NetworkSettings.Gateway}}", &self.container]).unwrap()
+    }
+
+    /// Waits until the server answers through its published port.
+    async fn wait(&mut self) {
+        let until = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
+        loop {
+            let published = docker(&["port", &self.container, "6379/tcp"]).unwrap_or_default();
+            if let Some(port) =
+                published.lines().next().and_then(|line| line.rsplit(':').next()?.parse().ok())
+            {
+                self.port = port;
+                if let Ok(mut connection) = self.try_connect(0).await
+                    && redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+                {
+                    return;
+                }
+            }
+            assert!(
+                Instant::now() < until,
+                "the server does not answer: {:?}",
+                docker(&["logs", &self.container])
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn try_connect(&self, db: i64) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+        let info = redis::RedisConnectionInfo::default().set_db(db).set_password(PASSWORD);
+        let address = redis::ConnectionAddr::Tcp("127.0.0.1".into(), self.port);
+        let info = address.into_connection_info()?.set_redis_settings(info);
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
+        redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Connects to a database.
+    pub async fn connect(&self, db: i64) -> redis::aio::MultiplexedConnection {
+        self.try_connect(db).await.unwrap()
+    }
+
+    /// Runs one command in a database.
+    pub async fn run<T: redis::FromRedisValue>(&self, db: i64, words: &[&[u8]]) -> T {
+        let mut command = redis::Cmd::new();
+        for word in words {
+            command.arg(*word);
+        }
+        let answer = command.query_async(&mut self.connect(db).await).await;
+        answer.unwrap_or_else(|error| panic!("{:?}: {error}", String::from_utf8_lossy(words[0])))
+    }
+
+    /// Runs a command written as words without blanks.
+    pub async fn say<T: redis::FromRedisValue>(&self, db: i64, line: &str) -> T {
+        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        self.run(db, &words).await
+    }
+
+    /// Returns the settings with which the engine reaches it.
+    pub fn config(&self) -> RedisConfig {
+        RedisConfig {
+            url: format!("redis://127.0.0.1:{}", self.port),
+            user: None,
+            password: Some(SecretRef::File(self.secret.path().to_owned())),
+            ca_file: None,
+            advertise: None,
+            spool_dir: None,
+        }
+    }
+
+    /// Returns the server as a source.
+    pub fn source(&self) -> Box<RedisSource> {
+        Box::new(RedisSource::new(name(), self.config(), Ground::system(), NoMonitor::shared()))
+    }
+
+    /// Returns the server as a target.
+    pub fn target(&self) -> Box<RedisTarget> {
+        self.target_heard_by(NoMonitor::shared())
+    }
+
+    /// Returns the server as a target whose events `monitor` hears.
+    pub fn target_heard_by(&self, monitor: SharedMonitor) -> Box<RedisTarget> {
+        Box::new(RedisTarget::new(name(), self.config(), Ground::system(), monitor))
+    }
+
+    /// Stores one key of every type and encoding, in several databases, some binary, some expiring.
+    pub async fn fill(&self, major: u8) {
+        let mut pipe = redis::pipe();
+        for n in 0..2000 {
+            pipe.cmd("SET").arg(format!("k:{n}")).arg(format!("value {n}")).ignore();
+        }
+        pipe.cmd("SET").arg(b"bin\x00\xff\r\n\xfe").arg(vec![0_u8, 255, 10, 13, 128]).ignore();
+        pipe.cmd("SET").arg("int").arg(-123_456).ignore();
+        pipe.cmd("SET").arg("packed").arg("a".repeat(5000)).ignore();
+        pipe.cmd("SET").arg("big").arg(vec![7_u8; 3 << 20]).ignore();
+        pipe.cmd("SET").arg("ttl").arg("x").arg("EX").arg(86_400).ignore();
+        pipe.cmd("RPUSH").arg("list").arg(&["a", "1", "-70000", &"b".repeat(300)]).ignore();
+        pipe.cmd("RPUSH")
+            .arg("longlist")
+            .arg((0..3000).map(|n| format!("m{n}")).collect::<Vec<_>>())
+            .ignore();
+        pipe.cmd("RPUSH").arg("plainlist").arg("c".repeat(20_000)).arg("d").ignore();
+        pipe.cmd("SADD").arg("ints").arg(&[1, 2, -3, 70_000]).ignore();
+        pipe.cmd("SADD").arg("smallset").arg(&["a", "b", "7"]).ignore();
+        pipe.cmd("SADD").arg("bigset").arg((0..1000).map(|n| format!("m{n}")).collect::<Vec<_>>()).ignore();
+        pipe.cmd("ZADD").arg("smallz").arg("1.5").arg("a").arg("-inf").arg("b").arg("3").arg("c").ignore();
+        for n in 0..300 {
+            pipe.cmd("ZADD").arg("bigz").arg(f64::from(n) / 7.0).arg(format!("m{n}")).ignore();
+            pipe.cmd("HSET").arg("bigh").arg(format!("f{n}")).arg(n).ignore();
+        }
+        pipe.cmd("HSET").arg("smallh").arg("f").arg("v").arg("n").arg(42).ignore();
+        pipe.cmd("PFADD").arg("hll").arg("a").arg("b").ignore();
+        pipe.cmd("GEOADD").arg("geo").arg("13.36").arg("38.11").arg("Palermo").ignore();
+        for n in 1..=300 {
+            pipe.cmd("XADD").arg("stream").arg(format!("{n}-1")).arg("f").arg(n).ignore();
+        }
+        pipe.cmd("XDEL").arg("stream").arg("5-1").ignore();
+        pipe.cmd("XGROUP").arg("CREATE").arg("stream").arg("g").arg("0").ignore();
+        pipe.cmd("XREADGROUP")
+            .arg("GROUP")
+            .arg("g")
+            .arg("alice")
+            .arg("COUNT")
+            .arg(7)
+            .arg("STREAMS")
+            .arg("stream")
+            .arg(">")
+            .ignore();
+        pipe.cmd("XACK").arg("stream").arg("g").arg("2-1").ignore();
+        pipe.cmd("XGROUP").arg("CREATECONSUMER").arg("stream").arg("g").arg("idle").ignore();
+        pipe.cmd("FUNCTION")
+            .arg("LOAD")
+            .arg("#!lua name=mylib\nredis.register_function('f', function() return 7 end)")
+            .ignore();
+        if major >= 8 {
+            pipe.cmd("HSET").arg("hfe").arg("a").arg(1).arg("b").arg(2).ignore();
+            pipe.cmd("HEXPIRE").arg("hfe").arg(90_000).arg("FIELDS").arg(1).arg("a").ignore();
+            for n in 0..600 {
+                pipe.cmd("HSET").arg("bighfe").arg(format!("f{n}")).arg(n).ignore();
+            }
+            pipe.cmd("HEXPIRE").arg("bighfe").arg(90_000).arg("FIELDS").arg(2).arg("f1").arg("f2").ignore();
+            pipe.cmd("VADD").arg("vectors").arg("VALUES").arg(3).arg("1").arg("2").arg("3").arg("e").ignore();
+        }
+        pipe.query_async::<()>(&mut self.connect(0).await).await.unwrap();
+        for db in [3, 15] {
+            let _: () =
+                self.run(db, &[b"SET", format!("only-in-{db}").as_bytes(), b"x", b"EX", b"90000"]).await;
+        }
+    }
+
+    /// Returns how many keys there are, by database.
+    pub async fn sizes(&self) -> Vec<(i64, u64)> {
+        let mut sizes = Vec::new();
+        for db in 0..16 {
+            let count: u64 = self.say(db, "DBSIZE").await;
+            if count > 0 {
+                sizes.push((db, count));
+            }
+        }
+        sizes
+    }
+}
+
+/// Returns the name that the source has in these tests.
+pub fn name() -> SourceName {
+    SourceName::new("redis").unwrap()
+}
