@@ -8,7 +8,7 @@
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
 //! | 2 | [`flow`] | entries on their way from a source to a target |
 //! | 3 | [`policy`], [`store`], [`crypt`] | what a person asked for, where objects lie, who can read and sign |
-//! | 4 | [`mysql`], [`redis`], [`s3`], [`files`], [`repo`], [`catalog`] | the engines, the repository, the host's memory |
+//! | 4 | [`mysql`], [`redis`], [`s3`], [`files`], [`repo`], [`catalog`] | engines, repository, memory |
 //! | 5 | [`jobs`] | what lifeboat does, a file for each verb |
 //! | 6 | [`cli`] | the command line |
 

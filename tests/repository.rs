@@ -2,6 +2,8 @@
 //!
 //! Everything runs in memory, with a small source of named entries and keys made for the occasion.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "repository/crash.rs"]
 mod crash;
 #[path = "repository/damage.rs"]

@@ -10,7 +10,7 @@ use std::{fs, path::Path};
 
 use source::{block_end, code_of, files, line_of};
 
-const COLUMNS_MAX: usize = 110;
+const COLUMNS_MAX: usize = 120;
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 800;
 
@@ -81,9 +81,9 @@ fn in_rust(file: &Path, text: &str) -> Vec<(usize, String)> {
     let code = code_of(text);
     for (number, (line, code)) in text.lines().zip(code.lines()).enumerate() {
         let columns = line.chars().count();
-        // The inside of a long literal is as wide as what it shows.
+        // A literal is as wide as what it shows; breaking a sentence would hide it from a search.
         let is_inside_literal = code.trim().is_empty() && !line.trim_start().starts_with("//");
-        if columns > COLUMNS_MAX && !is_inside_literal {
+        if columns > COLUMNS_MAX && !is_inside_literal && !line.contains('"') {
             faults.push((number + 1, format!("{columns} columns ({COLUMNS_MAX} are the most)")));
         }
         if line.ends_with([' ', '\t']) {
@@ -138,7 +138,7 @@ fn what_is_not_tidy_is_caught() {
             format!("docs/e.md:2: `{}` was left behind", LEFTOVERS[0]),
             "src/a.rs:3: `long` has 71 lines (70 are the most)".to_owned(),
             "src/b.rs:1: the file does not open with `//!` and what it is for".to_owned(),
-            "src/b.rs:2: 111 columns (110 are the most)".to_owned(),
+            "src/b.rs:2: 121 columns (120 are the most)".to_owned(),
             "src/b.rs:3: blanks at the end of the line".to_owned(),
             "src/common/mod.rs:1: `common` says nothing: name the file after what is inside".to_owned(),
             "src/d.rs:801: 801 lines: split the file (800 are the most)".to_owned(),

@@ -119,7 +119,11 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
-        fn any_run_of_chunks_reads_as_the_same_part_of_the_whole(size in 0usize..400_000, from in 0u64..7, count in 1u64..7) {
+        fn any_run_of_chunks_reads_as_the_same_part_of_the_whole(
+            size in 0usize..400_000,
+            from in 0u64..7,
+            count in 1u64..7,
+        ) {
             let plain: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
             let (identities, sealed) = sealed(&plain);
             let start = payload_offset(&sealed).unwrap();

@@ -48,7 +48,7 @@ impl Opening {
         let signing = SigningKey::from_file(&stack.repository.settings.signing_key())?;
         let (place, put) = (self.place.clone(), self.store.put.clone());
         let repository = Repository::append(place, put, index, signing, monitor).await?;
-        warn_of_recipients(&repository, stack, monitor);
+        check_recipients(&stack.repository.settings.recipients, &repository.config().data_recipients)?;
         Ok(repository)
     }
 
@@ -77,15 +77,16 @@ impl Opening {
     }
 }
 
-/// Tells of recipients that the policy names and the repository does not seal to: whoever wrote them there
-/// believes that they can restore.
-fn warn_of_recipients(repository: &Repository<Append>, stack: &Stack, monitor: &SharedMonitor) {
-    let sealed_to = &repository.config().data_recipients;
-    for recipient in stack.repository.settings.recipients.iter().filter(|one| !sealed_to.contains(one)) {
-        let what = format!("recipient `{recipient}` of the policy cannot open this repository");
-        let hint = "Its recipients were fixed when it was made; a new repository is needed to add one.";
-        monitor.warn(None, what, Some(hint));
-    }
+/// Fails when the policy promises a reader whom nothing is sealed to: it is better that tonight's backup says so
+/// than that the person finds out when the data is needed.
+fn check_recipients(policy: &[String], repository: &[String]) -> Result<()> {
+    let Some(stranger) = policy.iter().find(|recipient| !repository.contains(recipient)) else {
+        return Ok(());
+    };
+    let what = format!("recipient `{stranger}` of the policy cannot read this repository");
+    Err(Failure::new(ExitCode::Usage, what).hint(
+        "Its readers were fixed when it was made: take the key out of the policy, or make a new repository.",
+    ))
 }
 
 /// Opens the catalog; a host whose state folder cannot be written works from memory, only slower.

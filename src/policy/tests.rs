@@ -153,6 +153,7 @@ fn the_effective_policy_shows_the_defaults() {
     [repository]
     store = "fs"
     recipients = ["age1abc"]
+    signers = []
     keys = "/etc/lifeboat/keys"
     compression_level = 3
 

@@ -63,7 +63,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_checksum_may_be_computed_in_pieces(bytes in prop::collection::vec(any::<u8>(), 0..100), at in 0_usize..100) {
+        fn a_checksum_may_be_computed_in_pieces(
+            bytes in prop::collection::vec(any::<u8>(), 0..100),
+            at in 0_usize..100,
+        ) {
             let (head, tail) = bytes.split_at(at.min(bytes.len()));
             prop_assert_eq!(crc64(crc64(0, head), tail), crc64(0, &bytes));
         }

@@ -1,4 +1,4 @@
-//! Cuts bytes into chunks: where their content says so (FastCDC), or where the source marked it.
+//! Cuts bytes into chunks: where their content says so (`FastCDC`), or where the source marked it.
 //!
 //! The cut points are part of the format: the same bytes must be cut alike for years, or nothing is ever
 //! found again. The crate is pinned and `tests::the_cut_points_never_move` holds golden ones.

@@ -101,7 +101,7 @@ impl PackBuilder {
     }
 
     /// Adds a frame.
-    pub fn push(&mut self, frame: CompressedFrame) -> Result<()> {
+    pub fn push(&mut self, frame: &CompressedFrame) -> Result<()> {
         let number = u32::try_from(self.index.frames.len()).unwrap_or(u32::MAX);
         let chunks = frame.chunks.iter().map(|(id, offset, size_bytes)| ChunkRecord {
             id: *id,
@@ -250,11 +250,11 @@ mod tests {
         for chunk in chunks {
             frame.push(ChunkId(Sha256::digest(chunk).into()), chunk).unwrap();
             if frame.is_full() {
-                builder.push(std::mem::take(&mut frame).compress(3).unwrap()).unwrap();
+                builder.push(&std::mem::take(&mut frame).compress(3).unwrap()).unwrap();
             }
         }
         if !frame.is_empty() {
-            builder.push(frame.compress(3).unwrap()).unwrap();
+            builder.push(&frame.compress(3).unwrap()).unwrap();
         }
         builder.seal().unwrap()
     }

@@ -214,7 +214,7 @@ impl Work {
                 Some(pack) => pack,
                 None => PackBuilder::new(kind, &recipients, pack_size_bytes)?,
             };
-            pack.push(frame)?;
+            pack.push(&frame)?;
             Ok::<_, Failure>(pack)
         });
         let pack = work.await.failed(ExitCode::Failed, || "packing broke off".to_owned())??;

@@ -251,7 +251,7 @@ impl Search<'_> {
         loop {
             match lines.next().await {
                 Ok(Some(record)) => {
-                    self.walk_entry(refs, &record, &format!("{whole}/{}", record.meta.path)).await?
+                    self.walk_entry(refs, &record, &format!("{whole}/{}", record.meta.path)).await?;
                 }
                 Ok(None) => return Ok(()),
                 Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),

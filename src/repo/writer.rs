@@ -288,16 +288,12 @@ impl<'a> SnapshotWriter<'a> {
             let mut gathered = Vec::new();
             let mut gathered_bytes = 0;
             while gathered_bytes < GATHER_BYTES && gathered.len() < GATHER_PIECES {
-                match body.next_piece().await? {
-                    Some(piece) => {
-                        gathered_bytes += if let Piece::Data(bytes) = &piece { bytes.len() } else { 0 };
-                        gathered.push(piece);
-                    }
-                    None => {
-                        ended = true;
-                        break;
-                    }
-                }
+                let Some(piece) = body.next_piece().await? else {
+                    ended = true;
+                    break;
+                };
+                gathered_bytes += if let Piece::Data(bytes) = &piece { bytes.len() } else { 0 };
+                gathered.push(piece);
             }
             let work = spawn_blocking(move || {
                 let chunks = cutting.advance(gathered, ended);
@@ -324,8 +320,8 @@ impl<'a> SnapshotWriter<'a> {
         }
         let mut lists = Vec::new();
         for part in ids.chunks(IDS_IN_LIST_CHUNK) {
-            let text: String = part.iter().map(|id| format!("{id}\n")).collect();
-            lists.push(self.store_meta(progress, text.into()).await?);
+            let lines: Vec<String> = part.iter().map(ToString::to_string).collect();
+            lists.push(self.store_meta(progress, (lines.join("\n") + "\n").into()).await?);
         }
         Ok(BodyRecord::Lists(lists))
     }

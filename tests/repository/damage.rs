@@ -338,7 +338,8 @@ async fn a_pack_that_comes_back_is_known_again() {
     scene.store.delete(key).await.unwrap();
     drop(scene.ship.append(&scene.store, &known).await.unwrap());
     scene.store.overwrite(key, away);
-    let again = scene.ship.backup_knowing(&scene.store, &known, &[scene.second.1.clone()]).await.unwrap();
+    let again =
+        scene.ship.backup_knowing(&scene.store, &known, std::slice::from_ref(&scene.second.1)).await.unwrap();
     assert_eq!(again.added_packs, 0);
 }
 
@@ -373,7 +374,9 @@ fn any_record() -> impl Strategy<Value = PackRecord> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
-    fn no_record_in_a_local_index_makes_a_reader_panic_or_believe_it(records in prop::collection::vec(any_record(), 64)) {
+    fn no_record_in_a_local_index_makes_a_reader_panic_or_believe_it(
+        records in prop::collection::vec(any_record(), 64),
+    ) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let (ship, store) = Ship::launched().await;

@@ -8,7 +8,7 @@ use lifeboat::{
     names::{Key, SnapshotId},
     repo::{
         Place, Repository,
-        format::{PackKind, PackRecord, Refs, layout, pack_meta, write},
+        format::{PackIndex, PackKind, PackRecord, Refs, layout, pack_meta, write},
     },
     store::{Delete, Get, MemoryStore, Put},
 };
@@ -204,7 +204,7 @@ async fn an_index_by_a_stranger_sends_no_backup_to_packs_of_his() {
         size_bytes: *size_bytes,
         payload_offset: 300,
         kind: PackKind::Data,
-        inner: Default::default(),
+        inner: PackIndex::default(),
     };
     record.inner.frames.push(lifeboat::repo::format::FrameRecord {
         offset: 0,

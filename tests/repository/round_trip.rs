@@ -65,8 +65,12 @@ async fn a_snapshot_in_a_folder_reads_back_as_it_was_sent() {
 async fn five_thousand_small_entries_keep_their_order() {
     let (ship, store) = (Ship::new(), MemoryStore::new());
     ship.create(&store).await;
-    let entry =
-        |n: u64| parcel(&format!("bucket/{:x}", n.wrapping_mul(0x9E37_79B9)), noise(n as usize % 300, n));
+    let entry = |n: u64| {
+        parcel(
+            &format!("bucket/{:x}", n.wrapping_mul(0x9E37_79B9)),
+            noise(usize::try_from(n % 300).unwrap(), n),
+        )
+    };
     let cargo = Cargo::of("minio", (0..5000).map(entry).collect());
     let committed = ship.backup(&store, &cargo).await.unwrap();
     assert_eq!(committed.added_packs, 2, "one of data, one of metadata");

@@ -16,7 +16,7 @@ use crate::fixture::{Cargo, Ship, Trouble, noise, parcel};
 
 /// Fails a test that hangs; nothing waits for it otherwise.
 async fn in_time<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), work).await.expect("it hangs")
+    tokio::time::timeout(Duration::from_mins(1), work).await.expect("it hangs")
 }
 
 #[tokio::test]
@@ -48,9 +48,9 @@ async fn more_parallel_bodies_than_are_read_at_once_do_not_hang() {
         cargo.inventory().iter().for_each(|item| sink.complete(item));
         sink.finish(cargo.point.clone()).await
     };
-    let (sent, written) =
+    let (read, written) =
         in_time(async { tokio::join!(send, writer.write_source(&cargo.name, "test", stream)) }).await;
-    settle(sent, written).unwrap();
+    settle(read, written).unwrap();
     let committed = writer.commit(Label::default(), Vec::new()).await.unwrap();
     ship.assert_holds(&store, &committed.id, &cargo).await;
 }
@@ -88,8 +88,8 @@ async fn a_target_may_read_bodies_in_any_order_among_those_that_are_open() {
             }
         }
     };
-    let (sent, taken) = in_time(async { tokio::join!(send, take) }).await;
-    assert_eq!(settle(sent, taken).unwrap().1, 12 * (9 << 20));
+    let (given, taken) = in_time(async { tokio::join!(send, take) }).await;
+    assert_eq!(settle(given, taken).unwrap().1, 12 * (9 << 20));
 }
 
 #[tokio::test]
@@ -106,9 +106,9 @@ async fn a_target_that_goes_away_ends_the_reading() {
         Err::<(), _>(FlowError::Failed(Failure::new(ExitCode::SourceDown, "the target is full")))
     };
     let send = snapshot.read_source(&cargo.name, &only, sink, &monitor);
-    let (sent, taken) = in_time(async { tokio::join!(send, take) }).await;
-    assert!(matches!(sent, Err(FlowError::Closed)));
-    assert_eq!(settle(sent, taken).unwrap_err().to_string(), "the target is full");
+    let (given, taken) = in_time(async { tokio::join!(send, take) }).await;
+    assert!(matches!(given, Err(FlowError::Closed)));
+    assert_eq!(settle(given, taken).unwrap_err().to_string(), "the target is full");
 }
 
 async fn write(ship: &Ship, store: &MemoryStore, cargo: &Cargo) -> FlowResult<()> {
