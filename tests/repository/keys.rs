@@ -76,11 +76,16 @@ async fn a_writers_keys_open_no_pack_of_data_nor_what_was_in_it() {
 
 #[tokio::test]
 async fn a_stranger_opens_nothing() {
-    let (ship, store, ..) = scene().await;
+    let (ship, store, id, _) = scene().await;
     let stranger = Ship::new();
     let place = ship.place(&store, &Arc::default());
-    let reader = Repository::read(place, stranger.identities(), &ship.monitor()).await;
-    assert_eq!(reader.err().expect("it is sealed").exit(), ExitCode::KeyRefused);
+    let read = Repository::read(place, stranger.identities(), &ship.monitor()).await;
+    assert_eq!(read.err().expect("it opens nothing").exit(), ExitCode::KeyRefused);
+    // A config that names him as a recipient does not make him one of what was sealed before.
+    ship.change_config(&store, |config| config.data_recipients.push(stranger.made.recipient.clone())).await;
+    let reader = open(&ship, &store, stranger.identities()).await;
+    let failure = reader.snapshot(&id).await.err().expect("it is sealed");
+    assert_eq!(failure.exit(), ExitCode::KeyRefused, "{:?}", failure.chain());
     let place = ship.place(&store, &Arc::default());
     let put = Arc::new(store.clone());
     let append = Repository::append(place, put, stranger.identities(), ship.signing(), &ship.monitor()).await;

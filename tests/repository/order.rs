@@ -172,7 +172,7 @@ async fn a_huge_entry_keeps_few_packs_under_way_however_slow_the_store() {
         tokio::join!(Box::new(flood).read(sink, None), writer.write_source(&name, "test", stream));
     settle(read, written).unwrap();
     let committed = writer.commit(Label::default(), Vec::new()).await.unwrap();
-    assert!(committed.added_packs > 60, "{} packs", committed.added_packs);
+    assert!(committed.added_packs > 40, "{} packs", committed.added_packs);
     assert_eq!(committed.sources[0].size_bytes, 300 << 20);
     let most = store.most.load(Ordering::SeqCst);
     assert!(most <= 4, "{most} puts were under way at once");
