@@ -1,5 +1,5 @@
-//! The command line on real servers: what is stored comes back, what is refused is left alone, what is down is
-//! named.
+//! The command line on real servers: what is stored comes back, what is refused is left alone, what is down
+//! is named.
 
 #[path = "live_s3/stage.rs"]
 #[allow(dead_code, reason = "made for the tests of the S3 engine")]

@@ -158,8 +158,8 @@ impl Catalog {
         Ok(keys.iter().filter_map(|key| Key::new(key).ok()).collect())
     }
 
-    /// Forgets every pack that is not among `there` with that very size, and the index objects that told of it:
-    /// when the pack comes back they are read again.
+    /// Forgets every pack that is not among `there` with that very size, and the index objects that told of
+    /// it: when the pack comes back they are read again.
     pub fn retain_packs(&self, there: &BTreeMap<PackId, u64>) -> Result<()> {
         let mut connection = self.connection();
         let mut retain = || {

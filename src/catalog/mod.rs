@@ -100,8 +100,8 @@ impl Catalog {
         Ok(Self { connection: Mutex::new(connection), path: None })
     }
 
-    /// Forgets all that the store knows better; runs are kept, unless the file is too broken for that: then it
-    /// is set aside like one that cannot be opened.
+    /// Forgets all that the store knows better; runs are kept, unless the file is too broken for that: then
+    /// it is set aside like one that cannot be opened.
     pub fn clear_index(&self) -> Result<()> {
         let clear = "BEGIN; DELETE FROM tellings; DELETE FROM chunks; DELETE FROM frames; DELETE FROM packs;
             DELETE FROM origins; COMMIT; VACUUM;";

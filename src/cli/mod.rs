@@ -141,8 +141,8 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .failed(ExitCode::Failed, || "the runtime cannot be started".to_owned())
 }
 
-/// Runs a job until it ends or a signal says stop. A job that is dropped leaves nothing half done that anybody
-/// would take for whole, so stopping is nothing more than this.
+/// Runs a job until it ends or a signal says stop. A job that is dropped leaves nothing half done that
+/// anybody would take for whole, so stopping is nothing more than this.
 async fn until_interrupted(job: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).failed(ExitCode::Failed, || "signals cannot be heard".to_owned());
@@ -197,8 +197,8 @@ fn output_ended() -> bool {
     OUTPUT_ENDED.get().is_some()
 }
 
-/// Fails when stdout did not take all that was said, as on a full disk. A reader that went away (`| head`) had
-/// enough: that is no failure.
+/// Fails when stdout did not take all that was said, as on a full disk. A reader that went away (`| head`)
+/// had enough: that is no failure.
 fn check_output() -> Result<()> {
     match OUTPUT_ENDED.get() {
         Some(cause) if cause.kind() != io::ErrorKind::BrokenPipe => {

@@ -65,7 +65,7 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     if let Some(typed) = args.yes.as_deref().filter(|_| !args.plan) {
         check_name(typed, &stack.name)?;
     }
-    // A plan reads no data, so it needs no recovery identity: it can be looked at before anybody fetches the key.
+    // A plan reads no data, so it needs no recovery identity: look at it before anybody fetches the key.
     let repository = if args.plan { session.look(&stack).await? } else { session.read(&stack).await? };
     let when = When::parse(when, stack.timezone, session.ground.clock.now())?;
     let refs = session.believed(&repository).await?;
@@ -197,7 +197,7 @@ fn targets(
     Ok(Wanted { targets, by_name: !args.source.is_empty(), only: asked.only, replace: args.replace })
 }
 
-/// Asks for the stack's name. A thread of its own waits for the answer, so that a signal still ends the program.
+/// Asks for the stack's name. A thread of its own waits for the answer, so that a signal still ends all.
 async fn confirm(stack: &str) -> Result<()> {
     // A terminal that is gone or does not flush shows the question late or not at all, no more.
     let _ = write!(std::io::stderr(), "Type the stack's name to go on: ");

@@ -97,8 +97,8 @@ impl Session {
         when.pick(&refs.into_iter().map(|refs| refs.snapshot).collect::<Vec<_>>())
     }
 
-    /// Returns the refs of all snapshots, oldest first. Those that are forged or broken are told and keep nobody
-    /// from the others.
+    /// Returns the refs of all snapshots, oldest first. Those that are forged or broken are told and keep
+    /// nobody from the others.
     pub async fn believed(&self, repository: &Repository<Read>) -> Result<Vec<Refs>> {
         let (good, bad) = repository.survey().await?;
         for (_, failure) in bad {

@@ -187,7 +187,7 @@ async fn find(snapshot: &Snapshot, name: &SourceName, only: &Selection) -> Resul
             let is_opaque = record.meta.container && record.meta.select.is_empty();
             found.picked += u64::from(is_picked);
             found.opaque += u64::from(is_opaque);
-            // What only lies around a picked thing is made if it is missing, and is not in the way if it is there.
+            // What only lies around a picked thing is made if it is missing, and never in the way.
             if is_picked || is_opaque {
                 items.insert(record.meta.item);
             }

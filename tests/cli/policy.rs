@@ -38,8 +38,10 @@ fn an_unknown_key_is_told_with_its_place_and_the_nearest_one() {
 fn every_secret_that_cannot_be_read_is_named() {
     let stage = Stage::new();
     stage.append(
-        "[[source]]\nname = \"a\"\nkind = \"mysql\"\nuser = \"u\"\npassword = { env = \"DB_PASSWORD\" }\n\
-         [[source]]\nname = \"b\"\nkind = \"mysql\"\nuser = \"u\"\npassword = { file = \"/no/such/secret\" }\n",
+        "[[source]]\nname = \"a\"\nkind = \"mysql\"\nuser = \"u\"\n\
+         password = { env = \"DB_PASSWORD\" }\n\
+         [[source]]\nname = \"b\"\nkind = \"mysql\"\nuser = \"u\"\n\
+         password = { file = \"/no/such/secret\" }\n",
     );
     let (screen, found) = problems(&stage, &[]);
     assert_screen!(stage, screen);

@@ -1,4 +1,4 @@
-//! A backup that is stopped or killed leaves nothing that anybody would take for whole, and nothing to unlock.
+//! A backup that is stopped or killed leaves nothing that looks whole, and nothing to unlock.
 
 use std::{fs::File, io::Write as _};
 

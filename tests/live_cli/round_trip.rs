@@ -12,7 +12,7 @@ async fn all_sources_come_back_after_the_worst_day() {
     let before = town.contents().await;
     let first = town.run(&["backup", "--json"]).ends(0).json();
     assert_eq!(first["status"], "complete", "{first}");
-    // A second one of the same data adds nearly nothing; a small Redis dump is one chunk, and it tells its time.
+    // A second one of the same data adds nearly nothing; a small Redis dump is one chunk and tells its time.
     let second = town.run(&["backup", "--json"]).ends(0).json();
     for source in second["sources"].as_array().unwrap().iter().filter(|source| source["name"] != "redis") {
         assert!(source["bytes_added"].as_u64().unwrap() < 4096, "{source}");
