@@ -13,6 +13,8 @@
 //! | 6 | [`cli`] | the command line |
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
+// Numbers of tests are small.
+#![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::cast_sign_loss))]
 
 pub mod names;
 

@@ -3,7 +3,10 @@
 //! Floor 0: imports nothing of the crate. Each newtype can only be made through a constructor that
 //! checks it, so a function that takes a [`SourceName`] or a [`Key`] never meets a hostile string.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt::{self, Write as _},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -185,7 +188,8 @@ fn escape_part(part: &str) -> String {
         if c == '%' || c == '/' || c.is_control() {
             let mut bytes = [0; 4];
             for byte in c.encode_utf8(&mut bytes).bytes() {
-                out.push_str(&format!("%{byte:02X}"));
+                // Writing into a String cannot fail.
+                let _ = write!(out, "%{byte:02X}");
             }
         } else {
             out.push(c);
@@ -194,7 +198,7 @@ fn escape_part(part: &str) -> String {
     out
 }
 
-/// The inverse of [`escape_part`]; a `%` that begins no escape stays as it is.
+/// The inverse of [`escape_part`]; a `%` that begins no escape, which is two upper-case hex digits, stays as it is.
 fn unescape_part(part: &str) -> String {
     if part == "%" {
         return String::new();
@@ -203,17 +207,12 @@ fn unescape_part(part: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let pair = part.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        match pair.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
+        let digits = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        let upper =
+            digits.filter(|pair| pair.iter().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(b)));
+        let byte = upper.and_then(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+        out.push(byte.unwrap_or(bytes[at]));
+        at += if byte.is_some() { 3 } else { 1 };
     }
     String::from_utf8_lossy(&out).into_owned()
 }

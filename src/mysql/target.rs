@@ -300,7 +300,7 @@ fn incomplete(server: &Server, at: &Place, what: &str) -> Failure {
     )
 }
 
-/// Returns whether a table's secondary indexes may come later: only InnoDB's, and not where history is kept.
+/// Returns whether a table's secondary indexes may come later: only `InnoDB`'s, and not where history is kept.
 fn defers(create: &str) -> bool {
     let options = create.rsplit_once("\n)").map_or("", |(_, options)| options);
     options.contains("ENGINE=InnoDB") && !create.contains("WITH SYSTEM VERSIONING")

@@ -29,7 +29,8 @@ pub struct Starter<'a> {
 /// `[[source]]` tables may be appended: the last table of the text is whole, and what follows it is comment.
 pub fn starter(new: &Starter<'_>) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
-    let list = |keys: &[String]| keys.iter().map(|key| format!("    {},\n", quoted(key))).collect::<String>();
+    let list =
+        |keys: &[String]| keys.iter().map(|key| ["    ", &quoted(key), ",\n"].concat()).collect::<String>();
     let options: Vec<String> =
         new.options.iter().map(|(name, value)| format!("{name} = {}", quoted(value))).collect();
     let facts = [
