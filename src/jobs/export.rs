@@ -7,7 +7,10 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::{
     error::{Context, ExitCode, Failure, Result},
-    names::SourceName,
+    event::NoMonitor,
+    flow::{STREAM_DEPTH, Selection, Target, WriteOptions, channel, settle},
+    mysql::SqlScript,
+    names::{EntryPath, SourceName},
     repo::{
         Snapshot,
         format::{EntryRecord, PackKind},
@@ -59,9 +62,36 @@ pub async fn run(
             }
             Ok(())
         }
-        Form::Sql => Err(Failure::new(ExitCode::Usage, "this version has no SQL stream yet")
-            .hint("Export tsv or tar, or restore into an empty server and dump that.")),
+        Form::Sql => script(snapshot, source, path, out).await,
     }
+}
+
+/// Writes a database source as a script, the same way in which it would be restored.
+async fn script(snapshot: &Snapshot, source: &SourceName, path: Option<&str>, out: Output) -> Result<()> {
+    if snapshot.source(source)?.kind != "mysql" {
+        return Err(Failure::new(
+            ExitCode::Usage,
+            format!("source `{source}` is no database, so it has no SQL"),
+        )
+        .hint("Use --format tar, or rdb for Redis."));
+    }
+    let only = match path {
+        None => Selection::all(),
+        // `db/table` in a path is `db.table` in a pattern; a file of a table means the table.
+        Some(path) => {
+            let parts =
+                EntryPath::new(path).failed(ExitCode::Usage, || format!("`{path}` is no path"))?.parts();
+            let name = parts.iter().take(2).map(|part| globset::escape(part)).collect::<Vec<_>>().join(".");
+            Selection::new(&[name])?
+        }
+    };
+    let options = WriteOptions { replace: false, only: only.clone() };
+    let target = Box::new(SqlScript::new(source.clone(), out));
+    let (sink, stream) = channel(STREAM_DEPTH);
+    let monitor = NoMonitor::shared();
+    let (read, written) =
+        tokio::join!(snapshot.read_source(source, &only, sink, &monitor), target.write(options, stream));
+    settle(read, written).map(drop).map_err(|error| error.about(source))
 }
 
 /// Returns the entries at `path` or below it.

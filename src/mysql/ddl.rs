@@ -38,12 +38,9 @@ pub(super) fn split(create: &str, defer_indexes: bool) -> Parts {
     let Some((open, commas, close)) = frame(create) else {
         return whole(create);
     };
-    let mut starts = vec![open + 1];
-    starts.extend(commas.iter().map(|at| at + 1));
-    let ends = commas.iter().copied().chain([close]);
-    let definitions: Vec<&str> = starts.iter().zip(ends).map(|(from, to)| create[*from..to].trim()).collect();
+    let definitions = definitions(create, open, &commas, close);
     let defer_indexes = defer_indexes && can_defer(&definitions);
-    let collation = outside(&create[close..], " COLLATE=").map(|at| word(&create[close + at + 9..]));
+    let collation = table_collation(&create[close..]);
     let mut parts = whole("");
     let mut kept = Vec::new();
     for definition in definitions {
@@ -60,6 +57,29 @@ pub(super) fn split(create: &str, defer_indexes: bool) -> Parts {
     }
     parts.create = format!("{}(\n  {}\n{}", &create[..open], kept.join(",\n  "), &create[close..]);
     parts
+}
+
+/// Returns the statement whole, for a reader that takes it in one piece, with each collation that a column only
+/// inherits left to be inherited.
+pub(super) fn whole(create: &str) -> String {
+    let Some((open, commas, close)) = frame(create) else { return create.to_owned() };
+    let collation = table_collation(&create[close..]);
+    let definitions = definitions(create, open, &commas, close);
+    let kept: Vec<String> = definitions.iter().map(|definition| inheriting(definition, collation)).collect();
+    format!("{}(\n  {}\n{}", &create[..open], kept.join(",\n  "), &create[close..])
+}
+
+fn definitions<'a>(create: &'a str, open: usize, commas: &[usize], close: usize) -> Vec<&'a str> {
+    let mut starts = vec![open + 1];
+    starts.extend(commas.iter().map(|at| at + 1));
+    let ends = commas.iter().copied().chain([close]);
+    starts.iter().zip(ends).map(|(from, to)| create[*from..to].trim()).collect()
+}
+
+/// Returns the collation that a table's options name.
+fn table_collation(options: &str) -> Option<&str> {
+    const COLLATE: &str = " COLLATE=";
+    outside(options, COLLATE).map(|at| word(&options[at + COLLATE.len()..]))
 }
 
 /// Returns a column's definition without a `COLLATE` that only repeats the table's.

@@ -280,7 +280,7 @@ impl Inserter<'_> {
 }
 
 /// Appends one row as SQL. The escapes of a field mean the same between quotes; only quotes are added.
-fn push_values(out: &mut Vec<u8>, layout: &Layout, line: &[u8]) {
+pub(super) fn push_values(out: &mut Vec<u8>, layout: &Layout, line: &[u8]) {
     out.push(b'(');
     for (index, (column, field)) in layout.columns.iter().zip(line.split(|b| *b == b'\t')).enumerate() {
         if index > 0 {

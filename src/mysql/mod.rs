@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`] | reading |
 //! | [`target`], [`load`], [`apply`] | writing |
+//! | [`script`] | the same as one SQL script |
 //! | [`accounts`] | users, roles and grants, both ways |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
 //! | [`conn`] | sessions and errors |
@@ -22,10 +23,11 @@ mod load;
 mod programs;
 mod range;
 mod rows;
+mod script;
 mod snapshot;
 mod source;
 mod sql;
 mod target;
 mod tsv;
 
-pub use self::{source::MysqlSource, target::MysqlTarget};
+pub use self::{script::SqlScript, source::MysqlSource, target::MysqlTarget};

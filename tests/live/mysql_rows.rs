@@ -166,7 +166,9 @@ async fn a_large_table_is_read_by_several_workers_each_row_once(product: Product
     eprintln!("{product:?}: loaded {mb:.1} MB at {:.1} MB/s", mb / began.elapsed().as_secs_f64());
     let again = Recorded::read(&config).await;
     for table in ["by_id", "by_text", "by_nothing"] {
-        assert!(recorded.rows(table) == again.rows(table), "`{table}` differs after a restore");
+        // How many pieces there are depends on what the server guesses of the table's size.
+        let (before, after) = (recorded.rows(table).concat(), again.rows(table).concat());
+        assert!(before == after, "`{table}` differs after a restore");
     }
     server.run([format!("DROP DATABASE {db}")]).await;
 }

@@ -1,5 +1,10 @@
 //! What was stored comes back: all of it, a part of it, and on another server.
 
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+};
+
 use crate::{
     support::{Product, Server},
     town::Town,
@@ -80,5 +85,32 @@ async fn each_source_can_be_exported_and_restored_into_a_folder() {
     town.run(&["restore", "latest", "--source", "minio", "--into", &into, "--yes", "demo"]).ends(0);
     let objects = town.stage.files("folder");
     assert!(objects.iter().any(|file| file.ends_with("a/7.bin")), "{objects:?}");
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_script_played_by_the_stock_client_is_the_database() {
+    let town = Town::with_policy("script").await;
+    town.run(&["backup"]).ends(0);
+    let sum = format!("SELECT CONCAT(SUM(CRC32(CONCAT(id, name))), '/', COUNT(*)) FROM {}.users", town.db);
+    let users = town.mysql.ask(&sum).await;
+    let definition = format!("SHOW CREATE TABLE {}.users", town.db);
+    let before = town.mysql.ask(&definition).await;
+    let script = town.run(&["export", "latest", "mysql", "--format", "sql"]).ends(0).out;
+    assert!(script.lines().last().unwrap().starts_with("-- Dump completed: "), "{script}");
+    town.mysql.run([format!("DROP DATABASE {}", town.db)]).await;
+    let url = std::env::var("MYSQL_URL").unwrap();
+    let password = url.split([':', '@']).nth(2).unwrap();
+    let mut client = Command::new("docker")
+        .args(["exec", "-i", "-e", "MYSQL_PWD", "lifeboat-mysql", "mysql", "-uroot"])
+        .env("MYSQL_PWD", password)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    client.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(client.wait().unwrap().success());
+    assert_eq!(town.mysql.ask(&sum).await, users);
+    assert_eq!(town.mysql.ask(&definition).await, before);
     town.end().await;
 }
