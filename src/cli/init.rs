@@ -1,25 +1,29 @@
 //! `lifeboat init`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
 use super::{json, say, session::Session};
 use crate::{
-    error::{ExitCode, Failure, Result},
+    error::{Context, ExitCode, Failure, Result},
     jobs,
+    policy::{OptionValue, SCHEMES, SecretRef, StoreConfig},
 };
 
 /// Make keys, a repository and a starter policy. Never overwrites a key, a repository or a policy.
 #[derive(Debug, Args)]
 pub struct Init {
-    /// Where the repository lies; another store is set in the policy afterwards
-    #[arg(long, default_value = "fs", value_parser = ["fs"])]
+    /// The kind of store that the repository lies in
+    #[arg(long, default_value = "fs", value_parser = SCHEMES)]
     store: String,
-    /// The repository's folder
-    #[arg(long, value_name = "DIR", default_value = "/var/backups/lifeboat")]
-    root: PathBuf,
+    /// The repository's folder, for store fs [default: /var/backups/lifeboat]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// An option of another store under opendal's name; a secret is `env:NAME`, `file:PATH` or `credential:NAME`
+    #[arg(long, value_name = "NAME=VALUE")]
+    option: Vec<String>,
     /// The folder for the keys
     #[arg(long, value_name = "DIR", default_value = "/etc/lifeboat/keys")]
     keys: PathBuf,
@@ -37,19 +41,59 @@ pub struct Init {
     env: Option<PathBuf>,
 }
 
+/// Returns where the repository goes.
+fn place(args: &Init) -> Result<StoreConfig> {
+    let store = args.store.clone();
+    let mut options = args.option.iter().map(|text| option(text)).collect::<Result<BTreeMap<_, _>>>()?;
+    if store == "fs" {
+        let root = args.root.clone().unwrap_or_else(|| PathBuf::from("/var/backups/lifeboat"));
+        let root = std::path::absolute(&root)
+            .failed(ExitCode::Usage, || format!("`{}` is no path", root.display()))?;
+        let text = root
+            .to_str()
+            .ok_or_else(|| Failure::new(ExitCode::Usage, "the repository's folder is not UTF-8"))?;
+        options.insert("root".to_owned(), OptionValue::Text(text.to_owned()));
+    } else if args.root.is_some() {
+        return Err(Failure::new(ExitCode::Usage, "--root is for the store fs")
+            .hint("Give a prefix in another store as --option root=/prefix."));
+    }
+    Ok(StoreConfig { store, options })
+}
+
+/// Parses `NAME=VALUE`. A command line is no place for a secret: everybody on the host can read it.
+fn option(text: &str) -> Result<(String, OptionValue)> {
+    let (name, value) = text.split_once('=').ok_or_else(|| {
+        Failure::new(ExitCode::Usage, "an --option has no `=`").hint("Write --option NAME=VALUE.")
+    })?;
+    let reference = match value.split_once(':') {
+        Some(("env", name)) => Some(SecretRef::Env(name.to_owned())),
+        Some(("file", path)) => Some(SecretRef::File(PathBuf::from(path))),
+        Some(("credential", name)) => Some(SecretRef::Credential(name.to_owned())),
+        _ => None,
+    };
+    let secret = ["secret", "password", "token", "key_id"].iter().any(|word| name.contains(word));
+    match reference {
+        Some(reference) => Ok((name.to_owned(), OptionValue::Secret(reference))),
+        None if secret => Err(Failure::new(
+            ExitCode::Usage,
+            format!("option `{name}` is a secret and was given openly"),
+        )
+        .hint(format!(
+            "Write --option {name}=env:NAME or --option {name}=file:/path; the policy keeps the reference."
+        ))),
+        None => Ok((name.to_owned(), OptionValue::Text(value.to_owned()))),
+    }
+}
+
 pub(super) async fn run(args: Init, session: &Session) -> Result<ExitCode> {
     if args.from_compose.is_some() {
         return Err(Failure::new(ExitCode::Usage, "a policy from a compose file cannot be made yet")
             .hint("Run init without --from-compose and append [[source]] tables; policies/im-suite.toml is an example."));
     }
     let policy = session.policy.clone().unwrap_or_else(|| PathBuf::from("lifeboat.toml"));
-    let wanted = jobs::init::Wanted {
-        stack: args.stack,
-        policy,
-        keys: args.keys,
-        root: args.root,
-        others: args.recipient,
-    };
+    let place = place(&args)?;
+    let wanted =
+        jobs::init::Wanted { stack: args.stack, policy, keys: args.keys, place, others: args.recipient };
     let made = jobs::init::run(wanted, &session.ground).await?;
     if session.json {
         json::print(&json::document(
@@ -72,4 +116,26 @@ pub(super) async fn run(args: Init, session: &Session) -> Result<ExitCode> {
         say("`lifeboat policy check`.");
     }
     Ok(ExitCode::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_given_by_reference_only() {
+        let (name, value) = option("secret_access_key=env:X").unwrap();
+        assert_eq!(
+            (name.as_str(), value),
+            ("secret_access_key", OptionValue::Secret(SecretRef::Env("X".into())))
+        );
+        let (_, value) = option("endpoint=http://127.0.0.1:9000").unwrap();
+        assert_eq!(value, OptionValue::Text("http://127.0.0.1:9000".into()));
+        for open in ["secret_access_key=hunter2", "password=hunter2", "access_key_id=hunter2"] {
+            let failure = option(open).unwrap_err();
+            assert_eq!(failure.exit(), ExitCode::Usage);
+            assert!(!failure.chain().join("").contains("hunter2"));
+        }
+        assert!(option("bucket").is_err());
+    }
 }

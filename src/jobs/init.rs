@@ -14,7 +14,8 @@ use crate::{
     crypt::{self, Recipients, SigningKey, files},
     error::{Context, ExitCode, Failure, Result},
     names::SourceName,
-    policy, repo, store,
+    policy::{self, StoreConfig},
+    repo, store,
 };
 
 /// What to make.
@@ -25,8 +26,8 @@ pub struct Wanted {
     pub policy: PathBuf,
     /// Where the keys go.
     pub keys: PathBuf,
-    /// The repository's folder.
-    pub root: PathBuf,
+    /// Where the repository goes.
+    pub place: StoreConfig,
     /// Whom data is sealed to besides the new recovery identity.
     pub others: Vec<String>,
 }
@@ -46,21 +47,25 @@ pub struct Made {
 
 /// Makes all of it.
 pub async fn run(wanted: Wanted, ground: &Ground) -> Result<Made> {
-    let (keys, root) = (absolute(&wanted.keys)?, absolute(&wanted.root)?);
-    let text =
-        root.to_str().ok_or_else(|| Failure::new(ExitCode::Usage, "the repository's folder is not UTF-8"))?;
-    let options = [("root".to_owned(), text.to_owned())].into();
+    let keys = absolute(&wanted.keys)?;
+    let StoreConfig { store: scheme, options } = &wanted.place;
+    let resolved = wanted.place.resolve()?;
     // Whoever is refused finds everything as it was: all of it is looked at before any of it is made.
     check_words(&wanted)?;
     crypt::check_no_keys(&keys)?;
-    if repo::is_there(store::open("fs", &options)?.get.as_ref()).await? {
-        return Err(Failure::new(ExitCode::Usage, format!("there is a repository at `{text}` already"))
-            .hint("Choose another --root; a repository is never overwritten."));
+    let store = store::open(scheme, &resolved)?;
+    if repo::is_there(store.get.as_ref()).await? {
+        return Err(Failure::new(
+            ExitCode::Usage,
+            format!("there is a repository at `{}` already", store.place),
+        )
+        .hint("Choose another place; a repository is never overwritten."));
     }
-    let store = store::create("fs", &options)?;
+    let store = store::create(scheme, &resolved)?;
     let new = crypt::make_keys(&keys, &ground.clock.now().to_rfc3339())?;
     let signing = SigningKey::from_file(&keys.join(files::SIGNING))?;
-    let recipients: Vec<String> = std::iter::once(new.recipient.clone()).chain(wanted.others).collect();
+    let recipients: Vec<String> =
+        std::iter::once(new.recipient.clone()).chain(wanted.others.iter().cloned()).collect();
     let made = repo::NewRepository {
         data_recipients: recipients.clone(),
         index_recipients: vec![new.index_recipient],
@@ -72,8 +77,8 @@ pub async fn run(wanted: Wanted, ground: &Ground) -> Result<Made> {
     let timezone = iana_time_zone::get_timezone().unwrap_or_else(|_| "UTC".to_owned());
     let starter = policy::Starter {
         stack: &wanted.stack,
-        store: "fs",
-        options: &options,
+        store: scheme,
+        options,
         recipients: &recipients,
         signers: std::slice::from_ref(&new.signer),
         keys: &keys,

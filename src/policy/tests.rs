@@ -1,6 +1,6 @@
 //! Policies that load, and the words for those that do not.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use super::*;
 use crate::error::{ExitCode, Failure};
@@ -509,17 +509,19 @@ fn a_missing_file_is_told_as_such() {
 
 #[test]
 fn a_starter_loads_as_soon_as_a_source_is_appended() {
-    let options = BTreeMap::from([("root".to_owned(), "/var/backups/a \"b\"".to_owned())]);
+    let options = [("root".to_owned(), OptionValue::Text("/var/backups/a \"b\"".to_owned()))].into();
     let recipients = ["age1abc".to_owned(), "age1def".to_owned()];
-    let text = starter(&Starter {
+    let signers = ["RWabc".to_owned()];
+    let new = Starter {
         stack: "shop",
         store: "fs",
         options: &options,
         recipients: &recipients,
-        signers: &["RWabc".to_owned()],
+        signers: &signers,
         keys: Path::new("/etc/lifeboat/keys"),
         timezone: "Asia/Shanghai",
-    });
+    };
+    let text = starter(&new);
     assert!(text.starts_with("stack = \"shop\"\n"));
     assert_eq!(text.matches('@').count(), 0, "each mark is replaced");
     Stack::parse(&text, "p.toml", Need::Repository).unwrap();
@@ -539,6 +541,14 @@ fn a_starter_loads_as_soon_as_a_source_is_appended() {
         .collect();
     let stack = parse(&examples).unwrap_or_else(|problems| panic!("{:#?}\n{examples}", problems.lines()));
     assert_eq!((stack.sources.len(), stack.offsites.len(), stack.notify.len()), (4, 1, 1));
+    let options = [
+        ("endpoint".to_owned(), OptionValue::Text("https://dav".to_owned())),
+        ("password".to_owned(), OptionValue::Secret(SecretRef::Env("X".to_owned()))),
+    ]
+    .into();
+    let text = starter(&Starter { store: "webdav", options: &options, ..new });
+    let stack = Stack::parse(&text, "p.toml", Need::Repository).unwrap();
+    assert_eq!(stack.repository.place.secrets().next().unwrap().0, "password");
 }
 
 #[test]

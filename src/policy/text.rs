@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::Stack;
+use super::{OptionValue, SecretRef, Stack};
 use crate::error::{Context, ExitCode, Result};
 
 /// What a new policy is made of.
@@ -12,8 +12,8 @@ pub struct Starter<'a> {
     pub stack: &'a str,
     /// The kind of store.
     pub store: &'a str,
-    /// Its options; no secrets.
-    pub options: &'a BTreeMap<String, String>,
+    /// Its options; secrets by reference.
+    pub options: &'a BTreeMap<String, OptionValue>,
     /// The public keys of those who can read the data.
     pub recipients: &'a [String],
     /// The public keys (`RW…`) of those whose signatures are believed.
@@ -31,8 +31,16 @@ pub fn starter(new: &Starter<'_>) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let list =
         |keys: &[String]| keys.iter().map(|key| ["    ", &quoted(key), ",\n"].concat()).collect::<String>();
+    let value = |value: &OptionValue| match value {
+        OptionValue::Text(text) => quoted(text),
+        OptionValue::Secret(SecretRef::Env(name)) => format!("{{ env = {} }}", quoted(name)),
+        OptionValue::Secret(SecretRef::File(path)) => {
+            format!("{{ file = {} }}", quoted(&path.display().to_string()))
+        }
+        OptionValue::Secret(SecretRef::Credential(name)) => format!("{{ credential = {} }}", quoted(name)),
+    };
     let options: Vec<String> =
-        new.options.iter().map(|(name, value)| format!("{name} = {}", quoted(value))).collect();
+        new.options.iter().map(|(name, one)| format!("{name} = {}", value(one))).collect();
     let facts = [
         ("@stack@", quoted(new.stack)),
         ("@timezone@", quoted(new.timezone)),

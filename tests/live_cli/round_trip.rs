@@ -6,8 +6,10 @@ use std::{
 };
 
 use crate::{
+    buckets::{Bucket, endpoint},
+    stage::Stage,
     support::{Product, Server},
-    town::Town,
+    town::{Town, secret_key},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,4 +115,39 @@ async fn a_script_played_by_the_stock_client_is_the_database() {
     assert_eq!(town.mysql.ask(&sum).await, users);
     assert_eq!(town.mysql.ask(&definition).await, before);
     town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_repository_may_lie_in_an_object_store() {
+    let bucket = Bucket::new("repository").await;
+    let stage = Stage::bare();
+    stage.write("id", &std::env::var("S3_ACCESS_KEY").unwrap());
+    stage.write("secret", &secret_key());
+    let options = [
+        format!("bucket={}", bucket.name),
+        format!("endpoint={}", endpoint()),
+        "region=us-east-1".to_owned(),
+        format!("access_key_id=file:{}", stage.at("id")),
+        format!("secret_access_key=file:{}", stage.at("secret")),
+    ];
+    let mut words = vec!["init", "--store", "s3", "--keys", "keys", "--stack", "demo"];
+    words.extend(options.iter().flat_map(|option| ["--option", option.as_str()]));
+    stage.run(&words).ends(0).hides(&secret_key());
+    assert!(!stage.read("lifeboat.toml").contains(&secret_key()));
+    stage
+        .edit(|text| text.replace("\nkeys = ", &format!("\nstate_dir = \"{}\"\nkeys = ", stage.at("state"))));
+    stage.write("data/app.env", "COLOUR=blue\n");
+    stage.add_files("config", "data");
+    stage.run(&["backup"]).ends(0).hides(&secret_key());
+    let second = stage.run(&["backup", "--json"]).ends(0).json();
+    assert_eq!(second["packs_added"].as_u64().unwrap(), u64::from(second["bytes_added"] != 0), "{second}");
+    // A host that knows nothing finds all of it in the store.
+    std::fs::remove_dir_all(stage.at("state")).unwrap();
+    stage.run(&["verify", "--read-data"]).ends(0);
+    let into = format!("config={}", stage.at("out"));
+    stage.run(&["restore", "latest", "--into", &into, "--yes", "demo"]).ends(0);
+    let back = format!("out{}", stage.at("data/app.env"));
+    assert_eq!(stage.read(&back), "COLOUR=blue\n");
+    stage.run(&words).ends(2);
 }
