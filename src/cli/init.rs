@@ -1,6 +1,6 @@
 //! `lifeboat init`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{json, say, session::Session};
 use crate::{
     error::{Context, ExitCode, Failure, Result},
-    jobs,
+    jobs::{self, compose},
     policy::{OptionValue, SCHEMES, SecretRef, StoreConfig},
 };
 
@@ -60,6 +60,26 @@ fn place(args: &Init) -> Result<StoreConfig> {
     Ok(StoreConfig { store, options })
 }
 
+/// Returns the sources of the compose file, and the file itself with its variables as a source of files.
+fn sources(args: &Init) -> Result<String> {
+    let Some(compose) = &args.from_compose else { return Ok(String::new()) };
+    let read = |path: &PathBuf| {
+        fs::read_to_string(path)
+            .failed(ExitCode::Usage, || format!("file `{}` cannot be read", path.display()))
+    };
+    let variables = args.env.as_ref().map(read).transpose()?.map(|text| compose::variables(&text));
+    let mut tables = compose::sources(&read(compose)?, &variables.unwrap_or_default())?;
+    let paths = std::iter::once(compose).chain(&args.env).map(std::path::absolute);
+    let paths =
+        paths.collect::<std::io::Result<Vec<_>>>().failed(ExitCode::Usage, || "a path is none".to_owned())?;
+    tables += "\n# the compose file and its variables\n[[source]]\nname = \"compose\"\nkind = \"files\"\npaths = [\n";
+    for path in paths {
+        let quoted = serde_json::Value::from(path.display().to_string()).to_string();
+        tables.extend(["    ", &quoted, ",\n"]);
+    }
+    Ok(tables + "]\n")
+}
+
 /// Parses `NAME=VALUE`. A command line is no place for a secret: everybody on the host can read it.
 fn option(text: &str) -> Result<(String, OptionValue)> {
     let (name, value) = text.split_once('=').ok_or_else(|| {
@@ -86,14 +106,17 @@ fn option(text: &str) -> Result<(String, OptionValue)> {
 }
 
 pub(super) async fn run(args: Init, session: &Session) -> Result<ExitCode> {
-    if args.from_compose.is_some() {
-        return Err(Failure::new(ExitCode::Usage, "a policy from a compose file cannot be made yet")
-            .hint("Run init without --from-compose and append [[source]] tables; policies/im-suite.toml is an example."));
-    }
+    let sources = sources(&args)?;
     let policy = session.policy.clone().unwrap_or_else(|| PathBuf::from("lifeboat.toml"));
     let place = place(&args)?;
-    let wanted =
-        jobs::init::Wanted { stack: args.stack, policy, keys: args.keys, place, others: args.recipient };
+    let wanted = jobs::init::Wanted {
+        stack: args.stack,
+        policy,
+        keys: args.keys,
+        place,
+        others: args.recipient,
+        sources,
+    };
     let made = jobs::init::run(wanted, &session.ground).await?;
     if session.json {
         json::print(&json::document(

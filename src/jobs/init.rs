@@ -30,6 +30,8 @@ pub struct Wanted {
     pub place: StoreConfig,
     /// Whom data is sealed to besides the new recovery identity.
     pub others: Vec<String>,
+    /// `[[source]]` tables that the policy begins with.
+    pub sources: String,
 }
 
 /// What was made.
@@ -84,7 +86,7 @@ pub async fn run(wanted: Wanted, ground: &Ground) -> Result<Made> {
         keys: &keys,
         timezone: &timezone,
     };
-    write_new(&wanted.policy, &policy::starter(&starter))?;
+    write_new(&wanted.policy, &format!("{}{}", policy::starter(&starter), wanted.sources))?;
     Ok(Made {
         policy: wanted.policy,
         repository: config.repository,

@@ -4,6 +4,7 @@
 //! [`crate::event::Monitor`] what happens meanwhile. The command line and the service call the same jobs.
 
 pub mod backup;
+pub mod compose;
 pub mod export;
 pub mod init;
 mod known;

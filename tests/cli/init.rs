@@ -93,3 +93,29 @@ fn what_a_host_remembers_goes_to_the_folder_that_the_policy_names() {
     assert!(files.contains(&"lock".to_owned()) && files.contains(&"sqlite".to_owned()), "{files:?}");
     assert!(!stage.exists(".local"));
 }
+
+#[test]
+fn a_policy_is_made_from_a_compose_file() {
+    let stage = Stage::bare();
+    stage.write(
+        "docker-compose.yml",
+        "services:\n  db:\n    image: mysql:8.0\n    environment:\n      MYSQL_ROOT_PASSWORD: ${DB_PASSWORD}\n    \
+         ports: [\"127.0.0.1:${DB_PORT:-3306}:3306\"]\n  cache:\n    image: redis:7-alpine\n    \
+         command: redis-server --appendonly yes --requirepass ${CACHE_PASSWORD}\n",
+    );
+    stage.write(".env", "DB_PASSWORD=hunter2\nCACHE_PASSWORD=hunter2\nDB_PORT=33306\n");
+    let words = ["init", "--root", "repo", "--keys", "keys", "--stack", "demo"];
+    let from = ["--from-compose", "docker-compose.yml", "--env", ".env"];
+    stage.run(&[&words[..], &from].concat()).ends(0).hides("hunter2");
+    let policy = stage.read("lifeboat.toml");
+    assert!(policy.contains("port = 33306") && !policy.contains("hunter2"), "{policy}");
+    stage.run(&["policy", "check"]).ends(2).tells("DB_PASSWORD");
+    let variables = [("DB_PASSWORD", "a"), ("CACHE_PASSWORD", "b")];
+    let ran = stage.run_with(&["policy", "check"], &variables, "").ends(0);
+    assert!(ran.out.contains("with 3 sources"), "{}", ran.out);
+    // What is no compose file leaves nothing behind.
+    let stage = Stage::bare();
+    stage.write("docker-compose.yml", "services:\n  web:\n    image: nginx\n");
+    stage.run(&[&words[..], &from[..2]].concat()).ends(2).tells("no MySQL, MariaDB, Redis, Valkey or MinIO");
+    assert!(!stage.exists("repo") && !stage.exists("keys") && !stage.exists("lifeboat.toml"));
+}
