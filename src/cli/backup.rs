@@ -3,7 +3,10 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{json, say, session::Session};
+use super::{
+    json, say,
+    session::{Session, known},
+};
 use crate::{
     error::{ExitCode, Failure, Result},
     jobs::{
@@ -57,11 +60,7 @@ pub(super) async fn run(args: Backup, session: &Session) -> Result<ExitCode> {
 /// Returns the sources that were asked for, in the order in which they are read.
 fn ready(stack: &Stack, wanted: &[String], session: &Session) -> Result<Vec<Ready>> {
     for name in wanted {
-        if stack.source(name).is_none() {
-            let names: Vec<&str> = stack.sources.iter().map(|source| source.name.as_str()).collect();
-            return Err(Failure::new(ExitCode::Usage, format!("the policy has no source `{name}`"))
-                .hint(format!("It has: {}.", names.join(", "))));
-        }
+        known(stack, name)?;
     }
     let asked = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
     let all = stack.sources_in_order().into_iter().filter(|source| asked(source.name.as_str()));

@@ -6,7 +6,10 @@ use chrono_tz::Tz;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{json, say, session::Session};
+use super::{
+    json, say,
+    session::{Session, known},
+};
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     flow::Selection,
@@ -143,14 +146,6 @@ fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
             .hint("Write a glob such as im, im.users, 'bucket/2025/*'; [x] for a character that means more.")
     })?;
     Ok(Asked { names, into, only })
-}
-
-fn known<'s>(stack: &'s Stack, name: &str) -> Result<&'s SourceConfig> {
-    stack.source(name).ok_or_else(|| {
-        let names: Vec<&str> = stack.sources.iter().map(|source| source.name.as_str()).collect();
-        Failure::new(ExitCode::Usage, format!("the policy has no source `{name}`"))
-            .hint(format!("It has: {}.", names.join(", ")))
-    })
 }
 
 /// Reads `SOURCE=WHERE`. What does not fit is never repeated: people try it with a password first.

@@ -10,7 +10,7 @@ use crate::{
     event::{Monitor, SharedMonitor},
     jobs::{open::Opening, when::When},
     names::SnapshotId,
-    policy::{self, Need, Stack},
+    policy::{self, Need, SourceConfig, Stack},
     repo::{Read, Repository, format::Refs},
 };
 
@@ -107,4 +107,13 @@ impl Session {
         }
         Ok(good)
     }
+}
+
+/// Returns the policy's source of this name, or says which there are.
+pub fn known<'s>(stack: &'s Stack, name: &str) -> Result<&'s SourceConfig> {
+    stack.source(name).ok_or_else(|| {
+        let names: Vec<&str> = stack.sources.iter().map(|source| source.name.as_str()).collect();
+        Failure::new(ExitCode::Usage, format!("the policy has no source `{name}`"))
+            .hint(format!("It has: {}.", names.join(", ")))
+    })
 }

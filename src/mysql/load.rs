@@ -25,7 +25,7 @@ use crate::{
 /// Frames that wait between the stream and the server.
 const FEED_DEPTH: usize = 2;
 /// Bytes of one `INSERT`, where rows cannot be streamed.
-const INSERT_BYTES: usize = 1 << 20;
+pub(super) const INSERT_BYTES: usize = 1 << 20;
 
 /// How rows get into a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,20 +227,14 @@ async fn insert(
     body: &mut Counted<'_>,
 ) -> FlowResult<Done> {
     let mut inserter = Inserter { server, conn, at, layout, statement: Vec::new(), done: Done::default() };
-    let mut rest: Vec<u8> = Vec::new();
+    let mut lines = Lines::default();
     while let Some(bytes) = body.next().await? {
-        rest.extend_from_slice(&bytes);
-        let mut from = 0;
-        while let Some(len) = rest[from..].iter().position(|b| *b == b'\n') {
-            inserter.row(&rest[from..from + len]).await?;
-            from += len + 1;
+        lines.push(&bytes);
+        while let Some(line) = lines.next() {
+            inserter.row(line).await?;
         }
-        rest.drain(..from);
     }
-    if !rest.is_empty() {
-        let what = format!("a piece of table `{at}` ends inside a row");
-        return Err(Failure::new(ExitCode::Damage, what).into());
-    }
+    lines.finish(at)?;
     inserter.flush().await?;
     Ok(inserter.done)
 }
@@ -257,9 +251,7 @@ struct Inserter<'a> {
 impl Inserter<'_> {
     async fn row(&mut self, line: &[u8]) -> FlowResult<()> {
         if self.statement.is_empty() {
-            let names: Vec<String> = self.layout.columns.iter().map(|c| ident(&c.name)).collect();
-            let begin = format!("INSERT INTO {} ({}) VALUES ", self.at.sql(), names.join(","));
-            self.statement.extend_from_slice(begin.as_bytes());
+            self.statement.extend_from_slice(insert_begin(self.at, self.layout).as_bytes());
         } else {
             self.statement.push(b',');
         }
@@ -276,6 +268,49 @@ impl Inserter<'_> {
         self.server.run(self.conn, &statement, &format!("insert rows into `{}`", self.at)).await?;
         self.done.warnings += u64::from(self.conn.get_warnings());
         Ok(())
+    }
+}
+
+/// Returns the words of an `INSERT` before its rows.
+pub(super) fn insert_begin(at: &Place, layout: &Layout) -> String {
+    let names: Vec<String> = layout.columns.iter().map(|column| ident(&column.name)).collect();
+    format!("INSERT INTO {} ({}) VALUES ", at.sql(), names.join(","))
+}
+
+/// Cuts the bytes of a piece into the lines of its rows, however they arrive.
+#[derive(Default)]
+pub(super) struct Lines {
+    bytes: Vec<u8>,
+    from: usize,
+}
+
+impl Lines {
+    /// Takes bytes; those of lines that were returned are let go.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.from);
+        self.from = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Returns the next whole line without its end.
+    pub fn next(&mut self) -> Option<&[u8]> {
+        let begin = self.from;
+        let len = self.bytes[begin..].iter().position(|b| *b == b'\n')?;
+        self.from = begin + len + 1;
+        Some(&self.bytes[begin..begin + len])
+    }
+
+    /// Returns how many bytes wait for the end of their line.
+    pub fn waiting_bytes(&self) -> usize {
+        self.bytes.len() - self.from
+    }
+
+    /// Fails when the piece ended inside a row.
+    pub fn finish(self, at: &Place) -> crate::error::Result<()> {
+        if self.waiting_bytes() == 0 {
+            return Ok(());
+        }
+        Err(Failure::new(ExitCode::Damage, format!("a piece of table `{at}` ends inside a row")))
     }
 }
 

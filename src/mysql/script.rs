@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use super::{
     ddl,
     layout::{Layout, Place},
-    load::push_values,
-    sql::{Script, ident},
+    load::{INSERT_BYTES, Lines, insert_begin, push_values},
+    sql::Script,
     target::{SCRIPT_BYTES_MAX, attr, place},
 };
 use crate::{
@@ -23,8 +23,6 @@ use crate::{
     names::SourceName,
 };
 
-/// Bytes at which an `INSERT` ends; every server takes statements of this size.
-const INSERT_BYTES: usize = 1 << 20;
 /// The longest row that fits into memory while its end is looked for.
 const ROW_BYTES_MAX: usize = 1 << 30;
 /// The session in which rows are read as the raw bytes that they are.
@@ -95,33 +93,26 @@ impl SqlScript {
         let layout = self.layouts.get(&at).cloned().ok_or_else(|| {
             Failure::new(ExitCode::Damage, format!("rows of table `{at}` came without its layout"))
         })?;
-        let names: Vec<String> = layout.columns.iter().map(|column| ident(&column.name)).collect();
-        let begin = format!("INSERT INTO {} ({}) VALUES\n", at.sql(), names.join(","));
-        let (mut statement, mut rest) = (Vec::new(), Vec::new());
+        let begin = insert_begin(&at, &layout);
+        let (mut statement, mut lines) = (Vec::new(), Lines::default());
         self.put(format!("{ROWS_SESSION}\n").as_bytes())?;
         while let Some(bytes) = entry.body.next().await? {
-            rest.extend_from_slice(&bytes);
-            let mut from = 0;
-            while let Some(len) = rest[from..].iter().position(|b| *b == b'\n') {
+            lines.push(&bytes);
+            while let Some(line) = lines.next() {
                 statement.extend_from_slice(if statement.is_empty() { begin.as_bytes() } else { b",\n" });
-                push_values(&mut statement, &layout, &rest[from..from + len]);
+                push_values(&mut statement, &layout, line);
                 self.rows += 1;
-                from += len + 1;
                 if statement.len() >= INSERT_BYTES {
                     self.end(&mut statement)?;
                 }
             }
-            rest.drain(..from);
-            if rest.len() > ROW_BYTES_MAX {
+            if lines.waiting_bytes() > ROW_BYTES_MAX {
                 return Err(
                     Failure::new(ExitCode::Damage, format!("a row of table `{at}` does not end")).into()
                 );
             }
         }
-        if !rest.is_empty() {
-            let what = format!("a piece of table `{at}` ends inside a row");
-            return Err(Failure::new(ExitCode::Damage, what).into());
-        }
+        lines.finish(&at)?;
         Ok(self.end(&mut statement)?)
     }
 
