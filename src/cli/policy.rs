@@ -95,6 +95,10 @@ fn beyond_the_file(stack: &Stack) -> Vec<(String, Failure)> {
     wrong.extend(recipients.map(|failure| ("repository.recipients".to_owned(), failure)));
     let signers = TrustedKeys::parse(&settings.signers).err();
     wrong.extend(signers.map(|failure| ("repository.signers".to_owned(), failure)));
+    if !settings.maintainers.is_empty() {
+        let maintainers = TrustedKeys::parse(&settings.maintainers).err();
+        wrong.extend(maintainers.map(|failure| ("repository.maintainers".to_owned(), failure)));
+    }
     wrong
 }
 

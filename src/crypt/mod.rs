@@ -13,7 +13,7 @@ pub use self::{
     open::Identities,
     range::{CIPHER_CHUNK_BYTES, PLAIN_CHUNK_BYTES, Payload, payload_offset},
     seal::{Recipients, SealedWriter},
-    sign::{SigningKey, TrustedKeys, Verified},
+    sign::{SigningKey, Trust, TrustedKeys, Verified},
 };
 
 use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};

@@ -3,7 +3,7 @@
 //! The secret key file is minisign's own form without a password: the host must sign at night. What it can
 //! sign is new snapshots; it can neither read nor remove old ones.
 
-use std::{io::Cursor, path::Path};
+use std::{collections::BTreeMap, io::Cursor, path::Path};
 
 use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
 
@@ -102,6 +102,11 @@ impl TrustedKeys {
         Ok(Self(texts.iter().map(parse).collect::<Result<_>>()?))
     }
 
+    /// Returns whether `signer` is one of them.
+    fn has(&self, signer: &str) -> bool {
+        self.0.iter().any(|(text, _)| text == signer)
+    }
+
     /// Returns the texts that the keys were parsed from.
     pub fn texts(&self) -> Vec<String> {
         self.0.iter().map(|(text, _)| text.clone()).collect()
@@ -127,9 +132,77 @@ impl TrustedKeys {
     }
 }
 
+/// Whose signatures are believed, for what, and up to when.
+#[derive(Clone)]
+pub struct Trust {
+    /// Who may sign the config, refs and indexes; revoked ones too, for what they signed before.
+    pub writers: TrustedKeys,
+    /// Who may sign tombstones and prune lists.
+    pub maintainers: TrustedKeys,
+    /// The last sequence number that is believed of a writer that was revoked.
+    pub revoked: BTreeMap<String, u64>,
+}
+
+impl Trust {
+    /// Checks the keys that a policy names. Without maintainers the signers that are not revoked maintain: a
+    /// stolen key must not remove what it can no longer write. That may be nobody.
+    pub fn parse<S: AsRef<str>>(signers: &[S], maintainers: &[S], revoked: &[(&str, u64)]) -> Result<Self> {
+        let writers = TrustedKeys::parse(signers)?;
+        let revoked: BTreeMap<String, u64> =
+            revoked.iter().map(|(signer, after)| ((*signer).to_owned(), *after)).collect();
+        if let Some(stranger) = revoked.keys().find(|key| !writers.has(key)) {
+            let what = format!("revoked key `{stranger}` is not among the signers");
+            return Err(Failure::new(ExitCode::Usage, what)
+                .hint("Keep a revoked key in `signers`: what it signed before is still believed."));
+        }
+        let maintainers = if maintainers.is_empty() {
+            let still = writers.0.iter().filter(|(text, _)| !revoked.contains_key(text));
+            TrustedKeys(still.cloned().collect())
+        } else {
+            TrustedKeys::parse(maintainers)?
+        };
+        Ok(Self { writers, maintainers, revoked })
+    }
+
+    /// Returns whether a snapshot with this sequence number is believed of `signer`.
+    pub fn believes(&self, signer: &str, seq: u64) -> bool {
+        self.writers.has(signer) && self.revoked.get(signer).is_none_or(|last| seq <= *last)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_revoked_signer_is_believed_up_to_its_last_snapshot_and_maintains_nothing() {
+        let [old, new, chief] = [(); 3].map(|()| SigningKey::generate().unwrap().public());
+        let signers = [old.as_str(), new.as_str()];
+        let trust = Trust::parse(&signers, &[], &[(&old, 41)]).unwrap();
+        let believed = |signer: &str, seqs: [u64; 3]| seqs.map(|seq| trust.believes(signer, seq));
+        assert_eq!(believed(&old, [1, 41, 42]), [true, true, false]);
+        assert_eq!(believed(&new, [1, 41, 42]), [true; 3]);
+        assert_eq!(believed(&chief, [1, 41, 42]), [false; 3]);
+        assert_eq!(trust.writers.texts(), signers);
+        assert_eq!(trust.maintainers.texts(), [new.as_str()]);
+        let apart = Trust::parse(&signers, &[chief.as_str()], &[(&old, 0)]).unwrap();
+        assert_eq!(apart.maintainers.texts(), [chief.as_str()]);
+        assert!(!apart.believes(&old, 1));
+        assert!(!apart.believes(&chief, 1), "who removes does not write");
+        assert!(Trust::parse(&signers, &[], &[(&chief, 1)]).is_err());
+        assert!(Trust::parse(&signers, &["RWnot-a-key"], &[]).is_err());
+    }
+
+    #[test]
+    fn where_every_signer_is_revoked_nobody_maintains() {
+        let key = SigningKey::generate().unwrap();
+        let signer = key.public();
+        let trust = Trust::parse(&[signer.as_str()], &[], &[(&signer, 7)]).unwrap();
+        let signature = key.sign(b"prune", "x").unwrap();
+        assert!(trust.writers.verify(b"prune", &signature, "x").is_ok());
+        let failure = trust.maintainers.verify(b"prune", &signature, "x").unwrap_err();
+        assert_eq!(failure.exit(), ExitCode::Tampering);
+    }
 
     #[test]
     fn a_signature_is_believed_from_a_trusted_key_only() {

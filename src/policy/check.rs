@@ -4,7 +4,7 @@ use globset::Glob;
 
 use super::{
     EmailConfig, ExecConfig, FilesConfig, MysqlConfig, RedisConfig, RepositorySettings, RetentionConfig,
-    S3Config, ScheduleConfig, SecretRef, StoreConfig,
+    RevokedConfig, S3Config, ScheduleConfig, SecretRef, StoreConfig,
     place::{Kind, OptionValue, SCHEMES, is_secret_option},
     read::{Reader, Section, nearest},
 };
@@ -139,6 +139,8 @@ pub(super) fn repository(reader: &mut Reader<'_>, section: &Section<'_>, config:
             reader.tell(&section.at_item("recipients", index), key, message, Some(hint));
         }
     }
+    signing_keys(reader, section, "signers", &config.signers);
+    signing_keys(reader, section, "maintainers", &config.maintainers);
     let paths = [
         ("keys", Some(&config.keys)),
         ("index_key", config.index_key.as_ref()),
@@ -153,6 +155,57 @@ pub(super) fn repository(reader: &mut Reader<'_>, section: &Section<'_>, config:
         let message = format!("`compression_level` must be from {} to {}", LEVELS.start(), LEVELS.end());
         reader.wrong(section, "compression_level", message, "");
     }
+}
+
+/// Characters of a minisign public key; what is longer may be a secret one and is not repeated.
+const SIGNER_CHARS: usize = 56;
+
+fn signing_keys(reader: &mut Reader<'_>, section: &Section<'_>, list: &str, keys: &[String]) {
+    for (index, text) in keys.iter().enumerate() {
+        let wrong = match not_a_signer(text) {
+            None if keys[..index].contains(text) => Some(format!("`{text}` is named twice in `{list}`")),
+            other => other,
+        };
+        if let Some(message) = wrong {
+            let key = format!("{}.{list}[{index}]", section.path);
+            reader.tell(&section.at_item(list, index), key, message, Some(SIGNER_HINT.to_owned()));
+        }
+    }
+}
+
+const SIGNER_HINT: &str = "A signer begins with RW and is safe to show: the line of signing.pub.";
+
+/// Returns what keeps a text from being a minisign public key, as far as its looks tell.
+fn not_a_signer(text: &str) -> Option<String> {
+    if text.len() > SIGNER_CHARS {
+        return Some("what stands here is too long for a signer's public key".to_owned());
+    }
+    (!text.starts_with("RW")).then(|| format!("`{text}` is no signer"))
+}
+
+/// Reads the tables of signers that are not believed any more.
+pub(super) fn revoked<'a>(
+    reader: &mut Reader<'a>,
+    tables: &[Section<'a>],
+    signers: &[String],
+) -> Vec<RevokedConfig> {
+    let mut found: Vec<RevokedConfig> = Vec::new();
+    for table in tables {
+        let Some(config) = reader.rest::<RevokedConfig>(table) else { continue };
+        let (wrong, hint) = if let Some(wrong) = not_a_signer(&config.signer) {
+            (wrong, SIGNER_HINT)
+        } else if !signers.contains(&config.signer) {
+            let hint = "Keep a revoked key in `signers`: what it signed before is still believed.";
+            (format!("`{}` is not among `signers`", config.signer), hint)
+        } else if found.iter().any(|other| other.signer == config.signer) {
+            (format!("`{}` is revoked twice", config.signer), "Keep the table with the smaller `after_seq`.")
+        } else {
+            found.push(config);
+            continue;
+        };
+        reader.wrong(table, "signer", wrong, hint);
+    }
+    found
 }
 
 pub(super) fn schedule(reader: &mut Reader<'_>, section: &Section<'_>, config: &ScheduleConfig) {

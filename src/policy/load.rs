@@ -10,8 +10,8 @@ use chrono_tz::Tz;
 
 use super::{
     Channel, DrillConfig, ExpectConfig, NotifyConfig, Occasion, OffsiteConfig, PolicyProblems,
-    ReferenceConfig, RepositoryConfig, RetentionConfig, ScheduleConfig, SourceConfig, SourceKind, Stack,
-    check,
+    ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, ScheduleConfig, SourceConfig,
+    SourceKind, Stack, check,
     read::{Head, Hearing, Named, Reader, Section, Tag, nearest},
 };
 use crate::{
@@ -161,10 +161,12 @@ fn simple<'a, T: serde::de::DeserializeOwned + Default>(
 
 fn repository<'a>(reader: &mut Reader<'a>, mut section: Section<'a>) -> Option<RepositoryConfig> {
     let place = reader.take(&mut section);
-    let settings = reader.rest(&section);
-    let config = RepositoryConfig { place: place?, settings: settings? };
+    let tables = reader.tables(&mut section, "revoked");
+    let settings: Option<RepositorySettings> = reader.rest(&section);
+    let mut config = RepositoryConfig { place: place?, settings: settings? };
     check::store(reader, &section, &config.place);
     check::repository(reader, &section, &config.settings);
+    config.settings.revoked = check::revoked(reader, &tables, &config.settings.signers);
     Some(config)
 }
 

@@ -26,7 +26,8 @@ pub use self::{
     sources::{FilesConfig, MysqlConfig, RedisConfig, S3Config, SourceConfig, SourceKind, Tls},
     stack::{
         DrillConfig, ExpectConfig, LabKind, Language, OffsiteConfig, OffsiteSettings, Overlap, Pick,
-        ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, ScheduleConfig, Stack,
+        ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, RevokedConfig,
+        ScheduleConfig, Stack,
     },
     text::{Starter, schema, starter},
 };

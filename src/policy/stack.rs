@@ -124,6 +124,13 @@ pub struct RepositorySettings {
     /// The public keys (`RW…`) of those whose signatures are believed.
     #[serde(default)]
     pub signers: Vec<String>,
+    /// The public keys (`RW…`) of those who may remove: their signatures on tombstones and prune lists are
+    /// believed. The signers that are not revoked when none is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maintainers: Vec<String>,
+    /// Signers whose later signatures are not believed any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<RevokedConfig>,
     /// The folder for the catalog and the lock; `/var/lib/lifeboat` or the user's state folder when not given.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
@@ -152,9 +159,24 @@ impl RepositorySettings {
         self.key_file(self.signing_key.as_deref(), "signing.key")
     }
 
+    /// Returns each revoked signer with the last sequence number that is believed of it.
+    pub fn revoked_after(&self) -> Vec<(&str, u64)> {
+        self.revoked.iter().map(|one| (one.signer.as_str(), one.after_seq)).collect()
+    }
+
     fn key_file(&self, given: Option<&Path>, name: &str) -> PathBuf {
         given.map_or_else(|| self.keys.join(name), Path::to_owned)
     }
+}
+
+/// A signer that is believed up to a point: its key was stolen, or its host is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevokedConfig {
+    /// The signer, one of `signers`.
+    pub signer: String,
+    /// Its last snapshot that is believed, by sequence number; 0 for none.
+    pub after_seq: u64,
 }
 
 /// A second place for the snapshots.

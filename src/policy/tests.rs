@@ -282,6 +282,56 @@ fn a_secret_that_was_written_out_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn signers_have_roles_and_an_end() {
+    let (writer, keeper) = (format!("RWQ{}", "a".repeat(53)), format!("RWQ{}", "b".repeat(53)));
+    let lists = format!("signers = [\"{writer}\"]\nmaintainers = [\"{keeper}\"]\n");
+    let with = |more: &str| SMALL.replace("[[source]]", &format!("{lists}{more}\n[[source]]"));
+    let table = format!("[[repository.revoked]]\nsigner = \"{writer}\"\nafter_seq = 41");
+    let inline = format!("revoked = [{{ signer = \"{writer}\", after_seq = 41 }}]");
+    for form in [table, inline] {
+        let stack = parse(&with(&form)).unwrap();
+        let settings = &stack.repository.settings;
+        assert_eq!(settings.maintainers.join(" "), keeper);
+        assert_eq!(settings.revoked_after(), [(writer.as_str(), 41)]);
+        assert_eq!(parse(&stack.effective().unwrap()).unwrap(), stack);
+    }
+}
+
+#[test]
+fn signers_that_are_none_or_come_twice_are_told_with_their_place() {
+    let secret = "RWQAAEIy".repeat(20);
+    let lists = format!(
+        "signers = [\"RWa\", \"RWa\", \"age1abc\", \"{secret}\"]\nmaintainers = [\"RWb\", \"RWb\"]\n\
+         revoked = [\n    {{ signer = \"RWa\", after_seq = 1 }},\n    {{ signer = \"RWc\", after_seq = 1 }},\n    \
+         {{ signer = \"RWa\", after_seq = 2 }},\n    {{ signer = \"{secret}\", after_seq = 2 }},\n    \
+         {{ signer = \"RWa\", after_sec = 2 }},\n    {{ signer = \"RWa\", after_seq = -1 }},\n]\n"
+    );
+    let told = told(&SMALL.replace("[[source]]", &format!("{lists}[[source]]")));
+    assert!(!told.contains(&secret));
+    insta::assert_snapshot!(told, @"
+    policy `p.toml` has 10 problems
+    p.toml:7:19: `RWa` is named twice in `signers`
+    p.toml:7:26: `age1abc` is no signer
+    p.toml:7:37: what stands here is too long for a signer's public key
+    p.toml:8:23: `RWb` is named twice in `maintainers`
+    p.toml:11:16: `RWc` is not among `signers`
+    p.toml:12:16: `RWa` is revoked twice
+    p.toml:13:16: what stands here is too long for a signer's public key
+    p.toml:14:5: `after_seq` is missing in [[repository.revoked]] 5
+    p.toml:14:23: unknown key `after_sec` in [[repository.revoked]] 5
+    p.toml:15:35: `after_seq` cannot be -1
+    hint: Line 7: A signer begins with RW and is safe to show: the line of signing.pub.
+    hint: Line 7: A signer begins with RW and is safe to show: the line of signing.pub.
+    hint: Line 7: A signer begins with RW and is safe to show: the line of signing.pub.
+    hint: Line 8: A signer begins with RW and is safe to show: the line of signing.pub.
+    hint: Line 11: Keep a revoked key in `signers`: what it signed before is still believed.
+    hint: Line 12: Keep the table with the smaller `after_seq`.
+    hint: Line 13: A signer begins with RW and is safe to show: the line of signing.pub.
+    hint: Line 14: Did you mean `after_seq`?
+    ");
+}
+
+#[test]
 fn an_address_with_a_login_is_refused_and_not_repeated() {
     let redis = "[[source]]\nname = \"r\"\nkind = \"redis\"\nurl = \"redis://:hunter2@h:6379\"\n";
     let told = told_with(redis);
@@ -575,6 +625,7 @@ fn the_schema_asks_for_what_is_needed_and_no_more() {
     assert_eq!(required(&schema), ["stack", "repository", "source"]);
     assert_eq!(required(&schema["$defs"]["RepositoryConfig"]), ["store", "recipients"]);
     assert_eq!(required(&schema["$defs"]["OffsiteConfig"]), ["name", "store"]);
+    assert_eq!(required(&schema["$defs"]["RevokedConfig"]), ["signer", "after_seq"]);
     assert_eq!(schema["additionalProperties"], false);
     let kinds = schema["$defs"]["SourceConfig"]["oneOf"].as_array().unwrap();
     let words: Vec<&str> =
