@@ -16,6 +16,7 @@ mod error;
 mod faulty;
 mod fs;
 mod memory;
+mod pausing;
 mod place;
 mod remote;
 
@@ -31,6 +32,7 @@ pub use self::{
     faulty::{Fault, FaultStore, Which},
     fs::FsStore,
     memory::MemoryStore,
+    pausing::PausingStore,
     place::{Opened, SCHEMES, create, open},
     remote::RemoteStore,
 };
