@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use super::{Delete, Get, Listed, Put, Store, StoreError};
+use super::{Delete, Get, Listed, Put, Store, StoreError, Trash};
 use crate::names::Key;
 
 /// What goes wrong.
@@ -368,9 +368,20 @@ impl<S: Store> Delete for FaultStore<S> {
         self.write(key, Deed::Delete(key.clone())).await
     }
 
-    async fn tidy(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
+    async fn tidy(
+        &self,
+        leftovers_before: DateTime<Utc>,
+        trash_before: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
         match self.begin(true).await {
-            None => self.inner.tidy(before).await,
+            None => self.inner.tidy(leftovers_before, trash_before).await,
+            Some(fault) => Err(error(fault, "")),
+        }
+    }
+
+    async fn trash(&self) -> Result<Trash, StoreError> {
+        match self.begin(false).await {
+            None => self.inner.trash().await,
             Some(fault) => Err(error(fault, "")),
         }
     }

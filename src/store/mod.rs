@@ -62,15 +62,25 @@ pub trait Get: Send + Sync {
 /// Removes objects.
 #[async_trait]
 pub trait Delete: Send + Sync {
-    /// Removes `key`; succeeds also when it is not there.
+    /// Removes `key`; succeeds also when it is not there. A store that has a trash moves it there.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;
 
-    /// Removes what puts that broke off before `before` left behind, and returns how many bytes that freed.
+    /// Removes for good what puts that broke off before `leftovers_before` left behind and what was deleted
+    /// before `trash_before`, both by the store's own clock; returns how many bytes that freed.
     ///
-    /// Such leftovers are never listed. Most stores have none.
-    async fn tidy(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
-        let _ = before;
+    /// Neither is ever listed. Most stores have none of both.
+    async fn tidy(
+        &self,
+        leftovers_before: DateTime<Utc>,
+        trash_before: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
+        let _ = (leftovers_before, trash_before);
         Ok(0)
+    }
+
+    /// Tells what was deleted and not yet removed for good. Most stores have no trash.
+    async fn trash(&self) -> Result<Trash, StoreError> {
+        Ok(Trash::default())
     }
 }
 
@@ -88,6 +98,17 @@ pub struct Listed {
     pub size_bytes: u64,
     /// When it was stored, by the store's own clock, where the store tells.
     pub modified: Option<DateTime<Utc>>,
+}
+
+/// What was deleted and not yet removed for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trash {
+    /// How many objects.
+    pub objects: u64,
+    /// Their bytes, which [`Delete::tidy`] would free.
+    pub size_bytes: u64,
+    /// When the first of them was deleted, by the store's own clock.
+    pub oldest: Option<DateTime<Utc>>,
 }
 
 /// How far a store's promises go; shown by `doctor`.

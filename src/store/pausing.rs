@@ -14,7 +14,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
-use super::{Delete, Get, Listed, Put, StoreError, Which};
+use super::{Delete, Get, Listed, Put, StoreError, Trash, Which};
 use crate::names::Key;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -122,9 +122,18 @@ impl<S: Delete> Delete for PausingStore<S> {
         self.inner.delete(key).await
     }
 
-    async fn tidy(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
+    async fn tidy(
+        &self,
+        leftovers_before: DateTime<Utc>,
+        trash_before: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
         self.pass(true).await;
-        self.inner.tidy(before).await
+        self.inner.tidy(leftovers_before, trash_before).await
+    }
+
+    async fn trash(&self) -> Result<Trash, StoreError> {
+        self.pass(false).await;
+        self.inner.trash().await
     }
 }
 
