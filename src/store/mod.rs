@@ -1,7 +1,8 @@
 //! Where objects lie: three small powers, [`Put`], [`Get`] and [`Delete`], over any place that can keep bytes.
 //!
 //! The powers are apart so that a job holds only what it needs: sync takes a [`Get`] and a [`Put`] and
-//! therefore cannot pass on a deletion; only prune is ever handed a [`Delete`].
+//! therefore cannot pass on a deletion; only prune, and the probes for their own objects, are ever handed a
+//! [`Delete`].
 //!
 //! What a store promises (`conformance` checks it on each):
 //! - an object appears whole or not at all, and its bytes never change after that;
@@ -18,6 +19,7 @@ mod fs;
 mod memory;
 mod pausing;
 mod place;
+pub mod probe;
 mod remote;
 
 use std::{ops::Range, sync::Arc};
@@ -37,6 +39,9 @@ pub use self::{
     remote::RemoteStore,
 };
 use crate::names::Key;
+
+/// Where the probes' objects lie; no other object's key begins with it.
+pub const PROBES: &str = "probe/";
 
 /// Adds objects.
 #[async_trait]

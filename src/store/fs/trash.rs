@@ -9,13 +9,15 @@
 //! move, and syncs what the first one may not have.
 //!
 //! A name that lies in the trash already is replaced there: objects that bear the same name hold the same bytes.
+//! What probes put was never anybody's data and is removed at once.
 //! Empty folders stay, so that a purge never takes one away in which another process is about to put something.
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::{
-    super::Trash, AtFlags, DateTime, Errno, Inner, Key, Listed, Mode, OFlags, OwnedFd, StoreError, TMP,
-    TRASH, Utc, entries, io, is_file, is_reserved, modified, open_folder, sort, split, walk,
+    super::{PROBES, Trash},
+    AtFlags, DateTime, Errno, Inner, Key, Listed, Mode, OFlags, OwnedFd, StoreError, TMP, TRASH, Utc,
+    entries, io, is_file, is_reserved, modified, open_folder, sort, split, walk,
 };
 
 impl Inner {
@@ -27,7 +29,12 @@ impl Inner {
         let (folder_path, name) = split(key);
         let root = self.open_root().map_err(|errno| self.no_root(errno))?;
         let moved = open_folder(&root, folder_path).and_then(|folder| {
-            match self.move_to_trash(&root, &folder, folder_path, name) {
+            let moved = if at.starts_with(PROBES) {
+                rustix::fs::unlinkat(&folder, name, AtFlags::empty())
+            } else {
+                self.move_to_trash(&root, &folder, folder_path, name)
+            };
+            match moved {
                 Ok(()) | Err(Errno::NOENT) => rustix::fs::fsync(&folder),
                 Err(errno) => Err(errno),
             }
