@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use super::{Delete, Get, Listed, Put, StoreError};
+use super::{Delete, Get, Listed, Put, StoreError, Trash};
 use crate::names::Key;
 
 /// What was asked of a store.
@@ -27,6 +27,8 @@ pub enum Verb {
     Delete,
     /// [`Delete::tidy`].
     Tidy,
+    /// [`Delete::trash`].
+    Trash,
 }
 
 /// One call.
@@ -34,7 +36,7 @@ pub enum Verb {
 pub struct Call {
     /// What was asked for.
     pub verb: Verb,
-    /// The key or prefix; empty for [`Verb::Tidy`].
+    /// The key or prefix; empty for [`Verb::Tidy`] and [`Verb::Trash`].
     pub at: String,
     /// Bytes sent by a put or returned by a get.
     pub bytes: u64,
@@ -111,9 +113,18 @@ impl<S: Delete> Delete for CountingStore<S> {
         self.inner.delete(key).await
     }
 
-    async fn tidy(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
+    async fn tidy(
+        &self,
+        leftovers_before: DateTime<Utc>,
+        trash_before: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
         self.note(Verb::Tidy, "", 0);
-        self.inner.tidy(before).await
+        self.inner.tidy(leftovers_before, trash_before).await
+    }
+
+    async fn trash(&self) -> Result<Trash, StoreError> {
+        self.note(Verb::Trash, "", 0);
+        self.inner.trash().await
     }
 }
 

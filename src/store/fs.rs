@@ -6,11 +6,13 @@
 //!
 //! *Crash.* Before the rename: a leftover in `tmp/`, which no listing shows and [`Delete::tidy`] removes.
 //! After the rename and before the last sync: the object is there or it is not, whole in both cases, and
-//! nobody was told that it is.
+//! nobody was told that it is. What a delete does, and what a crash leaves of it, is told in `trash`.
 //!
 //! Every step works on open folders, part by part and without following symbolic links, so no object can
 //! lie outside the root. A root that is missing is an error for everything but the search for one object:
 //! a disk that is not mounted must never look like an empty repository that may be written to.
+
+mod trash;
 
 use std::{
     collections::BTreeSet,
@@ -33,11 +35,13 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Delete, Get, Listed, Put, StoreError};
+use super::{Delete, Get, Listed, Put, StoreError, Trash};
 use crate::names::Key;
 
 /// The folder for what is not whole yet; no key may begin with it.
 const TMP: &str = "tmp";
+/// The folder for what was deleted; no key may begin with it either.
+const TRASH: &str = "trash";
 /// Folders are for their owner: names tell when backups ran and how big they are.
 const FOLDER_MODE: Mode = Mode::RWXU;
 /// Objects never change, so not even their owner may write to them.
@@ -130,14 +134,27 @@ impl Delete for FsStore {
         self.blocking(&key.to_string(), move |inner| inner.delete(&key)).await
     }
 
-    async fn tidy(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
-        self.blocking(TMP, move |inner| inner.tidy(before)).await
+    async fn tidy(
+        &self,
+        leftovers_before: DateTime<Utc>,
+        trash_before: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
+        self.blocking(TMP, move |inner| inner.tidy(leftovers_before, trash_before)).await
+    }
+
+    async fn trash(&self) -> Result<Trash, StoreError> {
+        self.blocking(TRASH, Inner::trash).await
     }
 }
 
 /// Splits a key into its folder (empty for the root) and its last part.
 fn split(key: &Key) -> (&str, &str) {
     key.as_str().rsplit_once('/').unwrap_or(("", key.as_str()))
+}
+
+/// Returns whether a path lies where no object can.
+fn is_reserved(path: &str) -> bool {
+    [TMP, TRASH].contains(&path.split('/').next().unwrap_or_default())
 }
 
 /// Sorts an error of the operating system.
@@ -156,7 +173,7 @@ impl Inner {
         let at = key.as_str();
         let fail = |errno: Errno| sort(at, errno);
         let (folder_path, name) = split(key);
-        if at == TMP || at.starts_with("tmp/") {
+        if is_reserved(at) {
             return Err(sort(at, Errno::INVAL));
         }
         let root = self.open_root().map_err(|errno| self.no_root(errno))?;
@@ -205,6 +222,9 @@ impl Inner {
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         let folder_path = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if is_reserved(folder_path) {
+            return Ok(Vec::new());
+        }
         let root = self.open_root().map_err(|errno| self.no_root(errno))?;
         let mut listed = Vec::new();
         match open_folder(&root, folder_path) {
@@ -215,37 +235,6 @@ impl Inner {
         listed.retain(|object| object.key.as_str().starts_with(prefix));
         listed.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(listed)
-    }
-
-    fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        let (folder_path, name) = split(key);
-        let root = self.open_root().map_err(|errno| self.no_root(errno))?;
-        let removed = open_folder(&root, folder_path).and_then(|folder| {
-            rustix::fs::unlinkat(&folder, name, AtFlags::empty())?;
-            rustix::fs::fsync(&folder)
-        });
-        match removed {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(sort(key.as_str(), errno)),
-        }
-    }
-
-    fn tidy(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
-        let fail = |errno: Errno| sort(TMP, errno);
-        let root = self.open_root().map_err(|errno| self.no_root(errno))?;
-        let folder = match open_folder(&root, TMP) {
-            Ok(folder) => folder,
-            Err(Errno::NOENT) => return Ok(0),
-            Err(errno) => return Err(fail(errno)),
-        };
-        let mut freed_bytes = 0;
-        for (name, stat) in entries(&folder).map_err(fail)? {
-            if is_file(&stat) && modified(&stat).is_some_and(|modified| modified < before) {
-                rustix::fs::unlinkat(&folder, name.as_str(), AtFlags::empty()).map_err(fail)?;
-                freed_bytes += u64::try_from(stat.st_size).unwrap_or(0);
-            }
-        }
-        Ok(freed_bytes)
     }
 
     /// Opens the root; it is the one folder whose path may hold links, for a person chose it.
@@ -267,6 +256,9 @@ impl Inner {
     /// Opens an object for reading; a missing one, or a missing root, is `None`.
     fn open_object(&self, key: &Key) -> Result<Option<File>, StoreError> {
         let (folder_path, name) = split(key);
+        if is_reserved(key.as_str()) {
+            return Ok(None);
+        }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let opened = self
             .open_root()
@@ -359,14 +351,14 @@ fn open_folder(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
     Ok(folder)
 }
 
-/// Adds all objects under `folder` to `listed`.
+/// Adds all objects under `folder`, which is not reserved, to `listed`.
 fn walk(folder: &OwnedFd, path: &str, listed: &mut Vec<Listed>) -> Result<(), Errno> {
     for (name, stat) in entries(folder)? {
         let inside = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
         // `lost+found` and the like are no names of ours.
         let Ok(key) = Key::new(&inside) else { continue };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory if inside == TMP => {}
+            FileType::Directory if is_reserved(&inside) => {}
             FileType::Directory => match rustix::fs::openat(folder, &name, FOLDER_FLAGS, Mode::empty()) {
                 Ok(child) => walk(&child, &inside, listed)?,
                 Err(Errno::NOENT) => {}

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use super::{Delete, Get, Listed, Put, StoreError};
+use super::{Delete, Get, Listed, Put, StoreError, Trash};
 use crate::{clock::Clock, names::Key};
 
 /// One object and when it came.
@@ -108,8 +108,16 @@ impl Delete for MemoryStore {
         Ok(())
     }
 
-    async fn tidy(&self, _before: DateTime<Utc>) -> Result<u64, StoreError> {
+    async fn tidy(
+        &self,
+        _leftovers_before: DateTime<Utc>,
+        _trash_before: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
         Ok(0)
+    }
+
+    async fn trash(&self) -> Result<Trash, StoreError> {
+        Ok(Trash::default())
     }
 }
 

@@ -1,7 +1,8 @@
 //! Where objects lie: three small powers, [`Put`], [`Get`] and [`Delete`], over any place that can keep bytes.
 //!
 //! The powers are apart so that a job holds only what it needs: sync takes a [`Get`] and a [`Put`] and
-//! therefore cannot pass on a deletion; only prune is ever handed a [`Delete`].
+//! therefore cannot pass on a deletion; only prune, and the probes for their own objects, are ever handed a
+//! [`Delete`].
 //!
 //! What a store promises (`conformance` checks it on each):
 //! - an object appears whole or not at all, and its bytes never change after that;
@@ -16,7 +17,9 @@ mod error;
 mod faulty;
 mod fs;
 mod memory;
+mod pausing;
 mod place;
+pub mod probe;
 mod remote;
 
 use std::{ops::Range, sync::Arc};
@@ -31,10 +34,14 @@ pub use self::{
     faulty::{Fault, FaultStore, Which},
     fs::FsStore,
     memory::MemoryStore,
+    pausing::PausingStore,
     place::{Opened, SCHEMES, create, open},
     remote::RemoteStore,
 };
 use crate::names::Key;
+
+/// Where the probes' objects lie; no other object's key begins with it.
+pub const PROBES: &str = "probe/";
 
 /// Adds objects.
 #[async_trait]
@@ -60,15 +67,25 @@ pub trait Get: Send + Sync {
 /// Removes objects.
 #[async_trait]
 pub trait Delete: Send + Sync {
-    /// Removes `key`; succeeds also when it is not there.
+    /// Removes `key`; succeeds also when it is not there. A store that has a trash moves it there.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;
 
-    /// Removes what puts that broke off before `before` left behind, and returns how many bytes that freed.
+    /// Removes for good what puts that broke off before `leftovers_before` left behind and what was deleted
+    /// before `trash_before`, both by the store's own clock; returns how many bytes that freed.
     ///
-    /// Such leftovers are never listed. Most stores have none.
-    async fn tidy(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
-        let _ = before;
+    /// Neither is ever listed. Most stores have none of both.
+    async fn tidy(
+        &self,
+        leftovers_before: DateTime<Utc>,
+        trash_before: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
+        let _ = (leftovers_before, trash_before);
         Ok(0)
+    }
+
+    /// Tells what was deleted and not yet removed for good. Most stores have no trash.
+    async fn trash(&self) -> Result<Trash, StoreError> {
+        Ok(Trash::default())
     }
 }
 
@@ -86,6 +103,17 @@ pub struct Listed {
     pub size_bytes: u64,
     /// When it was stored, by the store's own clock, where the store tells.
     pub modified: Option<DateTime<Utc>>,
+}
+
+/// What was deleted and not yet removed for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trash {
+    /// How many objects.
+    pub objects: u64,
+    /// Their bytes, which [`Delete::tidy`] would free.
+    pub size_bytes: u64,
+    /// When the first of them was deleted, by the store's own clock.
+    pub oldest: Option<DateTime<Utc>>,
 }
 
 /// How far a store's promises go; shown by `doctor`.

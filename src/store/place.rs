@@ -15,7 +15,7 @@ pub struct Opened {
     pub put: Arc<dyn Put>,
     /// Reads objects.
     pub get: Arc<dyn Get>,
-    /// Removes objects; hand it to nothing but prune.
+    /// Removes objects; hand it to nothing but prune and the probes.
     pub delete: Arc<dyn Delete>,
     /// Where it is, as a person would say it; without secrets.
     pub place: String,

@@ -20,7 +20,7 @@ use chrono::{DateTime, Utc};
 use opendal::{Buffer, ErrorKind, HttpTransporter, Operator, layers::ConcurrentLimitLayer};
 use opendal_http_transport_reqwest::ReqwestTransport;
 
-use super::{Delete, Get, Guarantees, Listed, Put, StoreError};
+use super::{Delete, Get, Guarantees, Listed, Put, StoreError, Trash};
 use crate::{
     error::{Context, ExitCode, Failure},
     names::Key,
@@ -244,8 +244,17 @@ impl Delete for RemoteStore {
     }
 
     /// Puts are single requests: nothing can be left behind.
-    async fn tidy(&self, _before: DateTime<Utc>) -> Result<u64, StoreError> {
+    async fn tidy(
+        &self,
+        _leftovers_before: DateTime<Utc>,
+        _trash_before: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
         Ok(0)
+    }
+
+    /// What a versioned bucket keeps of deleted objects is the service's own affair.
+    async fn trash(&self) -> Result<Trash, StoreError> {
+        Ok(Trash::default())
     }
 }
 

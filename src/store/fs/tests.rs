@@ -15,6 +15,10 @@ fn store() -> (tempfile::TempDir, FsStore) {
     (dir, store)
 }
 
+fn later() -> DateTime<Utc> {
+    DateTime::from_timestamp(32_503_680_000, 0).unwrap()
+}
+
 #[tokio::test]
 async fn the_suite() {
     let (_dir, store) = store();
@@ -45,9 +49,8 @@ async fn a_crash_before_the_rename_leaves_nothing_that_is_listed() {
     store.put(&key("packs/ab/2"), "two".into()).await.unwrap();
     assert_eq!(store.get(&key("packs/ab/2"), None).await.unwrap(), "two");
 
-    assert_eq!(store.tidy(DateTime::UNIX_EPOCH).await.unwrap(), 0, "it is too young");
-    let later = DateTime::from_timestamp(32_503_680_000, 0).unwrap();
-    assert_eq!(store.tidy(later).await.unwrap(), 4);
+    assert_eq!(store.tidy(DateTime::UNIX_EPOCH, later()).await.unwrap(), 0, "it is too young");
+    assert_eq!(store.tidy(later(), DateTime::UNIX_EPOCH).await.unwrap(), 4);
     assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
     assert_eq!(store.list("").await.unwrap().len(), 2);
 }
@@ -98,7 +101,76 @@ async fn foreign_files_are_not_listed_and_the_tmp_folder_is_ours() {
     std::fs::write(dir.path().join("a note.txt"), "hello").unwrap();
     store.put(&key("a"), "a".into()).await.unwrap();
     assert_eq!(store.list("").await.unwrap().len(), 1);
-    assert!(store.put(&key("tmp/x"), "x".into()).await.is_err());
+    for reserved in ["tmp", "tmp/x", "trash", "trash/a"] {
+        assert!(store.put(&key(reserved), "x".into()).await.is_err(), "{reserved}");
+        assert!(store.delete(&key(reserved)).await.is_err(), "{reserved}");
+    }
+    store.put(&key("trashy/x"), "x".into()).await.unwrap();
+    assert_eq!(store.list("trash").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_deleted_lies_in_the_trash_until_it_is_purged() {
+    let (dir, store) = store();
+    let object = key("packs/ab/1");
+    store.put(&object, "one".into()).await.unwrap();
+    store.put(&key("refs/a"), "a".into()).await.unwrap();
+    // Made long ago, deleted now: only the second counts.
+    let old = std::fs::File::open(dir.path().join("packs/ab/1")).unwrap();
+    old.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(store.trash().await.unwrap(), Trash::default());
+    store.delete(&object).await.unwrap();
+
+    assert_eq!(std::fs::read(dir.path().join("trash/packs/ab/1")).unwrap(), b"one");
+    assert_eq!(store.list("").await.unwrap().len(), 1);
+    for prefix in ["t", "trash", "trash/", "trash/packs/ab/"] {
+        assert_eq!(store.list(prefix).await.unwrap(), [], "{prefix}");
+    }
+    assert!(store.get(&key("trash/packs/ab/1"), None).await.unwrap_err().is_not_found());
+    let trash = store.trash().await.unwrap();
+    assert_eq!((trash.objects, trash.size_bytes), (1, 3));
+    let deleted = trash.oldest.unwrap();
+    assert!(deleted > DateTime::from_timestamp(1_600_000_000, 0).unwrap(), "{deleted}");
+
+    assert_eq!(store.tidy(later(), deleted).await.unwrap(), 0, "it was deleted no earlier than that");
+    assert_eq!(store.tidy(DateTime::UNIX_EPOCH, later()).await.unwrap(), 3);
+    assert_eq!(store.trash().await.unwrap(), Trash::default());
+    assert_eq!(store.get(&key("refs/a"), None).await.unwrap(), "a");
+}
+
+#[tokio::test]
+async fn a_name_can_be_deleted_again() {
+    let (dir, store) = store();
+    for body in ["first", "second"] {
+        store.put(&key("refs/a"), body.into()).await.unwrap();
+        store.delete(&key("refs/a")).await.unwrap();
+        store.delete(&key("refs/a")).await.unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("trash/refs/a")).unwrap(), body);
+    }
+    assert_eq!(store.trash().await.unwrap().objects, 1);
+}
+
+#[tokio::test]
+async fn a_delete_that_broke_off_before_its_rename_is_done_by_the_next() {
+    let (dir, store) = store();
+    store.put(&key("refs/a"), "a".into()).await.unwrap();
+    // What was done until then: the trash's folder is there, the object has a new time.
+    std::fs::create_dir_all(dir.path().join("trash/refs")).unwrap();
+    assert_eq!(store.get(&key("refs/a"), None).await.unwrap(), "a");
+    store.delete(&key("refs/a")).await.unwrap();
+    assert_eq!(store.size(&key("refs/a")).await.unwrap(), None);
+    assert_eq!(store.trash().await.unwrap().objects, 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_moved_to_the_trash_stays() {
+    let (dir, store) = store();
+    store.put(&key("refs/a"), "a".into()).await.unwrap();
+    std::fs::write(dir.path().join("trash"), "a file of somebody").unwrap();
+    assert!(store.delete(&key("refs/a")).await.is_err());
+    assert!(store.delete(&key("refs")).await.is_err(), "a folder is no object");
+    assert_eq!(store.get(&key("refs/a"), None).await.unwrap(), "a");
+    assert!(store.trash().await.is_err());
 }
 
 #[tokio::test]
