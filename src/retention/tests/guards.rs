@@ -126,3 +126,14 @@ fn two_nightly_runs_within_a_day_are_no_flood() {
         assert!(guards(&all, &rules, now).is_empty(), "{text}");
     }
 }
+
+#[test]
+fn partial_ones_neither_fill_last_nor_are_history_that_is_lost() {
+    let text = "2025-01-01 02:00\n2025-01-02 02:00\n2025-01-02 03:00 partial\n2025-01-02 04:00 partial\n";
+    let now = at("2025-01-20 00:00", Tz::UTC);
+    assert!(guards(&history(text, Tz::UTC), &rules("last 1, min_keep 1"), now).is_empty());
+    let text = "2025-01-01 02:00 partial\n2025-01-10 01:00\n2025-01-10 02:00\n2025-01-10 03:00\n";
+    let all = history(text, Tz::UTC);
+    assert_eq!(decide(&all, &rules("last 3"), now, Tz::UTC).unwrap().remove[0].id, all[0].id);
+    assert!(guards(&all, &rules("last 3"), now).is_empty());
+}

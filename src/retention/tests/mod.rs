@@ -138,6 +138,19 @@ fn two_snapshots_of_one_second_are_told_apart_by_their_ids() {
 }
 
 #[test]
+fn a_partial_snapshot_goes_only_when_a_complete_one_is_newer() {
+    let text =
+        "2025-01-01 02:00 partial\n2025-01-02 02:00 partial\n2025-01-02 02:00\n2025-01-03 02:00 partial\n";
+    let all = history(text, Tz::UTC);
+    let now = at("2025-06-01 00:00", Tz::UTC);
+    let decided = decide(&all, &rules("last 1"), now, Tz::UTC).unwrap();
+    assert_eq!(decided.remove, [Removed { id: all[0].id.clone(), reason: Gone::Partial }]);
+    // While nothing is complete, the partial ones are all there is.
+    let partial: Vec<Candidate> = all.into_iter().filter(|candidate| !candidate.complete).collect();
+    assert_eq!(kept(&partial, &rules("last 1"), now, Tz::UTC).len(), 3);
+}
+
+#[test]
 fn what_is_care_and_what_is_a_rule_read_differently() {
     let text = "
         2025-03-14 02:00
