@@ -232,18 +232,13 @@ pub(super) fn retention(reader: &mut Reader<'_>, section: &Section<'_>, config: 
         let message = "`remove_percent_max` must be from 1 to 100".to_owned();
         reader.wrong(section, "remove_percent_max", message, "");
     }
-    if let Some(within) = &config.within {
-        let number = within.strip_suffix(['h', 'd', 'w', 'm', 'y']).map(str::parse::<u32>);
-        if !matches!(number, Some(Ok(1..=9999))) {
-            let hint = "A number with h, d, w, m or y behind it, as 7d.";
-            reader.wrong(section, "within", format!("`within` is no span of time: `{within}`"), hint);
-        }
-    }
-    let rules = [config.last, config.hourly, config.daily, config.weekly, config.monthly, config.yearly];
-    let keeps_none = rules.iter().flatten().all(|count| *count == 0) && config.within.is_none();
-    if keeps_none && rules.iter().any(Option::is_some) {
-        let hint = "To keep everything leave all rules out; else let one of them be more than 0.";
-        reader.wrong(section, "", "no rule of `retention` keeps anything".to_owned(), hint);
+    let (key, wrong) = match config.rules() {
+        Err(failure) => ("within", Err(failure)),
+        Ok(rules) => ("", rules.check()),
+    };
+    if let Err(failure) = wrong {
+        let hint = failure.hints().first().map_or("", String::as_str);
+        reader.wrong(section, key, failure.to_string(), hint);
     }
 }
 

@@ -10,7 +10,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{NotifyConfig, SecretRef, SourceConfig, StoreConfig};
-use crate::names::SourceName;
+use crate::{
+    error,
+    names::SourceName,
+    retention::{Rules, Within},
+};
 
 /// What one policy protects, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -305,6 +309,23 @@ pub struct RetentionConfig {
     pub remove_percent_max: u32,
 }
 
+impl RetentionConfig {
+    /// Returns the rules as retention takes them; fails only on a `within` that the policy's check refuses.
+    pub fn rules(&self) -> error::Result<Rules> {
+        Ok(Rules {
+            last: self.last,
+            hourly: self.hourly,
+            daily: self.daily,
+            weekly: self.weekly,
+            monthly: self.monthly,
+            yearly: self.yearly,
+            within: self.within.as_deref().map(Within::parse).transpose()?,
+            min_keep: self.min_keep,
+            remove_percent_max: self.remove_percent_max,
+        })
+    }
+}
+
 impl Default for RetentionConfig {
     fn default() -> Self {
         Self {
@@ -447,10 +468,10 @@ fn default_delay_days() -> u32 {
     14
 }
 fn default_min_keep() -> u32 {
-    3
+    Rules::default().min_keep
 }
 fn default_remove_percent_max() -> u32 {
-    50
+    Rules::default().remove_percent_max
 }
 fn default_drill_from() -> String {
     "repository".to_owned()

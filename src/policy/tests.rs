@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use super::*;
-use crate::error::{ExitCode, Failure};
+use crate::{
+    error::{ExitCode, Failure},
+    retention::{Rules, Within},
+};
 
 /// The least that loads.
 const SMALL: &str = r#"
@@ -178,7 +181,7 @@ fn the_effective_policy_shows_the_defaults() {
 
     [retention]
     min_keep = 3
-    remove_percent_max = 50
+    remove_percent_max = 30
 
     [drill]
     lab = "docker"
@@ -425,14 +428,36 @@ min_keep = 0
     p.toml:13:10: `backup` is no time of a schedule: invalid pattern: Pattern must have 5 fields when seconds are disallowed
     p.toml:14:9: `prune` is no time of a schedule: component error: Number out of bounds
     p.toml:15:8: `sync` is no time of a schedule: invalid pattern: Pattern must have 5 fields when seconds are disallowed
-    p.toml:18:10: `within` is no span of time: `7 days`
+    p.toml:18:10: `7 days` is no span of time
     p.toml:19:12: `min_keep` cannot be 0
     hint: Line 13: Five fields: minute, hour, day of month, month, day of week, as "0 2 * * *".
     hint: Line 14: Five fields: minute, hour, day of month, month, day of week, as "0 2 * * *".
     hint: Line 15: Five fields: minute, hour, day of month, month, day of week, as "0 2 * * *".
-    hint: Line 18: A number with h, d, w, m or y behind it, as 7d.
+    hint: Line 18: A number from 1 to 9999 with h, d, w, m or y behind it, as 7d.
     hint: Line 19: At least 1: the newest good snapshot is never removed.
     "#);
+}
+
+#[test]
+fn each_key_of_retention_becomes_the_rule_of_its_name() {
+    let keys = "last = 1\nhourly = 2\ndaily = 3\nweekly = 4\nmonthly = 5\nyearly = 6\nwithin = \"7d\"";
+    let more = format!("[retention]\n{keys}\nmin_keep = 8\nremove_percent_max = 9\n");
+    let stack = parse(&format!("{SMALL}{more}")).unwrap();
+    assert_eq!(
+        stack.retention.rules().unwrap(),
+        Rules {
+            last: Some(1),
+            hourly: Some(2),
+            daily: Some(3),
+            weekly: Some(4),
+            monthly: Some(5),
+            yearly: Some(6),
+            within: Some(Within::parse("7d").unwrap()),
+            min_keep: 8,
+            remove_percent_max: 9,
+        }
+    );
+    assert_eq!(RetentionConfig::default().rules().unwrap(), Rules::default());
 }
 
 #[test]
