@@ -49,6 +49,13 @@ pub enum Event {
         /// What to do about it, a whole sentence.
         hint: Option<String>,
     },
+    /// Somebody without the keys changed the repository. Prune stands still until a person has looked.
+    Tampering {
+        /// The object that shows it.
+        object: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A pack reached the store.
     PackStored {
         /// Its size in the store.

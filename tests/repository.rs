@@ -16,6 +16,8 @@ mod forgery;
 mod keys;
 #[path = "repository/order.rs"]
 mod order;
+#[path = "repository/prune.rs"]
+mod prune;
 #[path = "repository/round_trip.rs"]
 mod round_trip;
 #[path = "repository/streams.rs"]

@@ -21,6 +21,8 @@ pub struct PackRow {
     pub payload_offset: u64,
     /// Who can open it, in the format's word.
     pub kind: String,
+    /// Who signed the index that told of it first.
+    pub writer: String,
     /// Its frames, in order.
     pub frames: Vec<FrameRow>,
     /// Its chunks; empty when a pack is asked for.
@@ -61,57 +63,56 @@ pub struct ChunkAt {
 }
 
 impl Catalog {
-    /// Returns where a chunk is in a pack that is trusted, and of `kind` if one is asked for.
-    pub fn find_chunk(&self, id: &ChunkId, kind: Option<&str>) -> Result<Option<ChunkAt>> {
+    /// Returns where a chunk is in a pack of `kind`, if one is asked for, that nothing speaks against and that is
+    /// of `writer`, if one is named, or was opened and found right.
+    pub fn find_chunk(
+        &self,
+        id: &ChunkId,
+        kind: Option<&str>,
+        writer: Option<&str>,
+    ) -> Result<Option<ChunkAt>> {
         let connection = self.connection();
         let find = || {
             let mut query = connection.prepare_cached(
                 "SELECT packs.id, frame, offset, chunks.size_bytes FROM chunks JOIN packs ON packs.n = pack
-                 WHERE chunks.id = ?1 AND (?2 IS NULL OR kind = ?2) AND trusted LIMIT 1",
+                 WHERE chunks.id = ?1 AND (?2 IS NULL OR kind = ?2)
+                   AND NOT EXISTS (SELECT 1 FROM avoided WHERE avoided.id = packs.id)
+                   AND (?3 IS NULL OR writer = ?3
+                        OR EXISTS (SELECT 1 FROM reads WHERE reads.id = packs.id AND opened)) LIMIT 1",
             )?;
-            query.query_row(params![id.0, kind], |row| chunk_at(*id, row)).optional()
+            query.query_row(params![id.0, kind, writer], |row| chunk_at(*id, row)).optional()
         };
         find().map_err(|error| self.trouble(error))
     }
 
-    /// Returns every place of a chunk in packs of `kind`; those that are not trusted come last.
+    /// Returns every place of a chunk in packs of `kind`; those that were found damaged come last.
     pub fn find_chunk_everywhere(&self, id: &ChunkId, kind: &str) -> Result<Vec<ChunkAt>> {
         let connection = self.connection();
         let find = || -> rusqlite::Result<Vec<ChunkAt>> {
             let mut query = connection.prepare_cached(
                 "SELECT packs.id, frame, offset, chunks.size_bytes FROM chunks JOIN packs ON packs.n = pack
-                 WHERE chunks.id = ?1 AND kind = ?2 ORDER BY trusted DESC",
+                 WHERE chunks.id = ?1 AND kind = ?2
+                 ORDER BY EXISTS (SELECT 1 FROM avoided WHERE avoided.id = packs.id AND why = 'damaged')",
             )?;
             query.query_map(params![id.0, kind], |row| chunk_at(*id, row))?.collect()
         };
         find().map_err(|error| self.trouble(error))
     }
 
-    /// Notes that these packs are damaged: [`Self::find_chunk`] does not name them any more.
-    pub fn distrust_packs(&self, packs: &BTreeSet<PackId>) -> Result<()> {
-        let mut connection = self.connection();
-        let mut note = || {
-            let transaction = connection.transaction()?;
-            for pack in packs {
-                transaction.execute("UPDATE packs SET trusted = 0 WHERE id = ?1", params![pack.0])?;
-            }
-            transaction.commit()
-        };
-        note().map_err(|error| self.trouble(error))
-    }
-
     /// Returns a pack with its frames.
     pub fn find_pack(&self, id: &PackId) -> Result<Option<PackRow>> {
         let connection = self.connection();
         let find = || -> rusqlite::Result<Option<PackRow>> {
-            let mut query = connection
-                .prepare_cached("SELECT n, size_bytes, payload_offset, kind FROM packs WHERE id = ?1")?;
+            let mut query = connection.prepare_cached(
+                "SELECT n, size_bytes, payload_offset, kind, writer FROM packs WHERE id = ?1",
+            )?;
             let read = |row: &Row<'_>| {
                 let pack = PackRow {
                     id: *id,
                     size_bytes: row.get(1)?,
                     payload_offset: row.get(2)?,
                     kind: row.get(3)?,
+                    writer: row.get(4)?,
                     frames: Vec::new(),
                     chunks: Vec::new(),
                 };
@@ -146,6 +147,18 @@ impl Catalog {
         add().map_err(|error| self.trouble(error))
     }
 
+    /// Returns each pack that an index object told of, with that object; also of packs that are gone.
+    pub fn tellings(&self) -> Result<Vec<(Key, PackId)>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare("SELECT origin, pack FROM tellings")?;
+            let rows = query.query_map([], |row| Ok((row.get::<_, String>(0)?, PackId(row.get(1)?))))?;
+            rows.collect::<rusqlite::Result<Vec<(String, PackId)>>>()
+        };
+        let rows = read().map_err(|error| self.trouble(error))?;
+        Ok(rows.into_iter().filter_map(|(key, pack)| Some((Key::new(&key).ok()?, pack))).collect())
+    }
+
     /// Returns the index objects that were taken in.
     pub fn origins(&self) -> Result<BTreeSet<Key>> {
         let connection = self.connection();
@@ -158,8 +171,8 @@ impl Catalog {
         Ok(keys.iter().filter_map(|key| Key::new(key).ok()).collect())
     }
 
-    /// Forgets every pack that is not among `there` with that very size, and the index objects that told of
-    /// it: when the pack comes back they are read again.
+    /// Forgets every pack that is not among `there` with that very size. An index object that told of a pack
+    /// which is there and unknown is forgotten too: it came back, so the object is read again.
     pub fn retain_packs(&self, there: &BTreeMap<PackId, u64>) -> Result<()> {
         let mut connection = self.connection();
         let mut retain = || {
@@ -171,12 +184,18 @@ impl Catalog {
             drop(query);
             for (n, id, size_bytes) in all {
                 if there.get(&id) != Some(&size_bytes) {
-                    transaction.execute(
-                        "DELETE FROM origins WHERE key IN (SELECT origin FROM tellings WHERE pack = ?1)",
-                        params![n],
-                    )?;
                     transaction.execute("DELETE FROM packs WHERE n = ?1", params![n])?;
                 }
+            }
+            let mut query = transaction.prepare(
+                "SELECT pack, size_bytes, origin FROM tellings
+                 WHERE NOT EXISTS (SELECT 1 FROM packs WHERE packs.id = pack)",
+            )?;
+            let rows = query.query_map([], |row| Ok((PackId(row.get(0)?), row.get(1)?, row.get(2)?)))?;
+            let gone = rows.collect::<rusqlite::Result<Vec<(PackId, u64, String)>>>()?;
+            drop(query);
+            for (_, _, origin) in gone.iter().filter(|(id, size, _)| there.get(id) == Some(size)) {
+                transaction.execute("DELETE FROM origins WHERE key = ?1", params![origin])?;
             }
             transaction.commit()
         };
@@ -193,14 +212,14 @@ fn chunk_at(id: ChunkId, row: &Row<'_>) -> rusqlite::Result<ChunkAt> {
 fn add_pack(transaction: &Transaction<'_>, origin: &Key, pack: &PackRow) -> rusqlite::Result<()> {
     let added = transaction
         .prepare_cached(
-            "INSERT INTO packs (id, size_bytes, payload_offset, kind) VALUES (?1, ?2, ?3, ?4)
+            "INSERT INTO packs (id, size_bytes, payload_offset, kind, writer) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (id) DO NOTHING",
         )?
-        .execute(params![pack.id.0, pack.size_bytes, pack.payload_offset, pack.kind])?;
+        .execute(params![pack.id.0, pack.size_bytes, pack.payload_offset, pack.kind, pack.writer])?;
     let mut number = transaction.prepare_cached("SELECT n FROM packs WHERE id = ?1")?;
     let n: i64 = number.query_row(params![pack.id.0], |row| row.get(0))?;
-    let mut tell = transaction.prepare_cached("INSERT OR IGNORE INTO tellings VALUES (?1, ?2)")?;
-    tell.execute(params![n, origin.as_str()])?;
+    let mut tell = transaction.prepare_cached("INSERT OR IGNORE INTO tellings VALUES (?1, ?2, ?3)")?;
+    tell.execute(params![pack.id.0, pack.size_bytes, origin.as_str()])?;
     if added == 0 {
         return Ok(());
     }
@@ -218,7 +237,10 @@ fn add_pack(transaction: &Transaction<'_>, origin: &Key, pack: &PackRow) -> rusq
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
+    use crate::catalog::Avoided;
 
     fn pack(byte: u8, chunks: &[u8]) -> PackRow {
         let row =
@@ -228,6 +250,7 @@ mod tests {
             size_bytes: 1000 + u64::from(byte),
             payload_offset: 300,
             kind: if byte.is_multiple_of(2) { "data" } else { "meta" }.to_owned(),
+            writer: "RW1".to_owned(),
             frames: vec![FrameRow { offset: 0, size_bytes: 10, plain_bytes: 20 }; 3],
             chunks: chunks.iter().map(row).collect(),
         }
@@ -240,7 +263,7 @@ mod tests {
         catalog.add_packs(&origin, &[pack(2, &[7, 8]), pack(3, &[7])]).unwrap();
         catalog.add_packs(&origin, &[pack(2, &[7, 8])]).unwrap();
         let find =
-            |id: u8, kind| catalog.find_chunk(&ChunkId([id; 32]), kind).unwrap().map(|at| at.pack.0[0]);
+            |id: u8, kind| catalog.find_chunk(&ChunkId([id; 32]), kind, None).unwrap().map(|at| at.pack.0[0]);
         assert_eq!(find(7, Some("data")), Some(2));
         assert_eq!(find(7, Some("meta")), Some(3));
         assert_eq!(find(8, Some("meta")), None);
@@ -256,21 +279,43 @@ mod tests {
         catalog.add_packs(&origins[0], &[pack(2, &[7, 8])]).unwrap();
         catalog.add_packs(&origins[1], &[pack(4, &[9])]).unwrap();
         catalog.retain_packs(&[(PackId([2; 32]), 1002), (PackId([4; 32]), 1)].into()).unwrap();
-        assert!(catalog.find_chunk(&ChunkId([7; 32]), None).unwrap().is_some());
-        assert!(catalog.find_chunk(&ChunkId([9; 32]), None).unwrap().is_none());
-        assert_eq!(catalog.origins().unwrap(), [origins[0].clone()].into(), "the other is read again");
+        assert!(catalog.find_chunk(&ChunkId([7; 32]), None, None).unwrap().is_some());
+        assert!(catalog.find_chunk(&ChunkId([9; 32]), None, None).unwrap().is_none());
+        assert_eq!(catalog.origins().unwrap().len(), 2, "that it is gone is known");
+        catalog.retain_packs(&[(PackId([2; 32]), 1002), (PackId([4; 32]), 1004)].into()).unwrap();
+        assert_eq!(catalog.origins().unwrap(), [origins[0].clone()].into(), "what came back is read again");
         catalog.clear_index().unwrap();
-        assert!(catalog.find_chunk(&ChunkId([7; 32]), None).unwrap().is_none());
+        assert!(catalog.find_chunk(&ChunkId([7; 32]), None, None).unwrap().is_none());
     }
 
     #[test]
     fn a_damaged_pack_is_named_to_readers_only_and_last() {
         let catalog = Catalog::in_memory().unwrap();
         catalog.add_packs(&Key::new("index/a").unwrap(), &[pack(2, &[7]), pack(4, &[7, 8])]).unwrap();
-        catalog.distrust_packs(&[PackId([2; 32])].into()).unwrap();
+        catalog.avoid_packs(&[PackId([2; 32])].into(), Avoided::Damaged).unwrap();
         let everywhere = catalog.find_chunk_everywhere(&ChunkId([7; 32]), "data").unwrap();
         assert_eq!(everywhere.iter().map(|at| at.pack.0[0]).collect::<Vec<_>>(), [4, 2]);
-        catalog.distrust_packs(&[PackId([4; 32])].into()).unwrap();
-        assert!(catalog.find_chunk(&ChunkId([7; 32]), None).unwrap().is_none());
+        catalog.avoid_packs(&[PackId([4; 32])].into(), Avoided::Retired).unwrap();
+        assert!(catalog.find_chunk(&ChunkId([7; 32]), None, None).unwrap().is_none());
+        assert_eq!(catalog.avoided_packs().unwrap().len(), 2);
+        catalog.note_read(&PackId([2; 32]), DateTime::UNIX_EPOCH, true).unwrap();
+        assert!(
+            catalog.find_chunk(&ChunkId([7; 32]), None, None).unwrap().is_some(),
+            "it was damaged, and heals"
+        );
+    }
+
+    #[test]
+    fn a_pack_of_another_writer_is_relied_on_once_it_was_opened() {
+        let catalog = Catalog::in_memory().unwrap();
+        catalog.add_packs(&Key::new("index/a").unwrap(), &[pack(2, &[7])]).unwrap();
+        let find = |writer| catalog.find_chunk(&ChunkId([7; 32]), None, Some(writer)).unwrap().is_some();
+        assert!(find("RW1") && !find("RW2"));
+        catalog.note_read(&PackId([2; 32]), DateTime::UNIX_EPOCH, false).unwrap();
+        assert!(!find("RW2"), "that its name fits its bytes says nothing of its chunks");
+        catalog.note_read(&PackId([2; 32]), DateTime::UNIX_EPOCH, true).unwrap();
+        assert!(find("RW2"));
+        catalog.note_read(&PackId([2; 32]), DateTime::UNIX_EPOCH, false).unwrap();
+        assert!(find("RW2"), "what was opened once stays so");
     }
 }

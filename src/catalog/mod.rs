@@ -7,7 +7,9 @@
 //! *Crash.* `SQLite` rolls back what was not committed; the index object is then simply read again.
 
 mod chunks;
+mod packs;
 mod runs;
+mod seen;
 
 use std::{
     path::{Path, PathBuf},
@@ -19,12 +21,13 @@ use rusqlite::Connection;
 
 pub use self::{
     chunks::{ChunkAt, ChunkRow, FrameRow, PackRow},
+    packs::Avoided,
     runs::{Run, RunEnd},
 };
 use crate::error::{Context, ExitCode, Failure, Result};
 
 /// The version of the tables. A file of another version is set aside and made again.
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 /// How long one process waits for another that writes.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
@@ -32,10 +35,17 @@ const TABLES: &str = "
     CREATE TABLE origins (key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
     CREATE TABLE packs (
         n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size_bytes INTEGER NOT NULL,
-        payload_offset INTEGER NOT NULL, kind TEXT NOT NULL, trusted INTEGER NOT NULL DEFAULT 1
+        payload_offset INTEGER NOT NULL, kind TEXT NOT NULL, writer TEXT NOT NULL
     ) STRICT;
+    CREATE TABLE avoided (id BLOB PRIMARY KEY, why TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE reads (id BLOB PRIMARY KEY, at TEXT NOT NULL, opened INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE configs (repository TEXT PRIMARY KEY, revision INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE heads (
+        repository TEXT NOT NULL, signer TEXT NOT NULL, seq INTEGER NOT NULL, refs BLOB NOT NULL,
+        PRIMARY KEY (repository, signer)
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE tellings (
-        pack INTEGER NOT NULL REFERENCES packs ON DELETE CASCADE,
+        pack BLOB NOT NULL, size_bytes INTEGER NOT NULL,
         origin TEXT NOT NULL REFERENCES origins ON DELETE CASCADE,
         PRIMARY KEY (pack, origin)
     ) STRICT, WITHOUT ROWID;

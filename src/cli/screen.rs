@@ -154,6 +154,7 @@ impl Monitor for Screen {
                 }
                 self.print(&text);
             }
+            Event::Tampering { object, what } => self.print(&format!("TAMPERING {object}: {what}")),
             Event::PackStored { size_bytes } if self.verbose => {
                 self.print(&format!("stored a pack of {}", ByteCount(size_bytes)));
             }

@@ -22,7 +22,8 @@ pub(super) async fn run(args: Verify, session: &Session) -> Result<ExitCode> {
     let read_percent = args.read_data.as_deref().map_or(Ok(0.0), percent)?;
     let stack = session.repository_of_stack()?;
     let repository = session.look(&stack).await?;
-    let report = repository.verify(VerifyOptions { read_percent }, &session.monitor()).await?;
+    let report =
+        repository.verify(VerifyOptions { read_percent }, &session.ground, &session.monitor()).await?;
     if session.json {
         let damage = |damage: &Damage| {
             json!({

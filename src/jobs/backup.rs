@@ -97,7 +97,7 @@ pub async fn run(
     monitor: &SharedMonitor,
 ) -> Result<Report> {
     let began = Instant::now();
-    let mut writer = repository.begin(ground.clone(), monitor.clone(), options.level);
+    let mut writer = repository.begin(ground.clone(), monitor.clone(), options.level).await?;
     let mut reports = Vec::new();
     for ready in sources {
         reports.push(take(repository, &mut writer, ready, monitor).await?);

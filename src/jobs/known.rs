@@ -1,16 +1,18 @@
-//! The catalog as the repository's memory of chunks: only here do the two meet.
+//! The catalog as the repository's memory of chunks and witness of commits: only here do the two meet.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use chrono::{DateTime, Utc};
+
 use crate::{
-    catalog::{Catalog, ChunkAt, ChunkRow, FrameRow, PackRow},
+    catalog::{Avoided, Catalog, ChunkAt, ChunkRow, FrameRow, PackRow},
     error::Result,
     names::{ChunkId, Key, PackId},
     repo::{
-        KnownChunks, Location, PackMap,
+        Head, KnownChunks, Location, PackMap, Witness,
         format::{FrameRecord, PackKind, PackRecord},
     },
 };
@@ -20,12 +22,14 @@ use crate::{
 pub struct CatalogIndex {
     catalog: Arc<Catalog>,
     maps: Mutex<HashMap<PackId, Arc<PackMap>>>,
+    /// Who adds snapshots, if anybody does.
+    writer: Mutex<Option<String>>,
 }
 
 impl CatalogIndex {
     /// Lends `catalog` to a repository.
     pub fn new(catalog: Arc<Catalog>) -> Self {
-        Self { catalog, maps: Mutex::default() }
+        Self { catalog, maps: Mutex::default(), writer: Mutex::default() }
     }
 
     fn maps(&self) -> std::sync::MutexGuard<'_, HashMap<PackId, Arc<PackMap>>> {
@@ -43,7 +47,7 @@ fn word(kind: PackKind) -> &'static str {
     }
 }
 
-fn row(record: &PackRecord) -> PackRow {
+fn row(record: &PackRecord, writer: &str) -> PackRow {
     let frame =
         |f: &FrameRecord| FrameRow { offset: f.offset, size_bytes: f.size_bytes, plain_bytes: f.plain_bytes };
     let chunks = record.inner.chunks.iter();
@@ -52,6 +56,7 @@ fn row(record: &PackRecord) -> PackRow {
         size_bytes: record.size_bytes,
         payload_offset: record.payload_offset,
         kind: word(record.kind).to_owned(),
+        writer: writer.to_owned(),
         frames: record.inner.frames.iter().map(frame).collect(),
         chunks: chunks
             .map(|c| ChunkRow { id: c.id, frame: c.frame, offset: c.offset, size_bytes: c.size_bytes })
@@ -66,7 +71,8 @@ fn location(at: ChunkAt) -> Location {
 
 impl KnownChunks for CatalogIndex {
     fn find(&self, id: &ChunkId, kind: Option<PackKind>) -> Result<Option<Location>> {
-        Ok(self.catalog.find_chunk(id, kind.map(word))?.map(location))
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(self.catalog.find_chunk(id, kind.map(word), writer.as_deref())?.map(location))
     }
 
     fn locations(&self, id: &ChunkId, kind: PackKind) -> Result<Vec<Location>> {
@@ -74,8 +80,29 @@ impl KnownChunks for CatalogIndex {
         Ok(found.into_iter().map(location).collect())
     }
 
+    fn rely_on(&self, writer: &str, condemned: &BTreeSet<PackId>) -> Result<()> {
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer.to_owned());
+        self.catalog.avoid_packs(condemned, Avoided::Condemned)
+    }
+
     fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()> {
-        self.catalog.distrust_packs(packs)
+        self.catalog.avoid_packs(packs, Avoided::Damaged)
+    }
+
+    fn retire(&self, packs: &BTreeSet<PackId>) -> Result<()> {
+        self.catalog.avoid_packs(packs, Avoided::Retired)
+    }
+
+    fn avoided(&self) -> Result<BTreeSet<PackId>> {
+        self.catalog.avoided_packs()
+    }
+
+    fn note_read(&self, pack: &PackId, at: DateTime<Utc>, opened: bool) -> Result<()> {
+        self.catalog.note_read(pack, at, opened)
+    }
+
+    fn last_read(&self) -> Result<BTreeMap<PackId, DateTime<Utc>>> {
+        self.catalog.last_reads()
     }
 
     fn pack(&self, id: &PackId) -> Result<Option<Arc<PackMap>>> {
@@ -98,9 +125,17 @@ impl KnownChunks for CatalogIndex {
         Ok(Some(map))
     }
 
-    fn add(&self, origin: &Key, packs: &[PackRecord]) -> Result<()> {
-        let rows: Vec<PackRow> = packs.iter().map(row).collect();
+    fn add(&self, origin: &Key, writer: &str, packs: &[PackRecord]) -> Result<()> {
+        let rows: Vec<PackRow> = packs.iter().map(|record| row(record, writer)).collect();
         self.catalog.add_packs(origin, &rows)
+    }
+
+    fn told(&self) -> Result<BTreeMap<Key, BTreeSet<PackId>>> {
+        let mut told: BTreeMap<Key, BTreeSet<PackId>> = BTreeMap::new();
+        for (key, pack) in self.catalog.tellings()? {
+            told.entry(key).or_default().insert(pack);
+        }
+        Ok(told)
     }
 
     fn origins(&self) -> Result<BTreeSet<Key>> {
@@ -109,6 +144,26 @@ impl KnownChunks for CatalogIndex {
 
     fn retain(&self, there: &BTreeMap<PackId, u64>) -> Result<()> {
         self.maps().retain(|id, map| there.get(id) == Some(&map.size_bytes));
-        self.catalog.retain_packs(there)
+        self.catalog.retain_packs(there)?;
+        self.catalog.retain_facts(there)
+    }
+}
+
+impl Witness for CatalogIndex {
+    fn config(&self, repository: &str) -> Result<Option<u32>> {
+        self.catalog.seen_config(repository)
+    }
+
+    fn saw_config(&self, repository: &str, revision: u32) -> Result<()> {
+        self.catalog.note_config(repository, revision)
+    }
+
+    fn heads(&self, repository: &str) -> Result<BTreeMap<String, Head>> {
+        let heads = self.catalog.seen_heads(repository)?.into_iter();
+        Ok(heads.map(|(signer, seq, refs)| (signer, Head { seq, refs })).collect())
+    }
+
+    fn saw_head(&self, repository: &str, signer: &str, head: Head) -> Result<()> {
+        self.catalog.note_head(repository, signer, head.seq, head.refs)
     }
 }

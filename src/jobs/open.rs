@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::known::CatalogIndex;
 use crate::{
     catalog::Catalog,
-    crypt::{Identities, SigningKey, TrustedKeys},
+    crypt::{Identities, SigningKey, Trust},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     policy::Stack,
@@ -30,7 +30,8 @@ impl Opening {
     pub fn new(stack: &Stack, monitor: &SharedMonitor) -> Result<Self> {
         let repository = &stack.repository;
         let store = store::open(&repository.place.store, &repository.place.resolve()?)?;
-        let trusted = TrustedKeys::parse(&repository.settings.signers)?;
+        let settings = &repository.settings;
+        let trust = Trust::parse(&settings.signers, &settings.maintainers, &settings.revoked_after())?;
         let (catalog, was_broken) = open_catalog(stack, monitor)?;
         if was_broken {
             let what = "the catalog was broken and is made again from the repository".to_owned();
@@ -38,7 +39,8 @@ impl Opening {
         }
         let catalog = Arc::new(catalog);
         let known = Arc::new(CatalogIndex::new(catalog.clone()));
-        let place = Place { get: store.get.clone(), trusted, known, shown: store.place.clone() };
+        let witness = known.clone();
+        let place = Place { get: store.get.clone(), trust, known, witness, shown: store.place.clone() };
         Ok(Self { store, catalog, place })
     }
 

@@ -1,22 +1,30 @@
 //! The end of a backup: what tells of the packs, in the order that makes a snapshot exist.
 //!
-//! *Order.* packs → index → manifest → refs → signature; each is put only after the one before it lies in the
-//! store. A long run puts an index now and then, so that what it has stored is found should it die.
+//! *Order.* packs → index → manifest → refs → fence → signature; each is put only after the one before it lies in
+//! the store. A long run puts an index now and then, so that what it has stored is found should it die. After the
+//! signature the run makes sure that nobody took it for dead meanwhile; then it reports.
 //!
-//! *Crash.* Before the last put there is no snapshot. An index without its signature is not used; one with it
+//! *Crash.* Before the signature there is no snapshot. An index without its signature is not used; one with it
 //! tells of packs that are there.
 //!
 //! *Limits.* An index is due after [`PACKS_PER_INDEX`] packs; one object tells of at most [`CHUNKS_PER_INDEX`]
 //! chunks, unless a single pack has more.
 
-use std::{collections::BTreeMap, sync::PoisonError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+};
 
+use chrono::{DateTime, Duration, Utc};
 use sha2::{Digest, Sha256};
 
 use super::{
     Append, Repository,
     format::{self, FORMAT, Manifest, PackRecord, Refs, Status, layout},
-    writer::{Committed, Label, SnapshotWriter},
+    marks,
+    survey::Ledger,
+    witness::Head,
+    writer::{Committed, Label, Session, SnapshotWriter},
 };
 use crate::{
     error::{Context, ExitCode, Result},
@@ -29,6 +37,10 @@ use crate::{
 pub const PACKS_PER_INDEX: usize = 16;
 /// Chunks that one index object tells of; a line has about 130 bytes for each.
 pub const CHUNKS_PER_INDEX: usize = 1 << 18;
+/// How often a long run says that it is still at work, at most.
+const MARK_EVERY: Duration = Duration::hours(1);
+/// A pack of which a snapshot uses less than this share is left to die: what is used of it is stored anew.
+const THIN_PERCENT: u64 = 30;
 
 /// What a run has in the store so far.
 #[derive(Default)]
@@ -39,6 +51,8 @@ pub(super) struct Stored {
     packs: BTreeMap<PackId, u64>,
     /// The number of the next index object.
     next_index: u32,
+    /// The number of the next mark of the session, and when the last one was put.
+    marks: (u32, Option<DateTime<Utc>>),
 }
 
 impl Stored {
@@ -58,7 +72,27 @@ impl SnapshotWriter<'_> {
         if stored.waiting.len() < PACKS_PER_INDEX {
             return Ok(());
         }
-        self.repository.put_indexes(self.id.as_str(), &mut stored).await
+        self.repository.put_indexes(self.id.as_str(), &mut stored).await?;
+        self.mark(&mut stored).await
+    }
+
+    /// Says that this run is at work: what it stores is not garbage. Advice; the fence does not rely on it.
+    pub(super) async fn mark(&self, stored: &mut Stored) -> Result<()> {
+        let now = self.ground.clock.now();
+        let (number, last) = stored.marks;
+        if last.is_some_and(|last| now < last + MARK_EVERY) {
+            return Ok(());
+        }
+        stored.marks = (number + 1, Some(now));
+        let mark = marks::SessionMark {
+            format: FORMAT,
+            kind: marks::SessionKind::Backup,
+            generation: self.repository.access.standing.generation,
+            snapshots: BTreeSet::new(),
+        };
+        let (core, put) = (&self.repository.core, &self.repository.access.put);
+        core.put(put.as_ref(), &marks::session(&self.id, number), format::write(&mark).into()).await?;
+        Ok(())
     }
 
     /// Writes the rest and signs: the snapshot exists when this returns. `failed` names the sources that should
@@ -70,7 +104,9 @@ impl SnapshotWriter<'_> {
         stored.take_in(meta.finish().await?);
         repository.put_indexes(id.as_str(), &mut stored).await?;
         let (added_bytes, added_packs) = (stored.packs.values().sum(), stored.packs.len() as u64);
-        let mut packs = session.into_inner().unwrap_or_else(PoisonError::into_inner).used;
+        let Session { used, used_bytes, .. } = session.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let thin = repository.thin(&used_bytes)?;
+        let mut packs = used;
         packs.append(&mut stored.packs);
         let partial = !failed.is_empty() || sources.iter().any(|source| !source.problems.is_empty());
         let status = if partial { Status::Partial } else { Status::Complete };
@@ -83,7 +119,7 @@ impl SnapshotWriter<'_> {
             began,
             ended: ground.clock.now(),
             tag: label.tag,
-            pin: label.pin,
+            pin: label.pin.clone(),
             sources: sources.clone(),
             failed,
         };
@@ -101,10 +137,12 @@ impl SnapshotWriter<'_> {
             manifest,
             manifest_size_bytes,
             packs,
+            pinned: Some(label.pin.is_some()),
+            config: repository.core.config.revision,
         };
-        repository.put_refs(&refs).await?;
+        repository.put_refs(&refs, &monitor).await?;
         monitor.event(Event::Committed { snapshot: id.clone() });
-        Ok(Committed { id, status, sources, added_bytes, added_packs })
+        Ok(Committed { id, status, sources, added_bytes, added_packs, thin })
     }
 }
 
@@ -124,9 +162,10 @@ impl Repository<Append> {
             });
             let sealed = self.access.meta_to.seal(&format::pack_meta(&lines.collect::<Vec<u8>>())?)?;
             let signature = self.access.signing.sign(&sealed, &format!("lifeboat index {key}"))?;
-            self.access.put.put(&key, sealed.into()).await?;
-            self.access.put.put(&layout::signature(&key), signature.into()).await?;
-            self.core.known.add(&key, records)?;
+            let put = self.access.put.as_ref();
+            self.core.put(put, &key, sealed.into()).await?;
+            self.core.put(put, &layout::signature(&key), signature.into()).await?;
+            self.core.known.add(&key, &self.access.signing.public(), records)?;
             stored.waiting.drain(..count);
         }
         Ok(())
@@ -135,7 +174,8 @@ impl Repository<Append> {
     async fn put_manifest(&self, manifest: &Manifest) -> Result<(PackId, u64)> {
         let sealed = self.access.meta_to.seal(&format::pack_meta(&format::write(manifest))?)?;
         let (digest, size_bytes) = (PackId(Sha256::digest(&sealed).into()), sealed.len() as u64);
-        self.access.put.put(&layout::manifest(&manifest.snapshot), sealed.into()).await?;
+        let put = self.access.put.as_ref();
+        self.core.put(put, &layout::manifest(&manifest.snapshot), sealed.into()).await?;
         Ok((digest, size_bytes))
     }
 
@@ -143,17 +183,29 @@ impl Repository<Append> {
     /// be believed are told and do not keep a backup from being made: it is the next thing that can help.
     async fn chain_head(&self, monitor: &SharedMonitor) -> Result<(u64, Option<PackId>)> {
         let mine = self.access.signing.public();
-        let (good, bad) = self.core.survey().await?;
-        for (_, failure) in bad {
+        let seen = self.core.witness.heads(&self.core.config.repository)?.remove(&mine);
+        // A host that remembers its last commit need not read every tombstone there ever was.
+        let ledger = match seen {
+            Some(_) => Ledger { survey: self.core.survey().await?, ..Ledger::default() },
+            None => self.core.commits().await?,
+        };
+        for (_, failure) in &ledger.survey.bad {
             let hint = failure.hints().first().map(String::as_str);
             monitor.warn(None, failure.chain().join(": "), hint);
         }
-        let own = good.into_iter().filter(|one| one.signer == mine);
-        Ok(own.max_by_key(|one| one.refs.seq).map_or((0, None), |one| (one.refs.seq, Some(one.digest))))
+        // What is forgotten was a commit too: numbers are not given twice. Nor is the number of one that only this
+        // host has seen: that it is gone must stay visible.
+        let there = ledger.survey.good.iter().chain(&ledger.survey.forgotten);
+        let own = there.filter(|one| one.signer == mine).map(|one| (one.refs.seq, one.digest));
+        let gone = ledger.tombstones.iter().chain(&ledger.explanations).filter_map(|t| t.commit.as_ref());
+        let gone = gone.filter(|commit| commit.signer == mine).map(|commit| (commit.seq, commit.refs));
+        let seen = seen.map(|seen| (seen.seq, seen.refs));
+        let head = own.chain(gone).chain(seen).max_by_key(|(seq, _)| *seq);
+        Ok(head.map_or((0, None), |(seq, refs)| (seq, Some(refs))))
     }
 
-    /// Puts the refs and then their signature: from here on the snapshot exists.
-    async fn put_refs(&self, refs: &Refs) -> Result<()> {
+    /// Puts the refs, passes the fence, and puts the signature: from here on the snapshot exists.
+    async fn put_refs(&self, refs: &Refs, monitor: &SharedMonitor) -> Result<()> {
         let key = layout::refs(&refs.snapshot, refs.revision);
         let bytes = serde_json::to_vec_pretty(refs)
             .failed(ExitCode::Failed, || format!("`{key}` cannot be written"))?;
@@ -162,9 +214,26 @@ impl Repository<Append> {
             refs.repository, refs.snapshot, refs.seq
         );
         let signature = self.access.signing.sign(&bytes, &comment)?;
-        self.access.put.put(&key, bytes.into()).await?;
-        self.access.put.put(&layout::signature(&key), signature.into()).await?;
-        Ok(())
+        let head = Head { seq: refs.seq, refs: PackId(Sha256::digest(&bytes).into()) };
+        let put = self.access.put.as_ref();
+        self.core.put(put, &key, bytes.into()).await?;
+        self.core.pass_fence(refs, self.access.standing.generation, self.access.patience, monitor).await?;
+        self.core.put(put, &layout::signature(&key), signature.into()).await?;
+        self.confirm(refs).await?;
+        self.core.witness.saw_head(&refs.repository, &self.access.signing.public(), head)
+    }
+
+    /// Returns the packs of which a snapshot uses little.
+    fn thin(&self, used_bytes: &BTreeMap<PackId, u64>) -> Result<BTreeSet<PackId>> {
+        let mut thin = BTreeSet::new();
+        for (pack, used) in used_bytes {
+            let Some(map) = self.core.known.pack(pack)? else { continue };
+            let all: u64 = map.frames.iter().map(|frame| u64::from(frame.plain_bytes)).sum();
+            if used * 100 < all * THIN_PERCENT {
+                thin.insert(*pack);
+            }
+        }
+        Ok(thin)
     }
 }
 

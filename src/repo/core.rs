@@ -2,80 +2,75 @@
 //!
 //! *Order.* A signature is checked before what it signs is parsed, the hash of a manifest before it is opened.
 //! *Crash.* Nothing here changes the store.
-//!
-//! *Limits.* [`REFS_AT_ONCE`] refs are read at the same time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures_util::{StreamExt, stream};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::{
     Place,
     format::{self, Config, Manifest, PackRecord, Refs, layout},
     index::KnownChunks,
+    witness::Witness,
 };
 use crate::{
-    crypt::{Identities, TrustedKeys},
+    crypt::{Identities, Trust, TrustedKeys, Verified},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    names::{Key, PackId, SnapshotId},
-    store::{Get, StoreError},
+    names::{Key, PackId},
+    store::{Get, Put, StoreError},
 };
-
-/// Refs that are read at the same time.
-const REFS_AT_ONCE: usize = 8;
 
 /// What every holder has.
 pub(crate) struct Core {
     pub(super) get: Arc<dyn Get>,
+    /// The config in force.
     pub(super) config: Config,
-    pub(super) trusted: TrustedKeys,
+    /// Those that were in force before, the oldest first.
+    pub(super) older_configs: Vec<Config>,
+    pub(super) trust: Trust,
     pub(super) known: Arc<dyn KnownChunks>,
+    pub(super) witness: Arc<dyn Witness>,
     /// Indexes that are not believed, and why; told when a chunk cannot be found.
     left_out: Mutex<BTreeMap<Key, String>>,
 }
 
-/// Refs whose signature was checked.
-pub(super) struct SignedRefs {
-    pub(super) refs: Refs,
-    /// SHA-256 of their bytes.
-    pub(super) digest: PackId,
-    /// Who signed.
-    pub(super) signer: String,
-}
-
-/// The snapshots to be believed, oldest first, and refs that are signed and not to be believed.
-pub(super) type Survey = (Vec<SignedRefs>, Vec<(Key, Failure)>);
-
 impl Core {
-    /// Reads and checks the config.
+    /// Reads and checks the configs; the one with the highest revision is in force.
+    ///
+    /// One that this host has seen and that is gone is tampering: the store was set back, and with it who can
+    /// read what is stored from now on.
     pub(super) async fn open(place: Place) -> Result<Arc<Self>> {
-        let Place { get, trusted, known, shown } = place;
-        let bytes = match get.get(&layout::config(), None).await {
-            Ok(bytes) => bytes,
-            Err(StoreError::NotFound { .. }) => {
-                return Err(Failure::new(
-                    ExitCode::NoRepository,
-                    format!("there is no repository at `{shown}`"),
-                )
-                .hint("Check that its disk is mounted and that [repository] in the policy names the right place.")
-                .hint("If there never was one, `lifeboat init` makes it."));
-            }
-            Err(other) => return Err(other.into()),
-        };
-        // The version comes before the signature: a newer format may sign in another way.
-        let config = Config::parse(&bytes)?;
-        let signature = text_of(get.as_ref(), &layout::signature(&layout::config())).await?;
-        trusted.verify(&bytes, &signature, layout::CONFIG).map_err(|failure| {
-            failure
-                .hint("Or `signers` in the policy is not the key that made the repository: see signing.pub.")
-        })?;
-        config.check()?;
-        Ok(Arc::new(Self { get, config, trusted, known, left_out: Mutex::default() }))
+        let Place { get, trust, known, witness, shown } = place;
+        let (config, older_configs) = read_configs(get.as_ref(), &trust, &shown).await?;
+        if let Some(seen) = witness.config(&config.repository)?.filter(|seen| *seen > config.revision) {
+            let what = format!(
+                "the config of the repository is revision {}, and this host has seen revision {seen}",
+                config.revision
+            );
+            return Err(Failure::new(ExitCode::Tampering, what).hint(
+                "Somebody set the store back. Keep it as it is and look into it; other copies may be newer.",
+            ));
+        }
+        witness.saw_config(&config.repository, config.revision)?;
+        Ok(Arc::new(Self { get, config, older_configs, trust, known, witness, left_out: Mutex::default() }))
+    }
+
+    /// Returns all whom data was ever sealed to.
+    pub(super) fn data_recipients_ever(&self) -> BTreeSet<&str> {
+        let all = self.older_configs.iter().chain([&self.config]);
+        all.flat_map(|config| config.data_recipients.iter().map(String::as_str)).collect()
+    }
+
+    /// Returns all whom indexes were ever sealed to.
+    pub(super) fn index_recipients_ever(&self) -> BTreeSet<&str> {
+        let all = self.older_configs.iter().chain([&self.config]);
+        all.flat_map(|config| config.index_recipients.iter().map(String::as_str)).collect()
     }
 
     /// Takes in what the store has and the local index has not, and forgets packs that are gone.
@@ -83,10 +78,13 @@ impl Core {
     /// An index object that is not signed by a trusted key is not believed: it could send the deduplication
     /// to packs that hold nothing.
     pub(super) async fn refresh(&self, identities: &Identities, monitor: &SharedMonitor) -> Result<()> {
+        let there = self.packs().await?;
+        // First, so that the index of a pack that came back is read again.
+        self.known.retain(&there)?;
         let known = self.known.origins()?;
         for key in self.signed(layout::INDEX).await?.iter().filter(|key| !known.contains(*key)) {
             match self.read_index(key, identities).await {
-                Ok(records) => self.known.add(key, &records)?,
+                Ok((records, signer)) => self.known.add(key, &signer, &records)?,
                 Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
                 Err(failure) => {
                     let why = format!("index `{key}` is left out: {}", failure.chain().join(": "));
@@ -95,7 +93,7 @@ impl Core {
                 }
             }
         }
-        self.known.retain(&self.packs().await?)
+        self.known.retain(&there)
     }
 
     /// Returns why indexes were left out.
@@ -123,11 +121,22 @@ impl Core {
         Ok(packs.collect())
     }
 
-    /// Reads an index object: signature, then what it says, then whether that can be true.
-    pub(super) async fn read_index(&self, key: &Key, identities: &Identities) -> Result<Vec<PackRecord>> {
+    /// Reads an index object: signature, then what it says, then whether that can be true. Returns its signer
+    /// too.
+    pub(super) async fn read_index(
+        &self,
+        key: &Key,
+        identities: &Identities,
+    ) -> Result<(Vec<PackRecord>, String)> {
         let sealed = self.get.get(key, None).await?;
         let signature = text_of(self.get.as_ref(), &layout::signature(key)).await?;
-        self.trusted.verify(&sealed, &signature, key.as_str())?;
+        let signer = self.trust.writers.verify(&sealed, &signature, key.as_str())?.signer;
+        if self.trust.revoked.contains_key(&signer) && !self.is_of_believed_snapshot(key, &signer).await? {
+            let what = format!("`{key}` is signed by a revoked key");
+            return Err(
+                Failure::new(ExitCode::Tampering, what).hint("It tells of nothing that was made before.")
+            );
+        }
         let plain = format::unpack_meta(&identities.open(&sealed, key.as_str())?, key.as_str())?;
         let lines = plain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let read = |line: &[u8]| {
@@ -135,56 +144,38 @@ impl Core {
             record.check()?;
             Ok(record)
         };
-        lines.map(read).collect()
+        Ok((lines.map(read).collect::<Result<_>>()?, signer))
     }
 
-    /// Reads the newest refs of every committed snapshot. Those that are forged or broken hide no others.
-    pub(super) async fn survey(&self) -> Result<Survey> {
-        let mut newest: BTreeMap<SnapshotId, u32> = BTreeMap::new();
-        for (id, revision) in self.signed(layout::REFS).await?.iter().filter_map(layout::refs_of) {
-            let seen = newest.entry(id).or_default();
-            *seen = revision.max(*seen);
-        }
-        let reads = newest.iter().map(|(id, revision)| async move {
-            (layout::refs(id, *revision), self.read_refs(id, *revision).await)
-        });
-        let mut reads = stream::iter(reads).buffered(REFS_AT_ONCE);
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
-        while let Some((key, read)) = reads.next().await {
-            match read {
-                Ok(refs) => good.push(refs),
-                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
-                Err(failure) => bad.push((key, failure)),
-            }
-        }
-        // The id tells the second only; two snapshots of one second stand in the order of their beginning.
-        good.sort_by_key(|signed: &SignedRefs| (signed.refs.began, signed.refs.seq));
-        Ok((good, bad))
-    }
-
-    /// Reads the newest refs of one snapshot; what other refs look like does not matter.
-    pub(super) async fn refs_of(&self, id: &SnapshotId) -> Result<SignedRefs> {
-        let signed = self.signed(&format!("{}{id}.", layout::REFS)).await?;
-        match signed.iter().filter_map(layout::refs_of).map(|(_, revision)| revision).max() {
-            Some(revision) => self.read_refs(id, revision).await,
-            None => Err(Failure::new(ExitCode::Usage, format!("there is no snapshot `{id}`"))
-                .hint("`lifeboat snapshots` lists them.")),
+    /// Returns whether an index is of a run whose snapshot is believed: of a key that was revoked only those are.
+    async fn is_of_believed_snapshot(&self, key: &Key, signer: &str) -> Result<bool> {
+        let Some(snapshot) = layout::index_of(key) else { return Ok(false) };
+        match self.refs_of(&snapshot).await {
+            Ok(one) => Ok(one.signer == signer),
+            Err(failure) if failure.exit() == ExitCode::StoreDown => Err(failure),
+            Err(_) => Ok(false),
         }
     }
 
-    async fn read_refs(&self, id: &SnapshotId, revision: u32) -> Result<SignedRefs> {
-        let key = layout::refs(id, revision);
-        let bytes = self.get.get(&key, None).await?;
-        let signature = text_of(self.get.as_ref(), &layout::signature(&key)).await?;
-        let verified = self.trusted.verify(&bytes, &signature, key.as_str())?;
-        let refs: Refs = format::parse(&bytes, key.as_str())?;
-        if refs.snapshot != *id || refs.revision != revision || refs.repository != self.config.repository {
-            let what = format!("`{key}` was signed for another snapshot or repository");
-            return Err(Failure::new(ExitCode::Tampering, what)
-                .hint("Somebody moved or copied it there. Keep the store as it is and look into it."));
+    /// Reads an object whose signature lies beside it.
+    pub(super) async fn read_signed<T: DeserializeOwned>(
+        &self,
+        key: &Key,
+        trusted: &TrustedKeys,
+    ) -> Result<(T, PackId, Verified)> {
+        let bytes = self.get.get(key, None).await?;
+        let signature = text_of(self.get.as_ref(), &layout::signature(key)).await?;
+        let verified = trusted.verify(&bytes, &signature, key.as_str())?;
+        Ok((format::parse(&bytes, key.as_str())?, PackId(Sha256::digest(&bytes).into()), verified))
+    }
+
+    /// Puts an object whose name nobody else uses. That it is there already with these very bytes is no mistake:
+    /// a put below us was tried again after its answer was lost.
+    pub(super) async fn put(&self, put: &dyn Put, key: &Key, bytes: Bytes) -> Result<(), StoreError> {
+        match put.put(key, bytes.clone()).await {
+            Err(StoreError::Exists { .. }) if self.get.get(key, None).await? == bytes => Ok(()),
+            other => other,
         }
-        format::check_version(refs.format, &format!("`{key}`"))?;
-        Ok(SignedRefs { refs, digest: PackId(Sha256::digest(&bytes).into()), signer: verified.signer })
     }
 
     /// Reads the manifest that `refs` name.
@@ -208,8 +199,64 @@ impl Core {
     }
 }
 
+/// Reads every config of the repository: the one in force, and those before it.
+async fn read_configs(get: &dyn Get, trust: &Trust, shown: &str) -> Result<(Config, Vec<Config>)> {
+    let no_repository = || {
+        Failure::new(ExitCode::NoRepository, format!("there is no repository at `{shown}`"))
+            .hint("Check that its disk is mounted and that [repository] in the policy names the right place.")
+            .hint("If there never was one, `lifeboat init` makes it.")
+    };
+    // Asked for by name first: a folder that is not there is an error to a listing.
+    if get.size(&layout::config()).await?.is_none() {
+        return Err(no_repository());
+    }
+    let listed = get.list(layout::CONFIG_PREFIX).await?;
+    let mut revisions: Vec<u32> = listed.iter().filter_map(|object| layout::config_of(&object.key)).collect();
+    revisions.sort_unstable();
+    let mut configs: Vec<Config> = Vec::new();
+    for revision in revisions {
+        let config = read_config(get, trust, revision).await?;
+        if configs
+            .first()
+            .is_some_and(|first| first.repository != config.repository || !config.cuts_like(first))
+        {
+            let what = format!("`{}` is not of this repository", layout::config_revision(revision));
+            return Err(Failure::new(ExitCode::Tampering, what)
+                .hint("Somebody moved or copied it there. Keep the store as it is and look into it."));
+        }
+        configs.push(config);
+    }
+    let config = configs.pop().ok_or_else(no_repository)?;
+    Ok((config, configs))
+}
+
+/// Reads one config. The first one is signed by whoever made the repository; who changes it must be allowed to
+/// forget snapshots as well, for to change who can read is as grave.
+async fn read_config(get: &dyn Get, trust: &Trust, revision: u32) -> Result<Config> {
+    let key = layout::config_revision(revision);
+    let bytes = get.get(&key, None).await?;
+    // The version comes before the signature: a newer format may sign in another way.
+    let config = Config::parse(&bytes)?;
+    let signature = text_of(get, &layout::signature(&key)).await?;
+    let by_maintainer = trust.maintainers.verify(&bytes, &signature, key.as_str());
+    match by_maintainer {
+        Err(_) if revision == 0 => trust.writers.verify(&bytes, &signature, key.as_str()),
+        other => other,
+    }
+    .map_err(|failure| {
+        failure.hint("Or `signers` in the policy is not the key that made the repository: see signing.pub.")
+    })?;
+    if config.revision != revision {
+        let what = format!("`{key}` was signed as revision {}", config.revision);
+        return Err(Failure::new(ExitCode::Tampering, what)
+            .hint("Somebody moved or copied it there. Keep the store as it is and look into it."));
+    }
+    config.check()?;
+    Ok(config)
+}
+
 /// Reads a small text object that belongs to another one.
-async fn text_of(get: &dyn Get, key: &Key) -> Result<String> {
+pub(super) async fn text_of(get: &dyn Get, key: &Key) -> Result<String> {
     match get.get(key, None).await {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(StoreError::NotFound { .. }) => Err(Failure::new(

@@ -1,6 +1,6 @@
 //! Everything that lies in a store, as types: the format of version 1. `docs/FORMAT.md` tells it in words.
 //!
-//! Readers accept exactly [`FORMAT`]; a newer number is refused with the number in the text. Unknown fields
+//! Readers accept [`FORMAT_MIN`] to [`FORMAT`]; a newer number is refused with the number in the text. Unknown fields
 //! are refused too: what a reader does not know it cannot keep.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,9 @@ use crate::{
 };
 
 /// The format's version. Every change of what lies in a store raises it.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// The oldest version that is read. Version 1 knew no prune: refs did not tell what is pinned.
+pub const FORMAT_MIN: u32 = 1;
 
 /// zstd level of the small metadata objects.
 const META_LEVEL: i32 = 3;
@@ -28,7 +30,7 @@ pub const FRAME_BYTES_MAX: usize = 24 << 20;
 /// Bytes that the age header of a pack may have; sixteen recipients need 1,800.
 const HEAD_BYTES_MAX: u64 = 64 << 10;
 
-/// `config.json`: what a repository is. Signed, in the clear.
+/// `config.json`, later `config.r<revision>.json`: what a repository is. Signed, in the clear.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -48,6 +50,9 @@ pub struct Config {
     pub signers: Vec<String>,
     /// Bytes at which a pack is closed.
     pub pack_size_bytes: u64,
+    /// Counts up when readers change; the highest one is in force.
+    #[serde(default)]
+    pub revision: u32,
 }
 
 /// How chunks are cut.
@@ -93,6 +98,12 @@ pub struct Refs {
     pub manifest_size_bytes: u64,
     /// Every pack that a chunk of this snapshot is in, with its size.
     pub packs: BTreeMap<PackId, u64>,
+    /// Whether it is kept for ever; the reason is in the manifest. Unknown in version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<bool>,
+    /// The revision of the config that it was made with: an older one that comes back is noticed.
+    #[serde(default)]
+    pub config: u32,
 }
 
 /// Whether a snapshot holds all that its sources announced.
@@ -271,7 +282,9 @@ pub struct ChunkRecord {
 pub mod layout {
     use super::{Key, PackId, SnapshotId};
 
-    /// The config object.
+    /// What the names of configs begin with.
+    pub const CONFIG_PREFIX: &str = "config.";
+    /// The first config.
     pub const CONFIG: &str = "config.json";
     /// Where packs are.
     pub const PACKS: &str = "packs/";
@@ -293,6 +306,21 @@ pub mod layout {
         key(CONFIG)
     }
 
+    /// `config.json`, or `config.r<revision>.json` for a later one.
+    pub fn config_revision(revision: u32) -> Key {
+        if revision == 0 { config() } else { key(&format!("{CONFIG_PREFIX}r{revision}.json")) }
+    }
+
+    /// The revision that `key` names.
+    pub fn config_of(key: &Key) -> Option<u32> {
+        if key.as_str() == CONFIG {
+            return Some(0);
+        }
+        let revision = key.as_str().strip_prefix(CONFIG_PREFIX)?.strip_prefix('r')?.strip_suffix(".json")?;
+        let revision = revision.parse().ok()?;
+        (config_revision(revision) == *key).then_some(revision)
+    }
+
     /// `packs/ab/ab….tar.zst.age`.
     pub fn pack(id: PackId) -> Key {
         let id = id.to_string();
@@ -311,6 +339,12 @@ pub mod layout {
         key(&format!("{INDEX}{session}-{number}.jsonl.zst.age"))
     }
 
+    /// The run that put the index `key`.
+    pub fn index_of(key: &Key) -> Option<SnapshotId> {
+        let name = key.as_str().strip_prefix(INDEX)?.strip_suffix(".jsonl.zst.age")?;
+        SnapshotId::new(name.rsplit_once('-')?.0).ok()
+    }
+
     /// `manifests/<snapshot>.json.zst.age`.
     pub fn manifest(snapshot: &SnapshotId) -> Key {
         key(&format!("{MANIFESTS}{snapshot}.json.zst.age"))
@@ -327,6 +361,11 @@ pub mod layout {
         let (snapshot, revision) = name.split_once(".r")?;
         let (snapshot, revision) = (SnapshotId::new(snapshot).ok()?, revision.parse().ok()?);
         (refs(&snapshot, revision) == *key).then_some((snapshot, revision))
+    }
+
+    /// What `key` is the signature of, if it is one.
+    pub fn signed_by(key: &Key) -> Option<Key> {
+        Key::new(key.as_str().strip_suffix(SIGNATURE)?).ok()
     }
 
     /// The signature of `of`.
@@ -354,6 +393,15 @@ impl Config {
         parse(bytes, layout::CONFIG)
     }
 
+    /// Returns whether chunks are cut as `other` says: no revision may change that.
+    pub fn cuts_like(&self, other: &Self) -> bool {
+        let sizes = |config: &Self| {
+            let ChunkerConfig { algorithm, min_bytes, avg_bytes, max_bytes, .. } = config.chunker.clone();
+            (algorithm, min_bytes, avg_bytes, max_bytes)
+        };
+        sizes(self) == sizes(other)
+    }
+
     /// Checks the numbers that memory depends on.
     pub fn check(&self) -> Result<()> {
         if (1..=PACK_SIZE_BYTES_MAX).contains(&self.pack_size_bytes) {
@@ -366,10 +414,10 @@ impl Config {
 
 /// Refuses a version that this program does not read; `what` has it.
 pub(super) fn check_version(format: u32, what: &str) -> Result<()> {
-    if format == FORMAT {
+    if (FORMAT_MIN..=FORMAT).contains(&format) {
         return Ok(());
     }
-    let what = format!("{what} has format {format}, this lifeboat reads format {FORMAT}");
+    let what = format!("{what} has format {format}, this lifeboat reads formats {FORMAT_MIN} to {FORMAT}");
     Err(Failure::new(ExitCode::NoRepository, what)
         .hint("Use the lifeboat that wrote it, or a newer one; RECOVERY.md works without any."))
 }
@@ -444,9 +492,9 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_told_from_a_broken_one() {
-        let newer = Config::parse(br#"{"format": 2, "something": "new"}"#).unwrap_err();
+        let newer = Config::parse(br#"{"format": 3, "something": "new"}"#).unwrap_err();
         assert_eq!(newer.exit(), ExitCode::NoRepository);
-        assert!(newer.to_string().contains("format 2"));
+        assert!(newer.to_string().contains("format 3"));
         assert_eq!(Config::parse(b"{").unwrap_err().exit(), ExitCode::Damage);
     }
 

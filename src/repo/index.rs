@@ -8,6 +8,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use chrono::{DateTime, Utc};
+
 use super::format::{FrameRecord, PackKind, PackRecord};
 use crate::{
     error::Result,
@@ -42,33 +44,51 @@ pub struct PackMap {
 
 /// Remembers which chunks are in which packs.
 pub trait KnownChunks: Send + Sync {
-    /// Returns where `id` is, in a pack of `kind` if one is asked for.
+    /// Returns where `id` is, in a pack of `kind` if one is asked for, and only in packs that a new snapshot may
+    /// rely on: see [`Self::rely_on`], [`Self::distrust`] and [`Self::retire`].
     fn find(&self, id: &ChunkId, kind: Option<PackKind>) -> Result<Option<Location>>;
 
     /// Returns every place of `id` in packs of `kind`, the best one first: a reader tries the next one when a
     /// pack turns out to be damaged.
-    fn locations(&self, id: &ChunkId, kind: PackKind) -> Result<Vec<Location>> {
-        Ok(self.find(id, Some(kind))?.into_iter().collect())
-    }
+    fn locations(&self, id: &ChunkId, kind: PackKind) -> Result<Vec<Location>>;
+
+    /// Says who asks from now on, and which packs are condemned: [`Self::find`] names packs of that writer, and
+    /// packs of others only when they were opened and found right, and never a condemned one.
+    fn rely_on(&self, writer: &str, condemned: &BTreeSet<PackId>) -> Result<()>;
 
     /// Takes notice that these packs were read and are damaged: from now on [`Self::find`] sends no writer to
     /// them, so that the next backup stores anew what is in them. Readers may still try them, last.
-    fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()> {
-        let _ = packs;
-        Ok(())
-    }
+    fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()>;
+
+    /// Takes notice that little of these packs is used: [`Self::find`] sends no writer to them any more, so that
+    /// they die with the snapshots that need them.
+    fn retire(&self, packs: &BTreeSet<PackId>) -> Result<()>;
+
+    /// Returns the packs that are distrusted or retired.
+    fn avoided(&self) -> Result<BTreeSet<PackId>>;
+
+    /// Takes notice that a pack was read whole at `at` and is right; `opened` tells whether its chunks were hashed
+    /// or only its name.
+    fn note_read(&self, pack: &PackId, at: DateTime<Utc>, opened: bool) -> Result<()>;
+
+    /// Returns when packs were last read and found right; those that never were are left out.
+    fn last_read(&self) -> Result<BTreeMap<PackId, DateTime<Utc>>>;
 
     /// Returns how to read from a pack.
     fn pack(&self, id: &PackId) -> Result<Option<Arc<PackMap>>>;
 
-    /// Takes in the packs that the index object `origin` tells of. A pack that is known already stays as it is.
-    fn add(&self, origin: &Key, packs: &[PackRecord]) -> Result<()>;
+    /// Takes in the packs that the index object `origin` by `writer` tells of. A pack that is known already stays
+    /// as it is.
+    fn add(&self, origin: &Key, writer: &str, packs: &[PackRecord]) -> Result<()>;
+
+    /// Returns the index objects that were taken in, with the packs that each tells of, also those that are gone.
+    fn told(&self) -> Result<BTreeMap<Key, BTreeSet<PackId>>>;
 
     /// Returns the index objects that were taken in.
     fn origins(&self) -> Result<BTreeSet<Key>>;
 
-    /// Forgets every pack that is not among `there` with that very size, and the origins that told of it: when
-    /// a pack comes back, its index object is read again.
+    /// Forgets every pack that is not among `there` with that very size. An origin that told of a pack which is
+    /// there and unknown is forgotten too: the pack came back, so its index object is read again.
     fn retain(&self, there: &BTreeMap<PackId, u64>) -> Result<()>;
 }
 
@@ -79,9 +99,13 @@ pub struct MemoryIndex(Mutex<Maps>);
 #[derive(Default)]
 struct Maps {
     chunks: HashMap<ChunkId, Vec<Location>>,
-    packs: HashMap<PackId, Arc<PackMap>>,
-    origins: BTreeMap<Key, Vec<PackId>>,
+    packs: HashMap<PackId, (Arc<PackMap>, String)>,
+    origins: BTreeMap<Key, BTreeMap<PackId, u64>>,
     distrusted: BTreeSet<PackId>,
+    retired: BTreeSet<PackId>,
+    condemned: BTreeSet<PackId>,
+    writer: Option<String>,
+    read: BTreeMap<PackId, (DateTime<Utc>, bool)>,
 }
 
 impl MemoryIndex {
@@ -94,16 +118,23 @@ impl Maps {
     fn places<'a>(&'a self, id: &ChunkId, kind: Option<PackKind>) -> impl Iterator<Item = &'a Location> {
         let fits = move |at: &&Location| {
             let pack = self.packs.get(&at.pack);
-            pack.is_some_and(|pack| kind.is_none_or(|kind| pack.kind == kind))
+            pack.is_some_and(|(pack, _)| kind.is_none_or(|kind| pack.kind == kind))
         };
         self.chunks.get(id).into_iter().flatten().filter(fits)
+    }
+
+    fn may_rely_on(&self, pack: &PackId) -> bool {
+        let shunned = [&self.distrusted, &self.retired, &self.condemned].iter().any(|set| set.contains(pack));
+        let by = self.packs.get(pack).map(|(_, writer)| writer);
+        let own = self.writer.is_none() || self.writer.as_ref() == by;
+        !shunned && (own || self.read.get(pack).is_some_and(|(_, opened)| *opened))
     }
 }
 
 impl KnownChunks for MemoryIndex {
     fn find(&self, id: &ChunkId, kind: Option<PackKind>) -> Result<Option<Location>> {
         let maps = self.maps();
-        let found = maps.places(id, kind).find(|at| !maps.distrusted.contains(&at.pack)).copied();
+        let found = maps.places(id, kind).find(|at| maps.may_rely_on(&at.pack)).copied();
         Ok(found)
     }
 
@@ -114,16 +145,45 @@ impl KnownChunks for MemoryIndex {
         Ok(all)
     }
 
+    fn rely_on(&self, writer: &str, condemned: &BTreeSet<PackId>) -> Result<()> {
+        let mut maps = self.maps();
+        maps.writer = Some(writer.to_owned());
+        maps.condemned.clone_from(condemned);
+        Ok(())
+    }
+
     fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()> {
         self.maps().distrusted.extend(packs);
         Ok(())
     }
 
-    fn pack(&self, id: &PackId) -> Result<Option<Arc<PackMap>>> {
-        Ok(self.maps().packs.get(id).cloned())
+    fn retire(&self, packs: &BTreeSet<PackId>) -> Result<()> {
+        self.maps().retired.extend(packs);
+        Ok(())
     }
 
-    fn add(&self, origin: &Key, packs: &[PackRecord]) -> Result<()> {
+    fn avoided(&self) -> Result<BTreeSet<PackId>> {
+        let maps = self.maps();
+        Ok(maps.distrusted.union(&maps.retired).copied().collect())
+    }
+
+    fn note_read(&self, pack: &PackId, at: DateTime<Utc>, opened: bool) -> Result<()> {
+        let mut maps = self.maps();
+        let was_opened = maps.read.get(pack).is_some_and(|(_, opened)| *opened);
+        maps.read.insert(*pack, (at, opened || was_opened));
+        maps.distrusted.remove(pack);
+        Ok(())
+    }
+
+    fn last_read(&self) -> Result<BTreeMap<PackId, DateTime<Utc>>> {
+        Ok(self.maps().read.iter().map(|(pack, (at, _))| (*pack, *at)).collect())
+    }
+
+    fn pack(&self, id: &PackId) -> Result<Option<Arc<PackMap>>> {
+        Ok(self.maps().packs.get(id).map(|(map, _)| map.clone()))
+    }
+
+    fn add(&self, origin: &Key, writer: &str, packs: &[PackRecord]) -> Result<()> {
         let mut maps = self.maps();
         for record in packs {
             if maps.packs.contains_key(&record.pack) {
@@ -135,7 +195,7 @@ impl KnownChunks for MemoryIndex {
                 kind: record.kind,
                 frames: record.inner.frames.clone(),
             };
-            maps.packs.insert(record.pack, Arc::new(map));
+            maps.packs.insert(record.pack, (Arc::new(map), writer.to_owned()));
             for chunk in &record.inner.chunks {
                 maps.chunks.entry(chunk.id).or_default().push(Location {
                     pack: record.pack,
@@ -145,8 +205,14 @@ impl KnownChunks for MemoryIndex {
                 });
             }
         }
-        maps.origins.insert(origin.clone(), packs.iter().map(|record| record.pack).collect());
+        let told = packs.iter().map(|record| (record.pack, record.size_bytes));
+        maps.origins.insert(origin.clone(), told.collect());
         Ok(())
+    }
+
+    fn told(&self) -> Result<BTreeMap<Key, BTreeSet<PackId>>> {
+        let told = self.maps().origins.clone().into_iter();
+        Ok(told.map(|(key, packs)| (key, packs.into_keys().collect())).collect())
     }
 
     fn origins(&self) -> Result<BTreeSet<Key>> {
@@ -155,13 +221,15 @@ impl KnownChunks for MemoryIndex {
 
     fn retain(&self, there: &BTreeMap<PackId, u64>) -> Result<()> {
         let mut maps = self.maps();
-        maps.packs.retain(|id, map| there.get(id) == Some(&map.size_bytes));
+        maps.packs.retain(|id, (map, _)| there.get(id) == Some(&map.size_bytes));
         let Maps { chunks, packs, origins, .. } = &mut *maps;
         chunks.retain(|_, all| {
             all.retain(|at| packs.contains_key(&at.pack));
             !all.is_empty()
         });
-        origins.retain(|_, told| told.iter().all(|pack| packs.contains_key(pack)));
+        origins.retain(|_, told| {
+            told.iter().all(|(pack, size)| packs.contains_key(pack) || there.get(pack) != Some(size))
+        });
         Ok(())
     }
 }

@@ -8,35 +8,50 @@ mod chunks;
 mod commit;
 mod core;
 mod cutting;
+mod fence;
 pub mod format;
 mod index;
+mod integrity;
+mod marks;
 mod pack;
 mod packer;
+mod prune;
 mod reader;
 mod recovery;
+mod survey;
 mod verify;
+mod witness;
 mod writer;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 use self::{
     chunker::Chunker,
     core::Core,
+    fence::Standing,
     format::{ChunkerConfig, Config, FORMAT, Manifest, Refs, layout},
     reader::{EntryLines, OlderEntries},
 };
 pub use self::{
     chunks::ChunkReader,
+    fence::Patience,
     index::{KnownChunks, Location, MemoryIndex, PackMap},
+    integrity::Incident,
+    prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
     reader::Snapshot,
+    survey::{SignedRefs, Survey},
     verify::{Damage, VerifyOptions, VerifyReport},
+    witness::{Head, MemoryWitness, Witness},
     writer::{Committed, Label, SnapshotWriter},
 };
 use crate::{
     clock::Ground,
-    crypt::{Identities, Recipients, SigningKey, TrustedKeys},
+    crypt::{Identities, Recipients, SigningKey, Trust},
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::Previous,
@@ -55,6 +70,8 @@ pub struct Append {
     data_to: Recipients,
     meta_to: Recipients,
     chunker: Chunker,
+    standing: Standing,
+    patience: Patience,
 }
 
 /// May read what its identities open.
@@ -89,9 +106,11 @@ pub struct Place {
     /// The store.
     pub get: Arc<dyn Get>,
     /// Whose signatures are believed.
-    pub trusted: TrustedKeys,
+    pub trust: Trust,
     /// Where the index is remembered.
     pub known: Arc<dyn KnownChunks>,
+    /// What this host has seen of the repository.
+    pub witness: Arc<dyn Witness>,
     /// How people name the store, for failures.
     pub shown: String,
 }
@@ -135,6 +154,7 @@ pub async fn create(put: &dyn Put, get: &dyn Get, new: NewRepository<'_>) -> Res
         index_recipients: new.index_recipients,
         signers: vec![new.signing.public()],
         pack_size_bytes: PACK_SIZE_BYTES,
+        revision: 0,
     };
     let bytes = serde_json::to_vec_pretty(&config)
         .failed(ExitCode::Failed, || "the config cannot be written".to_owned())?;
@@ -183,7 +203,7 @@ impl<A> Repository<A> {
     /// Returns the refs of every committed snapshot, oldest first, and the refs that are signed and cannot be
     /// believed, each with the reason.
     pub async fn survey(&self) -> Result<(Vec<Refs>, Vec<(Key, Failure)>)> {
-        let (good, bad) = self.core.survey().await?;
+        let Survey { good, bad, .. } = self.core.survey().await?;
         Ok((good.into_iter().map(|one| one.refs).collect(), bad))
     }
 
@@ -203,28 +223,46 @@ impl Repository<Append> {
         monitor: &SharedMonitor,
     ) -> Result<Self> {
         let core = Core::open(place).await?;
-        if !core.trusted.texts().contains(&signing.public()) {
+        if !core.trust.believes(&signing.public(), u64::MAX) {
             let what = format!("the signing key `{}` is not among the policy's signers", signing.public());
             return Err(Failure::new(ExitCode::KeyRefused, what)
-                .hint("Add it to signers in [repository], or point keys at the right folder."));
+                .hint("Add it to signers in [repository], or point keys at the right folder; a revoked one signs no more."));
         }
         let data_to = Recipients::parse(&core.config.data_recipients)?;
         let meta_to = data_to.and(&Recipients::parse(&core.config.index_recipients)?);
         let chunker = Chunker::new(&core.config.chunker, unseal_seed(&core.config.chunker, &index)?)?;
+        // Before anything is looked up: what is condemned from here on was not relied on when it was condemned.
+        let standing = core.standing(monitor).await?;
         core.refresh(&index, monitor).await?;
-        Ok(Self { core, access: Append { put, signing, index, data_to, meta_to, chunker } })
+        core.known.rely_on(&signing.public(), &standing.condemned)?;
+        let patience = Patience::default();
+        Ok(Self {
+            core,
+            access: Append { put, signing, index, data_to, meta_to, chunker, standing, patience },
+        })
+    }
+
+    /// Sets how long a commit waits for a sweep that takes what it needs.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.access.patience = patience;
+        self
     }
 
     /// Begins a snapshot; `level` is zstd's.
-    pub fn begin(&self, ground: Ground, monitor: SharedMonitor, level: i32) -> SnapshotWriter<'_> {
-        SnapshotWriter::begin(self, ground, monitor, level)
+    pub async fn begin(
+        &self,
+        ground: Ground,
+        monitor: SharedMonitor,
+        level: i32,
+    ) -> Result<SnapshotWriter<'_>> {
+        SnapshotWriter::begin(self, ground, monitor, level).await
     }
 
     /// Returns the entries of the newest snapshot that has `source`, for a source that can skip what did not
     /// change. `None` when there is none that can be read.
     pub async fn previous(&self, source: &SourceName) -> Result<Option<Box<dyn Previous>>> {
-        let (good, _) = self.core.survey().await?;
-        for one in good.into_iter().rev() {
+        for one in self.core.survey().await?.good.into_iter().rev() {
             let manifest = match self.core.manifest(&one.refs, &self.access.index).await {
                 Ok(manifest) => manifest,
                 Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
@@ -248,8 +286,8 @@ impl Repository<Read> {
     /// Opens for reading what `identities` open.
     pub async fn read(place: Place, identities: Identities, monitor: &SharedMonitor) -> Result<Self> {
         let core = Core::open(place).await?;
-        if !opens_one(&identities, &core.config.data_recipients)
-            && !opens_one(&identities, &core.config.index_recipients)
+        if !opens_one(&identities, &core.data_recipients_ever())
+            && !opens_one(&identities, &core.index_recipients_ever())
         {
             return Err(Failure::new(
                 ExitCode::KeyRefused,
@@ -266,7 +304,7 @@ impl Repository<Read> {
 
     /// Fails when the identities open indexes and manifests only. A restore asks before it touches its target.
     pub fn check_data_opens(&self) -> Result<()> {
-        if opens_one(&self.access.identities, &self.core.config.data_recipients) {
+        if opens_one(&self.access.identities, &self.core.data_recipients_ever()) {
             return Ok(());
         }
         Err(Failure::new(ExitCode::KeyRefused, "the given identity opens the index, not the data").hint(
@@ -293,8 +331,8 @@ impl Repository<Read> {
 }
 
 /// Returns whether one of the identities is a private half of `recipients`.
-fn opens_one(identities: &Identities, recipients: &[String]) -> bool {
-    identities.recipients().iter().any(|own| recipients.contains(own))
+fn opens_one(identities: &Identities, recipients: &BTreeSet<&str>) -> bool {
+    identities.recipients().iter().any(|own| recipients.contains(own.as_str()))
 }
 
 /// Opens the chunker's seed.

@@ -27,7 +27,7 @@ use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     names::ChunkId,
-    store::Put,
+    store::{Get, Put, StoreError},
 };
 
 /// Chunks that may wait to be framed.
@@ -42,6 +42,8 @@ pub const PUTS_MAX: usize = 2;
 pub struct PackerSettings {
     /// Where packs go.
     pub put: Arc<dyn Put>,
+    /// To look whether a put that says "there already" was our own.
+    pub get: Arc<dyn Get>,
     /// Who can open them.
     pub kind: PackKind,
     /// Whom they are sealed to.
@@ -227,9 +229,15 @@ impl Work {
         let Some(pack) = self.pack.take() else { return Ok(()) };
         let sealed = spawn_blocking(move || pack.seal());
         let sealed = sealed.await.failed(ExitCode::Failed, || "packing broke off".to_owned())??;
-        let (put, monitor) = (self.settings.put.clone(), self.settings.monitor.clone());
+        let (put, get) = (self.settings.put.clone(), self.settings.get.clone());
+        let monitor = self.settings.monitor.clone();
         self.puts.spawn(async move {
-            put.put(&layout::pack(sealed.record.pack), sealed.bytes).await.map_err(Failure::from)?;
+            let (key, size_bytes) = (layout::pack(sealed.record.pack), sealed.record.size_bytes);
+            match put.put(&key, sealed.bytes).await {
+                // Sealing is random, so the name is nobody else's: an attempt before this one did it.
+                Err(StoreError::Exists { .. }) if get.size(&key).await? == Some(size_bytes) => {}
+                other => other?,
+            }
             monitor.event(Event::PackStored { size_bytes: sealed.record.size_bytes });
             Ok(sealed.record)
         });

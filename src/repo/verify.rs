@@ -19,15 +19,17 @@ use tokio::task::spawn_blocking;
 use super::{
     Read, Repository,
     chunks::ChunkReader,
-    core::SignedRefs,
     format::{BodyRecord, EntryRecord, PackKind, PackRecord, Refs, SourceManifest, layout},
+    integrity::Incident,
     pack,
     reader::EntryLines,
+    survey::SignedRefs,
 };
 use crate::{
+    clock::Ground,
     error::{Context, ExitCode, Failure, Result},
-    event::SharedMonitor,
-    names::{ChunkId, PackId},
+    event::{Event, SharedMonitor},
+    names::{ChunkId, Key, PackId},
 };
 
 /// Lines that name what one damage affects; more are counted.
@@ -119,8 +121,14 @@ struct Search<'a> {
 
 impl Repository<Read> {
     /// Verifies the repository.
-    pub async fn verify(&self, options: VerifyOptions, monitor: &SharedMonitor) -> Result<VerifyReport> {
-        let (refs, bad) = self.core.survey().await?;
+    pub async fn verify(
+        &self,
+        options: VerifyOptions,
+        ground: &Ground,
+        monitor: &SharedMonitor,
+    ) -> Result<VerifyReport> {
+        let (ledger, incidents) = self.core.checked_ledger(ground.clock.now()).await?;
+        let refs = ledger.survey.good;
         let mut needed = BTreeMap::new();
         for one in &refs {
             let packs = one.refs.packs.iter();
@@ -141,17 +149,19 @@ impl Repository<Read> {
             lost: HashMap::new(),
             nowhere: BTreeMap::new(),
         };
-        for (key, failure) in &bad {
-            let snapshot = layout::refs_of(key).map(|(id, _)| id.to_string());
-            search.note(key.to_string(), failure, snapshot.into_iter().collect());
+        for incident in incidents {
+            if incident.tampering {
+                monitor
+                    .event(Event::Tampering { object: incident.object.clone(), what: incident.what.clone() });
+            }
+            search.note_incident(incident);
         }
-        search.check_chain(&refs, &bad);
         search.compare_packs().await?;
         search.read_indexes(&refs).await?;
         for one in &refs {
             search.walk(&one.refs).await?;
         }
-        search.read_packs(options.read_percent, monitor).await?;
+        search.read_packs(options.read_percent, ground, monitor).await?;
         search.end(&refs)
     }
 }
@@ -162,21 +172,11 @@ impl Search<'_> {
         self.report.damage.push(Damage { object, what, affects, tampering });
     }
 
-    /// Checks that the refs which each refs file names as its writer's previous ones are there. Two runs at once
-    /// may name the same; that is no harm.
-    fn check_chain(&mut self, refs: &[SignedRefs], bad: &[(crate::names::Key, Failure)]) {
-        let there: BTreeSet<PackId> = refs.iter().map(|one| one.digest).collect();
-        let gone =
-            refs.iter().filter(|one| one.refs.previous.is_some_and(|previous| !there.contains(&previous)));
-        // Refs that are there and not believed were told already; they are the likely end of a broken chain.
-        for one in gone.filter(|_| bad.is_empty()) {
-            self.report.damage.push(Damage {
-                object: layout::refs(&one.refs.snapshot, one.refs.revision).to_string(),
-                what: "the snapshot that its writer made before it is gone".to_owned(),
-                affects: Vec::new(),
-                tampering: true,
-            });
-        }
+    fn note_incident(&mut self, incident: Incident) {
+        let Incident { object, what, tampering } = incident;
+        let snapshot = Key::new(&object).ok().and_then(|key| layout::refs_of(&key));
+        let affects = snapshot.into_iter().map(|(id, _)| id.to_string()).collect();
+        self.report.damage.push(Damage { object, what, affects, tampering });
     }
 
     /// Looks which of the needed packs are there with their size.
@@ -200,7 +200,7 @@ impl Search<'_> {
         let mut failures = Vec::new();
         for key in core.signed(layout::INDEX).await? {
             match core.read_index(&key, &self.repository.access.identities).await {
-                Ok(records) => {
+                Ok((records, _)) => {
                     told.extend(records.iter().map(|record| record.pack));
                     self.note_lost(&records);
                 }
@@ -323,11 +323,18 @@ impl Search<'_> {
         self.place(refs, kind, id, name)
     }
 
-    async fn read_packs(&mut self, percent: f64, monitor: &SharedMonitor) -> Result<()> {
+    /// Reads packs whole: those that never were come first, then those whose last time is longest ago.
+    async fn read_packs(&mut self, percent: f64, ground: &Ground, monitor: &SharedMonitor) -> Result<()> {
+        let known = &self.repository.core.known;
+        let last = known.last_read()?;
         let whole = self.needed.keys().filter(|pack| !self.broken.contains_key(pack));
-        for pack in share(&whole.copied().collect::<Vec<_>>(), percent) {
+        let mut whole: Vec<PackId> = whole.copied().collect();
+        whole.sort_by_key(|pack| last.get(pack));
+        whole.truncate(share(whole.len(), percent));
+        for pack in whole {
             match self.repository.read_pack(pack).await {
                 Ok((chunks, bytes)) => {
+                    known.note_read(&pack, ground.clock.now(), chunks.is_some())?;
                     self.report.chunks_read += chunks.unwrap_or_default();
                     self.report.bytes_read += bytes;
                     self.report.packs_sealed += u64::from(chunks.is_none());
@@ -397,18 +404,17 @@ impl Repository<Read> {
     }
 }
 
-/// Returns `percent` of the packs, at least one when any is asked for, spread evenly over their names.
-fn share(packs: &[PackId], percent: f64) -> Vec<PackId> {
-    if percent <= 0.0 || packs.is_empty() {
-        return Vec::new();
+/// Returns how many of so many packs `percent` are, at least one when any is asked for.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "between 1 and the number of packs"
+)]
+fn share(packs: usize, percent: f64) -> usize {
+    if percent <= 0.0 || packs == 0 {
+        return 0;
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 1 and the number of packs"
-    )]
-    let wanted = ((packs.len() as f64 * percent.min(100.0) / 100.0).ceil() as usize).clamp(1, packs.len());
-    (0..wanted).map(|n| packs[n * packs.len() / wanted]).collect()
+    ((packs as f64 * percent.min(100.0) / 100.0).ceil() as usize).clamp(1, packs)
 }
 
 #[cfg(test)]
@@ -417,11 +423,8 @@ mod tests {
 
     #[test]
     fn a_share_of_packs_is_never_nothing_and_never_too_much() {
-        let packs: Vec<PackId> = (0..10).map(|n| PackId([n; 32])).collect();
-        assert_eq!(share(&packs, 0.0).len(), 0);
-        assert_eq!(share(&packs, 0.1).len(), 1);
-        assert_eq!(share(&packs, 25.0).len(), 3);
-        assert_eq!(share(&packs, 100.0), packs);
-        assert_eq!(share(&[], 50.0).len(), 0);
+        let shares = [0.0, 0.1, 25.0, 100.0].map(|percent| share(10, percent));
+        assert_eq!(shares, [0, 1, 3, 10]);
+        assert_eq!(share(0, 50.0), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! Writes a snapshot: entries become chunks, new chunks become packs, and a signature makes it exist.
 //!
-//! *Order.* packs → index → manifest → refs → signature. Each is put only after the one before it lies in the
+//! *Order.* session → packs → index → manifest → refs → fence → signature. Each is put only after the one before it lies in the
 //! store, so whatever a reader can see points only to what is there. Readers go the other way.
 //!
 //! *Crash.* Until the signature is put there is no snapshot. What a run that died has left are packs and
@@ -9,7 +9,7 @@
 //! *Limits.* [`BODIES_MAX`] entries are read at the same time; each holds at most two of the largest chunks.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -75,6 +75,8 @@ pub struct Committed {
     pub added_bytes: u64,
     /// Packs that it added to the store.
     pub added_packs: u64,
+    /// Older packs of which it uses little: no later snapshot should rely on them.
+    pub thin: BTreeSet<PackId>,
 }
 
 /// Writes one snapshot.
@@ -98,6 +100,8 @@ pub(super) struct Session {
     written: HashSet<(PackKind, ChunkId)>,
     /// Packs of older runs that this snapshot needs.
     pub(super) used: BTreeMap<PackId, u64>,
+    /// Plain bytes of each of them that it needs; what is needed twice counts twice.
+    pub(super) used_bytes: BTreeMap<PackId, u64>,
 }
 
 /// The claim to hand a chunk to a packer. One that is dropped before the packer has the chunk gives it back:
@@ -125,17 +129,18 @@ struct Progress<'a> {
 }
 
 impl<'a> SnapshotWriter<'a> {
-    pub(super) fn begin(
+    pub(super) async fn begin(
         repository: &'a Repository<Append>,
         ground: Ground,
         monitor: SharedMonitor,
         level: i32,
-    ) -> Self {
+    ) -> Result<Self> {
         let began = ground.clock.now();
         let mut salt = [0; 2];
         ground.dice.fill(&mut salt);
         let settings = |kind| PackerSettings {
             put: repository.access.put.clone(),
+            get: repository.core.get.clone(),
             kind,
             recipients: match kind {
                 PackKind::Data => repository.access.data_to.clone(),
@@ -145,7 +150,7 @@ impl<'a> SnapshotWriter<'a> {
             level,
             monitor: monitor.clone(),
         };
-        Self {
+        let writer = Self {
             repository,
             ground,
             id: SnapshotId::at(began, u16::from_be_bytes(salt)),
@@ -157,7 +162,9 @@ impl<'a> SnapshotWriter<'a> {
             stored: tokio::sync::Mutex::default(),
             sources: Vec::new(),
             older: repository.index_reader(),
-        }
+        };
+        writer.mark(&mut *writer.stored.lock().await).await?;
+        Ok(writer)
     }
 
     /// Returns the id that the snapshot will have.
@@ -361,7 +368,9 @@ impl<'a> SnapshotWriter<'a> {
         let found = known.find(id, Some(kind))?;
         if let Some(at) = &found {
             let size_bytes = known.pack(&at.pack)?.map_or(0, |map| map.size_bytes);
-            self.session().used.insert(at.pack, size_bytes);
+            let mut session = self.session();
+            session.used.insert(at.pack, size_bytes);
+            *session.used_bytes.entry(at.pack).or_default() += u64::from(at.size_bytes);
         }
         Ok(found)
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Duration, Utc};
 use lifeboat::{
     clock::{Ground, StoppedClock, System},
-    crypt::{Identities, NewKeys, SigningKey, TrustedKeys, files, make_keys},
+    crypt::{Identities, NewKeys, SigningKey, Trust, files, make_keys},
     error::{Failure, Result},
     event::{NoMonitor, Recorder, SharedMonitor},
     flow::{
@@ -16,8 +16,8 @@ use lifeboat::{
     },
     names::{Key, SnapshotId, SourceName},
     repo::{
-        self, Append, Committed, KnownChunks, Label, MemoryIndex, NewRepository, Place, Read, Repository,
-        Snapshot, VerifyOptions, VerifyReport,
+        self, Append, Committed, KnownChunks, Label, Maintain, MemoryIndex, MemoryWitness, NewRepository,
+        Place, PruneReport, Read, Repository, Snapshot, Terms, VerifyOptions, VerifyReport,
         format::{Config, layout},
     },
     store::{Get, MemoryStore, Store},
@@ -33,6 +33,9 @@ pub struct Ship {
     pub clock: StoppedClock,
     pub heard: Arc<Recorder>,
 }
+
+/// Terms under which nothing waits: every conflict between runs can happen.
+pub const AT_ONCE: Terms = Terms { grace: Duration::zero(), session: Duration::zero() };
 
 /// A pack size at which even small tests fill several.
 pub const SMALL_PACKS: u64 = 64 << 10;
@@ -65,8 +68,8 @@ impl Ship {
         Identities::from_file(&self.keys.path().join(files::INDEX)).unwrap()
     }
 
-    pub fn trusted(&self) -> TrustedKeys {
-        TrustedKeys::parse(&[&self.made.signer]).unwrap()
+    pub fn trust(&self) -> Trust {
+        Trust::parse(&[self.made.signer.as_str()], &[], &[]).unwrap()
     }
 
     pub fn monitor(&self) -> SharedMonitor {
@@ -75,6 +78,11 @@ impl Ship {
 
     pub fn ground(&self) -> Ground {
         self.clock.advance(Duration::hours(1));
+        Ground { clock: Arc::new(self.clock.clone()), dice: Arc::new(System) }
+    }
+
+    /// Returns the present without moving the clock.
+    pub fn now(&self) -> Ground {
         Ground { clock: Arc::new(self.clock.clone()), dice: Arc::new(System) }
     }
 
@@ -107,8 +115,9 @@ impl Ship {
     pub fn place<S: Store + Clone + 'static>(&self, store: &S, known: &Arc<MemoryIndex>) -> Place {
         Place {
             get: Arc::new(store.clone()),
-            trusted: self.trusted(),
+            trust: self.trust(),
             known: known.clone() as Arc<dyn KnownChunks>,
+            witness: Arc::new(MemoryWitness::default()),
             shown: "memory".to_owned(),
         }
     }
@@ -127,6 +136,37 @@ impl Ship {
         Repository::read(self.place(store, &Arc::default()), self.identities(), &self.monitor()).await
     }
 
+    /// Opens for removing, with the host's own keys.
+    pub async fn maintain<S: Store + Clone + 'static>(&self, store: &S) -> Result<Repository<Maintain>> {
+        self.maintain_knowing(store, &Arc::default()).await
+    }
+
+    /// Opens for removing with an index that knows something from before.
+    pub async fn maintain_knowing<S: Store + Clone + 'static>(
+        &self,
+        store: &S,
+        known: &Arc<MemoryIndex>,
+    ) -> Result<Repository<Maintain>> {
+        let (put, delete) = (Arc::new(store.clone()), Arc::new(store.clone()));
+        let (place, index) = (self.place(store, known), Some(self.index_key()));
+        Repository::maintain(place, put, delete, self.signing(), index, &self.monitor()).await
+    }
+
+    /// Forgets `remove` and sweeps what is due, as one run of prune does.
+    pub async fn prune<S: Store + Clone + 'static>(
+        &self,
+        store: &S,
+        remove: &[&SnapshotId],
+        terms: Terms,
+    ) -> Result<PruneReport> {
+        let repository = self.maintain(store).await?;
+        let seen = repository.inspect(&self.now(), &self.monitor()).await?;
+        seen.check()?;
+        let remove = remove.iter().map(|id| ((*id).clone(), "a test says so".to_owned())).collect();
+        let plan = repo::plan(&seen, &remove, terms, self.now().clock.now());
+        repository.apply(plan, &self.now(), &self.monitor()).await
+    }
+
     /// Makes a snapshot of one source, with a local index that begins empty.
     pub async fn backup<S: Store + Clone + 'static>(&self, store: &S, cargo: &Cargo) -> Result<Committed> {
         self.backup_knowing(store, &Arc::default(), std::slice::from_ref(cargo)).await
@@ -140,7 +180,7 @@ impl Ship {
         all: &[Cargo],
     ) -> Result<Committed> {
         let repository = self.append(store, known).await?;
-        let mut writer = repository.begin(self.ground(), self.monitor(), 1);
+        let mut writer = repository.begin(self.ground(), self.monitor(), 1).await?;
         for cargo in all {
             let previous = repository.previous(&cargo.name).await?;
             let (sink, stream) = channel(STREAM_DEPTH);
@@ -182,7 +222,7 @@ impl Ship {
 
     pub async fn verify<S: Store + Clone + 'static>(&self, store: &S) -> VerifyReport {
         let reader = self.reader(store).await.unwrap();
-        reader.verify(VerifyOptions { read_percent: 100.0 }, &NoMonitor::shared()).await.unwrap()
+        reader.verify(VerifyOptions { read_percent: 100.0 }, &self.now(), &NoMonitor::shared()).await.unwrap()
     }
 
     pub async fn listed<S: Store + Clone + 'static>(&self, store: &S) -> Vec<SnapshotId> {

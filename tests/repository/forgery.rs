@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lifeboat::{
-    crypt::{SigningKey, TrustedKeys},
+    crypt::{SigningKey, Trust},
     error::{ExitCode, Failure},
     names::{Key, SnapshotId},
     repo::{
@@ -170,10 +170,10 @@ async fn replayed_refs_of_a_snapshot_whose_packs_are_gone_read_nothing_wrong() {
 #[tokio::test]
 async fn a_newer_format_is_refused_in_words() {
     let (ship, store, ..) = scene().await;
-    ship.change_config(&store, |config| config.format = 2).await;
+    ship.change_config(&store, |config| config.format = 3).await;
     let failure = ship.reader(&store).await.err().unwrap();
     assert_eq!(failure.exit(), ExitCode::NoRepository);
-    assert_eq!(failure.to_string(), "the repository has format 2, this lifeboat reads format 1");
+    assert_eq!(failure.to_string(), "the repository has format 3, this lifeboat reads formats 1 to 2");
     assert_eq!(ship.append(&store, &Arc::default()).await.err().unwrap().exit(), ExitCode::NoRepository);
 }
 
@@ -181,7 +181,7 @@ async fn a_newer_format_is_refused_in_words() {
 async fn a_config_by_a_stranger_or_with_impossible_numbers_is_refused() {
     let (ship, store, ..) = scene().await;
     let stranger = Ship::new();
-    let place = Place { trusted: stranger.trusted(), ..ship.place(&store, &Arc::default()) };
+    let place = Place { trust: stranger.trust(), ..ship.place(&store, &Arc::default()) };
     let failure = Repository::read(place, ship.identities(), &ship.monitor()).await.err().unwrap();
     assert_eq!(failure.exit(), ExitCode::Tampering);
     for pack_size_bytes in [0, u64::MAX] {
@@ -231,11 +231,11 @@ async fn an_index_by_a_stranger_sends_no_backup_to_packs_of_his() {
 async fn whom_the_policy_trusts_decides_and_not_the_config() {
     let (ship, store, id, cargo) = scene().await;
     let second = SigningKey::generate().unwrap();
-    let both = TrustedKeys::parse(&[ship.made.signer.clone(), second.public()]).unwrap();
-    let place = || Place { trusted: both.clone(), ..ship.place(&store, &Arc::default()) };
+    let both = Trust::parse(&[ship.made.signer.clone(), second.public()], &[], &[]).unwrap();
+    let place = || Place { trust: both.clone(), ..ship.place(&store, &Arc::default()) };
     let put = Arc::new(store.clone());
     let theirs = Repository::append(place(), put, ship.index_key(), second, &ship.monitor()).await.unwrap();
-    let writer = theirs.begin(ship.ground(), ship.monitor(), 1);
+    let writer = theirs.begin(ship.ground(), ship.monitor(), 1).await.unwrap();
     let committed = writer.commit(lifeboat::repo::Label::default(), Vec::new()).await.unwrap();
     let reader = Repository::read(place(), ship.identities(), &ship.monitor()).await.unwrap();
     let seqs: Vec<u64> = reader.refs().await.unwrap().iter().map(|refs| refs.seq).collect();

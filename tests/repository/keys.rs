@@ -47,7 +47,7 @@ async fn the_index_key_verifies_names_of_packs_and_calls_no_sealed_pack_damaged(
     let (ship, store, ..) = scene().await;
     let reader = open(&ship, &store, ship.index_key()).await;
     let options = VerifyOptions { read_percent: 100.0 };
-    let report = reader.verify(options, &NoMonitor::shared()).await.unwrap();
+    let report = reader.verify(options, &ship.now(), &NoMonitor::shared()).await.unwrap();
     assert_eq!(report.damage, []);
     assert!(report.bytes_read > 200_000);
 }

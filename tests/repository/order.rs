@@ -22,13 +22,13 @@ use crate::fixture::{Cargo, Ship, noise, parcel};
 
 /// Returns the rank of an object in the order of writing.
 fn rank(key: &str) -> u32 {
-    let ranks = [(layout::PACKS, 0), (layout::INDEX, 1), (layout::MANIFESTS, 2), (layout::REFS, 3)];
-    let rank = ranks.iter().find(|(prefix, _)| key.starts_with(prefix)).expect("a known kind of object").1;
-    rank + u32::from(rank == 3 && key.ends_with(layout::SIGNATURE))
+    let order = ["sessions/", layout::PACKS, layout::INDEX, layout::MANIFESTS, layout::REFS];
+    let rank = order.iter().position(|prefix| key.starts_with(prefix)).expect("a known kind of object");
+    u32::try_from(rank + usize::from(rank == 4 && key.ends_with(layout::SIGNATURE))).unwrap()
 }
 
 #[tokio::test]
-async fn packs_come_first_then_index_manifest_and_refs_and_the_signature_last() {
+async fn the_session_comes_first_then_packs_index_manifest_and_refs_and_the_signature_last() {
     let (ship, store) = (Ship::new(), CountingStore::new(MemoryStore::new()));
     ship.create(&store).await;
     let cargo = Cargo::of("minio", (0..5).map(|n| parcel(&format!("{n}"), noise(400_000, n))).collect());
@@ -38,8 +38,8 @@ async fn packs_come_first_then_index_manifest_and_refs_and_the_signature_last() 
     let puts: Vec<&str> = calls.iter().filter(|c| c.verb == Verb::Put).map(|c| c.at.as_str()).collect();
     let ranks: Vec<u32> = puts.iter().map(|key| rank(key)).collect();
     assert!(ranks.is_sorted(), "{puts:?}");
-    assert_eq!(ranks.last(), Some(&4));
-    assert_eq!(ranks.iter().collect::<BTreeSet<_>>().len(), 5, "{puts:?}");
+    assert_eq!(ranks.last(), Some(&5));
+    assert_eq!(ranks.iter().collect::<BTreeSet<_>>().len(), 6, "{puts:?}");
     for pair in puts.windows(2).filter(|pair| pair[1].ends_with(layout::SIGNATURE)) {
         assert_eq!(format!("{}{}", pair[0], layout::SIGNATURE), pair[1], "a signature follows what it signs");
     }
@@ -69,7 +69,7 @@ async fn a_long_run_puts_an_index_now_and_then_so_that_its_packs_are_found_shoul
     let counting = CountingStore::new(store.clone());
     let cargo = Cargo::of("minio", (0..60).map(|n| parcel(&format!("{n}"), noise(600_000, n))).collect());
     let repository = ship.append(&counting, &Arc::default()).await.unwrap();
-    let mut writer = repository.begin(ship.ground(), ship.monitor(), 1);
+    let mut writer = repository.begin(ship.ground(), ship.monitor(), 1).await.unwrap();
     let (sink, stream) = channel(STREAM_DEPTH);
     let source = Box::new(cargo.clone());
     let (read, written) =
@@ -164,7 +164,7 @@ async fn a_huge_entry_keeps_few_packs_under_way_however_slow_the_store() {
     ship.create(&store).await;
     ship.set_pack_size(&store.inner, 4 << 20).await;
     let repository = ship.append(&store, &Arc::default()).await.unwrap();
-    let mut writer = repository.begin(ship.ground(), ship.monitor(), 1);
+    let mut writer = repository.begin(ship.ground(), ship.monitor(), 1).await.unwrap();
     let flood = Flood { name: SourceName::new("flood").unwrap(), mebibytes: 300 };
     let name = flood.name.clone();
     let (sink, stream) = channel(STREAM_DEPTH);

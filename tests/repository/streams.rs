@@ -24,7 +24,7 @@ async fn more_parallel_bodies_than_are_read_at_once_do_not_hang() {
     let (ship, store) = Ship::launched().await;
     let cargo = Cargo::of("minio", (0..24).map(|n| parcel(&format!("{n:02}"), noise(700_000, n))).collect());
     let repository = ship.append(&store, &Arc::default()).await.unwrap();
-    let mut writer = repository.begin(ship.ground(), ship.monitor(), 1);
+    let mut writer = repository.begin(ship.ground(), ship.monitor(), 1).await.unwrap();
     let (sink, stream) = channel(STREAM_DEPTH);
     let send = async {
         sink.announce(cargo.inventory()).await?;
@@ -113,7 +113,7 @@ async fn a_target_that_goes_away_ends_the_reading() {
 
 async fn write(ship: &Ship, store: &MemoryStore, cargo: &Cargo) -> FlowResult<()> {
     let repository = ship.append(store, &Arc::default()).await?;
-    let mut writer = repository.begin(ship.ground(), ship.monitor(), 1);
+    let mut writer = repository.begin(ship.ground(), ship.monitor(), 1).await.unwrap();
     let (sink, stream) = channel(STREAM_DEPTH);
     let source = Box::new(cargo.clone());
     let (read, written) = in_time(async {
@@ -143,7 +143,7 @@ async fn what_a_broken_source_did_not_hand_over_is_stored_for_the_next_one() {
     let name = |name| SourceName::new(name).unwrap();
     for stop_after in 0..40u64 {
         let repository = ship.append(&store, &Arc::default()).await.unwrap();
-        let mut writer = repository.begin(ship.ground(), ship.monitor(), 1);
+        let mut writer = repository.begin(ship.ground(), ship.monitor(), 1).await.unwrap();
         // New bytes every time, the same in both sources.
         let entries = |n| parcel(&format!("{n}"), noise(500_000, 1000 * stop_after + n));
         let cargo = Cargo::of("second", (0..8).map(entries).collect());
@@ -196,7 +196,7 @@ async fn a_stopped_packer_tells_each_source_why() {
     let (ship, store) = Ship::launched().await;
     let faulty = FaultStore::new(store);
     let repository = ship.append(&faulty, &Arc::default()).await.unwrap();
-    let mut writer = repository.begin(ship.ground(), ship.monitor(), 1);
+    let mut writer = repository.begin(ship.ground(), ship.monitor(), 1).await.unwrap();
     faulty.fail_at(Which::Writes, 1, Fault::Full);
     for round in 0..2 {
         let entries = (0..30).map(|n| parcel(&format!("{n}"), noise(100_000, 100 * round + n)));

@@ -1,0 +1,131 @@
+//! The fence between backups and prune: neither waits for the other with a lock, and no pause of either loses data.
+//!
+//! *Order.* A writer puts its refs, then looks for sweeps; a sweeper puts `open`, then reads refs. Whatever the
+//! interleaving, one of them sees the other: the writer waits for the sweep to end and then looks whether its packs
+//! are still there, or the sweeper finds them needed and leaves them.
+//!
+//! *Crash.* A sweeper that died stays open for ever. Only a backup that began before its packs were condemned can
+//! be held up by that; it fails after [`Patience`], and the next one does not rely on them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Append, Repository, core::Core, format::Refs, marks};
+use crate::{
+    error::{ExitCode, Failure, Result},
+    event::SharedMonitor,
+    names::PackId,
+};
+
+/// How long a backup waits for a sweep of packs that it needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Between two looks.
+    pub interval: Duration,
+    /// Looks before it gives up.
+    pub looks: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(5), looks: 120 }
+    }
+}
+
+/// What a run knows of prune when it begins.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Standing {
+    /// The newest generation.
+    pub(super) generation: u64,
+    /// Packs that are condemned, by any generation.
+    pub(super) condemned: std::collections::BTreeSet<PackId>,
+}
+
+impl Core {
+    /// Reads where prune stands. A list that cannot be believed is told; whoever begins now must not rely on what
+    /// it may name, and cannot know: the fence at the end looks for every pack.
+    pub(super) async fn standing(&self, monitor: &SharedMonitor) -> Result<Standing> {
+        let (generations, bad) = self.generations().await?;
+        for (_, failure) in bad {
+            let hint = failure.hints().first().map(String::as_str);
+            monitor.warn(None, failure.chain().join(": "), hint);
+        }
+        let generation = generations.keys().next_back().copied().unwrap_or_default();
+        let lists = generations.into_values().filter_map(|one| one.condemned);
+        Ok(Standing { generation, condemned: lists.flat_map(|list| list.packs.into_keys()).collect() })
+    }
+
+    /// Passes the fence with refs that lie in the store unsigned: returns when no sweep can take a pack of theirs.
+    pub(super) async fn pass_fence(
+        &self,
+        refs: &Refs,
+        began_at: u64,
+        patience: Patience,
+        monitor: &SharedMonitor,
+    ) -> Result<()> {
+        let mut looks = 0;
+        let newest = loop {
+            let (generations, _) = self.generations().await?;
+            let open = generations.iter().find(|(_, one)| {
+                let names_ours =
+                    |list: &marks::Condemned| list.packs.keys().any(|id| refs.packs.contains_key(id));
+                // A list that cannot be read may name anything.
+                one.open
+                    && one.done.is_none()
+                    && one.condemned.as_ref().is_none_or(names_ours)
+                    && one.keys.iter().any(|key| {
+                        marks::step_of(key).is_some_and(|(_, step)| step == marks::Step::Condemned)
+                    })
+            });
+            let Some((number, _)) = open else {
+                break generations.keys().next_back().copied().unwrap_or_default();
+            };
+            looks += 1;
+            if looks > patience.looks {
+                let what = format!("generation {number} of prune is removing packs that this run relies on");
+                return Err(Failure::new(ExitCode::Busy, what).hint(
+                    "Run it again: a new run does not rely on them, and what was stored is used again.",
+                ));
+            }
+            monitor.step(None, format!("wait for generation {number} of prune to end"));
+            tokio::time::sleep(patience.interval).await;
+        };
+        if newest > began_at {
+            self.check_packs_are_there(&refs.packs).await?;
+        }
+        Ok(())
+    }
+
+    /// Fails when a pack that is relied on is gone.
+    async fn check_packs_are_there(&self, needed: &BTreeMap<PackId, u64>) -> Result<()> {
+        let there = self.packs().await?;
+        match needed.iter().find(|(pack, size_bytes)| there.get(pack) != Some(size_bytes)) {
+            None => Ok(()),
+            Some((pack, _)) => {
+                let what = format!("pack `{pack}` was removed while this run relied on it");
+                Err(Failure::new(ExitCode::Failed, what)
+                    .hint("Run it again: what is gone is stored anew, the rest is used again."))
+            }
+        }
+    }
+}
+
+impl Repository<Append> {
+    /// Makes sure that a commit is what it seems to be: its refs are there, and nobody took it for dead before it
+    /// was signed. Only then may it be reported.
+    pub(super) async fn confirm(&self, refs: &Refs) -> Result<()> {
+        confirm(&self.core, refs).await
+    }
+}
+
+/// As [`Repository::confirm`], for whoever commits.
+pub(super) async fn confirm(core: &Core, refs: &Refs) -> Result<()> {
+    let id = &refs.snapshot;
+    let tombstones = core.get.list(&format!("{}{id}.", marks::TOMBSTONES)).await?;
+    let there = core.get.size(&super::format::layout::refs(id, refs.revision)).await?.is_some()
+        && core.get.size(&super::format::layout::manifest(id)).await?.is_some();
+    if there && core.tombstones(&tombstones).await?.valid.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(ExitCode::Failed, format!("snapshot `{id}` was taken for dead before it was signed"))
+        .hint("It took too long, or a clock is wrong. Run the backup again: what was stored is used again."))
+}

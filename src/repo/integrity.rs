@@ -1,0 +1,184 @@
+//! Whether the commits of a repository are all there and are what they say: a pure question to what was read.
+//!
+//! Every signer numbers its commits and names the one before. A number that is missing must be explained by a
+//! signed tombstone; a commit that this host has seen must be there or explained; times must not run backwards.
+//! Whoever cannot sign cannot make any of this right again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Duration, Utc};
+
+use super::{
+    core::Core,
+    format::layout,
+    survey::{Ledger, SignedRefs},
+    witness::Head,
+};
+use crate::{
+    error::{ExitCode, Result},
+    names::PackId,
+};
+
+/// How far clocks may be apart before a commit counts as dated wrongly.
+pub const CLOCK_SLACK: Duration = Duration::hours(1);
+
+/// Something that nobody who holds the keys would have done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// The object that shows it.
+    pub object: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// Whether somebody without the key must have done it; otherwise bytes were damaged.
+    pub tampering: bool,
+}
+
+/// What one signer has committed, by number.
+#[derive(Default)]
+struct Chain<'a> {
+    there: BTreeMap<u64, Vec<&'a SignedRefs>>,
+    explained: BTreeMap<u64, BTreeSet<PackId>>,
+}
+
+impl Core {
+    /// Reads what is in the clear and looks for what does not fit together. Objects are listed one prefix after the
+    /// other, so a prune that ran meanwhile can look like a theft: only what is seen twice is told.
+    pub(super) async fn checked_ledger(&self, now: DateTime<Utc>) -> Result<(Ledger, Vec<Incident>)> {
+        let ledger = self.ledger().await?;
+        let found = self.check_integrity(&ledger, now)?;
+        if found.is_empty() {
+            return Ok((ledger, found));
+        }
+        let ledger = self.ledger().await?;
+        let found = self.check_integrity(&ledger, now)?;
+        Ok((ledger, found))
+    }
+
+    /// Looks for what does not fit together, and remembers the newest commits when everything does.
+    fn check_integrity(&self, ledger: &Ledger, now: DateTime<Utc>) -> Result<Vec<Incident>> {
+        let repository = &self.config.repository;
+        let found = incidents(ledger, &self.witness.heads(repository)?, self.config.revision, now);
+        if found.is_empty() {
+            for one in ledger.survey.good.iter().chain(&ledger.survey.forgotten) {
+                let head = Head { seq: one.refs.seq, refs: one.digest };
+                self.witness.saw_head(repository, &one.signer, head)?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Returns everything that does not fit together. `heads` is what this host has seen, `config` the revision of the
+/// config in force.
+pub fn incidents(
+    ledger: &Ledger,
+    heads: &BTreeMap<String, Head>,
+    config: u32,
+    now: DateTime<Utc>,
+) -> Vec<Incident> {
+    let mut found = Vec::new();
+    for (key, failure) in ledger.survey.bad.iter().chain(&ledger.bad) {
+        found.push(Incident {
+            object: key.to_string(),
+            what: failure.chain().join(": "),
+            tampering: failure.exit() == ExitCode::Tampering,
+        });
+    }
+    // Refs that are there and not believed are the likely end of a broken chain, and were told already.
+    let hole_is_told = !ledger.survey.bad.is_empty();
+    let all = || ledger.survey.good.iter().chain(&ledger.survey.forgotten);
+    let mut chains: BTreeMap<&str, Chain<'_>> = BTreeMap::new();
+    for one in all() {
+        chains.entry(&one.signer).or_default().there.entry(one.refs.seq).or_default().push(one);
+    }
+    for commit in ledger.tombstones.iter().chain(&ledger.explanations).filter_map(|t| t.commit.as_ref()) {
+        let chain = chains.entry(&commit.signer).or_default();
+        chain.explained.entry(commit.seq).or_default().insert(commit.refs);
+    }
+    for (signer, head) in heads {
+        chains.entry(signer).or_default();
+        if hole_is_told || chains[signer.as_str()].has(head.seq, head.refs) {
+            continue;
+        }
+        found.push(tampering(
+            layout::REFS.to_owned(),
+            format!(
+                "commit {} of {signer}, which this host has seen, is gone and no tombstone says why",
+                head.seq
+            ),
+        ));
+    }
+    for (signer, chain) in &chains {
+        if !hole_is_told {
+            chain.check_links(signer, &mut found);
+        }
+        chain.check_dates(now, &mut found);
+    }
+    for one in all().filter(|one| one.refs.config > config) {
+        let what = format!("it was made with config revision {}, which is gone", one.refs.config);
+        found.push(tampering(object(one), what));
+    }
+    found
+}
+
+fn object(one: &SignedRefs) -> String {
+    layout::refs(&one.refs.snapshot, one.refs.revision).to_string()
+}
+
+fn tampering(object: String, what: String) -> Incident {
+    Incident { object, what, tampering: true }
+}
+
+impl Chain<'_> {
+    fn has(&self, seq: u64, refs: PackId) -> bool {
+        self.there.get(&seq).is_some_and(|all| all.iter().any(|one| one.digest == refs))
+            || self.explained.get(&seq).is_some_and(|all| all.contains(&refs))
+    }
+
+    /// Checks that every commit that another one names is there or explained, and every number is. Two runs at
+    /// once may have the same number; that is no harm.
+    fn check_links(&self, signer: &str, found: &mut Vec<Incident>) {
+        let numbers: BTreeSet<u64> = self.there.keys().chain(self.explained.keys()).copied().collect();
+        for one in self.there.values().flatten() {
+            let Some(previous) = one.refs.previous else { continue };
+            if !self.has(one.refs.seq.wrapping_sub(1), previous) {
+                let what = "the snapshot that its writer made before it is gone and no tombstone says why";
+                found.push(tampering(object(one), what.to_owned()));
+            }
+        }
+        let mut expected = 1;
+        for number in numbers {
+            // The one behind a hole was told just now, when it is there.
+            if number > expected && !self.there.contains_key(&number) {
+                let what = format!(
+                    "commits {expected} to {} of {signer} are gone and no tombstone says why",
+                    number - 1
+                );
+                found.push(tampering(layout::REFS.to_owned(), what));
+            }
+            expected = number + 1;
+        }
+    }
+
+    /// Checks that no commit claims a time that cannot be: later than when the store got it, or earlier than what
+    /// its writer committed before.
+    fn check_dates(&self, now: DateTime<Utc>, found: &mut Vec<Incident>) {
+        let mut latest: Option<DateTime<Utc>> = None;
+        for one in self.there.values().flatten() {
+            let began = one.refs.began;
+            if began > one.received.unwrap_or(now) + CLOCK_SLACK {
+                let what = format!("it says that it was begun at {began}, which is after it was stored");
+                found.push(tampering(object(one), what));
+                continue;
+            }
+            if let Some(latest) = latest.filter(|latest| began < *latest - CLOCK_SLACK) {
+                let what = format!(
+                    "it says that it was begun at {began}, before its writer's earlier one of {latest}"
+                );
+                found.push(tampering(object(one), what));
+                continue;
+            }
+            latest = latest.max(Some(began));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Carries out a plan.
+//!
+//! *Order.* Tombstones → condemned list → sweeps → what is of no use any more. Each mark's signature lies in the
+//! store before the mark, so a mark that is there can be checked.
+//!
+//! *Crash.* A tombstone without its list: its snapshot is swept with a later generation. A list is condemned anew by
+//! nobody and swept when it is due. A sweep that died stays open; what it left is condemned anew by the next plan.
+//! A signature without its mark burns a number and nothing else.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+
+use super::{Maintain, PrunePlan, Removal, plan::is_at_work};
+use crate::{
+    clock::Ground,
+    error::{ExitCode, Failure, Result},
+    event::SharedMonitor,
+    names::{Key, PackId, SnapshotId},
+    repo::{
+        Repository,
+        format::{self, FORMAT, layout},
+        marks::{self, Condemned, Done, Step, Tombstone},
+        survey::Ledger,
+    },
+    store::StoreError,
+};
+
+/// What one sweep did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// The generation.
+    pub generation: u64,
+    /// Packs that were removed.
+    pub deleted: BTreeSet<PackId>,
+    /// Their bytes.
+    pub deleted_bytes: u64,
+    /// Packs that a snapshot needed after all.
+    pub rescued: BTreeSet<PackId>,
+    /// Snapshots whose objects were removed.
+    pub snapshots: BTreeSet<SnapshotId>,
+    /// Index objects that told only of packs that are gone.
+    pub indexes: u64,
+}
+
+/// What a run of prune did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PruneReport {
+    /// Snapshots that were forgotten.
+    pub forgotten: Vec<Removal>,
+    /// The generation that was made, if one was.
+    pub generation: Option<u64>,
+    /// Packs that were condemned.
+    pub condemned: u64,
+    /// Their bytes.
+    pub condemned_bytes: u64,
+    /// The sweeps.
+    pub swept: Vec<Swept>,
+}
+
+impl Repository<Maintain> {
+    /// Carries out `plan`, or fails with [`ExitCode::Busy`] when another run of prune was faster.
+    pub async fn apply(
+        &self,
+        plan: PrunePlan,
+        ground: &Ground,
+        monitor: &SharedMonitor,
+    ) -> Result<PruneReport> {
+        let mut report = PruneReport { generation: plan.generation(), ..PruneReport::default() };
+        if let Some(generation) = report.generation {
+            self.condemn(&plan, generation, ground).await?;
+            report.condemned = plan.condemn.len() as u64;
+            report.condemned_bytes = plan.condemn.values().sum();
+            report.forgotten.clone_from(&plan.remove);
+            monitor.step(None, format!("generation {generation} condemned {} packs", report.condemned));
+        }
+        for generation in &plan.sweep {
+            let swept = self.sweep(*generation, plan.terms, ground, monitor).await?;
+            monitor.step(None, format!("generation {generation} removed {} packs", swept.deleted.len()));
+            report.swept.push(swept);
+        }
+        if !plan.sweep.is_empty() {
+            self.clear_away(&plan, ground).await?;
+        }
+        Ok(report)
+    }
+
+    /// Puts the tombstones and then the list.
+    async fn condemn(&self, plan: &PrunePlan, generation: u64, ground: &Ground) -> Result<()> {
+        let (newest, _) = self.core.generations().await?;
+        if newest.keys().next_back().is_some_and(|newest| *newest > plan.basis) {
+            return Err(overtaken());
+        }
+        let repository = &self.core.config.repository;
+        for removal in &plan.remove {
+            let tombstone = Tombstone {
+                format: FORMAT,
+                repository: repository.clone(),
+                snapshot: removal.snapshot.clone(),
+                generation,
+                commit: removal.commit.clone(),
+                reason: removal.reason.clone(),
+                at: ground.clock.now(),
+            };
+            self.put_mark(&marks::tombstone(&removal.snapshot, generation), &tombstone).await?;
+        }
+        let list = Condemned {
+            format: FORMAT,
+            repository: repository.clone(),
+            generation,
+            at: ground.clock.now(),
+            packs: plan.condemn.clone(),
+        };
+        self.put_mark(&marks::step(generation, Step::Condemned), &list).await
+    }
+
+    /// Puts a signed mark, its signature first.
+    pub(super) async fn put_mark<T: serde::Serialize>(&self, key: &Key, mark: &T) -> Result<()> {
+        let bytes = format::write(mark);
+        let comment = format!("lifeboat mark repository={} {key}", self.core.config.repository);
+        let signature = self.access.signing.sign(&bytes, &comment)?;
+        let put = self.access.put.as_ref();
+        for (key, bytes) in [(layout::signature(key), signature.into()), (key.clone(), bytes.into())] {
+            match self.core.put(put, &key, bytes).await {
+                Err(StoreError::Exists { .. }) => return Err(overtaken()),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is of no use any more: marks of sessions that ended, and generations all of whose packs are gone.
+    async fn clear_away(&self, plan: &PrunePlan, ground: &Ground) -> Result<()> {
+        let ledger = self.core.ledger().await?;
+        let now = ground.clock.now();
+        for (id, session) in &ledger.sessions {
+            if !is_at_work(&ledger, id, session.ended, session.last, plan.terms, now) {
+                for key in &session.keys {
+                    self.access.delete.delete(key).await?;
+                }
+            }
+        }
+        // A signature that came when its refs were gone: its run was told that it had failed.
+        for key in ledger.orphans.iter().filter(|key| is_of_dead(&ledger, key)) {
+            self.access.delete.delete(key).await?;
+        }
+        for keys in spent(&ledger, plan.terms.grace, now) {
+            for key in keys {
+                self.access.delete.delete(&key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the sweep of a generation whose run is dead. Whoever says so must know it: a run that only sleeps
+    /// would go on where it was.
+    pub async fn close(&self, generation: u64, ground: &Ground) -> Result<()> {
+        let (generations, _) = self.core.generations().await?;
+        let state = generations.get(&generation);
+        if !state.is_some_and(|state| state.open && state.done.is_none()) {
+            let what = format!("generation {generation} has no sweep that is under way");
+            return Err(Failure::new(ExitCode::Usage, what).hint("`lifeboat prune --plan` lists them."));
+        }
+        let done = Done {
+            format: FORMAT,
+            repository: self.core.config.repository.clone(),
+            generation,
+            at: ground.clock.now(),
+            deleted: BTreeSet::new(),
+            rescued: BTreeSet::new(),
+            snapshots: BTreeSet::new(),
+        };
+        self.put_mark(&marks::step(generation, Step::Done), &done).await
+    }
+}
+
+/// Returns whether `signature` is of refs that a tombstone speaks of.
+fn is_of_dead(ledger: &Ledger, signature: &Key) -> bool {
+    let snapshot = layout::signed_by(signature).and_then(|refs| layout::refs_of(&refs));
+    snapshot.is_some_and(|(id, _)| ledger.tombstones.iter().any(|tombstone| tombstone.snapshot == id))
+}
+
+/// Returns the objects of generations that mean nothing any more, the list first: without it the others are nothing.
+/// The newest one stays, for numbers only grow; and one whose sweep is open stays for as long as a slow run of it
+/// may be about.
+fn spent(ledger: &Ledger, grace: chrono::Duration, now: DateTime<Utc>) -> Vec<Vec<Key>> {
+    let newest = ledger.generations.keys().next_back().copied().unwrap_or_default();
+    let mut spent = Vec::new();
+    for (number, generation) in &ledger.generations {
+        let gone = generation.condemned.as_ref().is_none_or(|list| {
+            let packs_gone = list.packs.keys().all(|pack| !ledger.packs.contains_key(pack));
+            packs_gone && generation.condemned_at.is_some_and(|at| at + grace * 2 <= now)
+        });
+        // A list that lies there and cannot be believed is for a person to look at.
+        let list = marks::step(*number, Step::Condemned);
+        let unreadable = generation.condemned.is_none() && generation.keys.contains(&list);
+        let ended = generation.done.is_some() || generation.void || generation.condemned.is_none();
+        if *number == newest || !gone || unreadable || !ended {
+            continue;
+        }
+        let signature = layout::signature(&list);
+        let mut keys: Vec<Key> = generation.keys.iter().cloned().collect();
+        keys.sort_by_key(|key| (*key != list, *key != signature));
+        spent.push(keys);
+    }
+    spent
+}
+
+fn overtaken() -> Failure {
+    Failure::new(ExitCode::Busy, "another run of prune was faster")
+        .hint("Look at what it did with `lifeboat prune --plan`; nothing was removed by this one.")
+}

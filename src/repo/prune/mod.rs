@@ -1,0 +1,154 @@
+//! Prune: forgets snapshots and removes what nobody needs, without a lock and without a key that opens data.
+//!
+//! Two phases with a grace between them. A plan forgets snapshots (a signed tombstone each) and condemns packs that
+//! no commit needs; a later run sweeps what was condemned long enough ago and is still not needed. `super::fence`
+//! says why no pause of anybody loses data; the clock only makes conflicts rare.
+
+mod apply;
+mod plan;
+mod sweep;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Duration, Utc};
+
+pub use self::{
+    apply::{PruneReport, Swept},
+    plan::{PackLine, PackState, PrunePlan, Removal, plan},
+};
+use super::{
+    Place, Repository,
+    core::Core,
+    format::{Refs, Status},
+    integrity::Incident,
+    survey::{Ledger, SignedRefs},
+};
+use crate::{
+    clock::Ground,
+    crypt::{Identities, SigningKey},
+    error::{ExitCode, Failure, Result},
+    event::{Event, SharedMonitor},
+    names::{PackId, SnapshotId},
+    store::{Delete, Put},
+};
+
+/// May forget snapshots and remove what nobody needs. Opens no data.
+pub struct Maintain {
+    put: Arc<dyn Put>,
+    delete: Arc<dyn Delete>,
+    signing: SigningKey,
+    index: Option<Identities>,
+}
+
+/// How long things wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Between condemning a pack and sweeping it; longer than any backup takes.
+    pub grace: Duration,
+    /// How long a session counts as at work after it was last heard of.
+    pub session: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { grace: Duration::hours(72), session: Duration::hours(72) }
+    }
+}
+
+/// Everything that a plan is made from.
+pub struct Inspection {
+    /// What is in the clear.
+    pub(super) ledger: Ledger,
+    /// What does not fit together; while there is any, nothing is removed.
+    pub incidents: Vec<Incident>,
+    /// Why snapshots are pinned; an empty reason where it cannot be read.
+    pub pins: BTreeMap<SnapshotId, String>,
+    /// Packs that no new snapshot relies on.
+    pub(super) avoided: BTreeSet<PackId>,
+}
+
+impl Inspection {
+    /// Returns the committed snapshots, oldest first.
+    pub fn snapshots(&self) -> impl Iterator<Item = &SignedRefs> {
+        self.ledger.survey.good.iter()
+    }
+
+    /// Fails when something does not fit together.
+    pub fn check(&self) -> Result<()> {
+        let Some(first) = self.incidents.iter().find(|one| one.tampering).or(self.incidents.first()) else {
+            return Ok(());
+        };
+        let exit = if first.tampering { ExitCode::Tampering } else { ExitCode::Damage };
+        let what = format!("prune stands still: `{}`: {}", first.object, first.what);
+        Err(Failure::new(exit, what)
+            .hint("Nothing is removed while this is so. Run `lifeboat verify`, and keep the store as it is."))
+    }
+}
+
+impl Repository<Maintain> {
+    /// Opens for removing. `index` is needed only to read the reasons of pins and to remove indexes that are of no
+    /// use any more.
+    pub async fn maintain(
+        place: Place,
+        put: Arc<dyn Put>,
+        delete: Arc<dyn Delete>,
+        signing: SigningKey,
+        index: Option<Identities>,
+        monitor: &SharedMonitor,
+    ) -> Result<Self> {
+        let core = Core::open(place).await?;
+        if !core.trust.maintainers.texts().contains(&signing.public()) {
+            let what = format!("the signing key `{}` may not remove anything", signing.public());
+            return Err(Failure::new(ExitCode::KeyRefused, what).hint(
+                "Add it to maintainers in [repository], or run prune on the host that has such a key.",
+            ));
+        }
+        if let Some(index) = &index {
+            core.refresh(index, monitor).await?;
+        }
+        Ok(Self { core, access: Maintain { put, delete, signing, index } })
+    }
+
+    /// Reads everything that a plan is made from.
+    pub async fn inspect(&self, ground: &Ground, monitor: &SharedMonitor) -> Result<Inspection> {
+        let (ledger, incidents) = self.core.checked_ledger(ground.clock.now()).await?;
+        for incident in incidents.iter().filter(|incident| incident.tampering) {
+            monitor.event(Event::Tampering { object: incident.object.clone(), what: incident.what.clone() });
+        }
+        let mut pins = BTreeMap::new();
+        for one in &ledger.survey.good {
+            if let Some(reason) = self.pin_of(&one.refs).await? {
+                pins.insert(one.refs.snapshot.clone(), reason);
+            }
+        }
+        let avoided = self.core.known.avoided()?;
+        Ok(Inspection { ledger, incidents, pins, avoided })
+    }
+
+    /// Returns why a snapshot is pinned, if it is. Old refs do not tell; then the manifest does, and where that
+    /// cannot be read the snapshot counts as pinned.
+    async fn pin_of(&self, refs: &Refs) -> Result<Option<String>> {
+        if refs.pinned == Some(false) {
+            return Ok(None);
+        }
+        let Some(index) = &self.access.index else { return Ok(Some(String::new())) };
+        match self.core.manifest(refs, index).await {
+            Ok(manifest) => Ok(manifest.pin),
+            Err(failure) if failure.exit() == ExitCode::StoreDown => Err(failure),
+            Err(_) => Ok(Some(String::new())),
+        }
+    }
+}
+
+/// Returns when a commit came, as far as it is known.
+fn came(one: &SignedRefs) -> DateTime<Utc> {
+    one.received.unwrap_or(one.refs.began)
+}
+
+/// Returns whether a commit is complete.
+fn is_complete(one: &SignedRefs) -> bool {
+    one.refs.status == Status::Complete
+}

@@ -1,0 +1,119 @@
+//! Prune forgets what it is told to and removes what nobody needs, in two phases, and nothing else.
+
+use std::sync::Arc;
+
+use chrono::Duration;
+use lifeboat::{
+    error::ExitCode,
+    names::Key,
+    repo::{self, MemoryIndex, PackState, Terms, format::layout},
+    store::{Get, MemoryStore},
+};
+
+use crate::fixture::{AT_ONCE, Cargo, Ship, keys_under, noise, parcel};
+
+/// Returns keys and a store that stamps objects with the ship's time.
+async fn launched() -> (Ship, MemoryStore) {
+    let ship = Ship::new();
+    let store = MemoryStore::with_clock(Arc::new(ship.clock.clone()));
+    ship.create(&store).await;
+    ship.set_pack_size(&store, crate::fixture::SMALL_PACKS).await;
+    (ship, store)
+}
+
+fn cargo(seeds: &[u64]) -> Cargo {
+    Cargo::of("minio", seeds.iter().map(|n| parcel(&format!("{n}"), noise(200_000, *n))).collect())
+}
+
+fn count(store: &MemoryStore, prefix: &str) -> usize {
+    keys_under(store, prefix).len()
+}
+
+#[tokio::test]
+async fn what_is_forgotten_goes_after_its_grace_and_nothing_else() {
+    let (ship, store) = launched().await;
+    let known: Arc<MemoryIndex> = Arc::default();
+    let (old, new) = (cargo(&[1, 2]), cargo(&[2, 3]));
+    let first = ship.backup_knowing(&store, &known, &[old.clone()]).await.unwrap();
+    let second = ship.backup_knowing(&store, &known, &[new.clone()]).await.unwrap();
+    let packs = count(&store, layout::PACKS);
+
+    let report = ship.prune(&store, &[&first.id], Terms::default()).await.unwrap();
+    assert_eq!((report.generation, report.swept.len()), (Some(1), 0));
+    assert!(report.condemned > 0);
+    assert_eq!(ship.listed(&store).await, [second.id.clone()], "forgotten at once");
+    assert_eq!(count(&store, layout::PACKS), packs, "and nothing removed yet");
+    ship.assert_holds(&store, &second.id, &new).await;
+
+    ship.clock.advance(Duration::hours(80));
+    let idle = ship.prune(&store, &[], Terms::default()).await.unwrap();
+    assert_eq!((idle.generation, idle.swept.len()), (None, 0), "no complete snapshot was made since");
+    let third = ship.backup_knowing(&store, &known, &[new.clone()]).await.unwrap();
+    let report = ship.prune(&store, &[], Terms::default()).await.unwrap();
+    assert_eq!(report.swept.len(), 1);
+    assert_eq!(report.swept[0].snapshots, [first.id.clone()].into());
+    assert!(report.swept[0].rescued.is_empty() && !report.swept[0].deleted.is_empty());
+    assert!(count(&store, layout::PACKS) < packs);
+    assert_eq!(keys_under(&store, &format!("refs/{}", first.id)), Vec::<Key>::new());
+    assert_eq!(keys_under(&store, &format!("manifests/{}", first.id)), Vec::<Key>::new());
+    ship.assert_holds(&store, &second.id, &new).await;
+    ship.assert_holds(&store, &third.id, &new).await;
+    assert_eq!(ship.verify(&store).await.damage, []);
+    let again = ship.prune(&store, &[], Terms::default()).await.unwrap();
+    assert_eq!((again.generation, again.swept.len()), (None, 0), "nothing is left to do");
+}
+
+#[tokio::test]
+async fn a_backup_does_not_rely_on_what_is_condemned() {
+    let (ship, store) = launched().await;
+    let known: Arc<MemoryIndex> = Arc::default();
+    let both = cargo(&[1]);
+    let first = ship.backup_knowing(&store, &known, &[both.clone()]).await.unwrap();
+    let report = ship.prune(&store, &[&first.id], AT_ONCE).await.unwrap();
+    assert!(report.condemned > 0);
+    let second = ship.backup_knowing(&store, &known, &[both.clone()]).await.unwrap();
+    assert!(second.added_packs > 0, "what is condemned is stored anew");
+    let swept = ship.prune(&store, &[], AT_ONCE).await.unwrap().swept;
+    assert_eq!(swept.len(), 1);
+    assert!(swept[0].rescued.is_empty());
+    assert!(swept[0].indexes > 0, "an index that tells of nothing goes too");
+    ship.assert_holds(&store, &second.id, &both).await;
+}
+
+#[tokio::test]
+async fn a_plan_is_carried_out_once_and_says_why_each_pack_stays() {
+    let (ship, store) = launched().await;
+    let first = ship.backup(&store, &cargo(&[1])).await.unwrap();
+    let second = ship.backup(&store, &cargo(&[2])).await.unwrap();
+    let repository = ship.maintain(&store).await.unwrap();
+    let seen = repository.inspect(&ship.now(), &ship.monitor()).await.unwrap();
+    let remove = [(first.id.clone(), "no rule keeps it".to_owned())].into();
+    let plan = repo::plan(&seen, &remove, Terms::default(), ship.now().clock.now());
+    assert_eq!(plan, repo::plan(&seen, &remove, Terms::default(), ship.now().clock.now()), "it is pure");
+    let live = plan.packs.iter().filter(|line| line.state == PackState::Live);
+    for line in live {
+        assert_eq!((line.needed_by, line.kept_by.as_ref()), (1, Some(&second.id)));
+    }
+    assert!(plan.packs.iter().any(|line| line.state == PackState::Unneeded && line.goes.is_some()));
+    repository.apply(plan.clone(), &ship.now(), &ship.monitor()).await.unwrap();
+    let failure = repository.apply(plan, &ship.now(), &ship.monitor()).await.unwrap_err();
+    assert_eq!(failure.exit(), ExitCode::Busy);
+}
+
+#[tokio::test]
+async fn what_a_run_at_work_has_stored_is_not_condemned() {
+    let (ship, store) = launched().await;
+    ship.backup(&store, &cargo(&[1])).await.unwrap();
+    let repository = ship.append(&store, &Arc::default()).await.unwrap();
+    let writer = repository.begin(ship.ground(), ship.monitor(), 1).await.unwrap();
+    let stray = layout::pack("ab".repeat(32).parse().unwrap());
+    store.overwrite(&stray, "stored by that run");
+    let terms = Terms { grace: Duration::zero(), ..Terms::default() };
+    assert_eq!(ship.prune(&store, &[], terms).await.unwrap().condemned, 0);
+    drop(writer);
+    ship.clock.advance(Duration::hours(80));
+    assert_eq!(ship.prune(&store, &[], terms).await.unwrap().condemned, 1, "it was not heard of for days");
+    ship.backup(&store, &cargo(&[1])).await.unwrap();
+    ship.prune(&store, &[], terms).await.unwrap();
+    assert_eq!(store.size(&stray).await.unwrap(), None);
+}
