@@ -40,7 +40,8 @@ pub(super) async fn run(args: Backup, session: &Session) -> Result<ExitCode> {
     let opening = Opening::new(&stack, &monitor)?;
     let repository = opening.append(&stack, &monitor).await?;
     let label = Label { stack: stack.name.clone(), host: host_name(), tag: args.tag, pin: args.pin };
-    let options = Options { label, level: stack.repository.settings.compression_level };
+    let whole_stack = args.sources.is_empty();
+    let options = Options { label, level: stack.repository.settings.compression_level, whole_stack };
     let run = opening.catalog.begin_run("backup", session.ground.clock.now());
     let ended = back_up(&repository, sources, options, &session.ground, &monitor).await;
     let noted = run.and_then(|run| opening.catalog.end_run(run, &end_of(&ended, session)));

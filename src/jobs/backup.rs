@@ -34,6 +34,8 @@ pub struct Options {
     pub label: Label,
     /// zstd level.
     pub level: i32,
+    /// Whether every source of the stack is in it. A backup of some says nothing of how much a pack is used.
+    pub whole_stack: bool,
 }
 
 /// What became of one source.
@@ -113,6 +115,9 @@ pub async fn run(
         return Err(first.unwrap_or_else(|| Failure::new(ExitCode::Usage, "there is nothing to back up")));
     }
     let committed = writer.commit(options.label, failed).await?;
+    if options.whole_stack && committed.status == Status::Complete {
+        repository.retire(&committed.thin)?;
+    }
     for report in &mut reports {
         if let Some(stored) = committed.sources.iter().find(|stored| stored.name == report.name) {
             report.problems.clone_from(&stored.problems);

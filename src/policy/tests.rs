@@ -181,7 +181,7 @@ fn the_effective_policy_shows_the_defaults() {
 
     [retention]
     min_keep = 3
-    remove_percent_max = 30
+    remove_percent_max = 50
 
     [drill]
     lab = "docker"

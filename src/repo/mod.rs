@@ -277,6 +277,13 @@ impl Repository<Append> {
         Ok(None)
     }
 
+    /// Lets no later snapshot rely on packs of which a snapshot of the whole stack used little: what is needed of
+    /// them is stored anew next time, and they go with the snapshots that still need them. So space comes free
+    /// without anybody who could read a pack.
+    pub fn retire(&self, thin: &BTreeSet<PackId>) -> Result<()> {
+        self.core.known.retire(thin)
+    }
+
     fn index_reader(&self) -> ChunkReader {
         ChunkReader::new(self.core.clone(), self.access.index.clone(), BTreeMap::new())
     }

@@ -89,7 +89,7 @@ impl Default for Rules {
             yearly: None,
             within: None,
             min_keep: 3,
-            remove_percent_max: 30,
+            remove_percent_max: 50,
         }
     }
 }
