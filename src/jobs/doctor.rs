@@ -206,7 +206,7 @@ async fn place(name: &str, config: &StoreConfig, is_home: bool, ground: &Ground,
     // The one finding of a store that does not even answer.
     report.store_is_down |= findings.len() == 1;
     for found in findings {
-        let seen = Seen(found.status, found.detail, found.hint.map(str::to_owned));
+        let seen = Seen(found.status, found.detail, found.hint);
         report.add(format!("{name}.{}", found.id), found.law, seen);
     }
     if let Some(root) = config.text("root").filter(|_| config.store == "fs") {
