@@ -2,7 +2,8 @@
 //!
 //! *Order.* A put sends the whole object in one create-only request, then asks for its size. Where the
 //! service has no create-only write the name is looked up first, which two writers can outrun; then
-//! [`Guarantees`] says so.
+//! [`Guarantees`] says so. Of the services here that is WebDAV: of eight puts that race for a name on a real
+//! server several are told that they won. It keeps all other laws of [`super::probe`].
 //!
 //! *Crash, retry.* An upload that breaks off leaves nothing: the service stores whole requests only. When an
 //! answer is lost the object may or may not be there, so the next try can meet its own success as "exists".
