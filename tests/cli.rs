@@ -9,6 +9,8 @@ mod stage;
 mod backup;
 #[path = "cli/catalog.rs"]
 mod catalog;
+#[path = "cli/doctor.rs"]
+mod doctor;
 #[path = "cli/export.rs"]
 mod export;
 #[path = "cli/init.rs"]

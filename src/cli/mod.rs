@@ -2,6 +2,7 @@
 
 mod backup;
 mod catalog;
+mod doctor;
 mod export;
 mod init;
 mod json;
@@ -66,6 +67,8 @@ enum Verb {
     Init(init::Init),
     /// Check or show the policy
     Policy(policy::Policy),
+    /// Try out the keys, the secrets and the stores
+    Doctor,
     /// Make a snapshot now
     Backup(backup::Backup),
     /// List the restore points
@@ -165,6 +168,7 @@ async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
     match verb {
         Verb::Init(verb) => init::run(verb, &session).await,
         Verb::Policy(verb) => policy::run(&verb, &session),
+        Verb::Doctor => doctor::run(&session).await,
         Verb::Backup(verb) => backup::run(verb, &session).await,
         Verb::Snapshots => snapshots::run(&session).await,
         Verb::Ls(verb) => ls::run(verb, &session).await,

@@ -5,6 +5,7 @@
 
 pub mod backup;
 pub mod compose;
+pub mod doctor;
 pub mod export;
 pub mod init;
 mod known;

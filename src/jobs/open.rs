@@ -111,7 +111,7 @@ fn state_file(stack: &Stack, ending: &str) -> PathBuf {
 }
 
 /// Returns the folder for the catalog and the lock.
-fn state_dir(stack: &Stack) -> PathBuf {
+pub(super) fn state_dir(stack: &Stack) -> PathBuf {
     if let Some(folder) = &stack.repository.settings.state_dir {
         return folder.clone();
     }
