@@ -29,5 +29,6 @@ mod secrets;
 mod signals;
 #[path = "cli/store.rs"]
 mod store;
+mod terminal;
 #[path = "cli/verify.rs"]
 mod verify;

@@ -5,7 +5,9 @@ mod catalog;
 mod export;
 mod init;
 mod json;
+mod keys;
 mod ls;
+mod passphrase;
 mod policy;
 mod restore;
 mod screen;
@@ -21,7 +23,7 @@ use std::{
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::{screen::Screen, session::Session};
+use self::{passphrase::Asking, screen::Screen, session::Session};
 use crate::{
     clock::Ground,
     error::{Context, ExitCode, Failure, Result},
@@ -47,6 +49,9 @@ pub struct Args {
     /// The age identity that opens the data (`identity.txt` of the keys folder when it is there)
     #[arg(long, global = true, env = "LIFEBOAT_IDENTITY", value_name = "FILE")]
     identity: Option<PathBuf>,
+    /// The file with the passphrase of a protected identity; asked for at the terminal when not given
+    #[arg(long, global = true, env = "LIFEBOAT_PASSPHRASE_FILE", value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
     /// Print one JSON document on stdout
     #[arg(long, global = true)]
     json: bool,
@@ -78,6 +83,8 @@ enum Verb {
     Export(export::Export),
     /// Look for damage and tampering
     Verify(verify::Verify),
+    /// Look at keys, make them and protect them
+    Keys(keys::Keys),
     /// The local memory of what the repository holds
     Catalog(catalog::Catalog),
     /// Print the completions of a shell
@@ -160,8 +167,9 @@ fn stopped(signal: &str) -> Failure {
 }
 
 async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
-    let Args { policy, identity, json, quiet, verb, .. } = args;
-    let session = Session { policy, identity, json, quiet, screen, ground: Ground::system() };
+    let Args { policy, identity, passphrase_file, json, quiet, verb, .. } = args;
+    let passphrase = Asking { file: passphrase_file };
+    let session = Session { policy, identity, passphrase, json, quiet, screen, ground: Ground::system() };
     match verb {
         Verb::Init(verb) => init::run(verb, &session).await,
         Verb::Policy(verb) => policy::run(&verb, &session),
@@ -171,6 +179,7 @@ async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
         Verb::Restore(verb) => restore::run(verb, &session).await,
         Verb::Export(verb) => export::run(verb, &session).await,
         Verb::Verify(verb) => verify::run(verb, &session).await,
+        Verb::Keys(verb) => keys::run(&verb, &session),
         Verb::Catalog(verb) => catalog::run(&verb, &session).await,
         Verb::Completions { shell } => {
             // By way of memory: the generator panics when its reader goes away.

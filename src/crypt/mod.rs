@@ -5,12 +5,14 @@
 //! policy names.
 
 mod open;
+mod protect;
 mod range;
 mod seal;
 mod sign;
 
 pub use self::{
-    open::Identities,
+    open::{Identities, identity_text},
+    protect::{NoPassphrase, Passphrase, protect},
     range::{CIPHER_CHUNK_BYTES, PLAIN_CHUNK_BYTES, Payload, payload_offset},
     seal::{Recipients, SealedWriter},
     sign::{SigningKey, Trust, TrustedKeys, Verified},
@@ -86,8 +88,8 @@ pub fn check_no_keys(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Creates a file that only its owner may read and that did not exist.
-fn write_new(path: &Path, text: &str) -> Result<()> {
+/// Creates a key file that only its owner may read; never overwrites one.
+pub fn write_new(path: &Path, text: &str) -> Result<()> {
     let write = || {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;
