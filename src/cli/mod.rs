@@ -179,7 +179,7 @@ async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
         Verb::Restore(verb) => restore::run(verb, &session).await,
         Verb::Export(verb) => export::run(verb, &session).await,
         Verb::Verify(verb) => verify::run(verb, &session).await,
-        Verb::Keys(verb) => keys::run(&verb, &session),
+        Verb::Keys(verb) => keys::run(verb, &session).await,
         Verb::Catalog(verb) => catalog::run(&verb, &session).await,
         Verb::Completions { shell } => {
             // By way of memory: the generator panics when its reader goes away.

@@ -7,6 +7,7 @@ pub mod backup;
 pub mod compose;
 pub mod export;
 pub mod init;
+pub mod keys;
 mod known;
 pub mod open;
 pub mod registry;

@@ -188,3 +188,91 @@ fn a_hosts_own_key_with_a_passphrase_is_refused_with_a_way_out() {
     std::fs::rename(stage.path("keys/index.key.age"), stage.path("keys/index.key")).unwrap();
     stage.run(&["backup"]).ends(12).tells("work unattended");
 }
+
+/// Returns the key of a role in `keys list --json`.
+fn key<'j>(list: &'j serde_json::Value, role: &str) -> &'j serde_json::Value {
+    list["keys"].as_array().unwrap().iter().find(|key| key["role"] == role).unwrap()
+}
+
+#[test]
+fn the_list_tells_of_each_key_what_it_is_for_and_where_its_private_half_is() {
+    let stage = Stage::new();
+    let list = stage.run(&["keys", "list", "--json"]).ends(0).json();
+    assert_eq!(list["schema"], "lifeboat.keys/1");
+    for (role, file) in [
+        ("data", "identity.txt"),
+        ("index", "index.key"),
+        ("signer", "signing.key"),
+        ("maintainer", "signing.key"),
+    ] {
+        let key = key(&list, role);
+        assert_eq!(key["file"], stage.at(&format!("keys/{file}")), "{key}");
+        assert_eq!((&key["works"], &key["mode"]), (&true.into(), &"0600".into()), "{key}");
+    }
+    assert_eq!(key(&list, "signer")["public"], stage.read("keys/signing.pub").trim());
+    assert_screen!(stage, stage.run(&["keys", "list"]).ends(0).out);
+}
+
+#[test]
+fn the_list_tells_what_is_amiss_and_what_is_elsewhere() {
+    let stage = Stage::new();
+    stage.write("phrase", PHRASE);
+    stage.run(&["--passphrase-file", "phrase", "keys", "protect", "keys/identity.txt"]).ends(0);
+    std::fs::remove_file(stage.path("keys/identity.txt")).unwrap();
+    let signer = stage.read("keys/signing.pub").trim().to_owned();
+    stage.edit(|text| {
+        let revoked = format!("revoked = [{{ signer = \"{signer}\", after_seq = 41 }}]\nkeys =");
+        text.replacen("keys =", &revoked, 1)
+    });
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(stage.path("keys/signing.key"), open).unwrap();
+    let ran = stage.run(&["keys", "list", "--json"]).ends(0).tells("has mode 0644: others may read it");
+    let list = ran.json();
+    assert_eq!(key(&list, "data")["file"], serde_json::Value::Null);
+    assert_eq!(key(&list, "signer")["revoked_after"], 41);
+    assert!(list["keys"].as_array().unwrap().iter().all(|key| key["role"] != "maintainer"), "{list}");
+    assert_eq!(list["protected"][0], stage.at("keys/identity.txt.age"));
+    std::fs::rename(stage.path("repo"), stage.path("gone")).unwrap();
+    let list = stage.run(&["keys", "list", "--json"]).ends(10).tells("there is no repository").json();
+    assert_eq!(key(&list, "signer")["in_repository"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_further_identity_is_made_and_never_over_another() {
+    let stage = Stage::with_files();
+    let made = stage.run(&["keys", "new", "--out", "second.txt", "--json"]).ends(0).json();
+    let text = stage.read("second.txt");
+    assert!(text.contains(made["recipient"].as_str().unwrap()) && text.contains("AGE-SECRET-KEY-1"));
+    assert_eq!(std::fs::metadata(stage.path("second.txt")).unwrap().permissions().mode() & 0o777, 0o600);
+    stage.run(&["keys", "new", "--out", "second.txt"]).ends(2).tells("exists already");
+    assert_eq!(stage.read("second.txt"), text);
+    stage.write("phrase", PHRASE);
+    let sealed = ["--passphrase-file", "phrase", "keys", "new", "--passphrase", "--out", "third.age"];
+    let third = stage.run(&[&sealed[..], &["--json"]].concat()).ends(0).json();
+    assert!(stage.read("third.age").starts_with("-----BEGIN AGE ENCRYPTED FILE-----"));
+    // A repository that was made for it opens with it.
+    let recipient = third["recipient"].as_str().unwrap();
+    let init = ["--policy", "o.toml", "init", "--root", "o", "--keys", "ok", "--recipient", recipient];
+    stage.run(&init).ends(0);
+    let check = ["--policy", "o.toml", "--identity", "third.age", "keys", "check"];
+    stage.run(&[&check[..], &["--passphrase-file", "phrase"]].concat()).ends(0);
+    stage.run(&check).ends(12);
+}
+
+#[test]
+fn a_check_tells_what_an_identity_opens() {
+    let (stage, id) = Stage::with_snapshot();
+    let stranger = stranger(&stage);
+    let check = |identity: &str| stage.run(&["--identity", identity, "keys", "check", "--json"]);
+    let data = check("keys/identity.txt").ends(0).json();
+    assert_eq!((&data["opens"], &data["snapshot"]), (&"data".into(), &id.into()));
+    check("keys/index.key").ends(12).tells("opens the index, not the data");
+    check(&stranger).ends(12).tells("opens nothing in this repository");
+    std::fs::remove_file(stage.path("keys/identity.txt")).unwrap();
+    let own = stage.run(&["keys", "check"]).ends(0);
+    assert_screen!(stage, own.out);
+    // A manifest that is damaged is told as damage, not as a key that does not fit.
+    let manifest = stage.files("repo/manifests").pop().unwrap();
+    std::fs::remove_file(manifest).unwrap();
+    stage.run(&["keys", "check"]).ends(40);
+}
