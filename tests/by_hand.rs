@@ -6,6 +6,7 @@
 #[path = "repository/fixture.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;
+mod terminal;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use fixture::{Cargo, Ship, marked, noise, parcel};
 use lifeboat::{
-    crypt::{SigningKey, files},
+    crypt::{self, SigningKey, files},
     flow::Piece,
     names::SnapshotId,
     repo::format::layout,
@@ -192,6 +193,31 @@ async fn the_script_brings_back_an_older_snapshot_by_the_beginning_of_its_id() {
     let big = fs::read(wreck.dir.path().join("older/minio/big")).unwrap();
     assert!(big == noise(6 << 20, 77));
     wreck.assert_refuses("none", &["2031"], "no committed snapshot fits 2031");
+}
+
+#[tokio::test]
+async fn a_protected_identity_opens_all_by_hand_and_its_passphrase_is_asked_for_once() {
+    let wreck = wreck().await;
+    let phrase = "correct horse battery staple";
+    let plain = fs::read_to_string(wreck.identity()).unwrap();
+    let protected = crypt::protect(&plain, &phrase.into()).unwrap();
+    fs::write(wreck.dir.path().join("identity.txt.age"), protected).unwrap();
+    let mut here = Command::new("bash");
+    here.current_dir(wreck.dir.path());
+    let by_hand = |line: &str, phrase: &str| {
+        let output = terminal::at_a_terminal(&here, line, &[("assphrase", phrase)]);
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (opened, shown) = by_hand("age -d -o opened.txt identity.txt.age", phrase);
+    assert!(opened, "{shown}");
+    assert_eq!(fs::read_to_string(wreck.dir.path().join("opened.txt")).unwrap(), plain);
+    let recover = "bash repository/recover.sh -i identity.txt.age -o";
+    let (recovered, shown) = by_hand(&format!("{recover} out"), phrase);
+    assert!(recovered, "{shown}");
+    let big = fs::read(wreck.dir.path().join("out/minio/big")).unwrap();
+    assert!(big == noise(6 << 20, 77));
+    let (recovered, shown) = by_hand(&format!("{recover} none"), "another phrase");
+    assert!(!recovered && shown.contains("the identity cannot be opened"), "{shown}");
 }
 
 #[tokio::test]

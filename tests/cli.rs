@@ -17,6 +17,8 @@ mod export;
 mod init;
 #[path = "cli/keys.rs"]
 mod keys;
+#[path = "cli/kit.rs"]
+mod kit;
 #[path = "cli/listing.rs"]
 mod listing;
 #[path = "cli/policy.rs"]
@@ -31,5 +33,6 @@ mod secrets;
 mod signals;
 #[path = "cli/store.rs"]
 mod store;
+mod terminal;
 #[path = "cli/verify.rs"]
 mod verify;

@@ -6,7 +6,10 @@ mod doctor;
 mod export;
 mod init;
 mod json;
+mod keys;
+mod kit;
 mod ls;
+mod passphrase;
 mod policy;
 mod restore;
 mod screen;
@@ -22,7 +25,7 @@ use std::{
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::{screen::Screen, session::Session};
+use self::{passphrase::Asking, screen::Screen, session::Session};
 use crate::{
     clock::Ground,
     error::{Context, ExitCode, Failure, Result},
@@ -48,6 +51,9 @@ pub struct Args {
     /// The age identity that opens the data (`identity.txt` of the keys folder when it is there)
     #[arg(long, global = true, env = "LIFEBOAT_IDENTITY", value_name = "FILE")]
     identity: Option<PathBuf>,
+    /// The file with the passphrase of a protected identity; asked for at the terminal when not given
+    #[arg(long, global = true, env = "LIFEBOAT_PASSPHRASE_FILE", value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
     /// Print one JSON document on stdout
     #[arg(long, global = true)]
     json: bool,
@@ -81,6 +87,10 @@ enum Verb {
     Export(export::Export),
     /// Look for damage and tampering
     Verify(verify::Verify),
+    /// Look at keys, make them and protect them
+    Keys(keys::Keys),
+    /// Make a recovery sheet to print
+    Kit(kit::Kit),
     /// The local memory of what the repository holds
     Catalog(catalog::Catalog),
     /// Print the completions of a shell
@@ -163,8 +173,9 @@ fn stopped(signal: &str) -> Failure {
 }
 
 async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
-    let Args { policy, identity, json, quiet, verb, .. } = args;
-    let session = Session { policy, identity, json, quiet, screen, ground: Ground::system() };
+    let Args { policy, identity, passphrase_file, json, quiet, verb, .. } = args;
+    let passphrase = Asking { file: passphrase_file };
+    let session = Session { policy, identity, passphrase, json, quiet, screen, ground: Ground::system() };
     match verb {
         Verb::Init(verb) => init::run(verb, &session).await,
         Verb::Policy(verb) => policy::run(&verb, &session),
@@ -175,6 +186,8 @@ async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
         Verb::Restore(verb) => restore::run(verb, &session).await,
         Verb::Export(verb) => export::run(verb, &session).await,
         Verb::Verify(verb) => verify::run(verb, &session).await,
+        Verb::Keys(verb) => keys::run(verb, &session).await,
+        Verb::Kit(verb) => kit::run(verb, &session).await,
         Verb::Catalog(verb) => catalog::run(&verb, &session).await,
         Verb::Completions { shell } => {
             // By way of memory: the generator panics when its reader goes away.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{say, screen::Screen};
+use super::{passphrase::Asking, say, screen::Screen};
 use crate::{
     clock::Ground,
     crypt::{Identities, files},
@@ -20,6 +20,8 @@ pub struct Session {
     pub policy: Option<PathBuf>,
     /// `--identity`.
     pub identity: Option<PathBuf>,
+    /// Where the passphrase of a protected identity comes from.
+    pub passphrase: Asking,
     /// `--json`.
     pub json: bool,
     /// `--quiet`.
@@ -59,17 +61,23 @@ impl Session {
         self.screen.clone()
     }
 
-    /// Returns the identity that was given, or the one in the keys folder if it is still there.
+    /// Returns the identity that was given, or the one in the keys folder if it is still there. For one there
+    /// that is protected nobody is asked: the host's own key may be enough.
     pub fn identity(&self, stack: &Stack) -> Result<Option<Identities>> {
         if let Some(path) = &self.identity {
-            return Identities::from_file(path).map(Some);
+            return Identities::from_protected_file(path, &self.passphrase).map(Some);
         }
         let beside = stack.repository.settings.keys.join(files::IDENTITY);
-        if beside.exists() { Identities::from_file(&beside).map(Some) } else { Ok(None) }
+        let opens_itself = beside.exists() && !Identities::is_protected(&beside);
+        opens_itself.then(|| Identities::from_file(&beside)).transpose()
     }
 
     /// Returns the identity, or says that one is needed.
     pub fn identity_needed(&self, stack: &Stack) -> Result<Identities> {
+        let beside = stack.repository.settings.keys.join(files::IDENTITY);
+        if self.identity.is_none() && Identities::is_protected(&beside) {
+            return Identities::from_protected_file(&beside, &self.passphrase);
+        }
         self.identity(stack)?.ok_or_else(|| {
             Failure::new(ExitCode::KeyRefused, "no identity was given, and the data opens to nobody else")
                 .hint(

@@ -8,6 +8,8 @@ pub mod compose;
 pub mod doctor;
 pub mod export;
 pub mod init;
+pub mod keys;
+pub mod kit;
 mod known;
 pub mod open;
 pub mod registry;
