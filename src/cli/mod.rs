@@ -11,10 +11,12 @@ mod kit;
 mod ls;
 mod passphrase;
 mod policy;
+mod prune;
 mod restore;
 mod screen;
 mod session;
 mod snapshots;
+mod sync;
 mod verify;
 
 use std::{
@@ -91,6 +93,10 @@ enum Verb {
     Keys(keys::Keys),
     /// Make a recovery sheet to print
     Kit(kit::Kit),
+    /// Copy snapshots to an offsite repository
+    Sync(sync::Sync),
+    /// Forget what no rule keeps, and remove what nobody needs
+    Prune(prune::Prune),
     /// The local memory of what the repository holds
     Catalog(catalog::Catalog),
     /// Print the completions of a shell
@@ -188,6 +194,8 @@ async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
         Verb::Verify(verb) => verify::run(verb, &session).await,
         Verb::Keys(verb) => keys::run(verb, &session).await,
         Verb::Kit(verb) => kit::run(verb, &session).await,
+        Verb::Sync(verb) => sync::run(verb, &session).await,
+        Verb::Prune(verb) => prune::run(verb, &session).await,
         Verb::Catalog(verb) => catalog::run(&verb, &session).await,
         Verb::Completions { shell } => {
             // By way of memory: the generator panics when its reader goes away.

@@ -169,7 +169,8 @@ fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned) 
     let mut rows: Vec<(&SnapshotId, &str, String)> = Vec::new();
     for kept in &planned.decided.keep {
         let mut reasons: Vec<String> = kept.reasons.iter().map(ToString::to_string).collect();
-        reasons.extend(planned.pins.get(&kept.id).filter(|pin| !pin.is_empty()).map(|pin| format!("“{pin}”")));
+        reasons
+            .extend(planned.pins.get(&kept.id).filter(|pin| !pin.is_empty()).map(|pin| format!("“{pin}”")));
         rows.push((&kept.id, "keep", reasons.join(", ")));
     }
     rows.extend(planned.decided.remove.iter().map(|gone| (&gone.id, "REMOVE", gone.reason.to_string())));
@@ -274,7 +275,8 @@ fn report_lines(report: &PruneReport, freed_bytes: u64) -> Vec<String> {
 
 fn facts_of_kept(planned: &Planned) -> Vec<Value> {
     let kept = planned.decided.keep.iter();
-    kept.map(|kept| json!({ "id": kept.id, "reasons": kept.reasons, "pin": planned.pins.get(&kept.id) })).collect()
+    kept.map(|kept| json!({ "id": kept.id, "reasons": kept.reasons, "pin": planned.pins.get(&kept.id) }))
+        .collect()
 }
 
 fn facts_of_packs(planned: &Planned) -> Value {

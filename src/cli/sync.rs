@@ -42,7 +42,9 @@ pub(super) async fn run(args: Sync, session: &Session) -> Result<ExitCode> {
     if session.json {
         let failed: Vec<Value> = failed
             .iter()
-            .map(|(name, failure)| json!({ "name": name, "error": failure.chain(), "hints": failure.hints() }))
+            .map(
+                |(name, failure)| json!({ "name": name, "error": failure.chain(), "hints": failure.hints() }),
+            )
             .collect();
         let facts: Vec<Value> = done.iter().map(|one| facts(one, session)).collect();
         json::print(&json::document("sync", json!({ "offsites": facts, "failed": failed })));

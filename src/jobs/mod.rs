@@ -12,6 +12,8 @@ pub mod keys;
 pub mod kit;
 mod known;
 pub mod open;
+pub mod prune;
 pub mod registry;
 pub mod restore;
+pub mod sync;
 pub mod when;

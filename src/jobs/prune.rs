@@ -77,12 +77,7 @@ pub async fn plan(
 }
 
 /// A copy keeps what its original has, and what that has forgotten for some days more.
-fn stay_for_now(
-    decided: &mut Decided,
-    seen: &Inspection,
-    asked: &Asked,
-    now: chrono::DateTime<Utc>,
-) {
+fn stay_for_now(decided: &mut Decided, seen: &Inspection, asked: &Asked, now: chrono::DateTime<Utc>) {
     let Some(days) = asked.delay_days else { return };
     let forgotten = seen.forgotten_upstream();
     let delay = Duration::days(i64::from(days));
@@ -91,7 +86,9 @@ fn stay_for_now(
         .partition(|one| forgotten.get(&one.id).is_some_and(|at| *at + delay <= now));
     decided.remove = go;
     for one in stay {
-        decided.keep.push(retention::Kept { id: one.id, reasons: vec![retention::Reason::Original { days }] });
+        decided
+            .keep
+            .push(retention::Kept { id: one.id, reasons: vec![retention::Reason::Original { days }] });
     }
     decided.keep.sort_by(|a, b| b.id.cmp(&a.id));
 }

@@ -7,12 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::open::Opening;
 use crate::{
-    clock::Ground,
-    error::Result,
-    event::SharedMonitor,
-    names::SnapshotId,
-    policy::Stack,
-    repo::CopyReport,
+    clock::Ground, error::Result, event::SharedMonitor, names::SnapshotId, policy::Stack, repo::CopyReport,
 };
 
 /// What became of one offsite.

@@ -95,7 +95,8 @@ impl Repository<Clear> {
         let mut copy = Copy::begin(from, to, put, patience, ground, monitor).await?;
         copy.tombstones().await?;
         let there = copy.known_snapshots().await?;
-        copy.report.there = commits.survey.good.iter().filter(|one| there.contains(&one.refs.snapshot)).count() as u64;
+        copy.report.there =
+            commits.survey.good.iter().filter(|one| there.contains(&one.refs.snapshot)).count() as u64;
         for one in commits.survey.good.iter().filter(|one| !there.contains(&one.refs.snapshot)) {
             match copy.snapshot(one).await {
                 Ok(()) => {
@@ -170,7 +171,10 @@ impl<'a> Copy<'a> {
         let manifest = layout::manifest(&refs.snapshot);
         let bytes = self.take(&manifest).await?;
         if PackId(Sha256::digest(&bytes).into()) != refs.manifest {
-            return Err(Failure::new(ExitCode::Damage, format!("`{manifest}` is not the manifest that was signed")));
+            return Err(Failure::new(
+                ExitCode::Damage,
+                format!("`{manifest}` is not the manifest that was signed"),
+            ));
         }
         self.give(&manifest, bytes).await?;
         let key = layout::refs(&refs.snapshot, refs.revision);
@@ -188,8 +192,9 @@ impl<'a> Copy<'a> {
         for (pack, size_bytes) in needed {
             if self.packs.get(pack).is_some_and(|found| found != size_bytes) {
                 let what = format!("`{}` of the copy does not have its size", layout::pack(*pack));
-                return Err(Failure::new(ExitCode::StoreDown, what)
-                    .hint("An object is never overwritten: remove that one by hand and run the sync again."));
+                return Err(Failure::new(ExitCode::StoreDown, what).hint(
+                    "An object is never overwritten: remove that one by hand and run the sync again.",
+                ));
             }
         }
         let missing = needed.iter().filter(|(pack, _)| !self.packs.contains_key(pack));
@@ -201,7 +206,8 @@ impl<'a> Copy<'a> {
                 Ok::<_, Failure>((pack, size_bytes))
             }
         });
-        let copied: Vec<(PackId, u64)> = stream::iter(copies).buffer_unordered(PACKS_AT_ONCE).try_collect().await?;
+        let copied: Vec<(PackId, u64)> =
+            stream::iter(copies).buffer_unordered(PACKS_AT_ONCE).try_collect().await?;
         self.report.packs += copied.len() as u64;
         self.report.packs_bytes += copied.iter().map(|(_, size_bytes)| size_bytes).sum::<u64>();
         self.packs.extend(copied);
@@ -227,8 +233,11 @@ impl<'a> Copy<'a> {
                 self.monitor.event(Event::PackStored { size_bytes });
                 Ok(())
             }
-            _ => Err(Failure::new(ExitCode::StoreDown, format!("`{key}` was put into the copy and is not there whole"))
-                .hint("Check the offsite store; `lifeboat doctor` tries what it promises.")),
+            _ => Err(Failure::new(
+                ExitCode::StoreDown,
+                format!("`{key}` was put into the copy and is not there whole"),
+            )
+            .hint("Check the offsite store; `lifeboat doctor` tries what it promises.")),
         }
     }
 
@@ -236,7 +245,9 @@ impl<'a> Copy<'a> {
     async fn indexes(&self) -> Result<()> {
         let there: BTreeSet<Key> = self.to.signed(layout::INDEX).await?.into_iter().collect();
         for key in self.from.signed(layout::INDEX).await?.into_iter().filter(|key| !there.contains(key)) {
-            let (Ok(bytes), Ok(signature)) = (self.take(&key).await, self.take(&layout::signature(&key)).await) else {
+            let (Ok(bytes), Ok(signature)) =
+                (self.take(&key).await, self.take(&layout::signature(&key)).await)
+            else {
                 // Prune removes indexes that tell of nothing.
                 continue;
             };

@@ -6,10 +6,12 @@
 mod chunker;
 mod chunks;
 mod commit;
+mod copy;
 mod core;
 mod cutting;
 mod fence;
 pub mod format;
+mod hold;
 mod index;
 mod integrity;
 mod marks;
@@ -39,7 +41,9 @@ use self::{
 };
 pub use self::{
     chunks::ChunkReader,
+    copy::CopyReport,
     fence::Patience,
+    hold::Hold,
     index::{KnownChunks, Location, MemoryIndex, PackMap},
     integrity::Incident,
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
@@ -78,6 +82,9 @@ pub struct Append {
 pub struct Read {
     identities: Identities,
 }
+
+/// May look at what is in the clear, and copy. Needs no key and has none.
+pub struct Clear;
 
 /// A repository opened for one purpose.
 ///

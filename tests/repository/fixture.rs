@@ -1,6 +1,6 @@
 //! What the tests stand on: keys, a clock that moves an hour with each backup, and a source of named entries.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -161,7 +161,7 @@ impl Ship {
     ) -> Result<PruneReport> {
         let repository = self.maintain(store).await?;
         let seen = repository.inspect(&self.now(), &self.monitor()).await?;
-        seen.check()?;
+        seen.check(&BTreeSet::new())?;
         let remove = remove.iter().map(|id| ((*id).clone(), "a test says so".to_owned())).collect();
         let plan = repo::plan(&seen, &remove, terms, self.now().clock.now());
         repository.apply(plan, &self.now(), &self.monitor()).await
