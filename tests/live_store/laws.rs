@@ -87,6 +87,25 @@ async fn a_real_s3_keeps_every_law() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn where_deleting_is_forbidden_the_other_laws_hold_and_prune_is_refused() {
+    let bucket = Bucket::new("store-add-only").await;
+    let policy = format!(
+        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Deny","Principal":"*","Action":"s3:DeleteObject",
+        "Resource":"arn:aws:s3:::{}/*"}}]}}"#,
+        bucket.name
+    );
+    bucket.client.put_bucket_policy().bucket(&bucket.name).policy(policy).send().await.unwrap();
+    let opened = store::open("s3", &s3_options(&bucket)).unwrap();
+    let findings = probe(&opened, &Ground::system()).await;
+    bucket.client.delete_bucket_policy().bucket(&bucket.name).send().await.unwrap();
+    let want = [("delete", Status::Warn), ("list_after_delete", Status::Unknown)];
+    assert_eq!(not_ok(&findings), want, "{findings:#?}");
+    let refused = refuses_prune(&findings).unwrap();
+    assert!(refused.hints()[0].starts_with("Right for a host that only adds"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn a_repository_on_webdav_is_backed_up_to_and_restored_from() {
     let server = Webdav::start();
     let stage = Stage::bare();
