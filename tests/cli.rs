@@ -15,6 +15,8 @@ mod export;
 mod init;
 #[path = "cli/keys.rs"]
 mod keys;
+#[path = "cli/kit.rs"]
+mod kit;
 #[path = "cli/listing.rs"]
 mod listing;
 #[path = "cli/policy.rs"]

@@ -6,6 +6,7 @@ mod export;
 mod init;
 mod json;
 mod keys;
+mod kit;
 mod ls;
 mod passphrase;
 mod policy;
@@ -85,6 +86,8 @@ enum Verb {
     Verify(verify::Verify),
     /// Look at keys, make them and protect them
     Keys(keys::Keys),
+    /// Make a recovery sheet to print
+    Kit(kit::Kit),
     /// The local memory of what the repository holds
     Catalog(catalog::Catalog),
     /// Print the completions of a shell
@@ -180,6 +183,7 @@ async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
         Verb::Export(verb) => export::run(verb, &session).await,
         Verb::Verify(verb) => verify::run(verb, &session).await,
         Verb::Keys(verb) => keys::run(verb, &session).await,
+        Verb::Kit(verb) => kit::run(verb, &session).await,
         Verb::Catalog(verb) => catalog::run(&verb, &session).await,
         Verb::Completions { shell } => {
             // By way of memory: the generator panics when its reader goes away.

@@ -8,6 +8,7 @@ pub mod compose;
 pub mod export;
 pub mod init;
 pub mod keys;
+pub mod kit;
 mod known;
 pub mod open;
 pub mod registry;
