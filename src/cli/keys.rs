@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{json, say, session::Session};
 use crate::{
-    crypt::{self, NewIdentity},
+    crypt::{self, NewIdentity, SigningKey},
     error::{Context, ExitCode, Failure, Result},
     event::Monitor,
     jobs::{
@@ -28,14 +28,17 @@ pub struct Keys {
 enum Verb {
     /// List every key that counts, and where its private half lies on this host
     List,
-    /// Make a further recovery identity; never overwrites a file
+    /// Make a further recovery identity, or a signing key; never overwrites a file
     New {
-        /// The new identity file
+        /// The new key file
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
         /// Protect it with a passphrase
         #[arg(long)]
         passphrase: bool,
+        /// Make a signing key: of a host, or of a maintainer
+        #[arg(long, conflicts_with = "passphrase")]
+        signing: bool,
     },
     /// Write a copy of an identity file that opens with a passphrase only: FILE.age, beside it
     Protect {
@@ -49,7 +52,8 @@ enum Verb {
 pub(super) async fn run(args: Keys, session: &Session) -> Result<ExitCode> {
     match args.verb {
         Verb::List => list(session).await,
-        Verb::New { out, passphrase } => new(&out, passphrase, session),
+        Verb::New { out, signing: true, .. } => new_signing(&out, session),
+        Verb::New { out, passphrase, .. } => new(&out, passphrase, session),
         Verb::Protect { file } => protect(&file, session),
         Verb::Check => check(session).await,
     }
@@ -153,6 +157,21 @@ fn new(out: &Path, protected: bool, session: &Session) -> Result<ExitCode> {
         session.report(&format!("identity   {}", out.display()));
         session.report("");
         session.report("A new repository seals to it with `lifeboat init --recipient`.");
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn new_signing(out: &Path, session: &Session) -> Result<ExitCode> {
+    check_new(out)?;
+    let made = SigningKey::generate()?;
+    crypt::write_new(out, &made.to_text()?)?;
+    if session.json {
+        json::print(&json::document("keys", json!({ "signer": made.public(), "signing_key": out })));
+    } else {
+        session.report(&format!("signer  {}", made.public()));
+        session.report(&format!("key     {}", out.display()));
+        session.report("");
+        session.report("It is believed once its signer stands in `signers` or `maintainers` of the policy.");
     }
     Ok(ExitCode::Ok)
 }
