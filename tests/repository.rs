@@ -18,6 +18,8 @@ mod keys;
 mod order;
 #[path = "repository/prune.rs"]
 mod prune;
+#[path = "repository/rotation.rs"]
+mod rotation;
 #[path = "repository/round_trip.rs"]
 mod round_trip;
 #[path = "repository/streams.rs"]
