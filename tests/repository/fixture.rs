@@ -179,7 +179,11 @@ impl Ship {
         known: &Arc<MemoryIndex>,
         all: &[Cargo],
     ) -> Result<Committed> {
-        let repository = self.append(store, known).await?;
+        self.backup_into(&self.append(store, known).await?, all).await
+    }
+
+    /// Makes a snapshot of several sources with a repository that is open.
+    pub async fn backup_into(&self, repository: &Repository<Append>, all: &[Cargo]) -> Result<Committed> {
         let mut writer = repository.begin(self.ground(), self.monitor(), 1).await?;
         for cargo in all {
             let previous = repository.previous(&cargo.name).await?;
