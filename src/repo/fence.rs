@@ -62,12 +62,11 @@ impl Core {
     pub(super) async fn pass_fence(
         &self,
         refs: &Refs,
-        began_at: u64,
         patience: Patience,
         monitor: &SharedMonitor,
     ) -> Result<()> {
         let mut looks = 0;
-        let newest = loop {
+        let was_pruned = loop {
             let (generations, _) = self.generations().await?;
             let open = generations.iter().find(|(_, one)| {
                 let names_ours =
@@ -81,7 +80,7 @@ impl Core {
                     })
             });
             let Some((number, _)) = open else {
-                break generations.keys().next_back().copied().unwrap_or_default();
+                break !generations.is_empty();
             };
             looks += 1;
             if looks > patience.looks {
@@ -93,7 +92,9 @@ impl Core {
             monitor.step(None, format!("wait for generation {number} of prune to end"));
             tokio::time::sleep(patience.interval).await;
         };
-        if newest > began_at {
+        // Whatever this run knew when it began: a pruner that stood still may condemn and sweep under a number that
+        // is older than what this run has seen.
+        if was_pruned {
             self.check_packs_are_there(&refs.packs).await?;
         }
         if self.is_taken_for_dead(&refs.snapshot).await? {

@@ -210,8 +210,8 @@ fn is_of_dead(ledger: &Ledger, signature: &Key) -> bool {
 }
 
 /// Returns the objects of generations that mean nothing any more, the list first: without it the others are nothing.
-/// The newest one stays, for numbers only grow; and one whose sweep is open stays for as long as a slow run of it
-/// may be about.
+/// The newest one stays, for numbers only grow; one whose sweep is open stays for as long as a slow run of it may be
+/// about; and the signature of a list stays for ever, so that nobody who slept uses its number a second time.
 fn spent(ledger: &Ledger, grace: chrono::Duration, now: DateTime<Utc>) -> Vec<Vec<Key>> {
     let newest = ledger.generations.keys().next_back().copied().unwrap_or_default();
     let mut spent = Vec::new();
@@ -228,14 +228,14 @@ fn spent(ledger: &Ledger, grace: chrono::Duration, now: DateTime<Utc>) -> Vec<Ve
             continue;
         }
         let signature = layout::signature(&list);
-        let mut keys: Vec<Key> = generation.keys.iter().cloned().collect();
-        keys.sort_by_key(|key| (*key != list, *key != signature));
+        let mut keys: Vec<Key> = generation.keys.iter().filter(|key| **key != signature).cloned().collect();
+        keys.sort_by_key(|key| *key != list);
         spent.push(keys);
     }
     spent
 }
 
-fn overtaken() -> Failure {
+pub(super) fn overtaken() -> Failure {
     Failure::new(ExitCode::Busy, "another run of prune was faster")
         .hint("Look at what it did with `lifeboat prune --plan`; nothing was removed by this one.")
 }

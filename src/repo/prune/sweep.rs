@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Maintain, Swept, Terms, plan::in_use};
+use super::{Maintain, Swept, Terms, apply::overtaken, plan::in_use};
 use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
@@ -69,10 +69,8 @@ impl Repository<Maintain> {
                 .hint("Nothing more is removed while this is so. Run `lifeboat verify`."));
         }
         let condemned = ledger.generations.get(&generation).and_then(|one| one.condemned.clone());
-        let condemned = condemned.ok_or_else(|| {
-            Failure::new(ExitCode::Tampering, format!("the list of generation {generation} is gone"))
-                .hint("Nothing is removed. Run `lifeboat verify`, and make a new plan.")
-        })?;
+        // Others have swept and cleared it away while this run stood still.
+        let condemned = condemned.ok_or_else(overtaken)?;
         let judged = judge(&ledger, generation, terms, ground);
         let mut swept = Swept { generation, ..Swept::default() };
         self.remove_snapshots(judged.forgotten, judged.dead, &mut swept).await?;
