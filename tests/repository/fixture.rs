@@ -386,18 +386,21 @@ impl<'a> Host<'a> {
         let all: BTreeSet<Key> = store.list("").await.unwrap().into_iter().map(|one| one.key).collect();
         let there = all.iter().filter(|key| data.iter().any(|prefix| key.as_str().starts_with(prefix)));
         assert_eq!(expected, there.cloned().collect(), "just what the snapshots need");
-        // A session may be of the last backup; a generation may be the newest, or one whose run died in its sweep.
+        // A session may be of the last backup. A generation may be the newest, or one whose run died in its sweep;
+        // of the others the signature of the list stays, so that nobody uses the number again.
         let alive: BTreeSet<&str> = refs.iter().map(|refs| refs.snapshot.as_str()).collect();
         for key in all.iter().filter(|key| key.as_str().starts_with("sessions/")) {
             assert!(alive.iter().any(|id| key.as_str().contains(id)), "`{key}` is of a run that is gone");
         }
-        let number =
+        let number_of =
             |key: &Key| key.as_str().strip_prefix("prune/").and_then(|name| name.get(..8)).map(str::to_owned);
-        let newest = all.iter().filter_map(number).max();
+        let newest = all.iter().filter_map(number_of).max();
         let step = |number: &str, step: &str| Key::new(&format!("prune/{number}.{step}.json")).unwrap();
-        for number in all.iter().filter_map(number).filter(|number| Some(number) != newest.as_ref()) {
+        for number in all.iter().filter_map(number_of).filter(|number| Some(number) != newest.as_ref()) {
             let died = all.contains(&step(&number, "open")) && !all.contains(&step(&number, "done"));
-            assert!(died, "generation {number} is over and lies there still");
+            let left: Vec<&Key> = all.iter().filter(|key| number_of(key).as_ref() == Some(&number)).collect();
+            let stub = layout::signature(&step(&number, "condemned"));
+            assert!(died || left == [&stub], "generation {number} is over and lies there still: {left:?}");
         }
     }
 }
