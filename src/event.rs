@@ -66,6 +66,11 @@ pub enum Event {
         /// Its id.
         snapshot: SnapshotId,
     },
+    /// A snapshot exists in a copy from now on.
+    Copied {
+        /// Its id.
+        snapshot: SnapshotId,
+    },
 }
 
 /// Hears what happens. Calls come from many threads and must return quickly.

@@ -6,6 +6,7 @@
 #[path = "repository/fixture.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;
+mod terminal;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use fixture::{Cargo, Ship, marked, noise, parcel};
 use lifeboat::{
-    crypt::{SigningKey, files},
+    crypt::{self, SigningKey, files},
     flow::Piece,
     names::SnapshotId,
     repo::format::layout,
@@ -195,6 +196,31 @@ async fn the_script_brings_back_an_older_snapshot_by_the_beginning_of_its_id() {
 }
 
 #[tokio::test]
+async fn a_protected_identity_opens_all_by_hand_and_its_passphrase_is_asked_for_once() {
+    let wreck = wreck().await;
+    let phrase = "correct horse battery staple";
+    let plain = fs::read_to_string(wreck.identity()).unwrap();
+    let protected = crypt::protect(&plain, &phrase.into()).unwrap();
+    fs::write(wreck.dir.path().join("identity.txt.age"), protected).unwrap();
+    let mut here = Command::new("bash");
+    here.current_dir(wreck.dir.path());
+    let by_hand = |line: &str, phrase: &str| {
+        let output = terminal::at_a_terminal(&here, line, &[("assphrase", phrase)]);
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (opened, shown) = by_hand("age -d -o opened.txt identity.txt.age", phrase);
+    assert!(opened, "{shown}");
+    assert_eq!(fs::read_to_string(wreck.dir.path().join("opened.txt")).unwrap(), plain);
+    let recover = "bash repository/recover.sh -i identity.txt.age -o";
+    let (recovered, shown) = by_hand(&format!("{recover} out"), phrase);
+    assert!(recovered, "{shown}");
+    let big = fs::read(wreck.dir.path().join("out/minio/big")).unwrap();
+    assert!(big == noise(6 << 20, 77));
+    let (recovered, shown) = by_hand(&format!("{recover} none"), "another phrase");
+    assert!(!recovered && shown.contains("the identity cannot be opened"), "{shown}");
+}
+
+#[tokio::test]
 async fn the_script_refuses_keys_that_do_not_fit() {
     let wreck = wreck().await;
     let stranger = Ship::new();
@@ -299,6 +325,16 @@ async fn the_command_lines_of_the_text_do_what_it_says() {
         .flat_map(|id| fs::read(wreck.repository().join("chunks").join(id)).unwrap())
         .collect();
     assert!(dump == content(&wreck.cargos[1].entries[0]));
+}
+
+#[test]
+fn a_signing_key_of_stock_minisign_without_checksum_is_refused_with_a_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = ["-G", "-W", "-s", "signing.key", "-p", "signing.pub"];
+    let made = Command::new("minisign").args(words).current_dir(dir.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let failure = SigningKey::from_file(&dir.path().join("signing.key")).unwrap_err();
+    assert!(failure.hints()[0].contains("keys new --signing"), "{:?}", failure.hints());
 }
 
 #[test]

@@ -9,12 +9,16 @@ mod stage;
 mod backup;
 #[path = "cli/catalog.rs"]
 mod catalog;
+#[path = "cli/doctor.rs"]
+mod doctor;
 #[path = "cli/export.rs"]
 mod export;
 #[path = "cli/init.rs"]
 mod init;
 #[path = "cli/keys.rs"]
 mod keys;
+#[path = "cli/kit.rs"]
+mod kit;
 #[path = "cli/listing.rs"]
 mod listing;
 #[path = "cli/policy.rs"]
@@ -29,5 +33,6 @@ mod secrets;
 mod signals;
 #[path = "cli/store.rs"]
 mod store;
+mod terminal;
 #[path = "cli/verify.rs"]
 mod verify;

@@ -20,6 +20,8 @@ mod order;
 mod pause;
 #[path = "repository/prune.rs"]
 mod prune;
+#[path = "repository/rotation.rs"]
+mod rotation;
 #[path = "repository/round_trip.rs"]
 mod round_trip;
 #[path = "repository/streams.rs"]

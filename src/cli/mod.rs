@@ -2,15 +2,21 @@
 
 mod backup;
 mod catalog;
+mod doctor;
 mod export;
 mod init;
 mod json;
+mod keys;
+mod kit;
 mod ls;
+mod passphrase;
 mod policy;
+mod prune;
 mod restore;
 mod screen;
 mod session;
 mod snapshots;
+mod sync;
 mod verify;
 
 use std::{
@@ -21,7 +27,7 @@ use std::{
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::{screen::Screen, session::Session};
+use self::{passphrase::Asking, screen::Screen, session::Session};
 use crate::{
     clock::Ground,
     error::{Context, ExitCode, Failure, Result},
@@ -47,6 +53,9 @@ pub struct Args {
     /// The age identity that opens the data (`identity.txt` of the keys folder when it is there)
     #[arg(long, global = true, env = "LIFEBOAT_IDENTITY", value_name = "FILE")]
     identity: Option<PathBuf>,
+    /// The file with the passphrase of a protected identity; asked for at the terminal when not given
+    #[arg(long, global = true, env = "LIFEBOAT_PASSPHRASE_FILE", value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
     /// Print one JSON document on stdout
     #[arg(long, global = true)]
     json: bool,
@@ -66,6 +75,8 @@ enum Verb {
     Init(init::Init),
     /// Check or show the policy
     Policy(policy::Policy),
+    /// Try out the keys, the secrets and the stores
+    Doctor,
     /// Make a snapshot now
     Backup(backup::Backup),
     /// List the restore points
@@ -78,6 +89,14 @@ enum Verb {
     Export(export::Export),
     /// Look for damage and tampering
     Verify(verify::Verify),
+    /// Look at keys, make them and protect them
+    Keys(keys::Keys),
+    /// Make a recovery sheet to print
+    Kit(kit::Kit),
+    /// Copy snapshots to an offsite repository
+    Sync(sync::Sync),
+    /// Forget what no rule keeps, and remove what nobody needs
+    Prune(prune::Prune),
     /// The local memory of what the repository holds
     Catalog(catalog::Catalog),
     /// Print the completions of a shell
@@ -160,17 +179,23 @@ fn stopped(signal: &str) -> Failure {
 }
 
 async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
-    let Args { policy, identity, json, quiet, verb, .. } = args;
-    let session = Session { policy, identity, json, quiet, screen, ground: Ground::system() };
+    let Args { policy, identity, passphrase_file, json, quiet, verb, .. } = args;
+    let passphrase = Asking { file: passphrase_file };
+    let session = Session { policy, identity, passphrase, json, quiet, screen, ground: Ground::system() };
     match verb {
         Verb::Init(verb) => init::run(verb, &session).await,
         Verb::Policy(verb) => policy::run(&verb, &session),
+        Verb::Doctor => doctor::run(&session).await,
         Verb::Backup(verb) => backup::run(verb, &session).await,
         Verb::Snapshots => snapshots::run(&session).await,
         Verb::Ls(verb) => ls::run(verb, &session).await,
         Verb::Restore(verb) => restore::run(verb, &session).await,
         Verb::Export(verb) => export::run(verb, &session).await,
         Verb::Verify(verb) => verify::run(verb, &session).await,
+        Verb::Keys(verb) => keys::run(verb, &session).await,
+        Verb::Kit(verb) => kit::run(verb, &session).await,
+        Verb::Sync(verb) => sync::run(verb, &session).await,
+        Verb::Prune(verb) => prune::run(verb, &session).await,
         Verb::Catalog(verb) => catalog::run(&verb, &session).await,
         Verb::Completions { shell } => {
             // By way of memory: the generator panics when its reader goes away.

@@ -159,6 +159,7 @@ impl Monitor for Screen {
                 self.print(&format!("stored a pack of {}", ByteCount(size_bytes)));
             }
             Event::Committed { snapshot } if self.verbose => self.print(&format!("committed {snapshot}")),
+            Event::Copied { snapshot } => self.print(&format!("copied {snapshot}")),
             Event::Step { .. } | Event::PackStored { .. } | Event::Committed { .. } => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{say, screen::Screen};
+use super::{passphrase::Asking, say, screen::Screen};
 use crate::{
     clock::Ground,
     crypt::{Identities, files},
@@ -11,7 +11,7 @@ use crate::{
     jobs::{open::Opening, when::When},
     names::SnapshotId,
     policy::{self, Need, SourceConfig, Stack},
-    repo::{Read, Repository, format::Refs},
+    repo::{Hold, Read, Repository, format::Refs},
 };
 
 /// The command line's surroundings.
@@ -20,6 +20,8 @@ pub struct Session {
     pub policy: Option<PathBuf>,
     /// `--identity`.
     pub identity: Option<PathBuf>,
+    /// Where the passphrase of a protected identity comes from.
+    pub passphrase: Asking,
     /// `--json`.
     pub json: bool,
     /// `--quiet`.
@@ -59,17 +61,23 @@ impl Session {
         self.screen.clone()
     }
 
-    /// Returns the identity that was given, or the one in the keys folder if it is still there.
+    /// Returns the identity that was given, or the one in the keys folder if it is still there. For one there
+    /// that is protected nobody is asked: the host's own key may be enough.
     pub fn identity(&self, stack: &Stack) -> Result<Option<Identities>> {
         if let Some(path) = &self.identity {
-            return Identities::from_file(path).map(Some);
+            return Identities::from_protected_file(path, &self.passphrase).map(Some);
         }
         let beside = stack.repository.settings.keys.join(files::IDENTITY);
-        if beside.exists() { Identities::from_file(&beside).map(Some) } else { Ok(None) }
+        let opens_itself = beside.exists() && !Identities::is_protected(&beside);
+        opens_itself.then(|| Identities::from_file(&beside)).transpose()
     }
 
     /// Returns the identity, or says that one is needed.
     pub fn identity_needed(&self, stack: &Stack) -> Result<Identities> {
+        let beside = stack.repository.settings.keys.join(files::IDENTITY);
+        if self.identity.is_none() && Identities::is_protected(&beside) {
+            return Identities::from_protected_file(&beside, &self.passphrase);
+        }
         self.identity(stack)?.ok_or_else(|| {
             Failure::new(ExitCode::KeyRefused, "no identity was given, and the data opens to nobody else")
                 .hint(
@@ -88,6 +96,21 @@ impl Session {
     pub async fn look(&self, stack: &Stack) -> Result<Repository<Read>> {
         let identity = self.identity(stack)?;
         Opening::new(stack, &self.monitor())?.look(stack, identity, &self.monitor()).await
+    }
+
+    /// Says in the store that a snapshot is being read, until [`Self::release`].
+    pub async fn hold(&self, stack: &Stack, snapshot: &SnapshotId) -> Option<Hold> {
+        let opening = Opening::new(stack, &self.monitor()).ok()?;
+        opening.hold(std::slice::from_ref(snapshot), &self.ground, &self.monitor()).await
+    }
+
+    /// Says that it was read. Should that fail, the mark counts for some days and goes by itself.
+    pub async fn release(&self, hold: Option<Hold>) {
+        if let Some(hold) = hold
+            && let Err(failure) = hold.end().await
+        {
+            self.screen.step(None, failure.chain().join(": "));
+        }
     }
 
     /// Returns the snapshot that `when` means.

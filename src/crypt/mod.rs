@@ -5,12 +5,14 @@
 //! policy names.
 
 mod open;
+mod protect;
 mod range;
 mod seal;
 mod sign;
 
 pub use self::{
-    open::Identities,
+    open::{Identities, identity_text},
+    protect::{NoPassphrase, Passphrase, protect},
     range::{CIPHER_CHUNK_BYTES, PLAIN_CHUNK_BYTES, Payload, payload_offset},
     seal::{Recipients, SealedWriter},
     sign::{SigningKey, Trust, TrustedKeys, Verified},
@@ -18,7 +20,7 @@ pub use self::{
 
 use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
-use age::secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::{Context, ExitCode, Failure, Result};
 
@@ -45,6 +47,30 @@ pub struct NewKeys {
     pub signer: String,
 }
 
+/// An identity that was just made and lies nowhere yet.
+#[derive(Debug)]
+pub struct NewIdentity {
+    /// The text of its file.
+    pub text: SecretString,
+    /// The public half, `age1…`.
+    pub recipient: String,
+}
+
+impl NewIdentity {
+    /// Makes a recovery identity.
+    pub fn recovery(created: &str) -> Self {
+        Self::of("recovery identity: opens every backup; keep it offline", created)
+    }
+
+    fn of(role: &str, created: &str) -> Self {
+        let identity = age::x25519::Identity::generate();
+        let (recipient, secret) = (identity.to_public().to_string(), identity.to_string());
+        let secret = secret.expose_secret();
+        let text = format!("# lifeboat {role}, created {created}\n# public key: {recipient}\n{secret}\n");
+        Self { text: text.into(), recipient }
+    }
+}
+
 /// Makes a data identity, an index identity and a signing key in `folder`; never overwrites a file.
 ///
 /// Order: each file is created exclusively with mode 0600, so of two runs at once one fails before any key
@@ -53,24 +79,14 @@ pub fn make_keys(folder: &Path, created: &str) -> Result<NewKeys> {
     check_no_keys(folder)?;
     fs::create_dir_all(folder)
         .failed(ExitCode::Failed, || format!("keys folder `{}` cannot be made", folder.display()))?;
-    let identity_text = |identity: &age::x25519::Identity, role: &str| {
-        let public = identity.to_public();
-        let secret = identity.to_string();
-        format!("# lifeboat {role}, created {created}\n# public key: {public}\n{}\n", secret.expose_secret())
-    };
-    let (data, index) = (age::x25519::Identity::generate(), age::x25519::Identity::generate());
+    let data = NewIdentity::recovery(created);
+    let index = NewIdentity::of("index key of this host: opens indexes and manifests, never data", created);
     let signer = SigningKey::generate()?;
-    let data_text = identity_text(&data, "recovery identity: opens every backup; keep it offline");
-    write_new(&folder.join(files::IDENTITY), &data_text)?;
-    let index_text = identity_text(&index, "index key of this host: opens indexes and manifests, never data");
-    write_new(&folder.join(files::INDEX), &index_text)?;
+    write_new(&folder.join(files::IDENTITY), data.text.expose_secret())?;
+    write_new(&folder.join(files::INDEX), index.text.expose_secret())?;
     write_new(&folder.join(files::SIGNING), &signer.to_text()?)?;
     write_new(&folder.join(files::SIGNING_PUBLIC), &format!("{}\n", signer.public()))?;
-    Ok(NewKeys {
-        recipient: data.to_public().to_string(),
-        index_recipient: index.to_public().to_string(),
-        signer: signer.public(),
-    })
+    Ok(NewKeys { recipient: data.recipient, index_recipient: index.recipient, signer: signer.public() })
 }
 
 /// Fails when a key file lies in `folder` already.
@@ -86,8 +102,8 @@ pub fn check_no_keys(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Creates a file that only its owner may read and that did not exist.
-fn write_new(path: &Path, text: &str) -> Result<()> {
+/// Creates a key file that only its owner may read; never overwrites one.
+pub fn write_new(path: &Path, text: &str) -> Result<()> {
     let write = || {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;

@@ -2,7 +2,13 @@
 
 use std::{io::Read, path::Path, str::FromStr};
 
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+
+use super::{NoPassphrase, Passphrase, protect};
 use crate::error::{Context, ExitCode, Failure, Result};
+
+/// Bytes that an identity file may have; a longer file is something else.
+const IDENTITY_BYTES_MAX: u64 = 1 << 20;
 
 /// Private keys that open what was sealed to their public halves. Never printed.
 #[derive(Clone)]
@@ -15,16 +21,31 @@ impl std::fmt::Debug for Identities {
 }
 
 impl Identities {
-    /// Reads an identity file: `AGE-SECRET-KEY-1…` lines, `#` comments and empty lines.
+    /// Reads an identity file that must work unattended: `AGE-SECRET-KEY-1…` lines, `#` comments, empty lines.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .failed(ExitCode::KeyRefused, || format!("identity file `{}` cannot be read", path.display()))
-            .map_err(|failure| failure.hint("Give the recovery identity with --identity FILE."))?;
-        Self::from_text(&text).map_err(|failure| {
+        Self::from_protected_file(path, &NoPassphrase)
+    }
+
+    /// Reads an identity file; `passphrase` is asked when the file is protected by one, as `age -p` does it.
+    pub fn from_protected_file(path: &Path, passphrase: &dyn Passphrase) -> Result<Self> {
+        let bytes = read_identity(path)?;
+        let text = if protect::is_sealed(bytes.expose_secret()) {
+            let passphrase = passphrase.passphrase(path)?;
+            protect::open(bytes.expose_secret(), passphrase)
+        } else {
+            let text = std::str::from_utf8(bytes.expose_secret()).map(SecretString::from);
+            text.failed(ExitCode::KeyRefused, || "it is no text".to_owned())
+        };
+        text.and_then(|text| Self::from_text(text.expose_secret())).map_err(|failure| {
             let what = format!("identity file `{}` holds no usable key", path.display());
             let hints = failure.hints().to_vec();
             hints.into_iter().fold(Failure::new(ExitCode::KeyRefused, what).because(failure), Failure::hint)
         })
+    }
+
+    /// Returns whether an identity file is protected by a passphrase; `false` where it cannot be read.
+    pub fn is_protected(path: &Path) -> bool {
+        read_identity(path).is_ok_and(|bytes| protect::is_sealed(bytes.expose_secret()))
     }
 
     /// Parses the text of an identity file.
@@ -70,6 +91,34 @@ impl Identities {
     pub(super) fn each(&self) -> impl Iterator<Item = &dyn age::Identity> {
         self.0.iter().map(|identity| identity as &dyn age::Identity)
     }
+}
+
+/// Returns the text of an identity file that is not protected, and holds at least one key.
+pub fn identity_text(path: &Path) -> Result<SecretString> {
+    let bytes = read_identity(path)?;
+    if protect::is_sealed(bytes.expose_secret()) {
+        let what = format!("identity file `{}` is protected by a passphrase already", path.display());
+        return Err(Failure::new(ExitCode::Usage, what)
+            .hint("To change the passphrase open it with `age -d` first, and protect the result."));
+    }
+    Identities::from_file(path)?;
+    let text = std::str::from_utf8(bytes.expose_secret()).map(SecretString::from);
+    text.failed(ExitCode::KeyRefused, || format!("identity file `{}` is no text", path.display()))
+}
+
+/// Reads a key file whole; it is wiped from memory when dropped.
+fn read_identity(path: &Path) -> Result<SecretSlice<u8>> {
+    let read = || {
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(path)?.take(IDENTITY_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        if read as u64 > IDENTITY_BYTES_MAX {
+            return Err(std::io::Error::other(format!("it has more than {IDENTITY_BYTES_MAX} bytes")));
+        }
+        Ok(SecretSlice::from(bytes))
+    };
+    read()
+        .failed(ExitCode::KeyRefused, || format!("identity file `{}` cannot be read", path.display()))
+        .map_err(|failure| failure.hint("Give the recovery identity with --identity FILE."))
 }
 
 /// Tells a wrong key from broken bytes.

@@ -29,7 +29,7 @@ impl SigningKey {
         Ok(Self { secret: pair.sk, public: pair.pk })
     }
 
-    /// Reads a key file as [`Self::to_text`] or `minisign -G -W` made it.
+    /// Reads a key file as [`Self::to_text`] made it. What `minisign -G -W` makes has no checksum and is refused.
     pub fn from_file(path: &Path) -> Result<Self> {
         let shown = path.display();
         let text = std::fs::read_to_string(path)
@@ -42,9 +42,14 @@ impl SigningKey {
             let public = PublicKey::from_secret_key(&secret)?;
             Ok::<_, minisign::PError>(Self { secret, public })
         };
-        parse().failed(ExitCode::KeyRefused, || {
-            format!("signing key `{shown}` is not a minisign key without password")
-        })
+        parse()
+            .failed(ExitCode::KeyRefused, || {
+                format!("signing key `{shown}` is not a minisign key without password")
+            })
+            .map_err(|failure| {
+                failure
+                    .hint("`lifeboat keys new --signing` makes one; those of `minisign -W` have no checksum.")
+            })
     }
 
     /// Returns the text of the key file.

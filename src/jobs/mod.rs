@@ -5,10 +5,15 @@
 
 pub mod backup;
 pub mod compose;
+pub mod doctor;
 pub mod export;
 pub mod init;
+pub mod keys;
+pub mod kit;
 mod known;
 pub mod open;
+pub mod prune;
 pub mod registry;
 pub mod restore;
+pub mod sync;
 pub mod when;

@@ -2,37 +2,57 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use chrono::{DateTime, Duration, Utc};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use super::known::CatalogIndex;
 use crate::{
     catalog::Catalog,
+    clock::Ground,
     crypt::{Identities, SigningKey, Trust},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    policy::Stack,
-    repo::{Append, Place, Read, Repository},
-    store::{self, Opened},
+    names::SnapshotId,
+    policy::{OffsiteConfig, Stack, StoreConfig},
+    repo::{Append, Clear, CopyReport, Hold, Maintain, Patience, Place, Read, Repository},
+    store::{
+        self, Opened, Trash,
+        probe::{probe, refuses_prune},
+    },
 };
 
-/// What a job holds while it works on a repository.
+/// How old what a broken put left behind must be before it is removed: a slow one may still be at it.
+const LEFTOVERS_STAY: Duration = Duration::days(2);
+
+/// What a job holds while it works on a repository. The powers over the store stay inside: each way to open gives
+/// the repository only those that it needs, and only [`Self::maintain`] the one to remove.
 pub struct Opening {
-    /// The store.
-    pub store: Opened,
     /// The host's memory.
     pub catalog: Arc<Catalog>,
+    store: Opened,
     place: Place,
 }
 
 impl Opening {
     /// Opens the store and the catalog; reads nothing from the repository yet.
     pub fn new(stack: &Stack, monitor: &SharedMonitor) -> Result<Self> {
-        let repository = &stack.repository;
-        let store = store::open(&repository.place.store, &repository.place.resolve()?)?;
-        let settings = &repository.settings;
+        Self::at(stack, &stack.repository.place, monitor)
+    }
+
+    /// As [`Self::new`], of the stack's repository or, by its name, of a copy.
+    pub fn named(stack: &Stack, offsite: Option<&str>, monitor: &SharedMonitor) -> Result<Self> {
+        match offsite {
+            None => Self::new(stack, monitor),
+            Some(name) => Self::at(stack, &offsite_of(stack, name)?.place, monitor),
+        }
+    }
+
+    fn at(stack: &Stack, place: &StoreConfig, monitor: &SharedMonitor) -> Result<Self> {
+        let store = store::open(&place.store, &place.resolve()?)?;
+        let settings = &stack.repository.settings;
         let trust = Trust::parse(&settings.signers, &settings.maintainers, &settings.revoked_after())?;
-        let (catalog, was_broken) = open_catalog(stack, monitor)?;
+        let (catalog, was_broken) = open_catalog(stack, place, monitor)?;
         if was_broken {
             let what = "the catalog was broken and is made again from the repository".to_owned();
             monitor.warn(None, what, None);
@@ -41,7 +61,72 @@ impl Opening {
         let known = Arc::new(CatalogIndex::new(catalog.clone()));
         let witness = known.clone();
         let place = Place { get: store.get.clone(), trust, known, witness, shown: store.place.clone() };
-        Ok(Self { store, catalog, place })
+        Ok(Self { catalog, store, place })
+    }
+
+    /// Returns where the store is, as a person would say it.
+    pub fn shown(&self) -> &str {
+        &self.store.place
+    }
+
+    /// Opens the repository for looking at what is in the clear; needs no key.
+    pub async fn clear(&self) -> Result<Repository<Clear>> {
+        Repository::clear(self.place.clone()).await
+    }
+
+    /// Copies what `from` has and this place has not. There need be no repository here yet.
+    pub async fn copy_from(
+        &self,
+        from: &Repository<Clear>,
+        ground: &Ground,
+        monitor: &SharedMonitor,
+    ) -> Result<CopyReport> {
+        let (to, put) = (self.place.clone(), self.store.put.clone());
+        from.copy_to(to, put, Patience::default(), ground, monitor).await
+    }
+
+    /// Opens the repository for removing what nobody needs, with this host's own keys. The index key is not needed;
+    /// with it indexes that tell of nothing are removed too.
+    pub async fn maintain(&self, stack: &Stack, monitor: &SharedMonitor) -> Result<Repository<Maintain>> {
+        let settings = &stack.repository.settings;
+        let signing = SigningKey::from_file(&settings.signing_key())?;
+        let index = settings.index_key();
+        let index = if index.exists() { Some(Identities::from_file(&index)?) } else { None };
+        let (put, delete) = (self.store.put.clone(), self.store.delete.clone());
+        Repository::maintain(self.place.clone(), put, delete, signing, index, monitor).await
+    }
+
+    /// Fails when the store does not keep what prune relies on.
+    pub async fn check_for_prune(&self, ground: &Ground) -> Result<()> {
+        refuses_prune(&probe(&self.store, ground).await).map_or(Ok(()), Err)
+    }
+
+    /// Returns what lies in the store's trash.
+    pub async fn trash(&self) -> Result<Trash> {
+        Ok(self.store.delete.trash().await?)
+    }
+
+    /// Removes what broken puts left behind, and what has lain in the trash since before `trash_before`. Returns
+    /// how many bytes that freed.
+    pub async fn tidy(&self, trash_before: DateTime<Utc>, ground: &Ground) -> Result<u64> {
+        Ok(self.store.delete.tidy(ground.clock.now() - LEFTOVERS_STAY, trash_before).await?)
+    }
+
+    /// Says in the store that snapshots are being read, so that no prune takes them away meanwhile. A store that
+    /// cannot be written to is read all the same.
+    pub async fn hold(
+        &self,
+        snapshots: &[SnapshotId],
+        ground: &Ground,
+        monitor: &SharedMonitor,
+    ) -> Option<Hold> {
+        match Hold::begin(self.store.put.clone(), snapshots, ground).await {
+            Ok(hold) => Some(hold),
+            Err(failure) => {
+                monitor.step(None, format!("no session was noted: {}", failure.chain().join(": ")));
+                None
+            }
+        }
     }
 
     /// Opens the repository for adding snapshots, with this host's own keys.
@@ -50,7 +135,8 @@ impl Opening {
         let signing = SigningKey::from_file(&stack.repository.settings.signing_key())?;
         let (place, put) = (self.place.clone(), self.store.put.clone());
         let repository = Repository::append(place, put, index, signing, monitor).await?;
-        check_recipients(&stack.repository.settings.recipients, &repository.config().data_recipients)?;
+        let recipients = &stack.repository.settings.recipients;
+        check_recipients(recipients, &repository.config().data_recipients, monitor)?;
         Ok(repository)
     }
 
@@ -79,21 +165,38 @@ impl Opening {
     }
 }
 
+/// Returns the copy of this name, or says which there are.
+pub fn offsite_of<'s>(stack: &'s Stack, name: &str) -> Result<&'s OffsiteConfig> {
+    stack.offsite(name).ok_or_else(|| {
+        let names: Vec<&str> = stack.offsites.iter().map(|one| one.name.as_str()).collect();
+        let failure = Failure::new(ExitCode::Usage, format!("the policy has no offsite `{name}`"));
+        if names.is_empty() {
+            failure.hint("Add an [[offsite]] table to it.")
+        } else {
+            failure.hint(format!("It has: {}.", names.join(", ")))
+        }
+    })
+}
+
 /// Fails when the policy promises a reader whom nothing is sealed to: it is better that tonight's backup says so
-/// than that the person finds out when the data is needed.
-fn check_recipients(policy: &[String], repository: &[String]) -> Result<()> {
+/// than that the person finds out when the data is needed. A reader whom the policy does not name any more is told
+/// and stops no backup.
+fn check_recipients(policy: &[String], repository: &[String], monitor: &SharedMonitor) -> Result<()> {
+    if let Some(stranger) = repository.iter().find(|recipient| !policy.contains(recipient)) {
+        let what = format!("backups are still sealed to `{stranger}`, which the policy does not name");
+        monitor.warn(None, what, Some("Run `lifeboat keys rotate` to seal to the policy's recipients only."));
+    }
     let Some(stranger) = policy.iter().find(|recipient| !repository.contains(recipient)) else {
         return Ok(());
     };
     let what = format!("recipient `{stranger}` of the policy cannot read this repository");
-    Err(Failure::new(ExitCode::Usage, what).hint(
-        "Its readers were fixed when it was made: take the key out of the policy, or make a new repository.",
-    ))
+    Err(Failure::new(ExitCode::Usage, what)
+        .hint("Run `lifeboat keys rotate` to seal to the policy's recipients from now on."))
 }
 
 /// Opens the catalog; a host whose state folder cannot be written works from memory, only slower.
-fn open_catalog(stack: &Stack, monitor: &SharedMonitor) -> Result<(Catalog, bool)> {
-    match Catalog::open(&state_file(stack, "sqlite")) {
+fn open_catalog(stack: &Stack, place: &StoreConfig, monitor: &SharedMonitor) -> Result<(Catalog, bool)> {
+    match Catalog::open(&state_file(stack, place, "sqlite")) {
         Ok(opened) => Ok(opened),
         Err(failure) => {
             let hint = "Set state_dir in the policy to a folder that this user may write.";
@@ -104,14 +207,13 @@ fn open_catalog(stack: &Stack, monitor: &SharedMonitor) -> Result<(Catalog, bool
 }
 
 /// Returns a file of this stack and this repository: two repositories never share one.
-fn state_file(stack: &Stack, ending: &str) -> PathBuf {
-    let place = &stack.repository.place;
+fn state_file(stack: &Stack, place: &StoreConfig, ending: &str) -> PathBuf {
     let digest = Sha256::digest(format!("{} {:?}", place.store, place.options));
     state_dir(stack).join(format!("{}-{}.{ending}", stack.name, hex::encode(&digest[..4])))
 }
 
 /// Returns the folder for the catalog and the lock.
-fn state_dir(stack: &Stack) -> PathBuf {
+pub(super) fn state_dir(stack: &Stack) -> PathBuf {
     if let Some(folder) = &stack.repository.settings.state_dir {
         return folder.clone();
     }
@@ -132,7 +234,7 @@ pub struct RunLock(#[expect(dead_code, reason = "held for its lock")] std::fs::F
 impl RunLock {
     /// Takes the lock, or fails at once with [`ExitCode::Busy`].
     pub fn take(stack: &Stack) -> Result<Self> {
-        let path = state_file(stack, "lock");
+        let path = state_file(stack, &stack.repository.place, "lock");
         let open = || {
             path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
             std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)

@@ -86,34 +86,12 @@ pub fn incidents(
             tampering: failure.exit() == ExitCode::Tampering,
         });
     }
-    // Refs that are there and not believed are the likely end of a broken chain, and were told already.
-    let hole_is_told = !ledger.survey.bad.is_empty();
     let all = || ledger.survey.good.iter().chain(&ledger.survey.forgotten);
-    let mut chains: BTreeMap<&str, Chain<'_>> = BTreeMap::new();
-    for one in all() {
-        chains.entry(&one.signer).or_default().there.entry(one.refs.seq).or_default().push(one);
+    // Refs that are there and not believed are the likely end of a broken chain, and were told already.
+    if ledger.survey.bad.is_empty() {
+        found.extend(losses(ledger, heads).into_iter().map(Loss::told));
     }
-    for commit in ledger.tombstones.iter().chain(&ledger.explanations).filter_map(|t| t.commit.as_ref()) {
-        let chain = chains.entry(&commit.signer).or_default();
-        chain.explained.entry(commit.seq).or_default().insert(commit.refs);
-    }
-    for (signer, head) in heads {
-        chains.entry(signer).or_default();
-        if hole_is_told || chains[signer.as_str()].has(head.seq, head.refs) {
-            continue;
-        }
-        found.push(tampering(
-            layout::REFS.to_owned(),
-            format!(
-                "commit {} of {signer}, which this host has seen, is gone and no tombstone says why",
-                head.seq
-            ),
-        ));
-    }
-    for (signer, chain) in &chains {
-        if !hole_is_told {
-            chain.check_links(signer, &mut found);
-        }
+    for chain in chains(ledger, heads).values() {
         chain.check_dates(now, &mut found);
     }
     for one in all().filter(|one| one.refs.config > config) {
@@ -121,6 +99,69 @@ pub fn incidents(
         found.push(tampering(object(one), what));
     }
     found
+}
+
+/// A commit that was there and is gone, and no tombstone says why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Loss {
+    /// Who signed it.
+    pub(super) signer: String,
+    /// Its number.
+    pub(super) seq: u64,
+    /// SHA-256 of its refs, if a later commit or this host knows it.
+    pub(super) refs: Option<PackId>,
+    /// What shows that it was there.
+    shown_by: String,
+}
+
+impl Loss {
+    fn told(self) -> Incident {
+        let Self { signer, seq, shown_by, .. } = self;
+        tampering(shown_by, format!("commit {seq} of {signer} is gone, and no tombstone says why"))
+    }
+}
+
+/// Returns the commits that are gone without an explanation. Two runs at once may have the same number; that is no
+/// harm.
+pub(super) fn losses(ledger: &Ledger, heads: &BTreeMap<String, Head>) -> Vec<Loss> {
+    let mut all: BTreeMap<(String, u64), Loss> = BTreeMap::new();
+    for (signer, chain) in chains(ledger, heads) {
+        let mut note = |seq: u64, refs: Option<PackId>, shown_by: String| {
+            let loss = Loss { signer: signer.to_owned(), seq, refs, shown_by };
+            all.entry((signer.to_owned(), seq)).or_insert(loss);
+        };
+        for one in chain.there.values().flatten() {
+            let Some(previous) = one.refs.previous else { continue };
+            let seq = one.refs.seq.saturating_sub(1);
+            if !chain.has(seq, previous) {
+                note(seq, Some(previous), object(one));
+            }
+        }
+        if let Some(head) = heads.get(signer).filter(|head| !chain.has(head.seq, head.refs)) {
+            note(head.seq, Some(head.refs), layout::REFS.to_owned());
+        }
+        let newest = chain.there.keys().chain(chain.explained.keys()).max().copied().unwrap_or_default();
+        let is_told = |seq: &u64| chain.there.contains_key(seq) || chain.explained.contains_key(seq);
+        for seq in (1..newest).filter(|seq| !is_told(seq)) {
+            note(seq, None, layout::REFS.to_owned());
+        }
+    }
+    all.into_values().collect()
+}
+
+fn chains<'a>(ledger: &'a Ledger, heads: &'a BTreeMap<String, Head>) -> BTreeMap<&'a str, Chain<'a>> {
+    let mut chains: BTreeMap<&str, Chain<'_>> = BTreeMap::new();
+    for one in ledger.survey.good.iter().chain(&ledger.survey.forgotten) {
+        chains.entry(&one.signer).or_default().there.entry(one.refs.seq).or_default().push(one);
+    }
+    for commit in ledger.tombstones.iter().chain(&ledger.explanations).filter_map(|t| t.commit.as_ref()) {
+        let chain = chains.entry(&commit.signer).or_default();
+        chain.explained.entry(commit.seq).or_default().insert(commit.refs);
+    }
+    for signer in heads.keys() {
+        chains.entry(signer).or_default();
+    }
+    chains
 }
 
 fn object(one: &SignedRefs) -> String {
@@ -135,31 +176,6 @@ impl Chain<'_> {
     fn has(&self, seq: u64, refs: PackId) -> bool {
         self.there.get(&seq).is_some_and(|all| all.iter().any(|one| one.digest == refs))
             || self.explained.get(&seq).is_some_and(|all| all.contains(&refs))
-    }
-
-    /// Checks that every commit that another one names is there or explained, and every number is. Two runs at
-    /// once may have the same number; that is no harm.
-    fn check_links(&self, signer: &str, found: &mut Vec<Incident>) {
-        let numbers: BTreeSet<u64> = self.there.keys().chain(self.explained.keys()).copied().collect();
-        for one in self.there.values().flatten() {
-            let Some(previous) = one.refs.previous else { continue };
-            if !self.has(one.refs.seq.wrapping_sub(1), previous) {
-                let what = "the snapshot that its writer made before it is gone and no tombstone says why";
-                found.push(tampering(object(one), what.to_owned()));
-            }
-        }
-        let mut expected = 1;
-        for number in numbers {
-            // The one behind a hole was told just now, when it is there.
-            if number > expected && !self.there.contains_key(&number) {
-                let what = format!(
-                    "commits {expected} to {} of {signer} are gone and no tombstone says why",
-                    number - 1
-                );
-                found.push(tampering(layout::REFS.to_owned(), what));
-            }
-            expected = number + 1;
-        }
     }
 
     /// Checks that no commit claims a time that cannot be: later than when the store got it, or so much earlier than

@@ -6,10 +6,12 @@
 mod chunker;
 mod chunks;
 mod commit;
+mod copy;
 mod core;
 mod cutting;
 mod fence;
 pub mod format;
+mod hold;
 mod index;
 mod integrity;
 mod marks;
@@ -18,6 +20,7 @@ mod packer;
 mod prune;
 mod reader;
 mod recovery;
+mod rotate;
 mod survey;
 mod verify;
 mod witness;
@@ -39,8 +42,10 @@ use self::{
 };
 pub use self::{
     chunks::ChunkReader,
+    copy::CopyReport,
     fence::Patience,
-    index::{KnownChunks, Location, MemoryIndex, PackMap},
+    hold::Hold,
+    index::{KnownChunks, Location, MemoryIndex, PackMap, Reliance},
     integrity::Incident,
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
     reader::Snapshot,
@@ -78,6 +83,9 @@ pub struct Append {
 pub struct Read {
     identities: Identities,
 }
+
+/// May look at what is in the clear, and copy. Needs no key and has none.
+pub struct Clear;
 
 /// A repository opened for one purpose.
 ///
@@ -234,7 +242,7 @@ impl Repository<Append> {
         // Before anything is looked up: what is condemned from here on was not relied on when it was condemned.
         let standing = core.standing(monitor).await?;
         core.refresh(&index, monitor).await?;
-        core.known.rely_on(&signing.public(), &standing.condemned)?;
+        core.known.rely_on(&core.reliance(signing.public(), &standing))?;
         let patience = Patience::default();
         Ok(Self {
             core,

@@ -9,7 +9,7 @@ umask 077
 usage() {
     cat >&2 <<'TEXT'
 usage: recover.sh -i IDENTITY -o DIR [-k SIGNER]... [-w WORKDIR] [WHEN]
-  IDENTITY  the age identity file (recovery identity)
+  IDENTITY  the age identity file (recovery identity); its passphrase is asked for once if it has one
   DIR       a new or empty folder for the result
   SIGNER    the writer's public key (RW…) from your recovery sheet; without it the keys in
             config.json are used, which a thief of the store could have replaced
@@ -66,6 +66,16 @@ signed() {
 }
 signed "$repo/config.json" || die "config.json is not signed by ${signers[*]}"
 
+# A protected identity is opened here, once: age would ask again for every pack. It stays in memory.
+opened=''
+if head -c 200 "$identity" | grep -qaE '^(age-encryption\.org/|-----BEGIN AGE ENCRYPTED FILE-----)'; then
+    opened=$(age -d "$identity") || die "the identity cannot be opened"
+fi
+# Prints what a sealed file holds.
+unseal() {
+    if [[ -n $opened ]]; then printf '%s\n' "$opened" | age -d -i - "$1"; else age -d -i "$identity" "$1"; fi
+}
+
 # The newest signed refs that fit WHEN. A forged one stops the search: choose another snapshot by its id.
 refs='' newest=''
 for candidate in "$repo"/refs/*.json; do
@@ -89,7 +99,7 @@ say "snapshot: $snapshot ($(jq -r .status "$refs"))"
 manifest=$repo/manifests/$snapshot.json.zst.age
 [[ -f $manifest ]] || die "the manifest is missing"
 [[ $(sum "$manifest") == "$(jq -r .manifest "$refs")" ]] || die "the manifest was changed"
-age -d -i "$identity" "$manifest" | zstd -dqc >"$work/manifest.json" || die "the manifest cannot be opened"
+unseal "$manifest" | zstd -dqc >"$work/manifest.json" || die "the manifest cannot be opened"
 jq -r '.failed[]? | "not in this snapshot: \(.what) (\(.why))"' "$work/manifest.json" >&2
 
 # Every pack of the snapshot: checked by its name, opened, unpacked.
@@ -100,7 +110,7 @@ while read -r pack; do
     file=$repo/packs/${pack:0:2}/$pack.tar.zst.age
     [[ -f $file ]] || die "pack $pack is missing"
     [[ $(sum "$file") == "$pack" ]] || die "pack $pack was changed"
-    age -d -i "$identity" "$file" | zstd -dqc | tar -x -C "$work" --exclude=PACK-INDEX.json \
+    unseal "$file" | zstd -dqc | tar -x -C "$work" --exclude=PACK-INDEX.json \
         || die "pack $pack cannot be opened"
     say "pack $number of $count"
 done < <(jq -r '.packs | keys[]' "$refs")

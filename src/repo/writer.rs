@@ -142,6 +142,7 @@ impl<'a> SnapshotWriter<'a> {
             put: repository.access.put.clone(),
             get: repository.core.get.clone(),
             kind,
+            config: repository.core.config.revision,
             recipients: match kind {
                 PackKind::Data => repository.access.data_to.clone(),
                 PackKind::Meta => repository.access.meta_to.clone(),

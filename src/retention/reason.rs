@@ -41,6 +41,11 @@ pub enum Reason {
     PartialNewest,
     /// It is partial, and somebody may still need it.
     PartialYoung,
+    /// The original of this copy has it, or had it so many days ago.
+    Original {
+        /// So many days.
+        days: u32,
+    },
 }
 
 impl Reason {
@@ -62,6 +67,7 @@ impl fmt::Display for Reason {
             Self::NewestProven => f.write_str("newest proven"),
             Self::MinKeep { number, of } => write!(f, "newest good, {number} of {of} (min_keep)"),
             Self::Future => f.write_str("future date, displaces nothing"),
+            Self::Original { days } => write!(f, "the original has it, or had it less than {days} days ago"),
             Self::PartialNewest => f.write_str("newest partial, no complete one is newer"),
             Self::PartialYoung => write!(f, "partial, not older than {PARTIAL_DAYS} days"),
         }
@@ -75,6 +81,8 @@ pub enum Gone {
     NoRule,
     /// It is partial, old, and a complete one is newer.
     Partial,
+    /// A person named it.
+    Named,
 }
 
 impl fmt::Display for Gone {
@@ -82,6 +90,7 @@ impl fmt::Display for Gone {
         f.write_str(match self {
             Self::NoRule => "no rule keeps it",
             Self::Partial => "partial, a complete one is newer",
+            Self::Named => "named by a person",
         })
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 
 /// How far a store's clock may be from ours.
 pub const DRIFT_MAX: TimeDelta = TimeDelta::minutes(5);
+/// About how big the first object is.
+const BODY_BYTES: usize = 64 * 1024;
 /// The end of the name that is put to twice.
 const TAKEN: &str = "taken";
 /// How many puts race for one name.
@@ -65,7 +67,7 @@ pub struct Finding {
     /// What was seen.
     pub detail: String,
     /// What to do.
-    pub hint: Option<&'static str>,
+    pub hint: Option<String>,
     /// Whether prune must not run unless it holds.
     pub needed_by_prune: bool,
 }
@@ -146,7 +148,7 @@ impl Law {
             law: self.text,
             status,
             detail: detail.into(),
-            hint: (status != Status::Ok).then_some(self.hint),
+            hint: (status != Status::Ok).then(|| self.hint.to_owned()),
             needed_by_prune: self.needed_by_prune,
         }
     }
@@ -159,9 +161,11 @@ impl Law {
         self.found(Status::Broken, detail)
     }
 
-    /// The store failed where nothing was to fail.
+    /// The store failed where nothing was to fail: what to do is told by that failure, not by the law.
     fn failed(&self, error: StoreError) -> Finding {
-        self.found(Status::Unknown, told(error))
+        let failure = error.failure();
+        let hint = Some(failure.hints().join(" "));
+        Finding { hint, ..self.found(Status::Unknown, failure.chain().join(": ")) }
     }
 }
 
@@ -199,13 +203,14 @@ pub fn refuses_prune(findings: &[Finding]) -> Option<Failure> {
     findings.iter().find(needed).map(|finding| {
         let what = format!("prune cannot rely on this store: `{}` does not hold", finding.law);
         let failure = Failure::new(ExitCode::Failed, what).because(finding.detail.clone());
-        finding.hint.iter().fold(failure, |failure, hint| failure.hint(*hint))
+        finding.hint.iter().fold(failure, |failure, hint| failure.hint(hint.clone()))
     })
 }
 
-/// Returns bytes of every value, which a store that thinks of text would change.
+/// Returns bytes of every value, which a store that thinks of text would change, and enough of them to find a
+/// disk full that has a block left.
 fn body(run: &str) -> Vec<u8> {
-    (0..=255).chain(run.bytes()).collect()
+    (0..=255).cycle().take(BODY_BYTES).chain(run.bytes()).collect()
 }
 
 struct Probing<'a> {

@@ -2,7 +2,8 @@
 //!
 //! *Order.* A put sends the whole object in one create-only request, then asks for its size. Where the
 //! service has no create-only write the name is looked up first, which two writers can outrun; then
-//! [`Guarantees`] says so.
+//! [`Guarantees`] says so. Of the services here that is WebDAV: of eight puts that race for a name on a real
+//! server several are told that they won. It keeps all other laws of [`super::probe`].
 //!
 //! *Crash, retry.* An upload that breaks off leaves nothing: the service stores whole requests only. When an
 //! answer is lost the object may or may not be there, so the next try can meet its own success as "exists".
@@ -121,6 +122,13 @@ impl RemoteStore {
         }
     }
 
+    /// Returns whether a put that failed so may work when it is tried again.
+    ///
+    /// WebDAV servers that are built on Go's package say 405 to every body that they could not take to its end.
+    fn may_pass(&self, error: &opendal::Error) -> bool {
+        error.is_temporary() || self.scheme == "webdav" && error.to_string().contains("status: 405")
+    }
+
     /// Sends an object, create-only where the service can; see *Crash, retry* above.
     async fn send(&self, key: &Key, body: &Bytes) -> Result<(), StoreError> {
         let (at, create_only) = (key.as_str(), self.guarantees().create_only_is_atomic);
@@ -137,7 +145,7 @@ impl RemoteStore {
             }
             // These two refuse before anything is stored.
             answer_was_lost |= !matches!(error.kind(), ErrorKind::RateLimited | ErrorKind::Conflict);
-            match pauses.next().filter(|_| error.is_temporary()) {
+            match pauses.next().filter(|_| self.may_pass(&error)) {
                 Some(pause) => tokio::time::sleep(*pause).await,
                 None => return Err(sort_put(at, &error)),
             }

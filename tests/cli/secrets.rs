@@ -6,7 +6,7 @@ use crate::stage::{Silent, Stage, closed_port, ran, send};
 
 const SECRET: &str = "correct-horse-battery";
 
-fn no_secret_in_keys(stage: &Stage, text: &str) {
+pub fn no_secret_in_keys(stage: &Stage, text: &str) {
     for key in ["keys/identity.txt", "keys/index.key"] {
         let key = stage.read(key);
         let line = key.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).unwrap();
@@ -21,7 +21,7 @@ fn no_face_and_no_file_shows_a_password_or_a_key() {
     let stage = Stage::with_files();
     stage.add_redis(closed_port(), SECRET);
     stage.write("data/app.env", &format!("TOKEN={SECRET}\n"));
-    let verbs: [&[&str]; 8] = [
+    let verbs: [&[&str]; 11] = [
         &["policy", "check"],
         &["policy", "show", "--effective"],
         &["-v", "backup"],
@@ -30,6 +30,9 @@ fn no_face_and_no_file_shows_a_password_or_a_key() {
         &["-v", "verify", "--read-data"],
         &["-v", "restore", "latest", "--plan"],
         &["-v", "catalog", "rebuild"],
+        &["-v", "keys", "list"],
+        &["-v", "keys", "check"],
+        &["-v", "kit", "--text"],
     ];
     for words in verbs {
         for face in [&[][..], &["--json"]] {
@@ -41,6 +44,29 @@ fn no_face_and_no_file_shows_a_password_or_a_key() {
     stage.holds_nowhere("state", SECRET);
     // Names of files are told to nobody without a key either.
     stage.holds_nowhere("repo", "nginx.conf");
+}
+
+#[test]
+fn no_face_shows_a_passphrase_or_the_key_that_it_protects() {
+    let stage = Stage::with_files();
+    stage.snapshot();
+    stage.write("phrase", SECRET);
+    stage.run(&["--passphrase-file", "phrase", "keys", "protect", "keys/identity.txt"]).ends(0);
+    let new = ["keys", "new", "--passphrase", "--out", "second.age"];
+    let with = ["--identity", "keys/identity.txt.age"];
+    let check = [&with[..], &["keys", "check"]].concat();
+    let export = [&with[..], &["export", "latest", "config", "--format", "tar"]].concat();
+    for words in [&new[..], &check, &export] {
+        let ran = stage.run(&[&["-v", "--passphrase-file", "phrase"], words].concat()).ends(0).hides(SECRET);
+        no_secret_in_keys(&stage, &format!("{}{}", ran.out, ran.err));
+        assert!(!format!("{}{}", ran.out, ran.err).contains("AGE-SECRET-KEY"), "{words:?}");
+    }
+    // Given where everybody can read it, it is not taken, and not repeated.
+    stage.run(&["--passphrase", SECRET, "keys", "check"]).ends(2).hides(SECRET);
+    for place in ["keys", "repo", "state"] {
+        stage.holds_nowhere(place, SECRET);
+    }
+    assert!(!stage.read("second.age").contains("AGE-SECRET-KEY"));
 }
 
 #[test]

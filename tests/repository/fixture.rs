@@ -174,7 +174,7 @@ impl Ship {
     ) -> Result<PruneReport> {
         let repository = self.maintain(store).await?;
         let seen = repository.inspect(&self.now(), &self.monitor()).await?;
-        seen.check()?;
+        seen.check(&BTreeSet::new())?;
         let remove = remove.iter().map(|id| ((*id).clone(), "a test says so".to_owned())).collect();
         let plan = repo::plan(&seen, &remove, terms, self.now().clock.now());
         repository.apply(plan, &self.now(), &self.monitor()).await
@@ -307,7 +307,7 @@ impl<'a> Host<'a> {
         let repository =
             Repository::maintain(place, put, delete, ship.signing(), index, &ship.monitor()).await?;
         let seen = repository.inspect(&ship.now(), &ship.monitor()).await?;
-        seen.check()?;
+        seen.check(&BTreeSet::new())?;
         let remove = remove.iter().map(|id| (id.clone(), "a test says so".to_owned())).collect();
         let plan = repo::plan(&seen, &remove, terms, ship.now().clock.now());
         repository.apply(plan, &ship.now(), &ship.monitor()).await

@@ -22,7 +22,8 @@ use crate::{
     repo::{
         Repository,
         format::{self, FORMAT, layout},
-        marks::{self, Condemned, Done, Open, Step, Tombstone},
+        integrity::losses,
+        marks::{self, Condemned, Done, Forgotten, Open, Step, Tombstone},
         survey::Ledger,
     },
     store::StoreError,
@@ -176,6 +177,38 @@ impl Repository<Maintain> {
             }
         }
         Ok(())
+    }
+
+    /// Takes note that commits are gone which nobody has forgotten: a person has looked into it and says why. Returns
+    /// how many.
+    pub async fn accept_loss(&self, reason: &str, ground: &Ground) -> Result<u64> {
+        let ledger = self.core.commits().await?;
+        let repository = &self.core.config.repository;
+        let losses = losses(&ledger, &self.core.witness.heads(repository)?);
+        for loss in &losses {
+            let mut salt = [0; 2];
+            ground.dice.fill(&mut salt);
+            // Nobody knows which snapshot it was; the name only has to be new.
+            let snapshot = SnapshotId::at(ground.clock.now(), u16::from_be_bytes(salt));
+            let commit = Forgotten {
+                refs: loss.refs.unwrap_or(PackId([0; 32])),
+                signer: loss.signer.clone(),
+                seq: loss.seq,
+            };
+            let explanation = Tombstone {
+                format: FORMAT,
+                repository: repository.clone(),
+                snapshot: snapshot.clone(),
+                generation: 0,
+                commit: Some(commit),
+                reason: reason.to_owned(),
+                at: ground.clock.now(),
+            };
+            let key = marks::upstream(&marks::tombstone(&snapshot, 0));
+            let key = key.ok_or_else(|| Failure::new(ExitCode::Failed, "an explanation has no name"))?;
+            self.put_mark(&key, &explanation).await?;
+        }
+        Ok(losses.len() as u64)
     }
 
     /// Ends the sweep of a generation whose run is dead. Whoever says so must know it: a run that only sleeps

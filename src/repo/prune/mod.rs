@@ -22,7 +22,7 @@ pub use self::{
 use super::{
     Place, Repository,
     core::Core,
-    format::{Refs, Status},
+    format::{Refs, Status, layout},
     integrity::Incident,
     survey::{Ledger, SignedRefs},
 };
@@ -37,9 +37,9 @@ use crate::{
 
 /// May forget snapshots and remove what nobody needs. Opens no data.
 pub struct Maintain {
-    put: Arc<dyn Put>,
+    pub(super) put: Arc<dyn Put>,
     delete: Arc<dyn Delete>,
-    signing: SigningKey,
+    pub(super) signing: SigningKey,
     index: Option<Identities>,
 }
 
@@ -76,9 +76,20 @@ impl Inspection {
         self.ledger.survey.good.iter()
     }
 
-    /// Fails when something does not fit together.
-    pub fn check(&self) -> Result<()> {
-        let Some(first) = self.incidents.iter().find(|one| one.tampering).or(self.incidents.first()) else {
+    /// Returns the tombstones that tell what the original of this copy has forgotten, and when.
+    pub fn forgotten_upstream(&self) -> BTreeMap<SnapshotId, DateTime<Utc>> {
+        self.ledger.explanations.iter().map(|one| (one.snapshot.clone(), one.at)).collect()
+    }
+
+    /// Fails when something does not fit together; what concerns only the snapshots in `named` does not count, for a
+    /// person who has looked wants to be rid of them.
+    pub fn check(&self, named: &BTreeSet<SnapshotId>) -> Result<()> {
+        let concerns_named = |one: &&Incident| {
+            let refs = crate::names::Key::new(&one.object).ok().and_then(|key| layout::refs_of(&key));
+            !refs.is_some_and(|(id, _)| named.contains(&id))
+        };
+        let left: Vec<&Incident> = self.incidents.iter().filter(concerns_named).collect();
+        let Some(first) = left.iter().find(|one| one.tampering).or(left.first()) else {
             return Ok(());
         };
         let exit = if first.tampering { ExitCode::Tampering } else { ExitCode::Damage };

@@ -11,6 +11,7 @@ use crate::{
     store::{
         CountingStore, Delete, Fault, FaultStore, FsStore, Get, Guarantees, MemoryStore, Put, Store, Verb,
         Which,
+        conformance::{self, Quirks},
     },
 };
 
@@ -134,7 +135,8 @@ async fn what_cannot_be_found_out_refuses_prune_too() {
     store.fail_at(Which::Reads, nth_list(1).await, Fault::Before);
     let findings = probed(store).await;
     assert_eq!(not_ok(&findings), [("list_after_put", Status::Unknown), ("clock", Status::Unknown)]);
-    assert!(refuses_prune(&findings).is_some());
+    let refused = refuses_prune(&findings).unwrap();
+    assert!(refused.hints()[0].starts_with("Check the network"), "{:?}", refused.hints());
 }
 
 #[tokio::test]
@@ -147,6 +149,7 @@ async fn changed_bytes_are_seen() {
 }
 
 /// A store with one habit that no store should have.
+#[derive(Clone)]
 struct Odd {
     inner: MemoryStore,
     habit: Habit,
@@ -237,6 +240,26 @@ async fn each_bad_habit_breaks_its_law() {
         let deletes_wrongly = !matches!(habit, Habit::IgnoresRanges | Habit::InventsObjects);
         assert_eq!(refuses_prune(&findings).is_some(), deletes_wrongly, "{laws:?}");
     }
+}
+
+#[tokio::test]
+async fn a_store_that_looks_first_and_then_puts_passes_the_suite_for_one_writer() {
+    let store = Odd { inner: MemoryStore::new(), habit: Habit::LooksThenPuts };
+    conformance::run(&store, Quirks { create_only_is_atomic: false, tells_time: false }).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "won")]
+async fn a_store_that_looks_first_and_then_puts_fails_the_suite_for_many() {
+    let store = Odd { inner: MemoryStore::new(), habit: Habit::LooksThenPuts };
+    conformance::run(&store, Quirks::default()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "\"other\": Ok(())")]
+async fn a_store_that_ignores_conditional_puts_fails_the_suite() {
+    let store = Odd { inner: MemoryStore::new(), habit: Habit::Overwrites };
+    conformance::run(&store, Quirks { create_only_is_atomic: false, tells_time: false }).await;
 }
 
 #[tokio::test]

@@ -35,6 +35,18 @@ async fn the_suite_over_a_service_in_memory() {
     conformance::run(&store, Quirks { create_only_is_atomic, tells_time: false }).await;
 }
 
+/// Reads one request: its head in small letters, and its body.
+async fn request(stream: &mut BufReader<TcpStream>) -> (String, Vec<u8>) {
+    let (mut head, mut line) = (String::new(), String::new());
+    while stream.read_line(&mut line).await.unwrap() > 2 {
+        head.push_str(&std::mem::take(&mut line).to_lowercase());
+    }
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |n| n.trim().parse().unwrap())];
+    stream.read_exact(&mut body).await.unwrap();
+    (head, body)
+}
+
 /// What a tiny S3 does with the next put that it has stored.
 #[derive(Clone, Copy, PartialEq)]
 enum Mood {
@@ -76,13 +88,8 @@ impl TinyS3 {
     /// Answers one request and closes the connection.
     async fn serve(&self, stream: TcpStream) {
         let mut stream = BufReader::new(stream);
-        let (mut head, mut line) = (String::new(), String::new());
-        while stream.read_line(&mut line).await.unwrap() > 2 {
-            head.push_str(&std::mem::take(&mut line).to_lowercase());
-        }
+        let (head, body) = request(&mut stream).await;
         let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        let mut body = vec![0; header("content-length").map_or(0, |n| n.trim().parse().unwrap())];
-        stream.read_exact(&mut body).await.unwrap();
         let mut words = head.split(' ');
         let (verb, path) = (words.next().unwrap(), words.next().unwrap());
         let answer = match verb {
@@ -140,6 +147,54 @@ async fn a_full_service_is_told_as_such() {
     let (_server, store) = TinyS3::start(Mood::IsFull).await;
     let error = store.put(&Key::new("packs/a").unwrap(), "12345678".into()).await.unwrap_err();
     assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+}
+
+/// Serves just enough of WebDAV for one object, and answers the first `refusals` puts with 405.
+async fn tiny_webdav(mut refusals: u32) -> RemoteStore {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut object = None;
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = BufReader::new(stream);
+            let (head, body) = request(&mut stream).await;
+            let (status, text) = match (head.split(' ').next().unwrap(), &object) {
+                ("put", _) if refusals > 0 => {
+                    refusals -= 1;
+                    (405, "Method Not Allowed".to_owned())
+                }
+                ("put", _) => {
+                    object = Some(body.len());
+                    (201, String::new())
+                }
+                ("propfind", Some(len)) if head.starts_with("propfind /x ") => (
+                    207,
+                    format!(
+                        "<D:multistatus xmlns:D=\"DAV:\"><D:response><D:href>/x</D:href><D:propstat><D:prop>\
+                         <D:resourcetype/><D:getcontentlength>{len}</D:getcontentlength>\
+                         <D:getlastmodified>Mon, 23 Nov 2026 00:00:00 GMT</D:getlastmodified></D:prop>\
+                         <D:status>HTTP/1.1 200 OK</D:status></D:propstat></D:response></D:multistatus>"
+                    ),
+                ),
+                ("mkcol", _) => (201, String::new()),
+                _ => (404, String::new()),
+            };
+            let len = text.len();
+            let answer =
+                format!("HTTP/1.1 {status} x\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{text}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    RemoteStore::new("webdav", &options(&[("endpoint", &endpoint)])).unwrap()
+}
+
+#[tokio::test]
+async fn a_webdav_server_that_did_not_take_the_body_is_asked_again() {
+    let store = tiny_webdav(1).await;
+    let key = Key::new("x").unwrap();
+    store.put(&key, "12345678".into()).await.unwrap();
+    assert_eq!(store.size(&key).await.unwrap(), Some(8));
+    assert!(store.put(&key, "other".into()).await.unwrap_err().is_exists());
 }
 
 /// Settings of the S3 server that `fixtures/stack` runs, with a bucket of our own that is made here.
