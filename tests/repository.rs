@@ -16,6 +16,8 @@ mod forgery;
 mod keys;
 #[path = "repository/order.rs"]
 mod order;
+#[path = "repository/pause.rs"]
+mod pause;
 #[path = "repository/prune.rs"]
 mod prune;
 #[path = "repository/rotation.rs"]

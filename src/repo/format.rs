@@ -367,6 +367,11 @@ pub mod layout {
         key(&format!("{MANIFESTS}{snapshot}.json.zst.age"))
     }
 
+    /// The snapshot that the manifest `key` is of.
+    pub fn manifest_of(key: &Key) -> Option<SnapshotId> {
+        SnapshotId::new(key.as_str().strip_prefix(MANIFESTS)?.strip_suffix(".json.zst.age")?).ok()
+    }
+
     /// `refs/<snapshot>.r<revision>.json`.
     pub fn refs(snapshot: &SnapshotId, revision: u32) -> Key {
         key(&format!("{REFS}{snapshot}.r{revision}.json"))

@@ -186,7 +186,7 @@ async fn packs_of_another_writer_are_relied_on_once_somebody_has_opened_them() {
         let put = Arc::new(store.clone());
         let repository =
             Repository::append(place(), put, ship.index_key(), signing, &ship.monitor()).await.unwrap();
-        ship.backup_into(&repository, &[cargo(&[1])]).await.unwrap()
+        ship.write(&repository, &[cargo(&[1])]).await.unwrap()
     };
     let first = theirs(&other).await;
     assert!(first.added_packs > 0, "somebody with that key may have had his index tell of nothing");
@@ -200,7 +200,7 @@ async fn packs_of_another_writer_are_relied_on_once_somebody_has_opened_them() {
     let put = Arc::new(store.clone());
     let repository =
         Repository::append(place_all(), put, ship.index_key(), third, &ship.monitor()).await.unwrap();
-    let second = ship.backup_into(&repository, &[cargo(&[1])]).await.unwrap();
+    let second = ship.write(&repository, &[cargo(&[1])]).await.unwrap();
     assert_eq!(second.added_packs, 0, "all of them were opened and are right");
     assert_eq!(second.added_bytes, 0);
 }
