@@ -14,6 +14,8 @@ mod fixture;
 mod forgery;
 #[path = "repository/keys.rs"]
 mod keys;
+#[path = "repository/model.rs"]
+mod model;
 #[path = "repository/order.rs"]
 mod order;
 #[path = "repository/pause.rs"]
