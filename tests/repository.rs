@@ -20,5 +20,7 @@ mod order;
 mod prune;
 #[path = "repository/round_trip.rs"]
 mod round_trip;
+#[path = "repository/salvage.rs"]
+mod salvage;
 #[path = "repository/streams.rs"]
 mod streams;

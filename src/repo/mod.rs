@@ -20,6 +20,7 @@ mod packer;
 mod prune;
 mod reader;
 mod recovery;
+mod salvage;
 mod survey;
 mod verify;
 mod witness;
@@ -37,7 +38,7 @@ use self::{
     core::Core,
     fence::Standing,
     format::{ChunkerConfig, Config, FORMAT, Manifest, Refs, layout},
-    reader::{EntryLines, OlderEntries},
+    reader::OlderEntries,
 };
 pub use self::{
     chunks::ChunkReader,
@@ -47,7 +48,8 @@ pub use self::{
     index::{KnownChunks, Location, MemoryIndex, PackMap},
     integrity::Incident,
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
-    reader::Snapshot,
+    reader::{EntryLines, Snapshot},
+    salvage::{Lost, Salvage},
     survey::{SignedRefs, Survey},
     verify::{Damage, VerifyOptions, VerifyReport},
     witness::{Head, MemoryWitness, Witness},

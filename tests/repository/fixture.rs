@@ -16,8 +16,9 @@ use lifeboat::{
     },
     names::{Key, SnapshotId, SourceName},
     repo::{
-        self, Append, Committed, KnownChunks, Label, Maintain, MemoryIndex, MemoryWitness, NewRepository,
-        Place, PruneReport, Read, Repository, Snapshot, Terms, VerifyOptions, VerifyReport,
+        self, Append, Committed, KnownChunks, Label, Lost, Maintain, MemoryIndex, MemoryWitness,
+        NewRepository, Place, PruneReport, Read, Repository, Salvage, Snapshot, Terms, VerifyOptions,
+        VerifyReport,
         format::{Config, layout},
     },
     store::{Get, MemoryStore, Store},
@@ -243,8 +244,19 @@ pub fn assert_same(want: &Reading, got: &Reading) {
 
 /// Reads the wanted entries of a snapshot's source.
 pub async fn read(snapshot: Snapshot, name: &SourceName, only: Selection) -> Result<Reading> {
-    let stored = Stored { snapshot, name: name.clone(), only };
+    let stored = Stored { snapshot, name: name.clone(), only, salvage: None };
     conformance::read_all(Box::new(stored)).await.map_err(|error| error.about(name))
+}
+
+/// Reads what of a snapshot's source is not damaged, and returns what is, too.
+pub async fn read_sound(snapshot: Snapshot, name: &SourceName) -> Result<(Reading, Vec<Lost>)> {
+    let only = Selection::all();
+    let salvage = snapshot.salvage(name, &only, &NoMonitor::shared()).await?;
+    let lost = salvage.lost.clone();
+    let stored = Stored { snapshot, name: name.clone(), only, salvage: Some(salvage) };
+    let reading = conformance::read_all(Box::new(stored)).await.map_err(|error| error.about(name))?;
+    assert_eq!(reading.problems.len(), lost.len(), "a target hears of all that is lost");
+    Ok((reading, lost))
 }
 
 /// A snapshot's source as a source.
@@ -252,6 +264,7 @@ struct Stored {
     snapshot: Snapshot,
     name: SourceName,
     only: Selection,
+    salvage: Option<Salvage>,
 }
 
 #[async_trait]
@@ -261,7 +274,11 @@ impl Source for Stored {
     }
 
     async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
-        self.snapshot.read_source(&self.name, &self.only, sink, &NoMonitor::shared()).await
+        let monitor = NoMonitor::shared();
+        match &self.salvage {
+            Some(salvage) => self.snapshot.read_sound(&self.name, &self.only, salvage, sink, &monitor).await,
+            None => self.snapshot.read_source(&self.name, &self.only, sink, &monitor).await,
+        }
     }
 }
 
@@ -332,7 +349,7 @@ impl Cargo {
     pub fn inventory(&self) -> Vec<String> {
         let mut items: Vec<String> = Vec::new();
         for entry in &self.entries {
-            if items.last() != Some(&entry.meta.item) {
+            if !items.contains(&entry.meta.item) {
                 items.push(entry.meta.item.clone());
             }
         }
