@@ -14,6 +14,8 @@ mod fixture;
 mod forgery;
 #[path = "repository/keys.rs"]
 mod keys;
+#[path = "repository/matrix.rs"]
+mod matrix;
 #[path = "repository/order.rs"]
 mod order;
 #[path = "repository/prune.rs"]

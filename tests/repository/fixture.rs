@@ -1,6 +1,9 @@
 //! What the tests stand on: keys, a clock that moves an hour with each backup, and a source of named entries.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -33,6 +36,8 @@ pub struct Ship {
     pub made: NewKeys,
     pub clock: StoppedClock,
     pub heard: Arc<Recorder>,
+    /// What the host has seen of repositories; nothing, unless a test gives it a memory.
+    pub witness: Mutex<Option<Arc<MemoryWitness>>>,
 }
 
 /// Terms under which nothing waits: every conflict between runs can happen.
@@ -46,7 +51,7 @@ impl Ship {
         let keys = tempfile::tempdir().unwrap();
         let made = make_keys(keys.path(), "for a test").unwrap();
         let clock = StoppedClock::at("2025-10-10T18:00:00Z".parse::<DateTime<Utc>>().unwrap());
-        Self { keys, made, clock, heard: Arc::default() }
+        Self { keys, made, clock, heard: Arc::default(), witness: Mutex::default() }
     }
 
     /// Returns keys and a repository in memory that closes its packs early.
@@ -71,6 +76,11 @@ impl Ship {
 
     pub fn trust(&self) -> Trust {
         Trust::parse(&[self.made.signer.as_str()], &[], &[]).unwrap()
+    }
+
+    /// Lets the host remember from here on what it sees.
+    pub fn remember(&self) {
+        *self.witness.lock().unwrap() = Some(Arc::default());
     }
 
     pub fn monitor(&self) -> SharedMonitor {
@@ -118,7 +128,7 @@ impl Ship {
             get: Arc::new(store.clone()),
             trust: self.trust(),
             known: known.clone() as Arc<dyn KnownChunks>,
-            witness: Arc::new(MemoryWitness::default()),
+            witness: self.witness.lock().unwrap().clone().unwrap_or_default(),
             shown: "memory".to_owned(),
         }
     }
