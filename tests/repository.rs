@@ -26,3 +26,5 @@ mod round_trip;
 mod salvage;
 #[path = "repository/streams.rs"]
 mod streams;
+#[path = "repository/tampering.rs"]
+mod tampering;

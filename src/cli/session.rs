@@ -98,6 +98,11 @@ impl Session {
         Opening::new(stack, &self.monitor())?.look(stack, identity, &self.monitor()).await
     }
 
+    /// Returns whether there is a key that opens indexes: an identity, or this host's own.
+    pub fn has_key(&self, stack: &Stack) -> Result<bool> {
+        Ok(self.identity(stack)?.is_some() || stack.repository.settings.index_key().exists())
+    }
+
     /// Returns the snapshot that `when` means.
     pub async fn pick(&self, stack: &Stack, repository: &Repository<Read>, when: &str) -> Result<SnapshotId> {
         let when = When::parse(when, stack.timezone, self.ground.clock.now())?;

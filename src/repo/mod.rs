@@ -21,6 +21,7 @@ mod prune;
 mod reader;
 mod recovery;
 mod salvage;
+mod structure;
 mod survey;
 mod verify;
 mod witness;

@@ -162,6 +162,13 @@ impl Scene {
         reader.verify(VerifyOptions { read_percent }, &self.ship.now(), &self.ship.monitor()).await
     }
 
+    /// Verifies without any key.
+    async fn verify_blind(&self, store: &MemoryStore) -> Result<VerifyReport> {
+        let repository = Repository::clear(self.ship.place(store, &Arc::default())).await?;
+        let options = VerifyOptions { read_percent: 100.0 };
+        repository.verify(options, &self.ship.now(), &self.ship.monitor()).await
+    }
+
     async fn list(&self, store: &MemoryStore) -> Result<()> {
         self.ship.reader(store).await?.refs().await.map(drop)
     }
@@ -220,6 +227,7 @@ impl Scene {
         let mut row = vec![
             found(self.verify(&store, 0.0, &Arc::default()).await),
             found(self.verify(&store, 100.0, &Arc::default()).await),
+            found(self.verify_blind(&store).await),
             code(self.list(&store).await),
             code(self.read(&store, &self.older).await),
             code(self.read(&store, &self.newer).await),
@@ -235,8 +243,8 @@ impl Scene {
     }
 }
 
-const HEAD: [&str; 10] =
-    ["verify", "read", "list", "older", "newer", "salvage", "plan", "backup", "prune", "after"];
+const HEAD: [&str; 11] =
+    ["verify", "read", "blind", "list", "older", "newer", "salvage", "plan", "backup", "prune", "after"];
 
 async fn table(harm: Harm) -> String {
     let scene = scene().await;
