@@ -18,8 +18,12 @@ mod keys;
 mod matrix;
 #[path = "repository/order.rs"]
 mod order;
+#[path = "repository/pause.rs"]
+mod pause;
 #[path = "repository/prune.rs"]
 mod prune;
+#[path = "repository/rotation.rs"]
+mod rotation;
 #[path = "repository/round_trip.rs"]
 mod round_trip;
 #[path = "repository/salvage.rs"]

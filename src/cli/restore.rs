@@ -83,7 +83,10 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     let id = choose(&repository, &refs, &when, &wanted.sources(&stack)).await?;
     let snapshot = repository.snapshot(&id).await?;
     let wanted = targets(wanted, &args, &stack, &snapshot, session)?;
-    let plan = plan(&snapshot, wanted, &session.monitor()).await?;
+    let hold = if args.salvage { session.hold(&stack, &id).await } else { None };
+    let planned = plan(&snapshot, wanted, &session.monitor()).await;
+    session.release(hold).await;
+    let plan = planned?;
     if args.plan {
         if session.json {
             json::print(&json::document("restore", json!({ "plan": facts(&plan) })));
@@ -100,7 +103,10 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     if is_asked {
         confirm(&stack.name).await?;
     }
-    let outcome = execute(&snapshot, plan, &session.monitor()).await?;
+    let hold = session.hold(&stack, &snapshot.refs.snapshot).await;
+    let outcome = execute(&snapshot, plan, &session.monitor()).await;
+    session.release(hold).await;
+    let outcome = outcome?;
     let restored = &outcome.restored;
     if session.json {
         let restored: Vec<Value> = restored.iter().map(restored_facts).collect();

@@ -182,7 +182,7 @@ impl<'a> Copy<'a> {
         let signature = self.take(&layout::signature(&key)).await?;
         self.give(&key, bytes).await?;
         // A pack that was there when this run began may have been swept since, so each is looked for.
-        self.to.pass_fence(refs, 0, self.patience, self.monitor).await?;
+        self.to.pass_fence(refs, self.patience, self.monitor).await?;
         self.give(&layout::signature(&key), signature).await?;
         confirm(&self.to, refs).await
     }

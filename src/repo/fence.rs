@@ -4,6 +4,10 @@
 //! interleaving, one of them sees the other: the writer waits for the sweep to end and then looks whether its packs
 //! are still there, or the sweeper finds them needed and leaves them.
 //!
+//! It is the same between a writer and whoever takes it for dead: the writer puts its refs, then looks for a tombstone
+//! of its own; the other one puts the tombstone, then looks for refs. What there are no refs of is removed, for nobody
+//! will sign it; refs that nobody signed are removed after one more look, and a writer looks again after it signed.
+//!
 //! *Crash.* A sweeper that died stays open for ever. Only a backup that began before its packs were condemned can
 //! be held up by that; it fails after [`Patience`], and the next one does not rely on them.
 
@@ -13,7 +17,7 @@ use super::{Append, Repository, core::Core, format::Refs, marks};
 use crate::{
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    names::PackId,
+    names::{PackId, SnapshotId},
 };
 
 /// How long a backup waits for a sweep of packs that it needs.
@@ -58,12 +62,11 @@ impl Core {
     pub(super) async fn pass_fence(
         &self,
         refs: &Refs,
-        began_at: u64,
         patience: Patience,
         monitor: &SharedMonitor,
     ) -> Result<()> {
         let mut looks = 0;
-        let newest = loop {
+        let was_pruned = loop {
             let (generations, _) = self.generations().await?;
             let open = generations.iter().find(|(_, one)| {
                 let names_ours =
@@ -77,7 +80,7 @@ impl Core {
                     })
             });
             let Some((number, _)) = open else {
-                break generations.keys().next_back().copied().unwrap_or_default();
+                break !generations.is_empty();
             };
             looks += 1;
             if looks > patience.looks {
@@ -89,10 +92,21 @@ impl Core {
             monitor.step(None, format!("wait for generation {number} of prune to end"));
             tokio::time::sleep(patience.interval).await;
         };
-        if newest > began_at {
+        // Whatever this run knew when it began: a pruner that stood still may condemn and sweep under a number that
+        // is older than what this run has seen.
+        if was_pruned {
             self.check_packs_are_there(&refs.packs).await?;
         }
+        if self.is_taken_for_dead(&refs.snapshot).await? {
+            return Err(taken_for_dead(&refs.snapshot));
+        }
         Ok(())
+    }
+
+    /// Returns whether a tombstone speaks of a snapshot.
+    async fn is_taken_for_dead(&self, id: &SnapshotId) -> Result<bool> {
+        let listed = self.get.list(&format!("{}{id}.", marks::TOMBSTONES)).await?;
+        Ok(!self.tombstones(&listed).await?.valid.is_empty())
     }
 
     /// Fails when a pack that is relied on is gone.
@@ -120,12 +134,15 @@ impl Repository<Append> {
 /// As [`Repository::confirm`], for whoever commits.
 pub(super) async fn confirm(core: &Core, refs: &Refs) -> Result<()> {
     let id = &refs.snapshot;
-    let tombstones = core.get.list(&format!("{}{id}.", marks::TOMBSTONES)).await?;
     let there = core.get.size(&super::format::layout::refs(id, refs.revision)).await?.is_some()
         && core.get.size(&super::format::layout::manifest(id)).await?.is_some();
-    if there && core.tombstones(&tombstones).await?.valid.is_empty() {
+    if there && !core.is_taken_for_dead(id).await? {
         return Ok(());
     }
-    Err(Failure::new(ExitCode::Failed, format!("snapshot `{id}` was taken for dead before it was signed"))
-        .hint("It took too long, or a clock is wrong. Run the backup again: what was stored is used again."))
+    Err(taken_for_dead(id))
+}
+
+fn taken_for_dead(id: &SnapshotId) -> Failure {
+    Failure::new(ExitCode::Failed, format!("snapshot `{id}` was taken for dead before it was signed"))
+        .hint("It took too long, or a clock is wrong. Run the backup again: what was stored is used again.")
 }

@@ -20,6 +20,7 @@ mod packer;
 mod prune;
 mod reader;
 mod recovery;
+mod rotate;
 mod salvage;
 mod structure;
 mod survey;
@@ -46,7 +47,7 @@ pub use self::{
     copy::CopyReport,
     fence::Patience,
     hold::Hold,
-    index::{KnownChunks, Location, MemoryIndex, PackMap},
+    index::{KnownChunks, Location, MemoryIndex, PackMap, Reliance},
     integrity::Incident,
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
     reader::{EntryLines, Snapshot},
@@ -244,7 +245,7 @@ impl Repository<Append> {
         // Before anything is looked up: what is condemned from here on was not relied on when it was condemned.
         let standing = core.standing(monitor).await?;
         core.refresh(&index, monitor).await?;
-        core.known.rely_on(&signing.public(), &standing.condemned)?;
+        core.known.rely_on(&core.reliance(signing.public(), &standing))?;
         let patience = Patience::default();
         Ok(Self {
             core,

@@ -37,9 +37,9 @@ use crate::{
 
 /// May forget snapshots and remove what nobody needs. Opens no data.
 pub struct Maintain {
-    put: Arc<dyn Put>,
+    pub(super) put: Arc<dyn Put>,
     delete: Arc<dyn Delete>,
-    signing: SigningKey,
+    pub(super) signing: SigningKey,
     index: Option<Identities>,
 }
 
