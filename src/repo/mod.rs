@@ -21,6 +21,8 @@ mod prune;
 mod reader;
 mod recovery;
 mod rotate;
+mod salvage;
+mod structure;
 mod survey;
 mod verify;
 mod witness;
@@ -38,7 +40,7 @@ use self::{
     core::Core,
     fence::Standing,
     format::{ChunkerConfig, Config, FORMAT, Manifest, Refs, layout},
-    reader::{EntryLines, OlderEntries},
+    reader::OlderEntries,
 };
 pub use self::{
     chunks::ChunkReader,
@@ -48,7 +50,8 @@ pub use self::{
     index::{KnownChunks, Location, MemoryIndex, PackMap, Reliance},
     integrity::Incident,
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
-    reader::Snapshot,
+    reader::{EntryLines, Snapshot},
+    salvage::{Lost, Salvage},
     survey::{SignedRefs, Survey},
     verify::{Damage, VerifyOptions, VerifyReport},
     witness::{Head, MemoryWitness, Witness},
