@@ -117,3 +117,19 @@ async fn what_a_run_at_work_has_stored_is_not_condemned() {
     ship.prune(&store, &[], terms).await.unwrap();
     assert_eq!(store.size(&stray).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn a_last_generation_that_somebody_put_there_stops_prune_and_removes_nothing() {
+    let (ship, store) = launched().await;
+    let first = ship.backup(&store, &cargo(&[1])).await.unwrap();
+    let second = ship.backup(&store, &cargo(&[2])).await.unwrap();
+    for name in ["prune/18446744073709551615.open.json", "prune/99999999.open.json"] {
+        store.overwrite(&Key::new(name).unwrap(), "{}");
+    }
+    // As long as a key can be: no room is left for a signature's name.
+    let zeros = "0".repeat(512 - format!("tombstones/{}.g7.json", first.id).len());
+    store.overwrite(&Key::new(&format!("tombstones/{}.g{zeros}7.json", first.id)).unwrap(), "{}");
+    let failure = ship.prune(&store, &[&first.id], AT_ONCE).await.unwrap_err();
+    assert_eq!(failure.exit(), ExitCode::Tampering, "{failure}");
+    assert_eq!(ship.listed(&store).await, [first.id, second.id]);
+}
