@@ -138,13 +138,7 @@ impl Core {
             );
         }
         let plain = format::unpack_meta(&identities.open(&sealed, key.as_str())?, key.as_str())?;
-        let lines = plain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let read = |line: &[u8]| {
-            let record: PackRecord = format::parse(line, key.as_str())?;
-            record.check()?;
-            Ok(record)
-        };
-        Ok((lines.map(read).collect::<Result<_>>()?, signer))
+        Ok((PackRecord::parse_lines(&plain, key.as_str())?, signer))
     }
 
     /// Returns whether an index is of a run whose snapshot is believed: of a key that was revoked only those are.
