@@ -18,6 +18,8 @@ mod keys;
 mod order;
 #[path = "repository/prune.rs"]
 mod prune;
+#[path = "repository/random_access.rs"]
+mod random_access;
 #[path = "repository/round_trip.rs"]
 mod round_trip;
 #[path = "repository/streams.rs"]
