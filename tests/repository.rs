@@ -24,6 +24,8 @@ mod order;
 mod pause;
 #[path = "repository/prune.rs"]
 mod prune;
+#[path = "repository/random_access.rs"]
+mod random_access;
 #[path = "repository/rotation.rs"]
 mod rotation;
 #[path = "repository/round_trip.rs"]
