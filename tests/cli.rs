@@ -25,6 +25,8 @@ mod listing;
 mod policy;
 #[path = "cli/restore.rs"]
 mod restore;
+#[path = "cli/salvage.rs"]
+mod salvage;
 #[path = "cli/screen.rs"]
 mod screen;
 #[path = "cli/secrets.rs"]

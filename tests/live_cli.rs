@@ -21,3 +21,5 @@ mod failures;
 mod refusals;
 #[path = "live_cli/round_trip.rs"]
 mod round_trip;
+#[path = "live_cli/salvage.rs"]
+mod salvage;

@@ -37,12 +37,7 @@ impl SigningKey {
             .map_err(|failure| {
                 failure.hint("Check `keys` in [repository]; `lifeboat init` makes the keys.")
             })?;
-        let parse = || {
-            let secret = SecretKeyBox::from_string(&text)?.into_unencrypted_secret_key()?;
-            let public = PublicKey::from_secret_key(&secret)?;
-            Ok::<_, minisign::PError>(Self { secret, public })
-        };
-        parse()
+        Self::from_text(&text)
             .failed(ExitCode::KeyRefused, || {
                 format!("signing key `{shown}` is not a minisign key without password")
             })
@@ -50,6 +45,13 @@ impl SigningKey {
                 failure
                     .hint("`lifeboat keys new --signing` makes one; those of `minisign -W` have no checksum.")
             })
+    }
+
+    /// Reads what [`Self::to_text`] made.
+    pub fn from_text(text: &str) -> std::result::Result<Self, minisign::PError> {
+        let secret = SecretKeyBox::from_string(text)?.into_unencrypted_secret_key()?;
+        let public = PublicKey::from_secret_key(&secret)?;
+        Ok(Self { secret, public })
     }
 
     /// Returns the text of the key file.

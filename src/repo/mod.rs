@@ -12,6 +12,8 @@ mod cutting;
 mod fence;
 pub mod format;
 mod hold;
+#[doc(hidden)]
+pub mod hostile;
 mod index;
 mod integrity;
 mod marks;
@@ -21,6 +23,8 @@ mod prune;
 mod reader;
 mod recovery;
 mod rotate;
+mod salvage;
+mod structure;
 mod survey;
 mod verify;
 mod witness;
@@ -38,7 +42,7 @@ use self::{
     core::Core,
     fence::Standing,
     format::{ChunkerConfig, Config, FORMAT, Manifest, Refs, layout},
-    reader::{EntryLines, OlderEntries},
+    reader::OlderEntries,
 };
 pub use self::{
     chunks::ChunkReader,
@@ -48,7 +52,8 @@ pub use self::{
     index::{KnownChunks, Location, MemoryIndex, PackMap, Reliance},
     integrity::Incident,
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
-    reader::Snapshot,
+    reader::{EntryLines, Snapshot},
+    salvage::{Lost, Salvage},
     survey::{SignedRefs, Survey},
     verify::{Damage, VerifyOptions, VerifyReport},
     witness::{Head, MemoryWitness, Witness},
