@@ -16,12 +16,16 @@ mod forgery;
 mod keys;
 #[path = "repository/matrix.rs"]
 mod matrix;
+#[path = "repository/model.rs"]
+mod model;
 #[path = "repository/order.rs"]
 mod order;
 #[path = "repository/pause.rs"]
 mod pause;
 #[path = "repository/prune.rs"]
 mod prune;
+#[path = "repository/random_access.rs"]
+mod random_access;
 #[path = "repository/rotation.rs"]
 mod rotation;
 #[path = "repository/round_trip.rs"]

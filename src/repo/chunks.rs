@@ -301,6 +301,16 @@ impl Range {
     }
 }
 
+/// Returns what of a pack is read when each of its frames is asked for alone, `None` for one that cannot be.
+pub fn ranges(map: &PackMap) -> Vec<Option<std::ops::Range<u64>>> {
+    let numbers = (0u32..).zip(&map.frames).map(|(number, _)| number);
+    let range = |first| {
+        let run = State::default().run(PackId([0; 32]), map, first)?;
+        Range::of(&run, map).map(|range| range.from..range.to)
+    };
+    numbers.map(range).collect()
+}
+
 fn unknown(pack: PackId) -> Failure {
     Failure::new(ExitCode::Damage, format!("pack `{pack}` is missing"))
 }

@@ -147,13 +147,7 @@ impl Core {
     ) -> Result<(Vec<PackRecord>, String)> {
         let (sealed, signer) = self.signed_index(key).await?;
         let plain = format::unpack_meta(&identities.open(&sealed, key.as_str())?, key.as_str())?;
-        let lines = plain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let read = |line: &[u8]| {
-            let record: PackRecord = format::parse(line, key.as_str())?;
-            record.check()?;
-            Ok(record)
-        };
-        Ok((lines.map(read).collect::<Result<_>>()?, signer))
+        Ok((PackRecord::parse_lines(&plain, key.as_str())?, signer))
     }
 
     /// Reads an index object as it lies in the store, and checks its signature. Returns its signer too.

@@ -12,6 +12,8 @@ mod cutting;
 mod fence;
 pub mod format;
 mod hold;
+#[doc(hidden)]
+pub mod hostile;
 mod index;
 mod integrity;
 mod marks;

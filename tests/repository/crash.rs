@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat::{
     names::{Key, SnapshotId},
-    repo::{MemoryIndex, format::layout},
+    repo::{MemoryIndex, Patience, Repository, Terms, format::layout},
     store::{Delete, Fault, FaultStore, FsStore, Get, Listed, MemoryStore, Put, Store, StoreError, Which},
 };
 
@@ -381,22 +381,22 @@ async fn a_prune_that_cannot_read_removes_nothing_that_is_needed() {
 
 #[tokio::test]
 async fn a_sweep_that_dies_before_a_write_harms_nothing() {
-    assert!(before_a_sweep().await.enumerate(Which::Writes, Fault::Before).await >= 15);
+    assert!(before_a_sweep().await.enumerate(Which::Writes, Fault::Before).await >= 18);
 }
 
 #[tokio::test]
 async fn a_sweep_that_dies_after_a_write_harms_nothing() {
-    assert!(before_a_sweep().await.enumerate(Which::Writes, Fault::After).await >= 15);
+    assert!(before_a_sweep().await.enumerate(Which::Writes, Fault::After).await >= 18);
 }
 
 #[tokio::test]
 async fn a_sweep_whose_writes_are_done_twice_is_as_good_as_any() {
-    assert!(before_a_sweep().await.enumerate(Which::Writes, Fault::Duplicate).await >= 15);
+    assert!(before_a_sweep().await.enumerate(Which::Writes, Fault::Duplicate).await >= 18);
 }
 
 #[tokio::test]
 async fn a_sweep_that_cannot_read_removes_nothing_that_is_needed() {
-    assert!(before_a_sweep().await.enumerate(Which::Reads, Fault::Before).await >= 15);
+    assert!(before_a_sweep().await.enumerate(Which::Reads, Fault::Before).await >= 18);
 }
 
 /// A folder that does not tell when objects came: its clock is not the ship's.
@@ -448,4 +448,48 @@ async fn a_sweep_of_a_folder_with_a_trash_that_dies_harms_nothing() {
         }
         assert!(folder.trash().await.unwrap().objects > 0, "what is removed lies in the trash");
     }
+}
+
+#[tokio::test]
+async fn a_copy_that_died_anywhere_is_finished_by_a_later_one_although_prune_ran_meanwhile() {
+    let Scene { ship, store, book, .. } = before_a_backup().await;
+    let terms = Terms { is_copy: true, ..AT_ONCE };
+    for n in 1.. {
+        let (store, mut book) = (store.fork(), book.clone());
+        let copy = FaultStore::new(MemoryStore::with_clock(Arc::new(ship.clock.clone())));
+        copy.die_at(Which::Writes, n, Fault::After);
+        let died = sync(&ship, &store, &copy).await;
+        let struck = copy.has_struck();
+        copy.heal();
+        assert_eq!(died.is_err(), struck, "{n}");
+        if !struck {
+            assert!(n > 20);
+            break;
+        }
+        if copy.size(&layout::config()).await.unwrap().is_some() {
+            for _ in 0..2 {
+                Host::new(&ship).prune(&copy, &[], terms).await.unwrap();
+            }
+        }
+        sync(&ship, &store, &copy).await.unwrap();
+        let host = Host::new(&ship);
+        host.assert_whole(&copy, &book).await;
+        // What is backed up next is copied next.
+        host.must_backup(&store, &cargo(&[1, 3]), &mut book).await;
+        sync(&ship, &store, &copy).await.unwrap();
+        host.prune(&copy, &[], terms).await.unwrap();
+        host.assert_whole(&copy, &book).await;
+    }
+}
+
+/// Copies all snapshots, without a key.
+async fn sync<S: Store + Clone + 'static>(
+    ship: &Ship,
+    from: &MemoryStore,
+    to: &S,
+) -> lifeboat::error::Result<()> {
+    let from = Repository::clear(ship.place(from, &Arc::default())).await?;
+    let patience = Patience::default();
+    let (place, put) = (ship.place(to, &Arc::default()), Arc::new(to.clone()));
+    from.copy_to(place, put, patience, &ship.ground(), &ship.monitor()).await.map(drop)
 }

@@ -42,7 +42,7 @@ pub struct Ship {
 }
 
 /// Terms under which nothing waits: every conflict between runs can happen.
-pub const AT_ONCE: Terms = Terms { grace: Duration::zero(), session: Duration::zero() };
+pub const AT_ONCE: Terms = Terms { grace: Duration::zero(), session: Duration::zero(), is_copy: false };
 
 /// A pack size at which even small tests fill several.
 pub const SMALL_PACKS: u64 = 64 << 10;

@@ -102,7 +102,7 @@ pub struct PrunePlan {
 
 impl PartialEq for Terms {
     fn eq(&self, other: &Self) -> bool {
-        (self.grace, self.session) == (other.grace, other.session)
+        (self.grace, self.session, self.is_copy) == (other.grace, other.session, other.is_copy)
     }
 }
 
@@ -252,7 +252,8 @@ fn removals(
         let session = ledger.sessions.get(snapshot);
         let at_work = session
             .is_some_and(|session| is_at_work(ledger, snapshot, session.ended, session.last, terms, now));
-        if !has_tombstone && !at_work && came + terms.grace <= now {
+        let goes_on = terms.is_copy && !ledger.explanations.iter().any(|one| one.snapshot == *snapshot);
+        if !has_tombstone && !at_work && !goes_on && came + terms.grace <= now {
             let reason = "its run died before it could commit".to_owned();
             all.push(Removal { snapshot: snapshot.clone(), reason, commit: None });
         }
