@@ -348,8 +348,63 @@ async fn the_script_refuses_forged_refs_and_configs() {
     let config = String::from_utf8(wreck.bytes(layout::CONFIG)).unwrap();
     wreck.overwrite(layout::CONFIG, config.replace("pack_size_bytes", "pack_size_bytez").as_bytes());
     wreck.assert_refuses("config", &[], "config.json is not signed");
-    wreck.overwrite(layout::CONFIG, config.replace("\"format\": 1", "\"format\": 2").as_bytes());
-    wreck.assert_refuses("format", &[], "format 1 only");
+    wreck.overwrite(layout::CONFIG, config.replace("\"format\": 2", "\"format\": 3").as_bytes());
+    wreck.assert_refuses("format", &[], "formats 1 and 2 only");
+}
+
+#[tokio::test]
+async fn the_script_passes_over_what_was_forgotten_and_says_why() {
+    let wreck = wreck().await;
+    let store = FsStore::new(wreck.repository());
+    let terms = lifeboat::repo::Terms::default();
+    wreck.ship.prune(&store, &[&wreck.id], terms).await.unwrap();
+    let output = wreck.recover("latest", &[]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains(&format!("forgotten: {}.r0 (a test says so)", wreck.id)), "{told}");
+    assert!(!wreck.dir.path().join("latest/minio/a").exists(), "it is the older one");
+    // By its whole id it can still be had.
+    assert!(wreck.recover("named", &[wreck.id.as_str()]).status.success());
+    // A tombstone that nobody signed hides nothing: it is told.
+    let tombstone = format!("tombstones/{}.g00000001.json", wreck.id);
+    wreck.overwrite(&format!("{tombstone}.minisig"), b"untrusted comment: x\n");
+    wreck.assert_refuses("forged", &[], "is not signed by");
+}
+
+#[tokio::test]
+async fn the_script_checks_every_config_there_is() {
+    let wreck = wreck().await;
+    let mut config: serde_json::Value = serde_json::from_slice(&wreck.bytes(layout::CONFIG)).unwrap();
+    config["revision"] = 1.into();
+    let bytes = serde_json::to_vec(&config).unwrap();
+    wreck.overwrite("config.r1.json", &bytes);
+    wreck.assert_refuses("unsigned-config", &[], "config.r1.json is not signed by");
+    let signature = wreck.ship.signing().sign(&bytes, "lifeboat config").unwrap();
+    wreck.overwrite("config.r1.json.minisig", signature.as_bytes());
+    assert!(wreck.recover("signed", &["-k", &wreck.ship.made.signer]).status.success());
+}
+
+#[test]
+fn the_script_reads_a_repository_of_format_1() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/format-1");
+    let dir = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(golden.join("repo")).arg(dir.path()).status().unwrap();
+    assert!(copied.success());
+    let own = dir.path().join("repo/recover.sh");
+    // The one that lies in it since then, and the one of today.
+    for (name, script) in [("own", None), ("today", Some("src/repo/recover.sh"))] {
+        if let Some(script) = script {
+            fs::remove_file(&own).unwrap();
+            fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(script), &own).unwrap();
+        }
+        let out = dir.path().join(name);
+        let mut command = Command::new("bash");
+        command.arg(&own).arg("-i").arg(golden.join("keys/identity.txt")).arg("-o").arg(&out);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(fs::read_to_string(out.join("config/tmp/g1/data/a.txt")).unwrap(), "hello\n");
+        assert_eq!(fs::metadata(out.join("config/tmp/g1/data/noise.bin")).unwrap().len(), 300_000);
+    }
 }
 
 #[tokio::test]

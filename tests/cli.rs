@@ -13,6 +13,8 @@ mod catalog;
 mod doctor;
 #[path = "cli/export.rs"]
 mod export;
+#[path = "cli/golden.rs"]
+mod golden;
 #[path = "cli/init.rs"]
 mod init;
 #[path = "cli/keys.rs"]
@@ -38,3 +40,5 @@ mod store;
 mod terminal;
 #[path = "cli/verify.rs"]
 mod verify;
+#[path = "cli/write_only.rs"]
+mod write_only;

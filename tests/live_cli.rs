@@ -15,6 +15,8 @@ mod support;
 #[path = "live_cli/town.rs"]
 mod town;
 
+#[path = "live_cli/add_only.rs"]
+mod add_only;
 #[path = "live_cli/failures.rs"]
 mod failures;
 #[path = "live_cli/refusals.rs"]

@@ -76,7 +76,8 @@ async fn a_flipped_bit_costs_the_entries_around_it_and_not_the_pack() {
         let store = store.fork();
         flip(&store, &key, |length| length * part / 10);
         let lost = salvaged(&ship, &store, &id, &cargo).await;
-        assert!((1..=2).contains(&lost.len()), "{part} of 10 of {size}: {:?}", names(&lost));
+        // Two frames meet in an encrypted block, and entries that were read at the same time share frames.
+        assert!((1..=5).contains(&lost.len()), "{part} of 10 of {size}: {:?}", names(&lost));
         assert!(lost[0].why.contains(&key.as_str()[9..73]), "the pack is named: {}", lost[0].why);
     }
 }
