@@ -460,7 +460,7 @@ async fn everybody(scene: &Scene, order: &mut dyn Order) -> (usize, usize) {
 /// Plays orders by dice; `MODEL_ORDERS` says how many.
 async fn orders_by_dice(seeds: u64) {
     let scene = scene().await;
-    let count = std::env::var("MODEL_ORDERS").ok().and_then(|text| text.parse().ok()).unwrap_or(80);
+    let count = std::env::var("MODEL_ORDERS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
     let (mut steps, mut reported) = (0, 0);
     for seed in (seeds..).take(count) {
         println!("seed {seed}");
