@@ -55,7 +55,7 @@ async fn one_pack() -> (Ship, MemoryStore, SnapshotId, Cargo) {
     (ship, store, id, cargo)
 }
 
-async fn data_pack(ship: &Ship, store: &MemoryStore) -> Key {
+fn data_pack(ship: &Ship, store: &MemoryStore) -> Key {
     let packs = keys_under(store, layout::PACKS);
     let sealed = |key: &&Key| ship.index_key().open(&store.dump()[*key], "pack").is_err();
     packs.iter().find(sealed).unwrap().clone()
@@ -70,7 +70,7 @@ async fn what_is_whole_is_salvaged_whole() {
 #[tokio::test]
 async fn a_flipped_bit_costs_the_entries_around_it_and_not_the_pack() {
     let (ship, store, id, cargo) = one_pack().await;
-    let key = data_pack(&ship, &store).await;
+    let key = data_pack(&ship, &store);
     let size = store.size(&key).await.unwrap().unwrap();
     for part in 1..10 {
         let store = store.fork();

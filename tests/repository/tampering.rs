@@ -1,6 +1,9 @@
 //! Each way to tamper with a store has its name: verify ends with it, prune stands still, and it is heard.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use chrono::Duration;
@@ -11,7 +14,7 @@ use lifeboat::{
     event::{Event, NoMonitor},
     names::{Key, SnapshotId},
     repo::{
-        Append, Damage, Place, Repository, Terms,
+        Append, Damage, Place, Repository, Terms, VerifyOptions,
         format::{Config, layout},
     },
     store::{Delete, Get, MemoryStore},
@@ -62,7 +65,7 @@ impl Scene {
 
     async fn assert_tampering(&self, store: &MemoryStore, object: &str, what: &str) {
         let reader = self.ship.reader(store).await.unwrap();
-        let options = lifeboat::repo::VerifyOptions::default();
+        let options = VerifyOptions::default();
         let report = reader.verify(options, &self.ship.now(), &self.ship.monitor()).await.unwrap();
         Self::assert_told(&report.damage, object, what);
         self.assert_prune_stands_still(store).await;
@@ -121,7 +124,8 @@ async fn of_the_newest_one_only_who_has_seen_it_knows_and_the_next_backup_keeps_
         ..scene.ship.place(&store, &Arc::default())
     };
     let reader = Repository::read(stranger, scene.ship.identities(), &NoMonitor::shared()).await.unwrap();
-    let report = reader.verify(Default::default(), &scene.ship.now(), &NoMonitor::shared()).await.unwrap();
+    let report =
+        reader.verify(VerifyOptions::default(), &scene.ship.now(), &NoMonitor::shared()).await.unwrap();
     assert_eq!(report.damage, [], "who has never seen it cannot know");
     // The host that made it goes on with the next number, so that the hole shows to everybody from then on.
     let next = scene.ship.backup(&store, &cargo(4)).await.unwrap().id;
@@ -130,7 +134,8 @@ async fn of_the_newest_one_only_who_has_seen_it_knows_and_the_next_backup_keeps_
         ..scene.ship.place(&store, &Arc::default())
     };
     let reader = Repository::read(stranger, scene.ship.identities(), &NoMonitor::shared()).await.unwrap();
-    let report = reader.verify(Default::default(), &scene.ship.now(), &NoMonitor::shared()).await.unwrap();
+    let report =
+        reader.verify(VerifyOptions::default(), &scene.ship.now(), &NoMonitor::shared()).await.unwrap();
     Scene::assert_told(&report.damage, next.as_str(), "commit 3 of");
 }
 
@@ -254,14 +259,14 @@ async fn a_writer_who_is_no_maintainer_forgets_and_condemns_nothing() {
         let (good, _) = reader.survey().await.unwrap();
         assert_eq!(good.len(), 3, "nothing is forgotten");
         let report =
-            reader.verify(Default::default(), &scene.ship.now(), &scene.ship.monitor()).await.unwrap();
+            reader.verify(VerifyOptions::default(), &scene.ship.now(), &scene.ship.monitor()).await.unwrap();
         Scene::assert_told(&report.damage, key.as_str(), "is not signed by a key");
         let (put, delete) = (Arc::new(store.clone()), Arc::new(store.clone()));
         let signing = scene.ship.signing();
         let monitor = scene.ship.monitor();
         let prune = Repository::maintain(place(), put.clone(), delete.clone(), signing, None, &monitor);
         let seen = prune.await.unwrap().inspect(&scene.ship.now(), &scene.ship.monitor()).await.unwrap();
-        assert_eq!(seen.check(&Default::default()).unwrap_err().exit(), ExitCode::Tampering);
+        assert_eq!(seen.check(&BTreeSet::default()).unwrap_err().exit(), ExitCode::Tampering);
     }
     // With his own key he does not even begin.
     let place = Place { trust: trust(), ..scene.ship.place(&scene.store, &Arc::default()) };
@@ -359,7 +364,7 @@ async fn what_a_revoked_key_signed_later_is_no_snapshot_and_goes() {
     // Who came after it removes what it added.
     let prune = Repository::maintain(place(), put, delete, new, None, &scene.ship.monitor()).await.unwrap();
     let seen = prune.inspect(&scene.ship.now(), &scene.ship.monitor()).await.unwrap();
-    seen.check(&Default::default()).unwrap_or_else(|failure: Failure| panic!("{:?}", failure.chain()));
+    seen.check(&BTreeSet::default()).unwrap_or_else(|failure: Failure| panic!("{:?}", failure.chain()));
     let plan = lifeboat::repo::plan(&seen, &BTreeMap::new(), AT_ONCE, scene.ship.now().clock.now());
     let removed: Vec<&SnapshotId> = plan.remove.iter().map(|one| &one.snapshot).collect();
     assert_eq!(removed, [&scene.ids[2]]);
