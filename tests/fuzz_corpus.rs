@@ -22,7 +22,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use targets::TARGETS;
 
 /// Changed seeds of each target.
-const ROUNDS: usize = 4000;
+const ROUNDS: usize = 2000;
 /// Bytes that all seeds may have.
 const SEEDS_BYTES_MAX: usize = 200 << 10;
 /// Address space that this program may take; a parser that believes a number in its input asks for more. One window

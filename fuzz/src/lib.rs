@@ -27,8 +27,11 @@ use lifeboat::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
+/// Takes bytes that somebody else chose; panics when a law does not hold.
+pub type Target = fn(&[u8]);
+
 /// Every target under its name.
-pub const TARGETS: [(&str, fn(&[u8])); 14] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("age", age),
     ("config", config),
     ("entry", entry),

@@ -45,8 +45,8 @@ impl Changes {
                 0 => self.flip(bytes),
                 1 => self.overwrite(bytes),
                 2 => self.cut(bytes),
-                3 => self.repeat(bytes),
-                4 => self.splice(bytes, other),
+                3 => self.repeat(&bytes),
+                4 => self.splice(&bytes, other),
                 5 => self.number(bytes),
                 _ => self.value(bytes),
             };
@@ -81,14 +81,14 @@ impl Changes {
         bytes
     }
 
-    fn repeat(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+    fn repeat(&mut self, bytes: &[u8]) -> Vec<u8> {
         let from = self.below(bytes.len());
         let part = bytes[from..(from + 1 + self.below(32)).min(bytes.len())].to_vec();
         let times = 1 + self.below(64);
         [&bytes[..from], &part.repeat(times), &bytes[from..]].concat()
     }
 
-    fn splice(&mut self, bytes: Vec<u8>, other: &[u8]) -> Vec<u8> {
+    fn splice(&mut self, bytes: &[u8], other: &[u8]) -> Vec<u8> {
         let (at, from) = (self.below(bytes.len()), self.below(other.len()));
         [&bytes[..at], &other[from..]].concat()
     }
@@ -123,11 +123,11 @@ impl Changes {
                 _ => unreachable!("it has children"),
             };
         }
-        *at = self.hostile(at.take());
+        *at = self.hostile(&at.take());
         serde_json::to_vec(&value).unwrap()
     }
 
-    fn hostile(&mut self, old: Value) -> Value {
+    fn hostile(&mut self, old: &Value) -> Value {
         match self.below(12) {
             0 => Value::Null,
             1 => json!(""),
@@ -136,7 +136,7 @@ impl Changes {
             4 => json!({}),
             5 => json!(true),
             6 => (0..100).fold(json!(1), |inner, _| json!([inner])),
-            7 => json!([old.clone(), old]),
+            7 => json!([old, old]),
             8 => json!("+262142-12-31T23:59:59.999999999Z"),
             9 => json!("-262143-01-01T00:00:00Z"),
             _ => serde_json::from_str(NUMBERS[self.below(NUMBERS.len())]).unwrap(),
