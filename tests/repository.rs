@@ -22,3 +22,5 @@ mod prune;
 mod round_trip;
 #[path = "repository/streams.rs"]
 mod streams;
+#[path = "repository/sync.rs"]
+mod sync;

@@ -27,8 +27,9 @@ pub struct Synced {
 pub async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Synced> {
     let from = Opening::new(stack, monitor)?.clear().await?;
     let to = Opening::named(stack, Some(name), monitor)?;
-    let copy = to.copy_from(&from, ground, monitor).await?;
-    let left_out = |id: &SnapshotId| copy.damaged.iter().any(|(damaged, _)| damaged == id);
+    let copy = to.copy_from(stack, &from, ground, monitor).await?;
+    let left_out =
+        |id: &SnapshotId| copy.waiting.contains(id) || copy.damaged.iter().any(|(damaged, _)| damaged == id);
     let newest = from.survey().await?.0.into_iter().rev().find(|refs| left_out(&refs.snapshot));
     Ok(Synced {
         name: name.to_owned(),

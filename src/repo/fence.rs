@@ -9,7 +9,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Append, Repository, core::Core, format::Refs, marks};
+use super::{
+    Append, Repository,
+    core::Core,
+    format::{Refs, layout},
+    marks,
+    survey::Generation,
+};
 use crate::{
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
@@ -62,22 +68,38 @@ impl Core {
         patience: Patience,
         monitor: &SharedMonitor,
     ) -> Result<()> {
+        let newest = self.wait_for_sweeps(patience, monitor, |_, one| {
+            let names_ours =
+                |list: &marks::Condemned| list.packs.keys().any(|id| refs.packs.contains_key(id));
+            let has_list = one
+                .keys
+                .iter()
+                .any(|key| marks::step_of(key).is_some_and(|(_, step)| step == marks::Step::Condemned));
+            // A list that cannot be read may name anything.
+            has_list && one.condemned.as_ref().is_none_or(names_ours)
+        });
+        let newest = newest.await?;
+        if newest > began_at {
+            self.check_packs_are_there(&refs.packs).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no sweep is open that `concerns` us. Returns the newest generation.
+    async fn wait_for_sweeps(
+        &self,
+        patience: Patience,
+        monitor: &SharedMonitor,
+        concerns: impl Fn(u64, &Generation) -> bool,
+    ) -> Result<u64> {
         let mut looks = 0;
-        let newest = loop {
+        loop {
             let (generations, _) = self.generations().await?;
-            let open = generations.iter().find(|(_, one)| {
-                let names_ours =
-                    |list: &marks::Condemned| list.packs.keys().any(|id| refs.packs.contains_key(id));
-                // A list that cannot be read may name anything.
-                one.open
-                    && one.done.is_none()
-                    && one.condemned.as_ref().is_none_or(names_ours)
-                    && one.keys.iter().any(|key| {
-                        marks::step_of(key).is_some_and(|(_, step)| step == marks::Step::Condemned)
-                    })
-            });
+            let open = generations
+                .iter()
+                .find(|(number, one)| one.open && one.done.is_none() && concerns(**number, one));
             let Some((number, _)) = open else {
-                break generations.keys().next_back().copied().unwrap_or_default();
+                return Ok(generations.keys().next_back().copied().unwrap_or_default());
             };
             looks += 1;
             if looks > patience.looks {
@@ -88,11 +110,39 @@ impl Core {
             }
             monitor.step(None, format!("wait for generation {number} of prune to end"));
             tokio::time::sleep(patience.interval).await;
-        };
-        if newest > began_at {
-            self.check_packs_are_there(&refs.packs).await?;
         }
-        Ok(())
+    }
+
+    /// Makes sure that a copied commit is what it seems to be. A copy has the name of its original, so the tombstone
+    /// of an earlier sync that died unsigned may lie there: it says nothing about what is signed now. But a sweep
+    /// that had looked for the signature before it came may still remove the refs. Such a sweep is open, and whoever
+    /// sees none after the signature was put knows that the next one will find it.
+    pub(super) async fn confirm_copy(
+        &self,
+        refs: &Refs,
+        patience: Patience,
+        monitor: &SharedMonitor,
+    ) -> Result<()> {
+        let listed = self.get.list(&format!("{}{}.", marks::TOMBSTONES, refs.snapshot)).await?;
+        let generations = listed.iter().filter_map(|object| marks::tombstone_of(&object.key));
+        if let Some(first) = generations.map(|(_, generation)| generation).min() {
+            self.wait_for_sweeps(patience, monitor, |number, _| number >= first).await?;
+        }
+        let forgotten = self.tombstones(&listed).await?.valid.iter().any(|one| one.commit.is_some());
+        if self.lies_there(refs).await? && !forgotten {
+            return Ok(());
+        }
+        Err(Failure::new(
+            ExitCode::Failed,
+            format!("snapshot `{}` was removed while it was copied", refs.snapshot),
+        )
+        .hint("Run the sync again; if it fails again, prune the copy first."))
+    }
+
+    async fn lies_there(&self, refs: &Refs) -> Result<bool> {
+        let key = layout::refs(&refs.snapshot, refs.revision);
+        Ok(self.get.size(&key).await?.is_some()
+            && self.get.size(&layout::manifest(&refs.snapshot)).await?.is_some())
     }
 
     /// Fails when a pack that is relied on is gone.
@@ -113,19 +163,15 @@ impl Repository<Append> {
     /// Makes sure that a commit is what it seems to be: its refs are there, and nobody took it for dead before it
     /// was signed. Only then may it be reported.
     pub(super) async fn confirm(&self, refs: &Refs) -> Result<()> {
-        confirm(&self.core, refs).await
-    }
-}
-
-/// As [`Repository::confirm`], for whoever commits.
-pub(super) async fn confirm(core: &Core, refs: &Refs) -> Result<()> {
-    let id = &refs.snapshot;
-    let tombstones = core.get.list(&format!("{}{id}.", marks::TOMBSTONES)).await?;
-    let there = core.get.size(&super::format::layout::refs(id, refs.revision)).await?.is_some()
-        && core.get.size(&super::format::layout::manifest(id)).await?.is_some();
-    if there && core.tombstones(&tombstones).await?.valid.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::new(ExitCode::Failed, format!("snapshot `{id}` was taken for dead before it was signed"))
+        let id = &refs.snapshot;
+        let tombstones = self.core.get.list(&format!("{}{id}.", marks::TOMBSTONES)).await?;
+        if self.core.lies_there(refs).await? && self.core.tombstones(&tombstones).await?.valid.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            ExitCode::Failed,
+            format!("snapshot `{id}` was taken for dead before it was signed"),
+        )
         .hint("It took too long, or a clock is wrong. Run the backup again: what was stored is used again."))
+    }
 }

@@ -9,6 +9,7 @@ mod commit;
 mod copy;
 mod core;
 mod cutting;
+mod explain;
 mod fence;
 pub mod format;
 mod hold;

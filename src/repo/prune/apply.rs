@@ -19,12 +19,11 @@ use crate::{
     names::{Key, PackId, SnapshotId},
     repo::{
         Repository,
-        format::{self, FORMAT, layout},
+        format::{FORMAT, layout},
         integrity::losses,
         marks::{self, Condemned, Done, Forgotten, Step, Tombstone},
         survey::Ledger,
     },
-    store::StoreError,
 };
 
 /// What one sweep did.
@@ -117,17 +116,8 @@ impl Repository<Maintain> {
 
     /// Puts a signed mark, its signature first.
     pub(super) async fn put_mark<T: serde::Serialize>(&self, key: &Key, mark: &T) -> Result<()> {
-        let bytes = format::write(mark);
-        let comment = format!("lifeboat mark repository={} {key}", self.core.config.repository);
-        let signature = self.access.signing.sign(&bytes, &comment)?;
         let put = self.access.put.as_ref();
-        for (key, bytes) in [(layout::signature(key), signature.into()), (key.clone(), bytes.into())] {
-            match self.core.put(put, &key, bytes).await {
-                Err(StoreError::Exists { .. }) => return Err(overtaken()),
-                other => other?,
-            }
-        }
-        Ok(())
+        self.core.put_mark(put, &self.access.signing, key, mark).await?.ok_or_else(overtaken)
     }
 
     /// Removes what is of no use any more: marks of sessions that ended, and generations all of whose packs are gone.
@@ -157,30 +147,15 @@ impl Repository<Maintain> {
     /// how many.
     pub async fn accept_loss(&self, reason: &str, ground: &Ground) -> Result<u64> {
         let ledger = self.core.commits().await?;
-        let repository = &self.core.config.repository;
-        let losses = losses(&ledger, &self.core.witness.heads(repository)?);
+        let losses = losses(&ledger, &self.core.witness.heads(&self.core.config.repository)?);
+        let put = self.access.put.as_ref();
         for loss in &losses {
-            let mut salt = [0; 2];
-            ground.dice.fill(&mut salt);
-            // Nobody knows which snapshot it was; the name only has to be new.
-            let snapshot = SnapshotId::at(ground.clock.now(), u16::from_be_bytes(salt));
             let commit = Forgotten {
                 refs: loss.refs.unwrap_or(PackId([0; 32])),
                 signer: loss.signer.clone(),
                 seq: loss.seq,
             };
-            let explanation = Tombstone {
-                format: FORMAT,
-                repository: repository.clone(),
-                snapshot: snapshot.clone(),
-                generation: 0,
-                commit: Some(commit),
-                reason: reason.to_owned(),
-                at: ground.clock.now(),
-            };
-            let key = marks::upstream(&marks::tombstone(&snapshot, 0));
-            let key = key.ok_or_else(|| Failure::new(ExitCode::Failed, "an explanation has no name"))?;
-            self.put_mark(&key, &explanation).await?;
+            self.core.explain(put, &self.access.signing, commit, reason, ground).await?;
         }
         Ok(losses.len() as u64)
     }
