@@ -328,6 +328,16 @@ async fn the_command_lines_of_the_text_do_what_it_says() {
 }
 
 #[test]
+fn a_signing_key_of_stock_minisign_without_checksum_is_refused_with_a_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = ["-G", "-W", "-s", "signing.key", "-p", "signing.pub"];
+    let made = Command::new("minisign").args(words).current_dir(dir.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let failure = SigningKey::from_file(&dir.path().join("signing.key")).unwrap_err();
+    assert!(failure.hints()[0].contains("keys new --signing"), "{:?}", failure.hints());
+}
+
+#[test]
 fn the_script_is_clean() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/repo/recover.sh");
     for (tool, arguments) in [("bash", ["-n"].as_slice()), ("shellcheck", &["-s", "bash"])] {

@@ -14,10 +14,16 @@ mod fixture;
 mod forgery;
 #[path = "repository/keys.rs"]
 mod keys;
+#[path = "repository/model.rs"]
+mod model;
 #[path = "repository/order.rs"]
 mod order;
+#[path = "repository/pause.rs"]
+mod pause;
 #[path = "repository/prune.rs"]
 mod prune;
+#[path = "repository/rotation.rs"]
+mod rotation;
 #[path = "repository/round_trip.rs"]
 mod round_trip;
 #[path = "repository/streams.rs"]

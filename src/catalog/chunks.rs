@@ -23,6 +23,8 @@ pub struct PackRow {
     pub kind: String,
     /// Who signed the index that told of it first.
     pub writer: String,
+    /// The revision of the config whose readers it is sealed to.
+    pub config: u32,
     /// Its frames, in order.
     pub frames: Vec<FrameRow>,
     /// Its chunks; empty when a pack is asked for.
@@ -62,25 +64,46 @@ pub struct ChunkAt {
     pub chunk: ChunkRow,
 }
 
+/// Which packs a writer relies on, besides that nothing speaks against them.
+#[derive(Clone, Copy, Debug)]
+pub struct TrustedPacks<'a> {
+    /// The writer's own, and those that were opened and found right.
+    pub writer: &'a str,
+    /// Data packs of these revisions of the config.
+    pub data_revisions: &'a BTreeSet<u32>,
+    /// Meta packs of these.
+    pub meta_revisions: &'a BTreeSet<u32>,
+}
+
 impl Catalog {
     /// Returns where a chunk is in a pack of `kind`, if one is asked for, that nothing speaks against and that is
-    /// of `writer`, if one is named, or was opened and found right.
+    /// among those `trusted`, if that is said.
     pub fn find_chunk(
         &self,
         id: &ChunkId,
         kind: Option<&str>,
-        writer: Option<&str>,
+        trusted: Option<TrustedPacks<'_>>,
     ) -> Result<Option<ChunkAt>> {
         let connection = self.connection();
+        let list = |revisions: &BTreeSet<u32>| {
+            let revisions: Vec<String> = revisions.iter().map(ToString::to_string).collect();
+            format!("[{}]", revisions.join(","))
+        };
+        let writer = trusted.map(|trusted| trusted.writer);
+        let (data, meta) = (
+            trusted.map(|trusted| list(trusted.data_revisions)),
+            trusted.map(|trusted| list(trusted.meta_revisions)),
+        );
         let find = || {
             let mut query = connection.prepare_cached(
                 "SELECT packs.id, frame, offset, chunks.size_bytes FROM chunks JOIN packs ON packs.n = pack
                  WHERE chunks.id = ?1 AND (?2 IS NULL OR kind = ?2)
                    AND NOT EXISTS (SELECT 1 FROM avoided WHERE avoided.id = packs.id)
-                   AND (?3 IS NULL OR writer = ?3
-                        OR EXISTS (SELECT 1 FROM reads WHERE reads.id = packs.id AND opened)) LIMIT 1",
+                   AND (?3 IS NULL
+                        OR (writer = ?3 OR EXISTS (SELECT 1 FROM reads WHERE reads.id = packs.id AND opened))
+                           AND config IN (SELECT value FROM json_each(iif(kind = 'data', ?4, ?5)))) LIMIT 1",
             )?;
-            query.query_row(params![id.0, kind, writer], |row| chunk_at(*id, row)).optional()
+            query.query_row(params![id.0, kind, writer, data, meta], |row| chunk_at(*id, row)).optional()
         };
         find().map_err(|error| self.trouble(error))
     }
@@ -104,7 +127,7 @@ impl Catalog {
         let connection = self.connection();
         let find = || -> rusqlite::Result<Option<PackRow>> {
             let mut query = connection.prepare_cached(
-                "SELECT n, size_bytes, payload_offset, kind, writer FROM packs WHERE id = ?1",
+                "SELECT n, size_bytes, payload_offset, kind, writer, config FROM packs WHERE id = ?1",
             )?;
             let read = |row: &Row<'_>| {
                 let pack = PackRow {
@@ -113,6 +136,7 @@ impl Catalog {
                     payload_offset: row.get(2)?,
                     kind: row.get(3)?,
                     writer: row.get(4)?,
+                    config: row.get(5)?,
                     frames: Vec::new(),
                     chunks: Vec::new(),
                 };
@@ -212,10 +236,18 @@ fn chunk_at(id: ChunkId, row: &Row<'_>) -> rusqlite::Result<ChunkAt> {
 fn add_pack(transaction: &Transaction<'_>, origin: &Key, pack: &PackRow) -> rusqlite::Result<()> {
     let added = transaction
         .prepare_cached(
-            "INSERT INTO packs (id, size_bytes, payload_offset, kind, writer) VALUES (?1, ?2, ?3, ?4, ?5)
+            "INSERT INTO packs (id, size_bytes, payload_offset, kind, writer, config)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (id) DO NOTHING",
         )?
-        .execute(params![pack.id.0, pack.size_bytes, pack.payload_offset, pack.kind, pack.writer])?;
+        .execute(params![
+            pack.id.0,
+            pack.size_bytes,
+            pack.payload_offset,
+            pack.kind,
+            pack.writer,
+            pack.config
+        ])?;
     let mut number = transaction.prepare_cached("SELECT n FROM packs WHERE id = ?1")?;
     let n: i64 = number.query_row(params![pack.id.0], |row| row.get(0))?;
     let mut tell = transaction.prepare_cached("INSERT OR IGNORE INTO tellings VALUES (?1, ?2, ?3)")?;
@@ -251,6 +283,7 @@ mod tests {
             payload_offset: 300,
             kind: if byte.is_multiple_of(2) { "data" } else { "meta" }.to_owned(),
             writer: "RW1".to_owned(),
+            config: u32::from(byte) / 2,
             frames: vec![FrameRow { offset: 0, size_bytes: 10, plain_bytes: 20 }; 3],
             chunks: chunks.iter().map(row).collect(),
         }
@@ -309,7 +342,11 @@ mod tests {
     fn a_pack_of_another_writer_is_relied_on_once_it_was_opened() {
         let catalog = Catalog::in_memory().unwrap();
         catalog.add_packs(&Key::new("index/a").unwrap(), &[pack(2, &[7])]).unwrap();
-        let find = |writer| catalog.find_chunk(&ChunkId([7; 32]), None, Some(writer)).unwrap().is_some();
+        let (one, none) = (BTreeSet::from([1]), BTreeSet::new());
+        let of = |writer, data_revisions| TrustedPacks { writer, data_revisions, meta_revisions: &none };
+        let find_of = |trusted| catalog.find_chunk(&ChunkId([7; 32]), None, Some(trusted)).unwrap().is_some();
+        let find = |writer| find_of(of(writer, &one));
+        assert!(!find_of(of("RW1", &none)), "it does not open to every reader");
         assert!(find("RW1") && !find("RW2"));
         catalog.note_read(&PackId([2; 32]), DateTime::UNIX_EPOCH, false).unwrap();
         assert!(!find("RW2"), "that its name fits its bytes says nothing of its chunks");

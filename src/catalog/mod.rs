@@ -20,14 +20,14 @@ use std::{
 use rusqlite::Connection;
 
 pub use self::{
-    chunks::{ChunkAt, ChunkRow, FrameRow, PackRow},
+    chunks::{ChunkAt, ChunkRow, FrameRow, PackRow, TrustedPacks},
     packs::Avoided,
     runs::{Run, RunEnd},
 };
 use crate::error::{Context, ExitCode, Failure, Result};
 
 /// The version of the tables. A file of another version is set aside and made again.
-const VERSION: i32 = 3;
+const VERSION: i32 = 4;
 /// How long one process waits for another that writes.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
@@ -35,7 +35,8 @@ const TABLES: &str = "
     CREATE TABLE origins (key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
     CREATE TABLE packs (
         n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size_bytes INTEGER NOT NULL,
-        payload_offset INTEGER NOT NULL, kind TEXT NOT NULL, writer TEXT NOT NULL
+        payload_offset INTEGER NOT NULL, kind TEXT NOT NULL, writer TEXT NOT NULL,
+        config INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE avoided (id BLOB PRIMARY KEY, why TEXT NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE reads (id BLOB PRIMARY KEY, at TEXT NOT NULL, opened INTEGER NOT NULL) STRICT, WITHOUT ROWID;

@@ -53,6 +53,8 @@ pub(super) async fn run(args: Export, session: &Session) -> Result<ExitCode> {
         Format::Tar => Form::Tar,
         Format::Raw => Form::Raw,
     };
-    export(&snapshot, &source, path, form, Box::new(std::io::stdout())).await?;
-    Ok(ExitCode::Ok)
+    let hold = session.hold(&stack, &snapshot.refs.snapshot).await;
+    let exported = export(&snapshot, &source, path, form, Box::new(std::io::stdout())).await;
+    session.release(hold).await;
+    exported.map(|()| ExitCode::Ok)
 }

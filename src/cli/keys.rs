@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{json, say, session::Session};
 use crate::{
-    crypt::{self, NewIdentity},
+    crypt::{self, Identities, NewIdentity, SigningKey},
     error::{Context, ExitCode, Failure, Result},
     event::Monitor,
     jobs::{
@@ -28,14 +28,17 @@ pub struct Keys {
 enum Verb {
     /// List every key that counts, and where its private half lies on this host
     List,
-    /// Make a further recovery identity; never overwrites a file
+    /// Make a further recovery identity, or a signing key; never overwrites a file
     New {
-        /// The new identity file
+        /// The new key file
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
         /// Protect it with a passphrase
         #[arg(long)]
         passphrase: bool,
+        /// Make a signing key: of a host, or of a maintainer
+        #[arg(long, conflicts_with = "passphrase")]
+        signing: bool,
     },
     /// Write a copy of an identity file that opens with a passphrase only: FILE.age, beside it
     Protect {
@@ -44,21 +47,52 @@ enum Verb {
     },
     /// Check that the identity opens this repository: --identity FILE, or this host's own key
     Check,
+    /// Seal everything from now on to the recipients that the policy names
+    Rotate {
+        /// Whom indexes and manifests are sealed to besides, instead of those of today; may be repeated
+        #[arg(long, value_name = "KEY")]
+        index_recipient: Vec<String>,
+    },
 }
 
 pub(super) async fn run(args: Keys, session: &Session) -> Result<ExitCode> {
     match args.verb {
         Verb::List => list(session).await,
-        Verb::New { out, passphrase } => new(&out, passphrase, session),
+        Verb::New { out, signing: true, .. } => new_signing(&out, session),
+        Verb::New { out, passphrase, .. } => new(&out, passphrase, session),
         Verb::Protect { file } => protect(&file, session),
         Verb::Check => check(session).await,
+        Verb::Rotate { index_recipient } => rotate(index_recipient, session).await,
     }
+}
+
+/// Makes a new revision of the config.
+async fn rotate(index_recipients: Vec<String>, session: &Session) -> Result<ExitCode> {
+    let stack = session.repository_of_stack()?;
+    let opens = match session.identity(&stack)? {
+        Some(identity) => identity,
+        None => Identities::from_file(&stack.repository.settings.index_key())?,
+    };
+    let monitor = session.monitor();
+    let config = keys::rotate(&stack, index_recipients, &opens, &session.ground, &monitor).await?;
+    if session.json {
+        let facts = json!({
+            "revision": config.revision,
+            "data_recipients": config.data_recipients,
+            "index_recipients": config.index_recipients,
+        });
+        json::print(&json::document("keys", facts));
+        return Ok(ExitCode::Ok);
+    }
+    session.report(&format!("from now on everything is sealed to {}", config.data_recipients.join(", ")));
+    session.report("what was stored before opens to whom it did; docs/keys.md tells what that means");
+    Ok(ExitCode::Ok)
 }
 
 /// Lists the keys. Where the repository cannot be asked, policy and host are told all the same.
 async fn list(session: &Session) -> Result<ExitCode> {
     let stack = session.repository_of_stack()?;
-    let config = keys::config(&stack).await;
+    let config = keys::config(&stack, &session.monitor()).await;
     let list = keys::list(&stack, config.as_ref().ok(), session.identity.as_deref())?;
     if session.json {
         let keys: Vec<_> = list.keys.iter().map(facts).collect();
@@ -153,6 +187,21 @@ fn new(out: &Path, protected: bool, session: &Session) -> Result<ExitCode> {
         session.report(&format!("identity   {}", out.display()));
         session.report("");
         session.report("A new repository seals to it with `lifeboat init --recipient`.");
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn new_signing(out: &Path, session: &Session) -> Result<ExitCode> {
+    check_new(out)?;
+    let made = SigningKey::generate()?;
+    crypt::write_new(out, &made.to_text()?)?;
+    if session.json {
+        json::print(&json::document("keys", json!({ "signer": made.public(), "signing_key": out })));
+    } else {
+        session.report(&format!("signer  {}", made.public()));
+        session.report(&format!("key     {}", out.display()));
+        session.report("");
+        session.report("It is believed once its signer stands in `signers` or `maintainers` of the policy.");
     }
     Ok(ExitCode::Ok)
 }

@@ -51,7 +51,7 @@ enum Language {
 pub(super) async fn run(args: Kit, session: &Session) -> Result<ExitCode> {
     check_notes(&args.note)?;
     let stack = session.repository_of_stack()?;
-    let facts = Facts::gather(&stack, &keys::config(&stack).await?, &session.ground)?;
+    let facts = Facts::gather(&stack, &keys::config(&stack, &session.monitor()).await?, &session.ground)?;
     let sheet = Sheet::new(&facts, &args.note);
     let languages = match args.language {
         Language::En => Languages { en: true, zh: false },

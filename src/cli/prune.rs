@@ -174,7 +174,7 @@ fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned) 
         rows.push((&kept.id, "keep", reasons.join(", ")));
     }
     rows.extend(planned.decided.remove.iter().map(|gone| (&gone.id, "REMOVE", gone.reason.to_string())));
-    rows.sort_by(|a, b| b.0.cmp(a.0));
+    rows.sort_by_key(|(id, ..)| std::cmp::Reverse((planned.began.get(*id), *id)));
     for (id, what, why) in rows {
         snapshots.add_row([id.to_string(), time(id), what.to_owned(), why]);
     }

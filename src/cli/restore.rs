@@ -93,7 +93,10 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
         confirm(&stack.name).await?;
     }
     let missing = plan.missing.clone();
-    let restored = execute(&snapshot, plan, &session.monitor()).await?;
+    let hold = session.hold(&stack, &snapshot.refs.snapshot).await;
+    let restored = execute(&snapshot, plan, &session.monitor()).await;
+    session.release(hold).await;
+    let restored = restored?;
     if session.json {
         let restored: Vec<Value> = restored.iter().map(restored_facts).collect();
         let facts = json!({ "snapshot": snapshot.refs.snapshot, "restored": restored, "missing": missing });

@@ -11,7 +11,7 @@ use crate::{
     jobs::{open::Opening, when::When},
     names::SnapshotId,
     policy::{self, Need, SourceConfig, Stack},
-    repo::{Read, Repository, format::Refs},
+    repo::{Hold, Read, Repository, format::Refs},
 };
 
 /// The command line's surroundings.
@@ -96,6 +96,21 @@ impl Session {
     pub async fn look(&self, stack: &Stack) -> Result<Repository<Read>> {
         let identity = self.identity(stack)?;
         Opening::new(stack, &self.monitor())?.look(stack, identity, &self.monitor()).await
+    }
+
+    /// Says in the store that a snapshot is being read, until [`Self::release`].
+    pub async fn hold(&self, stack: &Stack, snapshot: &SnapshotId) -> Option<Hold> {
+        let opening = Opening::new(stack, &self.monitor()).ok()?;
+        opening.hold(std::slice::from_ref(snapshot), &self.ground, &self.monitor()).await
+    }
+
+    /// Says that it was read. Should that fail, the mark counts for some days and goes by itself.
+    pub async fn release(&self, hold: Option<Hold>) {
+        if let Some(hold) = hold
+            && let Err(failure) = hold.end().await
+        {
+            self.screen.step(None, failure.chain().join(": "));
+        }
     }
 
     /// Returns the snapshot that `when` means.

@@ -29,7 +29,7 @@ impl SigningKey {
         Ok(Self { secret: pair.sk, public: pair.pk })
     }
 
-    /// Reads a key file as [`Self::to_text`] or `minisign -G -W` made it.
+    /// Reads a key file as [`Self::to_text`] made it. What `minisign -G -W` makes has no checksum and is refused.
     pub fn from_file(path: &Path) -> Result<Self> {
         let shown = path.display();
         let text = std::fs::read_to_string(path)
@@ -37,14 +37,21 @@ impl SigningKey {
             .map_err(|failure| {
                 failure.hint("Check `keys` in [repository]; `lifeboat init` makes the keys.")
             })?;
-        let parse = || {
-            let secret = SecretKeyBox::from_string(&text)?.into_unencrypted_secret_key()?;
-            let public = PublicKey::from_secret_key(&secret)?;
-            Ok::<_, minisign::PError>(Self { secret, public })
-        };
-        parse().failed(ExitCode::KeyRefused, || {
-            format!("signing key `{shown}` is not a minisign key without password")
-        })
+        Self::from_text(&text)
+            .failed(ExitCode::KeyRefused, || {
+                format!("signing key `{shown}` is not a minisign key without password")
+            })
+            .map_err(|failure| {
+                failure
+                    .hint("`lifeboat keys new --signing` makes one; those of `minisign -W` have no checksum.")
+            })
+    }
+
+    /// Reads what [`Self::to_text`] made.
+    pub fn from_text(text: &str) -> std::result::Result<Self, minisign::PError> {
+        let secret = SecretKeyBox::from_string(text)?.into_unencrypted_secret_key()?;
+        let public = PublicKey::from_secret_key(&secret)?;
+        Ok(Self { secret, public })
     }
 
     /// Returns the text of the key file.

@@ -1,7 +1,8 @@
 //! Which keys there are, where their private halves lie on this host, and whether they do what they are for.
 //!
 //! *Order.* The policy says whose keys count, the repository's config whom it seals to, the keys folder what this
-//! host holds. *Crash.* Nothing is changed.
+//! host holds. *Crash.* Nothing is changed, but by [`rotate`]: a
+//! new config is in force or is not.
 
 use std::{
     collections::BTreeMap,
@@ -10,12 +11,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::open::Opening;
 use crate::{
+    clock::Ground,
     crypt::{Identities, Recipients, SigningKey, Trust},
     error::{ExitCode, Failure, Result},
+    event::SharedMonitor,
     policy::{RepositorySettings, Stack},
-    repo::format::{Config, layout},
-    store::{self, StoreError},
+    repo::format::Config,
 };
 
 /// What a key is for.
@@ -123,26 +126,34 @@ pub fn list(stack: &Stack, config: Option<&Config>, more: Option<&Path>) -> Resu
 }
 
 /// Reads and checks the repository's config. It is in the clear: no identity is needed.
-pub async fn config(stack: &Stack) -> Result<Config> {
-    let repository = &stack.repository;
-    let store = store::open(&repository.place.store, &repository.place.resolve()?)?;
-    let trust = Trust::parse(&repository.settings.signers, &[], &[])?;
-    let bytes = match store.get.get(&layout::config(), None).await {
-        Err(StoreError::NotFound { .. }) => {
-            let what = format!("there is no repository at `{}`", store.place);
-            return Err(Failure::new(ExitCode::NoRepository, what)
-                .hint("Check that [repository] in the policy names the right place."));
-        }
-        other => other?,
+pub async fn config(stack: &Stack, monitor: &SharedMonitor) -> Result<Config> {
+    Ok(Opening::new(stack, monitor)?.clear().await?.config().clone())
+}
+
+/// Seals everything from now on to the recipients of the policy. `index_recipients` replaces whom indexes are sealed
+/// to besides, when there are any; `opens` opens what is sealed to all of them today.
+pub async fn rotate(
+    stack: &Stack,
+    index_recipients: Vec<String>,
+    opens: &Identities,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) -> Result<Config> {
+    let opening = Opening::new(stack, monitor)?;
+    let repository = opening.maintain(stack, monitor).await?;
+    opening.check_for_prune(ground).await?;
+    let data_recipients = stack.repository.settings.recipients.clone();
+    let index_recipients = if index_recipients.is_empty() {
+        repository.config().index_recipients.clone()
+    } else {
+        index_recipients
     };
-    let config = Config::parse(&bytes)?;
-    let signature = match store.get.get(&layout::signature(&layout::config()), None).await {
-        Err(StoreError::NotFound { .. }) => bytes::Bytes::new(),
-        other => other?,
-    };
-    trust.writers.verify(&bytes, &String::from_utf8_lossy(&signature), layout::CONFIG)?;
-    config.check()?;
-    Ok(config)
+    let config = repository.config();
+    if config.data_recipients == data_recipients && config.index_recipients == index_recipients {
+        return Err(Failure::new(ExitCode::Usage, "the repository is sealed to just these already")
+            .hint("Change recipients in [repository] of the policy first, or name an --index-recipient."));
+    }
+    repository.rotate(data_recipients, index_recipients, opens).await
 }
 
 /// The private halves on this host, by public half, and where each lies.

@@ -8,11 +8,11 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use crate::{
-    catalog::{Avoided, Catalog, ChunkAt, ChunkRow, FrameRow, PackRow},
+    catalog::{Avoided, Catalog, ChunkAt, ChunkRow, FrameRow, PackRow, TrustedPacks},
     error::Result,
     names::{ChunkId, Key, PackId},
     repo::{
-        Head, KnownChunks, Location, PackMap, Witness,
+        Head, KnownChunks, Location, PackMap, Reliance, Witness,
         format::{FrameRecord, PackKind, PackRecord},
     },
 };
@@ -22,14 +22,14 @@ use crate::{
 pub struct CatalogIndex {
     catalog: Arc<Catalog>,
     maps: Mutex<HashMap<PackId, Arc<PackMap>>>,
-    /// Who adds snapshots, if anybody does.
-    writer: Mutex<Option<String>>,
+    /// What a new snapshot may rely on, if somebody writes one.
+    reliance: Mutex<Option<Reliance>>,
 }
 
 impl CatalogIndex {
     /// Lends `catalog` to a repository.
     pub fn new(catalog: Arc<Catalog>) -> Self {
-        Self { catalog, maps: Mutex::default(), writer: Mutex::default() }
+        Self { catalog, maps: Mutex::default(), reliance: Mutex::default() }
     }
 
     fn maps(&self) -> std::sync::MutexGuard<'_, HashMap<PackId, Arc<PackMap>>> {
@@ -57,6 +57,7 @@ fn row(record: &PackRecord, writer: &str) -> PackRow {
         payload_offset: record.payload_offset,
         kind: word(record.kind).to_owned(),
         writer: writer.to_owned(),
+        config: record.config,
         frames: record.inner.frames.iter().map(frame).collect(),
         chunks: chunks
             .map(|c| ChunkRow { id: c.id, frame: c.frame, offset: c.offset, size_bytes: c.size_bytes })
@@ -71,8 +72,13 @@ fn location(at: ChunkAt) -> Location {
 
 impl KnownChunks for CatalogIndex {
     fn find(&self, id: &ChunkId, kind: Option<PackKind>) -> Result<Option<Location>> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(self.catalog.find_chunk(id, kind.map(word), writer.as_deref())?.map(location))
+        let terms = self.reliance.lock().unwrap_or_else(PoisonError::into_inner);
+        let trusted = terms.as_ref().map(|terms| TrustedPacks {
+            writer: &terms.writer,
+            data_revisions: &terms.data_revisions,
+            meta_revisions: &terms.meta_revisions,
+        });
+        Ok(self.catalog.find_chunk(id, kind.map(word), trusted)?.map(location))
     }
 
     fn locations(&self, id: &ChunkId, kind: PackKind) -> Result<Vec<Location>> {
@@ -80,9 +86,10 @@ impl KnownChunks for CatalogIndex {
         Ok(found.into_iter().map(location).collect())
     }
 
-    fn rely_on(&self, writer: &str, condemned: &BTreeSet<PackId>) -> Result<()> {
-        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer.to_owned());
-        self.catalog.avoid_packs(condemned, Avoided::Condemned)
+    fn rely_on(&self, terms: &Reliance) -> Result<()> {
+        self.catalog.avoid_packs(&terms.condemned, Avoided::Condemned)?;
+        *self.reliance.lock().unwrap_or_else(PoisonError::into_inner) = Some(terms.clone());
+        Ok(())
     }
 
     fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()> {

@@ -138,7 +138,8 @@ impl Opening {
         let signing = SigningKey::from_file(&stack.repository.settings.signing_key())?;
         let (place, put) = (self.place.clone(), self.store.put.clone());
         let repository = Repository::append(place, put, index, signing, monitor).await?;
-        check_recipients(&stack.repository.settings.recipients, &repository.config().data_recipients)?;
+        let recipients = &stack.repository.settings.recipients;
+        check_recipients(recipients, &repository.config().data_recipients, monitor)?;
         Ok(repository)
     }
 
@@ -181,15 +182,19 @@ pub fn offsite_of<'s>(stack: &'s Stack, name: &str) -> Result<&'s OffsiteConfig>
 }
 
 /// Fails when the policy promises a reader whom nothing is sealed to: it is better that tonight's backup says so
-/// than that the person finds out when the data is needed.
-fn check_recipients(policy: &[String], repository: &[String]) -> Result<()> {
+/// than that the person finds out when the data is needed. A reader whom the policy does not name any more is told
+/// and stops no backup.
+fn check_recipients(policy: &[String], repository: &[String], monitor: &SharedMonitor) -> Result<()> {
+    if let Some(stranger) = repository.iter().find(|recipient| !policy.contains(recipient)) {
+        let what = format!("backups are still sealed to `{stranger}`, which the policy does not name");
+        monitor.warn(None, what, Some("Run `lifeboat keys rotate` to seal to the policy's recipients only."));
+    }
     let Some(stranger) = policy.iter().find(|recipient| !repository.contains(recipient)) else {
         return Ok(());
     };
     let what = format!("recipient `{stranger}` of the policy cannot read this repository");
-    Err(Failure::new(ExitCode::Usage, what).hint(
-        "Its readers were fixed when it was made: take the key out of the policy, or make a new repository.",
-    ))
+    Err(Failure::new(ExitCode::Usage, what)
+        .hint("Run `lifeboat keys rotate` to seal to the policy's recipients from now on."))
 }
 
 /// Opens the catalog; a host whose state folder cannot be written works from memory, only slower.

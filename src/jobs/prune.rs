@@ -72,7 +72,8 @@ pub async fn plan(
     name(&mut decided, &asked.forget)?;
     let remove = decided.remove.iter().map(|one| (one.id.clone(), one.reason.to_string())).collect();
     let began = seen.snapshots().map(|one| (one.refs.snapshot.clone(), one.refs.began)).collect();
-    let plan = repo::plan(&seen, &remove, asked.terms, now);
+    let terms = Terms { is_copy: asked.delay_days.is_some(), ..asked.terms };
+    let plan = repo::plan(&seen, &remove, terms, now);
     Ok(Planned { decided, pins: seen.pins, began, plan })
 }
 

@@ -217,7 +217,7 @@ impl Repository<Append> {
         let head = Head { seq: refs.seq, refs: PackId(Sha256::digest(&bytes).into()) };
         let put = self.access.put.as_ref();
         self.core.put(put, &key, bytes.into()).await?;
-        self.core.pass_fence(refs, self.access.standing.generation, self.access.patience, monitor).await?;
+        self.core.pass_fence(refs, self.access.patience, monitor).await?;
         self.core.put(put, &layout::signature(&key), signature.into()).await?;
         self.confirm(refs).await?;
         self.core.witness.saw_head(&refs.repository, &self.access.signing.public(), head)

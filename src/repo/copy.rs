@@ -322,7 +322,7 @@ impl<'a> Copy<'a> {
         }
         self.give(&key, bytes).await?;
         // A pack that was there when this run began may have been swept since, so each is looked for.
-        self.to.pass_fence(refs, 0, self.patience, self.monitor).await?;
+        self.to.pass_fence_again(refs, self.patience, self.monitor).await?;
         self.give(&layout::signature(&key), signature).await?;
         self.to.confirm_copy(refs, self.patience, self.monitor).await
     }

@@ -14,8 +14,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Place,
+    fence::Standing,
     format::{self, Config, Manifest, PackRecord, Refs, layout},
-    index::KnownChunks,
+    index::{KnownChunks, Reliance},
     witness::Witness,
 };
 use crate::{
@@ -71,6 +72,22 @@ impl Core {
     pub(super) fn index_recipients_ever(&self) -> BTreeSet<&str> {
         let all = self.older_configs.iter().chain([&self.config]);
         all.flat_map(|config| config.index_recipients.iter().map(String::as_str)).collect()
+    }
+
+    /// Returns what a new snapshot of `writer` may rely on. A pack that does not open to all readers of today would
+    /// make a snapshot that only older readers can restore.
+    pub(super) fn reliance(&self, writer: String, standing: &Standing) -> Reliance {
+        let covers = |all: &[String], of: &[String]| of.iter().all(|recipient| all.contains(recipient));
+        let (mut data_revisions, mut meta_revisions) = (BTreeSet::new(), BTreeSet::new());
+        for config in self.older_configs.iter().chain([&self.config]) {
+            if covers(&config.data_recipients, &self.config.data_recipients) {
+                data_revisions.insert(config.revision);
+                if covers(&config.index_recipients, &self.config.index_recipients) {
+                    meta_revisions.insert(config.revision);
+                }
+            }
+        }
+        Reliance { writer, condemned: standing.condemned.clone(), data_revisions, meta_revisions }
     }
 
     /// Takes in what the store has and the local index has not, and forgets packs that are gone.

@@ -4,6 +4,7 @@
 //! *Order.* The signature of a mark lies in the store before the mark, so a mark that is there can be checked.
 //! *Crash.* A signature without its mark burns a name and nothing else.
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::{
@@ -16,28 +17,21 @@ use crate::{
     crypt::SigningKey,
     error::{ExitCode, Failure, Result},
     names::{Key, SnapshotId},
-    store::{Put, StoreError},
+    store::Put,
 };
 
 impl Core {
-    /// Puts a signed mark, its signature first. `None` when the name is taken.
-    pub(super) async fn put_mark<T: Serialize>(
+    /// Returns the objects of a mark: itself and its signature.
+    pub(super) fn signed_mark<T: Serialize>(
         &self,
-        put: &dyn Put,
         signing: &SigningKey,
         key: &Key,
         mark: &T,
-    ) -> Result<Option<()>> {
+    ) -> Result<[(Key, Bytes); 2]> {
         let bytes = format::write(mark);
         let comment = format!("lifeboat mark repository={} {key}", self.config.repository);
         let signature = signing.sign(&bytes, &comment)?;
-        for (key, bytes) in [(layout::signature(key), signature.into()), (key.clone(), bytes.into())] {
-            match self.put(put, &key, bytes).await {
-                Err(StoreError::Exists { .. }) => return Ok(None),
-                other => other?,
-            }
-        }
-        Ok(Some(()))
+        Ok([(key.clone(), bytes.into()), (layout::signature(key), signature.into())])
     }
 
     /// Says why a commit is not there. Forgets nothing, whatever lies there.
@@ -64,9 +58,10 @@ impl Core {
         };
         let key = marks::upstream(&marks::tombstone(&snapshot, 0))
             .ok_or_else(|| Failure::new(ExitCode::Failed, "an explanation has no name"))?;
-        self.put_mark(put, signing, &key, &explanation).await?.ok_or_else(|| {
-            Failure::new(ExitCode::Busy, format!("`{key}` is taken by another explanation"))
-                .hint("Run it again.")
-        })
+        let [mark, signature] = self.signed_mark(signing, &key, &explanation)?;
+        for (key, bytes) in [signature, mark] {
+            self.put(put, &key, bytes).await?;
+        }
+        Ok(())
     }
 }

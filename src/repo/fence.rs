@@ -4,6 +4,10 @@
 //! interleaving, one of them sees the other: the writer waits for the sweep to end and then looks whether its packs
 //! are still there, or the sweeper finds them needed and leaves them.
 //!
+//! It is the same between a writer and whoever takes it for dead: the writer puts its refs, then looks for a tombstone
+//! of its own; the other one puts the tombstone, then looks for refs. What there are no refs of is removed, for nobody
+//! will sign it; refs that nobody signed are removed after one more look, and a writer looks again after it signed.
+//!
 //! *Crash.* A sweeper that died stays open for ever. Only a backup that began before its packs were condemned can
 //! be held up by that; it fails after [`Patience`], and the next one does not rely on them.
 
@@ -19,7 +23,7 @@ use super::{
 use crate::{
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    names::PackId,
+    names::{PackId, SnapshotId},
 };
 
 /// How long a backup waits for a sweep of packs that it needs.
@@ -64,59 +68,31 @@ impl Core {
     pub(super) async fn pass_fence(
         &self,
         refs: &Refs,
-        began_at: u64,
         patience: Patience,
         monitor: &SharedMonitor,
     ) -> Result<()> {
-        let newest = self.wait_for_sweeps(patience, monitor, |_, one| {
-            let names_ours =
-                |list: &marks::Condemned| list.packs.keys().any(|id| refs.packs.contains_key(id));
-            let has_list = one
-                .keys
-                .iter()
-                .any(|key| marks::step_of(key).is_some_and(|(_, step)| step == marks::Step::Condemned));
-            // A list that cannot be read may name anything.
-            has_list && one.condemned.as_ref().is_none_or(names_ours)
-        });
-        let newest = newest.await?;
-        if newest > began_at {
-            self.check_packs_are_there(&refs.packs).await?;
+        self.pass_sweeps(refs, patience, monitor).await?;
+        if self.is_taken_for_dead(&refs.snapshot).await? {
+            return Err(taken_for_dead(&refs.snapshot));
         }
         Ok(())
     }
 
-    /// Waits until no sweep is open that `concerns` us. Returns the newest generation.
-    async fn wait_for_sweeps(
+    /// Passes the fence with the refs of a copy. A copy has the name of its original, so the tombstone of an earlier
+    /// sync that died unsigned may lie there: it says nothing about what is signed now. But a sweep that had looked
+    /// before the refs or the signature came may still remove things. Such a sweep is open, and whoever sees none
+    /// after the refs, and after the signature, knows that the next one will find them.
+    pub(super) async fn pass_fence_again(
         &self,
+        refs: &Refs,
         patience: Patience,
         monitor: &SharedMonitor,
-        concerns: impl Fn(u64, &Generation) -> bool,
-    ) -> Result<u64> {
-        let mut looks = 0;
-        loop {
-            let (generations, _) = self.generations().await?;
-            let open = generations
-                .iter()
-                .find(|(number, one)| one.open && one.done.is_none() && concerns(**number, one));
-            let Some((number, _)) = open else {
-                return Ok(generations.keys().next_back().copied().unwrap_or_default());
-            };
-            looks += 1;
-            if looks > patience.looks {
-                let what = format!("generation {number} of prune is removing packs that this run relies on");
-                return Err(Failure::new(ExitCode::Busy, what).hint(
-                    "Run it again: a new run does not rely on them, and what was stored is used again.",
-                ));
-            }
-            monitor.step(None, format!("wait for generation {number} of prune to end"));
-            tokio::time::sleep(patience.interval).await;
-        }
+    ) -> Result<()> {
+        self.pass_sweeps(refs, patience, monitor).await?;
+        self.confirm_copy(refs, patience, monitor).await
     }
 
-    /// Makes sure that a copied commit is what it seems to be. A copy has the name of its original, so the tombstone
-    /// of an earlier sync that died unsigned may lie there: it says nothing about what is signed now. But a sweep
-    /// that had looked for the signature before it came may still remove the refs. Such a sweep is open, and whoever
-    /// sees none after the signature was put knows that the next one will find it.
+    /// Makes sure that what was copied is there and that no sweep is about to take it for dead.
     pub(super) async fn confirm_copy(
         &self,
         refs: &Refs,
@@ -132,17 +108,67 @@ impl Core {
         if self.lies_there(refs).await? && !forgotten {
             return Ok(());
         }
-        Err(Failure::new(
-            ExitCode::Failed,
-            format!("snapshot `{}` was removed while it was copied", refs.snapshot),
-        )
-        .hint("Run the sync again; if it fails again, prune the copy first."))
+        let what = format!("snapshot `{}` was removed while it was copied", refs.snapshot);
+        Err(Failure::new(ExitCode::Failed, what)
+            .hint("Run the sync again; if it fails again, prune the copy first."))
+    }
+
+    /// Returns when no sweep can take a pack of these refs, which lie in the store.
+    async fn pass_sweeps(&self, refs: &Refs, patience: Patience, monitor: &SharedMonitor) -> Result<()> {
+        let was_pruned = self.wait_for_sweeps(patience, monitor, |_, one| {
+            let names_ours =
+                |list: &marks::Condemned| list.packs.keys().any(|id| refs.packs.contains_key(id));
+            let has_list = one
+                .keys
+                .iter()
+                .any(|key| marks::step_of(key).is_some_and(|(_, step)| step == marks::Step::Condemned));
+            // A list that cannot be read may name anything.
+            has_list && one.condemned.as_ref().is_none_or(names_ours)
+        });
+        // Whatever this run knew when it began: a pruner that stood still may condemn and sweep under a number that
+        // is older than what this run has seen.
+        if was_pruned.await? {
+            self.check_packs_are_there(&refs.packs).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no sweep is open that `concerns` us. Returns whether there ever was a prune.
+    async fn wait_for_sweeps(
+        &self,
+        patience: Patience,
+        monitor: &SharedMonitor,
+        concerns: impl Fn(u64, &Generation) -> bool,
+    ) -> Result<bool> {
+        let mut looks = 0;
+        loop {
+            let (generations, _) = self.generations().await?;
+            let open = generations
+                .iter()
+                .find(|(number, one)| one.open && one.done.is_none() && concerns(**number, one));
+            let Some((number, _)) = open else { return Ok(!generations.is_empty()) };
+            looks += 1;
+            if looks > patience.looks {
+                let what = format!("generation {number} of prune is removing packs that this run relies on");
+                return Err(Failure::new(ExitCode::Busy, what).hint(
+                    "Run it again: a new run does not rely on them, and what was stored is used again.",
+                ));
+            }
+            monitor.step(None, format!("wait for generation {number} of prune to end"));
+            tokio::time::sleep(patience.interval).await;
+        }
     }
 
     async fn lies_there(&self, refs: &Refs) -> Result<bool> {
         let key = layout::refs(&refs.snapshot, refs.revision);
         Ok(self.get.size(&key).await?.is_some()
             && self.get.size(&layout::manifest(&refs.snapshot)).await?.is_some())
+    }
+
+    /// Returns whether a tombstone speaks of a snapshot.
+    async fn is_taken_for_dead(&self, id: &SnapshotId) -> Result<bool> {
+        let listed = self.get.list(&format!("{}{id}.", marks::TOMBSTONES)).await?;
+        Ok(!self.tombstones(&listed).await?.valid.is_empty())
     }
 
     /// Fails when a pack that is relied on is gone.
@@ -163,15 +189,14 @@ impl Repository<Append> {
     /// Makes sure that a commit is what it seems to be: its refs are there, and nobody took it for dead before it
     /// was signed. Only then may it be reported.
     pub(super) async fn confirm(&self, refs: &Refs) -> Result<()> {
-        let id = &refs.snapshot;
-        let tombstones = self.core.get.list(&format!("{}{id}.", marks::TOMBSTONES)).await?;
-        if self.core.lies_there(refs).await? && self.core.tombstones(&tombstones).await?.valid.is_empty() {
+        if self.core.lies_there(refs).await? && !self.core.is_taken_for_dead(&refs.snapshot).await? {
             return Ok(());
         }
-        Err(Failure::new(
-            ExitCode::Failed,
-            format!("snapshot `{id}` was taken for dead before it was signed"),
-        )
-        .hint("It took too long, or a clock is wrong. Run the backup again: what was stored is used again."))
+        Err(taken_for_dead(&refs.snapshot))
     }
+}
+
+fn taken_for_dead(id: &SnapshotId) -> Failure {
+    Failure::new(ExitCode::Failed, format!("snapshot `{id}` was taken for dead before it was signed"))
+        .hint("It took too long, or a clock is wrong. Run the backup again: what was stored is used again.")
 }

@@ -229,6 +229,9 @@ pub struct PackRecord {
     pub payload_offset: u64,
     /// Who can open it.
     pub kind: PackKind,
+    /// The revision of the config whose readers it is sealed to.
+    #[serde(default)]
+    pub config: u32,
     /// Its frames and chunks.
     pub inner: PackIndex,
 }
@@ -243,7 +246,21 @@ pub enum PackKind {
     Meta,
 }
 
-/// `PACK-INDEX.json`, the last member of every pack.
+/// `PACK-INDEX.json`, the last member of every pack: with the key, an index can be made anew from packs alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackTail {
+    /// Who can open the pack; unknown in format 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<PackKind>,
+    /// The revision of the config whose readers it is sealed to.
+    #[serde(default)]
+    pub config: u32,
+    /// Its frames and chunks.
+    #[serde(flatten)]
+    pub index: PackIndex,
+}
+
+/// What lies where in a pack.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackIndex {
     /// The zstd frames before the one that holds this index.
@@ -348,6 +365,11 @@ pub mod layout {
     /// `manifests/<snapshot>.json.zst.age`.
     pub fn manifest(snapshot: &SnapshotId) -> Key {
         key(&format!("{MANIFESTS}{snapshot}.json.zst.age"))
+    }
+
+    /// The snapshot that the manifest `key` is of.
+    pub fn manifest_of(key: &Key) -> Option<SnapshotId> {
+        SnapshotId::new(key.as_str().strip_prefix(MANIFESTS)?.strip_suffix(".json.zst.age")?).ok()
     }
 
     /// `refs/<snapshot>.r<revision>.json`.

@@ -42,6 +42,29 @@ pub struct PackMap {
     pub frames: Vec<FrameRecord>,
 }
 
+/// What a new snapshot may rely on.
+#[derive(Clone, Debug, Default)]
+pub struct Reliance {
+    /// Who writes it: packs of others count only when they were opened and found right.
+    pub writer: String,
+    /// Packs that prune has condemned: they never count.
+    pub condemned: BTreeSet<PackId>,
+    /// The revisions of the config whose data packs open to everybody who shall read the new snapshot.
+    pub data_revisions: BTreeSet<u32>,
+    /// The same of the packs that hold lists.
+    pub meta_revisions: BTreeSet<u32>,
+}
+
+impl Reliance {
+    /// Returns the revisions whose packs of `kind` count.
+    pub fn revisions(&self, kind: PackKind) -> &BTreeSet<u32> {
+        match kind {
+            PackKind::Data => &self.data_revisions,
+            PackKind::Meta => &self.meta_revisions,
+        }
+    }
+}
+
 /// Remembers which chunks are in which packs.
 pub trait KnownChunks: Send + Sync {
     /// Returns where `id` is, in a pack of `kind` if one is asked for, and only in packs that a new snapshot may
@@ -52,9 +75,8 @@ pub trait KnownChunks: Send + Sync {
     /// pack turns out to be damaged.
     fn locations(&self, id: &ChunkId, kind: PackKind) -> Result<Vec<Location>>;
 
-    /// Says who asks from now on, and which packs are condemned: [`Self::find`] names packs of that writer, and
-    /// packs of others only when they were opened and found right, and never a condemned one.
-    fn rely_on(&self, writer: &str, condemned: &BTreeSet<PackId>) -> Result<()>;
+    /// Says who asks from now on, and what a new snapshot may rely on.
+    fn rely_on(&self, terms: &Reliance) -> Result<()>;
 
     /// Takes notice that these packs were read and are damaged: from now on [`Self::find`] sends no writer to
     /// them, so that the next backup stores anew what is in them. Readers may still try them, last.
@@ -99,13 +121,18 @@ pub struct MemoryIndex(Mutex<Maps>);
 #[derive(Default)]
 struct Maps {
     chunks: HashMap<ChunkId, Vec<Location>>,
-    packs: HashMap<PackId, (Arc<PackMap>, String)>,
+    packs: HashMap<PackId, Known>,
     origins: BTreeMap<Key, BTreeMap<PackId, u64>>,
     distrusted: BTreeSet<PackId>,
     retired: BTreeSet<PackId>,
-    condemned: BTreeSet<PackId>,
-    writer: Option<String>,
+    reliance: Option<Reliance>,
     read: BTreeMap<PackId, (DateTime<Utc>, bool)>,
+}
+
+struct Known {
+    map: Arc<PackMap>,
+    writer: String,
+    config: u32,
 }
 
 impl MemoryIndex {
@@ -118,16 +145,18 @@ impl Maps {
     fn places<'a>(&'a self, id: &ChunkId, kind: Option<PackKind>) -> impl Iterator<Item = &'a Location> {
         let fits = move |at: &&Location| {
             let pack = self.packs.get(&at.pack);
-            pack.is_some_and(|(pack, _)| kind.is_none_or(|kind| pack.kind == kind))
+            pack.is_some_and(|pack| kind.is_none_or(|kind| pack.map.kind == kind))
         };
         self.chunks.get(id).into_iter().flatten().filter(fits)
     }
 
-    fn may_rely_on(&self, pack: &PackId) -> bool {
-        let shunned = [&self.distrusted, &self.retired, &self.condemned].iter().any(|set| set.contains(pack));
-        let by = self.packs.get(pack).map(|(_, writer)| writer);
-        let own = self.writer.is_none() || self.writer.as_ref() == by;
-        !shunned && (own || self.read.get(pack).is_some_and(|(_, opened)| *opened))
+    fn may_rely_on(&self, id: &PackId) -> bool {
+        if self.distrusted.contains(id) || self.retired.contains(id) {
+            return false;
+        }
+        let (Some(terms), Some(pack)) = (&self.reliance, self.packs.get(id)) else { return true };
+        let own = pack.writer == terms.writer || self.read.get(id).is_some_and(|(_, opened)| *opened);
+        own && !terms.condemned.contains(id) && terms.revisions(pack.map.kind).contains(&pack.config)
     }
 }
 
@@ -145,10 +174,8 @@ impl KnownChunks for MemoryIndex {
         Ok(all)
     }
 
-    fn rely_on(&self, writer: &str, condemned: &BTreeSet<PackId>) -> Result<()> {
-        let mut maps = self.maps();
-        maps.writer = Some(writer.to_owned());
-        maps.condemned.clone_from(condemned);
+    fn rely_on(&self, terms: &Reliance) -> Result<()> {
+        self.maps().reliance = Some(terms.clone());
         Ok(())
     }
 
@@ -180,7 +207,7 @@ impl KnownChunks for MemoryIndex {
     }
 
     fn pack(&self, id: &PackId) -> Result<Option<Arc<PackMap>>> {
-        Ok(self.maps().packs.get(id).map(|(map, _)| map.clone()))
+        Ok(self.maps().packs.get(id).map(|pack| pack.map.clone()))
     }
 
     fn add(&self, origin: &Key, writer: &str, packs: &[PackRecord]) -> Result<()> {
@@ -195,7 +222,8 @@ impl KnownChunks for MemoryIndex {
                 kind: record.kind,
                 frames: record.inner.frames.clone(),
             };
-            maps.packs.insert(record.pack, (Arc::new(map), writer.to_owned()));
+            let known = Known { map: Arc::new(map), writer: writer.to_owned(), config: record.config };
+            maps.packs.insert(record.pack, known);
             for chunk in &record.inner.chunks {
                 maps.chunks.entry(chunk.id).or_default().push(Location {
                     pack: record.pack,
@@ -221,7 +249,7 @@ impl KnownChunks for MemoryIndex {
 
     fn retain(&self, there: &BTreeMap<PackId, u64>) -> Result<()> {
         let mut maps = self.maps();
-        maps.packs.retain(|id, (map, _)| there.get(id) == Some(&map.size_bytes));
+        maps.packs.retain(|id, pack| there.get(id) == Some(&pack.map.size_bytes));
         let Maps { chunks, packs, origins, .. } = &mut *maps;
         chunks.retain(|_, all| {
             all.retain(|at| packs.contains_key(&at.pack));

@@ -21,6 +21,8 @@ use crate::{
 
 /// How far clocks may be apart before a commit counts as dated wrongly.
 pub const CLOCK_SLACK: Duration = Duration::hours(1);
+/// How long a run may have been at work: others that began after it may have committed before it.
+pub const RUN_MAX: Duration = Duration::hours(72);
 
 /// Something that nobody who holds the keys would have done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,8 +178,8 @@ impl Chain<'_> {
             || self.explained.get(&seq).is_some_and(|all| all.contains(&refs))
     }
 
-    /// Checks that no commit claims a time that cannot be: later than when the store got it, or earlier than what
-    /// its writer committed before.
+    /// Checks that no commit claims a time that cannot be: later than when the store got it, or so much earlier than
+    /// what its writer committed before that no run takes that long.
     fn check_dates(&self, now: DateTime<Utc>, found: &mut Vec<Incident>) {
         let mut latest: Option<DateTime<Utc>> = None;
         for one in self.there.values().flatten() {
@@ -187,7 +189,7 @@ impl Chain<'_> {
                 found.push(tampering(object(one), what));
                 continue;
             }
-            if let Some(latest) = latest.filter(|latest| began < *latest - CLOCK_SLACK) {
+            if let Some(latest) = latest.filter(|latest| began < *latest - RUN_MAX) {
                 let what = format!(
                     "it says that it was begun at {began}, before its writer's earlier one of {latest}"
                 );

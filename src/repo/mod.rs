@@ -21,6 +21,7 @@ mod packer;
 mod prune;
 mod reader;
 mod recovery;
+mod rotate;
 mod survey;
 mod verify;
 mod witness;
@@ -45,7 +46,7 @@ pub use self::{
     copy::CopyReport,
     fence::Patience,
     hold::Hold,
-    index::{KnownChunks, Location, MemoryIndex, PackMap},
+    index::{KnownChunks, Location, MemoryIndex, PackMap, Reliance},
     integrity::Incident,
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
     reader::Snapshot,
@@ -242,7 +243,7 @@ impl Repository<Append> {
         // Before anything is looked up: what is condemned from here on was not relied on when it was condemned.
         let standing = core.standing(monitor).await?;
         core.refresh(&index, monitor).await?;
-        core.known.rely_on(&signing.public(), &standing.condemned)?;
+        core.known.rely_on(&core.reliance(signing.public(), &standing))?;
         let patience = Patience::default();
         Ok(Self {
             core,

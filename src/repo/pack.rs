@@ -13,7 +13,9 @@ use std::io::Write;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::format::{self, ChunkRecord, FRAME_BYTES_MAX, FrameRecord, PackIndex, PackKind, PackRecord};
+use super::format::{
+    self, ChunkRecord, FRAME_BYTES_MAX, FrameRecord, PackIndex, PackKind, PackRecord, PackTail,
+};
 use crate::{
     crypt::{Recipients, SealedWriter, payload_offset},
     error::{Context, ExitCode, Failure, Result},
@@ -79,6 +81,7 @@ pub struct CompressedFrame {
 pub struct PackBuilder {
     sealed: SealedWriter<Vec<u8>>,
     kind: PackKind,
+    config: u32,
     index: PackIndex,
     seek: zeekstd::SeekTable,
     offset: u64,
@@ -93,11 +96,12 @@ pub struct SealedPack {
 }
 
 impl PackBuilder {
-    /// Begins a pack for `recipients`.
-    pub fn new(kind: PackKind, recipients: &Recipients, size_bytes: u64) -> Result<Self> {
+    /// Begins a pack for `recipients`, those of the config's revision `config`.
+    pub fn new(kind: PackKind, config: u32, recipients: &Recipients, size_bytes: u64) -> Result<Self> {
         let room = usize::try_from(size_bytes + (4 << 20)).unwrap_or_default();
         let sealed = recipients.writer(Vec::with_capacity(room))?;
-        Ok(Self { sealed, kind, index: PackIndex::default(), seek: zeekstd::SeekTable::new(), offset: 0 })
+        let (index, seek) = (PackIndex::default(), zeekstd::SeekTable::new());
+        Ok(Self { sealed, kind, config, index, seek, offset: 0 })
     }
 
     /// Adds a frame.
@@ -123,7 +127,8 @@ impl PackBuilder {
     /// Writes the index and the seek table and closes the pack.
     pub fn seal(mut self) -> Result<SealedPack> {
         let mut last = Vec::new();
-        append_member(&mut last, INDEX_MEMBER, &format::write(&self.index))?;
+        let tail = PackTail { kind: Some(self.kind), config: self.config, index: self.index.clone() };
+        append_member(&mut last, INDEX_MEMBER, &format::write(&tail))?;
         last.resize(last.len() + 2 * BLOCK, 0);
         let plain_bytes =
             u32::try_from(last.len()).failed(ExitCode::Failed, || "a pack index is too large".to_owned())?;
@@ -139,6 +144,7 @@ impl PackBuilder {
             size_bytes: bytes.len() as u64,
             payload_offset: payload_offset(&bytes).expect("age wrote a header"),
             kind: self.kind,
+            config: self.config,
             inner: self.index,
         };
         Ok(SealedPack { record, bytes })
@@ -245,7 +251,7 @@ mod tests {
     }
 
     fn build(recipients: &Recipients, chunks: &[Vec<u8>]) -> SealedPack {
-        let mut builder = PackBuilder::new(PackKind::Data, recipients, 1 << 20).unwrap();
+        let mut builder = PackBuilder::new(PackKind::Data, 0, recipients, 1 << 20).unwrap();
         let mut frame = Frame::default();
         for chunk in chunks {
             frame.push(ChunkId(Sha256::digest(chunk).into()), chunk).unwrap();

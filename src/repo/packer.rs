@@ -46,6 +46,8 @@ pub struct PackerSettings {
     pub get: Arc<dyn Get>,
     /// Who can open them.
     pub kind: PackKind,
+    /// The revision of the config whose readers these are.
+    pub config: u32,
     /// Whom they are sealed to.
     pub recipients: Recipients,
     /// Bytes at which a pack is closed.
@@ -209,12 +211,12 @@ impl Work {
     }
 
     async fn append(&mut self, frame: CompressedFrame) -> Result<()> {
-        let PackerSettings { kind, recipients, pack_size_bytes, .. } = self.settings.clone();
+        let PackerSettings { kind, config, recipients, pack_size_bytes, .. } = self.settings.clone();
         let pack = self.pack.take();
         let work = spawn_blocking(move || {
             let mut pack = match pack {
                 Some(pack) => pack,
-                None => PackBuilder::new(kind, &recipients, pack_size_bytes)?,
+                None => PackBuilder::new(kind, config, &recipients, pack_size_bytes)?,
             };
             pack.push(&frame)?;
             Ok::<_, Failure>(pack)

@@ -103,6 +103,15 @@ pub struct Session {
     pub keys: BTreeSet<Key>,
 }
 
+/// What a run has left that put no refs: a manifest, indexes that it did not sign.
+#[derive(Clone, Debug, Default)]
+pub struct Stray {
+    /// When the last of it reached the store, where it tells.
+    pub last: Option<DateTime<Utc>>,
+    /// Its objects.
+    pub keys: BTreeSet<Key>,
+}
+
 /// A pack as the store lists it.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredPack {
@@ -131,6 +140,10 @@ pub struct Ledger {
     pub unsigned: Vec<UnsignedRefs>,
     /// Signatures whose refs are gone.
     pub orphans: Vec<Key>,
+    /// What runs have left that put no refs, by the snapshot that it was to be.
+    pub strays: BTreeMap<SnapshotId, Stray>,
+    /// Signatures of indexes that are gone.
+    pub lone_signatures: Vec<Key>,
     /// The tombstones of this repository.
     pub tombstones: Vec<Tombstone>,
     /// Tombstones that tell why something is gone and remove nothing: of the repository that this is a copy of,
@@ -140,6 +153,8 @@ pub struct Ledger {
     pub generations: BTreeMap<u64, Generation>,
     /// The sessions.
     pub sessions: BTreeMap<SnapshotId, Session>,
+    /// The highest generation that a tombstone names, or the signature of one that never came.
+    pub last_tombstone: u64,
     /// The packs.
     pub packs: BTreeMap<PackId, StoredPack>,
     /// Marks that cannot be believed, with the reason.
@@ -347,8 +362,14 @@ impl Core {
             Some((layout::pack_of(&key)?, StoredPack { size_bytes, modified }))
         });
         let packs = packs.collect();
+        let (mut strays, lone_signatures) = self.strays().await?;
         let (generations, mut bad) = self.generations().await?;
         let listed = self.get.list(marks::TOMBSTONES).await?;
+        let numbers = listed.iter().filter(|object| !object.key.as_str().starts_with(marks::UPSTREAM));
+        let numbers = numbers.filter_map(|object| {
+            marks::tombstone_of(&layout::signed_by(&object.key).unwrap_or_else(|| object.key.clone()))
+        });
+        let last_tombstone = numbers.map(|(_, generation)| generation).max().unwrap_or_default();
         let Tombstones { valid: tombstones, explaining: explanations, bad: forged } =
             self.tombstones(&listed).await?;
         bad.extend(forged);
@@ -356,8 +377,44 @@ impl Core {
         let listed = self.get.list(layout::REFS).await?;
         let (unsigned, orphans, unread) = self.unsigned(&listed).await?;
         bad.extend(unread);
+        for (id, _) in listed.iter().filter_map(|object| layout::refs_of(&object.key)) {
+            strays.remove(&id);
+        }
         let survey = self.survey_of(&listed, &tombstones).await?;
-        Ok(Ledger { survey, unsigned, orphans, tombstones, explanations, generations, sessions, packs, bad })
+        Ok(Ledger {
+            survey,
+            unsigned,
+            orphans,
+            strays,
+            lone_signatures,
+            tombstones,
+            explanations,
+            generations,
+            sessions,
+            last_tombstone,
+            packs,
+            bad,
+        })
+    }
+
+    /// Finds manifests, indexes that are not signed, and signatures whose index is gone.
+    async fn strays(&self) -> Result<(BTreeMap<SnapshotId, Stray>, Vec<Key>)> {
+        let mut strays: BTreeMap<SnapshotId, Stray> = BTreeMap::new();
+        let indexes = self.get.list(layout::INDEX).await?;
+        let there: BTreeSet<&Key> = indexes.iter().map(|object| &object.key).collect();
+        let unsigned = indexes.iter().filter(|object| !there.contains(&layout::signature(&object.key)));
+        let unsigned = unsigned.filter_map(|object| Some((layout::index_of(&object.key)?, object)));
+        let manifests = self.get.list(layout::MANIFESTS).await?;
+        let manifests = manifests.iter().filter_map(|o| Some((layout::manifest_of(&o.key)?, o)));
+        for (id, object) in manifests.chain(unsigned) {
+            let stray = strays.entry(id).or_default();
+            stray.last = stray.last.max(object.modified);
+            stray.keys.insert(object.key.clone());
+        }
+        let lone = indexes
+            .iter()
+            .filter(|object| layout::signed_by(&object.key).is_some_and(|index| !there.contains(&index)));
+        Ok((strays, lone.map(|object| object.key.clone()).collect()))
     }
 
     /// Reads the refs that have no signature beside them, and finds signatures without refs.

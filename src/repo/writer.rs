@@ -1,7 +1,7 @@
 //! Writes a snapshot: entries become chunks, new chunks become packs, and a signature makes it exist.
 //!
-//! *Order.* session → packs → index → manifest → refs → fence → signature. Each is put only after the one before it lies in the
-//! store, so whatever a reader can see points only to what is there. Readers go the other way.
+//! *Order.* session → packs → index → manifest → refs → fence → signature. Each is put only after the one before it
+//! lies in the store, so whatever a reader can see points only to what is there. Readers go the other way.
 //!
 //! *Crash.* Until the signature is put there is no snapshot. What a run that died has left are packs and
 //! indexes that the next run finds and uses, and perhaps a manifest and refs that nobody believes.
@@ -142,6 +142,7 @@ impl<'a> SnapshotWriter<'a> {
             put: repository.access.put.clone(),
             get: repository.core.get.clone(),
             kind,
+            config: repository.core.config.revision,
             recipients: match kind {
                 PackKind::Data => repository.access.data_to.clone(),
                 PackKind::Meta => repository.access.meta_to.clone(),

@@ -276,3 +276,32 @@ fn a_check_tells_what_an_identity_opens() {
     std::fs::remove_file(manifest).unwrap();
     stage.run(&["keys", "check"]).ends(40);
 }
+
+#[test]
+fn a_lost_signing_key_is_replaced_and_the_old_snapshots_are_still_believed() {
+    let (stage, old) = Stage::with_snapshot();
+    std::fs::remove_file(stage.path("keys/signing.key")).unwrap();
+    let make = ["keys", "new", "--signing", "--out", "keys/signing.key"];
+    let made = stage.run(&[&make[..], &["--json"]].concat()).ends(0).json();
+    let fresh = made["signer"].as_str().unwrap();
+    stage.run(&make).ends(2).tells("exists already");
+    stage.edit(|text| text.replacen("signers = [", &format!("signers = [\"{fresh}\", "), 1));
+    let new = stage.snapshot();
+    let listed = stage.run(&["snapshots", "--json"]).ends(0).json();
+    let ids: Vec<&str> =
+        listed["snapshots"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert!(ids.contains(&old.as_str()) && ids.contains(&new.as_str()), "{ids:?}");
+    let list = stage.run(&["keys", "list", "--json"]).ends(0).json();
+    assert_eq!(key(&list, "signer")["public"], fresh);
+    assert_eq!(key(&list, "signer")["in_repository"], false);
+}
+
+#[test]
+fn a_recovery_identity_stands_in_for_a_lost_index_key() {
+    let (stage, _) = Stage::with_snapshot();
+    std::fs::remove_file(stage.path("keys/index.key")).unwrap();
+    stage.run(&["backup"]).ends(12);
+    let identity = stage.at("keys/identity.txt");
+    stage.edit(|text| text.replacen("keys = ", &format!("index_key = \"{identity}\"\nkeys = "), 1));
+    stage.run(&["backup"]).ends(0);
+}

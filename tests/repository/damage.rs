@@ -368,6 +368,7 @@ fn any_record() -> impl Strategy<Value = PackRecord> {
             size_bytes,
             payload_offset,
             kind: PackKind::Data,
+            config: 0,
             inner: PackIndex { frames, chunks },
         }
     })

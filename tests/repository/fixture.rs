@@ -1,6 +1,10 @@
-//! What the tests stand on: keys, a clock that moves an hour with each backup, and a source of named entries.
+//! What the tests stand on: keys, a clock that moves an hour with each backup, a source of named entries, and a host
+//! that remembers what it has seen.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,10 +21,10 @@ use lifeboat::{
     names::{Key, SnapshotId, SourceName},
     repo::{
         self, Append, Committed, KnownChunks, Label, Maintain, MemoryIndex, MemoryWitness, NewRepository,
-        Place, PruneReport, Read, Repository, Snapshot, Terms, VerifyOptions, VerifyReport,
+        Patience, Place, PruneReport, Read, Repository, Snapshot, Terms, VerifyOptions, VerifyReport,
         format::{Config, layout},
     },
-    store::{Get, MemoryStore, Store},
+    store::{Delete, Get, MemoryStore, Put, Store},
 };
 use tempfile::TempDir;
 
@@ -35,7 +39,7 @@ pub struct Ship {
 }
 
 /// Terms under which nothing waits: every conflict between runs can happen.
-pub const AT_ONCE: Terms = Terms { grace: Duration::zero(), session: Duration::zero() };
+pub const AT_ONCE: Terms = Terms { grace: Duration::zero(), session: Duration::zero(), is_copy: false };
 
 /// A pack size at which even small tests fill several.
 pub const SMALL_PACKS: u64 = 64 << 10;
@@ -51,6 +55,15 @@ impl Ship {
     /// Returns keys and a repository in memory that closes its packs early.
     pub async fn launched() -> (Self, MemoryStore) {
         let (ship, store) = (Self::new(), MemoryStore::new());
+        ship.create(&store).await;
+        ship.set_pack_size(&store, SMALL_PACKS).await;
+        (ship, store)
+    }
+
+    /// As [`Self::launched`], with a store that stamps objects with the ship's time.
+    pub async fn launched_with_times() -> (Self, MemoryStore) {
+        let ship = Self::new();
+        let store = MemoryStore::with_clock(Arc::new(ship.clock.clone()));
         ship.create(&store).await;
         ship.set_pack_size(&store, SMALL_PACKS).await;
         (ship, store)
@@ -180,6 +193,11 @@ impl Ship {
         all: &[Cargo],
     ) -> Result<Committed> {
         let repository = self.append(store, known).await?;
+        self.write(&repository, all).await
+    }
+
+    /// Makes a snapshot of several sources in a repository that is open.
+    pub async fn write(&self, repository: &Repository<Append>, all: &[Cargo]) -> Result<Committed> {
         let mut writer = repository.begin(self.ground(), self.monitor(), 1).await?;
         for cargo in all {
             let previous = repository.previous(&cargo.name).await?;
@@ -228,6 +246,162 @@ impl Ship {
     pub async fn listed<S: Store + Clone + 'static>(&self, store: &S) -> Vec<SnapshotId> {
         let refs = self.reader(store).await.unwrap().refs().await.unwrap();
         refs.into_iter().map(|refs| refs.snapshot).collect()
+    }
+}
+
+/// A host: it has the keys of a ship, and remembers its index and what it has seen from run to run.
+pub struct Host<'a> {
+    pub ship: &'a Ship,
+    pub known: Arc<MemoryIndex>,
+    pub witness: Arc<MemoryWitness>,
+}
+
+/// What people believe of a repository, to be compared with what is there.
+#[derive(Clone, Default)]
+pub struct Book {
+    /// Snapshots that were reported and that nobody wants forgotten: each must be there and whole.
+    pub kept: BTreeMap<SnapshotId, Cargo>,
+    /// Snapshots that a run was told to forget, and nobody knows whether it did: whole if there.
+    pub leaving: BTreeMap<SnapshotId, Cargo>,
+    /// What runs that failed were to store: a snapshot that is there and was not reported holds one of these.
+    pub tried: Vec<Cargo>,
+}
+
+impl<'a> Host<'a> {
+    /// Returns a host that has seen nothing yet.
+    pub fn new(ship: &'a Ship) -> Self {
+        Self { ship, known: Arc::default(), witness: Arc::default() }
+    }
+
+    fn place<S: Store + Clone + 'static>(&self, store: &S) -> Place {
+        Place { witness: self.witness.clone(), ..self.ship.place(store, &self.known) }
+    }
+
+    /// Opens for adding, with little patience.
+    pub async fn append<S: Store + Clone + 'static>(&self, store: &S) -> Result<Repository<Append>> {
+        let (put, ship) = (Arc::new(store.clone()), self.ship);
+        let patience = Patience { interval: std::time::Duration::from_millis(1), looks: 3 };
+        let place = self.place(store);
+        let repository =
+            Repository::append(place, put, ship.index_key(), ship.signing(), &ship.monitor()).await?;
+        Ok(repository.with_patience(patience))
+    }
+
+    /// Makes a snapshot of one source.
+    pub async fn backup<S: Store + Clone + 'static>(&self, store: &S, cargo: &Cargo) -> Result<Committed> {
+        let repository = self.append(store).await?;
+        self.ship.write(&repository, std::slice::from_ref(cargo)).await
+    }
+
+    /// Forgets `remove` and sweeps what is due, as one run of prune does.
+    pub async fn prune<S: Store + Clone + 'static>(
+        &self,
+        store: &S,
+        remove: &[SnapshotId],
+        terms: Terms,
+    ) -> Result<PruneReport> {
+        let ship = self.ship;
+        let (put, delete): (Arc<dyn Put>, Arc<dyn Delete>) =
+            (Arc::new(store.clone()), Arc::new(store.clone()));
+        let (place, index) = (self.place(store), Some(ship.index_key()));
+        let repository =
+            Repository::maintain(place, put, delete, ship.signing(), index, &ship.monitor()).await?;
+        let seen = repository.inspect(&ship.now(), &ship.monitor()).await?;
+        seen.check(&BTreeSet::new())?;
+        let remove = remove.iter().map(|id| (id.clone(), "a test says so".to_owned())).collect();
+        let plan = repo::plan(&seen, &remove, terms, ship.now().clock.now());
+        repository.apply(plan, &ship.now(), &ship.monitor()).await
+    }
+
+    /// Makes a snapshot that must succeed, and writes it down.
+    pub async fn must_backup(&self, store: &MemoryStore, cargo: &Cargo, book: &mut Book) -> SnapshotId {
+        let made = self.backup(store, cargo).await;
+        let id = made.unwrap_or_else(|failure| panic!("a backup failed: {:?}", failure.chain())).id;
+        book.kept.insert(id.clone(), cargo.clone());
+        id
+    }
+
+    /// Runs a prune at once that must succeed; what it forgets is crossed out.
+    pub async fn must_prune<S: Store + Clone + 'static>(
+        &self,
+        store: &S,
+        remove: &[SnapshotId],
+        book: &mut Book,
+    ) -> PruneReport {
+        let report = self.prune(store, remove, AT_ONCE).await;
+        for id in remove {
+            book.kept.remove(id);
+            book.leaving.remove(id);
+        }
+        report.unwrap_or_else(|failure| panic!("a prune failed: {:?}", failure.chain()))
+    }
+
+    /// Asserts that what was reported is there, that all that is there is whole, and that nothing looks like damage
+    /// or theft to a host that has seen it all.
+    pub async fn assert_whole<S: Store + Clone + 'static>(&self, store: &S, book: &Book) {
+        let ship = self.ship;
+        let reader = Repository::read(self.place(store), ship.identities(), &ship.monitor()).await.unwrap();
+        let refs = reader.refs().await.unwrap_or_else(|failure| panic!("{:?}", failure.chain()));
+        let listed: BTreeSet<SnapshotId> = refs.iter().map(|refs| refs.snapshot.clone()).collect();
+        for id in book.kept.keys() {
+            assert!(listed.contains(id), "snapshot {id} was reported and is gone");
+        }
+        for id in &listed {
+            let known = book.kept.get(id).or_else(|| book.leaving.get(id));
+            let may_be: Vec<&Cargo> = known.map_or_else(|| book.tried.iter().collect(), |cargo| vec![cargo]);
+            let name = &may_be.first().unwrap_or_else(|| panic!("nobody made snapshot {id}")).name;
+            let got = read(reader.snapshot(id).await.unwrap(), name, Selection::all()).await;
+            let got = got.unwrap_or_else(|failure| panic!("{id} cannot be read: {:?}", failure.chain()));
+            let mut fits = false;
+            for cargo in may_be {
+                let want = cargo.reading().await;
+                fits |= want.entries == got.entries && want.inventory == got.inventory;
+            }
+            assert!(fits, "snapshot {id} holds something else");
+        }
+        let options = VerifyOptions { read_percent: 100.0 };
+        let report = reader.verify(options, &ship.now(), &NoMonitor::shared()).await.unwrap();
+        assert_eq!(report.damage, []);
+    }
+
+    /// Asserts that nothing lies in the store but what snapshots need, and the few marks that stay for ever.
+    pub async fn assert_clean<S: Store + Clone + 'static>(&self, store: &S) {
+        let known: Arc<MemoryIndex> = Arc::default();
+        let repository = self.ship.append(store, &known).await.unwrap();
+        let refs = repository.refs().await.unwrap();
+        let needed: BTreeSet<Key> =
+            refs.iter().flat_map(|refs| refs.packs.keys().map(|pack| layout::pack(*pack))).collect();
+        let told = known.told().unwrap();
+        let mut expected: BTreeSet<Key> = needed.clone();
+        for refs in &refs {
+            let key = layout::refs(&refs.snapshot, refs.revision);
+            expected.extend([layout::signature(&key), key, layout::manifest(&refs.snapshot)]);
+        }
+        for (key, packs) in told {
+            if packs.iter().any(|pack| needed.contains(&layout::pack(*pack))) {
+                expected.extend([layout::signature(&key), key]);
+            }
+        }
+        let data = ["packs/", "refs/", "manifests/", "index/"];
+        let all: BTreeSet<Key> = store.list("").await.unwrap().into_iter().map(|one| one.key).collect();
+        let there = all.iter().filter(|key| data.iter().any(|prefix| key.as_str().starts_with(prefix)));
+        assert_eq!(expected, there.cloned().collect(), "just what the snapshots need");
+        // A session may be of the last backup. A generation may be the newest, or one whose run died in its sweep;
+        // of the others the signature of the list stays, so that nobody uses the number again.
+        let alive: BTreeSet<&str> = refs.iter().map(|refs| refs.snapshot.as_str()).collect();
+        for key in all.iter().filter(|key| key.as_str().starts_with("sessions/")) {
+            assert!(alive.iter().any(|id| key.as_str().contains(id)), "`{key}` is of a run that is gone");
+        }
+        let number_of =
+            |key: &Key| key.as_str().strip_prefix("prune/").and_then(|name| name.get(..8)).map(str::to_owned);
+        let newest = all.iter().filter_map(number_of).max();
+        let step = |number: &str, step: &str| Key::new(&format!("prune/{number}.{step}.json")).unwrap();
+        for number in all.iter().filter_map(number_of).filter(|number| Some(number) != newest.as_ref()) {
+            let died = all.contains(&step(&number, "open")) && !all.contains(&step(&number, "done"));
+            let left: Vec<&Key> = all.iter().filter(|key| number_of(key).as_ref() == Some(&number)).collect();
+            let stub = layout::signature(&step(&number, "condemned"));
+            assert!(died || left == [&stub], "generation {number} is over and lies there still: {left:?}");
+        }
     }
 }
 

@@ -204,6 +204,7 @@ async fn an_index_by_a_stranger_sends_no_backup_to_packs_of_his() {
         size_bytes: *size_bytes,
         payload_offset: 300,
         kind: PackKind::Data,
+        config: 0,
         inner: PackIndex::default(),
     };
     record.inner.frames.push(lifeboat::repo::format::FrameRecord {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use chrono::Duration;
 use lifeboat::{
+    crypt::{SigningKey, Trust},
     error::ExitCode,
     names::Key,
-    repo::{self, MemoryIndex, PackState, Terms, format::layout},
+    repo::{self, Hold, MemoryIndex, PackState, Place, Repository, Terms, VerifyOptions, format::layout},
     store::{Get, MemoryStore},
 };
 
@@ -116,4 +117,90 @@ async fn what_a_run_at_work_has_stored_is_not_condemned() {
     ship.backup(&store, &cargo(&[1])).await.unwrap();
     ship.prune(&store, &[], terms).await.unwrap();
     assert_eq!(store.size(&stray).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_somebody_reads_stays_until_it_was_read() {
+    let (ship, store) = launched().await;
+    let old = cargo(&[1]);
+    let first = ship.backup(&store, &old).await.unwrap();
+    ship.backup(&store, &cargo(&[2])).await.unwrap();
+    let terms = Terms { grace: Duration::zero(), ..Terms::default() };
+    let reader = ship.reader(&store).await.unwrap();
+    let snapshot = reader.snapshot(&first.id).await.unwrap();
+    let put = Arc::new(store.clone());
+    let hold = Hold::begin(put, std::slice::from_ref(&first.id), &ship.now()).await.unwrap();
+    for _ in 0..3 {
+        ship.prune(&store, &[&first.id], terms).await.unwrap();
+        ship.backup(&store, &cargo(&[2])).await.unwrap();
+    }
+    let got = crate::fixture::read(snapshot, &old.name, lifeboat::flow::Selection::all()).await.unwrap();
+    crate::fixture::assert_same(&old.reading().await, &got);
+    hold.end().await.unwrap();
+    for _ in 0..3 {
+        ship.prune(&store, &[], terms).await.unwrap();
+        ship.backup(&store, &cargo(&[2])).await.unwrap();
+    }
+    assert_eq!(count(&store, &format!("refs/{}", first.id)), 0);
+    assert_eq!(count(&store, &format!("manifests/{}", first.id)), 0);
+    assert_eq!(ship.verify(&store).await.damage, []);
+}
+
+#[tokio::test]
+async fn a_pack_of_which_little_is_used_is_left_to_die() {
+    let (ship, store) = (Ship::new(), MemoryStore::new());
+    ship.create(&store).await;
+    let known: Arc<MemoryIndex> = Arc::default();
+    // One pack holds all of the first snapshot; of that the second needs a tenth.
+    let all: Vec<u64> = (0..10).collect();
+    let first = ship.backup_knowing(&store, &known, &[cargo(&all)]).await.unwrap();
+    let second = ship.backup_knowing(&store, &known, &[cargo(&[3])]).await.unwrap();
+    assert!(!second.thin.is_empty());
+    let repository = ship.append(&store, &known).await.unwrap();
+    repository.retire(&second.thin).unwrap();
+    let third = ship.backup_knowing(&store, &known, &[cargo(&[3])]).await.unwrap();
+    assert!(third.added_packs > 0, "what is used of it is stored anew");
+    assert!(third.thin.is_empty());
+    let maintain = ship.maintain_knowing(&store, &known).await.unwrap();
+    let seen = maintain.inspect(&ship.now(), &ship.monitor()).await.unwrap();
+    let none = std::collections::BTreeMap::new();
+    let plan = repo::plan(&seen, &none, Terms::default(), ship.now().clock.now());
+    assert!(plan.sum(PackState::Retired).0 > 0);
+    let remove = [first.id, second.id].map(|id| (id, "old".to_owned())).into();
+    let plan = repo::plan(&seen, &remove, Terms::default(), ship.now().clock.now());
+    assert_eq!(plan.sum(PackState::Retired).0, 0, "nobody needs it any more");
+    assert!(plan.condemn.keys().any(|pack| second.thin.contains(pack)));
+    ship.assert_holds(&store, &third.id, &cargo(&[3])).await;
+}
+
+#[tokio::test]
+async fn packs_of_another_writer_are_relied_on_once_somebody_has_opened_them() {
+    let (ship, store) = launched().await;
+    let other = SigningKey::generate().unwrap();
+    let trust = Trust::parse(&[ship.made.signer.clone(), other.public()], &[], &[]).unwrap();
+    let known: Arc<MemoryIndex> = Arc::default();
+    let place = || Place { trust: trust.clone(), ..ship.place(&store, &known) };
+    ship.backup(&store, &cargo(&[1])).await.unwrap();
+    let theirs = async |signing: &SigningKey| {
+        let signing = SigningKey::from_text(&signing.to_text().unwrap()).unwrap();
+        let put = Arc::new(store.clone());
+        let repository =
+            Repository::append(place(), put, ship.index_key(), signing, &ship.monitor()).await.unwrap();
+        ship.write(&repository, &[cargo(&[1])]).await.unwrap()
+    };
+    let first = theirs(&other).await;
+    assert!(first.added_packs > 0, "somebody with that key may have had his index tell of nothing");
+    let options = VerifyOptions { read_percent: 100.0 };
+    let third = SigningKey::generate().unwrap();
+    let trust_all =
+        Trust::parse(&[ship.made.signer.clone(), other.public(), third.public()], &[], &[]).unwrap();
+    let place_all = || Place { trust: trust_all.clone(), ..ship.place(&store, &known) };
+    let reader = Repository::read(place_all(), ship.identities(), &ship.monitor()).await.unwrap();
+    reader.verify(options, &ship.now(), &ship.monitor()).await.unwrap();
+    let put = Arc::new(store.clone());
+    let repository =
+        Repository::append(place_all(), put, ship.index_key(), third, &ship.monitor()).await.unwrap();
+    let second = ship.write(&repository, &[cargo(&[1])]).await.unwrap();
+    assert_eq!(second.added_packs, 0, "all of them were opened and are right");
+    assert_eq!(second.added_bytes, 0);
 }

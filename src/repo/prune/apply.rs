@@ -1,14 +1,16 @@
 //! Carries out a plan.
 //!
 //! *Order.* Tombstones → condemned list → sweeps → what is of no use any more. Each mark's signature lies in the
-//! store before the mark, so a mark that is there can be checked.
+//! store before the mark, so a mark that is there can be checked; only of `open`, which is believed whoever put it,
+//! it comes after.
 //!
 //! *Crash.* A tombstone without its list: its snapshot is swept with a later generation. A list is condemned anew by
 //! nobody and swept when it is due. A sweep that died stays open; what it left is condemned anew by the next plan.
-//! A signature without its mark burns a number and nothing else.
+//! A signature without its mark burns a number and nothing else; `open` has no number of its own to burn.
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{Maintain, PrunePlan, Removal, plan::is_at_work};
@@ -21,9 +23,10 @@ use crate::{
         Repository,
         format::{FORMAT, layout},
         integrity::losses,
-        marks::{self, Condemned, Done, Forgotten, Step, Tombstone},
+        marks::{self, Condemned, Done, Forgotten, Open, Step, Tombstone},
         survey::Ledger,
     },
+    store::StoreError,
 };
 
 /// What one sweep did.
@@ -116,8 +119,25 @@ impl Repository<Maintain> {
 
     /// Puts a signed mark, its signature first.
     pub(super) async fn put_mark<T: serde::Serialize>(&self, key: &Key, mark: &T) -> Result<()> {
-        let put = self.access.put.as_ref();
-        self.core.put_mark(put, &self.access.signing, key, mark).await?.ok_or_else(overtaken)
+        let [mark, signature] = self.core.signed_mark(&self.access.signing, key, mark)?;
+        self.put_once(signature).await?;
+        self.put_once(mark).await
+    }
+
+    /// Puts the mark that makes writers wait, and then its signature: a run that dies in between has opened the
+    /// generation, while a signature alone would keep everybody from ever opening it.
+    pub(super) async fn put_open(&self, generation: u64, open: &Open) -> Result<()> {
+        let [mark, signature] =
+            self.core.signed_mark(&self.access.signing, &marks::step(generation, Step::Open), open)?;
+        self.put_once(mark).await?;
+        self.put_once(signature).await
+    }
+
+    async fn put_once(&self, (key, bytes): (Key, Bytes)) -> Result<()> {
+        match self.core.put(self.access.put.as_ref(), &key, bytes).await {
+            Err(StoreError::Exists { .. }) => Err(overtaken()),
+            other => Ok(other?),
+        }
     }
 
     /// Removes what is of no use any more: marks of sessions that ended, and generations all of whose packs are gone.
@@ -134,6 +154,15 @@ impl Repository<Maintain> {
         // A signature that came when its refs were gone: its run was told that it had failed.
         for key in ledger.orphans.iter().filter(|key| is_of_dead(&ledger, key)) {
             self.access.delete.delete(key).await?;
+        }
+        for key in &ledger.lone_signatures {
+            let index = layout::signed_by(key);
+            // Looked at once more: a listing is no single instant, and an index is put before its signature.
+            if let Some(index) = index
+                && self.core.get.size(&index).await?.is_none()
+            {
+                self.access.delete.delete(key).await?;
+            }
         }
         for keys in spent(&ledger, plan.terms.grace, now) {
             for key in keys {
@@ -178,7 +207,10 @@ impl Repository<Maintain> {
             rescued: BTreeSet::new(),
             snapshots: BTreeSet::new(),
         };
-        self.put_mark(&marks::step(generation, Step::Done), &done).await
+        let key = marks::step(generation, Step::Done);
+        // The run may have died between the two; nobody else will put the other half.
+        self.access.delete.delete(&layout::signature(&key)).await?;
+        self.put_mark(&key, &done).await
     }
 }
 
@@ -189,8 +221,8 @@ fn is_of_dead(ledger: &Ledger, signature: &Key) -> bool {
 }
 
 /// Returns the objects of generations that mean nothing any more, the list first: without it the others are nothing.
-/// The newest one stays, for numbers only grow; and one whose sweep is open stays for as long as a slow run of it
-/// may be about.
+/// The newest one stays, for numbers only grow; one whose sweep is open stays for as long as a slow run of it may be
+/// about; and the signature of a list stays for ever, so that nobody who slept uses its number a second time.
 fn spent(ledger: &Ledger, grace: chrono::Duration, now: DateTime<Utc>) -> Vec<Vec<Key>> {
     let newest = ledger.generations.keys().next_back().copied().unwrap_or_default();
     let mut spent = Vec::new();
@@ -207,14 +239,14 @@ fn spent(ledger: &Ledger, grace: chrono::Duration, now: DateTime<Utc>) -> Vec<Ve
             continue;
         }
         let signature = layout::signature(&list);
-        let mut keys: Vec<Key> = generation.keys.iter().cloned().collect();
-        keys.sort_by_key(|key| (*key != list, *key != signature));
+        let mut keys: Vec<Key> = generation.keys.iter().filter(|key| **key != signature).cloned().collect();
+        keys.sort_by_key(|key| *key != list);
         spent.push(keys);
     }
     spent
 }
 
-fn overtaken() -> Failure {
+pub(super) fn overtaken() -> Failure {
     Failure::new(ExitCode::Busy, "another run of prune was faster")
         .hint("Look at what it did with `lifeboat prune --plan`; nothing was removed by this one.")
 }

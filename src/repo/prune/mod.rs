@@ -37,9 +37,9 @@ use crate::{
 
 /// May forget snapshots and remove what nobody needs. Opens no data.
 pub struct Maintain {
-    put: Arc<dyn Put>,
+    pub(super) put: Arc<dyn Put>,
     delete: Arc<dyn Delete>,
-    signing: SigningKey,
+    pub(super) signing: SigningKey,
     index: Option<Identities>,
 }
 
@@ -50,11 +50,14 @@ pub struct Terms {
     pub grace: Duration,
     /// How long a session counts as at work after it was last heard of.
     pub session: Duration,
+    /// Whether this is a copy: what a run that died has left of a snapshot there is finished by the next one under
+    /// the same name, so it goes only after the original has forgotten that snapshot.
+    pub is_copy: bool,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { grace: Duration::hours(72), session: Duration::hours(72) }
+        Self { grace: Duration::hours(72), session: Duration::hours(72), is_copy: false }
     }
 }
 

@@ -102,7 +102,7 @@ pub struct PrunePlan {
 
 impl PartialEq for Terms {
     fn eq(&self, other: &Self) -> bool {
-        (self.grace, self.session) == (other.grace, other.session)
+        (self.grace, self.session, self.is_copy) == (other.grace, other.session, other.is_copy)
     }
 }
 
@@ -175,8 +175,8 @@ pub fn plan(
         .iter()
         .filter(|(_, one)| one.open && one.done.is_none() && one.condemned.is_some());
     let open = open.map(|(number, _)| *number).collect();
-    let tombs = ledger.tombstones.iter().map(|tombstone| tombstone.generation).max().unwrap_or_default();
-    let basis = ledger.generations.keys().next_back().copied().unwrap_or_default().max(tombs);
+    // Also numbers of which only a signature came: a name is used once.
+    let basis = ledger.generations.keys().next_back().copied().unwrap_or_default().max(ledger.last_tombstone);
     let unswept = unswept(ledger);
     PrunePlan {
         basis,
@@ -197,7 +197,8 @@ fn unswept(ledger: &Ledger) -> Vec<SnapshotId> {
         |one: &Generation| one.condemned.is_some() && !one.void && !one.open && one.done.is_none();
     let last = ledger.generations.iter().filter(|(_, one)| is_waiting(one)).map(|(number, _)| *number).max();
     let there = ledger.survey.forgotten.iter().chain(&ledger.survey.revoked).map(|one| &one.refs.snapshot);
-    let there: BTreeSet<&SnapshotId> = there.chain(ledger.unsigned.iter().map(|one| &one.snapshot)).collect();
+    let there: BTreeSet<&SnapshotId> =
+        there.chain(ledger.unsigned.iter().map(|one| &one.snapshot)).chain(ledger.strays.keys()).collect();
     let late = ledger.tombstones.iter().filter(|tombstone| {
         there.contains(&tombstone.snapshot) && last.is_none_or(|last| tombstone.generation > last)
     });
@@ -243,16 +244,18 @@ fn removals(
         let reason = "signed by a key after that was revoked".to_owned();
         all.push(Removal { snapshot: one.refs.snapshot.clone(), reason, commit: Some(commit_of(one)) });
     }
-    for one in &ledger.unsigned {
-        let came = one.modified.unwrap_or(one.snapshot.time());
-        let has_tombstone = ledger.tombstones.iter().any(|tombstone| tombstone.snapshot == one.snapshot);
-        let session = ledger.sessions.get(&one.snapshot);
-        let at_work = session.is_some_and(|session| {
-            is_at_work(ledger, &one.snapshot, session.ended, session.last, terms, now)
-        });
-        if !has_tombstone && !at_work && came + terms.grace <= now {
+    let unsigned = ledger.unsigned.iter().map(|one| (&one.snapshot, one.modified));
+    let unfinished = unsigned.chain(ledger.strays.iter().map(|(id, stray)| (id, stray.last)));
+    for (snapshot, modified) in unfinished {
+        let came = modified.unwrap_or(snapshot.time());
+        let has_tombstone = ledger.tombstones.iter().any(|tombstone| tombstone.snapshot == *snapshot);
+        let session = ledger.sessions.get(snapshot);
+        let at_work = session
+            .is_some_and(|session| is_at_work(ledger, snapshot, session.ended, session.last, terms, now));
+        let goes_on = terms.is_copy && !ledger.explanations.iter().any(|one| one.snapshot == *snapshot);
+        if !has_tombstone && !at_work && !goes_on && came + terms.grace <= now {
             let reason = "its run died before it could commit".to_owned();
-            all.push(Removal { snapshot: one.snapshot.clone(), reason, commit: None });
+            all.push(Removal { snapshot: snapshot.clone(), reason, commit: None });
         }
     }
     all

@@ -1,7 +1,7 @@
 //! Removes what a generation has condemned and nobody needs.
 //!
 //! *Order.* `open` → what the commits need, read after it → objects of forgotten snapshots: signature, refs,
-//! manifest → packs → indexes that tell of nothing → `done`. A snapshot loses its signature before its packs, so
+//! manifest → what runs have left that died before their refs → packs → indexes that tell of nothing → `done`. A snapshot loses its signature before its packs, so
 //! nothing that counts as a snapshot ever lacks one.
 //!
 //! *Crash.* What is removed is removed; the generation stays open and the rest is condemned anew.
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Maintain, Swept, Terms, plan::in_use};
+use super::{Maintain, Swept, Terms, apply::overtaken, plan::in_use};
 use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
@@ -36,6 +36,9 @@ struct Judged {
     forgotten: BTreeMap<SnapshotId, Key>,
     /// Refs that nobody signed and a tombstone speaks of.
     dead: BTreeMap<SnapshotId, Key>,
+    /// What is left of runs that had put no refs when they were taken for dead, or of snapshots whose refs an
+    /// earlier sweep has removed. Nobody who puts refs from now on may sign them.
+    strays: BTreeMap<SnapshotId, BTreeSet<Key>>,
     /// Packs that somebody needs.
     keep: BTreeSet<PackId>,
 }
@@ -58,7 +61,7 @@ impl Repository<Maintain> {
             run: ground.hex(8),
             at: ground.clock.now(),
         };
-        self.put_mark(&marks::step(generation, Step::Open), &open).await?;
+        self.put_open(generation, &open).await?;
         let (ledger, incidents) = self.core.checked_ledger(ground.clock.now()).await?;
         if let Some(Incident { object, what, .. }) = incidents.first() {
             let what = format!("prune stands still: `{object}`: {what}");
@@ -66,13 +69,15 @@ impl Repository<Maintain> {
                 .hint("Nothing more is removed while this is so. Run `lifeboat verify`."));
         }
         let condemned = ledger.generations.get(&generation).and_then(|one| one.condemned.clone());
-        let condemned = condemned.ok_or_else(|| {
-            Failure::new(ExitCode::Tampering, format!("the list of generation {generation} is gone"))
-                .hint("Nothing is removed. Run `lifeboat verify`, and make a new plan.")
-        })?;
+        // Others have swept and cleared it away while this run stood still.
+        let condemned = condemned.ok_or_else(overtaken)?;
         let judged = judge(&ledger, generation, terms, ground);
         let mut swept = Swept { generation, ..Swept::default() };
         self.remove_snapshots(judged.forgotten, judged.dead, &mut swept).await?;
+        for (snapshot, keys) in judged.strays {
+            self.delete_all(keys.into_iter()).await?;
+            swept.snapshots.insert(snapshot);
+        }
         let (rescued, delete): (Vec<PackId>, Vec<PackId>) =
             condemned.packs.keys().copied().partition(|pack| judged.keep.contains(pack));
         swept.rescued.extend(rescued);
@@ -136,8 +141,9 @@ impl Repository<Maintain> {
         let useless = told.into_iter().filter(|(_, packs)| packs.iter().all(is_gone));
         let mut removed = 0;
         for (key, _) in useless {
-            self.access.delete.delete(&layout::signature(&key)).await?;
+            // A signature without its index cannot be of a run that is about to put the other half.
             self.access.delete.delete(&key).await?;
+            self.access.delete.delete(&layout::signature(&key)).await?;
             removed += 1;
         }
         Ok(removed)
@@ -155,7 +161,10 @@ impl Repository<Maintain> {
 fn judge(ledger: &Ledger, generation: u64, terms: Terms, ground: &Ground) -> Judged {
     let read = in_use(ledger, terms, ground.clock.now());
     let tombstones = || ledger.tombstones.iter().filter(|tombstone| tombstone.generation <= generation);
-    let mut judged = Judged { forgotten: BTreeMap::new(), dead: BTreeMap::new(), keep: BTreeSet::new() };
+    let strays = ledger.strays.iter().filter(|(id, _)| tombstones().any(|one| one.snapshot == **id));
+    let strays = strays.map(|(id, stray)| (id.clone(), stray.keys.clone())).collect();
+    let mut judged =
+        Judged { forgotten: BTreeMap::new(), dead: BTreeMap::new(), strays, keep: BTreeSet::new() };
     let survey = &ledger.survey;
     for one in survey.good.iter().chain(&survey.forgotten).chain(&survey.revoked) {
         let is_forgotten = tombstones().any(|tombstone| tombstone.forgets(one));
