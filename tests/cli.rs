@@ -23,6 +23,8 @@ mod kit;
 mod listing;
 #[path = "cli/policy.rs"]
 mod policy;
+#[path = "cli/prune.rs"]
+mod prune;
 #[path = "cli/restore.rs"]
 mod restore;
 #[path = "cli/screen.rs"]
@@ -33,6 +35,8 @@ mod secrets;
 mod signals;
 #[path = "cli/store.rs"]
 mod store;
+#[path = "cli/sync.rs"]
+mod sync;
 mod terminal;
 #[path = "cli/verify.rs"]
 mod verify;

@@ -74,18 +74,15 @@ impl Opening {
         Repository::clear(self.place.clone()).await
     }
 
-    /// Copies what `from` has and this place has not. There need be no repository here yet. The host's signing key
-    /// explains what is damaged; nothing else needs a key.
+    /// Copies what `from` has and this place has not. There need be no repository here yet.
     pub async fn copy_from(
         &self,
-        stack: &Stack,
         from: &Repository<Clear>,
         ground: &Ground,
         monitor: &SharedMonitor,
     ) -> Result<CopyReport> {
         let (to, put) = (self.place.clone(), self.store.put.clone());
-        let signing = SigningKey::from_file(&stack.repository.settings.signing_key()).ok();
-        from.copy_to(to, put, signing.as_ref(), Patience::default(), ground, monitor).await
+        from.copy_to(to, put, Patience::default(), ground, monitor).await
     }
 
     /// Opens the repository for removing what nobody needs, with this host's own keys. The index key is not needed;

@@ -92,16 +92,21 @@ struct Copy<'a> {
 impl Repository<Clear> {
     /// Opens to look at what is in the clear, without any key.
     pub async fn clear(place: Place) -> Result<Self> {
-        Ok(Self { core: Core::open(place).await?, access: Clear })
+        Ok(Self { core: Core::open(place).await?, access: Clear { signing: None } })
     }
 
-    /// Copies every snapshot that `to` has not, and that was not forgotten there, into `to`. `signing` explains
-    /// there what is damaged here.
+    /// Lets copies explain with this key what is damaged here; a key that may not remove anything explains nothing.
+    #[must_use]
+    pub fn explaining(mut self, signing: SigningKey) -> Self {
+        self.access.signing = Some(signing);
+        self
+    }
+
+    /// Copies every snapshot that `to` has not, and that was not forgotten there, into `to`.
     pub async fn copy_to(
         &self,
         to: Place,
         put: Arc<dyn Put>,
-        signing: Option<&SigningKey>,
         patience: Patience,
         ground: &Ground,
         monitor: &SharedMonitor,
@@ -118,7 +123,7 @@ impl Repository<Clear> {
                 .hint("Choose an empty place: a copy has the id of its original."));
         }
         let may_explain = |key: &&SigningKey| to.trust.maintainers.texts().contains(&key.public());
-        let signing = signing.filter(may_explain);
+        let signing = self.access.signing.as_ref().filter(may_explain);
         let mut copy = Copy::begin(from, to, put, signing, patience, ground, monitor).await?;
         copy.tombstones().await?;
         let there = copy.known_snapshots(&commits.survey.good).await?;

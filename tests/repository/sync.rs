@@ -33,18 +33,21 @@ where
     F: Store + Clone + 'static,
     T: Store + Clone + 'static,
 {
-    copy_with(ship, from, to, Some(&ship.signing())).await
+    copy_with(ship, from, to, Some(ship.signing())).await
 }
 
-async fn copy_with<F, T>(ship: &Ship, from: &F, to: &T, signing: Option<&SigningKey>) -> Result<CopyReport>
+async fn copy_with<F, T>(ship: &Ship, from: &F, to: &T, signing: Option<SigningKey>) -> Result<CopyReport>
 where
     F: Store + Clone + 'static,
     T: Store + Clone + 'static,
 {
     let (from, known) = (ship.place(from, &Arc::default()), Arc::default());
-    let original = Repository::clear(from).await?;
+    let mut original = Repository::clear(from).await?;
+    if let Some(signing) = signing {
+        original = original.explaining(signing);
+    }
     let put = Arc::new(to.clone());
-    original.copy_to(ship.place(to, &known), put, signing, QUICK, &ship.now(), &ship.monitor()).await
+    original.copy_to(ship.place(to, &known), put, QUICK, &ship.now(), &ship.monitor()).await
 }
 
 /// Two snapshots that share a file, in a store that tells when objects came, and an empty place that does too.
@@ -270,7 +273,7 @@ async fn without_a_key_what_comes_after_a_damaged_snapshot_waits_until_that_is_f
     let pack = two.pack_of_only(1);
     two.original.overwrite(&pack, "no longer what its name says");
     let stranger = SigningKey::generate().unwrap();
-    for signing in [None, Some(&stranger)] {
+    for signing in [None, Some(stranger)] {
         let report = copy_with(&two.ship, &two.original, &two.offsite, signing).await.unwrap();
         assert_eq!(report.damaged.len(), 1);
         assert_eq!(report.waiting, [two.made[2].0.clone()]);
@@ -350,7 +353,7 @@ async fn a_long_sync_says_now_and_then_that_it_is_at_work() {
     let ticking = ship.place(&two.original, &Arc::default());
     let original = Repository::clear(ticking).await.unwrap();
     let (to, put) = (ship.place(&two.offsite, &Arc::default()), Arc::new(slow));
-    original.copy_to(to, put, None, QUICK, &ship.now(), &ship.monitor()).await.unwrap();
+    original.copy_to(to, put, QUICK, &ship.now(), &ship.monitor()).await.unwrap();
     let marks = keys_under(&two.offsite, SESSIONS).len();
     assert!(marks > 2, "{marks}: each pack took an hour");
 }
