@@ -26,6 +26,8 @@ mod prune;
 mod rotation;
 #[path = "repository/round_trip.rs"]
 mod round_trip;
+#[path = "repository/simulation.rs"]
+mod simulation;
 #[path = "repository/streams.rs"]
 mod streams;
 #[path = "repository/sync.rs"]
