@@ -25,6 +25,8 @@ mod kit;
 mod listing;
 #[path = "cli/policy.rs"]
 mod policy;
+#[path = "cli/prune.rs"]
+mod prune;
 #[path = "cli/restore.rs"]
 mod restore;
 #[path = "cli/salvage.rs"]
@@ -37,6 +39,8 @@ mod secrets;
 mod signals;
 #[path = "cli/store.rs"]
 mod store;
+#[path = "cli/sync.rs"]
+mod sync;
 mod terminal;
 #[path = "cli/verify.rs"]
 mod verify;

@@ -32,7 +32,11 @@ mod rotation;
 mod round_trip;
 #[path = "repository/salvage.rs"]
 mod salvage;
+#[path = "repository/simulation.rs"]
+mod simulation;
 #[path = "repository/streams.rs"]
 mod streams;
+#[path = "repository/sync.rs"]
+mod sync;
 #[path = "repository/tampering.rs"]
 mod tampering;

@@ -75,6 +75,20 @@ pub struct TrustedPacks<'a> {
     pub meta_revisions: &'a BTreeSet<u32>,
 }
 
+/// A place of a chunk that a new snapshot may rely on.
+const FIND: &str =
+    "SELECT packs.id, frame, offset, chunks.size_bytes FROM chunks JOIN packs ON packs.n = pack
+     WHERE chunks.id = ?1 AND (?2 IS NULL OR kind = ?2)
+       AND NOT EXISTS (SELECT 1 FROM avoided WHERE avoided.id = packs.id)
+       AND (?3 IS NULL
+            OR (writer = ?3 OR EXISTS (SELECT 1 FROM reads WHERE reads.id = packs.id AND opened))
+               AND config IN (SELECT value FROM json_each(iif(kind = 'data', ?4, ?5)))) LIMIT 1";
+/// Every place of a chunk, the damaged ones last.
+const FIND_EVERYWHERE: &str =
+    "SELECT packs.id, frame, offset, chunks.size_bytes FROM chunks JOIN packs ON packs.n = pack
+     WHERE chunks.id = ?1 AND kind = ?2
+     ORDER BY EXISTS (SELECT 1 FROM avoided WHERE avoided.id = packs.id AND why = 'damaged')";
+
 impl Catalog {
     /// Returns where a chunk is in a pack of `kind`, if one is asked for, that nothing speaks against and that is
     /// among those `trusted`, if that is said.
@@ -95,14 +109,7 @@ impl Catalog {
             trusted.map(|trusted| list(trusted.meta_revisions)),
         );
         let find = || {
-            let mut query = connection.prepare_cached(
-                "SELECT packs.id, frame, offset, chunks.size_bytes FROM chunks JOIN packs ON packs.n = pack
-                 WHERE chunks.id = ?1 AND (?2 IS NULL OR kind = ?2)
-                   AND NOT EXISTS (SELECT 1 FROM avoided WHERE avoided.id = packs.id)
-                   AND (?3 IS NULL
-                        OR (writer = ?3 OR EXISTS (SELECT 1 FROM reads WHERE reads.id = packs.id AND opened))
-                           AND config IN (SELECT value FROM json_each(iif(kind = 'data', ?4, ?5)))) LIMIT 1",
-            )?;
+            let mut query = connection.prepare_cached(FIND)?;
             query.query_row(params![id.0, kind, writer, data, meta], |row| chunk_at(*id, row)).optional()
         };
         find().map_err(|error| self.trouble(error))
@@ -112,11 +119,7 @@ impl Catalog {
     pub fn find_chunk_everywhere(&self, id: &ChunkId, kind: &str) -> Result<Vec<ChunkAt>> {
         let connection = self.connection();
         let find = || -> rusqlite::Result<Vec<ChunkAt>> {
-            let mut query = connection.prepare_cached(
-                "SELECT packs.id, frame, offset, chunks.size_bytes FROM chunks JOIN packs ON packs.n = pack
-                 WHERE chunks.id = ?1 AND kind = ?2
-                 ORDER BY EXISTS (SELECT 1 FROM avoided WHERE avoided.id = packs.id AND why = 'damaged')",
-            )?;
+            let mut query = connection.prepare_cached(FIND_EVERYWHERE)?;
             query.query_map(params![id.0, kind], |row| chunk_at(*id, row))?.collect()
         };
         find().map_err(|error| self.trouble(error))
@@ -303,6 +306,22 @@ mod tests {
         assert_eq!(find(9, None), None);
         assert_eq!(catalog.find_pack(&PackId([2; 32])).unwrap().unwrap().frames.len(), 3);
         assert_eq!(catalog.origins().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn no_question_of_a_backup_goes_through_all_chunks() {
+        let catalog = Catalog::in_memory().unwrap();
+        let connection = catalog.connection();
+        let of_pack = "DELETE FROM chunks WHERE pack = ?1";
+        for question in [FIND, FIND_EVERYWHERE, "DELETE FROM packs WHERE n = ?1", of_pack] {
+            let mut query = connection.prepare(&format!("EXPLAIN QUERY PLAN {question}")).unwrap();
+            let nothing = vec![rusqlite::types::Null; query.parameter_count()];
+            let steps = query.query_map(rusqlite::params_from_iter(nothing), |row| row.get::<_, String>(3));
+            let steps: Vec<String> = steps.unwrap().collect::<rusqlite::Result<_>>().unwrap();
+            assert!(steps.iter().any(|step| step.starts_with("SEARCH ")), "{steps:?}");
+            let scans = steps.iter().filter(|step| step.starts_with("SCAN ") && !step.contains("json_each"));
+            assert_eq!(scans.collect::<Vec<_>>(), Vec::<&String>::new(), "{question}");
+        }
     }
 
     #[test]

@@ -68,6 +68,7 @@ fn facts(one: &Synced, session: &Session) -> Value {
         "skipped": one.copy.there,
         "lag_seconds": lag,
         "damaged": one.copy.damaged.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect::<Vec<_>>(),
+        "waiting": one.copy.waiting,
     })
 }
 
@@ -79,6 +80,9 @@ fn line(one: &Synced) -> String {
     }
     if !copy.damaged.is_empty() {
         line += &format!("; {} are damaged here and were left out", copy.damaged.len());
+    }
+    if !copy.waiting.is_empty() {
+        line += &format!("; {} wait behind them", copy.waiting.len());
     }
     line
 }

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 
 use super::open::Opening;
 use crate::{
-    clock::Ground, error::Result, event::SharedMonitor, names::SnapshotId, policy::Stack, repo::CopyReport,
+    clock::Ground, crypt::SigningKey, error::Result, event::SharedMonitor, names::SnapshotId, policy::Stack,
+    repo::CopyReport,
 };
 
 /// What became of one offsite.
@@ -25,10 +26,15 @@ pub struct Synced {
 
 /// Copies to the offsite of this name.
 pub async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Synced> {
-    let from = Opening::new(stack, monitor)?.clear().await?;
+    let mut from = Opening::new(stack, monitor)?.clear().await?;
+    // Only what is damaged needs it; without it what comes after waits.
+    if let Ok(signing) = SigningKey::from_file(&stack.repository.settings.signing_key()) {
+        from = from.explaining(signing);
+    }
     let to = Opening::named(stack, Some(name), monitor)?;
     let copy = to.copy_from(&from, ground, monitor).await?;
-    let left_out = |id: &SnapshotId| copy.damaged.iter().any(|(damaged, _)| damaged == id);
+    let left_out =
+        |id: &SnapshotId| copy.waiting.contains(id) || copy.damaged.iter().any(|(damaged, _)| damaged == id);
     let newest = from.survey().await?.0.into_iter().rev().find(|refs| left_out(&refs.snapshot));
     Ok(Synced {
         name: name.to_owned(),

@@ -2,33 +2,41 @@
 //!
 //! *Order.* As a commit: session → packs → indexes → manifest → refs → fence → signature, one snapshot after the
 //! other, the oldest first. Tombstones of the original come before, as explanations of what is never copied; they
-//! forget nothing in the copy, which has a retention of its own.
+//! forget nothing in the copy, which has a retention of its own. Each signer's snapshots come in the order of their
+//! numbers, so the copy's chain never has a hole that a later run would fill.
+//!
+//! *Damage.* A snapshot that is damaged in the original is left out and named. That would look like a theft in the
+//! copy, so its absence is explained there before the signer's next snapshot comes: by a key that may remove things,
+//! where the host has one. Where it has none, what the signer made later waits: a hole that nobody with a key has
+//! looked at is not to be told from a theft. To forget the damaged snapshot in the original ends both.
 //!
 //! *Crash.* What was copied is found there by the next run. A snapshot without its signature is none.
 //!
 //! *Limits.* [`PACKS_AT_ONCE`] packs are in memory.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use chrono::{DateTime, Duration, Utc};
+use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use super::{
     Clear, Place, Repository,
     core::{Core, text_of},
-    fence::{Patience, confirm},
+    fence::Patience,
     format::{self, FORMAT, layout},
-    marks::{self, SessionKind, SessionMark},
+    marks::{self, Forgotten, SessionKind, SessionMark, Tombstone},
     recovery,
     survey::SignedRefs,
 };
 use crate::{
     clock::Ground,
+    crypt::SigningKey,
     error::{Context, ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     names::{Key, PackId, SnapshotId},
@@ -37,6 +45,10 @@ use crate::{
 
 /// Packs that are copied at the same time.
 pub const PACKS_AT_ONCE: usize = 2;
+/// Packs after which the session may be due to be noted again.
+const PACKS_PER_MARK: usize = 16;
+/// How often a long run says that it is still at work, at most.
+const MARK_EVERY: Duration = Duration::hours(1);
 
 /// What a copy did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +63,8 @@ pub struct CopyReport {
     pub packs_bytes: u64,
     /// Snapshots that are damaged in the original and were left out, and why.
     pub damaged: Vec<(SnapshotId, String)>,
+    /// Snapshots that wait because one before them is damaged and no key is at hand to explain it.
+    pub waiting: Vec<SnapshotId>,
 }
 
 /// A copy that is being made.
@@ -59,8 +73,17 @@ struct Copy<'a> {
     to: Arc<Core>,
     put: Arc<dyn Put>,
     patience: Patience,
+    /// Explains damage.
+    signing: Option<&'a SigningKey>,
+    ground: &'a Ground,
     monitor: &'a SharedMonitor,
     session: SnapshotId,
+    /// The session's marks so far, and when the last one was put.
+    marks: (u32, Option<DateTime<Utc>>),
+    /// The newest generation of prune when the run began.
+    generation: u64,
+    /// Signers whose next snapshots wait.
+    held_up: BTreeSet<String>,
     /// The packs that the copy has.
     packs: BTreeMap<PackId, u64>,
     report: CopyReport,
@@ -69,7 +92,14 @@ struct Copy<'a> {
 impl Repository<Clear> {
     /// Opens to look at what is in the clear, without any key.
     pub async fn clear(place: Place) -> Result<Self> {
-        Ok(Self { core: Core::open(place).await?, access: Clear })
+        Ok(Self { core: Core::open(place).await?, access: Clear { signing: None } })
+    }
+
+    /// Lets copies explain with this key what is damaged here; a key that may not remove anything explains nothing.
+    #[must_use]
+    pub fn explaining(mut self, signing: SigningKey) -> Self {
+        self.access.signing = Some(signing);
+        self
     }
 
     /// Copies every snapshot that `to` has not, and that was not forgotten there, into `to`.
@@ -92,28 +122,32 @@ impl Repository<Clear> {
             return Err(Failure::new(ExitCode::Usage, "another repository lies at the offsite place")
                 .hint("Choose an empty place: a copy has the id of its original."));
         }
-        let mut copy = Copy::begin(from, to, put, patience, ground, monitor).await?;
+        let may_explain = |key: &&SigningKey| to.trust.maintainers.texts().contains(&key.public());
+        let signing = self.access.signing.as_ref().filter(may_explain);
+        let mut copy = Copy::begin(from, to, put, signing, patience, ground, monitor).await?;
         copy.tombstones().await?;
-        let there = copy.known_snapshots().await?;
-        copy.report.there =
-            commits.survey.good.iter().filter(|one| there.contains(&one.refs.snapshot)).count() as u64;
-        for one in commits.survey.good.iter().filter(|one| !there.contains(&one.refs.snapshot)) {
-            match copy.snapshot(one).await {
-                Ok(()) => {
-                    monitor.event(Event::Copied { snapshot: one.refs.snapshot.clone() });
-                    copy.report.copied.push(one.refs.snapshot.clone());
-                }
-                Err(failure) if failure.exit() == ExitCode::Damage => {
-                    let (id, why) = (one.refs.snapshot.clone(), failure.chain().join(": "));
-                    monitor.warn(None, format!("snapshot {id} is not copied: {why}"), None);
-                    copy.report.damaged.push((id, why));
-                }
-                Err(failure) => return Err(failure),
-            }
+        let there = copy.known_snapshots(&commits.survey.good).await?;
+        let (there, missing): (Vec<_>, Vec<_>) =
+            commits.survey.good.iter().partition(|one| there.contains(&one.refs.snapshot));
+        copy.report.there = there.len() as u64;
+        for one in in_order(&missing) {
+            copy.one(one).await?;
         }
         copy.give(&marks::session_end(&copy.session), "ended\n".into()).await?;
         Ok(copy.report)
     }
+}
+
+/// Returns the snapshots in their order, but those of each signer by their numbers.
+fn in_order<'a>(all: &[&'a SignedRefs]) -> Vec<&'a SignedRefs> {
+    let mut queues: BTreeMap<&str, VecDeque<&SignedRefs>> = BTreeMap::new();
+    for one in all {
+        queues.entry(&one.signer).or_default().push_back(one);
+    }
+    for queue in queues.values_mut() {
+        queue.make_contiguous().sort_by_key(|one| one.refs.seq);
+    }
+    all.iter().filter_map(|one| queues.get_mut(one.signer.as_str())?.pop_front()).collect()
 }
 
 impl<'a> Copy<'a> {
@@ -122,28 +156,133 @@ impl<'a> Copy<'a> {
         from: &'a Core,
         to: Arc<Core>,
         put: Arc<dyn Put>,
+        signing: Option<&'a SigningKey>,
         patience: Patience,
-        ground: &Ground,
+        ground: &'a Ground,
         monitor: &'a SharedMonitor,
     ) -> Result<Self> {
         let generation = to.standing(monitor).await?.generation;
         let mut salt = [0; 2];
         ground.dice.fill(&mut salt);
         let session = SnapshotId::at(ground.clock.now(), u16::from_be_bytes(salt));
-        let mark =
-            SessionMark { format: FORMAT, kind: SessionKind::Sync, generation, snapshots: BTreeSet::new() };
-        to.put(put.as_ref(), &marks::session(&session, 0), format::write(&mark).into()).await?;
-        let packs = to.packs().await?;
-        Ok(Self { from, to, put, patience, monitor, session, packs, report: CopyReport::default() })
+        let (packs, report) = (BTreeMap::new(), CopyReport::default());
+        let (marks, held_up) = ((0, None), BTreeSet::new());
+        let mut copy = Self {
+            from,
+            to,
+            put,
+            patience,
+            signing,
+            ground,
+            monitor,
+            session,
+            marks,
+            generation,
+            held_up,
+            packs,
+            report,
+        };
+        copy.mark().await?;
+        copy.packs = copy.to.packs().await?;
+        Ok(copy)
     }
 
-    /// Returns the snapshots that the copy has or has forgotten.
-    async fn known_snapshots(&self) -> Result<BTreeSet<SnapshotId>> {
+    /// Says that this run is at work: what it has put is not garbage, though nothing needs it yet.
+    async fn mark(&mut self) -> Result<()> {
+        let now = self.ground.clock.now();
+        let (number, last) = self.marks;
+        if last.is_some_and(|last| now < last + MARK_EVERY) {
+            return Ok(());
+        }
+        self.marks = (number + 1, Some(now));
+        let mark = SessionMark {
+            format: FORMAT,
+            kind: SessionKind::Sync,
+            generation: self.generation,
+            snapshots: BTreeSet::new(),
+        };
+        self.give(&marks::session(&self.session, number), format::write(&mark).into()).await
+    }
+
+    /// Copies one snapshot, or takes note that it cannot be copied.
+    async fn one(&mut self, one: &SignedRefs) -> Result<()> {
+        let id = &one.refs.snapshot;
+        if self.held_up.contains(&one.signer) {
+            self.report.waiting.push(id.clone());
+            return Ok(());
+        }
+        match self.snapshot(one).await {
+            Ok(()) => {
+                self.monitor.event(Event::Copied { snapshot: id.clone() });
+                self.report.copied.push(id.clone());
+                Ok(())
+            }
+            Err(failure) if failure.exit() == ExitCode::Damage => {
+                if self.was_forgotten_meanwhile(id).await? {
+                    // What it was is explained before the next one comes.
+                    return self.tombstones().await;
+                }
+                self.leave_out(one, &failure).await
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Returns whether the original has no such snapshot any more: then what it misses is no damage.
+    async fn was_forgotten_meanwhile(&self, id: &SnapshotId) -> Result<bool> {
+        match self.from.refs_of(id).await {
+            Ok(_) => Ok(false),
+            Err(failure) if failure.exit() == ExitCode::Usage => Ok(true),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Takes note of a damaged snapshot, and explains in the copy why it is not there.
+    async fn leave_out(&mut self, one: &SignedRefs, failure: &Failure) -> Result<()> {
+        let (id, why) = (one.refs.snapshot.clone(), failure.chain().join(": "));
+        self.monitor.warn(
+            None,
+            format!("snapshot {id} is not copied: {why}"),
+            Some(
+                "Run `lifeboat verify`; `lifeboat prune --apply --forget` gives a snapshot up that is lost.",
+            ),
+        );
+        self.report.damaged.push((id.clone(), why));
+        let told = self.to.commits().await?.explanations;
+        if told.iter().filter_map(|told| told.commit.as_ref()).any(|commit| commit.refs == one.digest) {
+            return Ok(());
+        }
+        let Some(signing) = self.signing else {
+            let what = format!("what {} made after snapshot {id} waits", one.signer);
+            let hint = "Sync once where a key of a maintainer is: it explains the gap in the copy.";
+            self.monitor.warn(None, what, Some(hint));
+            self.held_up.insert(one.signer.clone());
+            return Ok(());
+        };
+        let commit = Forgotten { refs: one.digest, signer: one.signer.clone(), seq: one.refs.seq };
+        let reason = format!("snapshot {id} was damaged in the original when it was to be copied");
+        self.to.explain(self.put.as_ref(), signing, commit, &reason, self.ground).await
+    }
+
+    /// Returns the snapshots that the copy has or has forgotten. The tombstone of a sync that died unsigned forgets
+    /// nothing.
+    async fn known_snapshots(&self, wanted: &[SignedRefs]) -> Result<BTreeSet<SnapshotId>> {
         let refs = self.to.signed(layout::REFS).await?;
-        let tombstones = self.to.get.list(marks::TOMBSTONES).await?;
-        let own = tombstones.iter().filter(|object| !object.key.as_str().starts_with(marks::UPSTREAM));
-        let forgotten = own.filter_map(|object| Some(marks::tombstone_of(&object.key)?.0));
-        Ok(refs.iter().filter_map(|key| Some(layout::refs_of(key)?.0)).chain(forgotten).collect())
+        let there: BTreeSet<SnapshotId> =
+            refs.iter().filter_map(|key| Some(layout::refs_of(key)?.0)).collect();
+        let mut listed = self.to.get.list(marks::TOMBSTONES).await?;
+        listed.retain(|object| {
+            let id = marks::tombstone_of(&object.key).map(|(id, _)| id).filter(|id| !there.contains(id));
+            !object.key.as_str().starts_with(marks::UPSTREAM)
+                && id.is_some_and(|id| wanted.iter().any(|one| one.refs.snapshot == id))
+        });
+        let tombstones = self.to.tombstones(&listed).await?;
+        if let Some((_, failure)) = tombstones.bad.into_iter().next() {
+            return Err(failure);
+        }
+        let of = |tombstone: &Tombstone| wanted.iter().any(|one| tombstone.forgets(one));
+        let forgotten = tombstones.valid.into_iter().filter(of).map(|tombstone| tombstone.snapshot);
+        Ok(there.into_iter().chain(forgotten).collect())
     }
 
     /// Copies tombstones, so that a number which is missing in the copy is explained there.
@@ -178,13 +317,19 @@ impl<'a> Copy<'a> {
         }
         self.give(&manifest, bytes).await?;
         let key = layout::refs(&refs.snapshot, refs.revision);
-        let bytes = self.take(&key).await?;
-        let signature = self.take(&layout::signature(&key)).await?;
+        let (bytes, signature) = self.take_signed(&key).await?;
+        if self.to.get.size(&layout::signature(&key)).await?.is_some()
+            && self.to.get.size(&key).await?.is_none()
+        {
+            // The refs would count before anybody looked whether their packs are there.
+            let what = format!("the signature of snapshot `{}` is left over in the copy", refs.snapshot);
+            return Err(Failure::new(ExitCode::Busy, what).hint("Prune the copy: that takes it away."));
+        }
         self.give(&key, bytes).await?;
         // A pack that was there when this run began may have been swept since, so each is looked for.
-        self.to.pass_fence(refs, self.patience, self.monitor).await?;
+        self.to.pass_fence_again(refs, self.patience, self.monitor).await?;
         self.give(&layout::signature(&key), signature).await?;
-        confirm(&self.to, refs).await
+        self.to.confirm_copy(refs, self.patience, self.monitor).await
     }
 
     /// Copies the packs that are missing; each must have the hash in its name.
@@ -199,19 +344,33 @@ impl<'a> Copy<'a> {
         }
         let missing = needed.iter().filter(|(pack, _)| !self.packs.contains_key(pack));
         let missing: Vec<(PackId, u64)> = missing.map(|(pack, size_bytes)| (*pack, *size_bytes)).collect();
-        let copies = missing.into_iter().map(|(pack, size_bytes)| {
-            let this = &*self;
-            async move {
-                this.pack(pack, size_bytes).await?;
-                Ok::<_, Failure>((pack, size_bytes))
-            }
-        });
-        let copied: Vec<(PackId, u64)> =
-            stream::iter(copies).buffer_unordered(PACKS_AT_ONCE).try_collect().await?;
-        self.report.packs += copied.len() as u64;
-        self.report.packs_bytes += copied.iter().map(|(_, size_bytes)| size_bytes).sum::<u64>();
-        self.packs.extend(copied);
+        for some in missing.chunks(PACKS_PER_MARK) {
+            self.mark().await?;
+            let (copied, failed) = self.some_packs(some).await;
+            self.report.packs += copied.len() as u64;
+            self.report.packs_bytes += copied.iter().map(|(_, size_bytes)| size_bytes).sum::<u64>();
+            self.packs.extend(copied);
+            failed?;
+        }
         Ok(())
+    }
+
+    /// Copies packs, and returns those that were also when one of them failed: nothing is sent twice.
+    async fn some_packs(&self, packs: &[(PackId, u64)]) -> (Vec<(PackId, u64)>, Result<()>) {
+        let copies = packs.iter().map(|(pack, size_bytes)| async move {
+            self.pack(*pack, *size_bytes).await?;
+            Ok::<_, Failure>((*pack, *size_bytes))
+        });
+        let mut copies = stream::iter(copies).buffer_unordered(PACKS_AT_ONCE);
+        let (mut copied, mut failed) = (Vec::new(), Ok(()));
+        while let Some(one) = copies.next().await {
+            match one {
+                Ok(one) => copied.push(one),
+                Err(failure) if failure.exit() == ExitCode::Damage => failed = failed.and(Err(failure)),
+                Err(failure) => return (copied, Err(failure)),
+            }
+        }
+        (copied, failed)
     }
 
     async fn pack(&self, pack: PackId, size_bytes: u64) -> Result<()> {
@@ -245,11 +404,14 @@ impl<'a> Copy<'a> {
     async fn indexes(&self) -> Result<()> {
         let there: BTreeSet<Key> = self.to.signed(layout::INDEX).await?.into_iter().collect();
         for key in self.from.signed(layout::INDEX).await?.into_iter().filter(|key| !there.contains(key)) {
-            let (Ok(bytes), Ok(signature)) =
-                (self.take(&key).await, self.take(&layout::signature(&key)).await)
-            else {
+            let (bytes, signature) = match self.take_signed(&key).await {
                 // Prune removes indexes that tell of nothing.
-                continue;
+                Err(failure) if failure.exit() == ExitCode::Damage => continue,
+                Err(failure) if failure.exit() == ExitCode::Tampering => {
+                    self.monitor.warn(None, failure.chain().join(": "), Some("Run `lifeboat verify`."));
+                    continue;
+                }
+                other => other?,
             };
             self.give(&key, bytes).await?;
             self.give(&layout::signature(&key), signature).await?;
@@ -267,8 +429,22 @@ impl<'a> Copy<'a> {
         }
     }
 
+    /// Reads an object with its signature; what nobody believes here is not carried on.
+    async fn take_signed(&self, key: &Key) -> Result<(Bytes, Bytes)> {
+        let (bytes, signature) = (self.take(key).await?, self.take(&layout::signature(key)).await?);
+        self.from.trust.writers.verify(&bytes, &String::from_utf8_lossy(&signature), key.as_str())?;
+        Ok((bytes, signature))
+    }
+
     async fn give(&self, key: &Key, bytes: Bytes) -> Result<()> {
-        Ok(self.to.put(self.put.as_ref(), key, bytes).await?)
+        match self.to.put(self.put.as_ref(), key, bytes).await {
+            // No damage of the original: a prune of the copy took an older one away in this very moment.
+            Err(StoreError::NotFound { .. }) => {
+                let what = format!("`{key}` was removed from the copy while it was put");
+                Err(Failure::new(ExitCode::Busy, what).hint("Run the sync again."))
+            }
+            other => Ok(other?),
+        }
     }
 }
 

@@ -13,7 +13,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Append, Repository, core::Core, format::Refs, marks};
+use super::{
+    Append, Repository,
+    core::Core,
+    format::{Refs, layout},
+    marks,
+    survey::Generation,
+};
 use crate::{
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
@@ -65,23 +71,82 @@ impl Core {
         patience: Patience,
         monitor: &SharedMonitor,
     ) -> Result<()> {
+        self.pass_sweeps(refs, patience, monitor).await?;
+        if self.is_taken_for_dead(&refs.snapshot).await? {
+            return Err(taken_for_dead(&refs.snapshot));
+        }
+        Ok(())
+    }
+
+    /// Passes the fence with the refs of a copy. A copy has the name of its original, so the tombstone of an earlier
+    /// sync that died unsigned may lie there: it says nothing about what is signed now. But a sweep that had looked
+    /// before the refs or the signature came may still remove things. Such a sweep is open, and whoever sees none
+    /// after the refs, and after the signature, knows that the next one will find them.
+    pub(super) async fn pass_fence_again(
+        &self,
+        refs: &Refs,
+        patience: Patience,
+        monitor: &SharedMonitor,
+    ) -> Result<()> {
+        self.pass_sweeps(refs, patience, monitor).await?;
+        self.confirm_copy(refs, patience, monitor).await
+    }
+
+    /// Makes sure that what was copied is there and that no sweep is about to take it for dead.
+    pub(super) async fn confirm_copy(
+        &self,
+        refs: &Refs,
+        patience: Patience,
+        monitor: &SharedMonitor,
+    ) -> Result<()> {
+        let listed = self.get.list(&format!("{}{}.", marks::TOMBSTONES, refs.snapshot)).await?;
+        let generations = listed.iter().filter_map(|object| marks::tombstone_of(&object.key));
+        if let Some(first) = generations.map(|(_, generation)| generation).min() {
+            self.wait_for_sweeps(patience, monitor, |number, _| number >= first).await?;
+        }
+        let forgotten = self.tombstones(&listed).await?.valid.iter().any(|one| one.commit.is_some());
+        if self.lies_there(refs).await? && !forgotten {
+            return Ok(());
+        }
+        let what = format!("snapshot `{}` was removed while it was copied", refs.snapshot);
+        Err(Failure::new(ExitCode::Failed, what)
+            .hint("Run the sync again; if it fails again, prune the copy first."))
+    }
+
+    /// Returns when no sweep can take a pack of these refs, which lie in the store.
+    async fn pass_sweeps(&self, refs: &Refs, patience: Patience, monitor: &SharedMonitor) -> Result<()> {
+        let was_pruned = self.wait_for_sweeps(patience, monitor, |_, one| {
+            let names_ours =
+                |list: &marks::Condemned| list.packs.keys().any(|id| refs.packs.contains_key(id));
+            let has_list = one
+                .keys
+                .iter()
+                .any(|key| marks::step_of(key).is_some_and(|(_, step)| step == marks::Step::Condemned));
+            // A list that cannot be read may name anything.
+            has_list && one.condemned.as_ref().is_none_or(names_ours)
+        });
+        // Whatever this run knew when it began: a pruner that stood still may condemn and sweep under a number that
+        // is older than what this run has seen.
+        if was_pruned.await? {
+            self.check_packs_are_there(&refs.packs).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no sweep is open that `concerns` us. Returns whether there ever was a prune.
+    async fn wait_for_sweeps(
+        &self,
+        patience: Patience,
+        monitor: &SharedMonitor,
+        concerns: impl Fn(u64, &Generation) -> bool,
+    ) -> Result<bool> {
         let mut looks = 0;
-        let was_pruned = loop {
+        loop {
             let (generations, _) = self.generations().await?;
-            let open = generations.iter().find(|(_, one)| {
-                let names_ours =
-                    |list: &marks::Condemned| list.packs.keys().any(|id| refs.packs.contains_key(id));
-                // A list that cannot be read may name anything.
-                one.open
-                    && one.done.is_none()
-                    && one.condemned.as_ref().is_none_or(names_ours)
-                    && one.keys.iter().any(|key| {
-                        marks::step_of(key).is_some_and(|(_, step)| step == marks::Step::Condemned)
-                    })
-            });
-            let Some((number, _)) = open else {
-                break !generations.is_empty();
-            };
+            let open = generations
+                .iter()
+                .find(|(number, one)| one.open && one.done.is_none() && concerns(**number, one));
+            let Some((number, _)) = open else { return Ok(!generations.is_empty()) };
             looks += 1;
             if looks > patience.looks {
                 let what = format!("generation {number} of prune is removing packs that this run relies on");
@@ -91,16 +156,13 @@ impl Core {
             }
             monitor.step(None, format!("wait for generation {number} of prune to end"));
             tokio::time::sleep(patience.interval).await;
-        };
-        // Whatever this run knew when it began: a pruner that stood still may condemn and sweep under a number that
-        // is older than what this run has seen.
-        if was_pruned {
-            self.check_packs_are_there(&refs.packs).await?;
         }
-        if self.is_taken_for_dead(&refs.snapshot).await? {
-            return Err(taken_for_dead(&refs.snapshot));
-        }
-        Ok(())
+    }
+
+    async fn lies_there(&self, refs: &Refs) -> Result<bool> {
+        let key = layout::refs(&refs.snapshot, refs.revision);
+        Ok(self.get.size(&key).await?.is_some()
+            && self.get.size(&layout::manifest(&refs.snapshot)).await?.is_some())
     }
 
     /// Returns whether a tombstone speaks of a snapshot.
@@ -127,19 +189,11 @@ impl Repository<Append> {
     /// Makes sure that a commit is what it seems to be: its refs are there, and nobody took it for dead before it
     /// was signed. Only then may it be reported.
     pub(super) async fn confirm(&self, refs: &Refs) -> Result<()> {
-        confirm(&self.core, refs).await
+        if self.core.lies_there(refs).await? && !self.core.is_taken_for_dead(&refs.snapshot).await? {
+            return Ok(());
+        }
+        Err(taken_for_dead(&refs.snapshot))
     }
-}
-
-/// As [`Repository::confirm`], for whoever commits.
-pub(super) async fn confirm(core: &Core, refs: &Refs) -> Result<()> {
-    let id = &refs.snapshot;
-    let there = core.get.size(&super::format::layout::refs(id, refs.revision)).await?.is_some()
-        && core.get.size(&super::format::layout::manifest(id)).await?.is_some();
-    if there && !core.is_taken_for_dead(id).await? {
-        return Ok(());
-    }
-    Err(taken_for_dead(id))
 }
 
 fn taken_for_dead(id: &SnapshotId) -> Failure {

@@ -9,6 +9,7 @@ mod commit;
 mod copy;
 mod core;
 mod cutting;
+mod explain;
 mod fence;
 pub mod format;
 mod hold;
@@ -89,8 +90,10 @@ pub struct Read {
     identities: Identities,
 }
 
-/// May look at what is in the clear, and copy. Needs no key and has none.
-pub struct Clear;
+/// May look at what is in the clear, and copy. Needs no key; one that may remove things explains damage in a copy.
+pub struct Clear {
+    signing: Option<SigningKey>,
+}
 
 /// A repository opened for one purpose.
 ///

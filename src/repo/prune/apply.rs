@@ -21,7 +21,7 @@ use crate::{
     names::{Key, PackId, SnapshotId},
     repo::{
         Repository,
-        format::{self, FORMAT, layout},
+        format::{FORMAT, layout},
         integrity::losses,
         marks::{self, Condemned, Done, Forgotten, Open, Step, Tombstone},
         survey::Ledger,
@@ -125,7 +125,7 @@ impl Repository<Maintain> {
 
     /// Puts a signed mark, its signature first.
     pub(super) async fn put_mark<T: serde::Serialize>(&self, key: &Key, mark: &T) -> Result<()> {
-        let [mark, signature] = self.signed_mark(key, mark)?;
+        let [mark, signature] = self.core.signed_mark(&self.access.signing, key, mark)?;
         self.put_once(signature).await?;
         self.put_once(mark).await
     }
@@ -133,17 +133,10 @@ impl Repository<Maintain> {
     /// Puts the mark that makes writers wait, and then its signature: a run that dies in between has opened the
     /// generation, while a signature alone would keep everybody from ever opening it.
     pub(super) async fn put_open(&self, generation: u64, open: &Open) -> Result<()> {
-        let [mark, signature] = self.signed_mark(&marks::step(generation, Step::Open), open)?;
+        let [mark, signature] =
+            self.core.signed_mark(&self.access.signing, &marks::step(generation, Step::Open), open)?;
         self.put_once(mark).await?;
         self.put_once(signature).await
-    }
-
-    /// Returns the objects of a mark: itself and its signature.
-    fn signed_mark<T: serde::Serialize>(&self, key: &Key, mark: &T) -> Result<[(Key, Bytes); 2]> {
-        let bytes = format::write(mark);
-        let comment = format!("lifeboat mark repository={} {key}", self.core.config.repository);
-        let signature = self.access.signing.sign(&bytes, &comment)?;
-        Ok([(key.clone(), bytes.into()), (layout::signature(key), signature.into())])
     }
 
     async fn put_once(&self, (key, bytes): (Key, Bytes)) -> Result<()> {
@@ -189,30 +182,15 @@ impl Repository<Maintain> {
     /// how many.
     pub async fn accept_loss(&self, reason: &str, ground: &Ground) -> Result<u64> {
         let ledger = self.core.commits().await?;
-        let repository = &self.core.config.repository;
-        let losses = losses(&ledger, &self.core.witness.heads(repository)?);
+        let losses = losses(&ledger, &self.core.witness.heads(&self.core.config.repository)?);
+        let put = self.access.put.as_ref();
         for loss in &losses {
-            let mut salt = [0; 2];
-            ground.dice.fill(&mut salt);
-            // Nobody knows which snapshot it was; the name only has to be new.
-            let snapshot = SnapshotId::at(ground.clock.now(), u16::from_be_bytes(salt));
             let commit = Forgotten {
                 refs: loss.refs.unwrap_or(PackId([0; 32])),
                 signer: loss.signer.clone(),
                 seq: loss.seq,
             };
-            let explanation = Tombstone {
-                format: FORMAT,
-                repository: repository.clone(),
-                snapshot: snapshot.clone(),
-                generation: 0,
-                commit: Some(commit),
-                reason: reason.to_owned(),
-                at: ground.clock.now(),
-            };
-            let key = marks::upstream(&marks::tombstone(&snapshot, 0));
-            let key = key.ok_or_else(|| Failure::new(ExitCode::Failed, "an explanation has no name"))?;
-            self.put_mark(&key, &explanation).await?;
+            self.core.explain(put, &self.access.signing, commit, reason, ground).await?;
         }
         Ok(losses.len() as u64)
     }
