@@ -1,5 +1,5 @@
-//! A damaged repository on real servers: what is whole comes back, what is not is named, and nothing that stands there is
-//! taken away for it.
+//! A damaged repository on real servers: what is whole comes back, what is not is named, and nothing that stands there
+//! is taken away for it.
 
 use std::{fs, path::PathBuf};
 
