@@ -237,7 +237,7 @@ fn lacking(store: &MemoryStore) -> BTreeMap<SnapshotId, Vec<Key>> {
     let all = store.dump();
     let forgotten: Vec<String> = all
         .iter()
-        .filter(|(key, _)| key.as_str().starts_with("tombstones/") && key.as_str().ends_with(".json"))
+        .filter(|(key, _)| key.as_str().starts_with("tombstones/") && layout::signed_by(key).is_none())
         .map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned())
         .collect();
     let mut lacking = BTreeMap::new();
