@@ -49,7 +49,9 @@ pub(super) async fn run(args: Sync, session: &Session) -> Result<ExitCode> {
         let facts: Vec<Value> = done.iter().map(|one| facts(one, session)).collect();
         json::print(&json::document("sync", json!({ "offsites": facts, "failed": failed })));
     } else {
-        done.iter().for_each(|one| session.report(&line(one)));
+        for one in &done {
+            session.report(&line(one));
+        }
     }
     for (_, failure) in &failed {
         session.screen.failure(failure);
@@ -74,15 +76,13 @@ fn facts(one: &Synced, session: &Session) -> Value {
 
 fn line(one: &Synced) -> String {
     let copy = &one.copy;
-    let mut line = format!("{}: {} snapshots copied, {} were there", one.name, copy.copied.len(), copy.there);
+    let mut parts =
+        vec![format!("{}: {} snapshots copied, {} were there", one.name, copy.copied.len(), copy.there)];
     if copy.packs > 0 {
-        line += &format!("; {} in {} packs", ByteCount(copy.packs_bytes), copy.packs);
+        parts.push(format!("{} in {} packs", ByteCount(copy.packs_bytes), copy.packs));
     }
     if !copy.damaged.is_empty() {
-        line += &format!("; {} are damaged here and were left out", copy.damaged.len());
+        parts.push(format!("{} are damaged here and were left out", copy.damaged.len()));
     }
-    if !copy.waiting.is_empty() {
-        line += &format!("; {} wait behind them", copy.waiting.len());
-    }
-    line
+    parts.join("; ")
 }

@@ -22,7 +22,7 @@ use super::{
     Append, Repository,
     format::{self, FORMAT, Manifest, PackRecord, Refs, Status, layout},
     marks,
-    survey::Ledger,
+    survey::{Ledger, Survey},
     witness::Head,
     writer::{Committed, Label, Session, SnapshotWriter},
 };
@@ -195,7 +195,8 @@ impl Repository<Append> {
         }
         // What is forgotten was a commit too: numbers are not given twice. Nor is the number of one that only this
         // host has seen: that it is gone must stay visible.
-        let there = ledger.survey.good.iter().chain(&ledger.survey.forgotten);
+        let Survey { good, forgotten, doubted, .. } = &ledger.survey;
+        let there = good.iter().chain(forgotten).filter(|one| !doubted.contains(&one.refs.snapshot));
         let own = there.filter(|one| one.signer == mine).map(|one| (one.refs.seq, one.digest));
         let gone = ledger.tombstones.iter().chain(&ledger.explanations).filter_map(|t| t.commit.as_ref());
         let gone = gone.filter(|commit| commit.signer == mine).map(|commit| (commit.seq, commit.refs));

@@ -11,7 +11,7 @@ use chrono::{DateTime, Duration, Utc};
 use super::{
     core::Core,
     format::layout,
-    survey::{Ledger, SignedRefs},
+    survey::{Ledger, SignedRefs, Survey},
     witness::Head,
 };
 use crate::{
@@ -61,7 +61,8 @@ impl Core {
         let repository = &self.config.repository;
         let found = incidents(ledger, &self.witness.heads(repository)?, self.config.revision, now);
         if found.is_empty() {
-            for one in ledger.survey.good.iter().chain(&ledger.survey.forgotten) {
+            let Survey { good, forgotten, doubted, .. } = &ledger.survey;
+            for one in good.iter().chain(forgotten).filter(|one| !doubted.contains(&one.refs.snapshot)) {
                 let head = Head { seq: one.refs.seq, refs: one.digest };
                 self.witness.saw_head(repository, &one.signer, head)?;
             }

@@ -53,6 +53,9 @@ pub struct Survey {
     pub revoked: Vec<SignedRefs>,
     /// What is signed and cannot be believed, with the reason.
     pub bad: Vec<(Key, Failure)>,
+    /// Snapshots that were taken for dead before they were signed: whoever did may remove them at this moment, and
+    /// whoever signed them will not report them. They count, and nothing is built on them.
+    pub doubted: BTreeSet<SnapshotId>,
 }
 
 /// Refs without a signature: of a run that is about to commit, or that died.
@@ -213,7 +216,9 @@ impl Core {
             (key, read)
         });
         let (read, bad) = sorted_out(reads).await?;
-        let mut survey = Survey { bad, ..Survey::default() };
+        let doubted = tombstones.iter().filter(|tombstone| tombstone.commit.is_none());
+        let doubted = doubted.map(|tombstone| tombstone.snapshot.clone()).collect();
+        let mut survey = Survey { bad, doubted, ..Survey::default() };
         for one in read.into_iter().flatten() {
             if !self.trust.believes(&one.signer, one.refs.seq) {
                 survey.revoked.push(one);
@@ -451,9 +456,9 @@ impl Core {
         let mut all: BTreeMap<SnapshotId, Session> = BTreeMap::new();
         for object in self.get.list(marks::SESSIONS).await? {
             let Some(id) = marks::session_of(&object.key) else { continue };
-            let session = all.entry(id).or_default();
+            let session = all.entry(id.clone()).or_default();
             session.keys.insert(object.key.clone());
-            if object.key.as_str().ends_with(".end") {
+            if object.key == marks::session_end(&id) {
                 session.ended = true;
                 continue;
             }

@@ -1,5 +1,6 @@
 //! `lifeboat restore --salvage`: what is not damaged comes back, what is missing is named.
 
+use std::fmt::Write as _;
 use std::{fs, path::PathBuf};
 
 use crate::{assert_screen, stage::Stage};
@@ -13,7 +14,7 @@ fn large() -> (Stage, PathBuf) {
         let mut text = String::new();
         while text.len() < 800_000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            text.push_str(&format!("{state:x}"));
+            write!(text, "{state:x}").unwrap();
         }
         stage.write(&format!("data/{n}.txt"), &text);
     }

@@ -249,7 +249,9 @@ const HEAD: [&str; 11] =
 async fn table(harm: Harm) -> String {
     let scene = scene().await;
     let mut table = format!("{:19}", format!("{harm:?}").to_lowercase());
-    HEAD.iter().for_each(|head| write!(table, "{head:>8}").unwrap());
+    for head in &HEAD {
+        write!(table, "{head:>8}").unwrap();
+    }
     for (name, key) in &scene.objects {
         write!(table, "\n{name:19}").unwrap();
         for code in scene.row(key, harm).await {

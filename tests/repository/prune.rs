@@ -35,21 +35,21 @@ async fn what_is_forgotten_goes_after_its_grace_and_nothing_else() {
     let (ship, store) = launched().await;
     let known: Arc<MemoryIndex> = Arc::default();
     let (old, new) = (cargo(&[1, 2]), cargo(&[2, 3]));
-    let first = ship.backup_knowing(&store, &known, &[old.clone()]).await.unwrap();
-    let second = ship.backup_knowing(&store, &known, &[new.clone()]).await.unwrap();
+    let first = ship.backup_knowing(&store, &known, std::slice::from_ref(&old)).await.unwrap();
+    let second = ship.backup_knowing(&store, &known, std::slice::from_ref(&new)).await.unwrap();
     let packs = count(&store, layout::PACKS);
 
     let report = ship.prune(&store, &[&first.id], Terms::default()).await.unwrap();
     assert_eq!((report.generation, report.swept.len()), (Some(1), 0));
     assert!(report.condemned > 0);
-    assert_eq!(ship.listed(&store).await, [second.id.clone()], "forgotten at once");
+    assert_eq!(ship.listed(&store).await, std::slice::from_ref(&second.id), "forgotten at once");
     assert_eq!(count(&store, layout::PACKS), packs, "and nothing removed yet");
     ship.assert_holds(&store, &second.id, &new).await;
 
     ship.clock.advance(Duration::hours(80));
     let idle = ship.prune(&store, &[], Terms::default()).await.unwrap();
     assert_eq!((idle.generation, idle.swept.len()), (None, 0), "no complete snapshot was made since");
-    let third = ship.backup_knowing(&store, &known, &[new.clone()]).await.unwrap();
+    let third = ship.backup_knowing(&store, &known, std::slice::from_ref(&new)).await.unwrap();
     let report = ship.prune(&store, &[], Terms::default()).await.unwrap();
     assert_eq!(report.swept.len(), 1);
     assert_eq!(report.swept[0].snapshots, [first.id.clone()].into());
@@ -69,10 +69,10 @@ async fn a_backup_does_not_rely_on_what_is_condemned() {
     let (ship, store) = launched().await;
     let known: Arc<MemoryIndex> = Arc::default();
     let both = cargo(&[1]);
-    let first = ship.backup_knowing(&store, &known, &[both.clone()]).await.unwrap();
+    let first = ship.backup_knowing(&store, &known, std::slice::from_ref(&both)).await.unwrap();
     let report = ship.prune(&store, &[&first.id], AT_ONCE).await.unwrap();
     assert!(report.condemned > 0);
-    let second = ship.backup_knowing(&store, &known, &[both.clone()]).await.unwrap();
+    let second = ship.backup_knowing(&store, &known, std::slice::from_ref(&both)).await.unwrap();
     assert!(second.added_packs > 0, "what is condemned is stored anew");
     let swept = ship.prune(&store, &[], AT_ONCE).await.unwrap().swept;
     assert_eq!(swept.len(), 1);

@@ -52,11 +52,11 @@ async fn a_new_reader_can_read_all_of_every_new_snapshot() {
     let known: Arc<MemoryIndex> = Arc::default();
     let (_folder, made, second) = others();
     let cargo = cargo(&[1, 2, 3]);
-    let before = ship.backup_knowing(&store, &known, &[cargo.clone()]).await.unwrap();
+    let before = ship.backup_knowing(&store, &known, std::slice::from_ref(&cargo)).await.unwrap();
     rotate(&ship, &store, &[&ship.made.recipient, &made.recipient]).await;
-    let after = ship.backup_knowing(&store, &known, &[cargo.clone()]).await.unwrap();
+    let after = ship.backup_knowing(&store, &known, std::slice::from_ref(&cargo)).await.unwrap();
     assert!(after.added_packs > 0, "nothing that the new reader cannot open is relied on");
-    let again = ship.backup_knowing(&store, &known, &[cargo.clone()]).await.unwrap();
+    let again = ship.backup_knowing(&store, &known, std::slice::from_ref(&cargo)).await.unwrap();
     assert_eq!(again.added_packs, 0, "and what opens to all is");
     for id in [&after.id, &again.id] {
         assert!(can_read(&ship, &store, id, second.clone(), &cargo).await);
@@ -111,7 +111,7 @@ async fn a_config_that_was_set_back_is_tampering() {
 async fn only_a_maintainer_changes_who_can_read() {
     let (ship, store) = Ship::launched().await;
     let chief = SigningKey::generate().unwrap();
-    let trust = Trust::parse(&[ship.made.signer.clone()], &[chief.public()], &[]).unwrap();
+    let trust = Trust::parse(std::slice::from_ref(&ship.made.signer), &[chief.public()], &[]).unwrap();
     let place = || Place { trust: trust.clone(), ..ship.place(&store, &Arc::default()) };
     let (put, delete) = (Arc::new(store.clone()), Arc::new(store.clone()));
     let opened = Repository::maintain(place(), put, delete, ship.signing(), None, &ship.monitor()).await;
