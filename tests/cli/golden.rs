@@ -17,26 +17,39 @@ const CHANGED: (&str, &str) = ("a.txt", "6052eef1a76d3ff777269e8a1720524953b74c4
 const FIRST: &str = "20261123T015653Z-b5bb";
 const SECOND: &str = "20261123T015653Z-0657";
 
+/// The snapshots of the repository of format 2: the first is pinned, a second was forgotten, and before the third a
+/// reader was added.
+const OF_FORMAT_2: [&str; 2] = ["20261123T033812Z-6057", "20261123T033815Z-1bc8"];
+/// What `a.txt` is in the last of them.
+const LAST: (&str, &str) = ("a.txt", "7a06324680e94b066ba2c6fa56f3f9d2a67f623be23c39ca12b5a623132695bc");
+
 /// Copies the repository of format 1 and writes a policy for it.
 fn format_1() -> Stage {
+    let stage = golden("format-1", "config.json");
+    let config: serde_json::Value = serde_json::from_str(&stage.read("repo/config.json")).unwrap();
+    assert_eq!(config["format"], 1);
+    stage
+}
+
+/// Copies a repository and writes a policy for it by this config of its.
+fn golden(name: &str, config: &str) -> Stage {
     let stage = Stage::bare();
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/format-1");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     for folder in ["repo", "keys"] {
         let copied = Command::new("cp").arg("-r").arg(golden.join(folder)).arg(stage.path("")).status();
         assert!(copied.unwrap().success());
     }
     // What git keeps may be read by all; keys may not.
     assert!(Command::new("chmod").args(["-R", "go="]).arg(stage.path("keys")).status().unwrap().success());
-    let config: serde_json::Value = serde_json::from_str(&stage.read("repo/config.json")).unwrap();
-    assert_eq!(config["format"], 1);
+    let config: serde_json::Value = serde_json::from_str(&stage.read(&format!("repo/{config}"))).unwrap();
     stage.write("data/now.txt", "written by today's version\n");
     let policy = format!(
         "stack = \"golden\"\ntimezone = \"UTC\"\n[repository]\nstore = \"fs\"\n\
-         options = {{ root = \"{}\" }}\nrecipients = [{}]\nsigners = [{}]\nkeys = \"{}\"\nstate_dir = \"{}\"\n\
+         options = {{ root = \"{}\" }}\nrecipients = {}\nsigners = [{}]\nkeys = \"{}\"\nstate_dir = \"{}\"\n\
          [retention]\nlast = 1\nmin_keep = 1\n\
          [[source]]\nname = \"config\"\nkind = \"files\"\npaths = [\"{}\"]\n",
         stage.at("repo"),
-        config["data_recipients"][0],
+        config["data_recipients"],
         config["signers"][0],
         stage.at("keys"),
         stage.at("state"),
@@ -105,4 +118,37 @@ fn what_is_pinned_in_format_1_is_kept_also_by_who_cannot_read_why() {
     fs::remove_file(stage.path("keys/index.key")).unwrap();
     let without = kept(&stage);
     assert!(without.contains_key(FIRST) && without.contains_key(SECOND), "{without:?}");
+}
+
+#[test]
+fn a_repository_of_format_2_is_read_with_all_its_marks() {
+    let stage = golden("format-2", "config.r1.json");
+    let listed = stage.run(&["snapshots", "--json"]).ends(0).json();
+    let listed = listed["snapshots"].as_array().unwrap().clone();
+    let ids: Vec<&str> = listed.iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, OF_FORMAT_2);
+    let verified = stage.run(&["verify", "--read-data", "--json"]).ends(0).json();
+    assert_eq!((&verified["snapshots"], &verified["damage"]), (&2.into(), &serde_json::json!([])));
+    // The reader that was added opens what was stored since, and nothing older.
+    for (identity, id, code) in [
+        ("keys/identity.txt", OF_FORMAT_2[0], 0),
+        ("keys/identity.txt", OF_FORMAT_2[1], 0),
+        ("keys/second.txt", OF_FORMAT_2[1], 0),
+        ("keys/second.txt", OF_FORMAT_2[0], 12),
+    ] {
+        let folder = format!("{}-{id}", identity.len());
+        let into = format!("config={}", stage.at(&folder));
+        stage.run(&["--identity", identity, "restore", id, "--into", &into, "--yes", "golden"]).ends(code);
+        if code == 0 {
+            let mut held: BTreeMap<String, String> = held(FIRST);
+            held.extend((id == OF_FORMAT_2[1]).then(|| (LAST.0.to_owned(), LAST.1.to_owned())));
+            assert_eq!(hashes(&stage, &format!("{folder}/tmp/g1/g2/data")), held);
+        }
+    }
+    let plan = stage.run(&["prune", "--plan", "--json"]).ends(0).json();
+    assert_eq!(plan["packs"]["condemned"]["count"], 2, "{plan}");
+    assert_eq!(plan["keep"].as_array().unwrap().len(), 2, "{plan}");
+    stage.snapshot();
+    stage.run(&["prune", "--apply"]).ends(0);
+    stage.run(&["verify", "--read-data"]).ends(0);
 }
