@@ -193,6 +193,26 @@ async fn tombstones_come_before_snapshots_and_explain_what_was_never_copied() {
 }
 
 #[tokio::test]
+async fn that_a_later_one_is_forgotten_is_heard_first_and_is_no_theft_of_the_earlier_ones() {
+    let mut two = Two::new().await;
+    two.backup(&[4]).await;
+    two.ship.prune(&two.original, &[&two.made[2].0], AT_ONCE).await.unwrap();
+    let offsite = two.offsite.fork();
+    let mut heard_first = false;
+    for n in 1..20 {
+        two.offsite = offsite.fork();
+        let to = FaultStore::new(two.offsite.clone());
+        to.die_at(Which::Writes, n, Fault::Before);
+        copy(&two.ship, &two.original, &to).await.unwrap_err();
+        if two.offsite.dump().contains_key(&layout::config()) {
+            assert_eq!(two.verify_copy().await.damage, [], "died at {n}");
+            heard_first |= keys_under(&two.offsite, UPSTREAM).len() == 2;
+        }
+    }
+    assert!(heard_first);
+}
+
+#[tokio::test]
 async fn what_the_original_forgets_stays_in_the_copy_until_the_copy_forgets_it() {
     let mut two = Two::new().await;
     two.sync().await.unwrap();
