@@ -5,7 +5,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
+use serde::{Deserialize, Deserializer};
 
 /// Tells the time.
 pub trait Clock: Send + Sync {
@@ -17,6 +18,16 @@ pub trait Clock: Send + Sync {
 pub trait Dice: Send + Sync {
     /// Fills `bytes` with unpredictable values.
     fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Reads an instant as RFC 3339 has it, with a year of four digits. The calendar library knows years far beyond them,
+/// and gives way where they end; serde's own reader would let a stored text name such a one.
+pub fn stored_time<'de, D: Deserializer<'de>>(from: D) -> Result<DateTime<Utc>, D::Error> {
+    let time = DateTime::<Utc>::deserialize(from)?;
+    if (0..=9999).contains(&time.year()) {
+        return Ok(time);
+    }
+    Err(serde::de::Error::custom(format!("the year {} has not four digits", time.year())))
 }
 
 /// The machine's own clock and random source.

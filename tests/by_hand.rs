@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fixture::{Cargo, Ship, marked, noise, parcel};
+use fixture::{AT_ONCE, Cargo, Ship, marked, noise, parcel};
 use lifeboat::{
     crypt::{self, SigningKey, files},
     flow::Piece,
@@ -34,6 +34,8 @@ struct Wreck {
     dir: TempDir,
     id: SnapshotId,
     cargos: [Cargo; 2],
+    /// What the snapshot before it holds.
+    earlier: [Cargo; 2],
 }
 
 fn entries() -> Vec<fixture::Parcel> {
@@ -86,7 +88,7 @@ async fn wreck() -> Wreck {
     let earlier = [Cargo::of("minio", vec![parcel("big", noise(6 << 20, 77))]), cargos[1].clone()];
     ship.backup_knowing(&store, &std::sync::Arc::default(), &earlier).await.unwrap();
     let id = ship.backup_knowing(&store, &std::sync::Arc::default(), &cargos).await.unwrap().id;
-    Wreck { ship, dir, id, cargos }
+    Wreck { ship, dir, id, cargos, earlier }
 }
 
 impl Wreck {
@@ -115,6 +117,43 @@ impl Wreck {
         assert!(!output.status.success(), "{told}");
         assert!(told.contains(text), "{told}");
         assert!(!self.dir.path().join(out).join("minio").exists(), "{told}");
+    }
+
+    /// Forgets the newest snapshot: its refs and its signature lie there until they are swept, its tombstone beside.
+    async fn forget_the_newest(&self) {
+        let store = FsStore::new(self.repository());
+        self.ship.prune(&store, &[&self.id], AT_ONCE).await.unwrap();
+        assert!(self.repository().join(layout::refs(&self.id, 0).as_str()).exists());
+    }
+
+    /// Runs the repository's script in a Debian that has nothing of ours: the repository and the identity cannot be
+    /// written to there, and there is no network.
+    fn recover_in_a_bare_debian(&self, out: &str, more: &[&str]) -> Output {
+        let image = std::env::var("BARE_IMAGE").expect("no BARE_IMAGE: eval \"$(fixtures/stack env)\"");
+        let out = self.dir.path().join(out);
+        fs::create_dir(&out).unwrap();
+        let bind = |from: &Path, to: &str, mode: &str| format!("{}:{to}:{mode}", from.display());
+        let mut docker = Command::new("docker");
+        docker.args(["run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp"]);
+        docker.args(["-v", &bind(&self.repository(), "/repository", "ro")]);
+        docker.args(["-v", &bind(&self.identity(), "/identity.txt", "ro")]);
+        docker.args(["-v", &bind(&out, "/out", "rw"), &image]);
+        docker.args(["bash", "/repository/recover.sh", "-i", "/identity.txt", "-o", "/out"]);
+        docker.args(more).output().unwrap()
+    }
+
+    /// Asserts that what lies in `out` is what these cargos hold, and nothing else.
+    fn assert_brought_back(&self, out: &str, cargos: &[Cargo]) {
+        let root = self.dir.path().join(out);
+        let mut got = BTreeMap::new();
+        files_below(&root, &root, &mut got);
+        for (name, bytes) in cargos.iter().flat_map(expected) {
+            let found = got.remove(&name).unwrap_or_else(|| panic!("`{name}` is missing"));
+            assert!(found == bytes, "`{name}` has other bytes");
+        }
+        let lists = cargos.iter().map(|cargo| format!("{}.entries.jsonl", cargo.name));
+        let rest: Vec<String> = ["manifest.json".to_owned()].into_iter().chain(lists).collect();
+        assert_eq!(got.into_keys().collect::<Vec<_>>(), rest);
     }
 
     fn overwrite(&self, key: &str, bytes: &[u8]) {
@@ -172,17 +211,44 @@ async fn the_repositorys_own_script_brings_back_every_byte() {
     {
         let output = wreck.recover(out, &more);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let root = wreck.dir.path().join(out);
-        let mut got = BTreeMap::new();
-        files_below(&root, &root, &mut got);
-        let want: BTreeMap<_, _> = wreck.cargos.iter().flat_map(expected).collect();
-        for (name, bytes) in &want {
-            let found = got.remove(name).unwrap_or_else(|| panic!("`{name}` is missing"));
-            assert!(found == *bytes, "`{name}` has other bytes");
-        }
-        let rest: Vec<&String> = got.keys().collect();
-        assert_eq!(rest, ["manifest.json", "minio.entries.jsonl", "redis.entries.jsonl"]);
+        wreck.assert_brought_back(out, &wreck.cargos);
     }
+}
+
+#[tokio::test]
+#[ignore = "needs the image of fixtures/stack: run fixtures/test"]
+async fn a_bare_debian_without_us_and_without_a_network_brings_back_every_byte() {
+    let wreck = wreck().await;
+    for (out, more) in
+        [("by-latest", vec![]), ("by-id", vec!["-k", &wreck.ship.made.signer, wreck.id.as_str()])]
+    {
+        let output = wreck.recover_in_a_bare_debian(out, &more);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        wreck.assert_brought_back(out, &wreck.cargos);
+    }
+    let stranger = Ship::new();
+    let output = wreck.recover_in_a_bare_debian("stranger", &["-k", &stranger.made.signer]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("config.json is not signed"));
+}
+
+#[tokio::test]
+async fn what_prune_forgot_is_not_the_latest() {
+    let wreck = wreck().await;
+    wreck.forget_the_newest().await;
+    let output = wreck.recover("pruned", &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    wreck.assert_brought_back("pruned", &wreck.earlier);
+}
+
+#[tokio::test]
+#[ignore = "needs the image of fixtures/stack: run fixtures/test"]
+async fn a_bare_debian_brings_back_what_prune_did_not_forget() {
+    let wreck = wreck().await;
+    wreck.forget_the_newest().await;
+    let output = wreck.recover_in_a_bare_debian("pruned", &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    wreck.assert_brought_back("pruned", &wreck.earlier);
 }
 
 #[tokio::test]
@@ -282,8 +348,63 @@ async fn the_script_refuses_forged_refs_and_configs() {
     let config = String::from_utf8(wreck.bytes(layout::CONFIG)).unwrap();
     wreck.overwrite(layout::CONFIG, config.replace("pack_size_bytes", "pack_size_bytez").as_bytes());
     wreck.assert_refuses("config", &[], "config.json is not signed");
-    wreck.overwrite(layout::CONFIG, config.replace("\"format\": 1", "\"format\": 2").as_bytes());
-    wreck.assert_refuses("format", &[], "format 1 only");
+    wreck.overwrite(layout::CONFIG, config.replace("\"format\": 2", "\"format\": 3").as_bytes());
+    wreck.assert_refuses("format", &[], "formats 1 and 2 only");
+}
+
+#[tokio::test]
+async fn the_script_passes_over_what_was_forgotten_and_says_why() {
+    let wreck = wreck().await;
+    let store = FsStore::new(wreck.repository());
+    let terms = lifeboat::repo::Terms::default();
+    wreck.ship.prune(&store, &[&wreck.id], terms).await.unwrap();
+    let output = wreck.recover("latest", &[]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains(&format!("forgotten: {}.r0 (a test says so)", wreck.id)), "{told}");
+    assert!(!wreck.dir.path().join("latest/minio/a").exists(), "it is the older one");
+    // By its whole id it can still be had.
+    assert!(wreck.recover("named", &[wreck.id.as_str()]).status.success());
+    // A tombstone that nobody signed hides nothing: it is told.
+    let tombstone = format!("tombstones/{}.g00000001.json", wreck.id);
+    wreck.overwrite(&format!("{tombstone}.minisig"), b"untrusted comment: x\n");
+    wreck.assert_refuses("forged", &[], "is not signed by");
+}
+
+#[tokio::test]
+async fn the_script_checks_every_config_there_is() {
+    let wreck = wreck().await;
+    let mut config: serde_json::Value = serde_json::from_slice(&wreck.bytes(layout::CONFIG)).unwrap();
+    config["revision"] = 1.into();
+    let bytes = serde_json::to_vec(&config).unwrap();
+    wreck.overwrite("config.r1.json", &bytes);
+    wreck.assert_refuses("unsigned-config", &[], "config.r1.json is not signed by");
+    let signature = wreck.ship.signing().sign(&bytes, "lifeboat config").unwrap();
+    wreck.overwrite("config.r1.json.minisig", signature.as_bytes());
+    assert!(wreck.recover("signed", &["-k", &wreck.ship.made.signer]).status.success());
+}
+
+#[test]
+fn the_script_reads_a_repository_of_format_1() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/format-1");
+    let dir = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(golden.join("repo")).arg(dir.path()).status().unwrap();
+    assert!(copied.success());
+    let own = dir.path().join("repo/recover.sh");
+    // The one that lies in it since then, and the one of today.
+    for (name, script) in [("own", None), ("today", Some("src/repo/recover.sh"))] {
+        if let Some(script) = script {
+            fs::remove_file(&own).unwrap();
+            fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(script), &own).unwrap();
+        }
+        let out = dir.path().join(name);
+        let mut command = Command::new("bash");
+        command.arg(&own).arg("-i").arg(golden.join("keys/identity.txt")).arg("-o").arg(&out);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(fs::read_to_string(out.join("config/tmp/g1/data/a.txt")).unwrap(), "hello\n");
+        assert_eq!(fs::metadata(out.join("config/tmp/g1/data/noise.bin")).unwrap().len(), 300_000);
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ mod catalog;
 mod doctor;
 #[path = "cli/export.rs"]
 mod export;
+#[path = "cli/golden.rs"]
+mod golden;
 #[path = "cli/init.rs"]
 mod init;
 #[path = "cli/keys.rs"]
@@ -27,6 +29,8 @@ mod policy;
 mod prune;
 #[path = "cli/restore.rs"]
 mod restore;
+#[path = "cli/salvage.rs"]
+mod salvage;
 #[path = "cli/screen.rs"]
 mod screen;
 #[path = "cli/secrets.rs"]
@@ -40,3 +44,5 @@ mod sync;
 mod terminal;
 #[path = "cli/verify.rs"]
 mod verify;
+#[path = "cli/write_only.rs"]
+mod write_only;

@@ -15,9 +15,13 @@ mod support;
 #[path = "live_cli/town.rs"]
 mod town;
 
+#[path = "live_cli/add_only.rs"]
+mod add_only;
 #[path = "live_cli/failures.rs"]
 mod failures;
 #[path = "live_cli/refusals.rs"]
 mod refusals;
 #[path = "live_cli/round_trip.rs"]
 mod round_trip;
+#[path = "live_cli/salvage.rs"]
+mod salvage;

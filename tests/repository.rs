@@ -14,6 +14,8 @@ mod fixture;
 mod forgery;
 #[path = "repository/keys.rs"]
 mod keys;
+#[path = "repository/matrix.rs"]
+mod matrix;
 #[path = "repository/model.rs"]
 mod model;
 #[path = "repository/order.rs"]
@@ -22,13 +24,19 @@ mod order;
 mod pause;
 #[path = "repository/prune.rs"]
 mod prune;
+#[path = "repository/random_access.rs"]
+mod random_access;
 #[path = "repository/rotation.rs"]
 mod rotation;
 #[path = "repository/round_trip.rs"]
 mod round_trip;
+#[path = "repository/salvage.rs"]
+mod salvage;
 #[path = "repository/simulation.rs"]
 mod simulation;
 #[path = "repository/streams.rs"]
 mod streams;
 #[path = "repository/sync.rs"]
 mod sync;
+#[path = "repository/tampering.rs"]
+mod tampering;

@@ -15,13 +15,16 @@ use crate::{
     flow::Selection,
     jobs::{
         registry::{self, Into},
-        restore::{Plan, Restored, Wanted, choose, execute, plan},
+        restore::{Missing, Plan, Restored, Wanted, choose, execute, plan},
         when::When,
     },
     names::{ByteCount, SourceName},
     policy::{SourceConfig, Stack},
     repo::Snapshot,
 };
+
+/// Lines that tell what is missing; more are counted, and `--json` names them all.
+const MISSING_SHOWN: usize = 20;
 
 /// Restore a snapshot: shows the plan, asks for the stack's name, restores, verifies.
 #[derive(Debug, Args)]
@@ -47,6 +50,9 @@ pub struct Restore {
     /// Remove what is in the way first
     #[arg(long)]
     replace: bool,
+    /// Where the repository is damaged, restore what is not and name what is missing: reads everything twice
+    #[arg(long)]
+    salvage: bool,
     /// Do not ask; the stack's name says that you know which one
     #[arg(long, value_name = "STACK")]
     yes: Option<String>,
@@ -68,14 +74,19 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     if let Some(typed) = args.yes.as_deref().filter(|_| !args.plan) {
         check_name(typed, &stack.name)?;
     }
-    // A plan reads no data, so it needs no recovery identity: look at it before anybody fetches the key.
-    let repository = if args.plan { session.look(&stack).await? } else { session.read(&stack).await? };
+    // A plan reads no data, so it needs no recovery identity: look at it before anybody fetches the key. Only that of
+    // a salvage reads it all.
+    let is_look = args.plan && !args.salvage;
+    let repository = if is_look { session.look(&stack).await? } else { session.read(&stack).await? };
     let when = When::parse(when, stack.timezone, session.ground.clock.now())?;
     let refs = session.believed(&repository).await?;
     let id = choose(&repository, &refs, &when, &wanted.sources(&stack)).await?;
     let snapshot = repository.snapshot(&id).await?;
     let wanted = targets(wanted, &args, &stack, &snapshot, session)?;
-    let plan = plan(&snapshot, wanted).await?;
+    let hold = if args.salvage { session.hold(&stack, &id).await } else { None };
+    let planned = plan(&snapshot, wanted, &session.monitor()).await;
+    session.release(hold).await;
+    let plan = planned?;
     if args.plan {
         if session.json {
             json::print(&json::document("restore", json!({ "plan": facts(&plan) })));
@@ -92,21 +103,25 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     if is_asked {
         confirm(&stack.name).await?;
     }
-    let missing = plan.missing.clone();
     let hold = session.hold(&stack, &snapshot.refs.snapshot).await;
-    let restored = execute(&snapshot, plan, &session.monitor()).await;
+    let outcome = execute(&snapshot, plan, &session.monitor()).await;
     session.release(hold).await;
-    let restored = restored?;
+    let outcome = outcome?;
+    let restored = &outcome.restored;
     if session.json {
         let restored: Vec<Value> = restored.iter().map(restored_facts).collect();
+        let missing: Vec<Value> = outcome.missing.iter().map(missing_facts).collect();
         let facts = json!({ "snapshot": snapshot.refs.snapshot, "restored": restored, "missing": missing });
         json::print(&json::document("restore", facts));
-    } else if !(session.quiet && restored.iter().all(|one| one.tally.verified && one.tally.notes.is_empty()))
-    {
-        show_restored(&restored);
+    } else {
+        if !(session.quiet && restored.iter().all(|one| one.tally.verified && one.tally.notes.is_empty())) {
+            show_restored(restored);
+        }
+        // What the backup had left out stands in the plan, which quiet people have not seen.
+        show_missing(outcome.missing.iter().filter(|one| one.damaged || session.quiet));
     }
-    // What the backup had left out is not there now either, and nobody should learn that later.
-    Ok(if missing.is_empty() { ExitCode::Ok } else { ExitCode::Partial })
+    // What is not there now either, nobody should learn later.
+    Ok(outcome.exit())
 }
 
 /// What the command line asks for, checked before anything is opened.
@@ -192,7 +207,8 @@ fn targets(
         let into = asked.into.iter().find(|(source, _)| *source == name).map(|(_, into)| into);
         targets.push((name, registry::target(config, into, &session.ground, &session.monitor())?));
     }
-    Ok(Wanted { targets, by_name: !args.source.is_empty(), only: asked.only, replace: args.replace })
+    let (by_name, only) = (!args.source.is_empty(), asked.only);
+    Ok(Wanted { targets, by_name, only, replace: args.replace, salvage: args.salvage })
 }
 
 /// Asks for the stack's name. A thread of its own waits for the answer, so that a signal still ends all.
@@ -244,7 +260,7 @@ fn facts(plan: &Plan) -> Value {
         "snapshot": plan.snapshot,
         "replace": plan.replace,
         "only": plan.only.patterns(),
-        "missing": plan.missing,
+        "missing": plan.missing.iter().map(missing_facts).collect::<Vec<_>>(),
         "sources": sources.collect::<Vec<_>>(),
     })
 }
@@ -275,9 +291,36 @@ fn show(plan: &Plan, zone: Tz) {
         ]);
     }
     say(&table.to_string());
-    for missing in &plan.missing {
-        say(&format!("not in the snapshot: {missing}"));
+    show_missing(plan.missing.iter());
+}
+
+/// Tells what is not there, or will not be.
+fn show_missing<'a>(missing: impl Iterator<Item = &'a Missing>) {
+    let (mut shown, mut more) = (0, 0);
+    for one in missing {
+        if shown == MISSING_SHOWN {
+            more += 1;
+            continue;
+        }
+        shown += 1;
+        let Missing { source, entry, why, damaged } = one;
+        let what = match (entry, damaged) {
+            (Some(entry), true) => format!("{source}/{entry}"),
+            (Some(entry), false) => format!("{source}: {entry}"),
+            (None, true) => source.clone(),
+            (None, false) => format!("{source}: all of it"),
+        };
+        let word = if *damaged { "MISSING" } else { "not in the snapshot:" };
+        say(&format!("{word} {what}: {why}"));
     }
+    if more > 0 {
+        say(&format!("and {more} more; --json names them all"));
+    }
+}
+
+fn missing_facts(missing: &Missing) -> Value {
+    let Missing { source, entry, why, damaged } = missing;
+    json!({ "source": source, "entry": entry, "why": why, "damaged": damaged })
 }
 
 fn restored_facts(restored: &Restored) -> Value {

@@ -98,6 +98,11 @@ impl Session {
         Opening::new(stack, &self.monitor())?.look(stack, identity, &self.monitor()).await
     }
 
+    /// Returns whether there is a key that opens indexes: an identity, or this host's own.
+    pub fn has_key(&self, stack: &Stack) -> Result<bool> {
+        Ok(self.identity(stack)?.is_some() || stack.repository.settings.index_key().exists())
+    }
+
     /// Says in the store that a snapshot is being read, until [`Self::release`].
     pub async fn hold(&self, stack: &Stack, snapshot: &SnapshotId) -> Option<Hold> {
         let opening = Opening::new(stack, &self.monitor()).ok()?;

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::{error::Failure, names::EntryPath};
+use crate::{clock::stored_time, error::Failure, names::EntryPath};
 
 /// Frames that may wait in one body.
 pub const BODY_DEPTH: usize = 4;
@@ -114,6 +114,7 @@ impl EntryMeta {
 #[serde(deny_unknown_fields)]
 pub struct Point {
     /// The wall clock of this host at that instant.
+    #[serde(deserialize_with = "stored_time")]
     pub at: DateTime<Utc>,
     /// The engine's coordinates: `gtid`, `binlog_file`, `binlog_pos`; `replid`, `offset`; `window_end`.
     pub marks: BTreeMap<String, String>,

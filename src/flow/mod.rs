@@ -87,6 +87,8 @@ pub struct Tally {
     pub verified: bool,
     /// What a person should know, a line each.
     pub notes: Vec<String>,
+    /// What came and could not be applied, because something that it needs had not come.
+    pub left_out: Vec<Problem>,
 }
 
 /// What can be written from a stream of entries.
@@ -100,6 +102,9 @@ pub trait Target: Send {
 
     /// Applies every entry, stage by stage, and checks the result. Fails before it touches anything when
     /// something is in the way and `options.replace` is not set.
+    ///
+    /// What the stream reports as a problem is not there although it should be: nothing that stands in the target is
+    /// removed on that account.
     async fn write(self: Box<Self>, options: WriteOptions, entries: EntryStream) -> FlowResult<Tally>;
 }
 

@@ -3,6 +3,9 @@
 //! *Order.* Plan: snapshot chosen, every target looked at, nothing touched. Execute: refuse if anything is in
 //! the way; then source by source in the order of the backup. *Crash.* A restore that dies leaves its target
 //! half written and the repository untouched; run it again with `--replace`.
+//!
+//! *Damage* ends a restore where it is met. A salvage reads everything before it touches a target, and then restores
+//! what is not damaged; whatever is missing is in its report.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -12,7 +15,7 @@ use crate::{
     event::{Event, SharedMonitor},
     flow::{FlowResult, Point, STREAM_DEPTH, Selection, Tally, TargetState, WriteOptions, channel, settle},
     names::{SnapshotId, SourceName},
-    repo::{Read, Repository, Snapshot, format::Refs},
+    repo::{EntryLines, Read, Repository, Salvage, Snapshot, format::Refs},
 };
 
 /// What will be restored into one target.
@@ -32,6 +35,26 @@ pub struct SourcePlan {
     /// What is there.
     pub state: TargetState,
     target: ReadyTarget,
+    salvage: Option<Salvage>,
+}
+
+/// Something that should be restored and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Its source.
+    pub source: String,
+    /// The entry, or what it is about; `None` for all that the reason speaks of.
+    pub entry: Option<String>,
+    /// Why.
+    pub why: String,
+    /// Whether the repository has lost it; otherwise the backup had not got it.
+    pub damaged: bool,
+}
+
+impl Missing {
+    fn damaged(source: &SourceName, entry: Option<String>, why: String) -> Self {
+        Self { source: source.to_string(), entry, why, damaged: true }
+    }
 }
 
 /// What a restore will do; carried out at most once.
@@ -46,8 +69,30 @@ pub struct Plan {
     pub only: Selection,
     /// Whether what is in the way may be removed.
     pub replace: bool,
-    /// What the snapshot should hold and does not, a line each.
-    pub missing: Vec<String>,
+    /// What will not be there afterwards.
+    pub missing: Vec<Missing>,
+}
+
+/// What a restore did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What was restored, source by source.
+    pub restored: Vec<Restored>,
+    /// What is not there now.
+    pub missing: Vec<Missing>,
+}
+
+impl Outcome {
+    /// Returns how a run with this outcome ends.
+    pub fn exit(&self) -> ExitCode {
+        if self.missing.iter().any(|missing| missing.damaged) {
+            ExitCode::Damage
+        } else if self.missing.is_empty() {
+            ExitCode::Ok
+        } else {
+            ExitCode::Partial
+        }
+    }
 }
 
 /// What was restored from one source.
@@ -71,15 +116,23 @@ pub struct Wanted {
     pub only: Selection,
     /// Whether what is in the way may be removed.
     pub replace: bool,
+    /// Whether what is not damaged is to be restored where something is.
+    pub salvage: bool,
 }
 
-/// Looks at the snapshot and at every target; touches nothing.
-pub async fn plan(snapshot: &Snapshot, wanted: Wanted) -> Result<Plan> {
-    let Wanted { targets, by_name, only, replace } = wanted;
+/// Looks at the snapshot and at every target; touches nothing. A salvage reads all that is wanted.
+pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) -> Result<Plan> {
+    let Wanted { targets, by_name, only, replace, salvage: is_salvage } = wanted;
     let mut sources = Vec::new();
+    let mut damaged = Vec::new();
     for (name, mut target) in targets {
         let source = snapshot.source(&name)?;
-        let found = find(snapshot, &name, &only).await?;
+        let salvage = if is_salvage { Some(examine(snapshot, &name, &only, monitor).await?) } else { None };
+        let found = find(snapshot, &name, &only, salvage.as_ref()).await.map_err(or_salvage)?;
+        let lost = salvage.iter().flat_map(|salvage| &salvage.lost);
+        damaged.extend(lost.map(|lost| {
+            Missing::damaged(&name, lost.entry.as_ref().map(ToString::to_string), lost.why.clone())
+        }));
         if !found.is_meant(by_name) {
             continue;
         }
@@ -93,13 +146,20 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted) -> Result<Plan> {
             place: target.place.clone(),
             state,
             target,
+            salvage,
         });
+    }
+    if let Some(first) = damaged.first().filter(|_| sources.is_empty()) {
+        return Err(Failure::new(ExitCode::Damage, "nothing that is wanted can be read any more")
+            .because(first.why.clone())
+            .hint("Take an older snapshot, or another copy of the repository."));
     }
     if sources.is_empty() {
         let what = format!("nothing in the snapshot fits {}", only.patterns().join(", "));
         return Err(Failure::new(ExitCode::Usage, what).hint("`lifeboat ls` shows what there is."));
     }
-    let missing = missing(snapshot, &sources, by_name);
+    let mut missing = missing(snapshot, &sources, by_name);
+    missing.append(&mut damaged);
     let rank =
         |plan: &SourcePlan| snapshot.manifest.sources.iter().position(|source| source.name == plan.source);
     sources.sort_by_key(rank);
@@ -114,13 +174,23 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted) -> Result<Plan> {
 }
 
 /// Returns what the backup could not read of what is now to be restored.
-fn missing(snapshot: &Snapshot, plans: &[SourcePlan], by_name: bool) -> Vec<String> {
+fn missing(snapshot: &Snapshot, plans: &[SourcePlan], by_name: bool) -> Vec<Missing> {
     let failed = snapshot.manifest.failed.iter().filter(|_| !by_name);
-    let failed = failed.map(|failed| format!("{}: all of it: {}", failed.what, failed.why));
+    let failed = failed.map(|failed| Missing {
+        source: failed.what.clone(),
+        entry: None,
+        why: failed.why.clone(),
+        damaged: false,
+    });
     let planned = |name: &SourceName| plans.iter().any(|plan| plan.source == *name);
     let sources = snapshot.manifest.sources.iter().filter(|source| planned(&source.name));
     let left_out = sources.flat_map(|source| {
-        source.problems.iter().map(|problem| format!("{}: {}: {}", source.name, problem.what, problem.why))
+        source.problems.iter().map(|problem| Missing {
+            source: source.name.to_string(),
+            entry: Some(problem.what.clone()),
+            why: problem.why.clone(),
+            damaged: false,
+        })
     });
     failed.chain(left_out).collect()
 }
@@ -169,16 +239,48 @@ impl Found {
     }
 }
 
-async fn find(snapshot: &Snapshot, name: &SourceName, only: &Selection) -> Result<Found> {
+async fn examine(
+    snapshot: &Snapshot,
+    name: &SourceName,
+    only: &Selection,
+    monitor: &SharedMonitor,
+) -> Result<Salvage> {
+    let size_bytes_expected = Some(snapshot.source(name)?.size_bytes);
+    monitor.event(Event::SourceBegan { source: name.clone(), verb: "examine", size_bytes_expected });
+    let salvage = snapshot.salvage(name, only, monitor).await;
+    monitor.event(Event::SourceEnded { source: name.clone() });
+    salvage
+}
+
+/// Says how to get the rest, where damage ends a restore.
+fn or_salvage(failure: Failure) -> Failure {
+    if failure.exit() != ExitCode::Damage {
+        return failure;
+    }
+    failure.hint(
+        "`lifeboat verify --read-data` tells all that is damaged; `lifeboat restore --salvage` restores the rest.",
+    )
+}
+
+async fn find(
+    snapshot: &Snapshot,
+    name: &SourceName,
+    only: &Selection,
+    salvage: Option<&Salvage>,
+) -> Result<Found> {
     let source = snapshot.source(name)?;
-    if only.is_all() {
+    let is_whole = salvage.is_none_or(|salvage| salvage.lost.is_empty());
+    if only.is_all() && is_whole {
         let (entries, size_bytes, inventory) = (source.entries, source.size_bytes, source.inventory.clone());
         // A source that was empty is restored too: its target becomes empty.
         return Ok(Found { entries, size_bytes, inventory, picked: entries.max(1), opaque: 0 });
     }
+    let mut lines: EntryLines = match salvage {
+        Some(salvage) => snapshot.sound_entries(name, salvage)?,
+        None => snapshot.entries(source),
+    };
     let mut found = Found::default();
     let mut items = BTreeSet::new();
-    let mut lines = snapshot.entries(source);
     while let Some(record) = lines.next().await? {
         if only.wants(&record.meta) {
             found.entries += 1;
@@ -218,15 +320,29 @@ impl Plan {
     }
 }
 
-/// Carries out a plan.
-pub async fn execute(snapshot: &Snapshot, plan: Plan, monitor: &SharedMonitor) -> Result<Vec<Restored>> {
+/// Carries out a plan. In a salvage a source of which damage leaves nothing to restore does not stop the others.
+pub async fn execute(snapshot: &Snapshot, plan: Plan, monitor: &SharedMonitor) -> Result<Outcome> {
     plan.check()?;
-    let mut restored = Vec::new();
+    let mut outcome = Outcome { missing: plan.missing, ..Outcome::default() };
     for source in plan.sources {
         let options = WriteOptions { replace: plan.replace, only: plan.only.clone() };
-        restored.push(restore_one(snapshot, source, options, monitor).await?);
+        let (name, is_salvage) = (source.source.clone(), source.salvage.is_some());
+        match restore_one(snapshot, source, options, monitor).await {
+            Ok(restored) => {
+                let left_out = restored.tally.left_out.iter();
+                let left_out =
+                    left_out.map(|one| Missing::damaged(&name, Some(one.what.clone()), one.why.clone()));
+                outcome.missing.extend(left_out);
+                outcome.restored.push(restored);
+            }
+            Err(failure) if is_salvage && failure.exit() == ExitCode::Damage => {
+                outcome.missing.push(Missing::damaged(&name, None, failure.chain().join(": ")));
+            }
+            Err(failure) if is_salvage => return Err(failure),
+            Err(failure) => return Err(or_salvage(failure)),
+        }
     }
-    Ok(restored)
+    Ok(outcome)
 }
 
 async fn restore_one(
@@ -239,7 +355,7 @@ async fn restore_one(
     let source = plan.source;
     let size_bytes_expected = Some(plan.size_bytes);
     monitor.event(Event::SourceBegan { source: source.clone(), verb: "restore", size_bytes_expected });
-    let written = copy(snapshot, &source, plan.target, options, monitor).await;
+    let written = copy(snapshot, &source, plan.target, plan.salvage, options, monitor).await;
     monitor.event(Event::SourceEnded { source: source.clone() });
     let tally = written.map_err(|error| error.about(&source))?;
     Ok(Restored { source, tally, seconds: began.elapsed().as_secs_f64() })
@@ -249,14 +365,18 @@ async fn copy(
     snapshot: &Snapshot,
     source: &SourceName,
     target: ReadyTarget,
+    salvage: Option<Salvage>,
     options: WriteOptions,
     monitor: &SharedMonitor,
 ) -> FlowResult<Tally> {
     let only = options.only.clone();
     let (sink, stream) = channel(STREAM_DEPTH);
-    let (read, written) = tokio::join!(
-        snapshot.read_source(source, &only, sink, monitor),
-        target.target.write(options, stream)
-    );
+    let read = async {
+        match &salvage {
+            Some(salvage) => snapshot.read_sound(source, &only, salvage, sink, monitor).await,
+            None => snapshot.read_source(source, &only, sink, monitor).await,
+        }
+    };
+    let (read, written) = tokio::join!(read, target.target.write(options, stream));
     settle(read, written).map(|((), tally)| tally)
 }

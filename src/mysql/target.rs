@@ -8,8 +8,14 @@
 //! *Crash.* A stream that breaks off leaves tables that hold whole pieces only, and no programs and no
 //! accounts; the error is reported and nothing pretends to be finished. The next restore finds the remains
 //! in the way.
+//!
+//! *What does not come.* Where the stream reports problems, tables are filled with the rows that come, no database
+//! is dropped as a whole, and programs that need what is missing are left out and told.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use mysql_async::Conn;
@@ -23,7 +29,7 @@ use super::{
     apply::{self, Filled},
     conn::{Flavor, Purpose, Server},
     ddl,
-    layout::{Layout, Place},
+    layout::{Layout, Place, parse_item, table_item},
     load::{Way, load},
     sql::{Script, ident},
 };
@@ -32,8 +38,8 @@ use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{
-        Entry, EntryMeta, EntryStream, FlowError, FlowResult, Selection, Stage, Tally, Target, TargetState,
-        WriteOptions,
+        Entry, EntryMeta, EntryStream, FlowError, FlowResult, Problem, Selection, Stage, Tally, Target,
+        TargetState, WriteOptions,
     },
     names::SourceName,
     policy::MysqlConfig,
@@ -81,9 +87,12 @@ impl Target for MysqlTarget {
             options,
             tables: BTreeMap::new(),
             after: Vec::new(),
+            databases: BTreeSet::new(),
+            lacking: BTreeSet::new(),
             tally: Tally::default(),
         };
         let mut next = entries.next().await?;
+        writing.lacking.extend(entries.problems().iter().map(|problem| problem.what.clone()));
         writing.make_room(entries.inventory()).await?;
         let mut loaders = Loaders::default();
         while let Some(entry) = next {
@@ -119,12 +128,21 @@ struct Writing<'a> {
     options: WriteOptions,
     tables: BTreeMap<Place, Loading>,
     after: Vec<(EntryMeta, Script)>,
+    /// Databases that were made.
+    databases: BTreeSet<String>,
+    /// Items that the stream has not whole.
+    lacking: BTreeSet<String>,
     tally: Tally,
 }
 
 impl Writing<'_> {
     async fn make_room(&mut self, inventory: &[String]) -> FlowResult<()> {
-        let found = apply::obstacles(self.server, &mut self.names, inventory, &self.options.only).await?;
+        // Dropped as a whole, a database would take along what does not come back.
+        let lacks =
+            |of: &str| self.lacking.iter().filter_map(|item| parse_item(item)).any(|(db, _)| db == of);
+        let whole = |item: &&String| !matches!(parse_item(item), Some((db, None)) if lacks(&db));
+        let inventory: Vec<String> = inventory.iter().filter(whole).cloned().collect();
+        let found = apply::obstacles(self.server, &mut self.names, &inventory, &self.options.only).await?;
         if !found.is_empty() && !self.options.replace {
             let lines: Vec<String> = found.iter().map(apply::Obstacle::line).collect();
             let what = format!(
@@ -156,6 +174,11 @@ impl Writing<'_> {
         }
         let mut script = Script::parse(&bytes, meta.path.as_str())?;
         let doing = format!("make `{}`", meta.item);
+        if self.databases.insert(db.clone()) && kind != "database" && !self.lacking.is_empty() {
+            // The database's own definition did not come; its defaults are the server's then.
+            let sql = format!("CREATE DATABASE IF NOT EXISTS {}", ident(&db));
+            self.server.run(&mut self.names, sql, &doing).await?;
+        }
         match kind.as_str() {
             "database" => self.define_database(meta, &db, &script, &doing).await?,
             "table" => {
@@ -233,7 +256,8 @@ impl Writing<'_> {
         // Grants come after the routines that some are on, and before the views: a server looks through a view with
         // its definer's rights, and keeps views on it marked as broken when those are not there yet.
         if let Some(mut accounts) = accounts {
-            accounts.grant(self.server, &mut self.names).await?;
+            let granted = accounts.grant(self.server, &mut self.names).await;
+            self.or_left_out("grants", granted)?;
             self.tally.notes.append(&mut accounts.notes);
         }
         self.programs(&["view", "triggers", "events"]).await?;
@@ -249,7 +273,7 @@ impl Writing<'_> {
             let (Some(create), Some(layout)) = (&table.create, &table.layout) else {
                 return Err(incomplete(self.server, &at, "its definition is").into());
             };
-            if table.pieces == 0 {
+            if table.pieces == 0 && !self.lacking.contains(&table_item(&at.db, &at.table)) {
                 return Err(incomplete(self.server, &at, "its rows are").into());
             }
             filled.push(Filled {
@@ -283,11 +307,23 @@ impl Writing<'_> {
                         );
                         self.tally.notes.push(note);
                     }
-                    other => other?,
+                    other => self.or_left_out(&format!("{kind} of {}", meta.item), other)?,
                 }
             }
         }
         Ok(())
+    }
+
+    /// Takes what failed for what needs something that did not come, where something did not come.
+    fn or_left_out(&mut self, what: &str, done: Result<()>) -> Result<()> {
+        match done {
+            Err(failure) if !self.lacking.is_empty() && failure.exit() != ExitCode::StoreDown => {
+                let why = failure.chain().join(": ");
+                self.tally.left_out.push(Problem { what: what.to_owned(), why });
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     fn check_nothing_is_left(&self) -> Result<()> {

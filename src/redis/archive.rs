@@ -64,6 +64,15 @@ impl Archive {
             }
         }
         let Some(trailer) = trailer else {
+            if let Some(problem) = stream.problems().iter().find(|problem| problem.what == DUMP.1) {
+                return Err(Failure::new(
+                    ExitCode::Damage,
+                    "the dump is damaged, and a part of one is of no use",
+                )
+                .because(problem.why.clone())
+                .hint("Nothing was changed on the server. Restore another snapshot of this source.")
+                .into());
+            }
             let what = format!("the snapshot holds no `{}` for this source", DUMP.0);
             return Err(Failure::new(ExitCode::Failed, what).into());
         };

@@ -156,7 +156,7 @@ impl Target for RedisTarget {
         before.check(&server.shown(), &archive, &mut control).await?;
 
         let mut tally =
-            Tally { entries: archive.entries, bytes: archive.bytes, verified: true, notes: Vec::new() };
+            Tally { entries: archive.entries, bytes: archive.bytes, verified: true, ..Tally::default() };
         if options.only.is_all() {
             if empty_is_needed {
                 before.check_empty(&server.shown())?;

@@ -155,15 +155,22 @@ impl Inner {
         let _permit =
             self.fetches.acquire().await.failed(ExitCode::Failed, || "reading was closed".to_owned())?;
         let map = self.core.known.pack(&pack)?.ok_or_else(|| unknown(pack))?;
-        let frames = self.fetch(pack, &map, number).await?;
+        let run = self.state().run(pack, &map, number).ok_or_else(|| unfit(pack))?;
+        let frames = match self.fetch(pack, &map, &run).await {
+            // What is damaged may be any of them: the one that was asked for is tried alone.
+            Err(failure) if failure.exit() == ExitCode::Damage && run.len() > 1 => {
+                self.fetch(pack, &map, &run[..1]).await?
+            }
+            other => other?,
+        };
         let frame = frames.first().cloned().ok_or_else(|| unfit(pack))?;
         self.state().keep(pack, number, frames);
         Ok(frame)
     }
 
-    /// Reads a run of frames from number `first` on with one range read.
-    async fn fetch(&self, pack: PackId, map: &PackMap, first: u32) -> Result<Vec<Bytes>> {
-        let run = self.state().run(pack, map, first).ok_or_else(|| unfit(pack))?;
+    /// Reads a run of frames with one range read.
+    async fn fetch(&self, pack: PackId, map: &PackMap, run: &[FrameRecord]) -> Result<Vec<Bytes>> {
+        let run = run.to_vec();
         let range = Range::of(&run, map).ok_or_else(|| unfit(pack))?;
         let payload = self.payload(pack, map).await?;
         let sealed = self.core.get.get(&layout::pack(pack), Some(range.from..range.to)).await?;
@@ -292,6 +299,16 @@ impl Range {
         let ascending = run.iter().all(|frame| frame.offset >= first.offset);
         (from < to && ascending).then_some(Self { from, to, first_chunk })
     }
+}
+
+/// Returns what of a pack is read when each of its frames is asked for alone, `None` for one that cannot be.
+pub fn ranges(map: &PackMap) -> Vec<Option<std::ops::Range<u64>>> {
+    let numbers = (0u32..).zip(&map.frames).map(|(number, _)| number);
+    let range = |first| {
+        let run = State::default().run(PackId([0; 32]), map, first)?;
+        Range::of(&run, map).map(|range| range.from..range.to)
+    };
+    numbers.map(range).collect()
 }
 
 fn unknown(pack: PackId) -> Failure {

@@ -145,6 +145,13 @@ impl Core {
         key: &Key,
         identities: &Identities,
     ) -> Result<(Vec<PackRecord>, String)> {
+        let (sealed, signer) = self.signed_index(key).await?;
+        let plain = format::unpack_meta(&identities.open(&sealed, key.as_str())?, key.as_str())?;
+        Ok((PackRecord::parse_lines(&plain, key.as_str())?, signer))
+    }
+
+    /// Reads an index object as it lies in the store, and checks its signature. Returns its signer too.
+    pub(super) async fn signed_index(&self, key: &Key) -> Result<(Bytes, String)> {
         let sealed = self.get.get(key, None).await?;
         let signature = text_of(self.get.as_ref(), &layout::signature(key)).await?;
         let signer = self.trust.writers.verify(&sealed, &signature, key.as_str())?.signer;
@@ -154,14 +161,7 @@ impl Core {
                 Failure::new(ExitCode::Tampering, what).hint("It tells of nothing that was made before.")
             );
         }
-        let plain = format::unpack_meta(&identities.open(&sealed, key.as_str())?, key.as_str())?;
-        let lines = plain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let read = |line: &[u8]| {
-            let record: PackRecord = format::parse(line, key.as_str())?;
-            record.check()?;
-            Ok(record)
-        };
-        Ok((lines.map(read).collect::<Result<_>>()?, signer))
+        Ok((sealed, signer))
     }
 
     /// Returns whether an index is of a run whose snapshot is believed: of a key that was revoked only those are.
@@ -198,6 +198,14 @@ impl Core {
     /// Reads the manifest that `refs` name.
     pub(super) async fn manifest(&self, refs: &Refs, identities: &Identities) -> Result<Manifest> {
         let key = layout::manifest(&refs.snapshot);
+        let sealed = self.sealed_manifest(refs).await?;
+        let plain = format::unpack_meta(&identities.open(&sealed, key.as_str())?, key.as_str())?;
+        format::parse(&plain, key.as_str())
+    }
+
+    /// Reads the manifest that `refs` name as it lies in the store, and checks its hash.
+    pub(super) async fn sealed_manifest(&self, refs: &Refs) -> Result<Bytes> {
+        let key = layout::manifest(&refs.snapshot);
         let sealed = match self.get.get(&key, None).await {
             Err(StoreError::NotFound { .. }) => {
                 return Err(Failure::new(ExitCode::Damage, format!("`{key}` is missing")).hint(
@@ -211,8 +219,7 @@ impl Core {
             return Err(Failure::new(ExitCode::Damage, what)
                 .hint("Take an older snapshot, or another copy of the repository."));
         }
-        let plain = format::unpack_meta(&identities.open(&sealed, key.as_str())?, key.as_str())?;
-        format::parse(&plain, key.as_str())
+        Ok(sealed)
     }
 }
 

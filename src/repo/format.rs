@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::stored_time,
     error::{Context, ExitCode, Failure, Result},
     flow::{Attrs, EntryMeta, Point, Problem},
     names::{ChunkId, Key, PackId, SnapshotId, SourceName},
@@ -27,6 +28,11 @@ const META_BYTES_MAX: usize = 1 << 30;
 const PACK_SIZE_BYTES_MAX: u64 = 512 << 20;
 /// Plain bytes that a frame may have: the largest chunk, its header, and a frame that was almost full.
 pub const FRAME_BYTES_MAX: usize = 24 << 20;
+/// Plain bytes that a frame has at least: the header of one member.
+const MEMBER_BYTES_MIN: u32 = 512;
+/// Bytes by which zstd may make a frame larger, beside one in 128 of what does not compress: readers plan by plain
+/// bytes and fetch packed ones.
+const FRAME_OVERHEAD_BYTES_MAX: u32 = 256;
 /// Bytes that the age header of a pack may have; sixteen recipients need 1,800.
 const HEAD_BYTES_MAX: u64 = 64 << 10;
 
@@ -39,6 +45,7 @@ pub struct Config {
     /// Random id, 32 hex digits.
     pub repository: String,
     /// When it was made.
+    #[serde(deserialize_with = "stored_time")]
     pub created: DateTime<Utc>,
     /// How chunks are cut.
     pub chunker: ChunkerConfig,
@@ -91,6 +98,7 @@ pub struct Refs {
     /// Whether the snapshot is whole.
     pub status: Status,
     /// When it was begun.
+    #[serde(deserialize_with = "stored_time")]
     pub began: DateTime<Utc>,
     /// The manifest's SHA-256.
     pub manifest: PackId,
@@ -141,8 +149,10 @@ pub struct Manifest {
     /// The program that made it.
     pub lifeboat: String,
     /// When it was begun.
+    #[serde(deserialize_with = "stored_time")]
     pub began: DateTime<Utc>,
     /// When the last source was read.
+    #[serde(deserialize_with = "stored_time")]
     pub ended: DateTime<Utc>,
     /// A word that the operator gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,8 +178,10 @@ pub struct SourceManifest {
     /// The instant it was read at.
     pub point: Point,
     /// When its reading began.
+    #[serde(deserialize_with = "stored_time")]
     pub began: DateTime<Utc>,
     /// When its reading ended.
+    #[serde(deserialize_with = "stored_time")]
     pub ended: DateTime<Utc>,
     /// What it announced.
     pub inventory: Vec<String>,
@@ -399,7 +411,7 @@ pub mod layout {
 impl Manifest {
     /// Returns the plain bytes of all entries.
     pub fn size_bytes(&self) -> u64 {
-        self.sources.iter().map(|source| source.size_bytes).sum()
+        self.sources.iter().fold(0, |sum, source| sum.saturating_add(source.size_bytes))
     }
 }
 
@@ -445,13 +457,27 @@ pub(super) fn check_version(format: u32, what: &str) -> Result<()> {
 }
 
 impl PackRecord {
+    /// Parses the lines of an index object and checks each; `what` names it in the failure.
+    pub fn parse_lines(plain: &[u8], what: &str) -> Result<Vec<Self>> {
+        let lines = plain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let read = |line: &[u8]| {
+            let record: Self = parse(line, what)?;
+            record.check()?;
+            Ok(record)
+        };
+        lines.map(read).collect()
+    }
+
     /// Checks that its numbers can be true of a pack: readers add, allocate and ask the store by them.
     pub fn check(&self) -> Result<()> {
         let mut end = 0;
         let frames_good = self.inner.frames.iter().all(|frame| {
             let follows = frame.offset == end && frame.size_bytes > 0;
             end += u64::from(frame.size_bytes);
-            follows && frame.plain_bytes as usize <= FRAME_BYTES_MAX
+            let holds_a_member = frame.plain_bytes >= MEMBER_BYTES_MIN;
+            let grew = frame.size_bytes.saturating_sub(frame.plain_bytes);
+            let is_packed = grew <= frame.plain_bytes / 128 + FRAME_OVERHEAD_BYTES_MAX;
+            follows && holds_a_member && is_packed && frame.plain_bytes as usize <= FRAME_BYTES_MAX
         });
         let chunks_good = self.inner.chunks.iter().all(|chunk| {
             let frame = self.inner.frames.get(chunk.frame as usize);

@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::names::{Key, PackId, SnapshotId};
+use crate::{
+    clock::stored_time,
+    names::{Key, PackId, SnapshotId},
+};
 
 /// `sessions/<session>-<n>.json`: somebody is at work. Advice only: it makes prune wait, never delete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +57,7 @@ pub struct Tombstone {
     /// Why, in words.
     pub reason: String,
     /// When, by the clock of whoever forgot it.
+    #[serde(deserialize_with = "stored_time")]
     pub at: DateTime<Utc>,
 }
 
@@ -80,6 +84,7 @@ pub struct Condemned {
     /// Its number, counted from 1.
     pub generation: u64,
     /// When, by the clock of whoever condemned them.
+    #[serde(deserialize_with = "stored_time")]
     pub at: DateTime<Utc>,
     /// The packs, with their sizes.
     pub packs: BTreeMap<PackId, u64>,
@@ -98,6 +103,7 @@ pub struct Open {
     /// Tells two runs apart that open at one instant.
     pub run: String,
     /// When it began.
+    #[serde(deserialize_with = "stored_time")]
     pub at: DateTime<Utc>,
 }
 
@@ -112,6 +118,7 @@ pub struct Done {
     /// The generation.
     pub generation: u64,
     /// When it ended.
+    #[serde(deserialize_with = "stored_time")]
     pub at: DateTime<Utc>,
     /// Packs that were deleted.
     pub deleted: BTreeSet<PackId>,
@@ -153,6 +160,9 @@ pub const PRUNE: &str = "prune/";
 /// Tombstones of another repository that this one is a copy of: they explain what was never copied.
 pub const UPSTREAM: &str = "tombstones/upstream/";
 
+/// The last generation: names have eight digits. Its number is taken from listings, where anybody may have put it.
+pub const GENERATION_MAX: u64 = 99_999_999;
+
 fn key(text: &str) -> Key {
     Key::new(text).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -185,7 +195,13 @@ pub fn tombstone_of(key: &Key) -> Option<(SnapshotId, u64)> {
     let name = key.as_str().strip_prefix(TOMBSTONES)?;
     let name = name.strip_prefix("upstream/").unwrap_or(name).strip_suffix(".json")?;
     let (snapshot, generation) = name.split_once(".g")?;
-    Some((SnapshotId::new(snapshot).ok()?, generation.parse().ok()?))
+    Some((SnapshotId::new(snapshot).ok()?, generation_of(generation)?))
+}
+
+/// Reads a generation out of a name. Any other number of digits is no name of ours: a name that is as long as a key can
+/// be leaves no room for that of its signature.
+fn generation_of(digits: &str) -> Option<u64> {
+    (digits.len() == 8).then(|| digits.parse().ok())?
 }
 
 /// The name under which a copy keeps a tombstone of its original.
@@ -205,7 +221,7 @@ pub fn step_of(key: &Key) -> Option<(u64, Step)> {
     let name = key.as_str().strip_prefix(PRUNE)?;
     let (generation, word) = name.strip_suffix(".json")?.split_once('.')?;
     let step = Step::ALL.into_iter().find(|step| step.word() == word)?;
-    Some((generation.parse().ok()?, step))
+    Some((generation_of(generation)?, step))
 }
 
 #[cfg(test)]
@@ -223,7 +239,15 @@ mod tests {
             assert_eq!(step_of(&step(12, of)), Some((12, of)));
         }
         assert!(step(9, Step::Done) < step(10, Step::Condemned), "names sort by generation");
-        for other in ["prune/x.open.json", "prune/00000001.shut.json", "sessions/x", "tombstones/x.json"] {
+        let long = format!("prune/{}7.open.json", "0".repeat(490));
+        for other in [
+            &long,
+            "prune/123456789.open.json",
+            "prune/x.open.json",
+            "prune/00000001.shut.json",
+            "sessions/x",
+            "tombstones/x.json",
+        ] {
             let other = Key::new(other).unwrap();
             assert!(
                 step_of(&other).is_none() && session_of(&other).is_none() && tombstone_of(&other).is_none()

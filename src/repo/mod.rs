@@ -13,6 +13,8 @@ mod explain;
 mod fence;
 pub mod format;
 mod hold;
+#[doc(hidden)]
+pub mod hostile;
 mod index;
 mod integrity;
 mod marks;
@@ -22,6 +24,8 @@ mod prune;
 mod reader;
 mod recovery;
 mod rotate;
+mod salvage;
+mod structure;
 mod survey;
 mod verify;
 mod witness;
@@ -39,7 +43,7 @@ use self::{
     core::Core,
     fence::Standing,
     format::{ChunkerConfig, Config, FORMAT, Manifest, Refs, layout},
-    reader::{EntryLines, OlderEntries},
+    reader::OlderEntries,
 };
 pub use self::{
     chunks::ChunkReader,
@@ -49,7 +53,8 @@ pub use self::{
     index::{KnownChunks, Location, MemoryIndex, PackMap, Reliance},
     integrity::Incident,
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
-    reader::Snapshot,
+    reader::{EntryLines, Snapshot},
+    salvage::{Lost, Salvage},
     survey::{SignedRefs, Survey},
     verify::{Damage, VerifyOptions, VerifyReport},
     witness::{Head, MemoryWitness, Witness},

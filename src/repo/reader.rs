@@ -23,7 +23,7 @@ use crate::{
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     flow::{BodyWriter, EntrySink, FlowError, FlowResult, Previous, PreviousEntry, Reuse, Selection},
-    names::{ChunkId, SourceName},
+    names::{ChunkId, EntryPath, SourceName},
 };
 
 /// Entries that are read at the same time.
@@ -32,6 +32,9 @@ pub const BODIES_MAX: usize = 6;
 pub const CHUNKS_AHEAD: usize = 3;
 /// Bytes that one line of an entry list may have.
 pub(super) const LINE_BYTES_MAX: usize = 16 << 20;
+
+/// Holes in an entry list that are told.
+const HOLES_NAMED_MAX: usize = 3;
 
 /// A snapshot whose signature, refs and manifest were checked.
 pub struct Snapshot {
@@ -74,7 +77,19 @@ impl Snapshot {
         let source = self.source(name)?;
         let inventory = self.wanted_inventory(source, only).await?;
         sink.announce(inventory.clone()).await?;
-        let mut lines = self.entries(source);
+        self.send(source, self.entries(source), inventory, only, sink, monitor).await
+    }
+
+    /// Sends the wanted ones of `lines` after `inventory` was announced.
+    pub(super) async fn send(
+        &self,
+        source: &SourceManifest,
+        mut lines: EntryLines,
+        inventory: Vec<String>,
+        only: &Selection,
+        sink: EntrySink,
+        monitor: &SharedMonitor,
+    ) -> FlowResult<()> {
         let mut open = FuturesUnordered::new();
         while let Some(record) = lines.next().await? {
             if !only.wants(&record.meta) {
@@ -92,7 +107,7 @@ impl Snapshot {
                     Some(done) = open.next(), if !open.is_empty() => done?,
                 }
             };
-            open.push(self.send_body(name, record, body, monitor));
+            open.push(self.send_body(&source.name, record, body, monitor));
         }
         while let Some(done) = open.next().await {
             done?;
@@ -125,6 +140,18 @@ impl Snapshot {
         mut body: BodyWriter,
         monitor: &SharedMonitor,
     ) -> FlowResult<()> {
+        self.pass_body(source, &record, Some(&mut body), monitor).await?;
+        body.finish_with(record.trailer).await
+    }
+
+    /// Reads an entry whole and compares it with its hash; what is read goes into `body`, if there is one.
+    pub(super) async fn pass_body(
+        &self,
+        source: &SourceName,
+        record: &EntryRecord,
+        mut body: Option<&mut BodyWriter>,
+        monitor: &SharedMonitor,
+    ) -> FlowResult<()> {
         let path = record.meta.path.to_string();
         let in_entry = |failure: Failure| {
             let what = format!("entry `{path}` of `{source}` cannot be read back");
@@ -149,7 +176,9 @@ impl Snapshot {
                 entries: 0,
                 bytes: chunk.len() as u64,
             });
-            body.write(chunk).await?;
+            if let Some(body) = &mut body {
+                body.write(chunk).await?;
+            }
         }
         // A single chunk was compared with its id already, which is the digest of the whole.
         let digest = if single { ids[0] } else { ChunkId(whole.finalize().into()) };
@@ -157,7 +186,7 @@ impl Snapshot {
             return Err(in_entry(other_bytes()));
         }
         monitor.event(Event::SourceMoved { source: source.clone(), entries: 1, bytes: 0 });
-        body.finish_with(record.trailer).await
+        Ok(())
     }
 
     /// Returns all bytes of one entry, for small ones.
@@ -198,11 +227,35 @@ pub struct EntryLines {
     at: usize,
     /// The chunk of the list that was asked for last.
     asked: Option<ChunkId>,
+    /// What is passed over; without it every damage is an error.
+    passing: Option<Passing>,
+}
+
+/// How damage is passed over.
+struct Passing {
+    /// Entries that are lost.
+    without: Arc<BTreeSet<EntryPath>>,
+    /// What is wrong with pieces of the list, in short.
+    holes: BTreeSet<String>,
+    /// Whether what comes next may begin in the middle of a line.
+    torn: bool,
 }
 
 impl EntryLines {
     pub(super) fn new(chunks: Arc<ChunkReader>, list: Vec<ChunkId>) -> Self {
-        Self { chunks, list: list.into(), buffer: Vec::new(), at: 0, asked: None }
+        Self { chunks, list: list.into(), buffer: Vec::new(), at: 0, asked: None, passing: None }
+    }
+
+    /// Passes over the entries in `without`, and over pieces of the list that are damaged.
+    pub(super) fn without(mut self, without: Arc<BTreeSet<EntryPath>>) -> Self {
+        self.passing = Some(Passing { without, holes: BTreeSet::new(), torn: false });
+        self
+    }
+
+    /// Returns what is wrong with the pieces of the list that were passed over, the first ones.
+    pub(super) fn holes(self) -> String {
+        let holes = self.passing.into_iter().flat_map(|passing| passing.holes);
+        holes.take(HOLES_NAMED_MAX).collect::<Vec<_>>().join("; ")
     }
 
     /// Returns the chunk of the list that the last call of [`Self::next`] needed, to tell what it failed at.
@@ -212,13 +265,35 @@ impl EntryLines {
 
     /// Returns the next entry, `None` at the end.
     pub async fn next(&mut self) -> Result<Option<EntryRecord>> {
+        loop {
+            let next = self.next_line().await;
+            let Some(passing) = &mut self.passing else { return next };
+            match next {
+                Ok(Some(record)) if passing.without.contains(&record.meta.path) => {}
+                Err(failure) if failure.exit() == ExitCode::Damage => {
+                    passing.holes.insert(failure.chain().join(": "));
+                    passing.torn = true;
+                    self.buffer.clear();
+                    self.at = 0;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn next_line(&mut self) -> Result<Option<EntryRecord>> {
         let mut searched = self.at;
         loop {
             if let Some(length) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
                 let end = searched + length;
-                let record = format::parse(&self.buffer[self.at..end], "entry list")?;
+                let record = format::parse(&self.buffer[self.at..end], "entry list");
                 self.at = end + 1;
-                return Ok(Some(record));
+                let torn = self.passing.as_mut().is_some_and(|passing| std::mem::take(&mut passing.torn));
+                if torn && record.is_err() {
+                    searched = self.at;
+                    continue;
+                }
+                return record.map(Some);
             }
             let Some(id) = self.list.pop_front() else {
                 if self.at < self.buffer.len() {

@@ -50,9 +50,16 @@ work=$(cd -- "$work" && pwd)
 [[ ! -e $work/chunks ]] || die "$work holds unpacked chunks of another run: remove them first"
 
 [[ -f $repo/config.json ]] || die "$repo is no repository: config.json is missing"
-[[ $(jq -r .format "$repo/config.json") == 1 ]] || die "this script reads format 1 only"
+# config.json, and a config.r1.json and so on for each time that readers changed.
+configs=("$repo/config.json")
+for config in "$repo"/config.r*.json; do
+    if [[ -f $config ]]; then configs+=("$config"); fi
+done
+for config in "${configs[@]}"; do
+    [[ $(jq -r .format "$config") == [12] ]] || die "this script reads formats 1 and 2 only"
+done
 if ((${#signers[@]} == 0)); then
-    while read -r key; do signers+=("$key"); done < <(jq -r '.signers[]' "$repo/config.json")
+    while read -r key; do signers+=("$key"); done < <(jq -r '.signers[]' "${configs[@]}" | sort -u)
     say "signer: ${signers[*]} (from config.json: compare it with your recovery sheet)"
 fi
 
@@ -64,7 +71,22 @@ signed() {
     done
     return 1
 }
-signed "$repo/config.json" || die "config.json is not signed by ${signers[*]}"
+for config in "${configs[@]}"; do
+    signed "$config" || die "$(basename -- "$config") is not signed by ${signers[*]}"
+done
+
+# Whether a signed tombstone says that the commit with these refs was forgotten; tells `why`.
+forgotten() {
+    local tombstone name
+    name=$(basename -- "$1")
+    for tombstone in "$repo/tombstones/${name%.r*}".g*.json; do
+        [[ -f $tombstone && $(jq -r '.commit.refs // ""' "$tombstone") == "$(sum "$1")" ]] || continue
+        signed "$tombstone" || die "$(basename -- "$tombstone") is not signed by ${signers[*]}"
+        why=$(jq -r .reason "$tombstone")
+        return 0
+    done
+    return 1
+}
 
 # A protected identity is opened here, once: age would ask again for every pack. It stays in memory.
 opened=''
@@ -76,8 +98,9 @@ unseal() {
     if [[ -n $opened ]]; then printf '%s\n' "$opened" | age -d -i - "$1"; else age -d -i "$identity" "$1"; fi
 }
 
-# The newest signed refs that fit WHEN. A forged one stops the search: choose another snapshot by its id.
-refs='' newest=''
+# The newest signed refs that fit WHEN, without what was forgotten. A forged one stops the search: choose another
+# snapshot by its id.
+refs='' newest='' why=''
 for candidate in "$repo"/refs/*.json; do
     name=$(basename -- "$candidate" .json)
     [[ -f $candidate.minisig ]] || continue
@@ -85,7 +108,13 @@ for candidate in "$repo"/refs/*.json; do
     [[ $when == latest || $name == "$when"* ]] || continue
     # Revisions are numbers: r10 is newer than r9.
     order=$(printf '%s.r%09d' "${name%.r*}" "$((10#${name##*.r}))")
-    if [[ $order > $newest ]]; then newest=$order refs=$candidate; fi
+    [[ $order > $newest ]] || continue
+    if forgotten "$candidate"; then
+        say "forgotten: $name ($why)"
+        # Whoever names one by its whole id may have it for as long as its packs are there.
+        [[ $when == "${name%.r*}" ]] || continue
+    fi
+    newest=$order refs=$candidate
 done
 [[ -n $refs ]] || die "no committed snapshot fits $when"
 signed "$refs" || die "$(basename -- "$refs") is not signed by ${signers[*]}"

@@ -20,6 +20,7 @@ use super::{
     Read, Repository,
     chunks::ChunkReader,
     format::{BodyRecord, EntryRecord, PackKind, PackRecord, Refs, SourceManifest, layout},
+    index::KnownChunks,
     integrity::Incident,
     pack,
     reader::EntryLines,
@@ -68,6 +69,8 @@ pub struct VerifyReport {
     pub bytes_read: u64,
     /// Packs of which only the hash in their name was checked, because the key given does not open them.
     pub packs_sealed: u64,
+    /// Whether there was no key that opens indexes, so that entries were not looked at.
+    pub entries_sealed: bool,
     /// What is wrong.
     pub damage: Vec<Damage>,
 }
@@ -149,13 +152,7 @@ impl Repository<Read> {
             lost: HashMap::new(),
             nowhere: BTreeMap::new(),
         };
-        for incident in incidents {
-            if incident.tampering {
-                monitor
-                    .event(Event::Tampering { object: incident.object.clone(), what: incident.what.clone() });
-            }
-            search.note_incident(incident);
-        }
+        search.report.damage.extend(incidents.into_iter().map(|incident| told(incident, monitor)));
         search.compare_packs().await?;
         search.read_indexes(&refs).await?;
         for one in &refs {
@@ -172,23 +169,13 @@ impl Search<'_> {
         self.report.damage.push(Damage { object, what, affects, tampering });
     }
 
-    fn note_incident(&mut self, incident: Incident) {
-        let Incident { object, what, tampering } = incident;
-        let snapshot = Key::new(&object).ok().and_then(|key| layout::refs_of(&key));
-        let affects = snapshot.into_iter().map(|(id, _)| id.to_string()).collect();
-        self.report.damage.push(Damage { object, what, affects, tampering });
-    }
-
     /// Looks which of the needed packs are there with their size.
     async fn compare_packs(&mut self) -> Result<()> {
         let there = self.repository.core.packs().await?;
         for (pack, (size_bytes, _)) in &self.needed {
-            let what = match there.get(pack) {
-                None => "it is missing".to_owned(),
-                Some(found) if found != size_bytes => format!("it has {found} bytes instead of {size_bytes}"),
-                Some(_) => continue,
-            };
-            self.broken.insert(*pack, what);
+            if let Some(what) = wrong_size(there.get(pack).copied(), *size_bytes) {
+                self.broken.insert(*pack, what);
+            }
         }
         Ok(())
     }
@@ -323,15 +310,11 @@ impl Search<'_> {
         self.place(refs, kind, id, name)
     }
 
-    /// Reads packs whole: those that never were come first, then those whose last time is longest ago.
+    /// Reads packs whole.
     async fn read_packs(&mut self, percent: f64, ground: &Ground, monitor: &SharedMonitor) -> Result<()> {
         let known = &self.repository.core.known;
-        let last = known.last_read()?;
-        let whole = self.needed.keys().filter(|pack| !self.broken.contains_key(pack));
-        let mut whole: Vec<PackId> = whole.copied().collect();
-        whole.sort_by_key(|pack| last.get(pack));
-        whole.truncate(share(whole.len(), percent));
-        for pack in whole {
+        let whole = self.needed.keys().filter(|pack| !self.broken.contains_key(pack)).copied().collect();
+        for pack in in_turn(whole, known.as_ref(), percent)? {
             match self.repository.read_pack(pack).await {
                 Ok((chunks, bytes)) => {
                     known.note_read(&pack, ground.clock.now(), chunks.is_some())?;
@@ -402,6 +385,35 @@ impl Repository<Read> {
         let chunks = work.await.failed(ExitCode::Failed, || "reading a pack broke off".to_owned())??;
         Ok((chunks, size_bytes))
     }
+}
+
+/// Tells an incident, also to whoever listens, and as the damage that it is.
+pub(super) fn told(incident: Incident, monitor: &SharedMonitor) -> Damage {
+    let Incident { object, what, tampering } = incident;
+    if tampering {
+        monitor.event(Event::Tampering { object: object.clone(), what: what.clone() });
+    }
+    let snapshot = Key::new(&object).ok().and_then(|key| layout::refs_of(&key));
+    let affects = snapshot.into_iter().map(|(id, _)| id.to_string()).collect();
+    Damage { object, what, affects, tampering }
+}
+
+/// Returns what is wrong with a pack that should have so many bytes.
+pub(super) fn wrong_size(found: Option<u64>, size_bytes: u64) -> Option<String> {
+    match found {
+        None => Some("it is missing".to_owned()),
+        Some(found) if found != size_bytes => Some(format!("it has {found} bytes instead of {size_bytes}")),
+        Some(_) => None,
+    }
+}
+
+/// Returns the packs whose turn it is to be read, a share of all: those that never were come first, then those whose
+/// last time is longest ago.
+pub(super) fn in_turn(mut packs: Vec<PackId>, known: &dyn KnownChunks, percent: f64) -> Result<Vec<PackId>> {
+    let last = known.last_read()?;
+    packs.sort_by_key(|pack| last.get(pack));
+    packs.truncate(share(packs.len(), percent));
+    Ok(packs)
 }
 
 /// Returns how many of so many packs `percent` are, at least one when any is asked for.

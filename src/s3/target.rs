@@ -2,7 +2,7 @@
 //!
 //! *Order.* Look what is in the way and refuse before anything is touched; create buckets; write objects, at
 //! most `concurrency` at a time; with `replace` and everything selected, remove what the snapshot does not
-//! have; set the buckets' settings, lifecycle rules last.
+//! have, unless some of the snapshot did not come; set the buckets' settings, lifecycle rules last.
 //!
 //! *Crash.* Each object appears whole or not at all, and nothing is removed before all is in place. A run
 //! that stopped is run again with `replace`: objects that are equal already are not written twice.
@@ -126,6 +126,7 @@ impl Target for S3Target {
             self.refuse_the_full(&server, &options.only, entries.inventory()).await?;
         }
         let mut run = Run::new(&self, &server, &options)?;
+        run.lacking = entries.problems().len() as u64;
         while let Some(entry) = next {
             run.entry(entry).await?;
             next = entries.next().await?;
@@ -159,6 +160,8 @@ struct Run<'a> {
     refused: Vec<(String, String)>,
     same: u64,
     locked: u64,
+    /// What should have come and did not: what stands in its place is not to go.
+    lacking: u64,
     tally: Tally,
 }
 
@@ -193,6 +196,7 @@ impl<'a> Run<'a> {
             refused: Vec::new(),
             same: 0,
             locked: 0,
+            lacking: 0,
             tally: Tally::default(),
         })
     }
@@ -312,7 +316,12 @@ impl<'a> Run<'a> {
         if let Mode::Mirror(standing) = mode
             && self.refused.is_empty()
         {
-            self.remove_extras(*standing).await?;
+            if self.lacking == 0 {
+                self.remove_extras(*standing).await?;
+            } else {
+                let what = "nothing was removed: what should have come and did not may stand there";
+                self.tally.notes.push(what.to_owned());
+            }
         }
         let failures = self.apply_settings(mirrored).await;
         self.tell();

@@ -173,3 +173,40 @@ fn a_manifest_that_is_gone_is_damage_and_hides_no_other_snapshot() {
     stage.run(&["ls", &second]).ends(40).tells("is missing").tells("hint: ");
     stage.run(&["ls", &first]).ends(0);
 }
+
+#[test]
+fn without_any_key_the_structure_is_verified_and_what_was_not_looked_at_is_told() {
+    let (stage, _) = Stage::with_snapshot();
+    let pack = data_pack(&stage);
+    for key in ["keys/identity.txt", "keys/index.key"] {
+        fs::remove_file(stage.path(key)).unwrap();
+    }
+    let ran = stage.run(&["verify", "--read-data"]).ends(0);
+    assert_screen!(stage, ran.out);
+    let json = stage.run(&["verify", "--json"]).ends(0).json();
+    assert_eq!((&json["entries_looked_at"], &json["packs"]), (&false.into(), &2.into()));
+    change(&pack, |bytes| *bytes.last_mut().unwrap() ^= 1);
+    stage.run(&["verify"]).ends(0);
+    let json = stage.run(&["verify", "--read-data", "--json"]).ends(40).json();
+    assert!(json["damage"][0]["what"].to_string().contains("the hash in its name"), "{json}");
+    fs::remove_file(pack).unwrap();
+    let json = stage.run(&["verify", "--json"]).ends(40).json();
+    assert_eq!(json["damage"][0]["what"], "it is missing");
+}
+
+#[test]
+fn half_of_the_data_twice_is_all_of_it() {
+    let stage = Stage::with_files();
+    for n in 0..3 {
+        stage.write("data/app.env", &format!("COLOUR={n}\n"));
+        stage.snapshot();
+    }
+    let size = |pack: &PathBuf| pack.metadata().unwrap().len();
+    let all: u64 = packs(&stage).iter().map(size).sum();
+    let read =
+        || stage.run(&["verify", "--read-data=50%", "--json"]).ends(0).json()["bytes_read"].as_u64().unwrap();
+    let (first, second) = (read(), read());
+    assert_eq!(first + second, all, "what was not read is read first");
+    // The third time begins again with what was read longest ago.
+    assert_eq!(read(), first);
+}

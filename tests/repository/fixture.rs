@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
@@ -20,8 +20,9 @@ use lifeboat::{
     },
     names::{Key, SnapshotId, SourceName},
     repo::{
-        self, Append, Committed, KnownChunks, Label, Maintain, MemoryIndex, MemoryWitness, NewRepository,
-        Patience, Place, PruneReport, Read, Repository, Snapshot, Terms, VerifyOptions, VerifyReport,
+        self, Append, Committed, KnownChunks, Label, Lost, Maintain, MemoryIndex, MemoryWitness,
+        NewRepository, Patience, Place, PruneReport, Read, Repository, Salvage, Snapshot, Terms,
+        VerifyOptions, VerifyReport,
         format::{Config, layout},
     },
     store::{Delete, Get, MemoryStore, Put, Store},
@@ -36,6 +37,8 @@ pub struct Ship {
     pub made: NewKeys,
     pub clock: StoppedClock,
     pub heard: Arc<Recorder>,
+    /// What the host has seen of repositories; nothing, unless a test gives it a memory.
+    pub witness: Mutex<Option<Arc<MemoryWitness>>>,
 }
 
 /// Terms under which nothing waits: every conflict between runs can happen.
@@ -49,7 +52,7 @@ impl Ship {
         let keys = tempfile::tempdir().unwrap();
         let made = make_keys(keys.path(), "for a test").unwrap();
         let clock = StoppedClock::at("2025-10-10T18:00:00Z".parse::<DateTime<Utc>>().unwrap());
-        Self { keys, made, clock, heard: Arc::default() }
+        Self { keys, made, clock, heard: Arc::default(), witness: Mutex::default() }
     }
 
     /// Returns keys and a repository in memory that closes its packs early.
@@ -83,6 +86,11 @@ impl Ship {
 
     pub fn trust(&self) -> Trust {
         Trust::parse(&[self.made.signer.as_str()], &[], &[]).unwrap()
+    }
+
+    /// Lets the host remember from here on what it sees.
+    pub fn remember(&self) {
+        *self.witness.lock().unwrap() = Some(Arc::default());
     }
 
     pub fn monitor(&self) -> SharedMonitor {
@@ -130,7 +138,7 @@ impl Ship {
             get: Arc::new(store.clone()),
             trust: self.trust(),
             known: known.clone() as Arc<dyn KnownChunks>,
-            witness: Arc::new(MemoryWitness::default()),
+            witness: self.witness.lock().unwrap().clone().unwrap_or_default(),
             shown: "memory".to_owned(),
         }
     }
@@ -417,8 +425,19 @@ pub fn assert_same(want: &Reading, got: &Reading) {
 
 /// Reads the wanted entries of a snapshot's source.
 pub async fn read(snapshot: Snapshot, name: &SourceName, only: Selection) -> Result<Reading> {
-    let stored = Stored { snapshot, name: name.clone(), only };
+    let stored = Stored { snapshot, name: name.clone(), only, salvage: None };
     conformance::read_all(Box::new(stored)).await.map_err(|error| error.about(name))
+}
+
+/// Reads what of a snapshot's source is not damaged, and returns what is, too.
+pub async fn read_sound(snapshot: Snapshot, name: &SourceName) -> Result<(Reading, Vec<Lost>)> {
+    let only = Selection::all();
+    let salvage = snapshot.salvage(name, &only, &NoMonitor::shared()).await?;
+    let lost = salvage.lost.clone();
+    let stored = Stored { snapshot, name: name.clone(), only, salvage: Some(salvage) };
+    let reading = conformance::read_all(Box::new(stored)).await.map_err(|error| error.about(name))?;
+    assert_eq!(reading.problems.len(), lost.len(), "a target hears of all that is lost");
+    Ok((reading, lost))
 }
 
 /// A snapshot's source as a source.
@@ -426,6 +445,7 @@ struct Stored {
     snapshot: Snapshot,
     name: SourceName,
     only: Selection,
+    salvage: Option<Salvage>,
 }
 
 #[async_trait]
@@ -435,7 +455,11 @@ impl Source for Stored {
     }
 
     async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
-        self.snapshot.read_source(&self.name, &self.only, sink, &NoMonitor::shared()).await
+        let monitor = NoMonitor::shared();
+        match &self.salvage {
+            Some(salvage) => self.snapshot.read_sound(&self.name, &self.only, salvage, sink, &monitor).await,
+            None => self.snapshot.read_source(&self.name, &self.only, sink, &monitor).await,
+        }
     }
 }
 
@@ -506,7 +530,7 @@ impl Cargo {
     pub fn inventory(&self) -> Vec<String> {
         let mut items: Vec<String> = Vec::new();
         for entry in &self.entries {
-            if items.last() != Some(&entry.meta.item) {
+            if !items.contains(&entry.meta.item) {
                 items.push(entry.meta.item.clone());
             }
         }

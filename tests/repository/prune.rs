@@ -204,3 +204,19 @@ async fn packs_of_another_writer_are_relied_on_once_somebody_has_opened_them() {
     assert_eq!(second.added_packs, 0, "all of them were opened and are right");
     assert_eq!(second.added_bytes, 0);
 }
+
+#[tokio::test]
+async fn a_last_generation_that_somebody_put_there_stops_prune_and_removes_nothing() {
+    let (ship, store) = launched().await;
+    let first = ship.backup(&store, &cargo(&[1])).await.unwrap();
+    let second = ship.backup(&store, &cargo(&[2])).await.unwrap();
+    for name in ["prune/18446744073709551615.open.json", "prune/99999999.open.json"] {
+        store.overwrite(&Key::new(name).unwrap(), "{}");
+    }
+    // As long as a key can be: no room is left for a signature's name.
+    let zeros = "0".repeat(512 - format!("tombstones/{}.g7.json", first.id).len());
+    store.overwrite(&Key::new(&format!("tombstones/{}.g{zeros}7.json", first.id)).unwrap(), "{}");
+    let failure = ship.prune(&store, &[&first.id], AT_ONCE).await.unwrap_err();
+    assert_eq!(failure.exit(), ExitCode::Tampering, "{failure}");
+    assert_eq!(ship.listed(&store).await, [first.id, second.id]);
+}

@@ -94,6 +94,12 @@ impl Repository<Maintain> {
         if newest.keys().next_back().is_some_and(|newest| *newest > plan.basis) {
             return Err(overtaken());
         }
+        if generation > marks::GENERATION_MAX {
+            let what =
+                format!("the store has a generation {} of prune, and there is none behind it", plan.basis);
+            return Err(Failure::new(ExitCode::Tampering, what)
+                .hint("No prune ran so often: look into who put it there, and remove it from `prune/`."));
+        }
         let repository = &self.core.config.repository;
         for removal in &plan.remove {
             let tombstone = Tombstone {

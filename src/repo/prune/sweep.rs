@@ -1,8 +1,8 @@
 //! Removes what a generation has condemned and nobody needs.
 //!
 //! *Order.* `open` → what the commits need, read after it → objects of forgotten snapshots: signature, refs,
-//! manifest → what runs have left that died before their refs → packs → indexes that tell of nothing → `done`. A snapshot loses its signature before its packs, so
-//! nothing that counts as a snapshot ever lacks one.
+//! manifest → what runs have left that died before their refs → packs → indexes that tell of nothing → `done`. A
+//! snapshot loses its signature before its packs, so nothing that counts as a snapshot ever lacks one.
 //!
 //! *Crash.* What is removed is removed; the generation stays open and the rest is condemned anew.
 //!
