@@ -1,6 +1,6 @@
 //! `lifeboat prune`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use chrono::Duration;
 use clap::Args;
@@ -20,6 +20,7 @@ use crate::{
 
 /// Forget what no rule keeps, and remove what nobody needs.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of its own on the command line")]
 pub struct Prune {
     /// Show what would be done, and why [default]
     #[arg(long)]
@@ -57,17 +58,18 @@ pub(super) async fn run(args: Prune, session: &Session) -> Result<ExitCode> {
     let repository = opening.maintain(&stack, &monitor).await?;
     if let Some(generation) = args.close {
         repository.close(generation, &session.ground).await?;
-        return done(session, &format!("generation {generation} is closed"), json!({ "closed": generation }));
+        let text = format!("generation {generation} is closed");
+        return Ok(done(session, &text, json!({ "closed": generation })));
     }
     if let Some(reason) = &args.accept_loss {
         let count = repository.accept_loss(reason, &session.ground).await?;
         let text = format!("{count} commits are known to be gone: {reason}");
-        return done(session, &text, json!({ "accepted_losses": count }));
+        return Ok(done(session, &text, json!({ "accepted_losses": count })));
     }
     let asked = asked(&args, &stack)?;
     let planned = prune::plan(&repository, &asked, &session.ground, &monitor).await?;
     if !args.apply {
-        return show_plan(&args, session, &stack, &planned);
+        return Ok(show_plan(&args, session, &stack, &planned));
     }
     opening.check_for_prune(&session.ground).await?;
     let run = opening.catalog.begin_run("prune", session.ground.clock.now());
@@ -103,13 +105,13 @@ pub(super) async fn run(args: Prune, session: &Session) -> Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
-fn done(session: &Session, text: &str, facts: Value) -> Result<ExitCode> {
+fn done(session: &Session, text: &str, facts: Value) -> ExitCode {
     if session.json {
         json::print(&json::document("prune", facts));
     } else {
         session.report(text);
     }
-    Ok(ExitCode::Ok)
+    ExitCode::Ok
 }
 
 fn asked(args: &Prune, stack: &Stack) -> Result<Asked> {
@@ -144,7 +146,7 @@ fn note_end(run: Result<i64>, ended: &Result<PruneReport>, opening: &Opening, se
     }
 }
 
-fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned) -> Result<ExitCode> {
+fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned) -> ExitCode {
     if session.json {
         let mut facts = json!({
             "keep": facts_of_kept(planned),
@@ -159,7 +161,7 @@ fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned) 
             facts["every_pack"] = planned.plan.packs.iter().map(facts_of_pack).collect();
         }
         json::print(&json::document("prune", facts));
-        return Ok(ExitCode::Ok);
+        return ExitCode::Ok;
     }
     let mut snapshots = table(&["snapshot", "time", "", "why"]);
     let time = |id: &SnapshotId| {
@@ -195,7 +197,7 @@ fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned) 
         say(&format!("CAREFUL: {guard}"));
     }
     say(&summary(planned));
-    Ok(ExitCode::Ok)
+    ExitCode::Ok
 }
 
 fn summary(planned: &Planned) -> String {
@@ -260,7 +262,7 @@ fn report_lines(report: &PruneReport, freed_bytes: u64) -> Vec<String> {
             ByteCount(swept.deleted_bytes)
         );
         if !swept.rescued.is_empty() {
-            line += &format!("; {} were needed after all", swept.rescued.len());
+            let _ = write!(line, "; {} were needed after all", swept.rescued.len());
         }
         lines.push(line);
     }

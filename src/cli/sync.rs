@@ -1,5 +1,7 @@
 //! `lifeboat sync`.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -49,7 +51,9 @@ pub(super) async fn run(args: Sync, session: &Session) -> Result<ExitCode> {
         let facts: Vec<Value> = done.iter().map(|one| facts(one, session)).collect();
         json::print(&json::document("sync", json!({ "offsites": facts, "failed": failed })));
     } else {
-        done.iter().for_each(|one| session.report(&line(one)));
+        for one in &done {
+            session.report(&line(one));
+        }
     }
     for (_, failure) in &failed {
         session.screen.failure(failure);
@@ -72,17 +76,18 @@ fn facts(one: &Synced, session: &Session) -> Value {
     })
 }
 
+/// Returns one offsite in a line; writing to a text cannot fail.
 fn line(one: &Synced) -> String {
     let copy = &one.copy;
     let mut line = format!("{}: {} snapshots copied, {} were there", one.name, copy.copied.len(), copy.there);
     if copy.packs > 0 {
-        line += &format!("; {} in {} packs", ByteCount(copy.packs_bytes), copy.packs);
+        let _ = write!(line, "; {} in {} packs", ByteCount(copy.packs_bytes), copy.packs);
     }
     if !copy.damaged.is_empty() {
-        line += &format!("; {} are damaged here and were left out", copy.damaged.len());
+        let _ = write!(line, "; {} are damaged here and were left out", copy.damaged.len());
     }
     if !copy.waiting.is_empty() {
-        line += &format!("; {} wait behind them", copy.waiting.len());
+        let _ = write!(line, "; {} wait behind them", copy.waiting.len());
     }
     line
 }
