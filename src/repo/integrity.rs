@@ -40,6 +40,8 @@ pub struct Incident {
 struct Chain<'a> {
     there: BTreeMap<u64, Vec<&'a SignedRefs>>,
     explained: BTreeMap<u64, BTreeSet<PackId>>,
+    /// The highest number that was forgotten here.
+    forgotten: u64,
 }
 
 impl Core {
@@ -141,7 +143,8 @@ pub(super) fn losses(ledger: &Ledger, heads: &BTreeMap<String, Head>) -> Vec<Los
         if let Some(head) = heads.get(signer).filter(|head| !chain.has(head.seq, head.refs)) {
             note(head.seq, Some(head.refs), layout::REFS.to_owned());
         }
-        let newest = chain.there.keys().chain(chain.explained.keys()).max().copied().unwrap_or_default();
+        // What is only explained was never here: a copy hears of it before it gets what came earlier.
+        let newest = chain.there.keys().next_back().copied().unwrap_or_default().max(chain.forgotten);
         let is_told = |seq: &u64| chain.there.contains_key(seq) || chain.explained.contains_key(seq);
         for seq in (1..newest).filter(|seq| !is_told(seq)) {
             note(seq, None, layout::REFS.to_owned());
@@ -158,6 +161,10 @@ fn chains<'a>(ledger: &'a Ledger, heads: &'a BTreeMap<String, Head>) -> BTreeMap
     for commit in ledger.tombstones.iter().chain(&ledger.explanations).filter_map(|t| t.commit.as_ref()) {
         let chain = chains.entry(&commit.signer).or_default();
         chain.explained.entry(commit.seq).or_default().insert(commit.refs);
+    }
+    for commit in ledger.tombstones.iter().filter_map(|tombstone| tombstone.commit.as_ref()) {
+        let chain = chains.entry(&commit.signer).or_default();
+        chain.forgotten = chain.forgotten.max(commit.seq);
     }
     for signer in heads.keys() {
         chains.entry(signer).or_default();

@@ -456,9 +456,10 @@ impl Core {
         let mut all: BTreeMap<SnapshotId, Session> = BTreeMap::new();
         for object in self.get.list(marks::SESSIONS).await? {
             let Some(id) = marks::session_of(&object.key) else { continue };
-            let session = all.entry(id.clone()).or_default();
+            let is_end = object.key == marks::session_end(&id);
+            let session = all.entry(id).or_default();
             session.keys.insert(object.key.clone());
-            if object.key == marks::session_end(&id) {
+            if is_end {
                 session.ended = true;
                 continue;
             }
