@@ -304,7 +304,7 @@ impl<'a> Copy<'a> {
 
     /// Copies one snapshot.
     async fn snapshot(&mut self, one: &SignedRefs) -> Result<()> {
-        let refs = &one.refs;
+        let refs = &one.whole();
         self.copy_packs(&refs.packs).await?;
         self.indexes().await?;
         let manifest = layout::manifest(&refs.snapshot);

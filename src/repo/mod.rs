@@ -20,6 +20,7 @@ mod integrity;
 mod marks;
 mod pack;
 mod packer;
+mod packset;
 mod prune;
 mod reader;
 mod recovery;
@@ -220,7 +221,7 @@ impl<A> Repository<A> {
     /// believed, each with the reason.
     pub async fn survey(&self) -> Result<(Vec<Refs>, Vec<(Key, Failure)>)> {
         let Survey { good, bad, .. } = self.core.survey().await?;
-        Ok((good.into_iter().map(|one| one.refs).collect(), bad))
+        Ok((good.into_iter().map(|one| one.whole()).collect(), bad))
     }
 
     /// Returns the packs in the store, with their sizes.
@@ -340,7 +341,7 @@ impl Repository<Read> {
 
     /// Opens one snapshot.
     pub async fn snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
-        let refs = self.core.refs_of(id).await?.refs;
+        let refs = self.core.refs_of(id).await?.whole();
         let manifest = self.core.manifest(&refs, &self.access.identities).await?;
         let identities = self.access.identities.clone();
         let chunks = Arc::new(ChunkReader::new(self.core.clone(), identities, refs.packs.clone()));

@@ -31,10 +31,10 @@ impl Repository<Clear> {
         let (ledger, incidents) = self.core.checked_ledger(ground.clock.now()).await?;
         let mut users: BTreeMap<PackId, (u64, Vec<SnapshotId>)> = BTreeMap::new();
         for one in &ledger.survey.good {
-            for (pack, size_bytes) in &one.refs.packs {
-                let user = users.entry(*pack).or_insert((*size_bytes, Vec::new()));
+            one.packs.for_each(|pack, size_bytes| {
+                let user = users.entry(pack).or_insert((size_bytes, Vec::new()));
                 user.1.push(one.refs.snapshot.clone());
-            }
+            });
         }
         let mut report = VerifyReport {
             snapshots: ledger.survey.good.len() as u64,

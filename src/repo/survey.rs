@@ -19,6 +19,7 @@ use super::{
     core::Core,
     format::{self, Refs, layout},
     marks::{self, Condemned, Done, SessionMark, Step, Tombstone},
+    packset::{PackSet, PackTable},
 };
 use crate::{
     error::{ExitCode, Failure, Result},
@@ -32,8 +33,10 @@ const READS_AT_ONCE: usize = 8;
 /// Refs whose signature was checked.
 #[derive(Clone, Debug)]
 pub struct SignedRefs {
-    /// The refs.
+    /// The refs, without their packs.
     pub refs: Refs,
+    /// The packs.
+    pub packs: PackSet,
     /// SHA-256 of their bytes.
     pub digest: PackId,
     /// Who signed.
@@ -202,9 +205,10 @@ impl Core {
                 *seen = (revision, signature.modified);
             }
         }
+        let table = &PackTable::default();
         let reads = newest.into_iter().map(|(id, (revision, received))| async move {
             let key = layout::refs(&id, revision);
-            let read = match self.read_refs(&id, revision).await {
+            let read = match self.read_refs(&id, revision, table).await {
                 // A sweep takes the signature first: what has none any more is no snapshot any more.
                 Err(failure) => match self.is_gone(&layout::signature(&key)).await {
                     Ok(true) => Ok(None),
@@ -243,7 +247,7 @@ impl Core {
         };
         let signed = self.signed(&format!("{}{id}.", layout::REFS)).await?;
         let newest = signed.iter().filter_map(layout::refs_of).map(|(_, revision)| revision).max();
-        let one = self.read_refs(id, newest.ok_or_else(unknown)?).await?;
+        let one = self.read_refs(id, newest.ok_or_else(unknown)?, &PackTable::default()).await?;
         if !self.trust.believes(&one.signer, one.refs.seq) {
             return Err(unknown().because("it was signed by a key after that was revoked"));
         }
@@ -254,14 +258,15 @@ impl Core {
         }
     }
 
-    async fn read_refs(&self, id: &SnapshotId, revision: u32) -> Result<SignedRefs> {
+    async fn read_refs(&self, id: &SnapshotId, revision: u32, table: &PackTable) -> Result<SignedRefs> {
         let key = layout::refs(id, revision);
-        let (refs, digest, verified) = self.read_signed::<Refs>(&key, &self.trust.writers).await?;
+        let (mut refs, digest, verified) = self.read_signed::<Refs>(&key, &self.trust.writers).await?;
         if refs.snapshot != *id || refs.revision != revision || refs.repository != self.config.repository {
             return Err(moved(&key));
         }
         format::check_version(refs.format, &format!("`{key}`"))?;
-        Ok(SignedRefs { refs, digest, signer: verified.signer, received: None })
+        let packs = table.keep(&std::mem::take(&mut refs.packs));
+        Ok(SignedRefs { refs, packs, digest, signer: verified.signer, received: None })
     }
 
     /// Reads tombstones; a signature alone, of a run that died, is none.
@@ -476,6 +481,13 @@ impl Core {
             }
         }
         Ok(all)
+    }
+}
+
+impl SignedRefs {
+    /// Returns the refs with their packs, as they were signed.
+    pub fn whole(&self) -> Refs {
+        Refs { packs: self.packs.to_map(), ..self.refs.clone() }
     }
 }
 

@@ -134,8 +134,9 @@ impl Repository<Read> {
         let refs = ledger.survey.good;
         let mut needed = BTreeMap::new();
         for one in &refs {
-            let packs = one.refs.packs.iter();
-            needed.extend(packs.map(|(pack, size_bytes)| (*pack, (*size_bytes, Affected::default()))));
+            one.packs.for_each(|pack, size_bytes| {
+                needed.entry(pack).or_insert((size_bytes, Affected::default()));
+            });
         }
         let sizes = needed.iter().map(|(pack, (size_bytes, _))| (*pack, *size_bytes)).collect();
         let mut search = Search {
@@ -156,7 +157,7 @@ impl Repository<Read> {
         search.compare_packs().await?;
         search.read_indexes(&refs).await?;
         for one in &refs {
-            search.walk(&one.refs).await?;
+            search.walk(&one.whole()).await?;
         }
         search.read_packs(options.read_percent, ground, monitor).await?;
         search.end(&refs)
@@ -196,7 +197,7 @@ impl Search<'_> {
             }
         }
         self.untold = self.needed.keys().filter(|pack| !told.contains(pack)).copied().collect();
-        let touched = refs.iter().filter(|one| one.refs.packs.keys().any(|pack| self.untold.contains(pack)));
+        let touched = refs.iter().filter(|one| one.packs.any(|pack| self.untold.contains(pack)));
         let snapshots: Vec<String> = touched.map(|one| one.refs.snapshot.to_string()).collect();
         for (key, failure) in failures {
             self.note(key.to_string(), &failure, snapshots.clone());
@@ -339,7 +340,7 @@ impl Search<'_> {
         }
         for (pack, what) in self.broken {
             let affected = self.needed.remove(&pack).unwrap_or_default().1;
-            let users = || refs.iter().filter(|one| one.refs.packs.contains_key(&pack));
+            let users = || refs.iter().filter(|one| one.packs.any(|one| *one == pack));
             let affects = if affected.names.is_empty() {
                 users().map(|one| one.refs.snapshot.to_string()).collect()
             } else {

@@ -164,8 +164,7 @@ pub fn plan(
             PackState::Due => Some(now),
             _ => None,
         };
-        let (needed_by, kept_by) =
-            by.map_or((0, None), |by| (by.len() as u64, by.last().map(|id| (*id).clone())));
+        let (needed_by, kept_by) = by.map_or((0, None), |by| (by.count, by.last.cloned()));
         packs.push(PackLine { pack: *pack, size_bytes: stored.size_bytes, state, goes, needed_by, kept_by });
     }
     let condemn = packs.iter().filter(|line| line.state == PackState::Unneeded);
@@ -261,6 +260,21 @@ fn removals(
     all
 }
 
+/// Who needs a pack.
+#[derive(Default)]
+struct Users<'a> {
+    count: u64,
+    /// The one that was added last.
+    last: Option<&'a SnapshotId>,
+}
+
+impl<'a> Users<'a> {
+    fn add(&mut self, snapshot: &'a SnapshotId) {
+        self.count += 1;
+        self.last = Some(snapshot);
+    }
+}
+
 /// Returns who needs each pack, oldest first: every commit that stays, refs that nobody signed yet, and forgotten
 /// snapshots that somebody reads.
 fn users<'a>(
@@ -268,21 +282,19 @@ fn users<'a>(
     remove: &BTreeMap<SnapshotId, String>,
     terms: Terms,
     now: DateTime<Utc>,
-) -> BTreeMap<PackId, Vec<&'a SnapshotId>> {
-    let mut users: BTreeMap<PackId, Vec<&SnapshotId>> = BTreeMap::new();
+) -> BTreeMap<PackId, Users<'a>> {
+    let mut users: BTreeMap<PackId, Users<'_>> = BTreeMap::new();
     let read = in_use(ledger, terms, now);
     let stays = ledger.survey.good.iter().filter(|one| !remove.contains_key(&one.refs.snapshot));
     let gone = ledger.survey.good.iter().filter(|one| remove.contains_key(&one.refs.snapshot));
     let read = gone.chain(&ledger.survey.forgotten).filter(|one| read.contains(&one.refs.snapshot));
     for one in read.chain(stays) {
-        for pack in one.refs.packs.keys() {
-            users.entry(*pack).or_default().push(&one.refs.snapshot);
-        }
+        one.packs.for_each(|pack, _| users.entry(pack).or_default().add(&one.refs.snapshot));
     }
     // Also of those that get a tombstone now: they count until their object is gone.
     for one in &ledger.unsigned {
         for pack in one.packs.keys() {
-            users.entry(*pack).or_default().push(&one.snapshot);
+            users.entry(*pack).or_default().add(&one.snapshot);
         }
     }
     users

@@ -172,7 +172,9 @@ fn judge(ledger: &Ledger, generation: u64, terms: Terms, ground: &Ground) -> Jud
             let key = layout::refs(&one.refs.snapshot, one.refs.revision);
             judged.forgotten.insert(one.refs.snapshot.clone(), key);
         } else {
-            judged.keep.extend(one.refs.packs.keys());
+            one.packs.for_each(|pack, _| {
+                judged.keep.insert(pack);
+            });
         }
     }
     for one in &ledger.unsigned {
