@@ -245,7 +245,10 @@ fn show_packs(stack: &Stack, packs: &[PackLine]) {
 fn report_lines(report: &PruneReport, freed_bytes: u64) -> Vec<String> {
     let mut lines = Vec::new();
     if !report.forgotten.is_empty() {
-        lines.push(format!("{} snapshots are forgotten", report.forgotten.len()));
+        lines.push(match report.forgotten.len() {
+            1 => "1 snapshot is forgotten".to_owned(),
+            count => format!("{count} snapshots are forgotten"),
+        });
     }
     if let Some(generation) = report.generation {
         lines.push(format!(

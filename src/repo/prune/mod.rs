@@ -95,10 +95,7 @@ impl Inspection {
         let Some(first) = left.iter().find(|one| one.tampering).or(left.first()) else {
             return Ok(());
         };
-        let exit = if first.tampering { ExitCode::Tampering } else { ExitCode::Damage };
-        let what = format!("prune stands still: `{}`: {}", first.object, first.what);
-        Err(Failure::new(exit, what)
-            .hint("Nothing is removed while this is so. Run `lifeboat verify`, and keep the store as it is."))
+        Err(stands_still(first))
     }
 }
 
@@ -155,6 +152,14 @@ impl Repository<Maintain> {
             Err(_) => Ok(Some(String::new())),
         }
     }
+}
+
+/// Returns why nothing is removed.
+fn stands_still(incident: &Incident) -> Failure {
+    let exit = if incident.tampering { ExitCode::Tampering } else { ExitCode::Damage };
+    let what = format!("prune stands still: `{}`: {}", incident.object, incident.what);
+    Failure::new(exit, what)
+        .hint("Nothing is removed while this is so. Run `lifeboat verify`, and keep the store as it is.")
 }
 
 /// Returns when a commit came, as far as it is known.

@@ -12,16 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Maintain, Swept, Terms, apply::overtaken, plan::in_use};
+use super::{Maintain, Swept, Terms, apply::overtaken, plan::in_use, stands_still};
 use crate::{
     clock::Ground,
-    error::{ExitCode, Failure, Result},
+    error::Result,
     event::SharedMonitor,
     names::{Key, PackId, SnapshotId},
     repo::{
         Repository,
         format::{FORMAT, layout},
-        integrity::Incident,
         marks::{self, Done, Open, Step},
         survey::Ledger,
     },
@@ -63,10 +62,8 @@ impl Repository<Maintain> {
         };
         self.put_open(generation, &open).await?;
         let (ledger, incidents) = self.core.checked_ledger(ground.clock.now()).await?;
-        if let Some(Incident { object, what, .. }) = incidents.first() {
-            let what = format!("prune stands still: `{object}`: {what}");
-            return Err(Failure::new(ExitCode::Tampering, what)
-                .hint("Nothing more is removed while this is so. Run `lifeboat verify`."));
+        if let Some(first) = incidents.iter().find(|one| one.tampering).or(incidents.first()) {
+            return Err(stands_still(first));
         }
         let condemned = ledger.generations.get(&generation).and_then(|one| one.condemned.clone());
         // Others have swept and cleared it away while this run stood still.
