@@ -41,6 +41,9 @@ use crate::{
 const ASK_MILLISECONDS: u64 = 200;
 /// How long the server may take to find us at one address; it tries once a second.
 const CONTACT_SECONDS_MAX: u64 = 15;
+/// How often it is asked meanwhile, at another port each time: a packet that is lost while it connects leaves it
+/// waiting for longer than that, and asked for the same place again it does nothing.
+const CONTACTS_MAX: u64 = 3;
 /// How long nothing may move: neither bytes sent nor bytes loaded.
 const STILL_SECONDS_MAX: u64 = 180;
 /// How long the server may rewrite its append-only file.
@@ -150,15 +153,19 @@ impl Takeover<'_> {
     /// Tries the addresses under which the server may reach us until it comes with the token.
     async fn find_way(&mut self, token: &str) -> Result<Option<Primary>> {
         for (host, port) in self.candidates().await {
-            let Some(primary) = self.listen(&host, port, token).await else { continue };
-            self.say(&format!("asking the server to synchronise from {host}:{}", primary.port()));
-            let _: String = self.control.ask(&["REPLICAOF", &host, &primary.port().to_string()]).await?;
-            let until = Instant::now() + Duration::from_secs(CONTACT_SECONDS_MAX);
-            while Instant::now() < until {
-                if primary.progress().let_in {
-                    return Ok(Some(primary));
+            // A port that the policy names is the only one that the server can reach.
+            let contacts = if port == 0 { CONTACTS_MAX } else { 1 };
+            for _ in 0..contacts {
+                let Some(primary) = self.listen(&host, port, token).await else { break };
+                self.say(&format!("asking the server to synchronise from {host}:{}", primary.port()));
+                let _: String = self.control.ask(&["REPLICAOF", &host, &primary.port().to_string()]).await?;
+                let until = Instant::now() + Duration::from_secs(CONTACT_SECONDS_MAX / contacts);
+                while Instant::now() < until {
+                    if primary.progress().let_in {
+                        return Ok(Some(primary));
+                    }
+                    sleep(Duration::from_millis(ASK_MILLISECONDS)).await;
                 }
-                sleep(Duration::from_millis(ASK_MILLISECONDS)).await;
             }
         }
         Ok(None)
