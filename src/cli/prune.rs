@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ use crate::{
     names::{ByteCount, SnapshotId},
     policy::Stack,
     repo::{PackLine, PackState, PruneReport, Terms},
+    store::Trash,
 };
 
 /// Forget what no rule keeps, and remove what nobody needs.
@@ -70,7 +71,7 @@ pub(super) async fn run(args: Prune, session: &Session) -> Result<ExitCode> {
     let asked = asked(&args, &stack)?;
     let planned = prune::plan(&repository, &asked, &session.ground, &monitor).await?;
     if !args.apply {
-        show_plan(&args, session, &stack, &planned);
+        show_plan(&args, session, &stack, &planned, &opening.trash().await?);
         return Ok(ExitCode::Ok);
     }
     opening.check_for_prune(&session.ground).await?;
@@ -147,7 +148,7 @@ fn note_end(run: Result<i64>, ended: &Result<PruneReport>, opening: &Opening, se
     }
 }
 
-fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned) {
+fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned, trash: &Trash) {
     if session.json {
         let mut facts = json!({
             "keep": facts_of_kept(planned),
@@ -157,6 +158,7 @@ fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned) 
             "generation": planned.plan.generation(),
             "sweep": planned.plan.sweep,
             "open": planned.plan.open,
+            "trash": { "objects": trash.objects, "bytes": trash.size_bytes, "goes": goes_from_trash(trash) },
         });
         if args.packs {
             facts["every_pack"] = planned.plan.packs.iter().map(facts_of_pack).collect();
@@ -188,6 +190,14 @@ fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned) 
             say(&format!("{count:>7} packs {:>10}  {}", ByteCount(size_bytes).to_string(), meaning(state)));
         }
     }
+    if let Some(goes) = goes_from_trash(trash) {
+        let goes = goes.with_timezone(&stack.timezone).format("%Y-%m-%d %H:%M");
+        let size = ByteCount(trash.size_bytes).to_string();
+        say(&format!(
+            "{:>7} objects {size:>8}  trash: deleted, the first of them goes {goes}",
+            trash.objects
+        ));
+    }
     if args.packs {
         show_packs(stack, &planned.plan.packs);
     }
@@ -198,6 +208,11 @@ fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned) 
         say(&format!("CAREFUL: {guard}"));
     }
     say(&summary(planned));
+}
+
+/// Returns when the oldest object in the trash may be removed for good.
+fn goes_from_trash(trash: &Trash) -> Option<DateTime<Utc>> {
+    trash.oldest.filter(|_| trash.objects > 0).map(|oldest| oldest + TRASH_STAYS)
 }
 
 fn summary(planned: &Planned) -> String {

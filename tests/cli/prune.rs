@@ -182,6 +182,11 @@ fn prune_needs_no_key_that_opens_anything() {
 fn what_lies_in_the_trash_is_told_and_freed_at_once_when_asked_for() {
     let (stage, _) = with_snapshots(1, TWO);
     stage.write("repo/trash/packs/ab", "deleted just now");
+    let plan = stage.run(&["prune", "--plan", "--json"]).ends(0).json();
+    assert_eq!((&plan["trash"]["objects"], &plan["trash"]["bytes"]), (&json!(1), &json!(16)));
+    assert!(plan["trash"]["goes"].is_string(), "{plan}");
+    let shown = stage.run(&["prune", "--plan"]).ends(0).out;
+    assert!(shown.contains("trash: deleted, the first of them goes"), "{shown}");
     let ran = stage.run(&["prune", "--apply"]).ends(0);
     assert!(ran.out.contains("in 1 objects lie in the trash for 7 days"), "{}", ran.out);
     let done = stage.run(&["prune", "--apply", "--json"]).ends(0).json();
