@@ -6,6 +6,8 @@
 use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, Datelike, Utc};
+
+use crate::names::SnapshotId;
 use serde::{Deserialize, Deserializer};
 
 /// Tells the time.
@@ -84,6 +86,13 @@ impl Ground {
     /// Returns the machine's own clock and dice.
     pub fn system() -> Self {
         Self { clock: Arc::new(System), dice: Arc::new(System) }
+    }
+
+    /// Makes an id for a run that began at `began`; two runs of one second differ by chance.
+    pub fn id_at(&self, began: DateTime<Utc>) -> SnapshotId {
+        let mut salt = [0; 2];
+        self.dice.fill(&mut salt);
+        SnapshotId::at(began, u16::from_be_bytes(salt))
     }
 
     /// Returns `count` random bytes as lower-case hex.

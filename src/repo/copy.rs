@@ -162,9 +162,7 @@ impl<'a> Copy<'a> {
         monitor: &'a SharedMonitor,
     ) -> Result<Self> {
         let generation = to.standing(monitor).await?.generation;
-        let mut salt = [0; 2];
-        ground.dice.fill(&mut salt);
-        let session = SnapshotId::at(ground.clock.now(), u16::from_be_bytes(salt));
+        let session = ground.id_at(ground.clock.now());
         let (packs, report) = (BTreeMap::new(), CopyReport::default());
         let (marks, held_up) = ((0, None), BTreeSet::new());
         let mut copy = Self {

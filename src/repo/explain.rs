@@ -16,7 +16,7 @@ use crate::{
     clock::Ground,
     crypt::SigningKey,
     error::{ExitCode, Failure, Result},
-    names::{Key, SnapshotId},
+    names::Key,
     store::Put,
 };
 
@@ -43,10 +43,8 @@ impl Core {
         reason: &str,
         ground: &Ground,
     ) -> Result<()> {
-        let mut salt = [0; 2];
-        ground.dice.fill(&mut salt);
         // Often nobody knows which snapshot it was; the name only has to be new.
-        let snapshot = SnapshotId::at(ground.clock.now(), u16::from_be_bytes(salt));
+        let snapshot = ground.id_at(ground.clock.now());
         let explanation = Tombstone {
             format: FORMAT,
             repository: self.config.repository.clone(),

@@ -19,9 +19,7 @@ pub struct Hold {
 impl Hold {
     /// Puts the mark.
     pub async fn begin(put: Arc<dyn Put>, snapshots: &[SnapshotId], ground: &Ground) -> Result<Self> {
-        let mut salt = [0; 2];
-        ground.dice.fill(&mut salt);
-        let session = SnapshotId::at(ground.clock.now(), u16::from_be_bytes(salt));
+        let session = ground.id_at(ground.clock.now());
         let snapshots = snapshots.iter().cloned().collect();
         let mark = SessionMark { format: FORMAT, kind: SessionKind::Read, generation: 0, snapshots };
         put.put(&marks::session(&session, 0), format::write(&mark).into()).await?;

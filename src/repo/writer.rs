@@ -136,8 +136,7 @@ impl<'a> SnapshotWriter<'a> {
         level: i32,
     ) -> Result<Self> {
         let began = ground.clock.now();
-        let mut salt = [0; 2];
-        ground.dice.fill(&mut salt);
+        let id = ground.id_at(began);
         let settings = |kind| PackerSettings {
             put: repository.access.put.clone(),
             get: repository.core.get.clone(),
@@ -154,7 +153,7 @@ impl<'a> SnapshotWriter<'a> {
         let writer = Self {
             repository,
             ground,
-            id: SnapshotId::at(began, u16::from_be_bytes(salt)),
+            id,
             began,
             data: Packer::start(settings(PackKind::Data)),
             meta: Packer::start(settings(PackKind::Meta)),
