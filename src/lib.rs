@@ -24,6 +24,7 @@ pub mod event;
 
 pub mod flow;
 pub mod retention;
+pub mod status;
 
 pub mod crypt;
 pub mod policy;

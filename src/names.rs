@@ -293,6 +293,81 @@ impl fmt::Display for ByteCount {
     }
 }
 
+/// What lifeboat does on a schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Job {
+    /// A snapshot of all sources.
+    Backup,
+    /// The copy to an offsite repository.
+    Sync,
+    /// Retention, and freeing what nothing needs.
+    Prune,
+    /// Reading and checking what is stored.
+    Verify,
+    /// A restore into a lab.
+    Drill,
+    /// The daily report.
+    Digest,
+    /// A look at what the next backup will need.
+    Doctor,
+}
+
+impl Job {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Backup, Self::Sync, Self::Prune, Self::Verify, Self::Drill, Self::Digest, Self::Doctor];
+
+    /// Returns the word for screens, the policy and the catalog.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Sync => "sync",
+            Self::Prune => "prune",
+            Self::Verify => "verify",
+            Self::Drill => "drill",
+            Self::Digest => "digest",
+            Self::Doctor => "doctor",
+        }
+    }
+
+    /// Returns the job of this word.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|job| job.word() == word)
+    }
+}
+
+/// A job, and the place that it works on where a stack has several: `sync` to `oss`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Task {
+    /// What is done.
+    pub job: Job,
+    /// The offsite; `None` for the stack's repository, or where there is nothing to choose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+}
+
+impl Task {
+    /// Returns the task that needs no place.
+    pub fn of(job: Job) -> Self {
+        Self { job, place: None }
+    }
+
+    /// Returns the task at an offsite.
+    pub fn at(job: Job, offsite: &str) -> Self {
+        Self { job, place: Some(offsite.to_owned()) }
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some(place) => write!(f, "{} {place}", self.job.word()),
+            None => f.write_str(self.job.word()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

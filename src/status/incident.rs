@@ -1,0 +1,339 @@
+//! An incident: one thing that is wrong, from the moment it is seen until it is over.
+//!
+//! *Order.* Whoever looks tells the [`Condition`]s that hold now; [`settle`] compares them with the incidents that are
+//! open and says what changed. So an incident opens once, is reminded of more and more rarely, and resolves by itself
+//! when its condition no longer holds: nothing latches, and nobody has to close anything. What must not go away
+//! by itself (an anomaly whose next run looks normal again because the loss is now usual) is marked as such and waits
+//! for a person.
+//!
+//! Pure: the catalog keeps incidents, `notify` tells of them.
+
+use chrono::{DateTime, Duration, Utc};
+use serde::{Deserialize, Serialize};
+
+/// How urgent an incident is, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Urgency {
+    /// Worth a line in the daily report.
+    Info,
+    /// For the next working day; keeps quiet at night.
+    Ticket,
+    /// Now: what is lost meanwhile may be lost for good.
+    Page,
+}
+
+impl Urgency {
+    /// Returns the word for screens, documents and the catalog.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Ticket => "ticket",
+            Self::Page => "page",
+        }
+    }
+
+    /// Returns the urgency of this word.
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Info, Self::Ticket, Self::Page].into_iter().find(|urgency| urgency.word() == word)
+    }
+}
+
+/// What is wrong, as a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A run failed, also after its retries.
+    Failed,
+    /// A run left something out.
+    Partial,
+    /// A run did not happen at its time.
+    Missed,
+    /// No run succeeded for longer than the schedule allows.
+    Overdue,
+    /// A source is much smaller or larger than it used to be.
+    Anomaly,
+    /// Stored bytes are missing or changed.
+    Damage,
+    /// Somebody without the keys changed the repository.
+    Tampering,
+    /// A copy is behind its original.
+    Lag,
+    /// The service would delete what it was asked to keep.
+    Lock,
+    /// `doctor` found something.
+    Doctor,
+    /// The policy's file cannot be used.
+    Policy,
+    /// A message reached nobody.
+    Notify,
+    /// A drill did not pass.
+    Drill,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Failed,
+        Self::Partial,
+        Self::Missed,
+        Self::Overdue,
+        Self::Anomaly,
+        Self::Damage,
+        Self::Tampering,
+        Self::Lag,
+        Self::Lock,
+        Self::Doctor,
+        Self::Policy,
+        Self::Notify,
+        Self::Drill,
+    ];
+
+    /// Returns the word for screens, documents, the catalog and the page of the runbook.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Partial => "partial",
+            Self::Missed => "missed",
+            Self::Overdue => "overdue",
+            Self::Anomaly => "anomaly",
+            Self::Damage => "damage",
+            Self::Tampering => "tampering",
+            Self::Lag => "lag",
+            Self::Lock => "lock",
+            Self::Doctor => "doctor",
+            Self::Policy => "policy",
+            Self::Notify => "notify",
+            Self::Drill => "drill",
+        }
+    }
+
+    /// Returns the kind of this word.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+
+    /// Returns whether only a person can end it.
+    pub fn waits_for_a_person(self) -> bool {
+        matches!(self, Self::Anomaly)
+    }
+}
+
+/// Something that is wrong now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// What is wrong, as a kind.
+    pub kind: Kind,
+    /// What it concerns: a task (`backup`, `sync oss`), a source (`mysql`), a finding (`disk.room`).
+    pub about: String,
+    /// How urgent it is.
+    pub urgency: Urgency,
+    /// What is wrong, a fragment as of a `Failure`.
+    pub what: String,
+    /// What to do, whole sentences.
+    pub hint: Option<String>,
+}
+
+/// One thing that is wrong, from the moment it is seen until it is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    /// Its number in the catalog.
+    pub number: i64,
+    /// What is wrong.
+    #[serde(flatten)]
+    pub condition: Condition,
+    /// When it was first seen.
+    pub opened: DateTime<Utc>,
+    /// How often people were reminded.
+    pub reminders: u32,
+    /// When people were last told.
+    pub told: DateTime<Utc>,
+    /// When it was over.
+    pub resolved: Option<DateTime<Utc>>,
+    /// What the person who took note of it wrote.
+    pub acknowledged: Option<String>,
+    /// Until when nobody is reminded.
+    pub muted_until: Option<DateTime<Utc>>,
+}
+
+impl std::ops::Deref for Incident {
+    type Target = Condition;
+    fn deref(&self) -> &Condition {
+        &self.condition
+    }
+}
+
+/// When people are reminded, counted from the last time they were told; the last one goes on.
+pub const REMIND_AFTER: [Duration; 3] = [Duration::hours(1), Duration::hours(6), Duration::hours(24)];
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was not there before.
+    Opened(Condition),
+    /// It is still there, and is told again; its words may be new.
+    Reminded(Incident),
+    /// It is still there with other words or another urgency; nobody is told.
+    Altered(Incident),
+    /// It is over.
+    Resolved(Incident),
+}
+
+/// Compares what holds now with what is open. `conditions` with the same kind and subject count once.
+pub fn settle(open: &[Incident], conditions: &[Condition], now: DateTime<Utc>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let same = |incident: &Incident, condition: &Condition| {
+        incident.kind == condition.kind && incident.about == condition.about
+    };
+    for (at, condition) in conditions.iter().enumerate() {
+        let told_before =
+            conditions[..at].iter().any(|c| c.kind == condition.kind && c.about == condition.about);
+        if !told_before && !open.iter().any(|incident| same(incident, condition)) {
+            changes.push(Change::Opened(condition.clone()));
+        }
+    }
+    for incident in open {
+        match conditions.iter().find(|condition| same(incident, condition)) {
+            Some(condition) => changes.extend(stays(incident, condition, now)),
+            None if incident.kind.waits_for_a_person() && incident.acknowledged.is_none() => {
+                changes.extend(stays(incident, &incident.condition, now));
+            }
+            None => {
+                changes.push(Change::Resolved(Incident { resolved: Some(now), ..incident.clone() }));
+            }
+        }
+    }
+    changes
+}
+
+/// Says what changes about an incident that is still there.
+fn stays(incident: &Incident, condition: &Condition, now: DateTime<Utc>) -> Option<Change> {
+    let worse = condition.urgency > incident.urgency;
+    let mut next = Incident { condition: condition.clone(), ..incident.clone() };
+    let is_muted = incident.muted_until.is_some_and(|until| now < until);
+    let wait = REMIND_AFTER[(incident.reminders as usize).min(REMIND_AFTER.len() - 1)];
+    let is_due = incident.told + wait <= now && condition.urgency > Urgency::Info;
+    if !is_muted && (worse || is_due && incident.acknowledged.is_none()) {
+        next.reminders = next.reminders.saturating_add(1);
+        next.told = now;
+        return Some(Change::Reminded(next));
+    }
+    (next != *incident).then_some(Change::Altered(next))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(minutes: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + Duration::minutes(minutes)
+    }
+
+    fn failed(what: &str) -> Condition {
+        Condition {
+            kind: Kind::Failed,
+            about: "backup".into(),
+            urgency: Urgency::Page,
+            what: what.into(),
+            hint: None,
+        }
+    }
+
+    /// Carries changes out as the catalog does, and returns what people are told.
+    fn carry_out(open: &mut Vec<Incident>, changes: Vec<Change>, now: DateTime<Utc>) -> Vec<&'static str> {
+        let mut told = Vec::new();
+        for change in changes {
+            match change {
+                Change::Opened(condition) => {
+                    told.push("opened");
+                    open.push(Incident {
+                        number: open.iter().map(|one| one.number).max().unwrap_or(0) + 1,
+                        condition,
+                        opened: now,
+                        reminders: 0,
+                        told: now,
+                        resolved: None,
+                        acknowledged: None,
+                        muted_until: None,
+                    });
+                }
+                Change::Reminded(next) | Change::Altered(next) => {
+                    let old = open.iter_mut().find(|one| one.number == next.number).unwrap();
+                    if old.told != next.told {
+                        told.push("reminded");
+                    }
+                    *old = next;
+                }
+                Change::Resolved(gone) => {
+                    told.push("resolved");
+                    open.retain(|one| one.number != gone.number);
+                }
+            }
+        }
+        told
+    }
+
+    #[test]
+    fn an_incident_is_told_once_then_reminded_of_more_and_more_rarely_then_resolved() {
+        let (mut open, mut told) = (Vec::new(), Vec::new());
+        for minute in 0..3000 {
+            let holds = if minute < 2900 { vec![failed("x"), failed("x")] } else { vec![] };
+            let changes = settle(&open, &holds, at(minute));
+            told.extend(carry_out(&mut open, changes, at(minute)).into_iter().map(|what| (minute, what)));
+        }
+        let expected =
+            [(0, "opened"), (60, "reminded"), (420, "reminded"), (1860, "reminded"), (2900, "resolved")];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn an_anomaly_that_looks_usual_the_next_day_still_waits_for_a_person() {
+        let anomaly = Condition { kind: Kind::Anomaly, about: "mysql".into(), ..failed("half of the rows") };
+        let mut open = Vec::new();
+        let changes = settle(&open, &[anomaly], at(0));
+        carry_out(&mut open, changes, at(0));
+        assert_eq!(settle(&open, &[], at(30)), []);
+        open[0].acknowledged = Some("a table was dropped on purpose".into());
+        assert!(matches!(settle(&open, &[], at(31))[..], [Change::Resolved(_)]));
+    }
+
+    #[test]
+    fn what_is_muted_or_acknowledged_is_not_reminded_of_until_it_gets_worse() {
+        let mut open = Vec::new();
+        let changes = settle(&open, &[Condition { urgency: Urgency::Ticket, ..failed("x") }], at(0));
+        carry_out(&mut open, changes, at(0));
+        open[0].muted_until = Some(at(600));
+        let ticket = Condition { urgency: Urgency::Ticket, ..failed("x") };
+        assert_eq!(settle(&open, std::slice::from_ref(&ticket), at(599)), []);
+        assert!(matches!(settle(&open, std::slice::from_ref(&ticket), at(600))[..], [Change::Reminded(_)]));
+        open[0].acknowledged = Some("seen".into());
+        assert_eq!(settle(&open, &[ticket], at(6000)), []);
+        assert!(matches!(settle(&open, &[failed("x")], at(6000))[..], [Change::Reminded(_)]));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_open_twice_and_all_that_is_open_holds(steps in prop::collection::vec(0_u8..16, 1..60)) {
+            let kinds = [Kind::Failed, Kind::Partial, Kind::Lag, Kind::Doctor];
+            let mut open = Vec::new();
+            for (minute, step) in steps.into_iter().enumerate() {
+                let now = at(i64::try_from(minute).unwrap() * 20);
+                let holds: Vec<Condition> = kinds
+                    .iter()
+                    .enumerate()
+                    .filter(|(bit, _)| step & (1 << bit) != 0)
+                    .map(|(_, kind)| Condition { kind: *kind, ..failed("x") })
+                    .collect();
+                let changes = settle(&open, &holds, now);
+                carry_out(&mut open, changes, now);
+                let mut seen: Vec<Kind> = open.iter().map(|one| one.kind).collect();
+                seen.sort_unstable();
+                let mut wanted: Vec<Kind> = holds.iter().map(|one| one.kind).collect();
+                wanted.sort_unstable();
+                prop_assert_eq!(seen, wanted);
+            }
+        }
+    }
+}
