@@ -7,9 +7,13 @@
 //! *Crash.* `SQLite` rolls back what was not committed; the index object is then simply read again.
 
 mod chunks;
+mod incidents;
+mod messages;
+mod observations;
 mod packs;
 mod runs;
 mod seen;
+mod slots;
 
 use std::{
     path::{Path, PathBuf},
@@ -17,20 +21,27 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::Connection;
+use chrono::{DateTime, SecondsFormat, Utc};
+use rusqlite::{
+    Connection, Row,
+    types::{Type, ValueRef},
+};
 
 pub use self::{
     chunks::{ChunkAt, ChunkRow, FrameRow, PackRow, TrustedPacks},
+    messages::{Delivery, Due},
     packs::Avoided,
-    runs::{Run, RunEnd},
+    runs::{Count, Run, RunEnd},
+    slots::{Slot, SlotState},
 };
 use crate::error::{Context, ExitCode, Failure, Result};
 
-/// The version of the tables. A file of another version is set aside and made again.
-const VERSION: i32 = 4;
+/// The version of the first tables that are still brought up to date. An older file is set aside.
+const VERSION_MIN: i32 = 4;
 /// How long one process waits for another that writes.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
+/// The tables of [`VERSION_MIN`].
 const TABLES: &str = "
     CREATE TABLE origins (key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
     CREATE TABLE packs (
@@ -67,6 +78,35 @@ const TABLES: &str = "
         exit INTEGER, snapshot TEXT, added_bytes INTEGER, message TEXT
     ) STRICT;
 ";
+
+/// What made each later version out of the one before. A step that was shipped is never changed.
+const MIGRATIONS: [&str; 1] = ["
+    ALTER TABLE runs ADD COLUMN place TEXT;
+    ALTER TABLE runs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE runs ADD COLUMN hint TEXT;
+    CREATE INDEX runs_by_verb ON runs (verb, place, n);
+    CREATE TABLE counts (
+        run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE, about TEXT NOT NULL, what TEXT NOT NULL,
+        value INTEGER NOT NULL, PRIMARY KEY (run, about, what)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE slots (
+        verb TEXT NOT NULL, place TEXT NOT NULL, expected TEXT NOT NULL, state TEXT NOT NULL,
+        is_late INTEGER NOT NULL, changed TEXT NOT NULL, PRIMARY KEY (verb, place, expected)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE incidents (
+        n INTEGER PRIMARY KEY, kind TEXT NOT NULL, about TEXT NOT NULL, urgency TEXT NOT NULL,
+        what TEXT NOT NULL, hint TEXT, opened TEXT NOT NULL, reminders INTEGER NOT NULL, told TEXT NOT NULL,
+        resolved TEXT, acknowledged TEXT, muted_until TEXT
+    ) STRICT;
+    CREATE UNIQUE INDEX incidents_open ON incidents (kind, about) WHERE resolved IS NULL;
+    CREATE TABLE observations (key TEXT PRIMARY KEY, at TEXT NOT NULL, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE messages (n INTEGER PRIMARY KEY, at TEXT NOT NULL, body TEXT NOT NULL) STRICT;
+    CREATE TABLE deliveries (
+        message INTEGER NOT NULL REFERENCES messages ON DELETE CASCADE, channel TEXT NOT NULL,
+        not_before TEXT NOT NULL, tries INTEGER NOT NULL, sent TEXT, gave_up TEXT, error TEXT,
+        PRIMARY KEY (message, channel)
+    ) STRICT, WITHOUT ROWID;
+"];
 
 /// The open catalog.
 pub struct Catalog {
@@ -160,10 +200,53 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     // The store is the truth: losing the last transaction in a power cut costs a second reading of an index.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0))? {
-        0 => connection.execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")),
-        VERSION => connection.query_row("SELECT count(*) FROM origins", [], |_| Ok(())),
-        _ => Err(rusqlite::Error::InvalidQuery),
+    migrate(connection)?;
+    connection.query_row("SELECT count(*) FROM origins", [], |_| Ok(()))
+}
+
+/// Brings the tables up to date, a version after the other. Each step is whole or not there; of two processes that
+/// open one old file the second finds it done.
+fn migrate(connection: &Connection) -> rusqlite::Result<()> {
+    loop {
+        let version = connection.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0))?;
+        let step = usize::try_from(version - VERSION_MIN).ok();
+        let (tables, next) = match (version, step) {
+            (0, _) => (TABLES, VERSION_MIN),
+            (_, Some(step)) if step == MIGRATIONS.len() => return Ok(()),
+            (_, Some(step)) if step < MIGRATIONS.len() => (MIGRATIONS[step], version + 1),
+            _ => return Err(rusqlite::Error::InvalidQuery),
+        };
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        let still = connection.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0));
+        let done = still.and_then(|still| {
+            if still != version {
+                return Ok(());
+            }
+            connection.execute_batch(&format!("{tables} PRAGMA user_version = {next};"))
+        });
+        connection.execute_batch(if done.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        done?;
+    }
+}
+
+/// Writes an instant so that texts sort as instants do.
+fn text_of(instant: DateTime<Utc>) -> String {
+    instant.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// Reads an instant that [`text_of`] wrote, or an older version.
+fn instant(row: &Row<'_>, column: usize) -> rusqlite::Result<DateTime<Utc>> {
+    let text: String = row.get(column)?;
+    DateTime::parse_from_rfc3339(&text)
+        .map(|instant| instant.to_utc())
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+}
+
+/// As [`instant`], of a column that may be empty.
+fn maybe_instant(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<DateTime<Utc>>> {
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        _ => instant(row, column).map(Some),
     }
 }
 
@@ -192,6 +275,7 @@ fn set_aside(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::{Job, Task};
 
     #[test]
     fn a_broken_catalog_is_set_aside_and_made_again() {
@@ -204,6 +288,48 @@ mod tests {
         assert!(Catalog::open(&path).unwrap().1);
         assert!(path.with_extension("sqlite.broken").exists());
         assert!(!Catalog::open(&path).unwrap().1);
+    }
+
+    #[test]
+    fn a_catalog_of_the_version_before_keeps_what_it_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.sqlite");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(&format!("{TABLES} PRAGMA user_version = {VERSION_MIN};")).unwrap();
+        old.execute_batch(
+            "INSERT INTO runs (verb, began, ended, exit, added_bytes)
+             VALUES ('backup', '2026-10-11T02:00:00+00:00', '2026-10-11T02:01:00+00:00', 0, 7);
+             INSERT INTO origins VALUES ('index/a');",
+        )
+        .unwrap();
+        drop(old);
+        let (catalog, was_broken) = Catalog::open(&path).unwrap();
+        assert!(!was_broken);
+        let run = &catalog.runs(1).unwrap()[0];
+        assert_eq!((run.task.clone(), run.attempt), (Task::of(Job::Backup), 1));
+        assert_eq!(run.end.as_ref().unwrap().added_bytes, 7);
+        let origins =
+            |c: &Connection| c.query_row("SELECT count(*) FROM origins", [], |r| r.get::<_, i64>(0));
+        assert_eq!(origins(&catalog.connection()).unwrap(), 1);
+    }
+
+    #[test]
+    fn two_processes_that_open_an_old_catalog_do_not_harm_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.sqlite");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(&format!("{TABLES} PRAGMA user_version = {VERSION_MIN};")).unwrap();
+        drop(old);
+        let open = || {
+            (0..4).map(|_| {
+                std::thread::spawn({
+                    let path = path.clone();
+                    move || Catalog::open(&path).map(|(_, was_broken)| was_broken)
+                })
+            })
+        };
+        let opened: Vec<_> = open().collect::<Vec<_>>().into_iter().map(|one| one.join().unwrap()).collect();
+        assert!(opened.iter().all(|one| matches!(one, Ok(false))), "{opened:?}");
     }
 
     #[test]

@@ -1,18 +1,25 @@
-//! What ran when, and how it ended: for people and for the service's metrics.
+//! What ran when, how it ended and what it counted: for people and for the service.
 
 use chrono::{DateTime, Utc};
-use rusqlite::params;
+use rusqlite::{Row, params};
 
-use super::Catalog;
-use crate::{error::Result, names::SnapshotId};
+use super::{Catalog, instant, maybe_instant, text_of};
+use crate::{
+    error::Result,
+    names::{Job, SnapshotId, Task},
+};
 
 /// One run of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// The job's verb.
-    pub verb: String,
+    /// Its number.
+    pub number: i64,
+    /// What ran.
+    pub task: Task,
     /// When it began.
     pub began: DateTime<Utc>,
+    /// Which try of its slot it is, from 1.
+    pub attempt: u32,
     /// How it ended; `None` while it runs, or when the process died.
     pub end: Option<RunEnd>,
 }
@@ -30,14 +37,31 @@ pub struct RunEnd {
     pub added_bytes: u64,
     /// What failed, if it did.
     pub message: Option<String>,
+    /// What to do about that.
+    pub hint: Option<String>,
 }
+
+/// Something that a run counted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Count {
+    /// What it concerns: a source; empty for the whole run.
+    pub about: String,
+    /// What was counted: `bytes`, `entries`, `rows`, `keys`, `objects`.
+    pub what: String,
+    /// How many.
+    pub value: u64,
+}
+
+const COLUMNS: &str = "n, verb, place, began, attempt, ended, exit, snapshot, added_bytes, message, hint";
 
 impl Catalog {
     /// Notes that a run begins, and returns its number.
-    pub fn begin_run(&self, verb: &str, began: DateTime<Utc>) -> Result<i64> {
+    pub fn begin_run(&self, task: &Task, attempt: u32, began: DateTime<Utc>) -> Result<i64> {
         let connection = self.connection();
-        let insert = connection
-            .execute("INSERT INTO runs (verb, began) VALUES (?1, ?2)", params![verb, began.to_rfc3339()]);
+        let insert = connection.execute(
+            "INSERT INTO runs (verb, place, attempt, began) VALUES (?1, ?2, ?3, ?4)",
+            params![task.job.word(), task.place, attempt, text_of(began)],
+        );
         insert.map_err(|error| self.trouble(error))?;
         Ok(connection.last_insert_rowid())
     }
@@ -45,66 +69,191 @@ impl Catalog {
     /// Notes how a run ended.
     pub fn end_run(&self, run: i64, end: &RunEnd) -> Result<()> {
         let update = self.connection().execute(
-            "UPDATE runs SET ended = ?2, exit = ?3, snapshot = ?4, added_bytes = ?5, message = ?6 WHERE n = ?1",
+            "UPDATE runs SET ended = ?2, exit = ?3, snapshot = ?4, added_bytes = ?5, message = ?6, hint = ?7
+             WHERE n = ?1",
             params![
                 run,
-                end.ended.to_rfc3339(),
+                text_of(end.ended),
                 end.exit,
                 end.snapshot.as_ref().map(SnapshotId::as_str),
                 end.added_bytes,
-                end.message
+                end.message,
+                end.hint
             ],
         );
         update.map_err(|error| self.trouble(error)).map(drop)
     }
 
-    /// Returns the newest `limit` runs, the newest first.
-    pub fn runs(&self, limit: u32) -> Result<Vec<Run>> {
+    /// Notes what a run counted.
+    pub fn note_counts(&self, run: i64, counts: &[Count]) -> Result<()> {
+        let connection = self.connection();
+        let write = || -> rusqlite::Result<()> {
+            let mut insert =
+                connection.prepare_cached("INSERT OR REPLACE INTO counts VALUES (?1, ?2, ?3, ?4)")?;
+            for count in counts {
+                insert.execute(params![run, count.about, count.what, count.value])?;
+            }
+            Ok(())
+        };
+        write().map_err(|error| self.trouble(error))
+    }
+
+    /// Returns what a run counted, sorted.
+    pub fn counts(&self, run: i64) -> Result<Vec<Count>> {
         let connection = self.connection();
         let read = || {
-            let mut query = connection.prepare(
-                "SELECT verb, began, ended, exit, snapshot, added_bytes, message FROM runs ORDER BY n DESC LIMIT ?1",
+            let mut query = connection.prepare_cached(
+                "SELECT about, what, value FROM counts WHERE run = ?1 ORDER BY about, what",
             )?;
-            let rows = query.query_map(params![limit], |row| {
-                let time = |text: String| DateTime::parse_from_rfc3339(&text).unwrap_or_default().to_utc();
-                let end = match row.get::<_, Option<String>>(2)? {
-                    None => None,
-                    Some(ended) => Some(RunEnd {
-                        ended: time(ended),
-                        exit: row.get(3)?,
-                        snapshot: row.get::<_, Option<String>>(4)?.and_then(|id| id.parse().ok()),
-                        added_bytes: row.get(5)?,
-                        message: row.get(6)?,
-                    }),
-                };
-                Ok(Run { verb: row.get(0)?, began: time(row.get(1)?), end })
+            let rows = query.query_map(params![run], |row| {
+                Ok(Count { about: row.get(0)?, what: row.get(1)?, value: row.get(2)? })
             })?;
-            rows.collect::<rusqlite::Result<Vec<Run>>>()
+            rows.collect::<rusqlite::Result<Vec<Count>>>()
         };
         read().map_err(|error| self.trouble(error))
     }
+
+    /// Returns what was counted of one thing by the newest `limit` runs before `run` that did count it, the newest
+    /// first.
+    pub fn counts_before(&self, run: i64, about: &str, what: &str, limit: u32) -> Result<Vec<u64>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare_cached(
+                "SELECT value FROM counts WHERE about = ?2 AND what = ?3 AND run < ?1 ORDER BY run DESC LIMIT ?4",
+            )?;
+            query
+                .query_map(params![run, about, what, limit], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<u64>>>()
+        };
+        read().map_err(|error| self.trouble(error))
+    }
+
+    /// Returns the newest `limit` runs, the newest first.
+    pub fn runs(&self, limit: u32) -> Result<Vec<Run>> {
+        self.some_runs("TRUE", params![limit])
+    }
+
+    /// Returns the newest `limit` runs of one task, the newest first.
+    pub fn runs_of(&self, task: &Task, limit: u32) -> Result<Vec<Run>> {
+        self.some_runs("verb = ?2 AND place IS ?3", params![limit, task.job.word(), task.place])
+    }
+
+    /// Returns the newest run of a task that did all it should.
+    pub fn last_success(&self, task: &Task) -> Result<Option<Run>> {
+        let found =
+            self.some_runs("verb = ?2 AND place IS ?3 AND exit = 0", params![1, task.job.word(), task.place]);
+        Ok(found?.pop())
+    }
+
+    /// Returns the runs that began and did not end, the newest first.
+    pub fn open_runs(&self) -> Result<Vec<Run>> {
+        self.some_runs("ended IS NULL", params![u32::MAX])
+    }
+
+    /// Forgets runs that ended before `before`, with what they counted.
+    pub fn forget_runs(&self, before: DateTime<Utc>) -> Result<()> {
+        let delete = self.connection().execute("DELETE FROM runs WHERE ended < ?1", params![text_of(before)]);
+        delete.map(drop).map_err(|error| self.trouble(error))
+    }
+
+    fn some_runs(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<Run>> {
+        let connection = self.connection();
+        let read = || {
+            let query = format!("SELECT {COLUMNS} FROM runs WHERE {condition} ORDER BY n DESC LIMIT ?1");
+            let mut query = connection.prepare_cached(&query)?;
+            let rows = query.query_map(values, run_of)?;
+            // What an older or newer program ran and this one does not know is nobody's task here.
+            rows.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<Run>>>()
+        };
+        read().map_err(|error| self.trouble(error))
+    }
+}
+
+fn run_of(row: &Row<'_>) -> rusqlite::Result<Option<Run>> {
+    let Some(job) = Job::of(&row.get::<_, String>(1)?) else { return Ok(None) };
+    let end = match maybe_instant(row, 5)? {
+        None => None,
+        Some(ended) => Some(RunEnd {
+            ended,
+            exit: row.get(6)?,
+            snapshot: row.get::<_, Option<String>>(7)?.and_then(|id| id.parse().ok()),
+            added_bytes: row.get(8)?,
+            message: row.get(9)?,
+            hint: row.get(10)?,
+        }),
+    };
+    Ok(Some(Run {
+        number: row.get(0)?,
+        task: Task { job, place: row.get(2)? },
+        began: instant(row, 3)?,
+        attempt: row.get(4)?,
+        end,
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn end(exit: u8) -> RunEnd {
+        RunEnd {
+            ended: DateTime::UNIX_EPOCH,
+            exit,
+            snapshot: Some(SnapshotId::at(DateTime::UNIX_EPOCH, 1)),
+            added_bytes: 7,
+            message: Some("why".into()),
+            hint: Some("Do this.".into()),
+        }
+    }
+
     #[test]
     fn a_run_that_never_ended_is_told_from_one_that_did() {
         let catalog = Catalog::in_memory().unwrap();
         let began = DateTime::UNIX_EPOCH;
-        let first = catalog.begin_run("backup", began).unwrap();
-        catalog.begin_run("verify", began).unwrap();
-        let end = RunEnd {
-            ended: began,
-            exit: 3,
-            snapshot: Some(SnapshotId::at(began, 1)),
-            added_bytes: 7,
-            message: Some("why".into()),
-        };
-        catalog.end_run(first, &end).unwrap();
+        let first = catalog.begin_run(&Task::of(Job::Backup), 1, began).unwrap();
+        let second = catalog.begin_run(&Task::at(Job::Sync, "oss"), 2, began).unwrap();
+        catalog.end_run(first, &end(3)).unwrap();
         let runs = catalog.runs(10).unwrap();
-        assert_eq!(runs[0], Run { verb: "verify".into(), began, end: None });
-        assert_eq!(runs[1], Run { verb: "backup".into(), began, end: Some(end) });
+        let open = Run { number: second, task: Task::at(Job::Sync, "oss"), began, attempt: 2, end: None };
+        assert_eq!(runs[0], open);
+        assert_eq!(runs[1].end, Some(end(3)));
+        assert_eq!(catalog.open_runs().unwrap(), [open]);
+    }
+
+    #[test]
+    fn the_last_success_is_of_that_task_and_that_place() {
+        let catalog = Catalog::in_memory().unwrap();
+        let runs = [
+            (Task::of(Job::Sync), 0),
+            (Task::at(Job::Sync, "oss"), 0),
+            (Task::at(Job::Sync, "oss"), 30),
+            (Task::at(Job::Sync, "nas"), 0),
+        ];
+        let mut numbers = Vec::new();
+        for (task, exit) in &runs {
+            let run = catalog.begin_run(task, 1, DateTime::UNIX_EPOCH).unwrap();
+            catalog.end_run(run, &end(*exit)).unwrap();
+            numbers.push(run);
+        }
+        let last = |task: Task| catalog.last_success(&task).unwrap().map(|run| run.number);
+        assert_eq!(last(Task::of(Job::Sync)), Some(numbers[0]));
+        assert_eq!(last(Task::at(Job::Sync, "oss")), Some(numbers[1]));
+        assert_eq!(last(Task::of(Job::Backup)), None);
+        assert_eq!(catalog.runs_of(&Task::at(Job::Sync, "oss"), 9).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn counts_are_compared_with_those_of_earlier_runs_only_and_go_with_their_run() {
+        let catalog = Catalog::in_memory().unwrap();
+        let count = |value| Count { about: "mysql".into(), what: "rows".into(), value };
+        for value in 1..=9_u64 {
+            let run = catalog.begin_run(&Task::of(Job::Backup), 1, DateTime::UNIX_EPOCH).unwrap();
+            catalog.note_counts(run, &[count(value)]).unwrap();
+            catalog.end_run(run, &end(0)).unwrap();
+        }
+        assert_eq!(catalog.counts_before(9, "mysql", "rows", 3).unwrap(), [8, 7, 6]);
+        assert_eq!(catalog.counts(9).unwrap(), [count(9)]);
+        catalog.forget_runs(DateTime::UNIX_EPOCH + chrono::Duration::seconds(1)).unwrap();
+        assert_eq!(catalog.counts_before(10, "mysql", "rows", 3).unwrap(), [0_u64; 0]);
     }
 }

@@ -3,20 +3,11 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{
-    json, say,
-    session::{Session, known},
-};
+use super::{json, say, session::Session};
 use crate::{
     error::{ExitCode, Failure, Result},
-    jobs::{
-        backup::{Options, Ready, Report, SourceReport, host_name, run as back_up},
-        open::{Opening, RunLock},
-        registry,
-    },
-    names::{ByteCount, SnapshotId},
-    policy::Stack,
-    repo::Label,
+    jobs::backup::{self, Report, SourceReport, Wanted},
+    names::ByteCount,
 };
 
 /// Make a snapshot now.
@@ -35,62 +26,14 @@ pub struct Backup {
 pub(super) async fn run(args: Backup, session: &Session) -> Result<ExitCode> {
     let stack = session.stack()?;
     let monitor = session.monitor();
-    let sources = ready(&stack, &args.sources, session)?;
-    let _lock = RunLock::take(&stack)?;
-    let opening = Opening::new(&stack, &monitor)?;
-    let repository = opening.append(&stack, &monitor).await?;
-    let label = Label { stack: stack.name.clone(), host: host_name(), tag: args.tag, pin: args.pin };
-    let whole_stack = args.sources.is_empty();
-    let options = Options { label, level: stack.repository.settings.compression_level, whole_stack };
-    let run = opening.catalog.begin_run("backup", session.ground.clock.now());
-    let ended = back_up(&repository, sources, options, &session.ground, &monitor).await;
-    let noted = run.and_then(|run| opening.catalog.end_run(run, &end_of(&ended, session)));
-    if let Err(failure) = noted {
-        // The snapshot is what counts, not the note about it.
-        monitor.warn(None, failure.chain().join(": "), failure.hints().first().map(String::as_str));
-    }
-    let report = ended?;
+    let wanted = Wanted { sources: args.sources, tag: args.tag, pin: args.pin };
+    let report = backup::of_stack(session.context(&stack, &monitor), wanted).await?;
     if session.json {
         json::print(&json::document("backup", facts(&report)));
     } else if !(session.quiet && report.exit() == ExitCode::Ok) {
         show(&report);
     }
     Ok(report.exit())
-}
-
-/// Returns the sources that were asked for, in the order in which they are read.
-fn ready(stack: &Stack, wanted: &[String], session: &Session) -> Result<Vec<Ready>> {
-    for name in wanted {
-        known(stack, name)?;
-    }
-    let asked = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
-    let all = stack.sources_in_order().into_iter().filter(|source| asked(source.name.as_str()));
-    Ok(all.map(|source| registry::source(source, &session.ground, &session.monitor())).collect())
-}
-
-/// Returns what the catalog remembers of the run.
-fn end_of(ended: &Result<Report>, session: &Session) -> crate::catalog::RunEnd {
-    let now = session.ground.clock.now();
-    let snapshot = |report: &Report| -> Option<SnapshotId> { Some(report.snapshot.clone()) };
-    match ended {
-        Ok(report) => crate::catalog::RunEnd {
-            ended: now,
-            exit: report.exit().number(),
-            snapshot: snapshot(report),
-            added_bytes: report.added_bytes,
-            message: report
-                .sources
-                .iter()
-                .find_map(|source| Some(source.failure.as_ref()?.chain().join(": "))),
-        },
-        Err(failure) => crate::catalog::RunEnd {
-            ended: now,
-            exit: failure.exit().number(),
-            snapshot: None,
-            added_bytes: 0,
-            message: Some(failure.chain().join(": ")),
-        },
-    }
 }
 
 fn facts(report: &Report) -> Value {

@@ -23,15 +23,20 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use clap::{CommandFactory, Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
 
 use self::{passphrase::Asking, screen::Screen, session::Session};
 use crate::{
     clock::Ground,
     error::{Context, ExitCode, Failure, Result},
 };
+
+/// How long a run that was asked to end may take to finish what it has in hand.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -125,8 +130,13 @@ pub fn main() -> ExitCode {
     // The bytes of an export must not be followed by anything.
     let json = args.json && !matches!(args.verb, Verb::Export(_) | Verb::Completions { .. });
     let screen = Arc::new(Screen::new(args.quiet, args.verbose));
+    let stop = CancellationToken::new();
     let ended = runtime().and_then(|runtime| {
-        let ended = runtime.block_on(until_interrupted(run(args, screen.clone())));
+        let ended = runtime.block_on(until_interrupted(
+            stop.clone(),
+            args.verb.patience(),
+            run(args, screen.clone(), stop),
+        ));
         // A blocking read of a terminal must not keep a process that was told to stop.
         runtime.shutdown_background();
         ended
@@ -160,16 +170,42 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .failed(ExitCode::Failed, || "the runtime cannot be started".to_owned())
 }
 
-/// Runs a job until it ends or a signal says stop. A job that is dropped leaves nothing half done that
-/// anybody would take for whole, so stopping is nothing more than this.
-async fn until_interrupted(job: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+/// Runs a job until it ends or a signal says stop. The first signal asks the job to end, which finishes what it has
+/// in hand; the second one, or patience that ran out, drops it: nothing half done is left that anybody would take for
+/// whole, so that is safe too.
+async fn until_interrupted(
+    stop: CancellationToken,
+    patience: Duration,
+    job: impl Future<Output = Result<ExitCode>>,
+) -> Result<ExitCode> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).failed(ExitCode::Failed, || "signals cannot be heard".to_owned());
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut job = std::pin::pin!(job);
+    let heard = tokio::select! {
+        ended = &mut job => return ended,
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    };
+    stop.cancel();
     tokio::select! {
-        ended = job => ended,
-        _ = interrupt.recv() => Err(stopped("SIGINT")),
-        _ = terminate.recv() => Err(stopped("SIGTERM")),
+        ended = &mut job => match ended {
+            Err(failure) if failure.exit() == ExitCode::Interrupted => Err(stopped(heard)),
+            ended => ended,
+        },
+        _ = interrupt.recv() => Err(stopped(heard)),
+        _ = terminate.recv() => Err(stopped(heard)),
+        () = tokio::time::sleep(patience) => Err(stopped(heard)),
+    }
+}
+
+impl Verb {
+    /// Returns how long the verb may take to end when it is asked to.
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Backup(_) | Self::Sync(_) | Self::Verify(_) => STOP_PATIENCE,
+            _ => Duration::ZERO,
+        }
     }
 }
 
@@ -178,10 +214,11 @@ fn stopped(signal: &str) -> Failure {
         .hint("Nothing half done counts; run it again. What was stored already is used again.")
 }
 
-async fn run(args: Args, screen: Arc<Screen>) -> Result<ExitCode> {
+async fn run(args: Args, screen: Arc<Screen>, stop: CancellationToken) -> Result<ExitCode> {
     let Args { policy, identity, passphrase_file, json, quiet, verb, .. } = args;
     let passphrase = Asking { file: passphrase_file };
-    let session = Session { policy, identity, passphrase, json, quiet, screen, ground: Ground::system() };
+    let ground = Ground::system();
+    let session = Session { policy, identity, passphrase, json, quiet, screen, ground, stop };
     match verb {
         Verb::Init(verb) => init::run(verb, &session).await,
         Verb::Policy(verb) => policy::run(&verb, &session),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Utc};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -11,11 +11,11 @@ use crate::{
     error::{ExitCode, Failure, Result},
     jobs::{
         open::Opening,
-        prune::{self, Asked, Planned, TRASH_STAYS},
+        prune::{self, Planned, Pruned, TRASH_STAYS},
     },
     names::{ByteCount, SnapshotId},
     policy::Stack,
-    repo::{PackLine, PackState, PruneReport, Terms},
+    repo::{PackLine, PackState, PruneReport},
     store::Trash,
 };
 
@@ -68,20 +68,18 @@ pub(super) async fn run(args: Prune, session: &Session) -> Result<ExitCode> {
         done(session, &text, json!({ "accepted_losses": count }));
         return Ok(ExitCode::Ok);
     }
-    let asked = asked(&args, &stack)?;
-    let planned = prune::plan(&repository, &asked, &session.ground, &monitor).await?;
+    let forget = forget(&args)?;
     if !args.apply {
+        let asked = prune::asked(&stack, args.offsite.as_deref(), forget)?;
+        let planned = prune::plan(&repository, &asked, &session.ground, &monitor).await?;
         show_plan(&args, session, &stack, &planned, &opening.trash().await?);
         return Ok(ExitCode::Ok);
     }
-    opening.check_for_prune(&session.ground).await?;
-    let run = opening.catalog.begin_run("prune", session.ground.clock.now());
-    let ended = prune::apply(&repository, planned.clone(), args.accept, &session.ground, &monitor).await;
-    note_end(run, &ended, &opening, session);
-    let report = ended?;
-    let stays = if args.empty_trash { Duration::zero() } else { TRASH_STAYS };
-    let freed_bytes = opening.tidy(session.ground.clock.now() - stays, &session.ground).await?;
-    let trash = opening.trash().await?;
+    drop((repository, opening));
+    let wanted =
+        prune::Wanted { offsite: args.offsite, forget, accepted: args.accept, empty_trash: args.empty_trash };
+    let pruned = prune::of_stack(session.context(&stack, &monitor), wanted).await?;
+    let Pruned { planned, report, freed_bytes, trash } = pruned;
     if session.json {
         let facts = json!({
             "keep": facts_of_kept(&planned),
@@ -116,36 +114,13 @@ fn done(session: &Session, text: &str, facts: Value) {
     }
 }
 
-fn asked(args: &Prune, stack: &Stack) -> Result<Asked> {
-    let offsite = args.offsite.as_deref().and_then(|name| stack.offsite(name));
-    let retention = offsite.and_then(|offsite| offsite.retention.as_ref()).unwrap_or(&stack.retention);
+fn forget(args: &Prune) -> Result<BTreeSet<SnapshotId>> {
     let parse = |text: &String| {
         SnapshotId::new(text).map_err(|error| {
             Failure::new(ExitCode::Usage, error.to_string()).hint("`lifeboat snapshots` lists them.")
         })
     };
-    Ok(Asked {
-        rules: retention.rules()?,
-        zone: stack.timezone,
-        forget: args.forget.iter().map(parse).collect::<Result<BTreeSet<_>>>()?,
-        delay_days: offsite.map(|offsite| offsite.settings.delay_days),
-        terms: Terms::default(),
-    })
-}
-
-/// Notes in the catalog how the run ended.
-fn note_end(run: Result<i64>, ended: &Result<PruneReport>, opening: &Opening, session: &Session) {
-    let end = crate::catalog::RunEnd {
-        ended: session.ground.clock.now(),
-        exit: ended.as_ref().err().map_or(0, |failure| failure.exit().number()),
-        snapshot: None,
-        added_bytes: 0,
-        message: ended.as_ref().err().map(|failure| failure.chain().join(": ")),
-    };
-    if let Err(failure) = run.and_then(|run| opening.catalog.end_run(run, &end)) {
-        // What was done counts, not the note about it.
-        session.monitor().warn(None, failure.chain().join(": "), failure.hints().first().map(String::as_str));
-    }
+    args.forget.iter().map(parse).collect()
 }
 
 fn show_plan(args: &Prune, session: &Session, stack: &Stack, planned: &Planned, trash: &Trash) {

@@ -2,13 +2,15 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{passphrase::Asking, say, screen::Screen};
 use crate::{
     clock::Ground,
     crypt::{Identities, files},
     error::{ExitCode, Failure, Result},
     event::{Monitor, SharedMonitor},
-    jobs::{open::Opening, when::When},
+    jobs::{no_source, open::Opening, run::RunContext, when::When},
     names::SnapshotId,
     policy::{self, Need, SourceConfig, Stack},
     repo::{Hold, Read, Repository, format::Refs},
@@ -30,6 +32,8 @@ pub struct Session {
     pub screen: Arc<Screen>,
     /// Time and dice.
     pub ground: Ground,
+    /// Asks what runs to end early.
+    pub stop: CancellationToken,
 }
 
 impl Session {
@@ -54,6 +58,11 @@ impl Session {
         if !self.quiet {
             say(text);
         }
+    }
+
+    /// Returns what a run is made with.
+    pub fn context<'a>(&'a self, stack: &'a Stack, monitor: &'a SharedMonitor) -> RunContext<'a> {
+        RunContext { stack, ground: &self.ground, monitor, stop: &self.stop, attempt: 1 }
     }
 
     /// Returns the monitor as jobs take it.
@@ -98,11 +107,6 @@ impl Session {
         Opening::new(stack, &self.monitor())?.look(stack, identity, &self.monitor()).await
     }
 
-    /// Returns whether there is a key that opens indexes: an identity, or this host's own.
-    pub fn has_key(&self, stack: &Stack) -> Result<bool> {
-        Ok(self.identity(stack)?.is_some() || stack.repository.settings.index_key().exists())
-    }
-
     /// Says in the store that a snapshot is being read, until [`Self::release`].
     pub async fn hold(&self, stack: &Stack, snapshot: &SnapshotId) -> Option<Hold> {
         let opening = Opening::new(stack, &self.monitor()).ok()?;
@@ -139,9 +143,5 @@ impl Session {
 
 /// Returns the policy's source of this name, or says which there are.
 pub fn known<'s>(stack: &'s Stack, name: &str) -> Result<&'s SourceConfig> {
-    stack.source(name).ok_or_else(|| {
-        let names: Vec<&str> = stack.sources.iter().map(|source| source.name.as_str()).collect();
-        Failure::new(ExitCode::Usage, format!("the policy has no source `{name}`"))
-            .hint(format!("It has: {}.", names.join(", ")))
-    })
+    stack.source(name).ok_or_else(|| no_source(stack, name))
 }

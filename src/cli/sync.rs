@@ -30,15 +30,15 @@ pub(super) async fn run(args: Sync, session: &Session) -> Result<ExitCode> {
         return Err(Failure::new(ExitCode::Usage, "the policy has no offsite")
             .hint("Add an [[offsite]] table to it: a second place, in another building."));
     }
+    let monitor = session.monitor();
     let (mut done, mut failed) = (Vec::new(), Vec::new());
     for name in names {
         // One place that is down must not keep the others from being filled.
-        match sync::run(&stack, &name, &session.ground, &session.monitor()).await {
+        match sync::of_stack(session.context(&stack, &monitor), &name).await {
             Ok(synced) => done.push(synced),
             Err(failure) => failed.push((name, failure)),
         }
     }
-    let damaged = done.iter().any(|one| !one.copy.damaged.is_empty());
     if session.json {
         let failed: Vec<Value> = failed
             .iter()
@@ -57,7 +57,8 @@ pub(super) async fn run(args: Sync, session: &Session) -> Result<ExitCode> {
         session.screen.failure(failure);
     }
     let worst = failed.first().map(|(_, failure)| failure.exit());
-    Ok(worst.or(damaged.then_some(ExitCode::Damage)).unwrap_or(ExitCode::Ok))
+    let left_out = done.iter().map(Synced::exit).find(|exit| *exit != ExitCode::Ok);
+    Ok(worst.or(left_out).unwrap_or(ExitCode::Ok))
 }
 
 fn facts(one: &Synced, session: &Session) -> Value {

@@ -6,9 +6,9 @@ use serde_json::json;
 use super::{json, say, session::Session};
 use crate::{
     error::{ExitCode, Failure, Result},
-    jobs::open::Opening,
+    jobs::verify,
     names::ByteCount,
-    repo::{Damage, VerifyOptions, VerifyReport},
+    repo::{Damage, VerifyReport},
 };
 
 /// Look for damage and tampering: structure always, every byte if asked.
@@ -22,14 +22,9 @@ pub struct Verify {
 pub(super) async fn run(args: Verify, session: &Session) -> Result<ExitCode> {
     let read_percent = args.read_data.as_deref().map_or(Ok(0.0), percent)?;
     let stack = session.repository_of_stack()?;
-    let (options, monitor) = (VerifyOptions { read_percent }, session.monitor());
-    // Whoever has no key still sees whether all is there and nobody changed it.
-    let report = if session.has_key(&stack)? {
-        session.look(&stack).await?.verify(options, &session.ground, &monitor).await?
-    } else {
-        let repository = Opening::new(&stack, &monitor)?.clear().await?;
-        repository.verify(options, &session.ground, &monitor).await?
-    };
+    let monitor = session.monitor();
+    let wanted = verify::Wanted { offsite: None, read_percent, identity: session.identity(&stack)? };
+    let report = verify::of_stack(session.context(&stack, &monitor), wanted).await?;
     if session.json {
         let damage = |damage: &Damage| {
             json!({
@@ -55,11 +50,7 @@ pub(super) async fn run(args: Verify, session: &Session) -> Result<ExitCode> {
     } else if !(session.quiet && report.damage.is_empty()) {
         show(&report);
     }
-    Ok(match &report.damage[..] {
-        [] => ExitCode::Ok,
-        damage if damage.iter().any(|damage| damage.tampering) => ExitCode::Tampering,
-        _ => ExitCode::Damage,
-    })
+    Ok(verify::exit_of(&report))
 }
 
 fn percent(text: &str) -> Result<f64> {

@@ -3,20 +3,68 @@
 //! *Order.* MySQL's point first, then Redis, then the object listing, then files: every object that a row
 //! names was there to be listed. Each source is read whole before the next one begins; the signature is last.
 //!
+//! *Stop.* A backup that is asked to end finishes the packs in hand, so that the next one need not send them again.
+//!
 //! *Crash.* Whatever is killed here leaves older snapshots as they were and nothing that has to be unlocked.
 //!
 //! *Retries.* None here: a source that fails is noted, the others are still taken, and the snapshot is partial.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    open::Opening,
+    registry,
+    run::{Outcome, Remembered, RunContext, noted, stopped},
+};
 use crate::{
+    catalog::Count,
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     flow::{FlowResult, Point, Problem, STREAM_DEPTH, Source, channel, settle},
-    names::{SnapshotId, SourceName},
-    repo::{Append, Label, Repository, SnapshotWriter, format::Status},
+    names::{Job, SnapshotId, SourceName, Task},
+    policy::Stack,
+    repo::{Append, Label, Repository, SnapshotWriter, SourceTally, format::Status},
 };
+
+/// What a person asks of a backup.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The sources; all when none is named.
+    pub sources: Vec<String>,
+    /// A word to find the snapshot by.
+    pub tag: Option<String>,
+    /// Why it is to be kept for ever.
+    pub pin: Option<String>,
+}
+
+/// Makes a snapshot of a stack, as a run.
+pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Report> {
+    let RunContext { stack, ground, monitor, stop, .. } = context;
+    let sources = ready(stack, &wanted.sources, ground, monitor)?;
+    noted(context, &Task::of(Job::Backup), async {
+        let opening = Opening::new(stack, monitor)?;
+        let repository = opening.append(stack, monitor).await?;
+        let whole_stack = wanted.sources.is_empty();
+        let Wanted { tag, pin, .. } = wanted;
+        let label = Label { stack: stack.name.clone(), host: host_name(), tag, pin };
+        let options = Options { label, level: stack.repository.settings.compression_level, whole_stack };
+        run(&repository, sources, options, ground, monitor, stop).await
+    })
+    .await
+}
+
+/// Returns the sources that were asked for, in the order in which they are read.
+fn ready(stack: &Stack, wanted: &[String], ground: &Ground, monitor: &SharedMonitor) -> Result<Vec<Ready>> {
+    if let Some(stranger) = wanted.iter().find(|name| stack.source(name).is_none()) {
+        return Err(super::no_source(stack, stranger));
+    }
+    let asked = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
+    let all = stack.sources_in_order().into_iter().filter(|source| asked(source.name.as_str()));
+    Ok(all.map(|source| registry::source(source, ground, monitor)).collect())
+}
 
 /// A source that is ready to be read.
 pub struct Ready {
@@ -43,6 +91,8 @@ pub struct Options {
 pub struct SourceReport {
     /// Its name.
     pub name: SourceName,
+    /// Its engine.
+    pub kind: &'static str,
     /// Why it is not in the snapshot, if it is not.
     pub failure: Option<Failure>,
     /// What it had to leave out.
@@ -59,6 +109,25 @@ pub struct SourceReport {
     pub seconds: f64,
     /// The instant it was read at.
     pub point: Option<Point>,
+    /// What it is made of.
+    pub tally: SourceTally,
+}
+
+impl SourceReport {
+    /// Returns what was counted of it, by the words that people use for its kind.
+    fn counts(&self) -> Vec<Count> {
+        let mut counts = BTreeMap::from([("bytes", self.size_bytes), ("entries", self.entries)]);
+        match self.kind {
+            "s3" => drop(counts.insert("objects", self.tally.data_entries)),
+            "files" => drop(counts.insert("files", self.tally.data_entries)),
+            _ => counts.extend(&self.tally.sums),
+        }
+        let about = self.name.to_string();
+        counts
+            .into_iter()
+            .map(|(what, value)| Count { about: about.clone(), what: what.to_owned(), value })
+            .collect()
+    }
 }
 
 /// What a backup made.
@@ -90,6 +159,26 @@ impl Report {
     }
 }
 
+impl Remembered for Report {
+    fn outcome(&self) -> Outcome {
+        let failure = self.sources.iter().find_map(|source| source.failure.as_ref());
+        let problem = self.sources.iter().find_map(|source| {
+            let first = source.problems.first()?;
+            Some(format!("`{}` lacks {}: {}", source.name, first.what, first.why))
+        });
+        let failed = failure.map(Outcome::failed).unwrap_or_default();
+        let stored = self.sources.iter().filter(|source| source.failure.is_none());
+        Outcome {
+            exit: Some(self.exit()),
+            snapshot: Some(self.snapshot.clone()),
+            added_bytes: self.added_bytes,
+            message: failed.message.or(problem),
+            hint: failed.hint,
+            counts: stored.flat_map(SourceReport::counts).collect(),
+        }
+    }
+}
+
 /// Makes a snapshot of `sources`.
 pub async fn run(
     repository: &Repository<Append>,
@@ -97,12 +186,18 @@ pub async fn run(
     options: Options,
     ground: &Ground,
     monitor: &SharedMonitor,
+    stop: &CancellationToken,
 ) -> Result<Report> {
     let began = Instant::now();
     let mut writer = repository.begin(ground.clone(), monitor.clone(), options.level).await?;
     let mut reports = Vec::new();
     for ready in sources {
-        reports.push(take(repository, &mut writer, ready, monitor).await?);
+        let taken = stop.run_until_cancelled(take(repository, &mut writer, ready, monitor)).await;
+        let Some(taken) = taken else {
+            writer.abandon().await?;
+            return Err(stopped());
+        };
+        reports.push(taken?);
     }
     let mut failed: Vec<Problem> = Vec::new();
     for report in &reports {
@@ -126,6 +221,7 @@ pub async fn run(
             report.read_bytes = stored.read_bytes;
             report.added_bytes = stored.added_bytes;
             report.point = Some(stored.point.clone());
+            report.tally = committed.tallies.get(&report.name).cloned().unwrap_or_default();
         }
     }
     Ok(Report {
@@ -169,6 +265,7 @@ async fn take(
     };
     Ok(SourceReport {
         name,
+        kind,
         failure,
         problems: Vec::new(),
         entries: 0,
@@ -177,6 +274,7 @@ async fn take(
         added_bytes: 0,
         seconds: began.elapsed().as_secs_f64(),
         point: None,
+        tally: SourceTally::default(),
     })
 }
 

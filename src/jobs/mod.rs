@@ -15,5 +15,19 @@ pub mod open;
 pub mod prune;
 pub mod registry;
 pub mod restore;
+pub mod run;
 pub mod sync;
+pub mod verify;
 pub mod when;
+
+use crate::{
+    error::{ExitCode, Failure},
+    policy::Stack,
+};
+
+/// Returns the failure of a source that the policy does not have, with those that it has.
+pub fn no_source(stack: &Stack, name: &str) -> Failure {
+    let names: Vec<&str> = stack.sources.iter().map(|source| source.name.as_str()).collect();
+    Failure::new(ExitCode::Usage, format!("the policy has no source `{name}`"))
+        .hint(format!("It has: {}.", names.join(", ")))
+}

@@ -13,7 +13,7 @@ use crate::{
     crypt::{Identities, SigningKey, Trust},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    names::SnapshotId,
+    names::{SnapshotId, Task},
     policy::{OffsiteConfig, Stack, StoreConfig},
     repo::{Append, Clear, CopyReport, Hold, Maintain, Patience, Place, Read, Repository},
     store::{
@@ -54,8 +54,7 @@ impl Opening {
         let trust = Trust::parse(&settings.signers, &settings.maintainers, &settings.revoked_after())?;
         let (catalog, was_broken) = open_catalog(stack, place, monitor)?;
         if was_broken {
-            let what = "the catalog was broken and is made again from the repository".to_owned();
-            monitor.warn(None, what, None);
+            told_broken(monitor);
         }
         let catalog = Arc::new(catalog);
         let known = Arc::new(CatalogIndex::new(catalog.clone()));
@@ -225,7 +224,20 @@ pub(super) fn state_dir(stack: &Stack) -> PathBuf {
     state.or_else(home).unwrap_or_else(std::env::temp_dir).join("lifeboat")
 }
 
-/// Keeps a second backup of the same stack on this host from running at the same time.
+/// Returns the catalog that remembers the runs of a stack.
+pub(super) fn ledger(stack: &Stack, monitor: &SharedMonitor) -> Result<Arc<Catalog>> {
+    let (catalog, was_broken) = open_catalog(stack, &stack.repository.place, monitor)?;
+    if was_broken {
+        told_broken(monitor);
+    }
+    Ok(Arc::new(catalog))
+}
+
+fn told_broken(monitor: &SharedMonitor) {
+    monitor.warn(None, "the catalog was broken and is made again from the repository".to_owned(), None);
+}
+
+/// Keeps a second run of the same task of a stack on this host from being at work at the same time.
 ///
 /// The kernel holds it and lets it go with the process, however that ends: there is nothing to unlock.
 #[derive(Debug)]
@@ -233,8 +245,9 @@ pub struct RunLock(#[expect(dead_code, reason = "held for its lock")] std::fs::F
 
 impl RunLock {
     /// Takes the lock, or fails at once with [`ExitCode::Busy`].
-    pub fn take(stack: &Stack) -> Result<Self> {
-        let path = state_file(stack, &stack.repository.place, "lock");
+    pub fn take(stack: &Stack, task: &Task) -> Result<Self> {
+        let ending = format!("{}.lock", task.to_string().replace(' ', "-"));
+        let path = state_file(stack, &stack.repository.place, &ending);
         let open = || {
             path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
             std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)
@@ -248,7 +261,7 @@ impl RunLock {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let what = format!("another run of stack `{}` is at work on this host", stack.name);
+                let what = format!("another {task} of stack `{}` is at work on this host", stack.name);
                 Err(Failure::new(ExitCode::Busy, what)
                     .hint("Wait until it ends; a run that died holds nothing."))
             }

@@ -8,13 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{Duration, Utc};
 use chrono_tz::Tz;
 
+use super::{
+    open::Opening,
+    run::{Outcome, Remembered, RunContext, noted},
+};
 use crate::{
+    catalog::Catalog,
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    names::SnapshotId,
+    names::{Job, SnapshotId, Task},
+    policy::Stack,
     repo::{self, Inspection, Maintain, PrunePlan, PruneReport, Repository, Terms, format::Status},
     retention::{self, Candidate, Decided, Rules},
+    status::Kind,
+    store::Trash,
 };
 
 /// How long what was deleted from a folder lies in its trash.
@@ -32,6 +40,86 @@ pub struct Asked {
     pub delay_days: Option<u32>,
     /// How long things wait.
     pub terms: Terms,
+}
+
+/// What a person asks of a prune that is carried out.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The offsite; the stack's repository when none is named.
+    pub offsite: Option<String>,
+    /// Snapshots that are to go whatever the rules say.
+    pub forget: BTreeSet<SnapshotId>,
+    /// How many snapshots a person agreed to lose.
+    pub accepted: Option<usize>,
+    /// Whether what lies in the trash is removed at once.
+    pub empty_trash: bool,
+}
+
+/// What a prune did.
+pub struct Pruned {
+    /// The plan that was carried out.
+    pub planned: Planned,
+    /// What was done.
+    pub report: PruneReport,
+    /// Bytes that were freed.
+    pub freed_bytes: u64,
+    /// What lies in the trash now.
+    pub trash: Trash,
+}
+
+impl Remembered for Pruned {
+    fn outcome(&self) -> Outcome {
+        Outcome::default()
+    }
+}
+
+/// Plans and carries the plan out, as a run.
+pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Pruned> {
+    let RunContext { stack, ground, monitor, .. } = context;
+    let task = Task { job: Job::Prune, place: wanted.offsite.clone() };
+    let ledger = context.ledger()?;
+    noted(context, &task, async {
+        check_not_frozen(&ledger)?;
+        let opening = Opening::named(stack, wanted.offsite.as_deref(), monitor)?;
+        let repository = opening.maintain(stack, monitor).await?;
+        let asked = asked(stack, wanted.offsite.as_deref(), wanted.forget)?;
+        let planned = plan(&repository, &asked, ground, monitor).await?;
+        opening.check_for_prune(ground).await?;
+        let report = apply(&repository, planned.clone(), wanted.accepted, ground, monitor).await?;
+        let stays = if wanted.empty_trash { Duration::zero() } else { TRASH_STAYS };
+        let freed_bytes = opening.tidy(ground.clock.now() - stays, ground).await?;
+        let trash = opening.trash().await?;
+        Ok(Pruned { planned, report, freed_bytes, trash })
+    })
+    .await
+}
+
+/// Returns why nothing may be removed until a person has looked, if that is so.
+pub fn frozen(ledger: &Catalog) -> Result<Option<String>> {
+    let open = ledger.open_incidents()?;
+    let freezes = open.iter().find(|one| one.kind == Kind::Anomaly && one.acknowledged.is_none());
+    Ok(freezes.map(|one| format!("{} (incident {})", one.what, one.number)))
+}
+
+/// Fails while a source looks as if much of it were lost: the older snapshots may be all that is left.
+fn check_not_frozen(ledger: &Catalog) -> Result<()> {
+    let Some(why) = frozen(ledger)? else { return Ok(()) };
+    Err(Failure::new(ExitCode::Failed, "prune stands still until a person has looked")
+        .because(why)
+        .hint("If that is right, run `lifeboat incidents acknowledge NUMBER --note WHY`."))
+}
+
+/// Returns what the policy asks of a prune.
+pub fn asked(stack: &Stack, offsite: Option<&str>, forget: BTreeSet<SnapshotId>) -> Result<Asked> {
+    let offsite = offsite.and_then(|name| stack.offsite(name));
+    let retention = offsite.and_then(|offsite| offsite.retention.as_ref()).unwrap_or(&stack.retention);
+    Ok(Asked {
+        rules: retention.rules()?,
+        zone: stack.timezone,
+        forget,
+        delay_days: offsite.map(|offsite| offsite.settings.delay_days),
+        terms: Terms::default(),
+    })
 }
 
 /// A plan, and why it is so.

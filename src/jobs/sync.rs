@@ -5,9 +5,17 @@
 
 use chrono::{DateTime, Utc};
 
-use super::open::Opening;
+use super::{
+    open::Opening,
+    run::{Outcome, Remembered, RunContext, noted, stopped},
+};
 use crate::{
-    clock::Ground, crypt::SigningKey, error::Result, event::SharedMonitor, names::SnapshotId, policy::Stack,
+    clock::Ground,
+    crypt::SigningKey,
+    error::{ExitCode, Result},
+    event::SharedMonitor,
+    names::{Job, SnapshotId, Task},
+    policy::Stack,
     repo::CopyReport,
 };
 
@@ -24,8 +32,39 @@ pub struct Synced {
     pub behind: Option<(SnapshotId, DateTime<Utc>)>,
 }
 
+impl Synced {
+    /// Returns how a process that did only this would end.
+    pub fn exit(&self) -> ExitCode {
+        if self.copy.damaged.is_empty() { ExitCode::Ok } else { ExitCode::Damage }
+    }
+}
+
+impl Remembered for Synced {
+    fn outcome(&self) -> Outcome {
+        let damaged = self.copy.damaged.first();
+        Outcome {
+            exit: Some(self.exit()),
+            snapshot: self.copy.copied.last().cloned(),
+            added_bytes: self.copy.packs_bytes,
+            message: damaged.map(|(id, why)| format!("snapshot {id} is damaged and was left out: {why}")),
+            hint: damaged.map(|_| "Run `lifeboat verify`.".to_owned()),
+            ..Outcome::default()
+        }
+    }
+}
+
+/// Copies to the offsite of this name, as a run.
+pub async fn of_stack(context: RunContext<'_>, name: &str) -> Result<Synced> {
+    let RunContext { stack, ground, monitor, stop, .. } = context;
+    // What was copied is found there by the next run, so to stop needs no more than to let go.
+    noted(context, &Task::at(Job::Sync, name), async {
+        stop.run_until_cancelled(run(stack, name, ground, monitor)).await.unwrap_or_else(|| Err(stopped()))
+    })
+    .await
+}
+
 /// Copies to the offsite of this name.
-pub async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Synced> {
+async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Synced> {
     let mut from = Opening::new(stack, monitor)?.clear().await?;
     // Only what is damaged needs it; without it what comes after waits.
     if let Ok(signing) = SigningKey::from_file(&stack.repository.settings.signing_key()) {

@@ -95,10 +95,32 @@ impl SnapshotWriter<'_> {
         Ok(())
     }
 
+    /// Ends without a snapshot: the packs in hand are finished and indexed, so that the next run takes them over.
+    pub async fn abandon(self) -> Result<()> {
+        let Self { repository, id, data, meta, stored, .. } = self;
+        let mut stored = stored.into_inner();
+        stored.take_in(data.finish().await?);
+        stored.take_in(meta.finish().await?);
+        repository.put_indexes(id.as_str(), &mut stored).await
+    }
+
     /// Writes the rest and signs: the snapshot exists when this returns. `failed` names the sources that should
     /// be in it and are not.
     pub async fn commit(self, label: Label, failed: Vec<Problem>) -> Result<Committed> {
-        let Self { repository, ground, monitor, id, began, data, meta, session, stored, sources, .. } = self;
+        let Self {
+            repository,
+            ground,
+            monitor,
+            id,
+            began,
+            data,
+            meta,
+            session,
+            stored,
+            sources,
+            tallies,
+            ..
+        } = self;
         let mut stored = stored.into_inner();
         stored.take_in(data.finish().await?);
         stored.take_in(meta.finish().await?);
@@ -142,7 +164,7 @@ impl SnapshotWriter<'_> {
         };
         repository.put_refs(&refs, &monitor).await?;
         monitor.event(Event::Committed { snapshot: id.clone() });
-        Ok(Committed { id, status, sources, added_bytes, added_packs, thin })
+        Ok(Committed { id, status, sources, added_bytes, added_packs, thin, tallies })
     }
 }
 

@@ -59,7 +59,7 @@ pub use self::{
     survey::{SignedRefs, Survey},
     verify::{Damage, VerifyOptions, VerifyReport},
     witness::{Head, MemoryWitness, Witness},
-    writer::{Committed, Label, SnapshotWriter},
+    writer::{Committed, Label, SnapshotWriter, SourceTally},
 };
 use crate::{
     clock::Ground,

@@ -36,7 +36,7 @@ use crate::{
     clock::Ground,
     error::{Context, ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
-    flow::{Body, Cut, Entry, EntryStream, FlowError, FlowResult, Piece, Reuse},
+    flow::{Attrs, Body, Cut, Entry, EntryMeta, EntryStream, FlowError, FlowResult, Piece, Reuse, Stage},
     names::{ChunkId, PackId, SnapshotId, SourceName},
 };
 
@@ -77,7 +77,21 @@ pub struct Committed {
     pub added_packs: u64,
     /// Older packs of which it uses little: no later snapshot should rely on them.
     pub thin: BTreeSet<PackId>,
+    /// What each source is made of.
+    pub tallies: BTreeMap<SourceName, SourceTally>,
 }
+
+/// What a source is made of, as far as its entries tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceTally {
+    /// Entries that hold data: objects, files, pieces of tables.
+    pub data_entries: u64,
+    /// Sums over what entries counted at their ends, by the name: `rows`, `keys`.
+    pub sums: BTreeMap<&'static str, u64>,
+}
+
+/// What entries count at their ends, as engines call it.
+const COUNTED: [&str; 2] = ["rows", "keys"];
 
 /// Writes one snapshot.
 pub struct SnapshotWriter<'a> {
@@ -91,6 +105,7 @@ pub struct SnapshotWriter<'a> {
     pub(super) session: Mutex<Session>,
     pub(super) stored: tokio::sync::Mutex<Stored>,
     pub(super) sources: Vec<SourceManifest>,
+    pub(super) tallies: BTreeMap<SourceName, SourceTally>,
     older: ChunkReader,
 }
 
@@ -126,6 +141,22 @@ struct Progress<'a> {
     size_bytes: AtomicU64,
     read_bytes: AtomicU64,
     added_bytes: AtomicU64,
+    tally: Mutex<SourceTally>,
+}
+
+impl Progress<'_> {
+    /// Counts an entry that was stored, and what it counted itself.
+    fn entry(&self, meta: &EntryMeta, trailer: &Attrs, size_bytes: u64) {
+        self.entries.fetch_add(1, Ordering::Relaxed);
+        self.size_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.data_entries += u64::from(meta.stage == Stage::Data);
+        for name in COUNTED {
+            if let Some(number) = trailer.get(name).and_then(serde_json::Value::as_u64) {
+                *tally.sums.entry(name).or_default() += number;
+            }
+        }
+    }
 }
 
 impl<'a> SnapshotWriter<'a> {
@@ -161,6 +192,7 @@ impl<'a> SnapshotWriter<'a> {
             session: Mutex::default(),
             stored: tokio::sync::Mutex::default(),
             sources: Vec::new(),
+            tallies: BTreeMap::new(),
             older: repository.index_reader(),
         };
         writer.mark(&mut *writer.stored.lock().await).await?;
@@ -186,6 +218,7 @@ impl<'a> SnapshotWriter<'a> {
             size_bytes: AtomicU64::new(0),
             read_bytes: AtomicU64::new(0),
             added_bytes: AtomicU64::new(0),
+            tally: Mutex::default(),
         };
         let written = self.write_entries(&progress, &mut stream).await;
         let list = written.map_err(|error| match self.data.fault().or_else(|| self.meta.fault()) {
@@ -194,6 +227,8 @@ impl<'a> SnapshotWriter<'a> {
             _ => error,
         })?;
         let Some(point) = stream.point().cloned() else { return Err(FlowError::Unfinished) };
+        let tally = progress.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.tallies.insert(name.clone(), tally);
         self.sources.push(SourceManifest {
             name: name.clone(),
             kind: kind.to_owned(),
@@ -250,8 +285,7 @@ impl<'a> SnapshotWriter<'a> {
             Some(reuse) => self.reuse_body(&reuse, meta.path.as_str()).await?,
             None => self.write_body(progress, meta.cut, &mut body).await?,
         };
-        progress.entries.fetch_add(1, Ordering::Relaxed);
-        progress.size_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        progress.entry(&meta, body.trailer(), size_bytes);
         self.monitor.event(Event::SourceMoved { source: progress.source.clone(), entries: 1, bytes: 0 });
         Ok(EntryRecord { meta, trailer: body.trailer().clone(), size_bytes, sha256, body: body_record })
     }

@@ -1,0 +1,156 @@
+//! The incidents of a stack: what is wrong, since when, and what a person said to it.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Row, params};
+
+use super::{Catalog, instant, maybe_instant, text_of};
+use crate::{
+    error::Result,
+    status::{Condition, Incident, Kind, Urgency},
+};
+
+const COLUMNS: &str = "n, kind, about, urgency, what, hint, opened, reminders, told, resolved, acknowledged,
+    muted_until";
+
+impl Catalog {
+    /// Opens an incident. One of the same kind about the same thing must not be open.
+    pub fn open_incident(&self, condition: &Condition, now: DateTime<Utc>) -> Result<Incident> {
+        let incident = Incident {
+            number: 0,
+            condition: condition.clone(),
+            opened: now,
+            reminders: 0,
+            told: now,
+            resolved: None,
+            acknowledged: None,
+            muted_until: None,
+        };
+        let connection = self.connection();
+        let insert = connection.execute(
+            "INSERT INTO incidents (kind, about, urgency, what, hint, opened, reminders, told)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?6)",
+            params![
+                condition.kind.word(),
+                condition.about,
+                condition.urgency.word(),
+                condition.what,
+                condition.hint,
+                text_of(now)
+            ],
+        );
+        insert.map_err(|error| self.trouble(error))?;
+        Ok(Incident { number: connection.last_insert_rowid(), ..incident })
+    }
+
+    /// Writes an incident as it is now.
+    pub fn note_incident(&self, incident: &Incident) -> Result<()> {
+        let update = self.connection().execute(
+            "UPDATE incidents SET urgency = ?2, what = ?3, hint = ?4, reminders = ?5, told = ?6, resolved = ?7,
+             acknowledged = ?8, muted_until = ?9 WHERE n = ?1",
+            params![
+                incident.number,
+                incident.urgency.word(),
+                incident.what,
+                incident.hint,
+                incident.reminders,
+                text_of(incident.told),
+                incident.resolved.map(text_of),
+                incident.acknowledged,
+                incident.muted_until.map(text_of)
+            ],
+        );
+        update.map(drop).map_err(|error| self.trouble(error))
+    }
+
+    /// Returns what is open, the most urgent first, then the oldest.
+    pub fn open_incidents(&self) -> Result<Vec<Incident>> {
+        let mut open = self.some_incidents("resolved IS NULL ORDER BY n", params![])?;
+        open.sort_by_key(|incident| std::cmp::Reverse(incident.urgency));
+        Ok(open)
+    }
+
+    /// Returns what was over at `since` or later, the newest first.
+    pub fn resolved_incidents(&self, since: DateTime<Utc>) -> Result<Vec<Incident>> {
+        self.some_incidents("resolved >= ?1 ORDER BY resolved DESC, n DESC", params![text_of(since)])
+    }
+
+    /// Returns the incident of this number.
+    pub fn incident(&self, number: i64) -> Result<Option<Incident>> {
+        Ok(self.some_incidents("n = ?1", params![number])?.pop())
+    }
+
+    fn some_incidents(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<Incident>> {
+        let connection = self.connection();
+        let read = || {
+            let query = format!("SELECT {COLUMNS} FROM incidents WHERE {condition}");
+            let mut query = connection.prepare_cached(&query)?;
+            let rows = query.query_map(values, incident_of)?;
+            rows.collect::<rusqlite::Result<Vec<Incident>>>()
+        };
+        read().map_err(|error| self.trouble(error))
+    }
+}
+
+fn incident_of(row: &Row<'_>) -> rusqlite::Result<Incident> {
+    let word = |column| row.get::<_, String>(column);
+    let strange = || rusqlite::Error::InvalidQuery;
+    Ok(Incident {
+        number: row.get(0)?,
+        condition: Condition {
+            kind: Kind::of(&word(1)?).ok_or_else(strange)?,
+            about: word(2)?,
+            urgency: Urgency::of(&word(3)?).ok_or_else(strange)?,
+            what: word(4)?,
+            hint: row.get(5)?,
+        },
+        opened: instant(row, 6)?,
+        reminders: row.get(7)?,
+        told: instant(row, 8)?,
+        resolved: maybe_instant(row, 9)?,
+        acknowledged: row.get(10)?,
+        muted_until: maybe_instant(row, 11)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+
+    use super::*;
+
+    fn condition(kind: Kind, urgency: Urgency) -> Condition {
+        Condition {
+            kind,
+            about: "backup".into(),
+            urgency,
+            what: "it failed".into(),
+            hint: Some("Look.".into()),
+        }
+    }
+
+    #[test]
+    fn an_incident_comes_back_as_it_was_written() {
+        let catalog = Catalog::in_memory().unwrap();
+        let at = DateTime::UNIX_EPOCH;
+        for kind in Kind::ALL {
+            catalog.open_incident(&condition(kind, Urgency::Ticket), at).unwrap();
+        }
+        let page = condition(Kind::Failed, Urgency::Page);
+        assert!(catalog.open_incident(&page, at).is_err(), "one of a kind is open at a time");
+        let mut first = catalog.open_incidents().unwrap().remove(0);
+        first.condition.urgency = Urgency::Page;
+        first.reminders = 3;
+        first.told = at + Duration::hours(9);
+        first.acknowledged = Some("on it".into());
+        first.muted_until = Some(at + Duration::days(1));
+        catalog.note_incident(&first).unwrap();
+        assert_eq!(catalog.incident(first.number).unwrap(), Some(first.clone()));
+        first.resolved = Some(at + Duration::days(2));
+        catalog.note_incident(&first).unwrap();
+        assert_eq!(catalog.open_incidents().unwrap().len(), Kind::ALL.len() - 1);
+        assert_eq!(catalog.resolved_incidents(at + Duration::days(1)).unwrap(), [first]);
+        assert_eq!(catalog.resolved_incidents(at + Duration::days(3)).unwrap(), []);
+        catalog.open_incident(&page, at).unwrap();
+        assert_eq!(catalog.open_incidents().unwrap()[0].urgency, Urgency::Page);
+    }
+}

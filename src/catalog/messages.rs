@@ -1,0 +1,184 @@
+//! Messages that are to reach people: written before anybody tries to send them, so no crash and no cancelled job
+//! swallows one.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{OptionalExtension, params};
+
+use super::{Catalog, text_of};
+use crate::error::Result;
+
+/// A message on its way to one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The message's number.
+    pub message: i64,
+    /// The channel's name in the policy.
+    pub channel: String,
+    /// What is to be sent, as the sender wrote it.
+    pub body: String,
+    /// How often it was tried.
+    pub tries: u32,
+}
+
+/// How one try to deliver a message ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It was taken.
+    Sent,
+    /// It was not taken; it is tried again then.
+    Again {
+        /// When.
+        not_before: DateTime<Utc>,
+        /// Why.
+        error: String,
+    },
+    /// It was not taken, and is not tried again.
+    GaveUp {
+        /// Why.
+        error: String,
+    },
+}
+
+impl Catalog {
+    /// Adds a message for these channels, each with the instant before which it must not be sent.
+    pub fn add_message(
+        &self,
+        body: &str,
+        channels: &[(String, DateTime<Utc>)],
+        now: DateTime<Utc>,
+    ) -> Result<i64> {
+        let mut connection = self.connection();
+        let mut write = || -> rusqlite::Result<i64> {
+            let work = connection.transaction()?;
+            work.execute("INSERT INTO messages (at, body) VALUES (?1, ?2)", params![text_of(now), body])?;
+            let message = work.last_insert_rowid();
+            for (channel, not_before) in channels {
+                let add = "INSERT INTO deliveries VALUES (?1, ?2, ?3, 0, NULL, NULL, NULL)";
+                work.execute(add, params![message, channel, text_of(*not_before)])?;
+            }
+            work.commit()?;
+            Ok(message)
+        };
+        write().map_err(|error| self.trouble(error))
+    }
+
+    /// Sends a message to another channel too; nothing happens where it is on its way already.
+    pub fn add_delivery(&self, message: i64, channel: &str, not_before: DateTime<Utc>) -> Result<()> {
+        let add = "INSERT OR IGNORE INTO deliveries VALUES (?1, ?2, ?3, 0, NULL, NULL, NULL)";
+        let added = self.connection().execute(add, params![message, channel, text_of(not_before)]);
+        added.map(drop).map_err(|error| self.trouble(error))
+    }
+
+    /// Returns what is to be sent now, the oldest message first.
+    pub fn due_messages(&self, now: DateTime<Utc>) -> Result<Vec<Due>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare_cached(
+                "SELECT message, channel, body, tries FROM deliveries JOIN messages ON n = message
+                 WHERE sent IS NULL AND gave_up IS NULL AND not_before <= ?1 ORDER BY message, channel",
+            )?;
+            let rows = query.query_map(params![text_of(now)], |row| {
+                Ok(Due { message: row.get(0)?, channel: row.get(1)?, body: row.get(2)?, tries: row.get(3)? })
+            })?;
+            rows.collect::<rusqlite::Result<Vec<Due>>>()
+        };
+        read().map_err(|error| self.trouble(error))
+    }
+
+    /// Notes how a try ended.
+    pub fn note_delivery(
+        &self,
+        message: i64,
+        channel: &str,
+        how: &Delivery,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        let (sent, gave_up, not_before, error) = match how {
+            Delivery::Sent => (Some(text_of(now)), None, None, None),
+            Delivery::Again { not_before, error } => (None, None, Some(text_of(*not_before)), Some(error)),
+            Delivery::GaveUp { error } => (None, Some(text_of(now)), None, Some(error)),
+        };
+        let update = self.connection().execute(
+            "UPDATE deliveries SET tries = tries + 1, sent = ?3, gave_up = ?4,
+             not_before = coalesce(?5, not_before), error = ?6 WHERE message = ?1 AND channel = ?2",
+            params![message, channel, sent, gave_up, not_before, error],
+        );
+        update.map(drop).map_err(|error| self.trouble(error))
+    }
+
+    /// Returns when a channel last took a message.
+    pub fn last_sent(&self, channel: &str) -> Result<Option<DateTime<Utc>>> {
+        self.delivery_time("SELECT max(sent) FROM deliveries WHERE channel = ?1", channel)
+    }
+
+    /// Returns the last thing that a channel said when it refused a message, if it took none since.
+    pub fn last_refusal(&self, channel: &str) -> Result<Option<String>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare_cached(
+                "SELECT error FROM deliveries WHERE channel = ?1 AND (sent IS NOT NULL OR error IS NOT NULL)
+                 ORDER BY coalesce(sent, gave_up, not_before) DESC LIMIT 1",
+            )?;
+            query.query_row(params![channel], |row| row.get::<_, Option<String>>(0)).optional()
+        };
+        Ok(read().map_err(|error| self.trouble(error))?.flatten())
+    }
+
+    /// Forgets messages that were written before `before` and are not on their way any more.
+    pub fn forget_messages(&self, before: DateTime<Utc>) -> Result<()> {
+        let delete = self.connection().execute(
+            "DELETE FROM messages WHERE at < ?1 AND n NOT IN
+             (SELECT message FROM deliveries WHERE sent IS NULL AND gave_up IS NULL)",
+            params![text_of(before)],
+        );
+        delete.map(drop).map_err(|error| self.trouble(error))
+    }
+
+    fn delivery_time(&self, query: &str, channel: &str) -> Result<Option<DateTime<Utc>>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare_cached(query)?;
+            query.query_row(params![channel], |row| super::maybe_instant(row, 0))
+        };
+        read().map_err(|error| self.trouble(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_due_until_each_channel_took_it_or_gave_up() {
+        let catalog = Catalog::in_memory().unwrap();
+        let at = |minutes| DateTime::UNIX_EPOCH + Duration::minutes(minutes);
+        let channels = [("duty".to_owned(), at(0)), ("mail".to_owned(), at(10))];
+        let message = catalog.add_message("{}", &channels, at(0)).unwrap();
+        let due = |minutes| -> Vec<String> {
+            catalog.due_messages(at(minutes)).unwrap().into_iter().map(|one| one.channel).collect()
+        };
+        assert_eq!(due(9), ["duty"]);
+        assert_eq!(due(10), ["duty", "mail"]);
+        let again = Delivery::Again { not_before: at(20), error: "errcode 310000".into() };
+        catalog.note_delivery(message, "duty", &again, at(10)).unwrap();
+        assert_eq!(due(19), ["mail"]);
+        assert_eq!(catalog.due_messages(at(20)).unwrap()[0].tries, 1);
+        assert_eq!(catalog.last_refusal("duty").unwrap().as_deref(), Some("errcode 310000"));
+        catalog.note_delivery(message, "duty", &Delivery::Sent, at(21)).unwrap();
+        assert_eq!(catalog.last_sent("duty").unwrap(), Some(at(21)));
+        assert_eq!(catalog.last_refusal("duty").unwrap(), None);
+        catalog
+            .note_delivery(message, "mail", &Delivery::GaveUp { error: "refused".into() }, at(22))
+            .unwrap();
+        catalog.add_delivery(message, "duty", at(23)).unwrap();
+        assert_eq!(due(99), [""; 0]);
+        catalog.add_delivery(message, "sms", at(23)).unwrap();
+        catalog.forget_messages(at(99)).unwrap();
+        assert_eq!(due(99), ["sms"]);
+        catalog.note_delivery(message, "sms", &Delivery::Sent, at(99)).unwrap();
+        catalog.forget_messages(at(99)).unwrap();
+        assert_eq!(catalog.last_sent("sms").unwrap(), None);
+    }
+}
