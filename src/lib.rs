@@ -24,6 +24,7 @@ pub mod event;
 
 pub mod flow;
 pub mod retention;
+pub mod schedule;
 pub mod status;
 
 pub mod crypt;

@@ -1,5 +1,6 @@
 //! What the types of a policy cannot say: paths are absolute, globs are globs, addresses hold no password.
 
+use chrono_tz::Tz;
 use globset::Glob;
 
 use super::{
@@ -8,6 +9,7 @@ use super::{
     place::{Kind, OptionValue, SCHEMES, is_secret_option},
     read::{Reader, Section, nearest},
 };
+use crate::schedule::Cron;
 
 /// Connections or requests at once that a policy may ask for.
 const PARALLEL_MAX: usize = 256;
@@ -209,12 +211,10 @@ pub(super) fn revoked<'a>(
 }
 
 pub(super) fn schedule(reader: &mut Reader<'_>, section: &Section<'_>, config: &ScheduleConfig) {
-    use croner::parser::{CronParser, Seconds, Year};
-    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
     for (job, cron) in config.jobs() {
-        if let Err(error) = parser.parse(cron) {
+        if let Err(error) = Cron::parse(cron, Tz::UTC) {
             let hint = "Five fields: minute, hour, day of month, month, day of week, as \"0 2 * * *\".";
-            let message = format!("`{job}` is no time of a schedule: {}", lower_first(&error.to_string()));
+            let message = format!("`{job}` is no time of a schedule: {}", lower_first(&error));
             reader.wrong(section, job, message, hint);
         }
     }
