@@ -30,6 +30,14 @@ impl Avoided {
 }
 
 impl Catalog {
+    /// Returns the bytes of all packs that are known.
+    pub fn stored_bytes(&self) -> Result<u64> {
+        let connection = self.connection();
+        let sum =
+            connection.query_row("SELECT coalesce(sum(size_bytes), 0) FROM packs", [], |row| row.get(0));
+        sum.map_err(|error| self.trouble(error))
+    }
+
     /// Notes that no new snapshot may rely on these packs. Damage outweighs the other reasons.
     pub fn avoid_packs(&self, packs: &BTreeSet<PackId>, why: Avoided) -> Result<()> {
         let mut connection = self.connection();

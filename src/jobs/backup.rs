@@ -11,12 +11,14 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
+use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     open::Opening,
     registry,
     run::{Outcome, Remembered, RunContext, noted, stopped},
+    seen::{self, PlaceSeen},
 };
 use crate::{
     catalog::Count,
@@ -28,6 +30,9 @@ use crate::{
     policy::Stack,
     repo::{Append, Label, Repository, SnapshotWriter, SourceTally, format::Status},
 };
+
+/// The word under which the instant that a source was read at is noted among its counts, in seconds since 1970.
+pub const POINT: &str = "point";
 
 /// What a person asks of a backup.
 #[derive(Clone, Debug, Default)]
@@ -51,7 +56,12 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Report>
         let Wanted { tag, pin, .. } = wanted;
         let label = Label { stack: stack.name.clone(), host: host_name(), tag, pin };
         let options = Options { label, level: stack.repository.settings.compression_level, whole_stack };
-        run(&repository, sources, options, ground, monitor, stop).await
+        let mut report = run(&repository, sources, options, ground, monitor, stop).await?;
+        // Only figures: that one cannot be had must not spoil what exists.
+        report.stored_bytes = opening.catalog.stored_bytes().ok();
+        let before = context.ledger().and_then(|ledger| seen::place(&ledger, seen::REPOSITORY));
+        report.snapshots = before.ok().and_then(|before| before.snapshots).map(|count| count + 1);
+        Ok(report)
     })
     .await
 }
@@ -123,6 +133,9 @@ impl SourceReport {
             _ => counts.extend(&self.tally.sums),
         }
         let about = self.name.to_string();
+        if let Some(point) = &self.point {
+            counts.insert(POINT, u64::try_from(point.at.timestamp()).unwrap_or_default());
+        }
         counts
             .into_iter()
             .map(|(what, value)| Count { about: about.clone(), what: what.to_owned(), value })
@@ -145,6 +158,12 @@ pub struct Report {
     pub added_packs: u64,
     /// How long it took.
     pub seconds: f64,
+    /// When it was begun.
+    pub began: DateTime<Utc>,
+    /// Snapshots in the repository, where it was counted.
+    pub snapshots: Option<u64>,
+    /// Bytes of the packs that are known there, where it was counted.
+    pub stored_bytes: Option<u64>,
 }
 
 impl Report {
@@ -175,6 +194,14 @@ impl Remembered for Report {
             message: failed.message.or(problem),
             hint: failed.hint,
             counts: stored.flat_map(SourceReport::counts).collect(),
+            place: PlaceSeen {
+                newest: Some(self.snapshot.clone()),
+                newest_began: Some(self.began),
+                logical_bytes: Some(self.sources.iter().map(|source| source.size_bytes).sum()),
+                stored_bytes: self.stored_bytes,
+                snapshots: self.snapshots,
+                ..PlaceSeen::default()
+            },
         }
     }
 }
@@ -231,6 +258,9 @@ pub async fn run(
         added_bytes: committed.added_bytes,
         added_packs: committed.added_packs,
         seconds: began.elapsed().as_secs_f64(),
+        began: committed.began,
+        snapshots: None,
+        stored_bytes: None,
     })
 }
 

@@ -16,6 +16,7 @@ pub mod prune;
 pub mod registry;
 pub mod restore;
 pub mod run;
+pub mod seen;
 pub mod sync;
 pub mod verify;
 pub mod when;

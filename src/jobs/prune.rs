@@ -11,6 +11,7 @@ use chrono_tz::Tz;
 use super::{
     open::Opening,
     run::{Outcome, Remembered, RunContext, noted},
+    seen::PlaceSeen,
 };
 use crate::{
     catalog::Catalog,
@@ -69,7 +70,9 @@ pub struct Pruned {
 
 impl Remembered for Pruned {
     fn outcome(&self) -> Outcome {
-        Outcome::default()
+        let place =
+            PlaceSeen { snapshots: Some(self.planned.decided.keep.len() as u64), ..PlaceSeen::default() };
+        Outcome { place, ..Outcome::default() }
     }
 }
 

@@ -11,7 +11,10 @@ use std::{future::Future, sync::Arc};
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::open::{self, RunLock};
+use super::{
+    open::{self, RunLock},
+    seen::{self, PlaceSeen},
+};
 use crate::{
     catalog::{Catalog, Count, RunEnd},
     clock::Ground,
@@ -64,6 +67,8 @@ pub struct Outcome {
     pub hint: Option<String>,
     /// What was counted.
     pub counts: Vec<Count>,
+    /// What was seen of the place that was worked on.
+    pub place: PlaceSeen,
 }
 
 impl Outcome {
@@ -126,8 +131,11 @@ pub async fn noted<T: Remembered>(
         Err(failure) => Outcome::failed(failure),
     };
     let noted = run.and_then(|run| {
+        let now = ground.clock.now();
         ledger.note_counts(run, &outcome.counts)?;
-        ledger.end_run(run, &outcome.end(ground.clock.now()))
+        let place = task.place.as_deref().unwrap_or(seen::REPOSITORY);
+        seen::note_place(&ledger, place, outcome.place.clone(), now)?;
+        ledger.end_run(run, &outcome.end(now))
     });
     if let Err(failure) = noted {
         // What was done counts, not the note about it.

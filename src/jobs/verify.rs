@@ -5,6 +5,7 @@
 use super::{
     open::Opening,
     run::{Outcome, Remembered, RunContext, noted, stopped},
+    seen::PlaceSeen,
 };
 use crate::{
     crypt::Identities,
@@ -42,6 +43,7 @@ impl Remembered for VerifyReport {
             hint: first.map(|_| {
                 "Run `lifeboat verify` to see all of it, and which snapshots it concerns.".to_owned()
             }),
+            place: PlaceSeen { snapshots: Some(self.snapshots), ..PlaceSeen::default() },
             ..Outcome::default()
         }
     }

@@ -1,11 +1,13 @@
 //! What the types of a policy cannot say: paths are absolute, globs are globs, addresses hold no password.
 
+use std::net::SocketAddr;
+
 use chrono_tz::Tz;
 use globset::Glob;
 
 use super::{
-    EmailConfig, ExecConfig, FilesConfig, MysqlConfig, RedisConfig, RepositorySettings, RetentionConfig,
-    RevokedConfig, S3Config, ScheduleConfig, SecretRef, StoreConfig,
+    AnomalyConfig, EmailConfig, ExecConfig, FilesConfig, MysqlConfig, RedisConfig, RepositorySettings,
+    RetentionConfig, RevokedConfig, S3Config, ScheduleConfig, SecretRef, ServeConfig, StoreConfig,
     place::{Kind, OptionValue, SCHEMES, is_secret_option},
     read::{Reader, Section, nearest},
 };
@@ -15,6 +17,10 @@ use crate::schedule::Cron;
 const PARALLEL_MAX: usize = 256;
 /// Seconds that a lock may be waited for.
 const LOCK_WAIT_SECONDS_MAX: u64 = 3600;
+/// Tries after the first that a policy may ask for.
+const RETRIES_MAX: u32 = 10;
+/// Seconds that chance may put a run off.
+const JITTER_SECONDS_MAX: u32 = 6 * 3600;
 /// What zstd calls its levels, without those that need much memory to read.
 const LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
 
@@ -220,6 +226,34 @@ pub(super) fn schedule(reader: &mut Reader<'_>, section: &Section<'_>, config: &
     }
     if config.deadline_minutes == Some(0) {
         reader.wrong(section, "deadline_minutes", "`deadline_minutes` cannot be 0".to_owned(), "");
+    }
+    if config.retries > RETRIES_MAX {
+        reader.wrong(section, "retries", format!("`retries` must be from 0 to {RETRIES_MAX}"), "");
+    }
+    if config.jitter_seconds > JITTER_SECONDS_MAX {
+        let message = format!("`jitter_seconds` must be from 0 to {JITTER_SECONDS_MAX}");
+        reader.wrong(section, "jitter_seconds", message, "");
+    }
+}
+
+pub(super) fn anomaly(reader: &mut Reader<'_>, section: &Section<'_>, config: &AnomalyConfig) {
+    if !(1..=100).contains(&config.shrink_percent) {
+        let hint = "100 asks only when nothing is left.";
+        reader.wrong(section, "shrink_percent", "`shrink_percent` must be from 1 to 100".to_owned(), hint);
+    }
+}
+
+pub(super) fn serve(reader: &mut Reader<'_>, section: &Section<'_>, config: &ServeConfig) {
+    if config.listen.parse::<SocketAddr>().is_err() {
+        let hint = "An address and a port, as \"127.0.0.1:9412\".";
+        reader.wrong(section, "listen", format!("`{}` is no address to listen at", config.listen), hint);
+    }
+    if let Some(path) = &config.textfile {
+        absolute(reader, section, "textfile", &path.display().to_string());
+    }
+    if config.remember_days < 31 {
+        let message = "`remember_days` must be 31 or more".to_owned();
+        reader.wrong(section, "remember_days", message, "");
     }
 }
 

@@ -9,9 +9,9 @@ use std::{
 use chrono_tz::Tz;
 
 use super::{
-    Channel, DrillConfig, ExpectConfig, NotifyConfig, Occasion, OffsiteConfig, PolicyProblems,
-    ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, ScheduleConfig, SourceConfig,
-    SourceKind, Stack, check,
+    AnomalyConfig, Channel, DrillConfig, ExpectConfig, NotifyConfig, Occasion, OffsiteConfig, PolicyProblems,
+    ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, ScheduleConfig, ServeConfig,
+    SourceConfig, SourceKind, Stack, check,
     read::{Head, Hearing, Named, Reader, Section, Tag, nearest},
 };
 use crate::{
@@ -102,6 +102,8 @@ fn whole<'a>(reader: &mut Reader<'a>, mut root: Section<'a>, need: Need) -> Opti
     let schedule = simple::<ScheduleConfig>(reader, &mut root, "schedule", check::schedule);
     let retention = simple::<RetentionConfig>(reader, &mut root, "retention", check::retention);
     let drill = drill(reader, &mut root, &sources, &offsites);
+    let anomaly = simple::<AnomalyConfig>(reader, &mut root, "anomaly", check::anomaly);
+    let serve = simple::<ServeConfig>(reader, &mut root, "serve", check::serve);
     let notify = notify(reader, &mut root);
     let head: Option<Head> = reader.rest(&root);
     let head = head?;
@@ -126,6 +128,8 @@ fn whole<'a>(reader: &mut Reader<'a>, mut root: Section<'a>, need: Need) -> Opti
         schedule: schedule?,
         retention: retention?,
         drill: drill?,
+        anomaly: anomaly?,
+        serve: serve?,
         notify,
     })
 }

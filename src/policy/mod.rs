@@ -11,6 +11,7 @@ mod place;
 mod problem;
 mod read;
 mod secret;
+mod service;
 mod sources;
 mod stack;
 mod text;
@@ -23,9 +24,10 @@ pub use self::{
     place::{OptionValue, SCHEMES, StoreConfig},
     problem::{PolicyProblems, Problem},
     secret::SecretRef,
+    service::{AnomalyConfig, ServeConfig},
     sources::{FilesConfig, MysqlConfig, RedisConfig, S3Config, SourceConfig, SourceKind, Tls},
     stack::{
-        DrillConfig, ExpectConfig, LabKind, Language, OffsiteConfig, OffsiteSettings, Overlap, Pick,
+        CatchUp, DrillConfig, ExpectConfig, LabKind, Language, OffsiteConfig, OffsiteSettings, Overlap, Pick,
         ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, RevokedConfig,
         ScheduleConfig, Stack,
     },

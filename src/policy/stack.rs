@@ -9,7 +9,7 @@ use chrono_tz::Tz;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{NotifyConfig, SecretRef, SourceConfig, StoreConfig};
+use super::{AnomalyConfig, NotifyConfig, SecretRef, ServeConfig, SourceConfig, StoreConfig};
 use crate::{
     error,
     names::SourceName,
@@ -48,6 +48,12 @@ pub struct Stack {
     /// How restores are proven.
     #[schemars(default)]
     pub drill: DrillConfig,
+    /// What is unusual.
+    #[schemars(default)]
+    pub anomaly: AnomalyConfig,
+    /// The service.
+    #[schemars(default)]
+    pub serve: ServeConfig,
     /// Who hears of it.
     #[schemars(default)]
     pub notify: Vec<NotifyConfig>,
@@ -218,7 +224,7 @@ pub struct OffsiteSettings {
 }
 
 /// When things happen: five cron fields each, in the policy's zone. What is not named happens by hand only.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// A snapshot of all sources.
@@ -239,15 +245,47 @@ pub struct ScheduleConfig {
     /// The daily report.
     #[serde(default)]
     pub digest: Option<String>,
+    /// A look at what the next backup will need.
+    #[serde(default)]
+    pub doctor: Option<String>,
     /// The most that a run is put off by chance, so that many hosts do not begin at once.
     #[serde(default)]
     pub jitter_seconds: u32,
     /// What happens when the time of a run comes and the one before is not done.
     #[serde(default)]
     pub overlap: Overlap,
+    /// What happens about the times of runs that the service was not there for.
+    #[serde(default)]
+    pub catch_up: CatchUp,
     /// After how long a run is given up.
     #[serde(default)]
     pub deadline_minutes: Option<u32>,
+    /// How often a run that failed for a reason that may pass is tried again.
+    #[serde(default = "default_retries")]
+    pub retries: u32,
+    /// How long the first of these tries waits; each further one waits twice as long.
+    #[serde(default = "default_retry_minutes")]
+    pub retry_minutes: u32,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self {
+            backup: None,
+            sync: None,
+            prune: None,
+            verify: None,
+            drill: None,
+            digest: None,
+            doctor: None,
+            jitter_seconds: 0,
+            overlap: Overlap::default(),
+            catch_up: CatchUp::default(),
+            deadline_minutes: None,
+            retries: default_retries(),
+            retry_minutes: default_retry_minutes(),
+        }
+    }
 }
 
 impl ScheduleConfig {
@@ -260,6 +298,7 @@ impl ScheduleConfig {
             ("verify", &self.verify),
             ("drill", &self.drill),
             ("digest", &self.digest),
+            ("doctor", &self.doctor),
         ];
         all.into_iter().filter_map(|(job, cron)| Some((job, cron.as_deref()?)))
     }
@@ -274,6 +313,17 @@ pub enum Overlap {
     Skip,
     /// It begins when the one before is done.
     Queue,
+}
+
+/// What happens about the times of runs that the service was not there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CatchUp {
+    /// The newest of them is made up for, once.
+    #[default]
+    Once,
+    /// They are told as missed.
+    None,
 }
 
 /// How long snapshots stay. Without any rule everything stays.
@@ -463,6 +513,12 @@ fn default_keys() -> PathBuf {
 }
 fn default_compression_level() -> i32 {
     3
+}
+fn default_retries() -> u32 {
+    2
+}
+fn default_retry_minutes() -> u32 {
+    5
 }
 fn default_delay_days() -> u32 {
     14

@@ -178,6 +178,9 @@ fn the_effective_policy_shows_the_defaults() {
     [schedule]
     jitter_seconds = 0
     overlap = "skip"
+    catch_up = "once"
+    retries = 2
+    retry_minutes = 5
 
     [retention]
     min_keep = 3
@@ -193,6 +196,14 @@ fn the_effective_policy_shows_the_defaults() {
     expect = []
 
     [drill.images]
+
+    [anomaly]
+    shrink_percent = 30
+    grow_percent = 400
+
+    [serve]
+    listen = "127.0.0.1:9412"
+    remember_days = 400
     "#);
 }
 
@@ -624,6 +635,35 @@ fn a_starter_loads_as_soon_as_a_source_is_appended() {
     let text = starter(&Starter { store: "webdav", options: &options, ..new });
     let stack = Stack::parse(&text, "p.toml", Need::Repository).unwrap();
     assert_eq!(stack.repository.place.secrets().next().unwrap().0, "password");
+}
+
+#[test]
+fn wrong_settings_of_the_service_are_told() {
+    let more = r#"
+[schedule]
+backup = "0 2 30 2 *"
+retries = 11
+jitter_seconds = 86400
+[anomaly]
+shrink_percent = 0
+[serve]
+listen = "localhost"
+textfile = "lifeboat.prom"
+remember_days = 1
+"#;
+    insta::assert_snapshot!(told_with(more), @r#"
+    policy `p.toml` has 7 problems
+    p.toml:13:10: `backup` is no time of a schedule: there is no such day
+    p.toml:14:11: `retries` must be from 0 to 10
+    p.toml:15:18: `jitter_seconds` must be from 0 to 21600
+    p.toml:17:18: `shrink_percent` must be from 1 to 100
+    p.toml:19:10: `localhost` is no address to listen at
+    p.toml:20:12: `textfile` must be an absolute path, not `lifeboat.prom`
+    p.toml:21:17: `remember_days` must be 31 or more
+    hint: Line 13: Five fields: minute, hour, day of month, month, day of week, as "0 2 * * *".
+    hint: Line 17: 100 asks only when nothing is left.
+    hint: Line 19: An address and a port, as "127.0.0.1:9412".
+    "#);
 }
 
 #[test]

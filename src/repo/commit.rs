@@ -164,7 +164,7 @@ impl SnapshotWriter<'_> {
         };
         repository.put_refs(&refs, &monitor).await?;
         monitor.event(Event::Committed { snapshot: id.clone() });
-        Ok(Committed { id, status, sources, added_bytes, added_packs, thin, tallies })
+        Ok(Committed { id, began, status, sources, added_bytes, added_packs, thin, tallies })
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Label {
 pub struct Committed {
     /// Its id.
     pub id: SnapshotId,
+    /// When it was begun.
+    pub began: DateTime<Utc>,
     /// Whether it is whole.
     pub status: Status,
     /// Its sources.
