@@ -25,8 +25,8 @@ pub use self::{
     secret::SecretRef,
     sources::{FilesConfig, MysqlConfig, RedisConfig, S3Config, SourceConfig, SourceKind, Tls},
     stack::{
-        DrillConfig, ExpectConfig, LabKind, Language, OffsiteConfig, OffsiteSettings, Overlap, Pick,
-        ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, RevokedConfig,
+        DrillConfig, ExpectConfig, LabKind, Language, LockMode, OffsiteConfig, OffsiteSettings, Overlap,
+        Pick, ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, RevokedConfig,
         ScheduleConfig, Stack,
     },
     text::{Starter, schema, starter},
