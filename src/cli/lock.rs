@@ -99,7 +99,7 @@ fn facts(offsite: &OffsiteConfig, done: &Done) -> Value {
     let mut facts = json!({
         "name": offsite.name,
         "lock_days": settings.lock_days,
-        "lock_mode": settings.lock_mode(),
+        "lock_mode": settings.lock_mode().word(),
     });
     match done {
         Done::Tested(tested) => {

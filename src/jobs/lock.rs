@@ -39,6 +39,16 @@ pub struct LockNote {
     pub counts: Option<(Counts, DateTime<Utc>)>,
 }
 
+impl LockNote {
+    /// Returns how many kept snapshots the service refuses to delete; none that is known of once a lock has run out.
+    pub fn immutable(&self, now: DateTime<Utc>) -> u64 {
+        let counts = self.counts.as_ref().map(|(counts, _)| counts);
+        counts
+            .filter(|counts| counts.until.is_some_and(|until| until > now))
+            .map_or(0, |counts| counts.immutable)
+    }
+}
+
 /// What is remembered of a tamper test.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TestNote {
@@ -317,5 +327,43 @@ impl<'s> Site<'s> {
         let place = note.place.clone();
         let extended = (depth != Depth::Look).then(Extended::default);
         Ok(Looked { name: name.to_owned(), place, note, extended, no_lock: Some(no) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+
+    use super::*;
+    use crate::store::probe::Status;
+
+    fn finding(id: &'static str, status: Status) -> Finding {
+        Finding { id, law: "a lock holds", status, detail: id.to_owned(), hint: Some("Look.".to_owned()) }
+    }
+
+    fn tested(findings: Vec<Finding>) -> Tested {
+        let (verdict, mode) = (Verdict::of(&findings), LockMode::Compliance);
+        Tested { name: "far".into(), place: "s3://b".into(), mode, verdict, findings, counts: None }
+    }
+
+    #[test]
+    fn a_run_is_remembered_by_the_worst_that_was_found() {
+        let proven = tested(vec![finding("a", Status::Ok)]).outcome();
+        assert_eq!((proven.exit(), proven.message), (ExitCode::Ok, None));
+        let unproven = tested(vec![finding("a", Status::Ok), finding("b", Status::Unknown)]).outcome();
+        assert_eq!(unproven.exit(), ExitCode::Partial);
+        let broken = tested(vec![finding("b", Status::Unknown), finding("c", Status::Broken)]).outcome();
+        assert_eq!(broken.exit(), ExitCode::Failed);
+        assert_eq!(broken.message.as_deref(), Some("`a lock holds` does not hold: c"));
+        assert_eq!(broken.hint.as_deref(), Some("Look."));
+    }
+
+    #[test]
+    fn what_was_locked_counts_until_the_first_lock_ends() {
+        let at = DateTime::UNIX_EPOCH;
+        let counts = Counts { until: Some(at + Duration::days(1)), immutable: 3, ..Counts::default() };
+        let note = LockNote { counts: Some((counts, at)), ..LockNote::default() };
+        assert_eq!((note.immutable(at), note.immutable(at + Duration::days(1))), (3, 0));
+        assert_eq!(LockNote::default().immutable(at), 0);
     }
 }
