@@ -112,6 +112,8 @@ const OTHER_STORE: &str = "`lock_days` works with store = \"s3\" only; elsewhere
 const OWN_LOGIN: &str = "Name `access_key_id` and `secret_access_key` in the options: the lock is tried out with that very credential.";
 const NEW_BUCKET: &str =
     "Object Lock is switched on when a bucket is made: make one, and copy to it with `lifeboat sync`.";
+const NO_SUCH_THING: &str =
+    "Use the service's own retention, or a service that has Object Lock, and remove `lock_days` here.";
 const ASK_AGAIN: &str =
     "Check the endpoint, and that the credential may s3:GetBucketObjectLockConfiguration; then try again.";
 
@@ -198,19 +200,17 @@ impl Locker {
                     _ => no(format!("bucket `{}` has no Object Lock", self.bucket), NEW_BUCKET, false),
                 }
             }
+            Err(error) if error.code() == Some("ObjectLockConfigurationNotFoundError") => {
+                no(format!("bucket `{}` has no Object Lock", self.bucket), NEW_BUCKET, false)
+            }
+            Err(error) if is_unknown_request(&error) => no(
+                format!("the service knows no Object Lock: it answered {}", said(&error)),
+                NO_SUCH_THING,
+                false,
+            ),
             Err(error) => {
-                // `NoSuchBucket` is no answer to what was asked.
-                let has_none = error.code() == Some("ObjectLockConfigurationNotFoundError");
                 let told = LockError::of(&error);
-                match told {
-                    LockError::Refused(said) if is_unknown_request(&error) => {
-                        no(format!("the service knows no Object Lock: {said}"), OTHER_STORE, false)
-                    }
-                    _ if has_none => {
-                        no(format!("bucket `{}` has no Object Lock", self.bucket), NEW_BUCKET, false)
-                    }
-                    told => no(format!("bucket `{}` cannot be asked: {told}", self.bucket), ASK_AGAIN, true),
-                }
+                no(format!("bucket `{}` cannot be asked for its lock: {told}", self.bucket), ASK_AGAIN, true)
             }
         }
     }
@@ -277,6 +277,14 @@ fn is_unknown_request<E: ProvideErrorMetadata>(error: &CallError<E>) -> bool {
     matches!(status, Some(405 | 501)) || error.code() == Some("NotImplemented")
 }
 
+/// Returns the status, the code and the words of an answer.
+fn said<E: ProvideErrorMetadata>(error: &CallError<E>) -> String {
+    let status = error.raw_response().map(|answer| answer.status().as_u16()).unwrap_or_default();
+    let parts = [error.code().unwrap_or_default(), error.message().unwrap_or_default()];
+    let said: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    format!("{status} {}", said.join(": ")).trim_end().to_owned()
+}
+
 impl LockError {
     fn of<E>(error: &CallError<E>) -> Self
     where
@@ -285,10 +293,7 @@ impl LockError {
         let Some(answer) = error.raw_response() else {
             return Self::Unanswered(innermost(error));
         };
-        let status = answer.status().as_u16();
-        let parts = [error.code().unwrap_or_default(), error.message().unwrap_or_default()];
-        let said: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        let said = format!("{status} {}", said.join(": ")).trim_end().to_owned();
+        let (status, said) = (answer.status().as_u16(), said(error));
         match status {
             404 if error.code() != Some("NoSuchBucket") => Self::Absent,
             // So AWS answers when a delete marker is the current version.
@@ -361,6 +366,66 @@ mod tests {
             OWN_LOGIN,
             "that would be another credential"
         );
+    }
+
+    /// Returns a locker whose service answers every request so.
+    async fn answering(status: &'static str, body: &'static str) -> Locker {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut caller, _)) = listener.accept().await {
+                let mut request = [0; 8192];
+                let _request_bytes = caller.read(&mut request).await.unwrap();
+                let length = body.len();
+                let head =
+                    format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+                caller.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            }
+        });
+        Locker::new("s3", &options(&[&LOGIN[..], &[("endpoint", &endpoint)]].concat())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_bucket_without_a_lock_is_told_from_one_that_cannot_be_asked() {
+        let check = async |status, body| {
+            answering(status, body).await.check().await.map_err(|no| {
+                assert!(!no.what.is_empty());
+                (no.hint, no.is_unknown)
+            })
+        };
+        let on = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>";
+        assert_eq!(check("200 OK", on).await, Ok(()));
+        assert_eq!(check("200 OK", "<ObjectLockConfiguration/>").await, Err((NEW_BUCKET, false)));
+        let none = "<Error><Code>ObjectLockConfigurationNotFoundError</Code></Error>";
+        assert_eq!(check("404 Not Found", none).await, Err((NEW_BUCKET, false)));
+        let unknown = "<Error><Code>NotImplemented</Code></Error>";
+        assert_eq!(check("501 Not Implemented", unknown).await, Err((NO_SUCH_THING, false)));
+        let denied = "<Error><Code>AccessDenied</Code></Error>";
+        assert_eq!(check("403 Forbidden", denied).await, Err((ASK_AGAIN, true)));
+        let missing = "<Error><Code>NoSuchBucket</Code></Error>";
+        assert_eq!(check("404 Not Found", missing).await, Err((ASK_AGAIN, true)));
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_hidden_is_told_from_one_that_was_never_locked() {
+        let ask = async |status, body| answering(status, body).await.retention(&Key::new("a").unwrap()).await;
+        let never = "<Error><Code>NoSuchObjectLockConfiguration</Code></Error>";
+        assert_eq!(ask("404 Not Found", never).await, Ok(None));
+        let ceph = "<Error><Code>ObjectLockConfigurationNotFoundError</Code></Error>";
+        assert_eq!(ask("404 Not Found", ceph).await, Ok(None));
+        let gone = "<Error><Code>NoSuchKey</Code></Error>";
+        assert_eq!(ask("404 Not Found", gone).await, Err(LockError::Absent));
+        let hidden = "<Error><Code>MethodNotAllowed</Code></Error>";
+        assert_eq!(ask("405 Method Not Allowed", hidden).await, Err(LockError::Absent));
+        let denied = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>";
+        assert_eq!(
+            ask("403 Forbidden", denied).await,
+            Err(LockError::Refused("403 AccessDenied: no".to_owned()))
+        );
+        let lock = "<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>2026-01-02T03:04:05Z</RetainUntilDate></Retention>";
+        let until = "2026-01-02T03:04:05Z".parse().unwrap();
+        assert_eq!(ask("200 OK", lock).await, Ok(Some(Retention { mode: Mode::Compliance, until })));
     }
 
     #[test]
