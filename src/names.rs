@@ -311,12 +311,22 @@ pub enum Job {
     Digest,
     /// A look at what the next backup will need.
     Doctor,
+    /// The tamper test of a locked offsite.
+    Lock,
 }
 
 impl Job {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Backup, Self::Sync, Self::Prune, Self::Verify, Self::Drill, Self::Digest, Self::Doctor];
+    pub const ALL: [Self; 8] = [
+        Self::Backup,
+        Self::Sync,
+        Self::Prune,
+        Self::Verify,
+        Self::Drill,
+        Self::Digest,
+        Self::Doctor,
+        Self::Lock,
+    ];
 
     /// Returns the word for screens, the policy and the catalog.
     pub fn word(self) -> &'static str {
@@ -328,6 +338,7 @@ impl Job {
             Self::Drill => "drill",
             Self::Digest => "digest",
             Self::Doctor => "doctor",
+            Self::Lock => "lock",
         }
     }
 

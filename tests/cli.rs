@@ -23,6 +23,8 @@ mod keys;
 mod kit;
 #[path = "cli/listing.rs"]
 mod listing;
+#[path = "cli/lock.rs"]
+mod lock;
 #[path = "cli/policy.rs"]
 mod policy;
 #[path = "cli/prune.rs"]

@@ -26,6 +26,8 @@ mod pause;
 mod prune;
 #[path = "repository/random_access.rs"]
 mod random_access;
+#[path = "repository/retained.rs"]
+mod retained;
 #[path = "repository/rotation.rs"]
 mod rotation;
 #[path = "repository/round_trip.rs"]

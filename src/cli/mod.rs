@@ -8,6 +8,7 @@ mod init;
 mod json;
 mod keys;
 mod kit;
+mod lock;
 mod ls;
 mod passphrase;
 mod policy;
@@ -102,6 +103,8 @@ enum Verb {
     Sync(sync::Sync),
     /// Forget what no rule keeps, and remove what nobody needs
     Prune(prune::Prune),
+    /// Show how an offsite's Object Lock is, renew it, or try to break it
+    Lock(lock::Lock),
     /// The local memory of what the repository holds
     Catalog(catalog::Catalog),
     /// Print the completions of a shell
@@ -233,6 +236,7 @@ async fn run(args: Args, screen: Arc<Screen>, stop: CancellationToken) -> Result
         Verb::Kit(verb) => kit::run(verb, &session).await,
         Verb::Sync(verb) => sync::run(verb, &session).await,
         Verb::Prune(verb) => prune::run(verb, &session).await,
+        Verb::Lock(verb) => lock::run(verb, &session).await,
         Verb::Catalog(verb) => catalog::run(&verb, &session).await,
         Verb::Completions { shell } => {
             // By way of memory: the generator panics when its reader goes away.

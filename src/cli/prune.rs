@@ -259,6 +259,12 @@ fn report_lines(report: &PruneReport, freed_bytes: u64) -> Vec<String> {
             ByteCount(swept.deleted_bytes)
         ));
     }
+    if !report.retained.is_empty() {
+        let count = report.retained.len();
+        lines.push(format!(
+            "{count} objects are retained: the store keeps them for now; a later run tries again"
+        ));
+    }
     if freed_bytes > 0 {
         lines.push(format!("{} are freed", ByteCount(freed_bytes)));
     }
@@ -303,6 +309,7 @@ fn facts_of_report(report: &PruneReport) -> Value {
             "rescued": swept.rescued,
             "snapshots": swept.snapshots,
             "indexes": swept.indexes,
+            "retained": swept.retained.len(),
         })
     };
     json!({
@@ -311,5 +318,6 @@ fn facts_of_report(report: &PruneReport) -> Value {
         "condemned": report.condemned,
         "condemned_bytes": report.condemned_bytes,
         "swept": report.swept.iter().map(swept).collect::<Vec<_>>(),
+        "retained": report.retained.len(),
     })
 }

@@ -18,7 +18,7 @@ use crate::{
     repo::{Append, Clear, CopyReport, Hold, Maintain, Patience, Place, Read, Repository},
     store::{
         self, Opened, Trash,
-        probe::{probe, refuses_prune},
+        probe::{probe, refuses_prune, refuses_prune_of_kept},
     },
 };
 
@@ -32,6 +32,8 @@ pub struct Opening {
     pub catalog: Arc<Catalog>,
     store: Opened,
     place: Place,
+    /// Whether the service was asked to refuse deletions.
+    is_locked: bool,
 }
 
 impl Opening {
@@ -44,7 +46,11 @@ impl Opening {
     pub fn named(stack: &Stack, offsite: Option<&str>, monitor: &SharedMonitor) -> Result<Self> {
         match offsite {
             None => Self::new(stack, monitor),
-            Some(name) => Self::at(stack, &offsite_of(stack, name)?.place, monitor),
+            Some(name) => {
+                let offsite = offsite_of(stack, name)?;
+                let is_locked = offsite.settings.lock_days.is_some();
+                Ok(Self { is_locked, ..Self::at(stack, &offsite.place, monitor)? })
+            }
         }
     }
 
@@ -60,7 +66,7 @@ impl Opening {
         let known = Arc::new(CatalogIndex::new(catalog.clone()));
         let witness = known.clone();
         let place = Place { get: store.get.clone(), trust, known, witness, shown: store.place.clone() };
-        Ok(Self { catalog, store, place })
+        Ok(Self { catalog, store, place, is_locked: false })
     }
 
     /// Returns where the store is, as a person would say it.
@@ -92,12 +98,16 @@ impl Opening {
         let index = settings.index_key();
         let index = if index.exists() { Some(Identities::from_file(&index)?) } else { None };
         let (put, delete) = (self.store.put.clone(), self.store.delete.clone());
-        Repository::maintain(self.place.clone(), put, delete, signing, index, monitor).await
+        let place = self.place.clone();
+        let repository = Repository::maintain(place, put, delete, signing, index, monitor).await?;
+        Ok(if self.is_locked { repository.retaining() } else { repository })
     }
 
     /// Fails when the store does not keep what prune relies on.
     pub async fn check_for_prune(&self, ground: &Ground) -> Result<()> {
-        refuses_prune(&probe(&self.store, ground).await).map_or(Ok(()), Err)
+        let findings = probe(&self.store, ground).await;
+        let refuses = if self.is_locked { refuses_prune_of_kept } else { refuses_prune };
+        refuses(&findings).map_or(Ok(()), Err)
     }
 
     /// Returns what lies in the store's trash.

@@ -6,6 +6,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{
+    lock,
     open::Opening,
     run::{Outcome, Remembered, RunContext, noted, stopped},
 };
@@ -72,6 +73,7 @@ async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor
     }
     let to = Opening::named(stack, Some(name), monitor)?;
     let copy = to.copy_from(&from, ground, monitor).await?;
+    lock::after_sync(stack, name, ground, monitor).await;
     let left_out =
         |id: &SnapshotId| copy.waiting.contains(id) || copy.damaged.iter().any(|(damaged, _)| damaged == id);
     let newest = from.survey().await?.0.into_iter().rev().find(|refs| left_out(&refs.snapshot));

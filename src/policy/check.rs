@@ -6,8 +6,9 @@ use chrono_tz::Tz;
 use globset::Glob;
 
 use super::{
-    AnomalyConfig, EmailConfig, ExecConfig, FilesConfig, MysqlConfig, RedisConfig, RepositorySettings,
-    RetentionConfig, RevokedConfig, S3Config, ScheduleConfig, SecretRef, ServeConfig, StoreConfig,
+    AnomalyConfig, EmailConfig, ExecConfig, FilesConfig, MysqlConfig, OffsiteSettings, RedisConfig,
+    RepositorySettings, RetentionConfig, RevokedConfig, S3Config, ScheduleConfig, SecretRef, ServeConfig,
+    StoreConfig,
     place::{Kind, OptionValue, SCHEMES, is_secret_option},
     read::{Reader, Section, nearest},
 };
@@ -15,6 +16,8 @@ use crate::schedule::Cron;
 
 /// Connections or requests at once that a policy may ask for.
 const PARALLEL_MAX: usize = 256;
+/// Days that an offsite may be locked ahead. Nobody takes a lock back, and each sync renews it.
+const LOCK_DAYS_MAX: u32 = 366;
 /// Seconds that a lock may be waited for.
 const LOCK_WAIT_SECONDS_MAX: u64 = 3600;
 /// Tries after the first that a policy may ask for.
@@ -122,6 +125,21 @@ pub(super) fn store(reader: &mut Reader<'_>, section: &Section<'_>, config: &Sto
         {
             wrong(format!("`root` must be absolute, not `{text}`"), None);
         }
+    }
+}
+
+pub(super) fn lock(reader: &mut Reader<'_>, section: &Section<'_>, settings: &OffsiteSettings) {
+    match settings.lock_days {
+        None if settings.lock_mode.is_some() => {
+            let hint = "Say for how long: lock_days = 30.";
+            reader.wrong(section, "lock_mode", "`lock_mode` needs `lock_days`".to_owned(), hint);
+        }
+        Some(days) if !(1..=LOCK_DAYS_MAX).contains(&days) => {
+            let message = format!("`lock_days` must be from 1 to {LOCK_DAYS_MAX}");
+            let hint = "Each sync renews the lock of what is kept, so 30 days are enough for years.";
+            reader.wrong(section, "lock_days", message, hint);
+        }
+        _ => {}
     }
 }
 

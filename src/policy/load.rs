@@ -9,9 +9,9 @@ use std::{
 use chrono_tz::Tz;
 
 use super::{
-    AnomalyConfig, Channel, DrillConfig, ExpectConfig, NotifyConfig, Occasion, OffsiteConfig, PolicyProblems,
-    ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, ScheduleConfig, ServeConfig,
-    SourceConfig, SourceKind, Stack, check,
+    AnomalyConfig, Channel, DrillConfig, ExpectConfig, NotifyConfig, Occasion, OffsiteConfig,
+    OffsiteSettings, PolicyProblems, ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig,
+    ScheduleConfig, ServeConfig, SourceConfig, SourceKind, Stack, check,
     read::{Head, Hearing, Named, Reader, Section, Tag, nearest},
 };
 use crate::{
@@ -285,9 +285,12 @@ fn offsites<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Placed<'a, O
         let has_retention = section.has("retention");
         let retention = simple::<RetentionConfig>(reader, &mut section, "retention", check::retention);
         let place = reader.take(&mut section);
-        let settings = reader.rest(&section);
+        let settings: Option<OffsiteSettings> = reader.rest(&section);
         if let Some(place) = &place {
             check::store(reader, &section, place);
+        }
+        if let Some(settings) = &settings {
+            check::lock(reader, &section, settings);
         }
         if let (Some(name), Some(place), Some(settings)) = (name, place, settings) {
             let retention = retention.filter(|_| has_retention);

@@ -27,8 +27,8 @@ pub use self::{
     service::{AnomalyConfig, ServeConfig},
     sources::{FilesConfig, MysqlConfig, RedisConfig, S3Config, SourceConfig, SourceKind, Tls},
     stack::{
-        CatchUp, DrillConfig, ExpectConfig, LabKind, Language, OffsiteConfig, OffsiteSettings, Overlap, Pick,
-        ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, RevokedConfig,
+        CatchUp, DrillConfig, ExpectConfig, LabKind, Language, LockMode, OffsiteConfig, OffsiteSettings,
+        Overlap, Pick, ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, RevokedConfig,
         ScheduleConfig, Stack,
     },
     text::{Starter, schema, starter},

@@ -218,9 +218,42 @@ pub struct OffsiteSettings {
     /// The most that is sent, in MiB per second.
     #[serde(default)]
     pub limit_mib_per_second: Option<u32>,
-    /// Days that the service itself refuses to delete what was stored, where it can.
+    /// Days that the service itself refuses to delete what a kept snapshot needs (S3 Object Lock); each sync renews
+    /// them.
     #[serde(default)]
     pub lock_days: Option<u32>,
+    /// How hard that lock is; see [`Self::lock_mode`].
+    #[serde(default)]
+    pub lock_mode: Option<LockMode>,
+}
+
+impl OffsiteSettings {
+    /// Returns how hard what is kept is locked: the mode that holds whoever has the credential, unless another one is
+    /// named.
+    pub fn lock_mode(&self) -> LockMode {
+        self.lock_mode.unwrap_or_default()
+    }
+}
+
+/// How hard an object is locked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LockMode {
+    /// Whoever has the right to bypass it can shorten it and delete.
+    Governance,
+    /// Nobody can, whatever a credential may do: so a stolen one cannot either.
+    #[default]
+    Compliance,
+}
+
+impl LockMode {
+    /// Returns the word for screens, documents and the policy.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Governance => "governance",
+            Self::Compliance => "compliance",
+        }
+    }
 }
 
 /// When things happen: five cron fields each, in the policy's zone. What is not named happens by hand only.
@@ -248,6 +281,9 @@ pub struct ScheduleConfig {
     /// A look at what the next backup will need.
     #[serde(default)]
     pub doctor: Option<String>,
+    /// The tamper test of each offsite with `lock_days`.
+    #[serde(default)]
+    pub lock: Option<String>,
     /// The most that a run is put off by chance, so that many hosts do not begin at once.
     #[serde(default)]
     pub jitter_seconds: u32,
@@ -278,6 +314,7 @@ impl Default for ScheduleConfig {
             drill: None,
             digest: None,
             doctor: None,
+            lock: None,
             jitter_seconds: 0,
             overlap: Overlap::default(),
             catch_up: CatchUp::default(),
@@ -299,6 +336,7 @@ impl ScheduleConfig {
             ("drill", &self.drill),
             ("digest", &self.digest),
             ("doctor", &self.doctor),
+            ("lock", &self.lock),
         ];
         all.into_iter().filter_map(|(job, cron)| Some((job, cron.as_deref()?)))
     }

@@ -395,6 +395,52 @@ paths = ["/a", "b", "/a/../c", "/a"]
 }
 
 #[test]
+fn a_lock_has_an_end_and_a_mode_needs_one() {
+    let more = r#"
+[[offsite]]
+name = "a"
+store = "s3"
+options = { bucket = "b" }
+lock_mode = "governance"
+[[offsite]]
+name = "b"
+store = "s3"
+options = { bucket = "c" }
+lock_days = 3000
+[[offsite]]
+name = "c"
+store = "s3"
+options = { bucket = "d" }
+lock_days = 30
+lock_mode = "for ever"
+[schedule]
+lock = "never"
+"#;
+    insta::assert_snapshot!(told_with(more), @r#"
+    policy `p.toml` has 4 problems
+    p.toml:16:13: `lock_mode` needs `lock_days`
+    p.toml:21:13: `lock_days` must be from 1 to 366
+    p.toml:27:13: `lock_mode` cannot be "for ever"
+    p.toml:29:8: `lock` is no time of a schedule: invalid pattern: Pattern must have 5 fields when seconds are disallowed
+    hint: Line 16: Say for how long: lock_days = 30.
+    hint: Line 21: Each sync renews the lock of what is kept, so 30 days are enough for years.
+    hint: Line 27: Use `governance` or `compliance`.
+    hint: Line 29: Five fields: minute, hour, day of month, month, day of week, as "0 2 * * *".
+    "#);
+}
+
+#[test]
+fn the_harder_lock_is_the_default_and_stronger_than_the_other() {
+    let stack = parse(&format!(
+        "{SMALL}{}",
+        "[[offsite]]\nname = \"a\"\nstore = \"s3\"\noptions = { bucket = \"b\" }\n"
+    ));
+    let stack = stack.unwrap();
+    assert_eq!(stack.offsites[0].settings.lock_mode(), LockMode::Compliance);
+    assert!(LockMode::Compliance > LockMode::Governance);
+}
+
+#[test]
 fn stores_and_their_options_are_checked() {
     let more = r#"
 [[offsite]]

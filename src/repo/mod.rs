@@ -17,6 +17,7 @@ mod hold;
 pub mod hostile;
 mod index;
 mod integrity;
+mod kept;
 mod marks;
 mod pack;
 mod packer;
@@ -53,6 +54,7 @@ pub use self::{
     hold::Hold,
     index::{KnownChunks, Location, MemoryIndex, PackMap, Reliance},
     integrity::Incident,
+    kept::Kept,
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
     reader::{EntryLines, Snapshot},
     salvage::{Lost, Salvage},

@@ -16,6 +16,7 @@ mod counting;
 mod error;
 mod faulty;
 mod fs;
+pub mod lock;
 mod memory;
 mod pausing;
 mod place;

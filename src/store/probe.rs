@@ -207,6 +207,17 @@ pub fn refuses_prune(findings: &[Finding]) -> Option<Failure> {
     })
 }
 
+/// As [`refuses_prune`], of a store that was asked to keep what it has: that it refuses to delete is right there.
+pub fn refuses_prune_of_kept(findings: &[Finding]) -> Option<Failure> {
+    let refuses = |finding: &&Finding| finding.id == DELETE.id && finding.status == Status::Warn;
+    if findings.iter().find(refuses).is_none() {
+        return refuses_prune(findings);
+    }
+    let of_deletes = [DELETE.id, LIST_AFTER_DELETE.id];
+    let others = findings.iter().filter(|finding| !of_deletes.contains(&finding.id)).cloned();
+    refuses_prune(&others.collect::<Vec<_>>())
+}
+
 /// Returns bytes of every value, which a store that thinks of text would change, and enough of them to find a
 /// disk full that has a block left.
 fn body(run: &str) -> Vec<u8> {

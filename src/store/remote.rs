@@ -321,8 +321,8 @@ fn answer(error: &opendal::Error) -> Answer {
     Answer(said)
 }
 
-/// Names the place for a person.
-fn place(scheme: &str, options: &BTreeMap<String, String>) -> String {
+/// Names the place for a person, without secrets.
+pub(super) fn place(scheme: &str, options: &BTreeMap<String, String>) -> String {
     let option = |name: &str| options.get(name).map(String::as_str).filter(|value| !value.is_empty());
     let bucket = option("bucket").unwrap_or_default();
     let root = option("root").map(|root| root.trim_matches('/')).filter(|root| !root.is_empty());

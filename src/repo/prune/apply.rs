@@ -44,6 +44,8 @@ pub struct Swept {
     pub snapshots: BTreeSet<SnapshotId>,
     /// Index objects that told only of packs that are gone.
     pub indexes: u64,
+    /// What the store refused to remove, for it was asked to keep it.
+    pub retained: BTreeSet<Key>,
 }
 
 /// What a run of prune did.
@@ -59,6 +61,8 @@ pub struct PruneReport {
     pub condemned_bytes: u64,
     /// The sweeps.
     pub swept: Vec<Swept>,
+    /// All that the store refused to remove, for it was asked to keep it. A later run tries again.
+    pub retained: BTreeSet<Key>,
 }
 
 impl Repository<Maintain> {
@@ -80,10 +84,11 @@ impl Repository<Maintain> {
         for generation in &plan.sweep {
             let swept = self.sweep(*generation, plan.terms, ground, monitor).await?;
             monitor.step(None, format!("generation {generation} removed {} packs", swept.deleted.len()));
+            report.retained.extend(swept.retained.iter().cloned());
             report.swept.push(swept);
         }
         if !plan.sweep.is_empty() {
-            self.clear_away(&plan, ground).await?;
+            self.clear_away(&plan, ground, &mut report.retained).await?;
         }
         Ok(report)
     }
@@ -147,19 +152,24 @@ impl Repository<Maintain> {
     }
 
     /// Removes what is of no use any more: marks of sessions that ended, and generations all of whose packs are gone.
-    async fn clear_away(&self, plan: &PrunePlan, ground: &Ground) -> Result<()> {
+    async fn clear_away(
+        &self,
+        plan: &PrunePlan,
+        ground: &Ground,
+        retained: &mut BTreeSet<Key>,
+    ) -> Result<()> {
         let ledger = self.core.ledger().await?;
         let now = ground.clock.now();
         for (id, session) in &ledger.sessions {
             if !is_at_work(&ledger, id, session.ended, session.last, plan.terms, now) {
                 for key in &session.keys {
-                    self.access.delete.delete(key).await?;
+                    self.remove(key, retained).await?;
                 }
             }
         }
         // A signature that came when its refs were gone: its run was told that it had failed.
         for key in ledger.orphans.iter().filter(|key| is_of_dead(&ledger, key)) {
-            self.access.delete.delete(key).await?;
+            self.remove(key, retained).await?;
         }
         for key in &ledger.lone_signatures {
             let index = layout::signed_by(key);
@@ -167,12 +177,15 @@ impl Repository<Maintain> {
             if let Some(index) = index
                 && self.core.get.size(&index).await?.is_none()
             {
-                self.access.delete.delete(key).await?;
+                self.remove(key, retained).await?;
             }
         }
         for keys in spent(&ledger, plan.terms.grace, now) {
             for key in keys {
-                self.access.delete.delete(&key).await?;
+                // The list goes first: as long as it is there the others must be too.
+                if !self.remove(&key, retained).await? {
+                    break;
+                }
             }
         }
         Ok(())

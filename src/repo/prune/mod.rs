@@ -31,8 +31,8 @@ use crate::{
     crypt::{Identities, SigningKey},
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
-    names::{PackId, SnapshotId},
-    store::{Delete, Put},
+    names::{Key, PackId, SnapshotId},
+    store::{Delete, Put, StoreError},
 };
 
 /// May forget snapshots and remove what nobody needs. Opens no data.
@@ -41,6 +41,8 @@ pub struct Maintain {
     delete: Arc<dyn Delete>,
     pub(super) signing: SigningKey,
     index: Option<Identities>,
+    /// Whether the store may refuse to remove something: it was asked to keep it.
+    retaining: bool,
 }
 
 /// How long things wait.
@@ -88,7 +90,7 @@ impl Inspection {
     /// person who has looked wants to be rid of them.
     pub fn check(&self, named: &BTreeSet<SnapshotId>) -> Result<()> {
         let concerns_named = |one: &&Incident| {
-            let refs = crate::names::Key::new(&one.object).ok().and_then(|key| layout::refs_of(&key));
+            let refs = Key::new(&one.object).ok().and_then(|key| layout::refs_of(&key));
             !refs.is_some_and(|(id, _)| named.contains(&id))
         };
         let left: Vec<&Incident> = self.incidents.iter().filter(concerns_named).collect();
@@ -120,7 +122,26 @@ impl Repository<Maintain> {
         if let Some(index) = &index {
             core.refresh(index, monitor).await?;
         }
-        Ok(Self { core, access: Maintain { put, delete, signing, index } })
+        Ok(Self { core, access: Maintain { put, delete, signing, index, retaining: false } })
+    }
+
+    /// Takes it as right that the store refuses to remove something, for it was asked to keep what it has: that is
+    /// *retained* then and no failure, and a later sweep tries again.
+    #[must_use]
+    pub fn retaining(mut self) -> Self {
+        self.access.retaining = true;
+        self
+    }
+
+    /// Removes an object. Returns whether it is gone; one that is retained is noted.
+    async fn remove(&self, key: &Key, retained: &mut BTreeSet<Key>) -> Result<bool> {
+        match self.access.delete.delete(key).await {
+            Err(StoreError::Denied { .. }) if self.access.retaining => {
+                retained.insert(key.clone());
+                Ok(false)
+            }
+            other => Ok(other.map(|()| true)?),
+        }
     }
 
     /// Reads everything that a plan is made from.

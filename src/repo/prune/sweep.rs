@@ -6,6 +6,10 @@
 //!
 //! *Crash.* What is removed is removed; the generation stays open and the rest is condemned anew.
 //!
+//! *Retained.* Where the store was asked to keep things, it may refuse to remove one. `done` does not name it; it
+//! stays in the list, so nobody relies on it, and the next plan condemns it anew. A snapshot whose signature or refs
+//! are retained keeps its packs too: what is signed is always whole.
+//!
 //! *Limits.* [`DELETES_AT_ONCE`] objects are removed at the same time.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +26,7 @@ use crate::{
         Repository,
         format::{FORMAT, layout},
         marks::{self, Done, Open, Step},
+        packset::PackSet,
         survey::Ledger,
     },
 };
@@ -31,8 +36,8 @@ const DELETES_AT_ONCE: usize = 4;
 
 /// What a sweep may remove, after it was opened.
 struct Judged {
-    /// Snapshots that are forgotten, and the keys of their refs.
-    forgotten: BTreeMap<SnapshotId, Key>,
+    /// Snapshots that are forgotten: the keys of their refs, and their packs.
+    forgotten: BTreeMap<SnapshotId, (Key, PackSet)>,
     /// Refs that nobody signed and a tombstone speaks of.
     dead: BTreeMap<SnapshotId, Key>,
     /// What is left of runs that had put no refs when they were taken for dead, or of snapshots whose refs an
@@ -68,22 +73,20 @@ impl Repository<Maintain> {
         let condemned = ledger.generations.get(&generation).and_then(|one| one.condemned.clone());
         // Others have swept and cleared it away while this run stood still.
         let condemned = condemned.ok_or_else(overtaken)?;
-        let judged = judge(&ledger, generation, terms, ground);
+        let mut judged = judge(&ledger, generation, terms, ground);
         let mut swept = Swept { generation, ..Swept::default() };
-        self.remove_snapshots(judged.forgotten, judged.dead, &mut swept).await?;
-        for (snapshot, keys) in judged.strays {
-            self.delete_all(keys.into_iter()).await?;
-            swept.snapshots.insert(snapshot);
-        }
+        let held = self.remove_snapshots(judged.forgotten, judged.dead, &mut swept).await?;
+        self.remove_strays(judged.strays, &mut swept).await?;
+        judged.keep.extend(held);
         let (rescued, delete): (Vec<PackId>, Vec<PackId>) =
             condemned.packs.keys().copied().partition(|pack| judged.keep.contains(pack));
         swept.rescued.extend(rescued);
         let there = delete.into_iter().filter(|pack| ledger.packs.contains_key(pack));
         let there: Vec<PackId> = there.collect();
-        self.delete_all(there.iter().map(|pack| layout::pack(*pack))).await?;
-        swept.deleted_bytes = there.iter().map(|pack| ledger.packs[pack].size_bytes).sum();
-        swept.deleted.extend(there);
-        swept.indexes = self.remove_indexes(told, &ledger, &swept.deleted).await?;
+        self.remove_all(there.iter().map(|pack| layout::pack(*pack)), &mut swept.retained).await?;
+        swept.deleted.extend(there.into_iter().filter(|pack| !swept.retained.contains(&layout::pack(*pack))));
+        swept.deleted_bytes = swept.deleted.iter().map(|pack| ledger.packs[pack].size_bytes).sum();
+        self.remove_indexes(told, &ledger, &mut swept).await?;
         let done = Done {
             format: FORMAT,
             repository: self.core.config.repository.clone(),
@@ -101,27 +104,57 @@ impl Repository<Maintain> {
     }
 
     /// Removes what makes a snapshot, its signature first. Refs that nobody had signed are looked at once more: a
-    /// tombstone lies there by now, so a writer who signs after this look will not report a backup.
+    /// tombstone lies there by now, so a writer who signs after this look will not report a backup. Returns the packs
+    /// of those whose signature or refs are retained.
     async fn remove_snapshots(
         &self,
-        forgotten: BTreeMap<SnapshotId, Key>,
+        forgotten: BTreeMap<SnapshotId, (Key, PackSet)>,
         dead: BTreeMap<SnapshotId, Key>,
         swept: &mut Swept,
-    ) -> Result<()> {
-        let delete = &self.access.delete;
-        for (snapshot, refs) in forgotten {
-            delete.delete(&layout::signature(&refs)).await?;
-            delete.delete(&refs).await?;
-            delete.delete(&layout::manifest(&snapshot)).await?;
-            swept.snapshots.insert(snapshot);
+    ) -> Result<BTreeSet<PackId>> {
+        let mut held = BTreeSet::new();
+        for (snapshot, (refs, packs)) in forgotten {
+            let keys = [layout::signature(&refs), refs];
+            if self.remove_in_order(&keys, &mut swept.retained).await? {
+                self.remove_manifest(snapshot, swept).await?;
+            } else {
+                packs.for_each(|pack, _| {
+                    held.insert(pack);
+                });
+            }
         }
         for (snapshot, refs) in dead {
             if self.core.get.size(&layout::signature(&refs)).await?.is_some() {
                 continue;
             }
-            delete.delete(&refs).await?;
-            delete.delete(&layout::manifest(&snapshot)).await?;
+            if self.remove(&refs, &mut swept.retained).await? {
+                self.remove_manifest(snapshot, swept).await?;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Removes the last object of a snapshot.
+    async fn remove_manifest(&self, snapshot: SnapshotId, swept: &mut Swept) -> Result<()> {
+        if self.remove(&layout::manifest(&snapshot), &mut swept.retained).await? {
             swept.snapshots.insert(snapshot);
+        }
+        Ok(())
+    }
+
+    /// Removes what dead runs have left.
+    async fn remove_strays(
+        &self,
+        strays: BTreeMap<SnapshotId, BTreeSet<Key>>,
+        swept: &mut Swept,
+    ) -> Result<()> {
+        for (snapshot, keys) in strays {
+            let mut retained = BTreeSet::new();
+            self.remove_all(keys.into_iter(), &mut retained).await?;
+            if retained.is_empty() {
+                swept.snapshots.insert(snapshot);
+            }
+            swept.retained.extend(retained);
         }
         Ok(())
     }
@@ -132,23 +165,40 @@ impl Repository<Maintain> {
         &self,
         told: BTreeMap<Key, BTreeSet<PackId>>,
         ledger: &Ledger,
-        deleted: &BTreeSet<PackId>,
-    ) -> Result<u64> {
-        let is_gone = |pack: &PackId| !ledger.packs.contains_key(pack) || deleted.contains(pack);
+        swept: &mut Swept,
+    ) -> Result<()> {
+        let is_gone = |pack: &PackId| !ledger.packs.contains_key(pack) || swept.deleted.contains(pack);
         let useless = told.into_iter().filter(|(_, packs)| packs.iter().all(is_gone));
-        let mut removed = 0;
-        for (key, _) in useless {
+        let useless: Vec<Key> = useless.map(|(key, _)| key).collect();
+        for key in useless {
             // A signature without its index cannot be of a run that is about to put the other half.
-            self.access.delete.delete(&key).await?;
-            self.access.delete.delete(&layout::signature(&key)).await?;
-            removed += 1;
+            let signature = layout::signature(&key);
+            if self.remove_in_order(&[key, signature], &mut swept.retained).await? {
+                swept.indexes += 1;
+            }
         }
-        Ok(removed)
+        Ok(())
     }
 
-    async fn delete_all(&self, keys: impl Iterator<Item = Key>) -> Result<()> {
-        let deletes = keys.map(|key| async move { self.access.delete.delete(&key).await });
-        stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE).try_collect::<()>().await?;
+    /// Removes objects of which each may go only after the one before it. Returns whether all are gone.
+    async fn remove_in_order(&self, keys: &[Key], retained: &mut BTreeSet<Key>) -> Result<bool> {
+        for key in keys {
+            if !self.remove(key, retained).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn remove_all(&self, keys: impl Iterator<Item = Key>, retained: &mut BTreeSet<Key>) -> Result<()> {
+        let removals = keys.map(|key| async move {
+            let mut retained = BTreeSet::new();
+            self.remove(&key, &mut retained).await.map(|_| retained)
+        });
+        let mut removals = stream::iter(removals).buffer_unordered(DELETES_AT_ONCE);
+        while let Some(kept) = removals.try_next().await? {
+            retained.extend(kept);
+        }
         Ok(())
     }
 }
@@ -167,7 +217,7 @@ fn judge(ledger: &Ledger, generation: u64, terms: Terms, ground: &Ground) -> Jud
         let is_forgotten = tombstones().any(|tombstone| tombstone.forgets(one));
         if is_forgotten && !read.contains(&one.refs.snapshot) {
             let key = layout::refs(&one.refs.snapshot, one.refs.revision);
-            judged.forgotten.insert(one.refs.snapshot.clone(), key);
+            judged.forgotten.insert(one.refs.snapshot.clone(), (key, one.packs.clone()));
         } else {
             one.packs.for_each(|pack, _| {
                 judged.keep.insert(pack);

@@ -282,3 +282,16 @@ async fn what_a_dead_probe_left_is_cleared_and_a_running_one_is_left_alone() {
     assert_eq!(not_ok(&probe_with(store.clone(), Arc::new(clock)).await), []);
     assert_eq!(store.dump().keys().map(Key::as_str).collect::<Vec<_>>(), ["probe/alive-a"]);
 }
+
+#[test]
+fn a_store_that_was_asked_to_keep_things_may_refuse_to_delete_and_nothing_else() {
+    let refused = [DELETE.found(Status::Warn, "403"), LIST_AFTER_DELETE.found(Status::Unknown, "-")];
+    assert!(refuses_prune(&refused).is_some());
+    assert!(refuses_prune_of_kept(&refused).is_none());
+    let others = [&refused[..], &[CREATE_ONLY.broken("it was replaced")]].concat();
+    assert!(refuses_prune_of_kept(&others).unwrap().to_string().contains("taken name"));
+    let down = [DELETE.found(Status::Unknown, "503"), LIST_AFTER_DELETE.found(Status::Unknown, "-")];
+    assert!(refuses_prune_of_kept(&down).is_some(), "that is no refusal");
+    let lagging = [DELETE.ok("-"), LIST_AFTER_DELETE.broken("it is still in the listing")];
+    assert!(refuses_prune_of_kept(&lagging).is_some());
+}

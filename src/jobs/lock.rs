@@ -1,0 +1,369 @@
+//! Lock: lets the service of an offsite refuse to delete what its snapshots need, and tries out whether it does.
+//!
+//! *Order.* After each sync what is kept is locked ([`after_sync`]); on a schedule of its own the tamper test tries
+//! what a thief of the credential would ([`of_stack`]). Neither needs a key. *Crash.* A lock is one request; the next
+//! run does the rest, see [`extend`].
+
+pub mod extend;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use self::extend::{Counts, Depth, Extended, Notes, Wanted, count, go_through};
+use super::{
+    open::{self, Opening, offsite_of},
+    run::{Outcome, Remembered, RunContext, noted, stopped},
+};
+use crate::{
+    catalog::{Catalog, Count},
+    clock::Ground,
+    error::{ExitCode, Failure, Result},
+    event::SharedMonitor,
+    names::{Job, Task},
+    policy::{LockMode, OffsiteConfig, Stack},
+    repo::Kept,
+    store::lock::{
+        Locker, Mode, NoLock,
+        tamper::{self, Finding, Verdict},
+    },
+};
+
+/// What is remembered of an offsite's lock: the observation `lock.<offsite>`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockNote {
+    /// Where the offsite is.
+    pub place: String,
+    /// The last tamper test.
+    pub test: Option<TestNote>,
+    /// How well what is kept was locked, and when that was looked at.
+    pub counts: Option<(Counts, DateTime<Utc>)>,
+}
+
+impl LockNote {
+    /// Returns how many kept snapshots the service refuses to delete; none that is known of once a lock has run out.
+    pub fn immutable(&self, now: DateTime<Utc>) -> u64 {
+        let counts = self.counts.as_ref().map(|(counts, _)| counts);
+        counts
+            .filter(|counts| counts.until.is_some_and(|until| until > now))
+            .map_or(0, |counts| counts.immutable)
+    }
+}
+
+/// What is remembered of a tamper test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestNote {
+    /// When it was.
+    pub at: DateTime<Utc>,
+    /// `proven`, `broken` or `unproven`.
+    pub verdict: String,
+    /// What was not as it must be, and what to do about it.
+    pub wrong: Vec<(String, Option<String>)>,
+}
+
+/// What a tamper test found.
+#[derive(Clone, Debug)]
+pub struct Tested {
+    /// The offsite.
+    pub name: String,
+    /// Where it is.
+    pub place: String,
+    /// The mode that was tried out.
+    pub mode: LockMode,
+    /// What it says as a whole.
+    pub verdict: Verdict,
+    /// One for each attempt.
+    pub findings: Vec<Finding>,
+    /// How well what is kept is locked, as far as it is known.
+    counts: Option<Counts>,
+}
+
+impl Tested {
+    /// Returns how a process that did only this would end.
+    pub fn exit(&self) -> ExitCode {
+        match self.verdict {
+            Verdict::Proven => ExitCode::Ok,
+            Verdict::Broken => ExitCode::Failed,
+            Verdict::Unproven => ExitCode::Partial,
+        }
+    }
+
+    /// Returns what is not as it must be, the worst first.
+    pub fn wrong(&self) -> Vec<&Finding> {
+        use crate::store::probe::Status;
+        let mut wrong: Vec<&Finding> = self.findings.iter().filter(|one| one.status != Status::Ok).collect();
+        wrong.sort_by_key(|one| std::cmp::Reverse(one.status));
+        wrong
+    }
+}
+
+impl Remembered for Tested {
+    fn outcome(&self) -> Outcome {
+        let wrong = self.wrong();
+        let first = wrong.first();
+        let count = |what: &str, value: u64| Count { about: String::new(), what: what.to_owned(), value };
+        let counts = self
+            .counts
+            .iter()
+            .flat_map(|counts| [count("locked", counts.locked), count("immutable", counts.immutable)]);
+        Outcome {
+            exit: Some(self.exit()),
+            message: first.map(|one| format!("`{}` does not hold: {}", one.law, one.detail)),
+            hint: first.and_then(|one| one.hint.clone()),
+            counts: counts.collect(),
+            ..Outcome::default()
+        }
+    }
+}
+
+/// How an offsite's locks are.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// The offsite.
+    pub name: String,
+    /// Where it is.
+    pub place: String,
+    /// What was found and what is remembered of the last test.
+    pub note: LockNote,
+    /// What was done, where something was asked for.
+    pub extended: Option<Extended>,
+    /// Why nothing can be locked there, if that is so.
+    pub no_lock: Option<NoLock>,
+}
+
+impl Looked {
+    /// Returns how a process that did only this would end.
+    pub fn exit(&self) -> ExitCode {
+        let Some(extended) = &self.extended else { return ExitCode::Ok };
+        let is_whole = extended.failed.is_empty() && self.no_lock.is_none();
+        if is_whole { ExitCode::Ok } else { ExitCode::Partial }
+    }
+}
+
+/// Returns the offsites that the policy wants to be locked, or the one of this name.
+pub fn wanted<'s>(stack: &'s Stack, name: Option<&str>) -> Result<Vec<&'s OffsiteConfig>> {
+    let all = match name {
+        Some(name) => vec![offsite_of(stack, name)?],
+        None => stack.offsites.iter().collect(),
+    };
+    let locked: Vec<_> = all.into_iter().filter(|one| one.settings.lock_days.is_some()).collect();
+    if locked.is_empty() {
+        let what = name.map_or("no offsite has `lock_days`".to_owned(), |name| {
+            format!("offsite `{name}` has no `lock_days`")
+        });
+        return Err(Failure::new(ExitCode::Usage, what).hint(
+            "Add lock_days = 30 to an [[offsite]] in a bucket with Object Lock; see docs/offsite.md.",
+        ));
+    }
+    Ok(locked)
+}
+
+/// Returns what is remembered of an offsite's lock.
+pub fn remembered(ledger: &Catalog, name: &str) -> Result<LockNote> {
+    Ok(ledger.observed(&observation(name))?.map(|(note, _)| note).unwrap_or_default())
+}
+
+fn observation(name: &str) -> String {
+    format!("lock.{name}")
+}
+
+/// The observation that holds the lock of each object.
+fn notes_of(name: &str) -> String {
+    format!("lock.{name}.objects")
+}
+
+/// Runs the tamper test of the offsite of this name, as a run.
+pub async fn of_stack(context: RunContext<'_>, name: &str) -> Result<Tested> {
+    let RunContext { stack, ground, monitor, stop, .. } = context;
+    // What the test leaves when it is dropped the next one clears away.
+    noted(context, &Task::at(Job::Lock, name), async {
+        stop.run_until_cancelled(test(stack, name, ground, monitor)).await.unwrap_or_else(|| Err(stopped()))
+    })
+    .await
+}
+
+async fn test(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Tested> {
+    let site = Site::of(stack, name)?;
+    let ledger = open::ledger(stack, monitor)?;
+    let (findings, place) = match site.locker()? {
+        Ok(locker) => (
+            Box::pin(tamper::test(&locker, site.mode(), ground.clock.now())).await,
+            locker.place().to_owned(),
+        ),
+        Err(no) => (vec![tamper::no_lock(&no)], String::new()),
+    };
+    let mut note = remembered(&ledger, name)?;
+    let (verdict, now) = (Verdict::of(&findings), ground.clock.now());
+    let counts = note.counts.as_ref().map(|(counts, _)| counts.clone());
+    let mode = site.offsite.settings.lock_mode();
+    let tested = Tested { name: name.to_owned(), place, mode, verdict, findings, counts };
+    note.place.clone_from(&tested.place);
+    let wrong =
+        tested.wrong().into_iter().map(|one| (format!("{}: {}", one.law, one.detail), one.hint.clone()));
+    note.test = Some(TestNote { at: now, verdict: verdict.word().to_owned(), wrong: wrong.collect() });
+    ledger.observe(&observation(name), &note, now)?;
+    Ok(tested)
+}
+
+/// Locks what a sync has copied, where the policy wants that. What goes wrong is told and remembered; the copy is
+/// there all the same.
+pub async fn after_sync(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) {
+    if offsite_of(stack, name).is_ok_and(|offsite| offsite.settings.lock_days.is_none()) {
+        return;
+    }
+    match extend_now(stack, name, ground, monitor).await {
+        Err(failure) => {
+            let what = format!("{name}: nothing was locked: {}", failure.chain().join(": "));
+            monitor.warn(None, what, failure.hints().first().map(String::as_str));
+        }
+        Ok(Looked { no_lock: Some(no), .. }) => {
+            monitor.warn(None, format!("{name}: the lock is unproven: {}", no.what), Some(no.hint));
+        }
+        Ok(Looked { extended: Some(Extended { failed, .. }), .. }) if !failed.is_empty() => {
+            let (key, why) = &failed[0];
+            let what = format!("{name}: {} objects could not be locked, as `{key}`: {why}", failed.len());
+            monitor.warn(None, what, Some("Run `lifeboat lock --extend` to try again."));
+        }
+        Ok(Looked { extended: Some(done), .. }) => monitor.step(
+            None,
+            format!("{name}: {} locked, {} extended, {} were", done.locked, done.extended, done.left),
+        ),
+        Ok(_) => {}
+    }
+}
+
+/// Locks what the snapshots of the offsite of this name need.
+pub async fn extend_now(
+    stack: &Stack,
+    name: &str,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) -> Result<Looked> {
+    let site = Site::of(stack, name)?;
+    let depth = Depth::Extend(Wanted { days: site.days, mode: site.mode() });
+    site.go(depth, ground, monitor).await
+}
+
+/// Asks the service how what the snapshots of the offsite of this name need is locked; changes nothing.
+pub async fn look(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Looked> {
+    Site::of(stack, name)?.go(Depth::Look, ground, monitor).await
+}
+
+/// An offsite that is to be locked.
+struct Site<'s> {
+    stack: &'s Stack,
+    offsite: &'s OffsiteConfig,
+    days: u32,
+}
+
+impl<'s> Site<'s> {
+    fn of(stack: &'s Stack, name: &str) -> Result<Self> {
+        let found = wanted(stack, Some(name))?.into_iter().next();
+        let found = found.and_then(|offsite| Some((offsite, offsite.settings.lock_days?)));
+        let (offsite, days) =
+            found.ok_or_else(|| Failure::new(ExitCode::Usage, "nothing is to be locked"))?;
+        Ok(Self { stack, offsite, days })
+    }
+
+    fn mode(&self) -> Mode {
+        match self.offsite.settings.lock_mode() {
+            LockMode::Governance => Mode::Governance,
+            LockMode::Compliance => Mode::Compliance,
+        }
+    }
+
+    fn locker(&self) -> Result<std::result::Result<Locker, NoLock>> {
+        let place = &self.offsite.place;
+        Ok(Locker::new(&place.store, &place.resolve()?))
+    }
+
+    /// Looks at or renews the locks, and remembers what was found.
+    async fn go(&self, depth: Depth, ground: &Ground, monitor: &SharedMonitor) -> Result<Looked> {
+        let (name, now) = (self.offsite.name.as_str(), ground.clock.now());
+        let ledger = open::ledger(self.stack, monitor)?;
+        let locker = match self.locker()? {
+            Ok(locker) => match locker.check().await {
+                Ok(()) => locker,
+                Err(no) => return self.without(no, depth, &ledger, now),
+            },
+            Err(no) => return self.without(no, depth, &ledger, now),
+        };
+        let kept = self.kept(monitor).await?;
+        let notes: Option<(Notes, _)> = ledger.observed(&notes_of(name))?;
+        let notes = notes.map(|(notes, _)| notes).unwrap_or_default().of(locker.place());
+        let (done, notes) = go_through(&locker, &kept, depth, &notes, now).await;
+        ledger.observe(&notes_of(name), &notes, now)?;
+        // Read only now: a test may have ended meanwhile.
+        let mut note = remembered(&ledger, name)?;
+        locker.place().clone_into(&mut note.place);
+        note.counts = Some((count(&kept, &notes, now), now));
+        ledger.observe(&observation(name), &note, now)?;
+        let (name, place) = (name.to_owned(), locker.place().to_owned());
+        let extended = (depth != Depth::Look).then_some(done);
+        Ok(Looked { name, place, note, extended, no_lock: None })
+    }
+
+    /// Returns what the offsite's snapshots need; those that cannot be believed are told and need nothing.
+    async fn kept(&self, monitor: &SharedMonitor) -> Result<Kept> {
+        let name = self.offsite.name.as_str();
+        let kept = Opening::named(self.stack, Some(name), monitor)?.clear().await?.kept().await?;
+        for (key, failure) in &kept.bad {
+            let what = format!("{name}: `{key}` is not locked: {}", failure.chain().join(": "));
+            monitor.warn(None, what, failure.hints().first().map(String::as_str));
+        }
+        Ok(kept)
+    }
+
+    /// Remembers that nothing can be locked here, where that is certain.
+    fn without(&self, no: NoLock, depth: Depth, ledger: &Catalog, now: DateTime<Utc>) -> Result<Looked> {
+        let name = self.offsite.name.as_str();
+        let mut note = remembered(ledger, name)?;
+        if !no.is_unknown {
+            let wrong = vec![(no.what.clone(), Some(no.hint.to_owned()))];
+            let verdict = Verdict::Unproven.word().to_owned();
+            note.test = Some(TestNote { at: now, verdict, wrong });
+            note.counts = None;
+            ledger.observe(&observation(name), &note, now)?;
+        }
+        let place = note.place.clone();
+        let extended = (depth != Depth::Look).then(Extended::default);
+        Ok(Looked { name: name.to_owned(), place, note, extended, no_lock: Some(no) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+
+    use super::*;
+    use crate::store::probe::Status;
+
+    fn finding(id: &'static str, status: Status) -> Finding {
+        Finding { id, law: "a lock holds", status, detail: id.to_owned(), hint: Some("Look.".to_owned()) }
+    }
+
+    fn tested(findings: Vec<Finding>) -> Tested {
+        let (verdict, mode) = (Verdict::of(&findings), LockMode::Compliance);
+        Tested { name: "far".into(), place: "s3://b".into(), mode, verdict, findings, counts: None }
+    }
+
+    #[test]
+    fn a_run_is_remembered_by_the_worst_that_was_found() {
+        let proven = tested(vec![finding("a", Status::Ok)]).outcome();
+        assert_eq!((proven.exit(), proven.message), (ExitCode::Ok, None));
+        let unproven = tested(vec![finding("a", Status::Ok), finding("b", Status::Unknown)]).outcome();
+        assert_eq!(unproven.exit(), ExitCode::Partial);
+        let broken = tested(vec![finding("b", Status::Unknown), finding("c", Status::Broken)]).outcome();
+        assert_eq!(broken.exit(), ExitCode::Failed);
+        assert_eq!(broken.message.as_deref(), Some("`a lock holds` does not hold: c"));
+        assert_eq!(broken.hint.as_deref(), Some("Look."));
+    }
+
+    #[test]
+    fn what_was_locked_counts_until_the_first_lock_ends() {
+        let at = DateTime::UNIX_EPOCH;
+        let counts = Counts { until: Some(at + Duration::days(1)), immutable: 3, ..Counts::default() };
+        let note = LockNote { counts: Some((counts, at)), ..LockNote::default() };
+        assert_eq!((note.immutable(at), note.immutable(at + Duration::days(1))), (3, 0));
+        assert_eq!(LockNote::default().immutable(at), 0);
+    }
+}

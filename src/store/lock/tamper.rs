@@ -1,0 +1,383 @@
+//! The tamper test: whether the credential that we have, and so whoever steals it, can remove what is locked.
+//!
+//! It works on objects under [`PROBES`] that are its own: none of a repository is ever touched. One locked object is
+//! enough for many runs; a new one is put when the lock of the last one is about to run out. What is asked after each
+//! attempt is the state of the object, not the service's word for it: refused is what had no effect.
+//!
+//! *Order.* Shorten, then delete, each without and with the bypass of governance; overwrite; hide behind a delete
+//! marker. What an attempt destroyed is made anew for the next one.
+//!
+//! *Crash.* A run that dies leaves a small object, a lock of it that runs out within a day, or a delete marker; the
+//! next run clears them away.
+//!
+//! The lock's own configuration of the bucket is not tried: that would be a change for all that lies there.
+
+use aws_sdk_s3::{
+    primitives::{ByteStream, DateTime as SdkTime},
+    types::ObjectLockMode,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use md5::{Digest, Md5};
+
+use super::{LockError, Locker, Mode, NoLock, Retention};
+use crate::store::{PROBES, probe::Status};
+
+/// How long the test's own object is locked.
+const LOCKED: TimeDelta = TimeDelta::days(1);
+/// An object whose lock ends sooner is not used any more.
+const LEFT_MIN: TimeDelta = TimeDelta::hours(2);
+/// By how much the test tries to shorten.
+const SHORTER: TimeDelta = TimeDelta::hours(1);
+/// The name of the object in each mode.
+const GOVERNANCE: &str = "object-lock-governance";
+const COMPLIANCE: &str = "object-lock-compliance";
+/// Its bytes.
+const BODY: &[u8] = b"lifeboat puts this here to try out whether it can be deleted\n";
+/// The bytes that are to overwrite them.
+const OTHER: &[u8] = b"this was to overwrite a locked object\n";
+
+/// What a person should do about a lock that does not hold.
+const BYPASS: &str =
+    "Take s3:BypassGovernanceRetention from this credential, or set lock_mode = \"compliance\".";
+const NOT_KEPT: &str =
+    "The service does not keep its word: do not rely on its lock, and keep another copy elsewhere.";
+const ASK: &str =
+    "The credential must be allowed to lock, read and list versions: see docs/offsite.md for its policy.";
+
+/// What was found about one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Its name for programs.
+    pub id: &'static str,
+    /// What must be true.
+    pub law: &'static str,
+    /// Whether it is.
+    pub status: Status,
+    /// What was seen.
+    pub detail: String,
+    /// What to do, if anything is to be done.
+    pub hint: Option<String>,
+}
+
+/// What the test says as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every attempt was refused.
+    Proven,
+    /// Something was possible.
+    Broken,
+    /// There is no lock, or it could not be asked.
+    Unproven,
+}
+
+impl Verdict {
+    /// Returns the word for screens, documents and the catalog.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::Broken => "broken",
+            Self::Unproven => "unproven",
+        }
+    }
+
+    /// Returns what findings say together: one attempt that had success breaks it; one that could not be made, or
+    /// none at all, proves nothing.
+    pub fn of(findings: &[Finding]) -> Self {
+        if findings.iter().any(|finding| finding.status == Status::Broken) {
+            Self::Broken
+        } else if findings.is_empty() || findings.iter().any(|finding| finding.status != Status::Ok) {
+            Self::Unproven
+        } else {
+            Self::Proven
+        }
+    }
+}
+
+/// Something that must not be possible.
+struct Law {
+    id: &'static str,
+    text: &'static str,
+    bypass: bool,
+}
+
+/// The finding that is no attempt: whether there is a lock at all.
+pub const HAS_LOCK_ID: &str = "lock";
+
+const HAS_LOCK: Law = Law { id: HAS_LOCK_ID, text: "the service locks objects", bypass: false };
+const SHORTEN: Law = Law { id: "shorten", text: "a lock cannot be shortened", bypass: false };
+const SHORTEN_BYPASS: Law =
+    Law { id: "shorten_bypass", text: "a lock cannot be shortened by bypassing governance", bypass: true };
+const DELETE: Law = Law { id: "delete_version", text: "a locked version cannot be deleted", bypass: false };
+const DELETE_BYPASS: Law = Law {
+    id: "delete_version_bypass",
+    text: "a locked version cannot be deleted by bypassing governance",
+    bypass: true,
+};
+const OVERWRITE: Law =
+    Law { id: "overwrite", text: "a locked version is still there after an overwrite", bypass: false };
+const HIDE: Law =
+    Law { id: "delete", text: "a locked version is still there after a plain delete", bypass: false };
+
+impl Law {
+    fn found(&self, status: Status, detail: impl Into<String>, hint: Option<&str>) -> Finding {
+        let hint = hint.map(str::to_owned);
+        Finding { id: self.id, law: self.text, status, detail: detail.into(), hint }
+    }
+
+    fn held(&self, answer: Result<(), LockError>) -> Finding {
+        let detail = match answer {
+            Ok(()) => "it had no effect".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.found(Status::Ok, detail, None)
+    }
+
+    fn broken(&self, what: &str) -> Finding {
+        self.found(Status::Broken, what, Some(if self.bypass { BYPASS } else { NOT_KEPT }))
+    }
+
+    fn unknown(&self, error: &LockError) -> Finding {
+        self.found(Status::Unknown, error.to_string(), Some(ASK))
+    }
+}
+
+/// The finding where nothing can be locked at all.
+pub fn no_lock(no: &NoLock) -> Finding {
+    HAS_LOCK.found(Status::Unknown, no.what.clone(), Some(no.hint))
+}
+
+/// Tries to do what a thief of the credential would do.
+pub async fn test(locker: &Locker, mode: Mode, now: DateTime<Utc>) -> Vec<Finding> {
+    if let Err(no) = locker.check().await {
+        return vec![no_lock(&no)];
+    }
+    let name = match mode {
+        Mode::Governance => GOVERNANCE,
+        Mode::Compliance => COMPLIANCE,
+    };
+    let at = format!("{}{PROBES}{name}", locker.prefix);
+    let test = Test { locker, at, mode, now };
+    let mut findings = vec![HAS_LOCK.found(Status::Ok, locker.place(), None)];
+    for law in [SHORTEN, SHORTEN_BYPASS, DELETE, DELETE_BYPASS, OVERWRITE, HIDE] {
+        // What an attempt before has destroyed is made anew.
+        let tried = match test.locked().await {
+            Ok(locked) => test.attempt(&law, &locked).await,
+            Err(error) => Err(error),
+        };
+        findings.push(tried.unwrap_or_else(|error| law.unknown(&error)));
+    }
+    test.clear().await;
+    findings
+}
+
+/// One run of the test.
+struct Test<'a> {
+    locker: &'a Locker,
+    at: String,
+    mode: Mode,
+    now: DateTime<Utc>,
+}
+
+/// A version of the test's object and its lock.
+struct Locked {
+    version: String,
+    retention: Retention,
+}
+
+/// A version or a delete marker, as a listing shows it.
+struct Shown {
+    version: String,
+    is_marker: bool,
+}
+
+impl Test<'_> {
+    /// Makes one attempt and looks what it did.
+    async fn attempt(&self, law: &Law, locked: &Locked) -> Result<Finding, LockError> {
+        let before = self.versions().await?;
+        let done = match law.id {
+            id if id == SHORTEN.id || id == SHORTEN_BYPASS.id => self.shorten(locked, law.bypass).await,
+            id if id == DELETE.id || id == DELETE_BYPASS.id => self.delete(&locked.version, law.bypass).await,
+            id if id == OVERWRITE.id => self.overwrite().await,
+            _ => self.hide().await,
+        };
+        if let Err(LockError::Unanswered(_)) = &done {
+            return done.map(|()| law.held(Ok(())));
+        }
+        let finding = match self.state(locked).await? {
+            None => law.broken("the locked version is gone"),
+            Some(None) => law.broken("the version is not locked any more"),
+            Some(Some(left)) if left.until < locked.retention.until || left.mode < locked.retention.mode => {
+                law.broken(&format!(
+                    "the lock ends {} now, or is weaker",
+                    left.until.format("%Y-%m-%d %H:%M UTC")
+                ))
+            }
+            Some(Some(_)) => law.held(done),
+        };
+        if finding.status == Status::Broken {
+            // What was weakened is put back; what is gone is made anew by the next attempt.
+            let put_back =
+                self.locker.set_retention(&self.at, Some(&locked.version), locked.retention, false).await;
+            drop(put_back);
+        }
+        self.remove_new(&before).await;
+        Ok(finding)
+    }
+
+    /// Returns the version that is locked longest, or puts a new one.
+    async fn locked(&self) -> Result<Locked, LockError> {
+        let mut best: Option<Locked> = None;
+        for shown in self.versions().await?.into_iter().filter(|shown| !shown.is_marker) {
+            let retention = self.locker.retention_of(&self.at, Some(&shown.version)).await?;
+            let Some(retention) = retention.filter(|found| found.mode == self.mode) else { continue };
+            let is_longer = best.as_ref().is_none_or(|best| best.retention.until < retention.until);
+            if retention.until > self.now + LEFT_MIN && is_longer {
+                best = Some(Locked { version: shown.version, retention });
+            }
+        }
+        match best {
+            Some(best) => Ok(best),
+            None => self.put_locked().await,
+        }
+    }
+
+    async fn put_locked(&self) -> Result<Locked, LockError> {
+        let until = self.now + LOCKED;
+        let mode = match self.mode {
+            Mode::Governance => ObjectLockMode::Governance,
+            Mode::Compliance => ObjectLockMode::Compliance,
+        };
+        let put = self.put(BODY).object_lock_mode(mode);
+        let put = put.object_lock_retain_until_date(SdkTime::from_secs(until.timestamp()));
+        let answer = put.send().await.map_err(|error| LockError::of(&error))?;
+        let Some(version) = answer.version_id().map(str::to_owned) else {
+            return Err(LockError::Refused("the service tells no version of what it stored".to_owned()));
+        };
+        // What the service says that it is, and not what was asked for.
+        let retention = self.locker.retention_of(&self.at, Some(&version)).await?;
+        match retention {
+            Some(retention) => Ok(Locked { version, retention }),
+            None => Err(LockError::Refused("the service stored it without a lock".to_owned())),
+        }
+    }
+
+    fn put(
+        &self,
+        body: &'static [u8],
+    ) -> aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder {
+        let Locker { client, bucket, .. } = self.locker;
+        let digest = aws_smithy_types::base64::encode(Md5::digest(body));
+        let put = client.put_object().bucket(bucket).key(&self.at).content_md5(digest);
+        put.body(ByteStream::from_static(body))
+    }
+
+    async fn shorten(&self, locked: &Locked, bypass: bool) -> Result<(), LockError> {
+        let shorter = Retention { until: locked.retention.until - SHORTER, ..locked.retention };
+        self.locker.set_retention(&self.at, Some(&locked.version), shorter, bypass).await
+    }
+
+    async fn delete(&self, version: &str, bypass: bool) -> Result<(), LockError> {
+        let Locker { client, bucket, .. } = self.locker;
+        let delete = client.delete_object().bucket(bucket).key(&self.at).version_id(version);
+        let delete = delete.set_bypass_governance_retention(bypass.then_some(true));
+        delete.send().await.map(drop).map_err(|error| LockError::of(&error))
+    }
+
+    async fn overwrite(&self) -> Result<(), LockError> {
+        self.put(OTHER).send().await.map(drop).map_err(|error| LockError::of(&error))
+    }
+
+    async fn hide(&self) -> Result<(), LockError> {
+        let Locker { client, bucket, .. } = self.locker;
+        let delete = client.delete_object().bucket(bucket).key(&self.at);
+        delete.send().await.map(drop).map_err(|error| LockError::of(&error))
+    }
+
+    /// Returns the lock that the version has, `None` when it cannot be read any more as it was put.
+    async fn state(&self, locked: &Locked) -> Result<Option<Option<Retention>>, LockError> {
+        let Locker { client, bucket, .. } = self.locker;
+        let get = client.get_object().bucket(bucket).key(&self.at).version_id(&locked.version);
+        let body = match get.send().await {
+            Ok(answer) => answer.body.collect().await,
+            Err(error) => match LockError::of(&error) {
+                LockError::Absent => return Ok(None),
+                other => return Err(other),
+            },
+        };
+        let body = body.map_err(|error| LockError::Unanswered(super::innermost(&error)))?;
+        if body.to_vec() != BODY {
+            return Ok(None);
+        }
+        match self.locker.retention_of(&self.at, Some(&locked.version)).await {
+            Err(LockError::Absent) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Lists the versions and delete markers of the test's object. There are few: one page has them.
+    async fn versions(&self) -> Result<Vec<Shown>, LockError> {
+        let Locker { client, bucket, .. } = self.locker;
+        let list = client.list_object_versions().bucket(bucket).prefix(&self.at).send().await;
+        let list = list.map_err(|error| LockError::of(&error))?;
+        let is_ours = |key: Option<&str>| key == Some(self.at.as_str());
+        let versions = list.versions().iter().filter(|one| is_ours(one.key()));
+        let versions = versions.filter_map(|one| Some((one.version_id()?, false)));
+        let markers = list.delete_markers().iter().filter(|one| is_ours(one.key()));
+        let markers = markers.filter_map(|one| Some((one.version_id()?, true)));
+        let shown = versions.chain(markers);
+        Ok(shown.map(|(version, is_marker)| Shown { version: version.to_owned(), is_marker }).collect())
+    }
+
+    /// Removes what came since `before`: another version, a delete marker. Where that is refused it stays.
+    async fn remove_new(&self, before: &[Shown]) {
+        for shown in self.versions().await.unwrap_or_default() {
+            if !before.iter().any(|old| old.version == shown.version) {
+                self.delete(&shown.version, false).await.ok();
+            }
+        }
+    }
+
+    /// Removes delete markers and versions whose lock has run out. Those that are locked refuse, as they should.
+    async fn clear(&self) {
+        for shown in self.versions().await.unwrap_or_default() {
+            let retention = self.locker.retention_of(&self.at, Some(&shown.version)).await;
+            let has_run_out = match retention {
+                Ok(Some(retention)) => retention.until <= self.now,
+                Ok(None) => true,
+                Err(_) => false,
+            };
+            if shown.is_marker || has_run_out {
+                self.delete(&shown.version, false).await.ok();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_success_breaks_it_and_what_was_not_tried_proves_nothing() {
+        let ok = || SHORTEN.held(Err(LockError::Refused("403 AccessDenied".to_owned())));
+        let unknown = || HIDE.unknown(&LockError::Unanswered("503".to_owned()));
+        let broken = || DELETE.broken("the locked version is gone");
+        assert_eq!(Verdict::of(&[ok(), ok()]), Verdict::Proven);
+        assert_eq!(Verdict::of(&[ok(), unknown()]), Verdict::Unproven);
+        assert_eq!(Verdict::of(&[unknown(), broken(), ok()]), Verdict::Broken);
+        assert_eq!(Verdict::of(&[]), Verdict::Unproven);
+    }
+
+    #[test]
+    fn what_is_broken_says_what_to_do() {
+        assert!(DELETE_BYPASS.broken("x").hint.unwrap().contains("BypassGovernanceRetention"));
+        assert!(DELETE.broken("x").hint.unwrap().contains("another copy"));
+        let no =
+            NoLock { what: "bucket `b` has no Object Lock".into(), hint: "Make one.", is_unknown: false };
+        let finding = no_lock(&no);
+        assert_eq!(
+            (finding.id, finding.status, finding.hint.as_deref()),
+            ("lock", Status::Unknown, Some("Make one."))
+        );
+    }
+}
