@@ -44,7 +44,7 @@ pub(super) async fn send(
     let secrets: Vec<SecretString> = password.iter().cloned().collect();
     let told = |error: &Error| Refused {
         why: without_secrets(&format!("`{}`: {}", config.host, chain(error)), &secrets),
-        again: !(error.is_permanent() || error.is_client() || error.is_tls()),
+        again: !(error.is_permanent() || error.is_client() || is_of_certificate(error)),
         hint: hint(error, config),
     };
     let conversation = async {

@@ -128,6 +128,7 @@ impl Message {
             Ok::<_, Error>(span((instant(end)? - instant(begin)?).num_seconds(), language))
         });
         environment.add_filter("span", move |seconds: i64| span(seconds, language));
+        environment.add_filter("count", grouped);
         environment.add_filter("size", |bytes: u64| ByteCount(bytes).to_string());
         environment
     }
@@ -175,6 +176,19 @@ fn span(seconds: i64, language: Language) -> String {
     texts.map(|at| format!("{}{}", parts[at], units[at])).collect::<Vec<_>>().join(" ")
 }
 
+/// Writes `81,234,567`.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 impl Words {
     fn of(text: &str) -> Self {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -194,13 +208,16 @@ impl Words {
     /// Returns it as plain text.
     pub fn plain(&self) -> String {
         let mut text = format!("{}\n", self.title);
-        for (at, line) in self.lines.iter().enumerate() {
-            match line {
-                Line::Part(part) => text.push_str(&format!("\n{part}\n")),
-                Line::Item(item) => text.push_str(&format!("- {item}\n")),
-                Line::Paragraph(paragraph) if at == 0 => text.push_str(&format!("\n{paragraph}\n")),
-                Line::Paragraph(paragraph) => text.push_str(&format!("{paragraph}\n")),
-            }
+        let mut before: Option<&Line> = None;
+        for line in &self.lines {
+            let shown = match line {
+                Line::Part(part) => format!("\n{part}\n"),
+                Line::Item(item) => format!("- {item}\n"),
+                Line::Paragraph(words) if matches!(before, Some(Line::Paragraph(_))) => format!("{words}\n"),
+                Line::Paragraph(words) => format!("\n{words}\n"),
+            };
+            text.push_str(&shown);
+            before = Some(line);
         }
         text
     }
@@ -219,19 +236,22 @@ impl Words {
     /// Returns what follows the title as Markdown.
     pub(super) fn markdown_body(&self, dialect: Dialect) -> String {
         let mut text = String::new();
+        let star = if dialect == Dialect::Slack { "*" } else { "**" };
+        let mut was_item = false;
         for line in &self.lines {
-            // Paragraphs have an empty line between them: single line ends are lost in some of the chats.
-            match line {
-                Line::Part(part) => {
-                    let part = dialect.harmless(part);
-                    let star = if dialect == Dialect::Slack { "*" } else { "**" };
-                    text.push_str(&format!("\n{star}{part}{star}\n\n"));
-                }
-                Line::Item(item) => text.push_str(&format!("- {}\n", dialect.harmless(item))),
-                Line::Paragraph(paragraph) => text.push_str(&format!("{}\n\n", dialect.harmless(paragraph))),
+            let is_item = matches!(line, Line::Item(_));
+            // All but items have an empty line between them: single line ends are lost in some of the chats.
+            if !text.is_empty() {
+                text.push_str(if is_item && was_item { "\n" } else { "\n\n" });
             }
+            text.push_str(&match line {
+                Line::Part(part) => format!("{star}{}{star}", dialect.harmless(part)),
+                Line::Item(item) => format!("- {}", dialect.harmless(item)),
+                Line::Paragraph(paragraph) => dialect.harmless(paragraph),
+            });
+            was_item = is_item;
         }
-        text.trim_start().to_owned()
+        text
     }
 
     /// Returns it as a page of HTML for mail, without anything that must be loaded.

@@ -82,7 +82,7 @@ fn task(task: Task, state: TaskState) -> TaskStanding {
         task,
         state,
         interval_seconds: Some(86_400),
-        last_success: Some(at("2026-11-21T18:12:00Z")),
+        last_success: (state != TaskState::Waiting).then(|| at("2026-11-21T18:12:00Z")),
         last_run: (state != TaskState::Waiting).then_some(last_run),
         running_since: (state == TaskState::Overdue).then(|| at("2026-11-22T23:00:00Z")),
         next: Some(at("2026-11-23T18:00:00Z")),
