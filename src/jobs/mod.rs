@@ -11,6 +11,7 @@ pub mod init;
 pub mod keys;
 pub mod kit;
 mod known;
+pub mod notify;
 pub mod open;
 pub mod prune;
 pub mod registry;

@@ -90,7 +90,7 @@ pub(super) fn dingtalk_url(webhook: &str, secret: Option<&str>, now: DateTime<Ut
 
 fn parsed(webhook: &str) -> Result<Url, Refused> {
     let wrong = || Refused::for_good("the address is no URL").hint("Its secret must hold https://… alone.");
-    Url::parse(webhook).ok().filter(|url| url.has_host()).ok_or_else(wrong)
+    Url::parse(webhook).ok().filter(Url::has_host).ok_or_else(wrong)
 }
 
 pub(super) async fn dingtalk(

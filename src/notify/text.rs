@@ -244,11 +244,12 @@ impl Words {
             if !text.is_empty() {
                 text.push_str(if is_item && was_item { "\n" } else { "\n\n" });
             }
-            text.push_str(&match line {
+            let shown = match line {
                 Line::Part(part) => format!("{star}{}{star}", dialect.harmless(part)),
                 Line::Item(item) => format!("- {}", dialect.harmless(item)),
                 Line::Paragraph(paragraph) => dialect.harmless(paragraph),
-            });
+            };
+            text.push_str(&shown);
             was_item = is_item;
         }
         text
@@ -269,7 +270,7 @@ impl Words {
                 Line::Item(text) => ("li", text),
                 Line::Paragraph(text) => ("p", text),
             };
-            body.push_str(&format!("<{tag}>{}</{tag}>\n", escaped(text)));
+            body.push_str(&["<", tag, ">", &escaped(text), "</", tag, ">\n"].concat());
         }
         if is_in_list {
             body.push_str("</ul>\n");

@@ -77,7 +77,7 @@ pub fn drill(passed: bool) -> DrillStanding {
 }
 
 fn task(task: Task, state: TaskState) -> TaskStanding {
-    let last_run = RunStanding { task: task.clone(), ..run(if state == TaskState::Ok { 0 } else { 1 }) };
+    let last_run = RunStanding { task: task.clone(), ..run(u8::from(state != TaskState::Ok)) };
     TaskStanding {
         task,
         state,
