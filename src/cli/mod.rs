@@ -9,6 +9,7 @@ mod json;
 mod keys;
 mod kit;
 mod ls;
+mod notify;
 mod passphrase;
 mod policy;
 mod prune;
@@ -102,6 +103,8 @@ enum Verb {
     Sync(sync::Sync),
     /// Forget what no rule keeps, and remove what nobody needs
     Prune(prune::Prune),
+    /// Try out the ways to tell people
+    Notify(notify::Notify),
     /// The local memory of what the repository holds
     Catalog(catalog::Catalog),
     /// Print the completions of a shell
@@ -233,6 +236,7 @@ async fn run(args: Args, screen: Arc<Screen>, stop: CancellationToken) -> Result
         Verb::Kit(verb) => kit::run(verb, &session).await,
         Verb::Sync(verb) => sync::run(verb, &session).await,
         Verb::Prune(verb) => prune::run(verb, &session).await,
+        Verb::Notify(verb) => notify::run(verb, &session).await,
         Verb::Catalog(verb) => catalog::run(&verb, &session).await,
         Verb::Completions { shell } => {
             // By way of memory: the generator panics when its reader goes away.
