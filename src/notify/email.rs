@@ -1,7 +1,7 @@
 //! Mail: plain text and HTML, in one conversation with the server that the policy names.
 //!
-//! A message that is sent again has the same `Message-ID`, so a server or a reader can tell that it is the same. What is
-//! told of one incident refers to its beginning and lies in one thread.
+//! A message that is sent again has the same `Message-ID`, so a server or a reader can tell that it is the same. What
+//! is told of one incident refers to its beginning and lies in one thread.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
 //! Tells people: a [`Message`] in words, and one sender for each kind of channel.
 //!
-//! A message is facts; it is put into words when it is sent, in the policy's language and zone. [`Notifier::send`] tries
-//! once and says how it ended; what is tried again, when, and who hears of it instead is the business of `jobs/notify`.
-//! A channel counts as reached only when the service itself said so: chat robots answer HTTP 200 to what they refuse.
+//! A message is facts; it is put into words when it is sent, in the policy's language and zone. [`Notifier::send`]
+//! tries once and says how it ended; what is tried again, when, and who hears of it instead is the business of
+//! `jobs/notify`. A channel counts as reached only when the service itself said so: chat robots answer HTTP 200 to
+//! what they refuse.
 //!
 //! *Secrets.* Addresses of robots hold tokens. No error shows more of an address than its host, and what a server
 //! answers is shown without anything that is secret ([`hidden`]).

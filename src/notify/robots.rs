@@ -1,4 +1,5 @@
-//! Robots of chats, webhooks and pings: what each service wants to be sent, and what it answers when it did not take it.
+//! Robots of chats, webhooks and pings: what each service wants to be sent, and what it answers when it did not take
+//! it.
 //!
 //! Chat robots answer HTTP 200 to nearly everything; whether they took a message is in the answer's body.
 

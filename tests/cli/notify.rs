@@ -58,7 +58,11 @@ async fn one_that_refuses_is_told_with_what_to_do_and_fails_the_whole() {
     add(&stage, "duty-group", "dingtalk", &chat.url("/robot/send?access_token=t"));
     add_program(&stage, "script");
     let ran = stage.run(&["notify", "test"]).ends(1);
-    insta::assert_snapshot!(ran.out, @"");
+    insta::assert_snapshot!(ran.out, @"
+    duty-group (dingtalk): refused: errcode 310000: sign not match
+        hint: The robot asks for a signature, a keyword or an address. With a signature: is `secret` its SEC… and this host's clock right? With a keyword: use lifeboat.
+    script (exec): sent
+    ");
     let json = stage.run(&["notify", "test", "--json"]).ends(1).json();
     assert_eq!(json["schema"], "lifeboat.notify/1");
     let channels = json["channels"].as_array().unwrap();

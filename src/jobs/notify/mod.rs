@@ -1,13 +1,13 @@
 //! Tells people: writes messages down, and delivers what is due.
 //!
-//! *Order.* [`tell`] writes a message into the catalog for every channel that subscribes; nothing is sent yet. [`deliver`]
-//! sends what is due and notes how it ended. It is a future of its own: the service runs it in a task that no job can
-//! cancel, so a run that is stopped or hits its deadline still alerts.
+//! *Order.* [`tell`] writes a message into the catalog for every channel that subscribes; nothing is sent yet.
+//! [`deliver`] sends what is due and notes how it ended. It is a future of its own: the service runs it in a task that
+//! no job can cancel, so a run that is stopped or hits its deadline still alerts.
 //!
 //! A channel that is in trouble is tried again after 1, 4, 15 and 15 minutes; what comes for it meanwhile waits behind,
-//! so a channel hears everything in order. When it refuses for good, or for the fifth time, the fallback channels get the
-//! message, once, with the names of those that could not be reached. What is urgent goes to them as soon as the channel
-//! refused twice, and is tried on.
+//! so a channel hears everything in order. When it refuses for good, or for the fifth time, the fallback channels get
+//! the message, once, with the names of those that could not be reached. What is urgent goes to them as soon as the
+//! channel refused twice, and is tried on.
 //!
 //! *Crash.* A message that was sent and not noted is sent again: people may hear a thing twice, never not at all. The
 //! fallbacks are written down before the channel is given up. Two processes that deliver at the same time may send a
