@@ -87,6 +87,7 @@ impl Caller {
             format!("`{host}` cannot be reached: {}", chain(&error.without_url()))
         };
         Refused::for_now(self.shown(&why))
+            .hint("Can this host reach it? Look at its name server and its firewall.")
     }
 
     fn refused(&self, answer: &Answer) -> Refused {

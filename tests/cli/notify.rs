@@ -52,6 +52,16 @@ async fn every_channel_gets_a_test_and_a_line_fallbacks_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bare_container_without_root_certificates_can_tell_people_too() {
+    let chat = Receiver::answering(&[(200, "ok")]).await;
+    let stage = Stage::new();
+    add(&stage, "chat", "slack", &chat.url("/"));
+    let bare = [("SSL_CERT_FILE", "/no/such/file"), ("SSL_CERT_DIR", "/no/such/folder")];
+    stage.run_with(&["notify", "test"], &bare, "").ends(0);
+    assert_eq!(chat.requests().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_refuses_is_told_with_what_to_do_and_fails_the_whole() {
     let chat = Receiver::answering(&[(200, r#"{"errcode":310000,"errmsg":"sign not match"}"#)]).await;
     let stage = Stage::new();
