@@ -8,7 +8,8 @@
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
 //! | 2 | [`flow`], [`retention`] | entries on their way from a source to a target, which snapshots stay |
 //! | 3 | [`policy`], [`store`], [`crypt`] | what a person asked for, where objects lie, who can read and sign |
-//! | 4 | [`mysql`], [`redis`], [`s3`], [`files`], [`repo`], [`catalog`] | engines, repository, memory |
+//! | 4 | [`mysql`], [`redis`], [`s3`], [`files`] | the engines |
+//! | 4 | [`repo`], [`catalog`], [`notify`] | repository, memory, messages |
 //! | 5 | [`jobs`] | what lifeboat does, a file for each verb |
 //! | 6 | [`cli`] | the command line |
 
@@ -34,6 +35,7 @@ pub mod store;
 pub mod catalog;
 pub mod files;
 pub mod mysql;
+pub mod notify;
 pub mod redis;
 pub mod repo;
 pub mod s3;

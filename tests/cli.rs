@@ -25,6 +25,8 @@ mod kit;
 mod listing;
 #[path = "cli/lock.rs"]
 mod lock;
+#[path = "cli/notify.rs"]
+mod notify;
 #[path = "cli/policy.rs"]
 mod policy;
 #[path = "cli/prune.rs"]

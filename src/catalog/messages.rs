@@ -85,6 +85,41 @@ impl Catalog {
         read().map_err(|error| self.trouble(error))
     }
 
+    /// Returns until when a channel waits because it refused a message, and what it said then.
+    pub fn channel_waits(
+        &self,
+        channel: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<(DateTime<Utc>, String)>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare_cached(
+                "SELECT not_before, coalesce(error, '') FROM deliveries WHERE channel = ?1 AND tries > 0
+                 AND sent IS NULL AND gave_up IS NULL AND not_before > ?2 ORDER BY not_before LIMIT 1",
+            )?;
+            let found = query.query_row(params![channel, text_of(now)], |row| {
+                Ok((super::maybe_instant(row, 0)?, row.get::<_, String>(1)?))
+            });
+            found.optional()
+        };
+        let found = read().map_err(|error| self.trouble(error))?;
+        Ok(found.and_then(|(until, error)| Some((until?, error))))
+    }
+
+    /// Returns the channels that refused a message and have not taken it since.
+    pub fn refused_by(&self, message: i64) -> Result<Vec<String>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare_cached(
+                "SELECT channel FROM deliveries WHERE message = ?1 AND sent IS NULL AND error IS NOT NULL
+                 ORDER BY channel",
+            )?;
+            let rows = query.query_map(params![message], |row| row.get(0))?;
+            rows.collect::<rusqlite::Result<Vec<String>>>()
+        };
+        read().map_err(|error| self.trouble(error))
+    }
+
     /// Notes how a try ended.
     pub fn note_delivery(
         &self,
@@ -166,9 +201,17 @@ mod tests {
         assert_eq!(due(19), ["mail"]);
         assert_eq!(catalog.due_messages(at(20)).unwrap()[0].tries, 1);
         assert_eq!(catalog.last_refusal("duty").unwrap().as_deref(), Some("errcode 310000"));
+        assert_eq!(catalog.refused_by(message).unwrap(), ["duty"]);
+        assert_eq!(
+            catalog.channel_waits("duty", at(19)).unwrap(),
+            Some((at(20), "errcode 310000".to_owned()))
+        );
+        assert_eq!(catalog.channel_waits("duty", at(20)).unwrap(), None);
+        assert_eq!(catalog.channel_waits("mail", at(5)).unwrap(), None);
         catalog.note_delivery(message, "duty", &Delivery::Sent, at(21)).unwrap();
         assert_eq!(catalog.last_sent("duty").unwrap(), Some(at(21)));
         assert_eq!(catalog.last_refusal("duty").unwrap(), None);
+        assert_eq!(catalog.refused_by(message).unwrap(), [""; 0]);
         catalog
             .note_delivery(message, "mail", &Delivery::GaveUp { error: "refused".into() }, at(22))
             .unwrap();

@@ -10,6 +10,7 @@ mod keys;
 mod kit;
 mod lock;
 mod ls;
+mod notify;
 mod passphrase;
 mod policy;
 mod prune;
@@ -105,6 +106,8 @@ enum Verb {
     Prune(prune::Prune),
     /// Show how an offsite's Object Lock is, renew it, or try to break it
     Lock(lock::Lock),
+    /// Try out the ways to tell people
+    Notify(notify::Notify),
     /// The local memory of what the repository holds
     Catalog(catalog::Catalog),
     /// Print the completions of a shell
@@ -237,6 +240,7 @@ async fn run(args: Args, screen: Arc<Screen>, stop: CancellationToken) -> Result
         Verb::Sync(verb) => sync::run(verb, &session).await,
         Verb::Prune(verb) => prune::run(verb, &session).await,
         Verb::Lock(verb) => lock::run(verb, &session).await,
+        Verb::Notify(verb) => notify::run(verb, &session).await,
         Verb::Catalog(verb) => catalog::run(&verb, &session).await,
         Verb::Completions { shell } => {
             // By way of memory: the generator panics when its reader goes away.

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod kit;
 mod known;
 pub mod lock;
+pub mod notify;
 pub mod open;
 pub mod prune;
 pub mod registry;

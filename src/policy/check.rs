@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 
+use chrono::NaiveTime;
 use chrono_tz::Tz;
 use globset::Glob;
 
 use super::{
-    AnomalyConfig, EmailConfig, ExecConfig, FilesConfig, MysqlConfig, OffsiteSettings, RedisConfig,
-    RepositorySettings, RetentionConfig, RevokedConfig, S3Config, ScheduleConfig, SecretRef, ServeConfig,
-    StoreConfig,
+    AnomalyConfig, EmailConfig, ExecConfig, FilesConfig, HealthchecksConfig, MysqlConfig, OffsiteSettings,
+    RedisConfig, RepositorySettings, RetentionConfig, RevokedConfig, S3Config, ScheduleConfig, SecretRef,
+    ServeConfig, StoreConfig, WebhookConfig,
     place::{Kind, OptionValue, SCHEMES, is_secret_option},
     read::{Reader, Section, nearest},
 };
@@ -317,6 +318,37 @@ pub(super) fn exec(reader: &mut Reader<'_>, section: &Section<'_>, config: &Exec
         Some(program) => absolute(reader, section, "command", program),
         None => reader.wrong(section, "command", "`command` is empty".to_owned(), ""),
     }
+}
+
+pub(super) fn webhook(reader: &mut Reader<'_>, section: &Section<'_>, config: &WebhookConfig) {
+    let Some(template) = &config.template else { return };
+    if let Err(error) = minijinja::Environment::new().template_from_str(template) {
+        let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+        let line = error.line().map(|line| format!(" in its line {line}")).unwrap_or_default();
+        reader.wrong(section, "template", format!("`template` is no template: {what}{line}"), "");
+    }
+}
+
+pub(super) fn healthchecks(reader: &mut Reader<'_>, section: &Section<'_>, config: &HealthchecksConfig) {
+    if config.jobs.is_empty() {
+        let hint = "Leave `jobs` out for the backup alone.";
+        reader.wrong(section, "jobs", "`jobs` is empty, so nothing would be told".to_owned(), hint);
+    }
+}
+
+/// Reads `22:00`.
+pub(super) fn hour(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    key: &str,
+    text: &str,
+) -> Option<NaiveTime> {
+    let time = NaiveTime::parse_from_str(text, "%H:%M").ok();
+    if time.is_none() {
+        let hint = "Write an hour and a minute of the policy's zone, as \"22:00\".";
+        reader.wrong(section, key, format!("`{text}` is no time of a day"), hint);
+    }
+    time
 }
 
 /// Checks that a query only reads: a drill runs it on what it restored.

@@ -10,9 +10,9 @@ use chrono_tz::Tz;
 
 use super::{
     AnomalyConfig, Channel, DrillConfig, ExpectConfig, NotifyConfig, Occasion, OffsiteConfig,
-    OffsiteSettings, PolicyProblems, ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig,
-    ScheduleConfig, ServeConfig, SourceConfig, SourceKind, Stack, check,
-    read::{Head, Hearing, Named, Reader, Section, Tag, nearest},
+    OffsiteSettings, PolicyProblems, Quiet, ReferenceConfig, RepositoryConfig, RepositorySettings,
+    RetentionConfig, ScheduleConfig, ServeConfig, SourceConfig, SourceKind, Stack, check,
+    read::{Head, Hearing, Hours, Named, Reader, Section, Tag, nearest},
 };
 use crate::{
     error::{ExitCode, Failure},
@@ -399,13 +399,26 @@ fn notify<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Vec<NotifyConf
         let given = tag.name.or(tag.kind.clone());
         let name = name(reader, &mut section, given);
         let hearing = reader.take::<Hearing>(&mut section);
+        let quiet = quiet(reader, &mut section);
         let channel = channel(reader, &section, tag.kind.as_deref());
         let (Some(name), Some(hearing), Some(channel)) = (name, hearing, channel) else { continue };
         unique(reader, &section, &name, &mut seen);
         let on = hearing.on.unwrap_or(vec![Occasion::Trouble, Occasion::Drill, Occasion::Digest]);
-        found.push(NotifyConfig { name: name.to_string(), on, fallback: hearing.fallback, channel });
+        found.push(NotifyConfig { name: name.to_string(), on, fallback: hearing.fallback, quiet, channel });
     }
     found
+}
+
+/// Reads the quiet hours of a channel. What is wrong with them has been told when there are none.
+fn quiet<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>) -> Option<Quiet> {
+    if !section.has("quiet") {
+        return None;
+    }
+    let inside = reader.table(section, "quiet")?;
+    let hours: Hours = reader.rest(&inside)?;
+    let from = check::hour(reader, &inside, "from", &hours.from);
+    let to = check::hour(reader, &inside, "to", &hours.to);
+    Some(Quiet { from: from?, to: to? })
 }
 
 fn channel<'a>(reader: &mut Reader<'a>, section: &Section<'a>, given: Option<&str>) -> Option<Channel> {
@@ -425,6 +438,8 @@ fn channel<'a>(reader: &mut Reader<'a>, section: &Section<'a>, given: Option<&st
     match &channel {
         Channel::Email(email) => check::email(reader, section, email),
         Channel::Exec(exec) => check::exec(reader, section, exec),
+        Channel::Webhook(hook) => check::webhook(reader, section, hook),
+        Channel::Healthchecks(pings) => check::healthchecks(reader, section, pings),
         _ => {}
     }
     Some(channel)

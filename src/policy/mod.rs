@@ -19,7 +19,8 @@ mod text;
 pub use self::{
     load::{Need, find_policy},
     notify::{
-        Channel, EmailConfig, ExecConfig, MailEncryption, NotifyConfig, Occasion, RobotConfig, WebhookConfig,
+        AddressConfig, Channel, EmailConfig, ExecConfig, HealthchecksConfig, MailEncryption, NotifyConfig,
+        Occasion, Quiet, RobotConfig, WebhookConfig,
     },
     place::{OptionValue, SCHEMES, StoreConfig},
     problem::{PolicyProblems, Problem},

@@ -351,3 +351,10 @@ pub(super) struct Hearing {
     #[serde(default)]
     pub(super) fallback: bool,
 }
+
+/// Hours, as a person writes them.
+#[derive(Deserialize)]
+pub(super) struct Hours {
+    pub(super) from: String,
+    pub(super) to: String,
+}

@@ -70,6 +70,41 @@ fn no_face_shows_a_passphrase_or_the_key_that_it_protects() {
 }
 
 #[test]
+fn no_face_and_no_file_shows_the_token_of_a_robot() {
+    let token = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+    let stage = Stage::with_files();
+    let url = format!("http://127.0.0.1:{}/robot/send?access_token={token}", closed_port());
+    stage.write("secrets/address", &url);
+    stage.write("secrets/no-address", &format!("{token} is no address"));
+    stage.write("secrets/sign", SECRET);
+    let file = |name: &str| format!("{{ file = \"{}\" }}", stage.at(&format!("secrets/{name}")));
+    let (address, no_address, sign) = (file("address"), file("no-address"), file("sign"));
+    for (kind, webhook) in
+        [("dingtalk", &address), ("feishu", &no_address), ("wecom", &address), ("slack", &no_address)]
+    {
+        let secret = if kind.len() > 5 { format!("secret = {sign}\n") } else { String::new() };
+        stage.append(&format!("[[notify]]\nkind = \"{kind}\"\nwebhook = {webhook}\n{secret}"));
+    }
+    stage.append(&format!("[[notify]]\nkind = \"webhook\"\nwebhook = {address}\nsecret = {sign}\n"));
+    stage.append(&format!("[[notify]]\nkind = \"healthchecks\"\nwebhook = {address}\n"));
+    let verbs: [(&[&str], i32); 4] = [
+        (&["policy", "check"], 0),
+        (&["policy", "show", "--effective"], 0),
+        (&["-v", "notify", "test"], 1),
+        (&["-v", "notify", "test", "--digest"], 1),
+    ];
+    for (words, exit) in verbs {
+        for face in [&[][..], &["--json"]] {
+            let ran = stage.run(&[words, face].concat()).ends(exit).hides(token).hides(SECRET);
+            // The path and the query are as secret as what is in them.
+            ran.hides("robot/send").hides("access_token");
+        }
+    }
+    stage.holds_nowhere("state", token);
+    stage.holds_nowhere("repo", token);
+}
+
+#[test]
 fn the_process_list_shows_no_secret_while_a_backup_runs() {
     let stage = Stage::with_files();
     let server = Silent::new();
