@@ -10,7 +10,8 @@
 //! | 3 | [`policy`], [`store`], [`crypt`] | what a person asked for, where objects lie, who can read and sign |
 //! | 4 | [`mysql`], [`redis`], [`s3`], [`files`], [`repo`], [`catalog`] | engines, repository, memory |
 //! | 5 | [`jobs`] | what lifeboat does, a file for each verb |
-//! | 6 | [`cli`] | the command line |
+//! | 6 | [`serve`] | the service: metrics |
+//! | 7 | [`cli`] | the command line |
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 // Numbers of tests are small.
@@ -38,5 +39,7 @@ pub mod repo;
 pub mod s3;
 
 pub mod jobs;
+
+pub mod serve;
 
 pub mod cli;
