@@ -55,7 +55,7 @@ pub const METRICS: [(&str, &str); 30] = [
     ("lifeboat_drill_rto_seconds", "How long the restore of everything took in the last drill"),
     ("lifeboat_drill_timestamp_seconds", "When the last drill ended"),
     ("lifeboat_expected_interval_seconds", "The longest time between two slots of the schedule"),
-    ("lifeboat_full_in_days", "Days until the place is full, if it goes on as it did"),
+    ("lifeboat_full_in_seconds", "How long until the place is full, if it goes on as it did"),
     ("lifeboat_incidents", "Incidents that are open"),
     ("lifeboat_last_run_exit_code", "How the last run ended, as the command line's exit code"),
     ("lifeboat_last_run_timestamp_seconds", "When the last run ended"),
@@ -68,7 +68,10 @@ pub const METRICS: [(&str, &str); 30] = [
     ("lifeboat_points", "Snapshots: all, those that passed a drill, those that cannot be deleted yet"),
     ("lifeboat_prune_frozen", "1 while nothing may be removed until a person has looked"),
     ("lifeboat_repo_bytes", "Bytes of the newest snapshot (logical), of all packs (stored), and free"),
-    ("lifeboat_rpo_seconds", "What would be lost: the age of the instant that the source can be taken back to"),
+    (
+        "lifeboat_rpo_seconds",
+        "What would be lost: the age of the instant that the source can be taken back to",
+    ),
     ("lifeboat_run_added_bytes", "Bytes that the last run added to the store"),
     ("lifeboat_run_seconds", "How long the last run took"),
     ("lifeboat_running_since_timestamp_seconds", "When the run that is at work began"),
@@ -208,9 +211,13 @@ fn of_place(sheet: &mut Sheet, place: &PlaceStanding) {
     put("lifeboat_repo_bytes", &[("kind", "free")], place.free_bytes);
     put("lifeboat_offsite_lag_bytes", &[], place.lag_bytes);
     put("lifeboat_offsite_lag_seconds", &[], place.lag_seconds);
-    put("lifeboat_full_in_days", &[], place.full_in_days);
+    put("lifeboat_full_in_seconds", &[], place.full_in_days.map(|days| days.saturating_mul(86_400)));
     for state in LOCK_STATES.iter().filter(|_| place.lock.is_some()) {
-        put("lifeboat_lock_state", &[("state", state)], Some(u64::from(place.lock.as_deref() == Some(state))));
+        put(
+            "lifeboat_lock_state",
+            &[("state", state)],
+            Some(u64::from(place.lock.as_deref() == Some(state))),
+        );
     }
 }
 

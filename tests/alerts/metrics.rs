@@ -76,8 +76,7 @@ fn names_that_need_it_are_escaped_and_no_line_is_there_twice() {
     let text = render(&odd);
     assert!(text.contains(r#"stack="a\"b\\c\nd""#), "{text}");
     let lines = samples(&text);
-    let names: BTreeSet<&str> =
-        lines.iter().filter_map(|line| Some(line.rsplit_once(' ')?.0)).collect();
+    let names: BTreeSet<&str> = lines.iter().filter_map(|line| Some(line.rsplit_once(' ')?.0)).collect();
     assert_eq!(names.len(), lines.len());
 }
 
