@@ -1,7 +1,7 @@
 //! Metrics: a stack's [`Standing`] as Prometheus reads it.
 //!
 //! The text is made from the facts each time, so nothing latches: what is over is gone from it, and what nobody knows
-//! has no line at all, as a 0 would say that it is known. It is OpenMetrics ([`CONTENT_TYPE`]) and keeps to what the
+//! has no line at all, as a 0 would say that it is known. It is `OpenMetrics` ([`CONTENT_TYPE`]) and keeps to what the
 //! older text format has too (gauges only, no `UNIT`), so `node_exporter`'s textfile collector takes the same bytes.
 //!
 //! Labels hold names of the policy (stack, places, sources) and words of this program, never what is inside a source.
@@ -82,7 +82,7 @@ pub const METRICS: [(&str, &str); 30] = [
     ("lifeboat_verdict", "1 for the worst that is true of the stack"),
 ];
 
-/// Returns the metrics of a stack as OpenMetrics text.
+/// Returns the metrics of a stack as `OpenMetrics` text.
 pub fn render(standing: &Standing) -> String {
     let mut sheet = Sheet { stack: standing.stack.clone(), samples: BTreeMap::new() };
     of_stack(&mut sheet, standing);

@@ -3,18 +3,18 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use lifeboat::serve::metrics::{CONTENT_TYPE, render};
+use lifeboat::serve::metrics::{CONTENT_TYPE, render, write_textfile};
 
 use super::{dashboard, rules, standing};
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_mins(1);
 
 /// Runs promtool, which must be there.
 fn promtool(args: &[&str], input: &str) -> Output {
@@ -72,10 +72,25 @@ fn serve_metrics() -> u16 {
     port
 }
 
+/// A program that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Returns an address of loopback that nobody listens at.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address")
+}
+
 /// A Prometheus of our own on loopback.
 struct Prometheus {
-    child: Child,
     url: String,
+    _running: Running,
     _dir: tempfile::TempDir,
 }
 
@@ -96,7 +111,7 @@ impl Prometheus {
         );
         let config_file = dir.path().join("prometheus.yml");
         std::fs::write(&config_file, config).expect("written");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+        let free = free_address();
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", config_file.display()))
             .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
@@ -105,7 +120,7 @@ impl Prometheus {
             .stderr(Stdio::null())
             .spawn()
             .expect("prometheus, of Debian's package");
-        Self { child, url: format!("http://{free}"), _dir: dir }
+        Self { url: format!("http://{free}"), _running: Running(child), _dir: dir }
     }
 
     fn query(&self, expr: &str) -> Output {
@@ -119,13 +134,6 @@ impl Prometheus {
             assert!(began.elapsed() < WAIT, "no answer to {expr}: {:?}", self.query(expr));
             thread::sleep(Duration::from_millis(200));
         }
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -145,4 +153,42 @@ fn every_query_of_the_dashboard_and_of_the_rules_has_an_answer_in_a_real_prometh
     }
     // What the standing holds fires, whichever way it came in.
     prometheus.wait_for("count(ALERTS{alertname='LifeboatPruneFrozen',alertstate='firing'}) == 2");
+}
+
+/// Returns the answer to a GET of `/metrics`, or nothing when nobody answers.
+fn scrape(address: SocketAddr) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: lifeboat\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+#[test]
+#[ignore = "needs prometheus-node-exporter: run fixtures/test"]
+fn node_exporter_passes_every_line_of_the_text_file_on() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let text = render(&standing::full());
+    write_textfile(&dir.path().join("lifeboat.prom"), &text).expect("written");
+    let address = free_address();
+    let child = Command::new("prometheus-node-exporter")
+        .args(["--collector.disable-defaults", "--collector.textfile"])
+        .arg(format!("--collector.textfile.directory={}", dir.path().display()))
+        .arg(format!("--web.listen-address={address}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("prometheus-node-exporter, of Debian's package");
+    let _running = Running(child);
+    let began = Instant::now();
+    let answer = loop {
+        assert!(began.elapsed() < WAIT, "no answer");
+        match scrape(address) {
+            Some(answer) => break answer,
+            None => thread::sleep(Duration::from_millis(100)),
+        }
+    };
+    assert!(answer.contains("node_textfile_scrape_error 0"), "{answer}");
+    let ours = |text: &str| text.lines().filter(|line| line.starts_with("lifeboat_")).count();
+    assert_eq!(ours(&answer), ours(&text));
 }
