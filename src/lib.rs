@@ -11,7 +11,8 @@
 //! | 4 | [`mysql`], [`redis`], [`s3`], [`files`] | the engines |
 //! | 4 | [`repo`], [`catalog`], [`notify`] | repository, memory, messages |
 //! | 5 | [`jobs`] | what lifeboat does, a file for each verb |
-//! | 6 | [`cli`] | the command line |
+//! | 6 | [`serve`] | the service: metrics |
+//! | 7 | [`cli`] | the command line |
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 // Numbers of tests are small.
@@ -41,5 +42,7 @@ pub mod repo;
 pub mod s3;
 
 pub mod jobs;
+
+pub mod serve;
 
 pub mod cli;

@@ -39,6 +39,8 @@ mod salvage;
 mod screen;
 #[path = "cli/secrets.rs"]
 mod secrets;
+#[path = "cli/shards.rs"]
+mod shards;
 #[path = "cli/signals.rs"]
 mod signals;
 #[path = "cli/store.rs"]

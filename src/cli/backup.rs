@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{json, say, session::Session};
 use crate::{
     error::{ExitCode, Failure, Result},
-    jobs::backup::{self, Report, SourceReport, Wanted},
+    jobs::backup::{self, Report, Shard, SourceReport, Wanted},
     names::ByteCount,
 };
 
@@ -15,6 +15,9 @@ use crate::{
 pub struct Backup {
     /// Sources to take [default: all]
     sources: Vec<String>,
+    /// Take the sources whose place in the policy, from 0, leaves I when divided by N (docs/deploy.md)
+    #[arg(long, value_name = "I/N", conflicts_with = "sources")]
+    shard: Option<Shard>,
     /// A word to find the snapshot by
     #[arg(long)]
     tag: Option<String>,
@@ -26,7 +29,7 @@ pub struct Backup {
 pub(super) async fn run(args: Backup, session: &Session) -> Result<ExitCode> {
     let stack = session.stack()?;
     let monitor = session.monitor();
-    let wanted = Wanted { sources: args.sources, tag: args.tag, pin: args.pin };
+    let wanted = Wanted { sources: args.sources, shard: args.shard, tag: args.tag, pin: args.pin };
     let report = backup::of_stack(session.context(&stack, &monitor), wanted).await?;
     if session.json {
         json::print(&json::document("backup", facts(&report)));

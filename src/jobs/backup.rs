@@ -9,7 +9,7 @@
 //!
 //! *Retries.* None here: a source that fails is noted, the others are still taken, and the snapshot is partial.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Instant};
 
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     catalog::Count,
     clock::Ground,
+    crypt::SigningKey,
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     flow::{FlowResult, Point, Problem, STREAM_DEPTH, Source, channel, settle},
@@ -39,20 +40,82 @@ pub const POINT: &str = "point";
 pub struct Wanted {
     /// The sources; all when none is named.
     pub sources: Vec<String>,
+    /// The part of the sources that this host takes; never with `sources`.
+    pub shard: Option<Shard>,
     /// A word to find the snapshot by.
     pub tag: Option<String>,
     /// Why it is to be kept for ever.
     pub pin: Option<String>,
 }
 
+/// One of several hosts that each take a part of a stack's sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which it is, from 0.
+    index: usize,
+    /// How many there are.
+    of: usize,
+}
+
+impl Shard {
+    /// Returns whether it takes the source that stands at this place in the policy.
+    fn takes(self, position: usize) -> bool {
+        position % self.of == self.index
+    }
+
+    /// Fails unless the policy and this host's keys make shards safe: each has a signing key of its own, so that
+    /// prune can tell whose snapshots are whose.
+    fn check(self, stack: &Stack) -> Result<()> {
+        let settings = &stack.repository.settings;
+        if !settings.sharded {
+            return Err(Failure::new(ExitCode::Usage, "the policy says nothing of shards")
+                .because("retention would keep one shard's snapshot of each day and drop those of the others")
+                .hint("Set sharded = true in [repository], on every host that prunes too.")
+                .hint("To take some sources by name run `lifeboat backup SOURCE`."));
+        }
+        if !(0..stack.sources.len()).any(|position| self.takes(position)) {
+            let what = format!("shard {self} has no source: the stack has {}", stack.sources.len());
+            return Err(Failure::new(ExitCode::Usage, what));
+        }
+        let signing = SigningKey::from_file(&settings.signing_key())?;
+        let mine = signing.public();
+        if settings.signers.iter().position(|signer| *signer == mine) == Some(self.index) {
+            return Ok(());
+        }
+        let what = format!("shard {self} may not sign with `{mine}`");
+        Err(Failure::new(ExitCode::KeyRefused, what)
+            .because(format!("`signers` of the policy does not have it at place {}, from 0", self.index))
+            .hint("Give each shard a signing key of its own, and list them first and in order in signers."))
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').map(|(index, of)| (index.parse().ok(), of.parse().ok()));
+        match numbers {
+            Some((Some(index), Some(of))) if index < of => Ok(Self { index, of }),
+            _ => {
+                Err("it is I/N, with I from 0 and less than N: 0/3, 1/3 and 2/3 are all of three".to_owned())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
 /// Makes a snapshot of a stack, as a run.
 pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Report> {
     let RunContext { stack, ground, monitor, stop, .. } = context;
-    let sources = ready(stack, &wanted.sources, ground, monitor)?;
+    let sources = ready(stack, &wanted, ground, monitor)?;
     noted(context, &Task::of(Job::Backup), async {
         let opening = Opening::new(stack, monitor)?;
         let repository = opening.append(stack, monitor).await?;
-        let whole_stack = wanted.sources.is_empty();
+        let whole_stack = wanted.sources.is_empty() && wanted.shard.is_none();
         let Wanted { tag, pin, .. } = wanted;
         let label = Label { stack: stack.name.clone(), host: host_name(), tag, pin };
         let options = Options { label, level: stack.repository.settings.compression_level, whole_stack };
@@ -67,12 +130,20 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Report>
 }
 
 /// Returns the sources that were asked for, in the order in which they are read.
-fn ready(stack: &Stack, wanted: &[String], ground: &Ground, monitor: &SharedMonitor) -> Result<Vec<Ready>> {
-    if let Some(stranger) = wanted.iter().find(|name| stack.source(name).is_none()) {
+fn ready(stack: &Stack, wanted: &Wanted, ground: &Ground, monitor: &SharedMonitor) -> Result<Vec<Ready>> {
+    if let Some(stranger) = wanted.sources.iter().find(|name| stack.source(name).is_none()) {
         return Err(super::no_source(stack, stranger));
     }
-    let asked = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
-    let all = stack.sources_in_order().into_iter().filter(|source| asked(source.name.as_str()));
+    if let Some(shard) = wanted.shard {
+        shard.check(stack)?;
+    }
+    let of_shard = |name: &SourceName| {
+        let position = stack.sources.iter().position(|source| source.name == *name);
+        wanted.shard.is_none_or(|shard| position.is_some_and(|position| shard.takes(position)))
+    };
+    let asked = |name: &str| wanted.sources.is_empty() || wanted.sources.iter().any(|one| one == name);
+    let all = stack.sources_in_order().into_iter();
+    let all = all.filter(|source| asked(source.name.as_str()) && of_shard(&source.name));
     Ok(all.map(|source| registry::source(source, ground, monitor)).collect())
 }
 

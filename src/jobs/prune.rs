@@ -39,6 +39,8 @@ pub struct Asked {
     pub forget: BTreeSet<SnapshotId>,
     /// Days that a copy keeps what its original has forgotten; `None` for an original.
     pub delay_days: Option<u32>,
+    /// Whether each signer's snapshots are counted by themselves, as each holds other sources.
+    pub sharded: bool,
     /// How long things wait.
     pub terms: Terms,
 }
@@ -121,6 +123,7 @@ pub fn asked(stack: &Stack, offsite: Option<&str>, forget: BTreeSet<SnapshotId>)
         zone: stack.timezone,
         forget,
         delay_days: offsite.map(|offsite| offsite.settings.delay_days),
+        sharded: stack.repository.settings.sharded,
         terms: Terms::default(),
     })
 }
@@ -148,17 +151,7 @@ pub async fn plan(
     let seen = repository.inspect(ground, monitor).await?;
     seen.check(&asked.forget)?;
     let now = ground.clock.now();
-    let candidates: Vec<Candidate> = seen
-        .snapshots()
-        .map(|one| Candidate {
-            id: one.refs.snapshot.clone(),
-            began: one.refs.began,
-            complete: one.refs.status == Status::Complete,
-            pinned: seen.pins.contains_key(&one.refs.snapshot),
-            proven: false,
-        })
-        .collect();
-    let mut decided = retention::decide(&candidates, &asked.rules, now, asked.zone)?;
+    let mut decided = decide(&seen, asked, now)?;
     stay_for_now(&mut decided, &seen, asked, now);
     name(&mut decided, &asked.forget)?;
     let remove = decided.remove.iter().map(|one| (one.id.clone(), one.reason.to_string())).collect();
@@ -166,6 +159,35 @@ pub async fn plan(
     let terms = Terms { is_copy: asked.delay_days.is_some(), ..asked.terms };
     let plan = repo::plan(&seen, &remove, terms, now);
     Ok(Planned { decided, pins: seen.pins, began, plan })
+}
+
+/// Asks the rules; where the sources are divided over hosts, for each signer's snapshots by themselves. Counted
+/// together, the last shard of a day would be that day's snapshot, and the other shards' sources in none that stays.
+fn decide(seen: &Inspection, asked: &Asked, now: chrono::DateTime<Utc>) -> Result<Decided> {
+    let mut groups: BTreeMap<&str, Vec<Candidate>> = BTreeMap::new();
+    for one in seen.snapshots() {
+        let group = if asked.sharded { one.signer.as_str() } else { "" };
+        groups.entry(group).or_default().push(Candidate {
+            id: one.refs.snapshot.clone(),
+            began: one.refs.began,
+            complete: one.refs.status == Status::Complete,
+            pinned: seen.pins.contains_key(&one.refs.snapshot),
+            proven: false,
+        });
+    }
+    let groups = if groups.is_empty() { vec![Vec::new()] } else { groups.into_values().collect() };
+    let mut all = Decided { keep: Vec::new(), remove: Vec::new(), guards: Vec::new() };
+    for candidates in groups {
+        let decided = retention::decide(&candidates, &asked.rules, now, asked.zone)?;
+        all.keep.extend(decided.keep);
+        all.remove.extend(decided.remove);
+        all.guards.extend(decided.guards);
+    }
+    if asked.sharded {
+        all.keep.sort_by(|a, b| b.id.cmp(&a.id));
+        all.remove.sort_by(|a, b| b.id.cmp(&a.id));
+    }
+    Ok(all)
 }
 
 /// A copy keeps what its original has, and what that has forgotten for some days more.

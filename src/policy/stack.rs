@@ -141,6 +141,10 @@ pub struct RepositorySettings {
     /// Signers whose later signatures are not believed any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<RevokedConfig>,
+    /// Whether the sources are divided over hosts that each sign with a key of their own (`backup --shard`). Retention
+    /// then counts each signer's snapshots by themselves.
+    #[serde(default)]
+    pub sharded: bool,
     /// The folder for the catalog and the lock; `/var/lib/lifeboat` or the user's state folder when not given.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,

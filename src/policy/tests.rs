@@ -157,6 +157,7 @@ fn the_effective_policy_shows_the_defaults() {
     store = "fs"
     recipients = ["age1abc"]
     signers = []
+    sharded = false
     keys = "/etc/lifeboat/keys"
     compression_level = 3
 

@@ -410,6 +410,7 @@ fn asked(place: Where, keeps_all: bool) -> Asked {
         zone: chrono_tz::Asia::Shanghai,
         forget: BTreeSet::new(),
         delay_days,
+        sharded: false,
         terms: Terms::default(),
     }
 }

@@ -1,0 +1,3 @@
+//! The service: what lifeboat does by itself, and what it tells of it.
+
+pub mod metrics;
