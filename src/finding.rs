@@ -135,6 +135,11 @@ impl Finding {
         self
     }
 
+    /// Returns the law's own name: `race` of `offsite.copy.race`.
+    pub fn name(&self) -> &str {
+        self.id.rsplit_once('.').map_or(&self.id, |(_, name)| name)
+    }
+
     /// Puts the name of the thing that was looked at in the place of the law's family: `store.race` of `repository`
     /// is `repository.race`.
     #[must_use]

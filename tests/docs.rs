@@ -181,8 +181,7 @@ fn every_command_of_the_runbook_is_a_verb() {
             if !text[..at].ends_with(['`', '$']) && !text[..at].ends_with("$ ") {
                 continue;
             }
-            let mut words =
-                text[at + start.len()..].split_whitespace().skip_while(|word| word.ends_with(".toml"));
+            let mut words = text[at + start.len()..].split_whitespace();
             let verb = loop {
                 match words.next() {
                     Some("--policy" | "--identity") => drop(words.next()),

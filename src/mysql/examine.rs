@@ -184,13 +184,12 @@ impl Grant {
     fn parse(line: &str) -> Option<Self> {
         let (privileges, rest) = line.strip_prefix("GRANT ")?.split_once(" ON ")?;
         let (object, _) = rest.split_once(" TO ")?;
-        let database = match object {
-            "*.*" => None,
-            _ => {
-                let name = object.strip_suffix(".*")?;
-                let name = name.strip_prefix('`').and_then(|name| name.strip_suffix('`')).unwrap_or(name);
-                Some(name.replace("``", "`"))
-            }
+        let database = if object == "*.*" {
+            None
+        } else {
+            let name = object.strip_suffix(".*")?;
+            let name = name.strip_prefix('`').and_then(|name| name.strip_suffix('`')).unwrap_or(name);
+            Some(name.replace("``", "`"))
         };
         let privileges = privileges.split(',').map(|one| one.trim().to_uppercase()).collect();
         Some(Self { privileges, database })

@@ -109,9 +109,10 @@ async fn rights(server: &Server, facts: Option<&ServerFacts>) -> Finding {
         // Older servers would take a wrong offset for a wish to begin anew.
         let is_safe =
             facts.is_some_and(|facts| facts.product == "valkey" || number(&facts.version) >= (7, 0));
-        let psync = match is_safe {
-            true => right(&wire.call(&[b"PSYNC", b"?", b"x"]).await.map_err(down)?),
-            false => Right::Untried,
+        let psync = if is_safe {
+            right(&wire.call(&[b"PSYNC", b"?", b"x"]).await.map_err(down)?)
+        } else {
+            Right::Untried
         };
         Ok((right(&replconf), psync))
     };

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Ground,
-    error::Result,
+    error::{Failure, Result},
     finding::{Finding, Status, laws, skew_seconds},
     names::SourceName,
     policy::S3Config,
@@ -64,7 +64,12 @@ pub async fn examine(name: &SourceName, config: &S3Config, ground: &Ground) -> V
     findings.push(clock(server.date().as_deref(), began, ended));
     let Ok(selected) = selected else { return findings };
     findings.push(judge_buckets(&selected));
-    findings.extend(looked_into(&server, &selected.there).await);
+    let looked = Looked::into(&server, &selected.there).await;
+    // To look for a bucket is answered without words; listing it tells that it is the keys.
+    if let Some(failure) = &looked.wrong_keys {
+        findings[0] = ANSWERS.failed(Status::Broken, failure);
+    }
+    findings.extend(looked.findings(selected.there.len()));
     findings
 }
 
@@ -118,48 +123,59 @@ fn judge_buckets(selected: &Selected) -> Finding {
     BUCKETS.ok(format!("{} buckets", selected.there.len()))
 }
 
-/// Lists and reads a little of each bucket.
-async fn looked_into(server: &Server, buckets: &[String]) -> [Finding; 2] {
-    let (mut unlisted, mut unread, mut read) = (Vec::new(), Vec::new(), 0);
-    let mut wrong_keys = None;
-    for name in buckets {
-        let listed = server.client.list_objects_v2().bucket(name).max_keys(KEYS_LISTED).send().await;
-        let page = match listed {
+/// What was seen of the buckets' insides.
+#[derive(Default)]
+struct Looked {
+    unlisted: Vec<String>,
+    unread: Vec<String>,
+    read: usize,
+    /// Tells that it is the credentials that are wrong.
+    wrong_keys: Option<Failure>,
+}
+
+impl Looked {
+    /// Lists and reads a little of each bucket.
+    async fn into(server: &Server, buckets: &[String]) -> Self {
+        let mut looked = Self::default();
+        for name in buckets {
+            looked.bucket(server, name).await;
+        }
+        looked
+    }
+
+    async fn bucket(&mut self, server: &Server, name: &str) {
+        let why = |told: Option<Told>| {
+            format!("{name} ({})", told.map_or_else(|| "no answer".to_owned(), |told| told.text()))
+        };
+        let page = match server.client.list_objects_v2().bucket(name).max_keys(KEYS_LISTED).send().await {
             Ok(page) => page,
             Err(error) => {
                 let told = Told::from(&error);
                 if told.as_ref().is_some_and(Told::is_about_credentials) {
-                    wrong_keys.get_or_insert_with(|| server.failure(&format!("list bucket `{name}`"), error));
+                    self.wrong_keys = Some(server.failure(&format!("list bucket `{name}`"), error));
                 }
-                unlisted
-                    .push(format!("{name} ({})", told.map_or("no answer".to_owned(), |told| told.text())));
-                continue;
+                return self.unlisted.push(why(told));
             }
         };
-        let Some(key) = page.contents().iter().find(|one| one.size() > Some(0)).and_then(|one| one.key())
-        else {
-            continue;
-        };
+        let with_body = page.contents().iter().find(|one| one.size() > Some(0));
+        let Some(key) = with_body.and_then(|one| one.key()) else { return };
         match server.client.get_object().bucket(name).key(key).range("bytes=0-0").send().await {
-            Ok(_) => read += 1,
-            Err(error) => {
-                let told = Told::from(&error).map_or("no answer".to_owned(), |told| told.text());
-                unread.push(format!("{name} ({told})"));
-            }
+            Ok(_) => self.read += 1,
+            Err(error) => self.unread.push(why(Told::from(&error))),
         }
     }
-    let list = if unlisted.is_empty() {
-        LIST.ok(format!("{} buckets", buckets.len()))
-    } else {
-        let found = LIST.broken(unlisted.join(", "));
-        wrong_keys.map_or(found.clone(), |failure| found.hint(failure.hints().join(" ")))
-    };
-    let read = if unread.is_empty() {
-        READ.ok(format!("an object of {read} buckets; the others hold none"))
-    } else {
-        READ.broken(unread.join(", "))
-    };
-    [list, read]
+
+    fn findings(&self, buckets: usize) -> [Finding; 2] {
+        let list = match &self.unlisted[..] {
+            [] => LIST.ok(format!("{buckets} buckets")),
+            unlisted => LIST.broken(unlisted.join(", ")),
+        };
+        let read = match &self.unread[..] {
+            [] => READ.ok(format!("an object of {} buckets", self.read)),
+            unread => READ.broken(unread.join(", ")),
+        };
+        [list, read]
+    }
 }
 
 /// Judges the `Date` of an answer, which counts whole seconds.

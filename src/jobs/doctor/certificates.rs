@@ -108,9 +108,8 @@ fn of_source(thing: &str, kind: &SourceKind) -> Option<Endpoint> {
 
 fn of_store(thing: &str, place: &StoreConfig) -> Option<Endpoint> {
     let address = match (place.store.as_str(), place.text("endpoint")) {
-        ("fs", _) => return None,
         ("s3", None) => "s3.amazonaws.com",
-        (_, None) => return None,
+        ("fs", _) | (_, None) => return None,
         (_, Some(endpoint)) if endpoint.starts_with("http://") => return None,
         // Without a scheme these services are reached by TLS.
         (_, Some(endpoint)) => endpoint.strip_prefix("https://").unwrap_or(endpoint),
@@ -221,13 +220,7 @@ async fn wish_of_mail(stream: &mut TcpStream) -> Result<(), String> {
     for (say, wanted) in [("", "220"), ("EHLO lifeboat\r\n", "250"), ("STARTTLS\r\n", "220")] {
         stream.write_all(say.as_bytes()).await.map_err(told)?;
         let mut answer = Vec::new();
-        // The last line of an answer has a blank after its number.
-        while !answer.ends_with(b"\n")
-            || !answer[..answer.len() - 1]
-                .rsplit(|byte| *byte == b'\n')
-                .next()
-                .is_some_and(|line| line.get(3) == Some(&b' '))
-        {
+        while !is_whole(&answer) {
             if answer.len() > GREETING_BYTES_MAX {
                 return Err("it does not answer as a mail server does".to_owned());
             }
@@ -239,6 +232,13 @@ async fn wish_of_mail(stream: &mut TcpStream) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Returns whether a mail server's answer has ended: its last line has a blank after the number.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(lines) = answer.strip_suffix(b"\n") else { return false };
+    let last = lines.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    last.get(3) == Some(&b' ')
 }
 
 /// Returns when the first of these certificates runs out.
@@ -364,6 +364,36 @@ mod tests {
         ] {
             assert_eq!(store(kind, endpoint).as_deref(), expected, "{kind} {endpoint:?}");
         }
+    }
+
+    /// Plays a server that says its lines, each after one of ours.
+    async fn wished(lines: &'static [&'static str]) -> Result<(), String> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for line in lines {
+                stream.write_all(line.as_bytes()).await.unwrap();
+                let mut heard = Vec::new();
+                while !heard.ends_with(b"\n") {
+                    let Ok(byte) = stream.read_u8().await else { return };
+                    heard.push(byte);
+                }
+            }
+        });
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let wished = wish_of_mail(&mut stream).await;
+        drop(stream);
+        server.await.unwrap();
+        wished
+    }
+
+    #[tokio::test]
+    async fn a_mail_server_is_asked_for_tls_after_its_greeting() {
+        let good = &["220 mx\r\n", "250-mx\r\n250-SIZE 9\r\n250 STARTTLS\r\n", "220 go\r\n"];
+        assert_eq!(wished(good).await, Ok(()));
+        let refused = wished(&["220 mx\r\n", "250 mx\r\n", "502 no\r\n"]).await;
+        assert_eq!(refused, Err("it answered `502 no`".to_owned()));
     }
 
     #[test]

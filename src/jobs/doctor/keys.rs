@@ -51,13 +51,12 @@ fn keys(stack: &Stack) -> Vec<Finding> {
     let identity = settings.keys.join(files::IDENTITY);
     if identity.exists() {
         // One under a passphrase opens nothing by itself.
-        let opens = match Identities::is_protected(&identity) {
-            true => Ok(()),
-            false => Identities::from_file(&identity).map(drop),
-        };
+        let is_protected = Identities::is_protected(&identity);
+        let opens = if is_protected { Ok(()) } else { Identities::from_file(&identity).map(drop) };
         let found = key(&IDENTITY, &identity, opens);
         findings.push(if found.status == Status::Ok {
-            let detail = format!("{} opens every backup, to whoever takes over this host too", found.detail);
+            let whom = if is_protected { "has its passphrase" } else { "takes over this host" };
+            let detail = format!("{} opens every backup, to whoever {whom} too", found.detail);
             IDENTITY.found(Status::Warn, detail)
         } else {
             found

@@ -50,9 +50,10 @@ pub(super) async fn look(looking: Looking<'_>) -> Vec<Finding> {
 fn alone(stack: &Stack, address: &str) -> Finding {
     let settings = &stack.repository.settings;
     let has_keys = settings.signing_key().exists() || settings.index_key().exists();
-    match has_keys && address.starts_with("unix://") {
-        true => ALONE.found(Status::Warn, format!("{address}, and keys in {}", settings.keys.display())),
-        false => ALONE.ok("they are apart"),
+    if has_keys && address.starts_with("unix://") {
+        ALONE.found(Status::Warn, format!("{address}, and keys in {}", settings.keys.display()))
+    } else {
+        ALONE.ok("they are apart")
     }
 }
 

@@ -113,7 +113,7 @@ impl Report {
 
     /// Returns how far the worst clock is from this host's, by the size of the difference.
     pub fn clock_skew_seconds(&self) -> Option<f64> {
-        let clocks = self.findings.iter().filter(|finding| finding.id.ends_with(".clock"));
+        let clocks = self.findings.iter().filter(|finding| finding.name() == "clock");
         clocks.filter_map(|finding| finding.figure).max_by(|a, b| a.abs().total_cmp(&b.abs()))
     }
 

@@ -75,7 +75,7 @@ fn state_dir(looking: Looking<'_>, looked: &mut Looked) {
     match write() {
         Ok(()) => {
             looked.findings.push(STATE_DIR.ok(folder.display().to_string()));
-            looked.room(looking, "state_dir", "state_dir", &folder, "");
+            looked.room(looking, "state_dir", "state_dir", &folder);
         }
         Err(error) => looked.findings.push(STATE_DIR.broken(format!("{}: {error}", folder.display()))),
     }
@@ -88,14 +88,15 @@ fn spools(looking: Looking<'_>, looked: &mut Looked) {
             && let Some(folder) = &redis.spool_dir
         {
             let place = format!("spool.{}", source.name);
-            looked.room(looking, &place, &format!("source.{}", source.name), folder, "");
+            looked.room(looking, &place, &format!("source.{}", source.name), folder);
         }
     }
 }
 
 impl Looked {
-    fn room(&mut self, looking: Looking<'_>, place: &str, thing: &str, folder: &Path, extra: &str) {
-        let (findings, room) = room::look(looking, place, folder, extra);
+    /// Looks at a folder that is no store.
+    fn room(&mut self, looking: Looking<'_>, place: &str, thing: &str, folder: &Path) {
+        let (findings, room) = room::look(looking, place, folder, "");
         self.findings.extend(findings.into_iter().map(|finding| finding.of(thing)));
         self.rooms.extend(room.map(|room| (place.to_owned(), room)));
     }
@@ -112,14 +113,10 @@ struct Place<'a> {
 
 impl Place<'_> {
     async fn look(self, looking: Looking<'_>) -> Looked {
-        let mut looked = match timeout(LIMIT, self.tried(looking)).await {
-            Ok(looked) => looked,
-            Err(_) => {
-                let found =
-                    TIME.found(Status::Unknown, format!("nothing was heard for {} s", LIMIT.as_secs()));
-                Looked { findings: vec![found], store_is_down: true, ..Looked::default() }
-            }
-        };
+        let mut looked = timeout(LIMIT, self.tried(looking)).await.unwrap_or_else(|_| {
+            let found = TIME.found(Status::Unknown, format!("nothing was heard for {} s", LIMIT.as_secs()));
+            Looked { findings: vec![found], store_is_down: true, ..Looked::default() }
+        });
         looked.findings = looked.findings.into_iter().map(|finding| finding.of(&self.thing)).collect();
         looked
     }
@@ -167,7 +164,9 @@ impl Place<'_> {
             Ok(trash) if trash.objects > 0 => format!("; {} lie in the trash", ByteCount(trash.size_bytes)),
             _ => String::new(),
         };
-        looked.room(looking, self.name, &self.thing, Path::new(root), &trash);
+        let (findings, room) = room::look(looking, self.name, Path::new(root), &trash);
+        looked.findings.extend(findings);
+        looked.rooms.extend(room.map(|room| (self.name.to_owned(), room)));
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) fn backups_every(stack: &Stack, now: DateTime<Utc>) -> Option<TimeDel
 
 fn longest_gap(cron: &Cron, zone: Tz, now: DateTime<Utc>) -> Option<TimeDelta> {
     let runs: Vec<DateTime<Tz>> = cron.iter_after(now.with_timezone(&zone)).take(RUNS).collect();
-    runs.windows(2).map(|pair| pair[1].clone() - pair[0].clone()).max()
+    runs.windows(2).map(|pair| pair[1] - pair[0]).max()
 }
 
 fn backup(stack: &Stack) -> Finding {

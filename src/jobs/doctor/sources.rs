@@ -33,6 +33,6 @@ pub(super) async fn look(looking: Looking<'_>) -> Looked {
         findings.into_iter().map(|finding| finding.of(&thing)).collect::<Vec<Finding>>()
     }));
     let findings: Vec<Finding> = all.await.into_iter().flatten().collect();
-    let is_down = |one: &Finding| one.status == Status::Broken && one.id.ends_with(".answers");
+    let is_down = |one: &Finding| one.status == Status::Broken && one.name() == "answers";
     Looked { source_is_down: findings.iter().any(is_down), findings, ..Looked::default() }
 }
