@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 0 | [`names`] | what things are called |
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
-//! | 2 | [`finding`], [`flow`], [`retention`], [`status`] | what was seen, entries on their way, what stays, how well it is |
+//! | 2 | [`finding`], [`flow`], [`retention`], [`status`] | what was seen, entries, what stays, how it is |
 //! | 3 | [`policy`], [`store`], [`crypt`] | what a person asked for, where objects lie, who can read and sign |
 //! | 4 | [`mysql`], [`redis`], [`s3`], [`files`], [`repo`], [`catalog`] | engines, repository, memory |
 //! | 5 | [`jobs`] | what lifeboat does, a file for each verb |

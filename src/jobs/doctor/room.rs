@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Looking;
 use crate::{
+    catalog::Catalog,
     error::{Context, ExitCode, Result},
     finding::{Finding, Status, laws},
     names::{ByteCount, Job, Task},
@@ -67,7 +68,7 @@ pub(super) fn look(
     let detail = format!("{} of {} are free{extra}", ByteCount(free_bytes), ByteCount(total_bytes));
     let mut findings = vec![FREE_NOW.found(enough(free_bytes, total_bytes), detail)];
     let now = looking.ground.clock.now();
-    let forecast = forecast(&history(looking, place, free_bytes, now), free_bytes);
+    let forecast = forecast(&history(looking.history, place, free_bytes, now), free_bytes);
     findings.push(judge(forecast));
     let full_in_days = match forecast {
         Forecast::FullIn(days) => Some(days),
@@ -98,8 +99,8 @@ type Seen = Vec<(DateTime<Utc>, f64)>;
 
 /// Returns what was free at each look, this one last. Where the looks do not reach back far enough, what backups added
 /// to the repository stands in for them.
-fn history(looking: Looking<'_>, place: &str, free_bytes: u64, now: DateTime<Utc>) -> Seen {
-    let Some(catalog) = looking.history else { return Vec::new() };
+fn history(catalog: Option<&Catalog>, place: &str, free_bytes: u64, now: DateTime<Utc>) -> Seen {
+    let Some(catalog) = catalog else { return Vec::new() };
     let since = now - HISTORY;
     // What cannot be read is as what was never seen.
     let looks = catalog.counted_since(place, FREE, since).unwrap_or_default();
@@ -185,6 +186,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{catalog::RunEnd, jobs::doctor::REPOSITORY};
 
     const GIB: u64 = 1 << 30;
 
@@ -223,6 +225,27 @@ mod tests {
         days[10].1 = 5000;
         days[15].1 = 1;
         assert_eq!(forecast(&seen(&days), 810), Forecast::FullIn(81));
+    }
+
+    #[test]
+    fn what_backups_added_stands_in_for_looks_that_reach_back_too_little() {
+        let catalog = Catalog::in_memory().unwrap();
+        for day in 0..6 {
+            let run = catalog.begin_run(&Task::of(Job::Backup), 1, at(f64::from(day))).unwrap();
+            let end = RunEnd {
+                ended: at(f64::from(day)),
+                exit: 0,
+                snapshot: None,
+                added_bytes: 100,
+                message: None,
+                hint: None,
+            };
+            catalog.end_run(run, &end).unwrap();
+        }
+        let seen = history(Some(&catalog), REPOSITORY, 1000, at(5.5));
+        assert_eq!(forecast(&seen, 1000), Forecast::FullIn(10));
+        assert_eq!(forecast(&history(Some(&catalog), "oss", 1000, at(5.5)), 1000), Forecast::Unknown);
+        assert_eq!(forecast(&history(None, REPOSITORY, 1000, at(5.5)), 1000), Forecast::Unknown);
     }
 
     #[test]
