@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 0 | [`names`] | what things are called |
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
-//! | 2 | [`flow`], [`retention`] | entries on their way from a source to a target, which snapshots stay |
+//! | 2 | [`finding`], [`flow`], [`retention`], [`status`] | what was seen, entries, what stays, how it is |
 //! | 3 | [`policy`], [`store`], [`crypt`] | what a person asked for, where objects lie, who can read and sign |
 //! | 4 | [`mysql`], [`redis`], [`s3`], [`files`] | the engines |
 //! | 4 | [`repo`], [`catalog`], [`notify`] | repository, memory, messages |
@@ -24,6 +24,7 @@ pub mod clock;
 pub mod error;
 pub mod event;
 
+pub mod finding;
 pub mod flow;
 pub mod retention;
 pub mod schedule;

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lifeboat::repo::format::FORMAT;
+use lifeboat::{jobs::doctor, repo::format::FORMAT, status::Kind};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -120,4 +120,89 @@ fn the_format_is_told_of_the_version_that_is_written() {
     let text = read("docs/FORMAT.md");
     assert!(text.starts_with(&format!("# The repository format, version {FORMAT}\n")));
     assert!(text.contains(&format!("constant `FORMAT` there is **{FORMAT}**")));
+}
+
+/// Returns the headings of a page, as links write them.
+fn headings(page: &str) -> BTreeSet<String> {
+    page.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_finding_has_its_heading_in_the_runbook_and_no_heading_is_left_over() {
+    let laws: Vec<_> = doctor::laws().collect();
+    for law in &laws {
+        let page = read(&format!("docs/runbook/{}.md", law.page));
+        assert!(headings(&page).contains(&law.heading()), "{}: no heading {}", law.page, law.heading());
+    }
+    let known: BTreeSet<String> = laws.iter().map(|law| law.heading()).collect();
+    for page in laws.iter().map(|law| law.page).collect::<BTreeSet<_>>() {
+        let text = read(&format!("docs/runbook/{page}.md"));
+        let ids = headings(&text).into_iter().filter(|heading| !heading.contains(' '));
+        let lost: Vec<String> = ids.filter(|heading| !known.contains(heading)).collect();
+        assert!(lost.is_empty(), "{page}: nothing is looked at for {lost:?}");
+    }
+}
+
+#[test]
+fn every_kind_of_incident_has_its_page() {
+    for kind in Kind::ALL {
+        let text = read(&format!("docs/runbook/{}.md", kind.word()));
+        for heading in ["What to do now", "It is over"] {
+            assert!(headings(&text).contains(heading), "{}: no “{heading}”", kind.word());
+        }
+    }
+}
+
+#[test]
+fn every_page_of_the_runbook_opens_in_chinese_and_is_in_the_index() {
+    let is_chinese = |text: &str| text.chars().filter(|c| ('\u{4e00}'..='\u{9fff}').contains(c)).count() > 1;
+    let index = read("docs/runbook/README.md");
+    for entry in fs::read_dir(root().join("docs/runbook")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let text = read(&format!("docs/runbook/{name}"));
+        let mut lines = text.lines();
+        let title = lines.next().unwrap();
+        assert!(title.starts_with("# ") && is_chinese(title) && title.contains(" · "), "{name}: {title}");
+        let summary: Vec<&str> = lines.skip(1).take_while(|line| line.starts_with("> ")).collect();
+        assert!((2..=3).contains(&summary.len()) && summary.iter().all(|line| is_chinese(line)), "{name}");
+        assert!(name == "README.md" || index.contains(&format!("({name})")), "{name} is not in the index");
+    }
+}
+
+#[test]
+fn every_command_of_the_runbook_is_a_verb() {
+    let known = verbs();
+    let mut wrong = Vec::new();
+    for entry in fs::read_dir(root().join("docs/runbook")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        for (at, start) in text.match_indices("lifeboat ") {
+            // A command, not the name in a sentence.
+            if !text[..at].ends_with(['`', '$']) && !text[..at].ends_with("$ ") {
+                continue;
+            }
+            let mut words = text[at + start.len()..].split_whitespace();
+            let verb = loop {
+                match words.next() {
+                    Some("--policy" | "--identity") => drop(words.next()),
+                    Some(word) => {
+                        break word.trim_matches(['`', ',', '.', ':', ';', ')']).trim_end_matches("`s");
+                    }
+                    None => break "",
+                }
+            };
+            if !known.contains(verb) {
+                wrong.push(format!("{}: lifeboat {verb}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "no such verbs:\n{}", wrong.join("\n"));
+}
+
+/// Returns the verbs of the command line, as the program itself lists them.
+fn verbs() -> BTreeSet<String> {
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let list = help.split_once("Commands:").unwrap().1.split_once("\n\n").unwrap().0;
+    list.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }

@@ -19,7 +19,7 @@ use source::{block_end, code_of, files, line_of};
 const FLOORS: [&[&str]; 8] = [
     &["names"],
     &["clock", "error", "event"],
-    &["flow", "retention", "schedule", "status"],
+    &["finding", "flow", "retention", "schedule", "status"],
     &["policy", "store", "crypt"],
     &["mysql", "redis", "s3", "files", "repo", "lab", "catalog", "notify"],
     &["jobs"],

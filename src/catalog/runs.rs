@@ -128,6 +128,26 @@ impl Catalog {
         read().map_err(|error| self.trouble(error))
     }
 
+    /// Returns what was counted of one thing since `since`, each with when its run began, the oldest first.
+    pub fn counted_since(
+        &self,
+        about: &str,
+        what: &str,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<(DateTime<Utc>, u64)>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare_cached(
+                "SELECT began, value FROM counts JOIN runs ON n = run
+                 WHERE about = ?1 AND what = ?2 AND began >= ?3 ORDER BY began",
+            )?;
+            let rows = query
+                .query_map(params![about, what, text_of(since)], |row| Ok((instant(row, 0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| self.trouble(error))
+    }
+
     /// Returns the newest `limit` runs, the newest first.
     pub fn runs(&self, limit: u32) -> Result<Vec<Run>> {
         self.some_runs("TRUE", params![limit])

@@ -7,12 +7,10 @@ use serde_json::{Value, json};
 use super::{json, say, session::Session};
 use crate::{
     error::{ExitCode, Failure, Result},
+    finding::Status,
     jobs::lock::{self, LockNote, Looked, Tested},
     policy::{OffsiteConfig, Stack},
-    store::{
-        lock::tamper::{self, Finding},
-        probe::Status,
-    },
+    store::lock::tamper::{self, Finding},
 };
 
 /// Objects that could not be locked and are named on the screen.

@@ -82,8 +82,8 @@ enum Verb {
     Init(init::Init),
     /// Check or show the policy
     Policy(policy::Policy),
-    /// Try out the keys, the secrets and the stores
-    Doctor,
+    /// Look at all that the next backup will need
+    Doctor(doctor::Doctor),
     /// Make a snapshot now
     Backup(backup::Backup),
     /// List the restore points
@@ -228,7 +228,7 @@ async fn run(args: Args, screen: Arc<Screen>, stop: CancellationToken) -> Result
     match verb {
         Verb::Init(verb) => init::run(verb, &session).await,
         Verb::Policy(verb) => policy::run(&verb, &session),
-        Verb::Doctor => doctor::run(&session).await,
+        Verb::Doctor(verb) => doctor::run(verb, &session).await,
         Verb::Backup(verb) => backup::run(verb, &session).await,
         Verb::Snapshots => snapshots::run(&session).await,
         Verb::Ls(verb) => ls::run(verb, &session).await,

@@ -89,7 +89,7 @@ impl Tested {
 
     /// Returns what is not as it must be, the worst first.
     pub fn wrong(&self) -> Vec<&Finding> {
-        use crate::store::probe::Status;
+        use crate::finding::Status;
         let mut wrong: Vec<&Finding> = self.findings.iter().filter(|one| one.status != Status::Ok).collect();
         wrong.sort_by_key(|one| std::cmp::Reverse(one.status));
         wrong
@@ -335,7 +335,7 @@ mod tests {
     use chrono::Duration;
 
     use super::*;
-    use crate::store::probe::Status;
+    use crate::finding::Status;
 
     fn finding(id: &'static str, status: Status) -> Finding {
         Finding { id, law: "a lock holds", status, detail: id.to_owned(), hint: Some("Look.".to_owned()) }

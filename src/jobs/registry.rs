@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use chrono::TimeDelta;
+
 use super::backup::Ready;
 use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     files::{EntryFolder, FilesSource, FilesTarget},
+    finding::{Finding, Law},
     flow::{Source, Target},
     mysql::{MysqlSource, MysqlTarget},
     names::SourceName,
@@ -26,6 +29,33 @@ pub fn source(config: &SourceConfig, ground: &Ground, monitor: &SharedMonitor) -
         SourceKind::Files(kind) => Box::new(FilesSource::new(name, kind, ground, monitor)),
     };
     Ready { name: config.name.clone(), kind: config.kind.word(), source: Ok(source) }
+}
+
+/// Looks whether a source can be backed up. `backups_every` is the longest time between two backups of the schedule.
+pub async fn examine(
+    config: &SourceConfig,
+    backups_every: Option<TimeDelta>,
+    ground: &Ground,
+) -> Vec<Finding> {
+    let name = &config.name;
+    match &config.kind {
+        SourceKind::Mysql(kind) => crate::mysql::examine::examine(name, kind, backups_every, ground).await,
+        SourceKind::Redis(kind) => crate::redis::examine::examine(name, kind, ground).await,
+        SourceKind::S3(kind) => crate::s3::examine::examine(name, kind, ground).await,
+        SourceKind::Files(kind) => crate::files::examine::examine(kind).await,
+    }
+}
+
+/// Returns what must be true of sources, of every kind.
+pub fn laws() -> impl Iterator<Item = &'static Law> {
+    [
+        crate::mysql::examine::LAWS,
+        crate::redis::examine::LAWS,
+        crate::s3::examine::LAWS,
+        crate::files::examine::LAWS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Where a restore goes instead of where the source was.

@@ -106,6 +106,11 @@ pub trait Remembered {
     fn outcome(&self) -> Outcome;
 }
 
+/// Returns whether a job changes nothing.
+fn looks_only(job: Job) -> bool {
+    matches!(job, Job::Verify | Job::Doctor)
+}
+
 /// Does `work` as a run of `task`. Fails with [`ExitCode::Busy`], and notes nothing, when a run of the same task is at
 /// work on this host.
 pub async fn noted<T: Remembered>(
@@ -115,7 +120,7 @@ pub async fn noted<T: Remembered>(
 ) -> Result<T> {
     let RunContext { stack, ground, monitor, attempt, .. } = context;
     let _lock = match RunLock::take(stack, task) {
-        Err(failure) if task.job != Job::Verify || failure.exit() == ExitCode::Busy => return Err(failure),
+        Err(failure) if !looks_only(task.job) || failure.exit() == ExitCode::Busy => return Err(failure),
         // A person who looks must not be kept from it by a host whose state folder is not to be written.
         Err(failure) => {
             monitor.warn(None, failure.chain().join(": "), failure.hints().first().map(String::as_str));

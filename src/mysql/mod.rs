@@ -8,6 +8,7 @@
 //! | [`accounts`] | users, roles and grants, both ways |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
 //! | [`conn`] | sessions and errors |
+//! | [`examine`] | whether a server can be backed up |
 //!
 //! Entries of a source: `<db>/schema.sql`, `<db>/<table>/table.sql` and `table.json`, `<db>/<view>/…`,
 //! `<db>/<table>/data.00001.tsv` …, then `<db>/<table>/triggers.sql`, `<db>/routines.sql`,
@@ -18,6 +19,7 @@ mod apply;
 mod codec;
 mod conn;
 mod ddl;
+pub mod examine;
 mod layout;
 mod load;
 mod programs;

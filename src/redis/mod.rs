@@ -11,12 +11,14 @@
 //! | `psync` `source` `describe` | out: pull a dump, send it as entries, describe the server |
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
+//! | `examine` | whether a server can be backed up |
 //! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
 
 mod archive;
 mod control;
 mod crc;
 mod describe;
+pub mod examine;
 mod pieces;
 mod preflight;
 mod primary;

@@ -6,7 +6,7 @@
 
 use std::{
     error::Error,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -60,6 +60,8 @@ pub(super) struct Server {
     pub(super) client: Client,
     /// What the server calls itself.
     product: Arc<OnceLock<String>>,
+    /// The `Date` of its last answer.
+    date: Arc<Mutex<Option<String>>>,
     name: SourceName,
     endpoint: String,
 }
@@ -74,7 +76,7 @@ impl Server {
         let secret = config.secret_key.resolve()?;
         let credentials =
             Credentials::new(access.expose_secret(), secret.expose_secret(), None, None, "lifeboat policy");
-        let product = Arc::new(OnceLock::new());
+        let (product, date) = (Arc::new(OnceLock::new()), Arc::default());
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
             .build_https();
@@ -92,15 +94,20 @@ impl Server {
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts(ANSWER_SECONDS))
-            .interceptor(Manners { product: Arc::clone(&product) })
+            .interceptor(Manners { product: Arc::clone(&product), date: Arc::clone(&date) })
             .build();
         let client = Client::from_conf(sdk);
-        Ok(Self { client, product, name: name.clone(), endpoint: config.endpoint.clone() })
+        Ok(Self { client, product, date, name: name.clone(), endpoint: config.endpoint.clone() })
     }
 
     /// Returns what the server calls itself, once it has answered anything.
     pub(super) fn product(&self) -> Option<&str> {
         self.product.get().map(String::as_str)
+    }
+
+    /// Returns the `Date` of its last answer, once it has answered anything.
+    pub(super) fn date(&self) -> Option<String> {
+        self.date.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the product and where it is, as a person would say it.
@@ -197,6 +204,7 @@ impl Told {
 #[derive(Debug)]
 struct Manners {
     product: Arc<OnceLock<String>>,
+    date: Arc<Mutex<Option<String>>>,
 }
 
 impl Intercept for Manners {
@@ -224,6 +232,9 @@ impl Intercept for Manners {
     ) -> Result<(), BoxError> {
         if let Some(product) = context.response().headers().get("server") {
             self.product.get_or_init(|| product.to_owned());
+        }
+        if let Some(date) = context.response().headers().get("date") {
+            *self.date.lock().unwrap_or_else(PoisonError::into_inner) = Some(date.to_owned());
         }
         Ok(())
     }

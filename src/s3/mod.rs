@@ -14,6 +14,7 @@
 //! | [`source`] | the reader |
 //! | [`put`], [`standing`] | one object written; what stands in the target's buckets already |
 //! | [`target`] | the writer |
+//! | [`examine`] | whether buckets can be backed up |
 //!
 //! *Not kept yet*: older versions and delete markers of versioned buckets (the latest state is; the reader
 //! warns), ACLs, notification and replication settings. A change of an object's tags alone moves neither its
@@ -21,6 +22,7 @@
 
 mod bucket;
 mod client;
+pub mod examine;
 mod facts;
 mod fetch;
 mod listing;

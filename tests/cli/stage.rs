@@ -6,6 +6,7 @@ use std::{
     fs,
     io::Write as _,
     net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -150,9 +151,16 @@ impl Stage {
         self.append(&format!("[[source]]\nname = \"{name}\"\nkind = \"files\"\npaths = [\"{folder}\"]\n"));
     }
 
+    /// Writes a secret as it must lie: its owner's alone.
+    pub fn secret(&self, name: &str, value: &str) {
+        self.write(&format!("secrets/{name}"), value);
+        let path = self.path("secrets").join(name);
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
     /// Adds a Redis source whose password is in a file.
     pub fn add_redis(&self, port: u16, password: &str) {
-        self.write("secrets/redis", password);
+        self.secret("redis", password);
         let file = self.at("secrets/redis");
         self.append(&format!(
             "[[source]]\nname = \"redis\"\nkind = \"redis\"\nurl = \"redis://127.0.0.1:{port}\"\n\

@@ -102,7 +102,7 @@ impl Town {
     }
 
     fn secret(&self, name: &str, value: &str) -> String {
-        self.stage.write(&format!("secrets/{name}"), value);
+        self.stage.secret(name, value);
         format!("{{ file = \"{}\" }}", self.stage.at(&format!("secrets/{name}")))
     }
 

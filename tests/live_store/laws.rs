@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, env};
 use futures_util::future::join_all;
 use lifeboat::{
     clock::Ground,
+    finding::Status,
     names::Key,
     store::{
         self, Get, Put, RemoteStore,
         conformance::{self, Quirks},
-        probe::{Finding, Status, probe, refuses_prune},
+        probe::{Probed, probe, refuses_prune},
     },
 };
 
@@ -20,11 +21,15 @@ use crate::{
 };
 
 /// Returns the laws that were not found to hold.
-fn not_ok(findings: &[Finding]) -> Vec<(&str, Status)> {
-    findings.iter().filter(|found| found.status != Status::Ok).map(|found| (found.id, found.status)).collect()
+fn not_ok(findings: &[Probed]) -> Vec<(&str, Status)> {
+    findings
+        .iter()
+        .filter(|found| found.status != Status::Ok)
+        .map(|found| (found.id.trim_start_matches("store."), found.status))
+        .collect()
 }
 
-async fn probed(scheme: &str, options: &BTreeMap<String, String>) -> Vec<Finding> {
+async fn probed(scheme: &str, options: &BTreeMap<String, String>) -> Vec<Probed> {
     let opened = store::open(scheme, options).unwrap();
     let findings = probe(&opened, &Ground::system()).await;
     assert_eq!(opened.get.list("").await.unwrap(), [], "the probes left something behind");

@@ -20,7 +20,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use md5::{Digest, Md5};
 
 use super::{LockError, Locker, Mode, NoLock, Retention};
-use crate::store::{PROBES, probe::Status};
+use crate::{finding::Status, store::PROBES};
 
 /// How long the test's own object is locked.
 const LOCKED: TimeDelta = TimeDelta::days(1);

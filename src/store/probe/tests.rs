@@ -15,22 +15,31 @@ use crate::{
     },
 };
 
-async fn probe_with(store: impl Store + 'static, clock: Arc<dyn Clock>) -> Vec<Finding> {
+async fn probe_with(store: impl Store + 'static, clock: Arc<dyn Clock>) -> Vec<Probed> {
     let ground = Ground { clock, dice: Arc::new(System) };
     probe(&Opened::of(store, "memory", Guarantees::full()), &ground).await
 }
 
-async fn probed(store: impl Store + 'static) -> Vec<Finding> {
+async fn probed(store: impl Store + 'static) -> Vec<Probed> {
     probe_with(store, Arc::new(System)).await
 }
 
-/// Returns the laws that were not found to hold.
-fn not_ok(findings: &[Finding]) -> Vec<(&'static str, Status)> {
-    findings.iter().filter(|found| found.status != Status::Ok).map(|found| (found.id, found.status)).collect()
+/// Returns a law's name in the family of stores.
+fn name(found: &Probed) -> &str {
+    found.id.strip_prefix("store.").unwrap()
 }
 
-fn detail<'f>(findings: &'f [Finding], id: &str) -> &'f str {
-    &findings.iter().find(|found| found.id == id).unwrap().detail
+/// Returns the laws that were not found to hold.
+fn not_ok(findings: &[Probed]) -> Vec<(&str, Status)> {
+    findings
+        .iter()
+        .filter(|found| found.status != Status::Ok)
+        .map(|found| (name(found), found.status))
+        .collect()
+}
+
+fn detail<'f>(findings: &'f [Probed], id: &str) -> &'f str {
+    &findings.iter().find(|found| name(found) == id).unwrap().detail
 }
 
 #[tokio::test]
@@ -73,9 +82,9 @@ async fn a_clock_may_be_five_minutes_off_and_no_more() {
     };
     assert_eq!(drift(0).await.0, "no difference was seen");
     assert_eq!(drift(-1).await.0, "no difference was seen", "many stores count whole seconds");
-    assert_eq!(drift(300).await, ("it is 300 s ahead".to_owned(), String::new()));
-    assert_eq!(drift(-301).await, ("it is 300 s behind".to_owned(), String::new()));
-    for (seconds, told) in [(301, "it is 301 s ahead"), (-302, "it is 301 s behind")] {
+    assert_eq!(drift(300).await, ("it is 300 s ahead of this host".to_owned(), String::new()));
+    assert_eq!(drift(-301).await, ("it is 300 s behind this host".to_owned(), String::new()));
+    for (seconds, told) in [(301, "it is 301 s ahead of this host"), (-302, "it is 301 s behind this host")] {
         let (detail, refused) = drift(seconds).await;
         assert_eq!(detail, told);
         assert_eq!(
@@ -219,7 +228,7 @@ impl Delete for Odd {
     }
 }
 
-async fn with_habit(habit: Habit) -> (Vec<Finding>, MemoryStore) {
+async fn with_habit(habit: Habit) -> (Vec<Probed>, MemoryStore) {
     let inner = MemoryStore::with_clock(Arc::new(System));
     (probed(Odd { inner: inner.clone(), habit }).await, inner)
 }
@@ -285,13 +294,17 @@ async fn what_a_dead_probe_left_is_cleared_and_a_running_one_is_left_alone() {
 
 #[test]
 fn a_store_that_was_asked_to_keep_things_may_refuse_to_delete_and_nothing_else() {
-    let refused = [DELETE.found(Status::Warn, "403"), LIST_AFTER_DELETE.found(Status::Unknown, "-")];
-    assert!(refuses_prune(&refused).is_some());
-    assert!(refuses_prune_of_kept(&refused).is_none());
-    let others = [&refused[..], &[CREATE_ONLY.broken("it was replaced")]].concat();
+    let refused = || {
+        [DELETE.found(Status::Warn, "403"), LIST_AFTER_DELETE.found(Status::Unknown, "-")].map(super::probed)
+    };
+    assert!(refuses_prune(&refused()).is_some());
+    assert!(refuses_prune_of_kept(&refused()).is_none());
+    let others: Vec<Probed> =
+        refused().into_iter().chain([super::probed(CREATE_ONLY.broken("it was replaced"))]).collect();
     assert!(refuses_prune_of_kept(&others).unwrap().to_string().contains("taken name"));
-    let down = [DELETE.found(Status::Unknown, "503"), LIST_AFTER_DELETE.found(Status::Unknown, "-")];
+    let down = [DELETE.found(Status::Unknown, "503"), LIST_AFTER_DELETE.found(Status::Unknown, "-")]
+        .map(super::probed);
     assert!(refuses_prune_of_kept(&down).is_some(), "that is no refusal");
-    let lagging = [DELETE.ok("-"), LIST_AFTER_DELETE.broken("it is still in the listing")];
+    let lagging = [DELETE.ok("-"), LIST_AFTER_DELETE.broken("it is still in the listing")].map(super::probed);
     assert!(refuses_prune_of_kept(&lagging).is_some());
 }

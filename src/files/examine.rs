@@ -1,0 +1,96 @@
+//! Looks whether files can be backed up: [`examine`].
+//!
+//! Every file is opened for reading and closed again; none is read. After [`PATHS_MAX`] paths the looking ends and says
+//! so: what a person waits for is an answer, and a backup tells of each file anyway.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    facts::Kind,
+    source::open,
+    walk::{Walk, exclusion, roots},
+};
+use crate::{
+    error::{Context, ExitCode, Result},
+    finding::{Finding, Status, laws},
+    policy::FilesConfig,
+};
+
+laws! {
+    page "files";
+    ANSWERS = "files.answers",
+        "the paths of the policy are there",
+        "Check `paths` of this source, and that what they lie on is mounted.";
+    READABLE = "files.readable",
+        "every file can be read",
+        "Run lifeboat as a user that may read them, or leave them out with `exclude`.";
+}
+
+/// Paths that are looked at.
+const PATHS_MAX: u64 = 100_000;
+/// Paths that are named.
+const NAMED_MAX: usize = 3;
+
+/// Looks at all paths of one source.
+pub async fn examine(config: &FilesConfig) -> Vec<Finding> {
+    let config = config.clone();
+    let looked = tokio::task::spawn_blocking(move || look(&config));
+    let looked = looked.await.failed(ExitCode::Failed, || "looking at files was stopped".to_owned());
+    looked.and_then(|looked| looked).unwrap_or_else(|failure| vec![ANSWERS.failed(Status::Broken, &failure)])
+}
+
+fn look(config: &FilesConfig) -> Result<Vec<Finding>> {
+    let (roots, exclude) = (roots(&config.paths)?, exclusion(&config.exclude)?);
+    let is_there = |root: &&PathBuf| fs::symlink_metadata(root).is_ok();
+    let (there, gone): (Vec<&PathBuf>, Vec<&PathBuf>) = roots.iter().partition(is_there);
+    let answers = if gone.is_empty() {
+        ANSWERS.ok(format!("{} paths", there.len()))
+    } else {
+        ANSWERS.broken(format!("not there: {}", named(&gone)))
+    };
+    if there.is_empty() {
+        return Ok(vec![answers]);
+    }
+    let (mut seen, mut unreadable) = (0, Vec::new());
+    for root in there {
+        let mut walk = Walk::new(root, exclude.clone());
+        while seen < PATHS_MAX
+            && let Some(path) = walk.next()
+        {
+            seen += 1;
+            if !can_be_read(&path, &mut walk) {
+                unreadable.push(path);
+            }
+        }
+    }
+    let more = if seen == PATHS_MAX { ", the others were not looked at" } else { "" };
+    let readable = if unreadable.is_empty() {
+        READABLE.ok(format!("{seen} paths{more}"))
+    } else {
+        let paths: Vec<&PathBuf> = unreadable.iter().collect();
+        READABLE.broken(format!("{} of {seen} paths cannot be read{more}: {}", paths.len(), named(&paths)))
+    };
+    Ok(vec![answers, readable])
+}
+
+fn named(paths: &[&PathBuf]) -> String {
+    let mut text: Vec<String> = paths.iter().take(NAMED_MAX).map(|path| path.display().to_string()).collect();
+    if paths.len() > NAMED_MAX {
+        text.push("…".to_owned());
+    }
+    text.join(", ")
+}
+
+/// Tries one path. What went away meanwhile, and what is no file at all, is nobody's fault.
+fn can_be_read(path: &Path, walk: &mut Walk) -> bool {
+    let Ok(meta) = fs::symlink_metadata(path) else { return true };
+    let is_gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    match Kind::of(&meta) {
+        Some(Kind::File) => open(path).map_or_else(|error| is_gone(&error), |_| true),
+        Some(Kind::Folder) => walk.descend(path).map_or_else(|error| is_gone(&error), |()| true),
+        Some(Kind::Link) | None => true,
+    }
+}
