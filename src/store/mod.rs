@@ -17,6 +17,7 @@ mod error;
 mod faulty;
 mod fs;
 mod memory;
+mod pace;
 mod pausing;
 mod place;
 pub mod probe;
@@ -34,8 +35,9 @@ pub use self::{
     faulty::{Fault, FaultStore, Which},
     fs::FsStore,
     memory::MemoryStore,
+    pace::Pace,
     pausing::PausingStore,
-    place::{Opened, SCHEMES, create, open},
+    place::{Opened, SCHEMES, create, open, open_paced},
     remote::RemoteStore,
 };
 use crate::names::Key;
