@@ -17,13 +17,14 @@ use crate::{
     policy::{OffsiteConfig, Stack, StoreConfig},
     repo::{Append, Clear, CopyReport, Hold, Maintain, Patience, Place, Read, Repository},
     store::{
-        self, Opened, Trash,
+        self, Opened, Pace, Trash,
         probe::{probe, refuses_prune},
     },
 };
 
 /// How old what a broken put left behind must be before it is removed: a slow one may still be at it.
 const LEFTOVERS_STAY: Duration = Duration::days(2);
+const BYTES_PER_MIB: u64 = 1 << 20;
 
 /// What a job holds while it works on a repository. The powers over the store stay inside: each way to open gives
 /// the repository only those that it needs, and only [`Self::maintain`] the one to remove.
@@ -37,19 +38,24 @@ pub struct Opening {
 impl Opening {
     /// Opens the store and the catalog; reads nothing from the repository yet.
     pub fn new(stack: &Stack, monitor: &SharedMonitor) -> Result<Self> {
-        Self::at(stack, &stack.repository.place, monitor)
+        Self::at(stack, &stack.repository.place, None, monitor)
     }
 
     /// As [`Self::new`], of the stack's repository or, by its name, of a copy.
     pub fn named(stack: &Stack, offsite: Option<&str>, monitor: &SharedMonitor) -> Result<Self> {
         match offsite {
             None => Self::new(stack, monitor),
-            Some(name) => Self::at(stack, &offsite_of(stack, name)?.place, monitor),
+            Some(name) => {
+                let offsite = offsite_of(stack, name)?;
+                let limit = offsite.settings.limit_mib_per_second;
+                let pace = limit.map(|mib| Pace::new(u64::from(mib) * BYTES_PER_MIB));
+                Self::at(stack, &offsite.place, pace, monitor)
+            }
         }
     }
 
-    fn at(stack: &Stack, place: &StoreConfig, monitor: &SharedMonitor) -> Result<Self> {
-        let store = store::open(&place.store, &place.resolve()?)?;
+    fn at(stack: &Stack, place: &StoreConfig, pace: Option<Pace>, monitor: &SharedMonitor) -> Result<Self> {
+        let store = store::open_paced(&place.store, &place.resolve()?, pace)?;
         let settings = &stack.repository.settings;
         let trust = Trust::parse(&settings.signers, &settings.maintainers, &settings.revoked_after())?;
         let (catalog, was_broken) = open_catalog(stack, place, monitor)?;

@@ -3,14 +3,16 @@
 use globset::Glob;
 
 use super::{
-    EmailConfig, ExecConfig, FilesConfig, MysqlConfig, RedisConfig, RepositorySettings, RetentionConfig,
-    RevokedConfig, S3Config, ScheduleConfig, SecretRef, StoreConfig,
+    EmailConfig, ExecConfig, FilesConfig, MysqlConfig, OffsiteSettings, RedisConfig, RepositorySettings,
+    RetentionConfig, RevokedConfig, S3Config, ScheduleConfig, SecretRef, StoreConfig,
     place::{Kind, OptionValue, SCHEMES, is_secret_option},
     read::{Reader, Section, nearest},
 };
 
 /// Connections or requests at once that a policy may ask for.
 const PARALLEL_MAX: usize = 256;
+/// Packs at once that may be sent to an offsite; each of them is in memory.
+const PACKS_AT_ONCE_MAX: usize = 16;
 /// Seconds that a lock may be waited for.
 const LOCK_WAIT_SECONDS_MAX: u64 = 3600;
 /// What zstd calls its levels, without those that need much memory to read.
@@ -114,6 +116,20 @@ pub(super) fn store(reader: &mut Reader<'_>, section: &Section<'_>, config: &Sto
         {
             wrong(format!("`root` must be absolute, not `{text}`"), None);
         }
+    }
+}
+
+pub(super) fn offsite(reader: &mut Reader<'_>, section: &Section<'_>, config: &OffsiteSettings) {
+    if config.limit_mib_per_second == Some(0) {
+        let hint = "Leave it out to send as fast as the line allows.";
+        reader.wrong(section, "limit_mib_per_second", "`limit_mib_per_second` cannot be 0".to_owned(), hint);
+    }
+    if !(1..=PACKS_AT_ONCE_MAX).contains(&config.concurrency) {
+        let message = format!("`concurrency` must be from 1 to {PACKS_AT_ONCE_MAX}");
+        reader.wrong(section, "concurrency", message, "");
+    }
+    if config.reread_percent > 100 {
+        reader.wrong(section, "reread_percent", "`reread_percent` must be from 0 to 100".to_owned(), "");
     }
 }
 

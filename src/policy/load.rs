@@ -285,6 +285,9 @@ fn offsites<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Placed<'a, O
         if let Some(place) = &place {
             check::store(reader, &section, place);
         }
+        if let Some(settings) = &settings {
+            check::offsite(reader, &section, settings);
+        }
         if let (Some(name), Some(place), Some(settings)) = (name, place, settings) {
             let retention = retention.filter(|_| has_retention);
             found.push((OffsiteConfig { name, place, settings, retention }, section));
