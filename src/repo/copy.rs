@@ -20,7 +20,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use chrono::{DateTime, Duration, Utc};
 use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
@@ -29,9 +28,10 @@ use super::{
     Clear, Place, Repository,
     core::{Core, text_of},
     fence::Patience,
-    format::{self, FORMAT, layout},
-    marks::{self, Forgotten, SessionKind, SessionMark, Tombstone},
-    recovery,
+    format::layout,
+    hold::AtWork,
+    marks::{self, Forgotten, SessionKind, Tombstone},
+    put_first, recovery,
     survey::SignedRefs,
 };
 use crate::{
@@ -47,8 +47,8 @@ use crate::{
 pub const PACKS_AT_ONCE: usize = 2;
 /// Packs after which the session may be due to be noted again.
 const PACKS_PER_MARK: usize = 16;
-/// How often a long run says that it is still at work, at most.
-const MARK_EVERY: Duration = Duration::hours(1);
+/// What failures call the place of a copy when a stranger's object lies there.
+const OFFSITE_PLACE: &str = "the offsite place and is not of this repository";
 
 /// What a copy did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,11 +77,7 @@ struct Copy<'a> {
     signing: Option<&'a SigningKey>,
     ground: &'a Ground,
     monitor: &'a SharedMonitor,
-    session: SnapshotId,
-    /// The session's marks so far, and when the last one was put.
-    marks: (u32, Option<DateTime<Utc>>),
-    /// The newest generation of prune when the run began.
-    generation: u64,
+    at_work: AtWork,
     /// Signers whose next snapshots wait.
     held_up: BTreeSet<String>,
     /// The packs that the copy has.
@@ -133,7 +129,8 @@ impl Repository<Clear> {
         for one in in_order(&missing) {
             copy.one(one).await?;
         }
-        copy.give(&marks::session_end(&copy.session), "ended\n".into()).await?;
+        let (key, mark) = copy.at_work.end();
+        copy.give(&key, mark).await?;
         Ok(copy.report)
     }
 }
@@ -164,22 +161,10 @@ impl<'a> Copy<'a> {
         let generation = to.standing(monitor).await?.generation;
         let session = ground.id_at(ground.clock.now());
         let (packs, report) = (BTreeMap::new(), CopyReport::default());
-        let (marks, held_up) = ((0, None), BTreeSet::new());
-        let mut copy = Self {
-            from,
-            to,
-            put,
-            patience,
-            signing,
-            ground,
-            monitor,
-            session,
-            marks,
-            generation,
-            held_up,
-            packs,
-            report,
-        };
+        let held_up = BTreeSet::new();
+        let at_work = AtWork::new(session, SessionKind::Sync, generation);
+        let mut copy =
+            Self { from, to, put, patience, signing, ground, monitor, at_work, held_up, packs, report };
         copy.mark().await?;
         copy.packs = copy.to.packs().await?;
         Ok(copy)
@@ -187,19 +172,10 @@ impl<'a> Copy<'a> {
 
     /// Says that this run is at work: what it has put is not garbage, though nothing needs it yet.
     async fn mark(&mut self) -> Result<()> {
-        let now = self.ground.clock.now();
-        let (number, last) = self.marks;
-        if last.is_some_and(|last| now < last + MARK_EVERY) {
-            return Ok(());
+        match self.at_work.mark(self.ground.clock.now()) {
+            Some((key, mark)) => self.give(&key, mark).await,
+            None => Ok(()),
         }
-        self.marks = (number + 1, Some(now));
-        let mark = SessionMark {
-            format: FORMAT,
-            kind: SessionKind::Sync,
-            generation: self.generation,
-            snapshots: BTreeSet::new(),
-        };
-        self.give(&marks::session(&self.session, number), format::write(&mark).into()).await
     }
 
     /// Copies one snapshot, or takes note that it cannot be copied.
@@ -451,7 +427,8 @@ async fn copy_configs(from: &Core, to: &dyn Get, put: &dyn Put) -> Result<()> {
     let is_new = to.size(&layout::config()).await?.is_none();
     if is_new {
         for (name, text) in recovery::files() {
-            put_same(to, put, &recovery::key(name), Bytes::from_static(text.as_bytes())).await?;
+            let text = Bytes::from_static(text.as_bytes());
+            put_first(put, to, &recovery::key(name), text, OFFSITE_PLACE).await?;
         }
     }
     for config in from.older_configs.iter().chain([&from.config]) {
@@ -460,20 +437,8 @@ async fn copy_configs(from: &Core, to: &dyn Get, put: &dyn Put) -> Result<()> {
             continue;
         }
         for key in [layout::signature(&key), key] {
-            put_same(to, put, &key, from.get.get(&key, None).await?).await?;
+            put_first(put, to, &key, from.get.get(&key, None).await?, OFFSITE_PLACE).await?;
         }
     }
     Ok(())
-}
-
-/// Puts an object; that another one lies there is an error.
-async fn put_same(to: &dyn Get, put: &dyn Put, key: &Key, bytes: Bytes) -> Result<()> {
-    match put.put(key, bytes.clone()).await {
-        Err(StoreError::Exists { .. }) if to.get(key, None).await? == bytes => Ok(()),
-        Err(StoreError::Exists { .. }) => {
-            let what = format!("`{key}` lies in the offsite place and is not of this repository");
-            Err(Failure::new(ExitCode::Usage, what).hint("Choose an empty place, or empty this one."))
-        }
-        other => Ok(other?),
-    }
 }
