@@ -15,7 +15,7 @@ use crate::{
     event::SharedMonitor,
     names::{SnapshotId, Task},
     policy::{OffsiteConfig, Stack, StoreConfig},
-    repo::{Append, Clear, CopyReport, Hold, Maintain, Patience, Place, Read, Repository},
+    repo::{Append, Clear, CopyReport, CopySettings, Hold, Maintain, Place, Read, Repository},
     store::{
         self, Opened, Pace, Trash,
         probe::{probe, refuses_prune},
@@ -83,11 +83,12 @@ impl Opening {
     pub async fn copy_from(
         &self,
         from: &Repository<Clear>,
+        settings: CopySettings,
         ground: &Ground,
         monitor: &SharedMonitor,
     ) -> Result<CopyReport> {
         let (to, put) = (self.place.clone(), self.store.put.clone());
-        from.copy_to(to, put, Patience::default(), ground, monitor).await
+        from.copy_to(to, put, settings, ground, monitor).await
     }
 
     /// Opens the repository for removing what nobody needs, with this host's own keys. The index key is not needed;

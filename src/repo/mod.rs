@@ -48,7 +48,7 @@ use self::{
 };
 pub use self::{
     chunks::ChunkReader,
-    copy::CopyReport,
+    copy::{CopyReport, CopySettings, CopyState},
     fence::Patience,
     hold::Hold,
     index::{KnownChunks, Location, MemoryIndex, PackMap, Reliance},
