@@ -23,6 +23,8 @@ mod keys;
 mod kit;
 #[path = "cli/listing.rs"]
 mod listing;
+#[path = "cli/offsite.rs"]
+mod offsite;
 #[path = "cli/policy.rs"]
 mod policy;
 #[path = "cli/prune.rs"]
