@@ -39,7 +39,8 @@ pub(super) async fn run(args: Backup, session: &Session) -> Result<ExitCode> {
     let wanted = Wanted { sources: args.sources, tag: args.tag, pin: args.pin };
     let report = backup::of_stack(session.context(&stack, &monitor), wanted).await?;
     // Before the copies are made: what is stored is stored, whatever becomes of them.
-    if !session.json && !(session.quiet && report.exit() == ExitCode::Ok) {
+    let is_silent = session.json || session.quiet && report.exit() == ExitCode::Ok;
+    if !is_silent {
         show(&report);
     }
     let copies =

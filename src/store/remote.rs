@@ -11,7 +11,8 @@
 //! and only then, an object with exactly our bytes counts as ours.
 //!
 //! Limits: a try more than there are [`PAUSES`], [`CONCURRENT`] requests at once, and for each try
-//! [`PATIENCE`] plus the time that the bytes take at [`SLOWEST_BYTES_PER_SECOND`].
+//! [`PATIENCE`] plus the time that the bytes take at [`SLOWEST_BYTES_PER_SECOND`]. That is slower than any pace which
+//! a policy can set leaves to each of those who may send at once.
 
 mod paced;
 
