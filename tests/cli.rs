@@ -27,6 +27,8 @@ mod listing;
 mod lock;
 #[path = "cli/notify.rs"]
 mod notify;
+#[path = "cli/offsite.rs"]
+mod offsite;
 #[path = "cli/policy.rs"]
 mod policy;
 #[path = "cli/prune.rs"]

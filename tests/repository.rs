@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "repository/copies.rs"]
+mod copies;
 #[path = "repository/crash.rs"]
 mod crash;
 #[path = "repository/damage.rs"]

@@ -3,10 +3,17 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{json, say, session::Session};
+use super::{
+    json, say,
+    session::Session,
+    sync::{done, failed, line},
+};
 use crate::{
     error::{ExitCode, Failure, Result},
-    jobs::backup::{self, Report, Shard, SourceReport, Wanted},
+    jobs::{
+        backup::{self, Report, Shard, SourceReport, Wanted},
+        sync::{Copies, after_backup},
+    },
     names::ByteCount,
 };
 
@@ -24,6 +31,9 @@ pub struct Backup {
     /// Keep the snapshot for ever, for this reason
     #[arg(long, value_name = "REASON")]
     pin: Option<String>,
+    /// Leave out the copies that offsites with `after_backup` are to have at once
+    #[arg(long)]
+    no_sync: bool,
 }
 
 pub(super) async fn run(args: Backup, session: &Session) -> Result<ExitCode> {
@@ -31,15 +41,47 @@ pub(super) async fn run(args: Backup, session: &Session) -> Result<ExitCode> {
     let monitor = session.monitor();
     let wanted = Wanted { sources: args.sources, shard: args.shard, tag: args.tag, pin: args.pin };
     let report = backup::of_stack(session.context(&stack, &monitor), wanted).await?;
-    if session.json {
-        json::print(&json::document("backup", facts(&report)));
-    } else if !(session.quiet && report.exit() == ExitCode::Ok) {
+    // Before the copies are made: what is stored is stored, whatever becomes of them.
+    let is_silent = session.json || session.quiet && report.exit() == ExitCode::Ok;
+    if !is_silent {
         show(&report);
     }
-    Ok(report.exit())
+    let copies =
+        if args.no_sync { Copies::default() } else { after_backup(session.context(&stack, &monitor)).await };
+    if session.json {
+        json::print(&json::document("backup", facts(&report, &copies)));
+    } else {
+        show_copies(&report, &copies, session);
+    }
+    for (_, failure) in &copies.failed {
+        session.screen.failure(failure);
+    }
+    Ok(exit_of(&report, &copies))
 }
 
-fn facts(report: &Report) -> Value {
+/// A copy that failed takes no snapshot back; what is wrong with the snapshot itself outweighs it.
+fn exit_of(report: &Report, copies: &Copies) -> ExitCode {
+    match (report.exit(), copies.exit()) {
+        (ExitCode::Ok, ExitCode::Ok) => ExitCode::Ok,
+        (ExitCode::Ok, _) => ExitCode::Partial,
+        (exit, _) => exit,
+    }
+}
+
+/// Tells what became of the copies, and names those that lack the new snapshot.
+fn show_copies(report: &Report, copies: &Copies, session: &Session) {
+    let (id, status) = (&report.snapshot, report.status.word());
+    for one in &copies.done {
+        session.report(&line(one));
+    }
+    let lacks = copies.done.iter().filter(|one| !one.copy.copied.contains(id)).map(|one| one.name.as_str());
+    let failed = copies.failed.iter().map(|(name, _)| name.as_str());
+    for name in lacks.chain(failed) {
+        say(&format!("snapshot {id} is {status} in the repository; its copy in {name} is not"));
+    }
+}
+
+fn facts(report: &Report, copies: &Copies) -> Value {
     let source = |source: &SourceReport| {
         json!({
             "name": source.name,
@@ -62,6 +104,8 @@ fn facts(report: &Report) -> Value {
         "bytes_added": report.added_bytes,
         "packs_added": report.added_packs,
         "seconds": report.seconds,
+        "offsites": done(copies),
+        "failed": failed(copies),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::session::Session;
+use super::session::{Origin, Session};
 use crate::{
     error::{Context, ExitCode, Result},
     jobs::export::{Form, run as export},
@@ -19,6 +19,8 @@ pub struct Export {
     /// What the stream looks like
     #[arg(long, value_enum)]
     format: Format,
+    #[command(flatten)]
+    origin: Origin,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -44,7 +46,8 @@ pub(super) async fn run(args: Export, session: &Session) -> Result<ExitCode> {
     let source = SourceName::new(source)
         .failed(ExitCode::Usage, || format!("`{}` begins with no source", args.what))
         .map_err(|failure| failure.hint("Write SOURCE, or SOURCE/PATH as `lifeboat ls` shows it."))?;
-    let repository = session.read(&stack).await?;
+    let opening = session.open(&stack, &args.origin)?;
+    let repository = session.read(&stack, &opening).await?;
     let snapshot = repository.snapshot(&session.pick(&stack, &repository, &args.when).await?).await?;
     let form = match args.format {
         Format::Sql => Form::Sql,
@@ -53,7 +56,7 @@ pub(super) async fn run(args: Export, session: &Session) -> Result<ExitCode> {
         Format::Tar => Form::Tar,
         Format::Raw => Form::Raw,
     };
-    let hold = session.hold(&stack, &snapshot.refs.snapshot).await;
+    let hold = session.hold(&opening, &snapshot.refs.snapshot).await;
     let exported = export(&snapshot, &source, path, form, Box::new(std::io::stdout())).await;
     session.release(hold).await;
     exported.map(|()| ExitCode::Ok)

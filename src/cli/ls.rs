@@ -3,7 +3,10 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{json, output_ended, say, session::Session};
+use super::{
+    json, output_ended, say,
+    session::{Origin, Session},
+};
 use crate::{
     error::{ExitCode, Failure, Result},
     names::ByteCount,
@@ -17,11 +20,13 @@ pub struct Ls {
     when: String,
     /// Only what is at or below this path: SOURCE, SOURCE/db, SOURCE/bucket/prefix
     path: Option<String>,
+    #[command(flatten)]
+    origin: Origin,
 }
 
 pub(super) async fn run(args: Ls, session: &Session) -> Result<ExitCode> {
     let stack = session.repository_of_stack()?;
-    let repository = session.look(&stack).await?;
+    let repository = session.look(&stack, &session.open(&stack, &args.origin)?).await?;
     let snapshot = repository.snapshot(&session.pick(&stack, &repository, &args.when).await?).await?;
     let wanted = args.path.as_deref().map(|path| path.trim_end_matches('/'));
     let mut some = false;

@@ -87,7 +87,7 @@ enum Verb {
     /// Make a snapshot now
     Backup(backup::Backup),
     /// List the restore points
-    Snapshots,
+    Snapshots(snapshots::Snapshots),
     /// List the entries of a snapshot
     Ls(ls::Ls),
     /// Restore a snapshot: shows the plan, asks, restores, verifies
@@ -230,7 +230,7 @@ async fn run(args: Args, screen: Arc<Screen>, stop: CancellationToken) -> Result
         Verb::Policy(verb) => policy::run(&verb, &session),
         Verb::Doctor(verb) => doctor::run(verb, &session).await,
         Verb::Backup(verb) => backup::run(verb, &session).await,
-        Verb::Snapshots => snapshots::run(&session).await,
+        Verb::Snapshots(verb) => snapshots::run(verb, &session).await,
         Verb::Ls(verb) => ls::run(verb, &session).await,
         Verb::Restore(verb) => restore::run(verb, &session).await,
         Verb::Export(verb) => export::run(verb, &session).await,

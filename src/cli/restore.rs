@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 
 use super::{
     json, say,
-    session::{Session, known},
+    session::{Origin, Session, known},
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     flow::Selection,
     jobs::{
         registry::{self, Into},
-        restore::{Missing, Plan, Restored, Wanted, choose, execute, plan},
+        restore::{Missing, Outcome, Plan, Restored, Wanted, choose, execute, plan},
         when::When,
     },
-    names::{ByteCount, SourceName},
+    names::{ByteCount, SnapshotId, SourceName},
     policy::{SourceConfig, Stack},
     repo::Snapshot,
 };
@@ -56,6 +56,8 @@ pub struct Restore {
     /// Do not ask; the stack's name says that you know which one
     #[arg(long, value_name = "STACK")]
     yes: Option<String>,
+    #[command(flatten)]
+    origin: Origin,
 }
 
 pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
@@ -77,41 +79,51 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     // A plan reads no data, so it needs no recovery identity: look at it before anybody fetches the key. Only that of
     // a salvage reads it all.
     let is_look = args.plan && !args.salvage;
-    let repository = if is_look { session.look(&stack).await? } else { session.read(&stack).await? };
+    let opening = session.open(&stack, &args.origin)?;
+    let repository =
+        if is_look { session.look(&stack, &opening).await? } else { session.read(&stack, &opening).await? };
     let when = When::parse(when, stack.timezone, session.ground.clock.now())?;
     let refs = session.believed(&repository).await?;
     let id = choose(&repository, &refs, &when, &wanted.sources(&stack)).await?;
     let snapshot = repository.snapshot(&id).await?;
     let wanted = targets(wanted, &args, &stack, &snapshot, session)?;
-    let hold = if args.salvage { session.hold(&stack, &id).await } else { None };
+    let hold = if args.salvage { session.hold(&opening, &id).await } else { None };
     let planned = plan(&snapshot, wanted, &session.monitor()).await;
     session.release(hold).await;
     let plan = planned?;
     if args.plan {
         if session.json {
-            json::print(&json::document("restore", json!({ "plan": facts(&plan) })));
+            let facts = facts(&plan, &args.origin, opening.shown());
+            json::print(&json::document("restore", json!({ "plan": facts })));
         } else {
-            show(&plan, stack.timezone);
+            show(&plan, stack.timezone, &args.origin, opening.shown());
         }
         return Ok(ExitCode::Ok);
     }
     plan.check()?;
     let is_asked = args.yes.is_none();
     if !session.json && (is_asked || !session.quiet) {
-        show(&plan, stack.timezone);
+        show(&plan, stack.timezone, &args.origin, opening.shown());
     }
     if is_asked {
         confirm(&stack.name).await?;
     }
-    let hold = session.hold(&stack, &snapshot.refs.snapshot).await;
+    let hold = session.hold(&opening, &snapshot.refs.snapshot).await;
     let outcome = execute(&snapshot, plan, &session.monitor()).await;
     session.release(hold).await;
     let outcome = outcome?;
+    tell(&outcome, &snapshot.refs.snapshot, session);
+    // What is not there now either, nobody should learn later.
+    Ok(outcome.exit())
+}
+
+/// Tells what was restored and what is missing.
+fn tell(outcome: &Outcome, snapshot: &SnapshotId, session: &Session) {
     let restored = &outcome.restored;
     if session.json {
         let restored: Vec<Value> = restored.iter().map(restored_facts).collect();
         let missing: Vec<Value> = outcome.missing.iter().map(missing_facts).collect();
-        let facts = json!({ "snapshot": snapshot.refs.snapshot, "restored": restored, "missing": missing });
+        let facts = json!({ "snapshot": snapshot, "restored": restored, "missing": missing });
         json::print(&json::document("restore", facts));
     } else {
         if !(session.quiet && restored.iter().all(|one| one.tally.verified && one.tally.notes.is_empty())) {
@@ -120,8 +132,6 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
         // What the backup had left out stands in the plan, which quiet people have not seen.
         show_missing(outcome.missing.iter().filter(|one| one.damaged || session.quiet));
     }
-    // What is not there now either, nobody should learn later.
-    Ok(outcome.exit())
 }
 
 /// What the command line asks for, checked before anything is opened.
@@ -242,7 +252,7 @@ fn check_name(typed: &str, stack: &str) -> Result<()> {
     Err(Failure::new(ExitCode::Usage, what).hint(hint))
 }
 
-fn facts(plan: &Plan) -> Value {
+fn facts(plan: &Plan, origin: &Origin, place: &str) -> Value {
     let sources = plan.sources.iter().map(|source| {
         json!({
             "source": source.source,
@@ -258,6 +268,7 @@ fn facts(plan: &Plan) -> Value {
     json!({
         "stack": plan.stack,
         "snapshot": plan.snapshot,
+        "from": { "offsite": origin.from, "place": place },
         "replace": plan.replace,
         "only": plan.only.patterns(),
         "missing": plan.missing.iter().map(missing_facts).collect::<Vec<_>>(),
@@ -265,8 +276,12 @@ fn facts(plan: &Plan) -> Value {
     })
 }
 
-fn show(plan: &Plan, zone: Tz) {
-    say(&format!("Restore of stack {} to snapshot {}", plan.stack, plan.snapshot));
+fn show(plan: &Plan, zone: Tz, origin: &Origin, place: &str) {
+    let from = match &origin.from {
+        Some(name) => format!("offsite {name}, {place}"),
+        None => place.to_owned(),
+    };
+    say(&format!("Restore of stack {} to snapshot {}, read from {from}", plan.stack, plan.snapshot));
     let mut table = super::screen::table(&["source", "as of", "entries", "size", "into", "in the way"]);
     for source in &plan.sources {
         let in_the_way = match (&source.state.in_the_way[..], plan.replace) {

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::{passphrase::Asking, say, screen::Screen};
@@ -15,6 +16,14 @@ use crate::{
     policy::{self, Need, SourceConfig, Stack},
     repo::{Hold, Read, Repository, format::Refs},
 };
+
+/// Where snapshots are read from.
+#[derive(Debug, Args)]
+pub struct Origin {
+    /// Read straight from this offsite of the policy [default: the repository]
+    #[arg(long, value_name = "OFFSITE")]
+    pub from: Option<String>,
+}
 
 /// The command line's surroundings.
 pub struct Session {
@@ -95,21 +104,25 @@ impl Session {
         })
     }
 
+    /// Opens the store that snapshots are read from.
+    pub fn open(&self, stack: &Stack, origin: &Origin) -> Result<Opening> {
+        Opening::named(stack, origin.from.as_deref(), &self.monitor())
+    }
+
     /// Opens the repository for reading data.
-    pub async fn read(&self, stack: &Stack) -> Result<Repository<Read>> {
+    pub async fn read(&self, stack: &Stack, opening: &Opening) -> Result<Repository<Read>> {
         let identity = self.identity_needed(stack)?;
-        Opening::new(stack, &self.monitor())?.read(identity, &self.monitor()).await
+        opening.read(identity, &self.monitor()).await
     }
 
     /// Opens the repository for looking at what needs no data.
-    pub async fn look(&self, stack: &Stack) -> Result<Repository<Read>> {
+    pub async fn look(&self, stack: &Stack, opening: &Opening) -> Result<Repository<Read>> {
         let identity = self.identity(stack)?;
-        Opening::new(stack, &self.monitor())?.look(stack, identity, &self.monitor()).await
+        opening.look(stack, identity, &self.monitor()).await
     }
 
     /// Says in the store that a snapshot is being read, until [`Self::release`].
-    pub async fn hold(&self, stack: &Stack, snapshot: &SnapshotId) -> Option<Hold> {
-        let opening = Opening::new(stack, &self.monitor()).ok()?;
+    pub async fn hold(&self, opening: &Opening, snapshot: &SnapshotId) -> Option<Hold> {
         opening.hold(std::slice::from_ref(snapshot), &self.ground, &self.monitor()).await
     }
 

@@ -1,17 +1,28 @@
 //! `lifeboat snapshots`.
 
+use clap::Args;
 use serde_json::json;
 
-use super::{json, say, session::Session};
+use super::{
+    json, say,
+    session::{Origin, Session},
+};
 use crate::{
     error::{ExitCode, Failure, Result},
     names::{ByteCount, Key},
     repo::format::{Manifest, Refs},
 };
 
-pub(super) async fn run(session: &Session) -> Result<ExitCode> {
+/// List the restore points.
+#[derive(Debug, Args)]
+pub struct Snapshots {
+    #[command(flatten)]
+    origin: Origin,
+}
+
+pub(super) async fn run(args: Snapshots, session: &Session) -> Result<ExitCode> {
     let stack = session.repository_of_stack()?;
-    let repository = session.look(&stack).await?;
+    let repository = session.look(&stack, &session.open(&stack, &args.origin)?).await?;
     let (good, bad) = repository.survey().await?;
     let mut all = Vec::new();
     for refs in good {

@@ -8,7 +8,7 @@ use crate::{
     error::{ExitCode, Failure, Result},
     jobs::{
         open::offsite_of,
-        sync::{self, Synced},
+        sync::{self, Copies, Synced},
     },
     names::ByteCount,
 };
@@ -31,56 +31,61 @@ pub(super) async fn run(args: Sync, session: &Session) -> Result<ExitCode> {
             .hint("Add an [[offsite]] table to it: a second place, in another building."));
     }
     let monitor = session.monitor();
-    let (mut done, mut failed) = (Vec::new(), Vec::new());
-    for name in names {
-        // One place that is down must not keep the others from being filled.
-        match sync::of_stack(session.context(&stack, &monitor), &name).await {
-            Ok(synced) => done.push(synced),
-            Err(failure) => failed.push((name, failure)),
-        }
-    }
+    let copies = sync::of_each(session.context(&stack, &monitor), names).await;
     if session.json {
-        let failed: Vec<Value> = failed
-            .iter()
-            .map(
-                |(name, failure)| json!({ "name": name, "error": failure.chain(), "hints": failure.hints() }),
-            )
-            .collect();
-        let facts: Vec<Value> = done.iter().map(|one| facts(one, session)).collect();
-        json::print(&json::document("sync", json!({ "offsites": facts, "failed": failed })));
+        json::print(&json::document("sync", json!({ "offsites": done(&copies), "failed": failed(&copies) })));
     } else {
-        for one in &done {
+        for one in &copies.done {
             session.report(&line(one));
         }
     }
-    for (_, failure) in &failed {
+    for (_, failure) in &copies.failed {
         session.screen.failure(failure);
     }
-    let worst = failed.first().map(|(_, failure)| failure.exit());
-    let left_out = done.iter().map(Synced::exit).find(|exit| *exit != ExitCode::Ok);
-    Ok(worst.or(left_out).unwrap_or(ExitCode::Ok))
+    Ok(copies.exit())
 }
 
-fn facts(one: &Synced, session: &Session) -> Value {
-    let lag = one.behind.as_ref().map_or(0, |(_, began)| (session.ground.clock.now() - *began).num_seconds());
+/// Returns what is told of the offsites that were reached.
+pub(super) fn done(copies: &Copies) -> Vec<Value> {
+    copies.done.iter().map(facts).collect()
+}
+
+/// Returns what is told of the others.
+pub(super) fn failed(copies: &Copies) -> Vec<Value> {
+    let facts = |(name, failure): &(String, Failure)| json!({ "name": name, "error": failure.chain(), "hints": failure.hints() });
+    copies.failed.iter().map(facts).collect()
+}
+
+fn facts(one: &Synced) -> Value {
+    let (copy, state) = (&one.copy, &one.copy.state);
+    let newest = state.newest.as_ref().map(|(id, began)| json!({ "id": id, "time": began }));
     json!({
         "name": one.name,
         "place": one.place,
-        "snapshots": one.copy.copied,
-        "copied": { "packs": one.copy.packs, "bytes": one.copy.packs_bytes },
-        "skipped": one.copy.there,
-        "lag_seconds": lag,
-        "damaged": one.copy.damaged.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect::<Vec<_>>(),
-        "waiting": one.copy.waiting,
+        "snapshots": copy.copied,
+        "copied": { "packs": copy.packs, "bytes": copy.packs_bytes, "packs_reread": copy.packs_reread },
+        "skipped": copy.there,
+        "there": { "snapshots": state.snapshots, "newest": newest, "bytes": state.packs_bytes },
+        "lag_bytes": state.lag_bytes,
+        "lag_seconds": one.lag_seconds(),
+        "damaged": copy.damaged.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect::<Vec<_>>(),
+        "waiting": copy.waiting,
     })
 }
 
-fn line(one: &Synced) -> String {
+/// Tells a person what became of one offsite.
+pub(super) fn line(one: &Synced) -> String {
     let copy = &one.copy;
     let mut parts =
         vec![format!("{}: {} snapshots copied, {} were there", one.name, copy.copied.len(), copy.there)];
     if copy.packs > 0 {
         parts.push(format!("{} in {} packs", ByteCount(copy.packs_bytes), copy.packs));
+    }
+    let state = &copy.state;
+    parts.push(format!("{} there in {}", state.snapshots, ByteCount(state.packs_bytes)));
+    if let Some((id, _)) = &state.behind {
+        let lag = ByteCount(state.lag_bytes);
+        parts.push(format!("snapshot {id} is the oldest that it lacks, {lag} in all"));
     }
     if !copy.damaged.is_empty() {
         parts.push(format!("{} are damaged here and were left out", copy.damaged.len()));

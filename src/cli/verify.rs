@@ -3,10 +3,13 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{json, say, session::Session};
+use super::{
+    json, say,
+    session::{Origin, Session},
+};
 use crate::{
     error::{ExitCode, Failure, Result},
-    jobs::verify,
+    jobs::{open::offsite_of, verify},
     names::ByteCount,
     repo::{Damage, VerifyReport},
 };
@@ -17,13 +20,19 @@ pub struct Verify {
     /// Read and hash the data too, or a share of it: 25%
     #[arg(long, value_name = "P%", num_args = 0..=1, require_equals = true, default_missing_value = "100%")]
     read_data: Option<String>,
+    #[command(flatten)]
+    origin: Origin,
 }
 
 pub(super) async fn run(args: Verify, session: &Session) -> Result<ExitCode> {
     let read_percent = args.read_data.as_deref().map_or(Ok(0.0), percent)?;
     let stack = session.repository_of_stack()?;
     let monitor = session.monitor();
-    let wanted = verify::Wanted { offsite: None, read_percent, identity: session.identity(&stack)? };
+    let offsite = args.origin.from;
+    if let Some(name) = &offsite {
+        offsite_of(&stack, name)?;
+    }
+    let wanted = verify::Wanted { offsite, read_percent, identity: session.identity(&stack)? };
     let report = verify::of_stack(session.context(&stack, &monitor), wanted).await?;
     if session.json {
         let damage = |damage: &Damage| {

@@ -15,15 +15,16 @@ use crate::{
     event::SharedMonitor,
     names::{SnapshotId, Task},
     policy::{OffsiteConfig, Stack, StoreConfig},
-    repo::{Append, Clear, CopyReport, Hold, Maintain, Patience, Place, Read, Repository},
+    repo::{Append, Clear, CopyReport, CopySettings, Hold, Maintain, Place, Read, Repository},
     store::{
-        self, Opened, Trash,
+        self, Opened, Pace, Trash,
         probe::{probe, refuses_prune, refuses_prune_of_kept},
     },
 };
 
 /// How old what a broken put left behind must be before it is removed: a slow one may still be at it.
 const LEFTOVERS_STAY: Duration = Duration::days(2);
+const BYTES_PER_MIB: u64 = 1 << 20;
 
 /// What a job holds while it works on a repository. The powers over the store stay inside: each way to open gives
 /// the repository only those that it needs, and only [`Self::maintain`] the one to remove.
@@ -39,7 +40,7 @@ pub struct Opening {
 impl Opening {
     /// Opens the store and the catalog; reads nothing from the repository yet.
     pub fn new(stack: &Stack, monitor: &SharedMonitor) -> Result<Self> {
-        Self::at(stack, &stack.repository.place, monitor)
+        Self::at(stack, &stack.repository.place, None, monitor)
     }
 
     /// As [`Self::new`], of the stack's repository or, by its name, of a copy.
@@ -48,14 +49,16 @@ impl Opening {
             None => Self::new(stack, monitor),
             Some(name) => {
                 let offsite = offsite_of(stack, name)?;
+                let limit = offsite.settings.limit_mib_per_second;
+                let pace = limit.map(|mib| Pace::new(u64::from(mib) * BYTES_PER_MIB));
                 let is_locked = offsite.settings.lock_days.is_some();
-                Ok(Self { is_locked, ..Self::at(stack, &offsite.place, monitor)? })
+                Ok(Self { is_locked, ..Self::at(stack, &offsite.place, pace, monitor)? })
             }
         }
     }
 
-    fn at(stack: &Stack, place: &StoreConfig, monitor: &SharedMonitor) -> Result<Self> {
-        let store = store::open(&place.store, &place.resolve()?)?;
+    fn at(stack: &Stack, place: &StoreConfig, pace: Option<Pace>, monitor: &SharedMonitor) -> Result<Self> {
+        let store = store::open_paced(&place.store, &place.resolve()?, pace)?;
         let settings = &stack.repository.settings;
         let trust = Trust::parse(&settings.signers, &settings.maintainers, &settings.revoked_after())?;
         let (catalog, was_broken) = open_catalog(stack, place, monitor)?;
@@ -83,11 +86,12 @@ impl Opening {
     pub async fn copy_from(
         &self,
         from: &Repository<Clear>,
+        settings: CopySettings,
         ground: &Ground,
         monitor: &SharedMonitor,
     ) -> Result<CopyReport> {
         let (to, put) = (self.place.clone(), self.store.put.clone());
-        from.copy_to(to, put, Patience::default(), ground, monitor).await
+        from.copy_to(to, put, settings, ground, monitor).await
     }
 
     /// Opens the repository for removing what nobody needs, with this host's own keys. The index key is not needed;

@@ -7,17 +7,18 @@ use chrono::{DateTime, Utc};
 
 use super::{
     lock,
-    open::Opening,
+    open::{Opening, offsite_of},
     run::{Outcome, Remembered, RunContext, noted, stopped},
+    seen::PlaceSeen,
 };
 use crate::{
     clock::Ground,
     crypt::SigningKey,
-    error::{ExitCode, Result},
+    error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    names::{Job, SnapshotId, Task},
+    names::{Job, Task},
     policy::Stack,
-    repo::CopyReport,
+    repo::{CopyReport, CopySettings},
 };
 
 /// What became of one offsite.
@@ -29,14 +30,34 @@ pub struct Synced {
     pub place: String,
     /// What was copied.
     pub copy: CopyReport,
-    /// The newest snapshot of the repository that the offsite has not, if there is one, and when it was begun.
-    pub behind: Option<(SnapshotId, DateTime<Utc>)>,
+    /// When it was looked at.
+    now: DateTime<Utc>,
 }
 
 impl Synced {
     /// Returns how a process that did only this would end.
     pub fn exit(&self) -> ExitCode {
         if self.copy.damaged.is_empty() { ExitCode::Ok } else { ExitCode::Damage }
+    }
+
+    /// Returns how old the oldest snapshot is that the copy lacks; 0 when it lacks none.
+    pub fn lag_seconds(&self) -> u64 {
+        let behind = self.copy.state.behind.as_ref();
+        behind.map_or(0, |(_, began)| u64::try_from((self.now - *began).num_seconds()).unwrap_or_default())
+    }
+
+    /// Returns how the copy stands.
+    fn seen(&self) -> PlaceSeen {
+        let state = &self.copy.state;
+        let (newest, newest_began) = state.newest.clone().unzip();
+        PlaceSeen {
+            snapshots: Some(state.snapshots),
+            newest,
+            newest_began,
+            stored_bytes: Some(state.packs_bytes),
+            lag_bytes: Some(state.lag_bytes),
+            ..PlaceSeen::default()
+        }
     }
 }
 
@@ -49,6 +70,7 @@ impl Remembered for Synced {
             added_bytes: self.copy.packs_bytes,
             message: damaged.map(|(id, why)| format!("snapshot {id} is damaged and was left out: {why}")),
             hint: damaged.map(|_| "Run `lifeboat verify`.".to_owned()),
+            place: self.seen(),
             ..Outcome::default()
         }
     }
@@ -64,6 +86,45 @@ pub async fn of_stack(context: RunContext<'_>, name: &str) -> Result<Synced> {
     .await
 }
 
+/// What became of several offsites.
+#[derive(Debug, Default)]
+pub struct Copies {
+    /// Those that were reached.
+    pub done: Vec<Synced>,
+    /// The others, by name, and why.
+    pub failed: Vec<(String, Failure)>,
+}
+
+impl Copies {
+    /// Returns how a process that did only this would end.
+    pub fn exit(&self) -> ExitCode {
+        let failed = self.failed.first().map(|(_, failure)| failure.exit());
+        let left_out = self.done.iter().map(Synced::exit).find(|exit| *exit != ExitCode::Ok);
+        failed.or(left_out).unwrap_or(ExitCode::Ok)
+    }
+}
+
+/// Copies to each of these offsites, one after the other, as a run each. One that is down must not keep the others from
+/// being filled.
+pub async fn of_each(context: RunContext<'_>, names: impl IntoIterator<Item = String>) -> Copies {
+    let mut copies = Copies::default();
+    for name in names {
+        let synced =
+            if context.stop.is_cancelled() { Err(stopped()) } else { of_stack(context, &name).await };
+        match synced {
+            Ok(synced) => copies.done.push(synced),
+            Err(failure) => copies.failed.push((name, failure)),
+        }
+    }
+    copies
+}
+
+/// Copies to the offsites that are to have each backup at once.
+pub async fn after_backup(context: RunContext<'_>) -> Copies {
+    let at_once = context.stack.offsites.iter().filter(|offsite| offsite.settings.after_backup);
+    of_each(context, at_once.map(|offsite| offsite.name.to_string())).await
+}
+
 /// Copies to the offsite of this name.
 async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Synced> {
     let mut from = Opening::new(stack, monitor)?.clear().await?;
@@ -71,16 +132,12 @@ async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor
     if let Ok(signing) = SigningKey::from_file(&stack.repository.settings.signing_key()) {
         from = from.explaining(signing);
     }
+    let offsite = &offsite_of(stack, name)?.settings;
+    let (packs_at_once, reread_percent) = (offsite.concurrency, offsite.reread_percent);
+    let settings = CopySettings { packs_at_once, reread_percent, ..CopySettings::default() };
     let to = Opening::named(stack, Some(name), monitor)?;
-    let copy = to.copy_from(&from, ground, monitor).await?;
+    let copy = to.copy_from(&from, settings, ground, monitor).await?;
     lock::after_sync(stack, name, ground, monitor).await;
-    let left_out =
-        |id: &SnapshotId| copy.waiting.contains(id) || copy.damaged.iter().any(|(damaged, _)| damaged == id);
-    let newest = from.survey().await?.0.into_iter().rev().find(|refs| left_out(&refs.snapshot));
-    Ok(Synced {
-        name: name.to_owned(),
-        place: to.shown().to_owned(),
-        behind: newest.map(|refs| (refs.snapshot, refs.began)),
-        copy,
-    })
+    let (name, place, now) = (name.to_owned(), to.shown().to_owned(), ground.clock.now());
+    Ok(Synced { name, place, copy, now })
 }

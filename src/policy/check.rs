@@ -19,6 +19,8 @@ use crate::schedule::Cron;
 const PARALLEL_MAX: usize = 256;
 /// Days that an offsite may be locked ahead. Nobody takes a lock back, and each sync renews it.
 const LOCK_DAYS_MAX: u32 = 366;
+/// Packs at once that may be sent to an offsite; each of them is in memory.
+const PACKS_AT_ONCE_MAX: usize = 16;
 /// Seconds that a lock may be waited for.
 const LOCK_WAIT_SECONDS_MAX: u64 = 3600;
 /// Tries after the first that a policy may ask for.
@@ -141,6 +143,20 @@ pub(super) fn lock(reader: &mut Reader<'_>, section: &Section<'_>, settings: &Of
             reader.wrong(section, "lock_days", message, hint);
         }
         _ => {}
+    }
+}
+
+pub(super) fn offsite(reader: &mut Reader<'_>, section: &Section<'_>, config: &OffsiteSettings) {
+    if config.limit_mib_per_second == Some(0) {
+        let hint = "Leave it out to send as fast as the line allows.";
+        reader.wrong(section, "limit_mib_per_second", "`limit_mib_per_second` cannot be 0".to_owned(), hint);
+    }
+    if !(1..=PACKS_AT_ONCE_MAX).contains(&config.concurrency) {
+        let message = format!("`concurrency` must be from 1 to {PACKS_AT_ONCE_MAX}");
+        reader.wrong(section, "concurrency", message, "");
+    }
+    if config.reread_percent > 100 {
+        reader.wrong(section, "reread_percent", "`reread_percent` must be from 0 to 100".to_owned(), "");
     }
 }
 

@@ -291,6 +291,7 @@ fn offsites<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Placed<'a, O
         }
         if let Some(settings) = &settings {
             check::lock(reader, &section, settings);
+            check::offsite(reader, &section, settings);
         }
         if let (Some(name), Some(place), Some(settings)) = (name, place, settings) {
             let retention = retention.filter(|_| has_retention);

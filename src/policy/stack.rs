@@ -222,6 +222,13 @@ pub struct OffsiteSettings {
     /// The most that is sent, in MiB per second.
     #[serde(default)]
     pub limit_mib_per_second: Option<u32>,
+    /// Packs that are sent at the same time, 1 to 16; each of them is in memory meanwhile.
+    #[serde(default = "default_offsite_concurrency")]
+    pub concurrency: usize,
+    /// The share of what was sent for a snapshot that is read back and hashed before the snapshot counts there: one
+    /// pack at least, none at 0.
+    #[serde(default = "default_reread_percent")]
+    pub reread_percent: u32,
     /// Days that the service itself refuses to delete what a kept snapshot needs (S3 Object Lock); each sync renews
     /// them.
     #[serde(default)]
@@ -564,6 +571,12 @@ fn default_retry_minutes() -> u32 {
 }
 fn default_delay_days() -> u32 {
     14
+}
+fn default_offsite_concurrency() -> usize {
+    2
+}
+fn default_reread_percent() -> u32 {
+    5
 }
 fn default_min_keep() -> u32 {
     Rules::default().min_keep

@@ -442,6 +442,30 @@ fn the_harder_lock_is_the_default_and_stronger_than_the_other() {
 }
 
 #[test]
+fn how_an_offsite_is_filled_is_checked() {
+    let offsite = |name: &str, settings: &str| {
+        format!(
+            "[[offsite]]\nname = \"{name}\"\nstore = \"fs\"\noptions = {{ root = \"/{name}\" }}\n{settings}\n"
+        )
+    };
+    let more = [
+        offsite("a", "limit_mib_per_second = 0"),
+        offsite("b", "concurrency = 17\nreread_percent = 101"),
+        offsite("c", "concurrency = 0"),
+        offsite("d", "concurrency = 16\nreread_percent = 0\nlimit_mib_per_second = 1"),
+    ]
+    .concat();
+    insta::assert_snapshot!(told_with(&more), @"
+    policy `p.toml` has 4 problems
+    p.toml:15:24: `limit_mib_per_second` cannot be 0
+    p.toml:20:15: `concurrency` must be from 1 to 16
+    p.toml:21:18: `reread_percent` must be from 0 to 100
+    p.toml:26:15: `concurrency` must be from 1 to 16
+    hint: Line 15: Leave it out to send as fast as the line allows.
+    ");
+}
+
+#[test]
 fn stores_and_their_options_are_checked() {
     let more = r#"
 [[offsite]]

@@ -102,6 +102,7 @@ min_keep = 3
 # store = "oss"
 # options = { bucket = "…", endpoint = "https://…", access_key_id = { env = "OSS_ID" }, access_key_secret = { env = "OSS_SECRET" } }
 # after_backup = true
+# limit_mib_per_second = 8
 
 # Who hears of trouble: dingtalk, feishu, wecom, slack, webhook, healthchecks, email or exec.
 # [[notify]]

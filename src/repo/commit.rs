@@ -15,13 +15,12 @@ use std::{
     sync::PoisonError,
 };
 
-use chrono::{DateTime, Duration, Utc};
 use sha2::{Digest, Sha256};
 
 use super::{
     Append, Repository,
     format::{self, FORMAT, Manifest, PackRecord, Refs, Status, layout},
-    marks,
+    hold::AtWork,
     survey::{Ledger, Survey},
     witness::Head,
     writer::{Committed, Label, Session, SnapshotWriter},
@@ -37,13 +36,10 @@ use crate::{
 pub const PACKS_PER_INDEX: usize = 16;
 /// Chunks that one index object tells of; a line has about 130 bytes for each.
 pub const CHUNKS_PER_INDEX: usize = 1 << 18;
-/// How often a long run says that it is still at work, at most.
-const MARK_EVERY: Duration = Duration::hours(1);
 /// A pack of which a snapshot uses less than this share is left to die: what is used of it is stored anew.
 const THIN_PERCENT: u64 = 30;
 
 /// What a run has in the store so far.
-#[derive(Default)]
 pub(super) struct Stored {
     /// Packs that no index tells of yet.
     waiting: Vec<PackRecord>,
@@ -51,11 +47,16 @@ pub(super) struct Stored {
     packs: BTreeMap<PackId, u64>,
     /// The number of the next index object.
     next_index: u32,
-    /// The number of the next mark of the session, and when the last one was put.
-    marks: (u32, Option<DateTime<Utc>>),
+    /// Says that the run is at work.
+    at_work: AtWork,
 }
 
 impl Stored {
+    /// Begins with nothing.
+    pub(super) fn new(at_work: AtWork) -> Self {
+        Self { waiting: Vec::new(), packs: BTreeMap::new(), next_index: 0, at_work }
+    }
+
     fn take_in(&mut self, records: Vec<PackRecord>) {
         self.packs.extend(records.iter().map(|record| (record.pack, record.size_bytes)));
         self.waiting.extend(records);
@@ -76,23 +77,10 @@ impl SnapshotWriter<'_> {
         self.mark(&mut stored).await
     }
 
-    /// Says that this run is at work: what it stores is not garbage. Advice; the fence does not rely on it.
+    /// Says that this run is at work: what it stores is not garbage.
     pub(super) async fn mark(&self, stored: &mut Stored) -> Result<()> {
-        let now = self.ground.clock.now();
-        let (number, last) = stored.marks;
-        if last.is_some_and(|last| now < last + MARK_EVERY) {
-            return Ok(());
-        }
-        stored.marks = (number + 1, Some(now));
-        let mark = marks::SessionMark {
-            format: FORMAT,
-            kind: marks::SessionKind::Backup,
-            generation: self.repository.access.standing.generation,
-            snapshots: BTreeSet::new(),
-        };
-        let (core, put) = (&self.repository.core, &self.repository.access.put);
-        core.put(put.as_ref(), &marks::session(&self.id, number), format::write(&mark).into()).await?;
-        Ok(())
+        let Some((key, mark)) = stored.at_work.mark(self.ground.clock.now()) else { return Ok(()) };
+        Ok(self.repository.core.put(self.repository.access.put.as_ref(), &key, mark).await?)
     }
 
     /// Ends without a snapshot: the packs in hand are finished and indexed, so that the next run takes them over.

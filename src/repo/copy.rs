@@ -12,7 +12,10 @@
 //!
 //! *Crash.* What was copied is found there by the next run. A snapshot without its signature is none.
 //!
-//! *Limits.* [`PACKS_AT_ONCE`] packs are in memory.
+//! *Limits.* [`CopySettings::packs_at_once`] packs are in memory.
+
+mod packs;
+mod state;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -20,35 +23,48 @@ use std::{
 };
 
 use bytes::Bytes;
-use chrono::{DateTime, Duration, Utc};
-use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
-use tokio::task::spawn_blocking;
 
+pub use self::state::CopyState;
+use self::state::Known;
 use super::{
     Clear, Place, Repository,
     core::{Core, text_of},
     fence::Patience,
-    format::{self, FORMAT, layout},
-    marks::{self, Forgotten, SessionKind, SessionMark, Tombstone},
-    recovery,
+    format::layout,
+    hold::AtWork,
+    marks::{self, Forgotten, SessionKind},
+    put_first, recovery,
     survey::SignedRefs,
 };
 use crate::{
     clock::Ground,
     crypt::SigningKey,
-    error::{Context, ExitCode, Failure, Result},
+    error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     names::{Key, PackId, SnapshotId},
     store::{Get, Put, StoreError},
 };
 
-/// Packs that are copied at the same time.
-pub const PACKS_AT_ONCE: usize = 2;
-/// Packs after which the session may be due to be noted again.
-const PACKS_PER_MARK: usize = 16;
-/// How often a long run says that it is still at work, at most.
-const MARK_EVERY: Duration = Duration::hours(1);
+/// What failures call the place of a copy when a stranger's object lies there.
+const OFFSITE_PLACE: &str = "the offsite place and is not of this repository";
+
+/// How a copy is made.
+#[derive(Clone, Copy, Debug)]
+pub struct CopySettings {
+    /// How long a sweep of the copy is waited for.
+    pub patience: Patience,
+    /// Packs that are sent at the same time.
+    pub packs_at_once: usize,
+    /// The share of a snapshot's packs that is read back, in percent: one pack at least, none at 0.
+    pub reread_percent: u32,
+}
+
+impl Default for CopySettings {
+    fn default() -> Self {
+        Self { patience: Patience::default(), packs_at_once: 2, reread_percent: 5 }
+    }
+}
 
 /// What a copy did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,10 +77,14 @@ pub struct CopyReport {
     pub packs: u64,
     /// Their bytes.
     pub packs_bytes: u64,
+    /// Packs that were read back.
+    pub packs_reread: u64,
     /// Snapshots that are damaged in the original and were left out, and why.
     pub damaged: Vec<(SnapshotId, String)>,
     /// Snapshots that wait because one before them is damaged and no key is at hand to explain it.
     pub waiting: Vec<SnapshotId>,
+    /// How the copy stands now.
+    pub state: CopyState,
 }
 
 /// A copy that is being made.
@@ -72,20 +92,24 @@ struct Copy<'a> {
     from: &'a Core,
     to: Arc<Core>,
     put: Arc<dyn Put>,
-    patience: Patience,
+    settings: CopySettings,
     /// Explains damage.
     signing: Option<&'a SigningKey>,
     ground: &'a Ground,
     monitor: &'a SharedMonitor,
-    session: SnapshotId,
-    /// The session's marks so far, and when the last one was put.
-    marks: (u32, Option<DateTime<Utc>>),
-    /// The newest generation of prune when the run began.
-    generation: u64,
+    at_work: AtWork,
     /// Signers whose next snapshots wait.
     held_up: BTreeSet<String>,
+    /// The snapshots of the original when the run began, each with the hash of its refs.
+    wanted: BTreeMap<SnapshotId, PackId>,
+    /// The snapshots that the copy has, and those that it has forgotten.
+    known: Known,
     /// The packs that the copy has.
     packs: BTreeMap<PackId, u64>,
+    /// Those that snapshots of the copy rely on.
+    relied_on: BTreeSet<PackId>,
+    /// The indexes of the original, once they were listed.
+    indexes: Option<Vec<Key>>,
     report: CopyReport,
 }
 
@@ -107,7 +131,7 @@ impl Repository<Clear> {
         &self,
         to: Place,
         put: Arc<dyn Put>,
-        patience: Patience,
+        settings: CopySettings,
         ground: &Ground,
         monitor: &SharedMonitor,
     ) -> Result<CopyReport> {
@@ -124,16 +148,12 @@ impl Repository<Clear> {
         }
         let may_explain = |key: &&SigningKey| to.trust.maintainers.texts().contains(&key.public());
         let signing = self.access.signing.as_ref().filter(may_explain);
-        let mut copy = Copy::begin(from, to, put, signing, patience, ground, monitor).await?;
+        let mut copy = Copy::begin(from, to, put, signing, settings, ground, monitor).await?;
         copy.tombstones().await?;
-        let there = copy.known_snapshots(&commits.survey.good).await?;
-        let (there, missing): (Vec<_>, Vec<_>) =
-            commits.survey.good.iter().partition(|one| there.contains(&one.refs.snapshot));
-        copy.report.there = there.len() as u64;
-        for one in in_order(&missing) {
-            copy.one(one).await?;
-        }
-        copy.give(&marks::session_end(&copy.session), "ended\n".into()).await?;
+        copy.snapshots(&commits.survey.good).await?;
+        copy.report.state = copy.state().await?;
+        let (key, mark) = copy.at_work.end();
+        copy.give(&key, mark).await?;
         Ok(copy.report)
     }
 }
@@ -157,28 +177,29 @@ impl<'a> Copy<'a> {
         to: Arc<Core>,
         put: Arc<dyn Put>,
         signing: Option<&'a SigningKey>,
-        patience: Patience,
+        settings: CopySettings,
         ground: &'a Ground,
         monitor: &'a SharedMonitor,
     ) -> Result<Self> {
         let generation = to.standing(monitor).await?.generation;
         let session = ground.id_at(ground.clock.now());
-        let (packs, report) = (BTreeMap::new(), CopyReport::default());
-        let (marks, held_up) = ((0, None), BTreeSet::new());
+        let at_work = AtWork::new(session, SessionKind::Sync, generation);
         let mut copy = Self {
             from,
             to,
             put,
-            patience,
+            settings,
             signing,
             ground,
             monitor,
-            session,
-            marks,
-            generation,
-            held_up,
-            packs,
-            report,
+            at_work,
+            held_up: BTreeSet::new(),
+            wanted: BTreeMap::new(),
+            known: Known::default(),
+            packs: BTreeMap::new(),
+            relied_on: BTreeSet::new(),
+            indexes: None,
+            report: CopyReport::default(),
         };
         copy.mark().await?;
         copy.packs = copy.to.packs().await?;
@@ -187,19 +208,32 @@ impl<'a> Copy<'a> {
 
     /// Says that this run is at work: what it has put is not garbage, though nothing needs it yet.
     async fn mark(&mut self) -> Result<()> {
-        let now = self.ground.clock.now();
-        let (number, last) = self.marks;
-        if last.is_some_and(|last| now < last + MARK_EVERY) {
-            return Ok(());
+        match self.at_work.mark(self.ground.clock.now()) {
+            Some((key, mark)) => self.give(&key, mark).await,
+            None => Ok(()),
         }
-        self.marks = (number + 1, Some(now));
-        let mark = SessionMark {
-            format: FORMAT,
-            kind: SessionKind::Sync,
-            generation: self.generation,
-            snapshots: BTreeSet::new(),
-        };
-        self.give(&marks::session(&self.session, number), format::write(&mark).into()).await
+    }
+
+    /// Copies those of the original's snapshots that the copy has not, and that were not forgotten there.
+    async fn snapshots(&mut self, good: &[SignedRefs]) -> Result<()> {
+        self.wanted = good.iter().map(|one| (one.refs.snapshot.clone(), one.digest)).collect();
+        self.known = self.known_snapshots().await?;
+        let (there, missing): (Vec<_>, Vec<_>) =
+            good.iter().partition(|one| self.known.contains(&one.refs.snapshot));
+        self.report.there = there.len() as u64;
+        for one in there.iter().filter(|one| self.known.there.contains(&one.refs.snapshot)) {
+            one.packs.for_each(|pack, _| {
+                self.relied_on.insert(pack);
+            });
+        }
+        for one in in_order(&missing) {
+            self.one(one).await?;
+        }
+        if !self.report.copied.is_empty() {
+            // A prune of the copy may have taken some away meanwhile, which told of nothing then.
+            self.put_indexes().await?;
+        }
+        Ok(())
     }
 
     /// Copies one snapshot, or takes note that it cannot be copied.
@@ -213,6 +247,7 @@ impl<'a> Copy<'a> {
             Ok(()) => {
                 self.monitor.event(Event::Copied { snapshot: id.clone() });
                 self.report.copied.push(id.clone());
+                self.known.there.insert(id.clone());
                 Ok(())
             }
             Err(failure) if failure.exit() == ExitCode::Damage => {
@@ -262,27 +297,6 @@ impl<'a> Copy<'a> {
         self.to.explain(self.put.as_ref(), signing, commit, &reason, self.ground).await
     }
 
-    /// Returns the snapshots that the copy has or has forgotten. The tombstone of a sync that died unsigned forgets
-    /// nothing.
-    async fn known_snapshots(&self, wanted: &[SignedRefs]) -> Result<BTreeSet<SnapshotId>> {
-        let refs = self.to.signed(layout::REFS).await?;
-        let there: BTreeSet<SnapshotId> =
-            refs.iter().filter_map(|key| Some(layout::refs_of(key)?.0)).collect();
-        let mut listed = self.to.get.list(marks::TOMBSTONES).await?;
-        listed.retain(|object| {
-            let id = marks::tombstone_of(&object.key).map(|(id, _)| id).filter(|id| !there.contains(id));
-            !object.key.as_str().starts_with(marks::UPSTREAM)
-                && id.is_some_and(|id| wanted.iter().any(|one| one.refs.snapshot == id))
-        });
-        let tombstones = self.to.tombstones(&listed).await?;
-        if let Some((_, failure)) = tombstones.bad.into_iter().next() {
-            return Err(failure);
-        }
-        let of = |tombstone: &Tombstone| wanted.iter().any(|one| tombstone.forgets(one));
-        let forgotten = tombstones.valid.into_iter().filter(of).map(|tombstone| tombstone.snapshot);
-        Ok(there.into_iter().chain(forgotten).collect())
-    }
-
     /// Copies tombstones, so that a number which is missing in the copy is explained there.
     async fn tombstones(&self) -> Result<()> {
         let there: BTreeSet<Key> =
@@ -304,7 +318,10 @@ impl<'a> Copy<'a> {
     async fn snapshot(&mut self, one: &SignedRefs) -> Result<()> {
         let refs = &one.whole();
         self.copy_packs(&refs.packs).await?;
-        self.indexes().await?;
+        self.reread(&refs.packs).await?;
+        if self.indexes.is_none() {
+            self.put_indexes().await?;
+        }
         let manifest = layout::manifest(&refs.snapshot);
         let bytes = self.take(&manifest).await?;
         if PackId(Sha256::digest(&bytes).into()) != refs.manifest {
@@ -325,84 +342,21 @@ impl<'a> Copy<'a> {
         }
         self.give(&key, bytes).await?;
         // A pack that was there when this run began may have been swept since, so each is looked for.
-        self.to.pass_fence_again(refs, self.patience, self.monitor).await?;
+        self.to.pass_fence_again(refs, self.settings.patience, self.monitor).await?;
         self.give(&layout::signature(&key), signature).await?;
-        self.to.confirm_copy(refs, self.patience, self.monitor).await
+        self.to.confirm_copy(refs, self.settings.patience, self.monitor).await
     }
 
-    /// Copies the packs that are missing; each must have the hash in its name.
-    async fn copy_packs(&mut self, needed: &BTreeMap<PackId, u64>) -> Result<()> {
-        for (pack, size_bytes) in needed {
-            if self.packs.get(pack).is_some_and(|found| found != size_bytes) {
-                let what = format!("`{}` of the copy does not have its size", layout::pack(*pack));
-                return Err(Failure::new(ExitCode::StoreDown, what).hint(
-                    "An object is never overwritten: remove that one by hand and run the sync again.",
-                ));
-            }
-        }
-        let missing = needed.iter().filter(|(pack, _)| !self.packs.contains_key(pack));
-        let missing: Vec<(PackId, u64)> = missing.map(|(pack, size_bytes)| (*pack, *size_bytes)).collect();
-        for some in missing.chunks(PACKS_PER_MARK) {
-            self.mark().await?;
-            let (copied, failed) = self.some_packs(some).await;
-            self.report.packs += copied.len() as u64;
-            self.report.packs_bytes += copied.iter().map(|(_, size_bytes)| size_bytes).sum::<u64>();
-            self.packs.extend(copied);
-            failed?;
-        }
-        Ok(())
-    }
-
-    /// Copies packs, and returns those that were also when one of them failed: nothing is sent twice.
-    async fn some_packs(&self, packs: &[(PackId, u64)]) -> (Vec<(PackId, u64)>, Result<()>) {
-        let copies = packs.iter().map(|(pack, size_bytes)| async move {
-            self.pack(*pack, *size_bytes).await?;
-            Ok::<_, Failure>((*pack, *size_bytes))
-        });
-        let mut copies = stream::iter(copies).buffer_unordered(PACKS_AT_ONCE);
-        let (mut copied, mut failed) = (Vec::new(), Ok(()));
-        while let Some(one) = copies.next().await {
-            match one {
-                Ok(one) => copied.push(one),
-                Err(failure) if failure.exit() == ExitCode::Damage => failed = failed.and(Err(failure)),
-                Err(failure) => return (copied, Err(failure)),
-            }
-        }
-        (copied, failed)
-    }
-
-    async fn pack(&self, pack: PackId, size_bytes: u64) -> Result<()> {
-        let key = layout::pack(pack);
-        let bytes = self.take(&key).await?;
-        let hashed = bytes.clone();
-        let work = spawn_blocking(move || PackId(Sha256::digest(&hashed).into()));
-        if work.await.failed(ExitCode::Failed, || "hashing broke off".to_owned())? != pack {
-            let what = format!("`{key}` does not have the hash in its name");
-            return Err(Failure::new(ExitCode::Damage, what));
-        }
-        match self.put.put(&key, bytes).await {
-            // A run that died, or another one, was faster; its name says what it is.
-            Err(StoreError::Exists { .. }) => {}
-            other => other?,
-        }
-        match self.to.get.size(&key).await? {
-            Some(found) if found == size_bytes => {
-                self.monitor.event(Event::PackStored { size_bytes });
-                Ok(())
-            }
-            _ => Err(Failure::new(
-                ExitCode::StoreDown,
-                format!("`{key}` was put into the copy and is not there whole"),
-            )
-            .hint("Check the offsite store; `lifeboat doctor` tries what it promises.")),
-        }
-    }
-
-    /// Copies the indexes that the copy has not. One may tell of packs that are not there; they count as missing.
-    async fn indexes(&self) -> Result<()> {
+    /// Copies the indexes that the copy has not. One may tell of packs that are not there; they count as missing. The
+    /// original is listed once: what the snapshots of this run need was there when it began.
+    async fn put_indexes(&mut self) -> Result<()> {
+        let here = match self.indexes.take() {
+            Some(here) => here,
+            None => self.from.signed(layout::INDEX).await?,
+        };
         let there: BTreeSet<Key> = self.to.signed(layout::INDEX).await?.into_iter().collect();
-        for key in self.from.signed(layout::INDEX).await?.into_iter().filter(|key| !there.contains(key)) {
-            let (bytes, signature) = match self.take_signed(&key).await {
+        for key in here.iter().filter(|key| !there.contains(*key)) {
+            let (bytes, signature) = match self.take_signed(key).await {
                 // Prune removes indexes that tell of nothing.
                 Err(failure) if failure.exit() == ExitCode::Damage => continue,
                 Err(failure) if failure.exit() == ExitCode::Tampering => {
@@ -411,9 +365,10 @@ impl<'a> Copy<'a> {
                 }
                 other => other?,
             };
-            self.give(&key, bytes).await?;
-            self.give(&layout::signature(&key), signature).await?;
+            self.give(key, bytes).await?;
+            self.give(&layout::signature(key), signature).await?;
         }
+        self.indexes = Some(here);
         Ok(())
     }
 
@@ -451,7 +406,8 @@ async fn copy_configs(from: &Core, to: &dyn Get, put: &dyn Put) -> Result<()> {
     let is_new = to.size(&layout::config()).await?.is_none();
     if is_new {
         for (name, text) in recovery::files() {
-            put_same(to, put, &recovery::key(name), Bytes::from_static(text.as_bytes())).await?;
+            let text = Bytes::from_static(text.as_bytes());
+            put_first(put, to, &recovery::key(name), text, OFFSITE_PLACE).await?;
         }
     }
     for config in from.older_configs.iter().chain([&from.config]) {
@@ -460,20 +416,8 @@ async fn copy_configs(from: &Core, to: &dyn Get, put: &dyn Put) -> Result<()> {
             continue;
         }
         for key in [layout::signature(&key), key] {
-            put_same(to, put, &key, from.get.get(&key, None).await?).await?;
+            put_first(put, to, &key, from.get.get(&key, None).await?, OFFSITE_PLACE).await?;
         }
     }
     Ok(())
-}
-
-/// Puts an object; that another one lies there is an error.
-async fn put_same(to: &dyn Get, put: &dyn Put, key: &Key, bytes: Bytes) -> Result<()> {
-    match put.put(key, bytes.clone()).await {
-        Err(StoreError::Exists { .. }) if to.get(key, None).await? == bytes => Ok(()),
-        Err(StoreError::Exists { .. }) => {
-            let what = format!("`{key}` lies in the offsite place and is not of this repository");
-            Err(Failure::new(ExitCode::Usage, what).hint("Choose an empty place, or empty this one."))
-        }
-        other => Ok(other?),
-    }
 }

@@ -24,7 +24,7 @@ use crate::{
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     names::{Key, PackId},
-    store::{Get, Put, StoreError},
+    store::{Get, Put, StoreError, put_same},
 };
 
 /// What every holder has.
@@ -189,10 +189,7 @@ impl Core {
     /// Puts an object whose name nobody else uses. That it is there already with these very bytes is no mistake:
     /// a put below us was tried again after its answer was lost.
     pub(super) async fn put(&self, put: &dyn Put, key: &Key, bytes: Bytes) -> Result<(), StoreError> {
-        match put.put(key, bytes.clone()).await {
-            Err(StoreError::Exists { .. }) if self.get.get(key, None).await? == bytes => Ok(()),
-            other => other,
-        }
+        put_same(put, self.get.as_ref(), key, bytes).await
     }
 
     /// Reads the manifest that `refs` name.

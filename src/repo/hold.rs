@@ -1,14 +1,28 @@
-//! A reader's mark in the store: prune leaves what is being read, also when it was forgotten meanwhile.
+//! Marks in the store that somebody is at work. Prune leaves what is being read, also when it was forgotten meanwhile,
+//! and what a run has put, though nothing needs it yet.
 //!
-//! *Crash.* A mark of a reader that died counts for as long as sessions do, and goes with the next prune.
+//! *Crash.* A mark of a run that died counts for as long as sessions do, and goes with the next prune.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
+
+use bytes::Bytes;
+use chrono::{DateTime, Duration, Utc};
 
 use super::{
     format::{self, FORMAT},
     marks::{self, SessionKind, SessionMark},
 };
-use crate::{clock::Ground, error::Result, names::SnapshotId, store::Put};
+use crate::{
+    clock::Ground,
+    error::Result,
+    names::{Key, SnapshotId},
+    store::Put,
+};
+
+/// How often a long run says that it is still at work, at most.
+const MARK_EVERY: Duration = Duration::hours(1);
+/// What the mark of an end holds.
+const ENDED: &[u8] = b"ended\n";
 
 /// Snapshots that are being read. Say when it ends.
 pub struct Hold {
@@ -28,6 +42,56 @@ impl Hold {
 
     /// Says that it ended.
     pub async fn end(self) -> Result<()> {
-        Ok(self.put.put(&marks::session_end(&self.session), "ended\n".into()).await?)
+        Ok(self.put.put(&marks::session_end(&self.session), Bytes::from_static(ENDED)).await?)
+    }
+}
+
+/// The marks of a run that adds to the store. Advice; the fence does not rely on them.
+pub(super) struct AtWork {
+    session: SnapshotId,
+    kind: SessionKind,
+    /// The newest generation of prune when the run began.
+    generation: u64,
+    /// The number of the next mark, and when the last one was due.
+    next: (u32, Option<DateTime<Utc>>),
+}
+
+impl AtWork {
+    /// Begins a session.
+    pub(super) fn new(session: SnapshotId, kind: SessionKind, generation: u64) -> Self {
+        Self { session, kind, generation, next: (0, None) }
+    }
+
+    /// Returns the mark to put now, if one is due.
+    pub(super) fn mark(&mut self, now: DateTime<Utc>) -> Option<(Key, Bytes)> {
+        let (number, last) = self.next;
+        if last.is_some_and(|last| now < last + MARK_EVERY) {
+            return None;
+        }
+        self.next = (number + 1, Some(now));
+        let (kind, generation) = (self.kind, self.generation);
+        let mark = SessionMark { format: FORMAT, kind, generation, snapshots: BTreeSet::new() };
+        Some((marks::session(&self.session, number), format::write(&mark).into()))
+    }
+
+    /// Returns the mark of its end.
+    pub(super) fn end(&self) -> (Key, Bytes) {
+        (marks::session_end(&self.session), Bytes::from_static(ENDED))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_due_at_first_and_then_once_an_hour_under_a_new_name() {
+        let now = DateTime::UNIX_EPOCH;
+        let mut at_work = AtWork::new(SnapshotId::at(now, 7), SessionKind::Sync, 3);
+        let mut due =
+            |minutes| at_work.mark(now + Duration::minutes(minutes)).map(|(key, _)| key.to_string());
+        let keys = [0, 0, 59, 60, 61, 300].map(&mut due);
+        let key = |n: u32| Some(format!("sessions/19700101T000000Z-0007-{n}.json"));
+        assert_eq!(keys, [key(0), None, None, key(1), None, key(2)]);
     }
 }

@@ -49,7 +49,7 @@ use self::{
 };
 pub use self::{
     chunks::ChunkReader,
-    copy::CopyReport,
+    copy::{CopyReport, CopySettings, CopyState},
     fence::Patience,
     hold::Hold,
     index::{KnownChunks, Location, MemoryIndex, PackMap, Reliance},
@@ -70,11 +70,13 @@ use crate::{
     event::SharedMonitor,
     flow::Previous,
     names::{Key, PackId, SnapshotId, SourceName},
-    store::{Get, Put, StoreError},
+    store::{Get, Put, StoreError, put_same},
 };
 
 /// Bytes at which a pack of a new repository is closed.
 pub const PACK_SIZE_BYTES: u64 = 64 << 20;
+/// What failures call the place of a repository that is being made.
+const NEW_PLACE: &str = "the place of the new repository";
 
 /// May add snapshots; opens indexes and manifests, never data.
 pub struct Append {
@@ -179,9 +181,9 @@ pub async fn create(put: &dyn Put, get: &dyn Get, new: NewRepository<'_>) -> Res
         .failed(ExitCode::Failed, || "the config cannot be written".to_owned())?;
     let signature = new.signing.sign(&bytes, &format!("lifeboat config repository={}", config.repository))?;
     for (name, text) in recovery::files() {
-        put_once(put, get, &recovery::key(name), Bytes::from_static(text.as_bytes())).await?;
+        put_first(put, get, &recovery::key(name), Bytes::from_static(text.as_bytes()), NEW_PLACE).await?;
     }
-    put_once(put, get, &layout::signature(&layout::config()), signature.into()).await?;
+    put_first(put, get, &layout::signature(&layout::config()), signature.into(), NEW_PLACE).await?;
     put.put(&layout::config(), bytes.into()).await?;
     Ok(config)
 }
@@ -191,12 +193,12 @@ pub async fn is_there(get: &dyn Get) -> Result<bool> {
     Ok(get.size(&layout::config()).await?.is_some())
 }
 
-/// Puts an object of an earlier, interrupted `create`; a signature of such a run is of no use to this one.
-async fn put_once(put: &dyn Put, get: &dyn Get, key: &Key, bytes: Bytes) -> Result<()> {
-    match put.put(key, bytes.clone()).await {
-        Err(StoreError::Exists { .. }) if get.get(key, None).await? == bytes => Ok(()),
+/// Puts an object of a repository that is being made, which an earlier run that broke off may have put. Another one
+/// there, as a signature of such a run, is of no use to this one; `place` says where it lies.
+async fn put_first(put: &dyn Put, get: &dyn Get, key: &Key, bytes: Bytes, place: &str) -> Result<()> {
+    match put_same(put, get, key, bytes).await {
         Err(StoreError::Exists { .. }) => {
-            let what = format!("`{key}` lies in the place of the new repository");
+            let what = format!("`{key}` lies in {place}");
             Err(Failure::new(ExitCode::Usage, what).hint("Choose an empty place, or empty this one."))
         }
         other => Ok(other?),

@@ -423,7 +423,7 @@ pub(super) fn in_turn(mut packs: Vec<PackId>, known: &dyn KnownChunks, percent: 
     clippy::cast_sign_loss,
     reason = "between 1 and the number of packs"
 )]
-fn share(packs: usize, percent: f64) -> usize {
+pub(super) fn share(packs: usize, percent: f64) -> usize {
     if percent <= 0.0 || packs == 0 {
         return 0;
     }

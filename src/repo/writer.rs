@@ -28,7 +28,9 @@ use super::{
     commit::Stored,
     cutting::Cutting,
     format::{self, BodyRecord, CHUNKS_IN_RECORD_MAX, EntryRecord, PackKind, SourceManifest, Status},
+    hold::AtWork,
     index::Location,
+    marks::SessionKind,
     packer::{Packer, PackerSettings},
     reader::{LINE_BYTES_MAX, ReusedBody},
 };
@@ -170,6 +172,8 @@ impl<'a> SnapshotWriter<'a> {
     ) -> Result<Self> {
         let began = ground.clock.now();
         let id = ground.id_at(began);
+        let generation = repository.access.standing.generation;
+        let at_work = AtWork::new(id.clone(), SessionKind::Backup, generation);
         let settings = |kind| PackerSettings {
             put: repository.access.put.clone(),
             get: repository.core.get.clone(),
@@ -192,7 +196,7 @@ impl<'a> SnapshotWriter<'a> {
             meta: Packer::start(settings(PackKind::Meta)),
             monitor,
             session: Mutex::default(),
-            stored: tokio::sync::Mutex::default(),
+            stored: tokio::sync::Mutex::new(Stored::new(at_work)),
             sources: Vec::new(),
             tallies: BTreeMap::new(),
             older: repository.index_reader(),

@@ -68,8 +68,8 @@ async fn a_taken_name_stays_as_it_was(store: &impl Store) {
         assert!(matches!(refused, Err(StoreError::Exists { .. })), "{second:?}: {refused:?}");
     }
     assert_eq!(store.get(&name, None).await.expect("the first stays"), "first");
-    super::put_same(store, &name, "first".into()).await.expect("the same again is fine");
-    assert!(super::put_same(store, &name, "other".into()).await.is_err_and(|error| error.is_exists()));
+    super::put_same(store, store, &name, "first".into()).await.expect("the same again is fine");
+    assert!(super::put_same(store, store, &name, "other".into()).await.is_err_and(|error| error.is_exists()));
 }
 
 async fn of_many_putters_one_wins<S: Store + Clone + 'static>(store: &S, quirks: Quirks) {

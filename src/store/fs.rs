@@ -1,8 +1,9 @@
 //! A store in a folder, by our own hand: opendal's `fs` does not make names durable, and its create-only
 //! is a check and then a rename.
 //!
-//! *Order.* A put writes `tmp/<pid>-<n>`, syncs the file, renames it without replacing, then syncs the
-//! folder, and the folders above it that this process saw for the first time. Only then it returns.
+//! *Order.* A put writes `tmp/<pid>-<n>`, block by block where there is a pace, syncs the file, renames it without
+//! replacing, then syncs the folder, and the folders above it that this process saw for the first time. Only then it
+//! returns.
 //!
 //! *Crash.* Before the rename: a leftover in `tmp/`, which no listing shows and [`Delete::tidy`] removes.
 //! After the rename and before the last sync: the object is there or it is not, whole in both cases, and
@@ -30,12 +31,16 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat},
     io::Errno,
 };
 
-use super::{Delete, Get, Listed, Put, StoreError, Trash};
+use super::{
+    Delete, Get, Listed, Put, StoreError, Trash,
+    pace::{Pace, blocks},
+};
 use crate::names::Key;
 
 /// The folder for what is not whole yet; no key may begin with it.
@@ -52,7 +57,10 @@ const FOLDER_FLAGS: OFlags =
 
 /// Objects as files under one folder. Clones share what is known of it.
 #[derive(Clone, Debug)]
-pub struct FsStore(Arc<Inner>);
+pub struct FsStore {
+    inner: Arc<Inner>,
+    pace: Option<Pace>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -67,7 +75,14 @@ impl FsStore {
     /// Names the folder; it need not exist until something is put.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         let (next_tmp, durable) = (AtomicU64::new(0), Mutex::default());
-        Self(Arc::new(Inner { root: root.into(), next_tmp, durable }))
+        Self { inner: Arc::new(Inner { root: root.into(), next_tmp, durable }), pace: None }
+    }
+
+    /// Lets bytes be written at this pace and no faster.
+    #[must_use]
+    pub fn paced(mut self, pace: Pace) -> Self {
+        self.pace = Some(pace);
+        self
     }
 
     /// Makes the folder and those above it, if they are not there.
@@ -85,7 +100,7 @@ impl FsStore {
 
     /// Returns the folder.
     pub fn root(&self) -> &Path {
-        &self.0.root
+        &self.inner.root
     }
 
     /// Runs `work` where it may block.
@@ -94,7 +109,7 @@ impl FsStore {
         at: &str,
         work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let inner = Arc::clone(&self.0);
+        let inner = Arc::clone(&self.inner);
         let joined = tokio::task::spawn_blocking(move || work(&inner)).await;
         joined.map_err(|error| StoreError::Broken { at: at.to_owned(), source: error.into() })?
     }
@@ -103,8 +118,13 @@ impl FsStore {
 #[async_trait]
 impl Put for FsStore {
     async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
-        let key = key.clone();
-        self.blocking(&key.to_string(), move |inner| inner.put(&key, &body)).await
+        let (at, began) = (key.to_string(), key.clone());
+        let mut writing = self.blocking(&at, move |inner| inner.begin(&began)).await?;
+        let mut blocks = std::pin::pin!(blocks(body, self.pace.clone()));
+        while let Some(block) = blocks.next().await {
+            writing = self.blocking(&at, move |_| writing.add(&block)).await?;
+        }
+        self.blocking(&at, move |_| writing.place()).await
     }
 }
 
@@ -169,7 +189,8 @@ fn sort(at: &str, errno: Errno) -> StoreError {
 }
 
 impl Inner {
-    fn put(&self, key: &Key, body: &[u8]) -> Result<(), StoreError> {
+    /// Begins an object: looks whether its name is free, and makes the folders and a file of no name of ours.
+    fn begin(&self, key: &Key) -> Result<Writing, StoreError> {
         let at = key.as_str();
         let fail = |errno: Errno| sort(at, errno);
         let (folder_path, name) = split(key);
@@ -185,18 +206,7 @@ impl Inner {
         }
         let tmp = self.make_folder(&root, TMP).map_err(fail)?;
         let (tmp_name, file) = self.create_tmp(&tmp).map_err(fail)?;
-        let placed = write_whole(file, body).map_err(|error| StoreError::of_io(at, error)).and_then(|()| {
-            rename_new(&tmp, &tmp_name, &folder, name).map_err(|errno| match errno {
-                Errno::EXIST => StoreError::Exists { key: key.clone() },
-                other => fail(other),
-            })
-        });
-        if placed.is_err() {
-            // A full disk needs the room at once; what cannot be removed now `tidy` removes later.
-            let _ = rustix::fs::unlinkat(&tmp, &tmp_name, AtFlags::empty());
-        }
-        placed?;
-        rustix::fs::fsync(&folder).map_err(fail)
+        Ok(Writing { key: key.clone(), folder, tmp, tmp_name, file, is_placed: false })
     }
 
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
@@ -317,10 +327,44 @@ impl Inner {
     }
 }
 
-/// Writes all bytes and makes them durable.
-fn write_whole(mut file: File, body: &[u8]) -> io::Result<()> {
-    file.write_all(body)?;
-    file.sync_all()
+/// An object on its way. Dropped before it is in its place, it leaves nothing.
+struct Writing {
+    key: Key,
+    folder: OwnedFd,
+    tmp: OwnedFd,
+    tmp_name: String,
+    file: File,
+    is_placed: bool,
+}
+
+impl Writing {
+    /// Writes the next bytes.
+    fn add(mut self, block: &[u8]) -> Result<Self, StoreError> {
+        self.file.write_all(block).map_err(|error| StoreError::of_io(self.key.as_str(), error))?;
+        Ok(self)
+    }
+
+    /// Makes the bytes durable, gives them their name, and makes that durable.
+    fn place(mut self) -> Result<(), StoreError> {
+        let at = self.key.as_str();
+        self.file.sync_all().map_err(|error| StoreError::of_io(at, error))?;
+        let (_, name) = split(&self.key);
+        rename_new(&self.tmp, &self.tmp_name, &self.folder, name).map_err(|errno| match errno {
+            Errno::EXIST => StoreError::Exists { key: self.key.clone() },
+            other => sort(at, other),
+        })?;
+        self.is_placed = true;
+        rustix::fs::fsync(&self.folder).map_err(|errno| sort(self.key.as_str(), errno))
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if !self.is_placed {
+            // A full disk needs the room at once; what cannot be removed now `tidy` removes later.
+            let _ = rustix::fs::unlinkat(&self.tmp, &self.tmp_name, AtFlags::empty());
+        }
+    }
 }
 
 /// Renames without replacing; a file system that cannot is asked for a second name instead, which can

@@ -18,6 +18,7 @@ mod faulty;
 mod fs;
 pub mod lock;
 mod memory;
+mod pace;
 mod pausing;
 mod place;
 pub mod probe;
@@ -35,8 +36,9 @@ pub use self::{
     faulty::{Fault, FaultStore, Which},
     fs::FsStore,
     memory::MemoryStore,
+    pace::Pace,
     pausing::PausingStore,
-    place::{Opened, SCHEMES, create, open},
+    place::{Opened, SCHEMES, create, open, open_paced},
     remote::RemoteStore,
 };
 use crate::names::Key;
@@ -137,12 +139,9 @@ impl Guarantees {
 ///
 /// For objects that are named by their content, where a second put of the same is no mistake: a resumed
 /// run, a copy that was interrupted. Other bytes under the name stay an error.
-pub async fn put_same<S: Put + Get + ?Sized>(store: &S, key: &Key, body: Bytes) -> Result<(), StoreError> {
-    match store.put(key, body.clone()).await {
-        Err(StoreError::Exists { key: taken }) => {
-            let there = store.get(key, None).await?;
-            if there == body { Ok(()) } else { Err(StoreError::Exists { key: taken }) }
-        }
+pub async fn put_same(put: &dyn Put, get: &dyn Get, key: &Key, body: Bytes) -> Result<(), StoreError> {
+    match put.put(key, body.clone()).await {
+        Err(StoreError::Exists { .. }) if get.get(key, None).await? == body => Ok(()),
         other => other,
     }
 }

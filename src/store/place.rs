@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Delete, FsStore, Get, Guarantees, Put, RemoteStore, Store};
+use super::{Delete, FsStore, Get, Guarantees, Pace, Put, RemoteStore, Store};
 use crate::error::{Context, ExitCode, Failure, Result};
 
 /// The kinds of store this program was built with, as a policy names them.
@@ -34,14 +34,21 @@ impl Opened {
 
 /// Opens a store. Nothing is asked of it yet, so this succeeds while the place is out of reach.
 pub fn open(scheme: &str, options: &BTreeMap<String, String>) -> Result<Opened> {
+    open_paced(scheme, options, None)
+}
+
+/// As [`open`]; the bytes of what is put leave at this pace and no faster.
+pub fn open_paced(scheme: &str, options: &BTreeMap<String, String>, pace: Option<Pace>) -> Result<Opened> {
     match scheme {
         "fs" => {
             let store = FsStore::new(fs_root(options)?);
+            let store = if let Some(pace) = pace { store.paced(pace) } else { store };
             let place = store.root().display().to_string();
             Ok(Opened::of(store, place, Guarantees::full()))
         }
         scheme if SCHEMES.contains(&scheme) => {
             let store = RemoteStore::new(scheme, options)?;
+            let store = if let Some(pace) = pace { store.paced(pace)? } else { store };
             let (place, guarantees) = (store.place().to_owned(), store.guarantees());
             Ok(Opened::of(store, place, guarantees))
         }

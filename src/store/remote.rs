@@ -11,17 +11,21 @@
 //! and only then, an object with exactly our bytes counts as ours.
 //!
 //! Limits: a try more than there are [`PAUSES`], [`CONCURRENT`] requests at once, and for each try
-//! [`PATIENCE`] plus the time that the bytes take at [`SLOWEST_BYTES_PER_SECOND`].
+//! [`PATIENCE`] plus the time that the bytes take at [`SLOWEST_BYTES_PER_SECOND`]. That is slower than any pace which
+//! a policy can set leaves to each of those who may send at once.
+
+mod paced;
 
 use std::{collections::BTreeMap, fmt, future::Future, ops::Range, sync::OnceLock, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use opendal::{Buffer, ErrorKind, HttpTransporter, Operator, layers::ConcurrentLimitLayer};
+use opendal::{Buffer, ErrorKind, HttpTransporter, OperationContext, Operator, layers::ConcurrentLimitLayer};
 use opendal_http_transport_reqwest::ReqwestTransport;
 
-use super::{Delete, Get, Guarantees, Listed, Put, StoreError, Trash};
+use self::paced::PacedTransport;
+use super::{Delete, Get, Guarantees, Listed, Pace, Put, StoreError, Trash};
 use crate::{
     error::{Context, ExitCode, Failure},
     names::Key,
@@ -66,13 +70,20 @@ impl std::error::Error for Answer {}
 impl RemoteStore {
     /// Opens a service with opendal's own option names; asks nothing of it yet.
     pub fn new(scheme: &str, options: &BTreeMap<String, String>) -> Result<Self, Failure> {
-        install_transport().failed(ExitCode::Failed, || "no HTTPS client could be made".to_owned())?;
+        http_client()?;
         let operator = Operator::via_iter(scheme, options.clone()).map_err(|error| {
             Failure::new(ExitCode::Usage, format!("the settings of store `{scheme}` are not complete"))
                 .because(answer(&error))
                 .hint("Options have opendal's names: bucket, endpoint, region, root, access_key_id, …")
         })?;
         Ok(Self::over(operator, scheme, place(scheme, options)))
+    }
+
+    /// Lets what is put leave at this pace and no faster.
+    pub fn paced(mut self, pace: Pace) -> Result<Self, Failure> {
+        let transport = HttpTransporter::new(PacedTransport::new(http_client()?, pace));
+        self.operator = self.operator.with_context(OperationContext::new().with_http_transport(transport));
+        Ok(self)
     }
 
     fn over(operator: Operator, scheme: &str, place: String) -> Self {
@@ -341,18 +352,18 @@ fn without_login(url: &str) -> String {
     format!("{scheme}://{host}{}", &rest[host_ends..])
 }
 
-/// Gives opendal an HTTPS client that uses `ring` and does not wait for ever; once per process.
-fn install_transport() -> Result<(), &'static reqwest::Error> {
-    static DONE: OnceLock<Result<(), reqwest::Error>> = OnceLock::new();
+/// Gives opendal an HTTPS client that uses `ring` and does not wait for ever, once per process, and returns it.
+fn http_client() -> Result<&'static reqwest::Client, Failure> {
+    static DONE: OnceLock<Result<reqwest::Client, reqwest::Error>> = OnceLock::new();
     let done = DONE.get_or_init(|| {
         // Already installed by another module: that one is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         opendal::install_default();
         let client = reqwest::Client::builder().connect_timeout(CONNECT_PATIENCE).build()?;
-        HttpTransporter::install_default(ReqwestTransport::new(client));
-        Ok(())
+        HttpTransporter::install_default(ReqwestTransport::new(client.clone()));
+        Ok(client)
     });
-    done.as_ref().copied()
+    done.as_ref().failed(ExitCode::Failed, || "no HTTPS client could be made".to_owned())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat::{
     names::{Key, SnapshotId},
-    repo::{MemoryIndex, Patience, Repository, Terms, format::layout},
+    repo::{CopySettings, MemoryIndex, Patience, Repository, Terms, format::layout},
     store::{Delete, Fault, FaultStore, FsStore, Get, Listed, MemoryStore, Put, Store, StoreError, Which},
 };
 
@@ -491,5 +491,13 @@ async fn sync<S: Store + Clone + 'static>(
     let from = Repository::clear(ship.place(from, &Arc::default())).await?;
     let patience = Patience::default();
     let (place, put) = (ship.place(to, &Arc::default()), Arc::new(to.clone()));
-    from.copy_to(place, put, patience, &ship.ground(), &ship.monitor()).await.map(drop)
+    from.copy_to(
+        place,
+        put,
+        CopySettings { patience, ..CopySettings::default() },
+        &ship.ground(),
+        &ship.monitor(),
+    )
+    .await
+    .map(drop)
 }

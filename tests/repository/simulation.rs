@@ -26,8 +26,8 @@ use lifeboat::{
     jobs::prune::{self, Asked},
     names::{Key, SnapshotId},
     repo::{
-        Append, Label, Maintain, MemoryIndex, MemoryWitness, Patience, Place, Read, Repository, Terms,
-        VerifyOptions,
+        Append, CopySettings, Label, Maintain, MemoryIndex, MemoryWitness, Patience, Place, Read, Repository,
+        Terms, VerifyOptions,
         format::{Refs, layout},
     },
     retention::Rules,
@@ -268,7 +268,8 @@ impl World {
         let original = Repository::clear(place(from, 0)).await?.explaining(self.ship.signing());
         let put = Arc::new(to.clone());
         let (ground, monitor) = (self.ground(), self.monitor());
-        let report = original.copy_to(place(to, 1), put, QUICK, &ground, &monitor).await?;
+        let settings = CopySettings { patience: QUICK, ..CopySettings::default() };
+        let report = original.copy_to(place(to, 1), put, settings, &ground, &monitor).await?;
         assert_eq!(report.damaged, [], "nothing here is ever damaged");
         self.model().reported.entry(Where::Copy).or_default().extend(report.copied);
         Ok(())

@@ -9,8 +9,8 @@ use lifeboat::{
     event::NoMonitor,
     names::Key,
     repo::{
-        self, CopyReport, Maintain, MemoryIndex, MemoryWitness, Patience, Place, Repository, Terms,
-        VerifyOptions, VerifyReport, Witness, format::layout,
+        self, CopyReport, CopySettings, Maintain, MemoryIndex, MemoryWitness, Patience, Place, Repository,
+        Terms, VerifyOptions, VerifyReport, Witness, format::layout,
     },
     store::{CountingStore, Delete, Fault, FaultStore, MemoryStore, PausingStore, Put, Store, Verb, Which},
 };
@@ -18,7 +18,11 @@ use lifeboat::{
 use crate::fixture::{AT_ONCE, Cargo, SMALL_PACKS, Ship, keys_under, noise, parcel};
 
 /// A sync that waits for a sweep looks a few times and no longer.
-const QUICK: Patience = Patience { interval: Wait::ZERO, looks: 3 };
+pub const QUICK: CopySettings = CopySettings {
+    patience: Patience { interval: Wait::ZERO, looks: 3 },
+    packs_at_once: 2,
+    reread_percent: 5,
+};
 const SESSIONS: &str = "sessions/";
 const TOMBSTONES: &str = "tombstones/";
 const UPSTREAM: &str = "tombstones/upstream/";
@@ -51,16 +55,16 @@ where
 }
 
 /// Two snapshots that share a file, in a store that tells when objects came, and an empty place that does too.
-struct Two {
-    ship: Ship,
-    original: MemoryStore,
-    offsite: MemoryStore,
-    known: Arc<MemoryIndex>,
-    made: Vec<(lifeboat::names::SnapshotId, Cargo)>,
+pub struct Two {
+    pub ship: Ship,
+    pub original: MemoryStore,
+    pub offsite: MemoryStore,
+    pub known: Arc<MemoryIndex>,
+    pub made: Vec<(lifeboat::names::SnapshotId, Cargo)>,
 }
 
 impl Two {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let ship = Ship::new();
         let stores = [(); 2].map(|()| MemoryStore::with_clock(Arc::new(ship.clock.clone())));
         let [original, offsite] = stores;
@@ -72,7 +76,7 @@ impl Two {
         two
     }
 
-    async fn backup(&mut self, seeds: &[u64]) {
+    pub async fn backup(&mut self, seeds: &[u64]) {
         let cargo = cargo(seeds);
         let made = self
             .ship
@@ -82,12 +86,12 @@ impl Two {
         self.made.push((made.id, cargo));
     }
 
-    async fn sync(&self) -> Result<CopyReport> {
+    pub async fn sync(&self) -> Result<CopyReport> {
         copy(&self.ship, &self.original, &self.offsite).await
     }
 
     /// Asserts that the copy restores every snapshot, or those with these numbers.
-    async fn assert_copied(&self, only: &[usize]) {
+    pub async fn assert_copied(&self, only: &[usize]) {
         let made = only.iter().map(|n| &self.made[*n]);
         let ids: Vec<_> = made.clone().map(|(id, _)| id.clone()).collect();
         assert_eq!(self.ship.listed(&self.offsite).await, ids);
@@ -97,12 +101,12 @@ impl Two {
     }
 
     /// Verifies the copy with a witness that has seen the original.
-    async fn verify_copy(&self) -> VerifyReport {
+    pub async fn verify_copy(&self) -> VerifyReport {
         verify(&self.ship, &self.offsite, &Arc::default()).await
     }
 
     /// Returns a pack that this snapshot needs and no other.
-    fn pack_of_only(&self, n: usize) -> Key {
+    pub fn pack_of_only(&self, n: usize) -> Key {
         let packs = |n: usize| -> BTreeSet<Key> {
             let (id, _) = &self.made[n];
             let bytes = self.original.dump()[&layout::refs(id, 0)].clone();

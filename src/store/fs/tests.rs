@@ -26,6 +26,46 @@ async fn the_suite() {
 }
 
 #[tokio::test]
+async fn the_suite_at_a_pace() {
+    let (_dir, store) = store();
+    let store = store.paced(Pace::new(u64::MAX));
+    conformance::run(&store, conformance::Quirks { tells_time: true, ..Default::default() }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_written_at_the_pace_and_stands_there_only_when_it_is_whole() {
+    let (dir, store) = store();
+    let store = store.paced(Pace::new(1 << 20));
+    let body = Bytes::from((0..3_u32 << 20).map(|n| n.to_le_bytes()[1]).collect::<Vec<u8>>());
+    let at = key("packs/ab/1");
+    let began = tokio::time::Instant::now();
+    let mut put = Box::pin(store.put(&at, body.clone()));
+    let half = tokio::time::timeout(std::time::Duration::from_millis(1500), &mut put).await;
+    assert!(half.is_err(), "half of the time is over, and so it is not done");
+    assert_eq!(store.size(&at).await.unwrap(), None);
+    let written = std::fs::read_dir(dir.path().join("tmp")).unwrap().next().unwrap().unwrap();
+    let written = written.metadata().unwrap().len();
+    assert!((1 << 20..2 << 20).contains(&written), "{written}");
+    put.await.unwrap();
+    assert!(began.elapsed() > std::time::Duration::from_millis(2800), "{:?}", began.elapsed());
+    assert_eq!(store.get(&at, None).await.unwrap(), body);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_is_given_up_on_its_way_leaves_nothing() {
+    let (dir, store) = store();
+    let store = store.paced(Pace::new(1 << 20));
+    let at = key("packs/ab/1");
+    let put = store.put(&at, vec![1; 4 << 20].into());
+    tokio::time::timeout(std::time::Duration::from_secs(1), put).await.unwrap_err();
+    // A block that was being written ends on a thread of its own.
+    while std::fs::read_dir(dir.path().join("tmp")).unwrap().count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.list("").await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_file_system_without_rename_flags_is_served_by_a_second_name() {
     let dir = tempfile::tempdir().unwrap();
     let folder = rustix::fs::open(dir.path(), FOLDER_FLAGS, Mode::empty()).unwrap();
@@ -42,7 +82,7 @@ async fn a_crash_before_the_rename_leaves_nothing_that_is_listed() {
     let (dir, store) = store();
     store.put(&key("packs/ab/1"), "one".into()).await.unwrap();
     // What a dead process leaves, under the very name that this one would take next.
-    let next = format!("{}-{}", std::process::id(), store.0.next_tmp.load(Ordering::Relaxed));
+    let next = format!("{}-{}", std::process::id(), store.inner.next_tmp.load(Ordering::Relaxed));
     std::fs::write(dir.path().join("tmp").join(next), "half").unwrap();
     let all = store.list("").await.unwrap();
     assert_eq!(all.iter().map(|o| o.key.as_str()).collect::<Vec<_>>(), ["packs/ab/1"]);

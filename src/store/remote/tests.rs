@@ -143,6 +143,31 @@ async fn half_an_object_is_not_taken_for_a_whole_one() {
 }
 
 #[tokio::test]
+async fn a_put_at_a_pace_arrives_whole_and_every_byte_of_it_waited_for_its_turn() {
+    let (server, store) = TinyS3::start(Mood::Answers).await;
+    let (began, pace) = (tokio::time::Instant::now(), Pace::new(64 << 20));
+    let store = store.paced(pace.clone()).unwrap();
+    let body = Bytes::from((0..4_u32 << 20).map(|n| n.to_le_bytes()[1]).collect::<Vec<u8>>());
+    let key = Key::new("packs/a").unwrap();
+    store.put(&key, body.clone()).await.unwrap();
+    assert_eq!(server.objects.lock().unwrap()["/b/packs/a"], body);
+    assert_eq!(store.get(&key, None).await.unwrap(), body);
+    // Whoever comes next has its turn after all that was sent: a sixteenth of a second for these bytes.
+    assert!(pace.reserve(0, began) >= began + Duration::from_micros(62_400));
+    assert!(store.put(&key, "other".into()).await.unwrap_err().is_exists(), "what is refused is told");
+}
+
+#[tokio::test]
+async fn a_lost_answer_and_a_full_service_are_told_at_a_pace_too() {
+    let (server, store) = TinyS3::start(Mood::LosesTheAnswer).await;
+    let store = store.paced(Pace::new(u64::MAX)).unwrap();
+    store.put(&Key::new("refs/a").unwrap(), "ours".into()).await.unwrap();
+    *server.mood.lock().unwrap() = Mood::IsFull;
+    let error = store.put(&Key::new("refs/b").unwrap(), "12345678".into()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_full_service_is_told_as_such() {
     let (_server, store) = TinyS3::start(Mood::IsFull).await;
     let error = store.put(&Key::new("packs/a").unwrap(), "12345678".into()).await.unwrap_err();

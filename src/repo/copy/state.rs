@@ -1,0 +1,101 @@
+//! How a copy stands, compared with its original.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+
+use super::Copy;
+use crate::{
+    error::Result,
+    names::{Key, PackId, SnapshotId},
+    repo::{format::layout, marks},
+};
+
+/// How a copy stands when a run has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CopyState {
+    /// Snapshots in the copy.
+    pub snapshots: u64,
+    /// The newest of them, and when it was begun.
+    pub newest: Option<(SnapshotId, DateTime<Utc>)>,
+    /// Bytes of the packs in the copy.
+    pub packs_bytes: u64,
+    /// Bytes of packs that snapshots of the original need and that the copy has not. What the copy itself has forgotten
+    /// does not count.
+    pub lag_bytes: u64,
+    /// The oldest snapshot of the original that the copy has not and has not forgotten, and when it was begun.
+    pub behind: Option<(SnapshotId, DateTime<Utc>)>,
+}
+
+/// The snapshots that a copy has to do with.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// Those that lie there.
+    pub(super) there: BTreeSet<SnapshotId>,
+    /// Those that the copy has forgotten; they may still lie there.
+    pub(super) forgotten: BTreeSet<SnapshotId>,
+}
+
+impl Known {
+    pub(super) fn contains(&self, id: &SnapshotId) -> bool {
+        self.there.contains(id) || self.forgotten.contains(id)
+    }
+}
+
+impl Copy<'_> {
+    /// Looks how the copy stands now. What has come into the original since the run began counts as missing.
+    pub(super) async fn state(&self) -> Result<CopyState> {
+        let original = self.from.survey().await?.good;
+        let wanted = || original.iter().filter(|one| !self.known.forgotten.contains(&one.refs.snapshot));
+        let mut missing: BTreeMap<PackId, u64> = BTreeMap::new();
+        for one in wanted() {
+            one.packs.for_each(|pack, size_bytes| {
+                if !self.packs.contains_key(&pack) {
+                    missing.insert(pack, size_bytes);
+                }
+            });
+        }
+        let lacks = wanted().filter(|one| !self.known.there.contains(&one.refs.snapshot));
+        let behind =
+            lacks.map(|one| (one.refs.snapshot.clone(), one.refs.began)).min_by_key(|(_, began)| *began);
+        let began = |id: &SnapshotId| {
+            let here = original.iter().find(|one| one.refs.snapshot == *id);
+            here.map_or_else(|| id.time(), |one| one.refs.began)
+        };
+        let standing: Vec<&SnapshotId> = self.known.there.difference(&self.known.forgotten).collect();
+        Ok(CopyState {
+            snapshots: standing.len() as u64,
+            newest: standing.last().map(|id| ((*id).clone(), began(id))),
+            packs_bytes: self.packs.values().sum(),
+            lag_bytes: missing.values().sum(),
+            behind,
+        })
+    }
+
+    /// Returns what the copy has and what it has forgotten. The tombstone of a sync that died unsigned forgets nothing.
+    pub(super) async fn known_snapshots(&self) -> Result<Known> {
+        let refs = self.to.signed(layout::REFS).await?;
+        let there: BTreeSet<SnapshotId> =
+            refs.iter().filter_map(|key| Some(layout::refs_of(key)?.0)).collect();
+        let mut listed = self.to.get.list(marks::TOMBSTONES).await?;
+        listed.retain(|object| {
+            let id = marks::tombstone_of(&object.key).map(|(id, _)| id);
+            let is_known = |id: SnapshotId| there.contains(&id) || self.wanted.contains_key(&id);
+            !object.key.as_str().starts_with(marks::UPSTREAM) && id.is_some_and(is_known)
+        });
+        let tombstones = self.to.tombstones(&listed).await?;
+        let of_missing = |key: &Key| marks::tombstone_of(key).is_some_and(|(id, _)| !there.contains(&id));
+        if let Some((_, failure)) = tombstones.bad.into_iter().find(|(key, _)| of_missing(key)) {
+            return Err(failure);
+        }
+        let forgets = |tombstone: &marks::Tombstone| {
+            let commit = tombstone.commit.as_ref();
+            commit.is_some_and(|commit| {
+                // Of what the original has no more, nothing tells which commit it was.
+                self.wanted.get(&tombstone.snapshot).is_none_or(|digest| commit.refs == *digest)
+            })
+        };
+        let forgotten = tombstones.valid.into_iter().filter(forgets).map(|tombstone| tombstone.snapshot);
+        Ok(Known { forgotten: forgotten.collect(), there })
+    }
+}

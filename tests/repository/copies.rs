@@ -1,0 +1,252 @@
+//! What a copy reads back before a snapshot relies on it, how often it asks the stores, and how it says that it stands.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use lifeboat::{
+    error::{ExitCode, Result},
+    names::Key,
+    repo::{CopyReport, CopySettings, MemoryIndex, Repository, format::layout},
+    store::{CountingStore, Delete, Fault, FaultStore, Put, Store, StoreError, Verb, Which},
+};
+use tokio::sync::Notify;
+
+use crate::{
+    fixture::{AT_ONCE, keys_under},
+    sync::{QUICK, Two},
+};
+
+fn reading_back(reread_percent: u32) -> CopySettings {
+    CopySettings { reread_percent, ..QUICK }
+}
+
+/// Copies as a host that remembers what it found out about the copy.
+async fn copy<T: Store + Clone + 'static>(
+    two: &Two,
+    to: &T,
+    known: &Arc<MemoryIndex>,
+    settings: CopySettings,
+) -> Result<CopyReport> {
+    copy_from(two, &two.original, to, known, settings).await
+}
+
+async fn copy_from<F: Store + Clone + 'static, T: Store + Clone + 'static>(
+    two: &Two,
+    from: &F,
+    to: &T,
+    known: &Arc<MemoryIndex>,
+    settings: CopySettings,
+) -> Result<CopyReport> {
+    let ship = &two.ship;
+    let original = Repository::clear(ship.place(from, &Arc::default())).await?;
+    let (place, put) = (ship.place(to, known), Arc::new(to.clone()));
+    original.copy_to(place, put, settings, &ship.now(), &ship.monitor()).await
+}
+
+/// Returns the packs that were read, in order.
+fn packs_read<S>(store: &CountingStore<S>) -> Vec<String> {
+    let reads = store.calls().into_iter().filter(|call| call.verb == Verb::Get);
+    reads.map(|call| call.at).filter(|at| at.starts_with(layout::PACKS)).collect()
+}
+
+#[tokio::test]
+async fn a_share_of_what_was_sent_for_each_snapshot_is_read_back_and_one_pack_at_least() {
+    for (percent, of_all) in [(0, Some(0)), (5, None), (100, Some(1))] {
+        let two = Two::new().await;
+        let to = CountingStore::new(two.offsite.clone());
+        let report = copy(&two, &to, &Arc::default(), reading_back(percent)).await.unwrap();
+        let (read, all) = (packs_read(&to), keys_under(&two.offsite, layout::PACKS));
+        assert_eq!(report.packs_reread, read.len() as u64);
+        match of_all {
+            Some(share) => assert_eq!(read.len(), share * all.len(), "each once: {percent}"),
+            None => assert!((2..all.len()).contains(&read.len()), "{} of {}", read.len(), all.len()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_sync_that_died_has_sent_is_read_back_by_the_next_one() {
+    let two = Two::new().await;
+    let to = FaultStore::new(CountingStore::new(two.offsite.clone()));
+    to.die_at(Which::Writes, 8, Fault::Before);
+    copy(&two, &to, &Arc::default(), reading_back(100)).await.unwrap_err();
+    assert_eq!(
+        keys_under(&two.offsite, layout::MANIFESTS),
+        Vec::<Key>::new(),
+        "nothing relies on a pack yet"
+    );
+    to.heal();
+    let report = copy(&two, &to, &Arc::default(), reading_back(100)).await.unwrap();
+    let read: BTreeSet<String> = packs_read(to.inner()).into_iter().collect();
+    let all = keys_under(&two.offsite, layout::PACKS);
+    assert!(report.packs < all.len() as u64, "some were there");
+    assert_eq!(read, all.iter().map(ToString::to_string).collect());
+}
+
+#[tokio::test]
+async fn a_pack_that_does_not_come_back_whole_fails_the_sync_before_any_snapshot_relies_on_it() {
+    for fault in [Fault::Flip(100), Fault::Truncate(100)] {
+        let two = Two::new().await;
+        let first = {
+            let to = CountingStore::new(two.offsite.fork());
+            copy(&two, &to, &Arc::default(), QUICK).await.unwrap();
+            let reads = to.calls().into_iter().filter(|call| call.verb != Verb::Put);
+            reads
+                .map(|call| (call.verb, call.at))
+                .position(|(verb, at)| verb == Verb::Get && at.starts_with(layout::PACKS))
+                .unwrap() as u64
+        };
+        let to = FaultStore::new(two.offsite.clone());
+        to.fail_at(Which::Reads, first + 1, fault);
+        let failure = copy(&two, &to, &Arc::default(), QUICK).await.unwrap_err();
+        assert!(to.has_struck());
+        assert_eq!(failure.exit(), ExitCode::StoreDown, "{:?}", failure.chain());
+        assert!(failure.to_string().contains("does not come back whole"), "{failure}");
+        assert!(!failure.hints().is_empty());
+        assert_eq!(keys_under(&two.offsite, layout::REFS), Vec::<Key>::new());
+        copy(&two, &to, &Arc::default(), QUICK).await.unwrap();
+        two.assert_copied(&[0, 1]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pack_that_was_found_damaged_once_is_read_back_until_it_is_whole() {
+    let two = Two::new().await;
+    let to = FaultStore::new(two.offsite.clone());
+    to.die_at(Which::Writes, 8, Fault::Before);
+    copy(&two, &to, &Arc::default(), QUICK).await.unwrap_err();
+    to.heal();
+    let pack = keys_under(&two.offsite, layout::PACKS)[0].clone();
+    let good = two.offsite.dump()[&pack].clone();
+    let mut bytes = good.to_vec();
+    bytes[7] ^= 1;
+    two.offsite.overwrite(&pack, bytes);
+    let known = Arc::default();
+    for percent in [100, 0, 0] {
+        let failure = copy(&two, &two.offsite, &known, reading_back(percent)).await.unwrap_err();
+        assert_eq!(failure.exit(), ExitCode::StoreDown, "{:?}", failure.chain());
+        assert_eq!(two.ship.listed(&two.offsite).await, []);
+    }
+    two.offsite.delete(&pack).await.unwrap();
+    let report = copy(&two, &two.offsite, &known, reading_back(0)).await.unwrap();
+    assert!(report.packs_reread >= 1, "it is looked at once more");
+    assert_eq!(two.offsite.dump()[&pack], good);
+    two.assert_copied(&[0, 1]).await;
+    assert_eq!(copy(&two, &two.offsite, &known, reading_back(0)).await.unwrap().packs_reread, 0);
+}
+
+#[tokio::test]
+async fn the_stores_are_listed_as_often_for_many_snapshots_as_for_one() {
+    let mut listed = Vec::new();
+    for more in [0, 3] {
+        let mut two = Two::new().await;
+        for seed in 0..more {
+            two.backup(&[10 + seed]).await;
+        }
+        let (from, to) = (CountingStore::new(two.original.clone()), CountingStore::new(two.offsite.clone()));
+        copy_from(&two, &from, &to, &Arc::default(), QUICK).await.unwrap();
+        let of = |prefix| (from.count(Verb::List, prefix), to.count(Verb::List, prefix));
+        listed.push((of(layout::INDEX), of(layout::PACKS), of(layout::REFS)));
+        assert_eq!(of(layout::INDEX), (1, 2), "and once more at the end");
+    }
+    assert_eq!(listed[0], listed[1]);
+}
+
+/// Holds each pack back until so many others come, and counts how many were under way together.
+#[derive(Clone)]
+struct Gate<S> {
+    inner: S,
+    waits_for: usize,
+    inside: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    came: Arc<Notify>,
+}
+
+#[async_trait::async_trait]
+impl<S: Put> Put for Gate<S> {
+    async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
+        if key.as_str().starts_with(layout::PACKS) {
+            let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+            let most = self.most.fetch_max(inside, Ordering::SeqCst).max(inside);
+            if most < self.waits_for {
+                self.came.notified().await;
+            }
+            self.came.notify_waiters();
+            self.inner.put(key, body).await?;
+            tokio::task::yield_now().await;
+            self.inside.fetch_sub(1, Ordering::SeqCst);
+            return Ok(());
+        }
+        self.inner.put(key, body).await
+    }
+}
+
+#[tokio::test]
+async fn as_many_packs_are_on_their_way_as_the_settings_say_and_no_more() {
+    for packs_at_once in [1, 2] {
+        let two = Two::new().await;
+        let gate = Gate {
+            inner: two.offsite.clone(),
+            waits_for: packs_at_once,
+            inside: Arc::default(),
+            most: Arc::default(),
+            came: Arc::default(),
+        };
+        let original = Repository::clear(two.ship.place(&two.original, &Arc::default())).await.unwrap();
+        let place = two.ship.place(&two.offsite, &Arc::default());
+        let settings = CopySettings { packs_at_once, ..QUICK };
+        let put = Arc::new(gate.clone());
+        original.copy_to(place, put, settings, &two.ship.now(), &two.ship.monitor()).await.unwrap();
+        assert_eq!(gate.most.load(Ordering::SeqCst), packs_at_once);
+        two.assert_copied(&[0, 1]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_has_everything_says_so() {
+    let two = Two::new().await;
+    let report = two.sync().await.unwrap();
+    let (newest, _) = &two.made[1];
+    let state = report.state;
+    assert_eq!(state.snapshots, 2);
+    let (id, began) = state.newest.unwrap();
+    assert_eq!((&id, began.timestamp()), (newest, newest.time().timestamp()));
+    let dump = two.offsite.dump();
+    let packs = dump.iter().filter(|(key, _)| key.as_str().starts_with(layout::PACKS));
+    assert_eq!(state.packs_bytes, packs.map(|(_, bytes)| bytes.len() as u64).sum::<u64>());
+    assert_eq!((state.lag_bytes, state.behind), (0, None));
+}
+
+#[tokio::test]
+async fn what_a_copy_lacks_is_told_with_its_bytes_and_its_age() {
+    let mut two = Two::new().await;
+    two.backup(&[5]).await;
+    two.backup(&[6]).await;
+    for n in [1, 3] {
+        let pack = two.pack_of_only(n);
+        two.original.overwrite(&pack, "no longer what its name says");
+    }
+    let state = two.sync().await.unwrap().state;
+    assert_eq!(state.snapshots, 2);
+    assert_eq!(state.newest.unwrap().0, two.made[2].0);
+    assert_eq!(state.behind.unwrap().0, two.made[1].0, "the oldest of them");
+    assert!(state.lag_bytes > 0);
+}
+
+#[tokio::test]
+async fn what_the_copy_has_forgotten_itself_is_no_lag() {
+    let two = Two::new().await;
+    two.sync().await.unwrap();
+    two.ship.prune(&two.offsite, &[&two.made[0].0], AT_ONCE).await.unwrap();
+    let state = two.sync().await.unwrap().state;
+    assert_eq!((state.snapshots, state.lag_bytes, state.behind), (1, 0, None), "before the sweep");
+    two.ship.prune(&two.offsite, &[], AT_ONCE).await.unwrap();
+    let state = two.sync().await.unwrap().state;
+    assert_eq!((state.snapshots, state.lag_bytes, state.behind), (1, 0, None), "and after it");
+}
