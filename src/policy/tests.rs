@@ -1,5 +1,8 @@
 //! Policies that load, and the words for those that do not.
 
+mod offsites;
+mod people;
+
 use std::path::Path;
 
 use super::*;
@@ -396,76 +399,6 @@ paths = ["/a", "b", "/a/../c", "/a"]
 }
 
 #[test]
-fn a_lock_has_an_end_and_a_mode_needs_one() {
-    let more = r#"
-[[offsite]]
-name = "a"
-store = "s3"
-options = { bucket = "b" }
-lock_mode = "governance"
-[[offsite]]
-name = "b"
-store = "s3"
-options = { bucket = "c" }
-lock_days = 3000
-[[offsite]]
-name = "c"
-store = "s3"
-options = { bucket = "d" }
-lock_days = 30
-lock_mode = "for ever"
-[schedule]
-lock = "never"
-"#;
-    insta::assert_snapshot!(told_with(more), @r#"
-    policy `p.toml` has 4 problems
-    p.toml:16:13: `lock_mode` needs `lock_days`
-    p.toml:21:13: `lock_days` must be from 1 to 366
-    p.toml:27:13: `lock_mode` cannot be "for ever"
-    p.toml:29:8: `lock` is no time of a schedule: invalid pattern: Pattern must have 5 fields when seconds are disallowed
-    hint: Line 16: Say for how long: lock_days = 30.
-    hint: Line 21: Each sync renews the lock of what is kept, so 30 days are enough for years.
-    hint: Line 27: Use `governance` or `compliance`.
-    hint: Line 29: Five fields: minute, hour, day of month, month, day of week, as "0 2 * * *".
-    "#);
-}
-
-#[test]
-fn the_harder_lock_is_the_default_and_stronger_than_the_other() {
-    let stack = parse(&format!(
-        "{SMALL}{}",
-        "[[offsite]]\nname = \"a\"\nstore = \"s3\"\noptions = { bucket = \"b\" }\n"
-    ));
-    let stack = stack.unwrap();
-    assert_eq!(stack.offsites[0].settings.lock_mode(), LockMode::Compliance);
-    assert!(LockMode::Compliance > LockMode::Governance);
-}
-
-#[test]
-fn how_an_offsite_is_filled_is_checked() {
-    let offsite = |name: &str, settings: &str| {
-        format!(
-            "[[offsite]]\nname = \"{name}\"\nstore = \"fs\"\noptions = {{ root = \"/{name}\" }}\n{settings}\n"
-        )
-    };
-    let more = [
-        offsite("a", "limit_mib_per_second = 0"),
-        offsite("b", "concurrency = 17\nreread_percent = 101"),
-        offsite("c", "concurrency = 0"),
-        offsite("d", "concurrency = 16\nreread_percent = 0\nlimit_mib_per_second = 1"),
-    ]
-    .concat();
-    insta::assert_snapshot!(told_with(&more), @"
-    policy `p.toml` has 4 problems
-    p.toml:15:24: `limit_mib_per_second` cannot be 0
-    p.toml:20:15: `concurrency` must be from 1 to 16
-    p.toml:21:18: `reread_percent` must be from 0 to 100
-    p.toml:26:15: `concurrency` must be from 1 to 16
-    hint: Line 15: Leave it out to send as fast as the line allows.
-    ");
-}
-
-#[test]
 fn stores_and_their_options_are_checked() {
     let more = r#"
 [[offsite]]
@@ -573,110 +506,6 @@ query = "SELECT 1; DROP TABLE x"
     hint: Line 22: Give `at_least`, `at_most` or both.
     hint: Line 25: A drill asks one question: SELECT …
     "#);
-}
-
-#[test]
-fn those_who_hear_of_it_are_checked() {
-    let more = r#"
-[[notify]]
-kind = "dingding"
-[[notify]]
-kind = "email"
-host = "smtp"
-from = "me"
-to = ["you"]
-user = "u"
-[[notify]]
-kind = "exec"
-command = ["notify-send"]
-on = ["trouble", "sucess"]
-[[notify]]
-kind = "exec"
-command = []
-"#;
-    insta::assert_snapshot!(told_with(more), @r#"
-    policy `p.toml` has 7 problems
-    p.toml:13:8: kind `dingding` is not known
-    p.toml:17:8: `me` is no mail address
-    p.toml:18:7: `you` is no mail address
-    p.toml:19:8: `user` and `password` go together
-    p.toml:22:11: `command` must be an absolute path, not `notify-send`
-    p.toml:23:18: `on` cannot be "sucess"
-    p.toml:26:11: `command` is empty
-    hint: Line 13: Use one of dingtalk, email, exec, feishu, healthchecks, slack, webhook, wecom.
-    hint: Line 23: Use `trouble`, `success`, `drill`, `digest`.
-    "#);
-}
-
-#[test]
-fn quiet_hours_templates_and_pings_are_checked() {
-    let more = r#"
-[[notify]]
-kind = "slack"
-webhook = { env = "A" }
-quiet = { from = "22:00", to = "8 o'clock" }
-[[notify]]
-kind = "webhook"
-webhook = { env = "B" }
-template = "{{ title"
-quiet = { from = "22:00", until = "08:00" }
-[[notify]]
-kind = "healthchecks"
-webhook = { env = "C" }
-jobs = ["backup", "sink"]
-[[notify]]
-name = "none"
-kind = "healthchecks"
-webhook = { env = "D" }
-jobs = []
-quiet = "at night"
-[[notify]]
-name = "wecom"
-kind = "wecom"
-webhook = { env = "E" }
-secret = { env = "F" }
-"#;
-    insta::assert_snapshot!(told_with(more), @r#"
-    policy `p.toml` has 8 problems
-    p.toml:15:32: `8 o'clock` is no time of a day
-    p.toml:19:12: `template` is no template: unexpected end of input, expected end of variable block in its line 1
-    p.toml:20:9: `to` is missing in [notify.webhook.quiet]
-    p.toml:20:27: unknown key `until` in [notify.webhook.quiet]
-    p.toml:24:19: `jobs` cannot be "sink"
-    p.toml:29:8: `jobs` is empty, so nothing would be told
-    p.toml:30:9: `quiet` is no table
-    p.toml:35:1: unknown key `secret` in [[notify]] wecom
-    hint: Line 15: Write an hour and a minute of the policy's zone, as "22:00".
-    hint: Line 24: Use `backup`, `sync`, `prune`, `verify`, `drill`, `digest`, `doctor`.
-    hint: Line 29: Leave `jobs` out for the backup alone.
-    hint: Line 30: Write [notify.none.quiet].
-    "#);
-}
-
-#[test]
-fn a_channel_gets_its_defaults_and_keeps_what_it_was_given() {
-    let more = r#"
-[[notify]]
-kind = "webhook"
-webhook = { env = "A" }
-secret = { env = "B" }
-template = "{{ title }}"
-quiet = { from = "22:00", to = "07:30" }
-[[notify]]
-kind = "healthchecks"
-webhook = { env = "C" }
-"#;
-    let stack = parse(&format!("{SMALL}{more}")).unwrap();
-    let Channel::Webhook(hook) = &stack.notify[0].channel else { panic!("{:?}", stack.notify) };
-    assert_eq!(hook.template.as_deref(), Some("{{ title }}"));
-    let Channel::Healthchecks(pings) = &stack.notify[1].channel else { panic!("{:?}", stack.notify) };
-    assert_eq!(pings.jobs, [crate::names::Job::Backup]);
-    assert_eq!(stack.notify[1].quiet, None);
-    let effective = stack.effective().unwrap();
-    assert!(effective.contains("to = \"07:30\""), "{effective}");
-    assert_eq!(parse(&effective).unwrap(), stack);
-    let secrets: Vec<String> = stack.secrets().into_iter().map(|(what, _)| what).collect();
-    assert!(secrets.contains(&"notify webhook secret".to_owned()), "{secrets:?}");
 }
 
 #[test]

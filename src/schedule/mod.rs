@@ -26,8 +26,8 @@ const SLOTS_AHEAD: usize = 40;
 
 /// Five cron fields in a time zone.
 ///
-/// A local time that a change of clocks skips runs at the end of the gap; one that comes twice runs at its first coming.
-/// Fields that mean every so many minutes go on through both.
+/// A local time that a change of clocks skips runs at the end of the gap; one that comes twice runs once, the first
+/// time. Fields that mean every so many minutes go on through both.
 #[derive(Clone, Debug)]
 pub struct Cron {
     pattern: Pattern,
