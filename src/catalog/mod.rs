@@ -112,6 +112,8 @@ const MIGRATIONS: [&str; 1] = ["
 pub struct Catalog {
     connection: Mutex<Connection>,
     path: Option<PathBuf>,
+    /// Which file it is, whatever lies at the path later.
+    file: Mutex<Option<(u64, u64)>>,
 }
 
 impl Catalog {
@@ -140,7 +142,8 @@ impl Catalog {
                     .hint("Set state_dir in the policy to a folder that this user may write."));
             }
         };
-        Ok((Self { connection: Mutex::new(connection), path: Some(path.to_owned()) }, was_broken))
+        let file = Mutex::new(identity_of(path));
+        Ok((Self { connection: Mutex::new(connection), path: Some(path.to_owned()), file }, was_broken))
     }
 
     /// Opens a catalog that lives in memory, for a host that only restores.
@@ -148,7 +151,7 @@ impl Catalog {
         let cannot = || "a catalog in memory cannot be made".to_owned();
         let connection = Connection::open_in_memory().failed(ExitCode::Failed, cannot)?;
         prepare(&connection).failed(ExitCode::Failed, cannot)?;
-        Ok(Self { connection: Mutex::new(connection), path: None })
+        Ok(Self { connection: Mutex::new(connection), path: None, file: Mutex::default() })
     }
 
     /// Forgets all that the store knows better; runs are kept, unless the file is too broken for that: then
@@ -163,10 +166,42 @@ impl Catalog {
                 set_aside(path)?;
                 let made = Connection::open(path).and_then(|made| prepare(&made).map(|()| made));
                 *connection = made.map_err(|error| self.trouble(error))?;
+                *self.file.lock().unwrap_or_else(PoisonError::into_inner) = identity_of(path);
                 Ok(())
             }
             (cleared, _) => cleared.map_err(|error| self.trouble(error)),
         }
+    }
+
+    /// Returns whether the file that is open is not the one that lies at the path any more: another process found it
+    /// broken and made it again, or somebody tidied up. For who holds a catalog open for weeks.
+    pub fn is_displaced(&self) -> bool {
+        let Some(path) = &self.path else { return false };
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) != identity_of(path)
+    }
+
+    /// Looks whether the file is still the one at its path and whole, and opens or makes it again if not; returns
+    /// whether it had to.
+    pub fn heal(&self) -> Result<bool> {
+        let Some(path) = &self.path else { return Ok(false) };
+        let is_displaced = self.is_displaced();
+        let mut connection = self.connection();
+        let check = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        let is_whole = match check {
+            Ok(word) => word == "ok",
+            Err(error) if is_broken(&error) => false,
+            Err(error) => return Err(self.trouble(error)),
+        };
+        if !is_displaced && is_whole {
+            return Ok(false);
+        }
+        if !is_displaced {
+            set_aside(path)?;
+        }
+        let (made, _) = Self::open(path)?;
+        *connection = made.connection.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = identity_of(path);
+        Ok(true)
     }
 
     /// Returns where the catalog is, if it is a file.
@@ -259,6 +294,12 @@ fn is_broken(error: &rusqlite::Error) -> bool {
     }
 }
 
+/// Returns what tells a file from another that takes its place.
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 fn set_aside(path: &Path) -> Result<()> {
     let aside = path.with_extension("sqlite.broken");
     let what = || format!("broken catalog `{}` cannot be set aside", path.display());
@@ -311,6 +352,33 @@ mod tests {
         let origins =
             |c: &Connection| c.query_row("SELECT count(*) FROM origins", [], |r| r.get::<_, i64>(0));
         assert_eq!(origins(&catalog.connection()).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_catalog_that_goes_or_is_replaced_while_it_is_open_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.sqlite");
+        let (catalog, _) = Catalog::open(&path).unwrap();
+        let run = || catalog.begin_run(&Task::of(Job::Backup), 1, DateTime::UNIX_EPOCH);
+        run().unwrap();
+        assert!(!catalog.heal().unwrap());
+        assert_eq!(catalog.runs(9).unwrap().len(), 1);
+        for file in std::fs::read_dir(dir.path()).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        assert!(catalog.is_displaced());
+        assert!(catalog.heal().unwrap());
+        assert!(!catalog.is_displaced());
+        assert_eq!(catalog.runs(9).unwrap().len(), 0);
+        run().unwrap();
+        assert!(path.exists());
+        // Another process finds it broken and makes it again.
+        std::fs::rename(&path, dir.path().join("aside")).unwrap();
+        Catalog::open(&path).unwrap();
+        assert!(catalog.is_displaced());
+        assert!(catalog.heal().unwrap());
+        run().unwrap();
+        assert_eq!(Catalog::open(&path).unwrap().0.runs(9).unwrap().len(), 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{json, session::Session};
 use crate::{
     error::{ExitCode, Result},
-    jobs::open::Opening,
+    jobs::{open::Opening, recall},
 };
 
 /// The local memory of what the repository holds.
@@ -31,12 +31,16 @@ pub(super) async fn run(args: &Catalog, session: &Session) -> Result<ExitCode> {
     let repository = opening.look(&stack, session.identity(&stack)?, &monitor).await?;
     let (snapshots, packs) = (repository.refs().await?.len(), repository.packs().await?.len());
     let indexes = opening.catalog.origins()?.len();
+    let recalled = recall::recall(&stack, &opening.catalog, &monitor).await?;
     if session.json {
-        let facts = json!({ "snapshots": snapshots, "packs": packs, "indexes": indexes });
+        let facts = json!({ "snapshots": snapshots, "packs": packs, "indexes": indexes, "runs": recalled });
         json::print(&json::document("catalog", facts));
     } else {
         session
             .report(&format!("the catalog knows {snapshots} snapshots, {packs} packs and {indexes} indexes"));
+        if recalled > 0 {
+            session.report(&format!("it had forgotten its past: {recalled} backups were recalled"));
+        }
     }
     Ok(ExitCode::Ok)
 }

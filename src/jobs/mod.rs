@@ -3,8 +3,10 @@
 //! A job takes no input but its arguments, returns a report or a [`crate::error::Failure`], and tells a
 //! [`crate::event::Monitor`] what happens meanwhile. The command line and the service call the same jobs.
 
+pub mod anomaly;
 pub mod backup;
 pub mod compose;
+pub mod digest;
 pub mod doctor;
 pub mod export;
 pub mod init;
@@ -15,12 +17,16 @@ pub mod lock;
 pub mod notify;
 pub mod open;
 pub mod prune;
+pub mod recall;
 pub mod registry;
 pub mod restore;
 pub mod run;
 pub mod seen;
+pub mod standing;
 pub mod sync;
+pub mod tasks;
 pub mod verify;
+pub mod watch;
 pub mod when;
 
 use crate::{

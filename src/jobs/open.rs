@@ -239,7 +239,7 @@ pub(super) fn state_dir(stack: &Stack) -> PathBuf {
 }
 
 /// Returns the catalog that remembers the runs of a stack.
-pub(super) fn ledger(stack: &Stack, monitor: &SharedMonitor) -> Result<Arc<Catalog>> {
+pub fn ledger(stack: &Stack, monitor: &SharedMonitor) -> Result<Arc<Catalog>> {
     let (catalog, was_broken) = open_catalog(stack, &stack.repository.place, monitor)?;
     if was_broken {
         told_broken(monitor);

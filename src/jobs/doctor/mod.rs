@@ -52,8 +52,7 @@ use crate::{
 pub const FINDINGS: &str = "doctor";
 /// The observation that keeps how far the worst clock is from this host's, in seconds.
 pub const CLOCK_SKEW: &str = "clock_skew_seconds";
-/// The name of the stack's own repository among places.
-pub const REPOSITORY: &str = "repository";
+pub use super::seen::REPOSITORY;
 
 /// Returns the observation that keeps the [`Room`] of a place: `repository`, an offsite's name, `state_dir`,
 /// `spool.<source>`.

@@ -1,0 +1,268 @@
+//! Gathers how a stack stands from what the catalog remembers. Asks no server and no store: it is the same at once for
+//! the page, the metrics, the daily report and the command line.
+
+use chrono::{DateTime, Duration, Utc};
+
+use super::{
+    backup::{POINT, host_name},
+    doctor::{self, Room},
+    lock, prune,
+    seen::{self, PlaceSeen, REPOSITORY},
+    tasks::{self, Scheduled},
+};
+use crate::{
+    catalog::{Catalog, Run, SlotState},
+    error::{ExitCode, Result},
+    names::{Job, SnapshotId, Task},
+    policy::Stack,
+    status::{
+        Incident, PlaceStanding, RunStanding, SourceStanding, Standing, TaskStanding, TaskState, Upcoming,
+        Verdict,
+    },
+};
+
+/// A task may be this many tenths of its interval without a success.
+pub const OVERDUE_TENTHS: i32 = 15;
+/// Runs that are looked through for the last one that ended.
+const RUNS_BACK: u32 = 20;
+/// Backups that are looked through for what a copy has.
+const BACKUPS_BACK: u32 = 1000;
+/// How long what is over is still shown.
+const RESOLVED_SHOWN: Duration = Duration::hours(24);
+
+/// Returns how the stack stands.
+pub fn gather(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Standing> {
+    let scheduled = tasks::scheduled(stack);
+    let mut all: Vec<Task> = scheduled.iter().map(|one| one.task.clone()).collect();
+    all.extend(tasks::after_backup(stack));
+    // What runs by hand or by another timer counts as well.
+    for job in [Job::Backup, Job::Sync, Job::Prune, Job::Verify] {
+        for task in tasks::tasks_of(stack, job) {
+            if !ledger.runs_of(&task, 1)?.is_empty() {
+                all.push(task);
+            }
+        }
+    }
+    all.sort();
+    all.dedup();
+    let standings =
+        all.into_iter().map(|task| of_task(stack, ledger, &scheduled, task, now)).collect::<Result<_>>();
+    let tasks: Vec<TaskStanding> = standings?;
+    let incidents = ledger.open_incidents()?;
+    Ok(Standing {
+        stack: stack.name.clone(),
+        host: host_name(),
+        at: now,
+        timezone: stack.timezone.name().to_owned(),
+        verdict: verdict(&tasks, &incidents),
+        sources: sources(stack, ledger)?,
+        places: places(stack, ledger, now)?,
+        resolved: ledger.resolved_incidents(now - RESOLVED_SHOWN)?,
+        prune_frozen: prune::frozen(ledger)?,
+        drill: None,
+        clock_skew_seconds: ledger.observed::<f64>(doctor::CLOCK_SKEW)?.map(|(skew, _)| skew),
+        next: upcoming(&tasks),
+        tasks,
+        incidents,
+    })
+}
+
+/// A stack without a single backup is not known to be good, whatever else is.
+fn verdict(tasks: &[TaskStanding], incidents: &[Incident]) -> Verdict {
+    let has_backup = tasks.iter().any(|one| one.task.job == Job::Backup && one.last_success.is_some());
+    let floor = if has_backup { Verdict::Good } else { Verdict::Unknown };
+    Standing::judge(tasks, incidents).max(floor)
+}
+
+fn of_task(
+    stack: &Stack,
+    ledger: &Catalog,
+    scheduled: &[Scheduled],
+    task: Task,
+    now: DateTime<Utc>,
+) -> Result<TaskStanding> {
+    let runs = ledger.runs_of(&task, RUNS_BACK)?;
+    let last = last_ended(&runs);
+    let last_success = ledger.last_success(&task)?.and_then(|run| Some(run.end?.ended));
+    let interval = tasks::interval(stack, &task, now);
+    let watched = watched_since(ledger, &task)?;
+    let is_overdue = interval.is_some_and(|interval| {
+        last_success.or(watched).is_some_and(|since| now - since > overdue_after(interval))
+    });
+    let exit = last.and_then(|run| run.end.as_ref()).map(|end| end.exit);
+    let state = match exit {
+        _ if is_overdue => TaskState::Overdue,
+        None => TaskState::Waiting,
+        Some(0) => TaskState::Ok,
+        Some(exit) if exit == ExitCode::Partial.number() => TaskState::Partial,
+        Some(_) => TaskState::Failed,
+    };
+    let cron = scheduled.iter().find(|one| one.task == task).map(|one| &one.cron);
+    Ok(TaskStanding {
+        state,
+        interval_seconds: interval.and_then(|interval| u64::try_from(interval.num_seconds()).ok()),
+        last_success,
+        last_run: last.and_then(run_standing),
+        running_since: runs.first().filter(|run| run.end.is_none()).map(|run| run.began),
+        next: cron.and_then(|cron| cron.next_after(now)),
+        task,
+    })
+}
+
+/// Returns how long a task may be without a success.
+pub fn overdue_after(interval: Duration) -> Duration {
+    interval * OVERDUE_TENTHS / 10
+}
+
+/// Returns the newest run, of runs with the newest first, that ended and was not stopped by a person.
+pub fn last_ended<'r>(runs: impl IntoIterator<Item = &'r Run>) -> Option<&'r Run> {
+    let counts = |run: &&Run| run.end.as_ref().is_some_and(|end| end.exit != ExitCode::Interrupted.number());
+    runs.into_iter().find(counts)
+}
+
+/// Returns a run that ended as it is shown.
+fn run_standing(run: &Run) -> Option<RunStanding> {
+    let end = run.end.clone()?;
+    Some(RunStanding {
+        task: run.task.clone(),
+        began: run.began,
+        ended: end.ended,
+        exit: end.exit,
+        snapshot: end.snapshot,
+        added_bytes: end.added_bytes,
+        message: end.message,
+        hint: end.hint,
+    })
+}
+
+fn watch_name(task: &Task) -> String {
+    format!("watch.{task}")
+}
+
+/// Returns since when somebody watches over a task's schedule.
+pub fn watched_since(ledger: &Catalog, task: &Task) -> Result<Option<DateTime<Utc>>> {
+    Ok(ledger.observed::<()>(&watch_name(task))?.map(|((), since)| since))
+}
+
+/// Notes that somebody watches over a task's schedule from now on, if nobody did; returns since when.
+pub fn watch(ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+    if let Some(since) = watched_since(ledger, task)? {
+        return Ok(since);
+    }
+    ledger.observe(&watch_name(task), &(), now)?;
+    Ok(now)
+}
+
+/// Returns the newest backup, among the newest so many, that made a snapshot and is no younger than `not_after`.
+fn backup_of(ledger: &Catalog, snapshot: Option<&SnapshotId>) -> Result<Option<Run>> {
+    let runs = ledger.runs_of(&Task::of(Job::Backup), BACKUPS_BACK)?;
+    Ok(runs.into_iter().find(|run| {
+        let made = run.end.as_ref().and_then(|end| end.snapshot.as_ref());
+        made.is_some() && snapshot.is_none_or(|wanted| made == Some(wanted))
+    }))
+}
+
+fn sources(stack: &Stack, ledger: &Catalog) -> Result<Vec<SourceStanding>> {
+    let newest = backup_of(ledger, None)?;
+    let mut offsite: Vec<Run> = Vec::new();
+    for one in &stack.offsites {
+        if let Some(snapshot) = seen::place(ledger, one.name.as_str())?.newest {
+            offsite.extend(backup_of(ledger, Some(&snapshot))?);
+        }
+    }
+    let counts_of = |run: &Run, name: &str| -> Result<Vec<(String, u64)>> {
+        let counts = ledger.counts(run.number)?.into_iter().filter(|count| count.about == name);
+        Ok(counts.map(|count| (count.what, count.value)).collect())
+    };
+    let point = |counts: &[(String, u64)]| {
+        let found = counts.iter().find(|(what, _)| what == POINT)?;
+        DateTime::from_timestamp(i64::try_from(found.1).ok()?, 0)
+    };
+    let mut all = Vec::new();
+    for source in stack.sources_in_order() {
+        let name = source.name.as_str();
+        let mut counts = newest.as_ref().map_or(Ok(Vec::new()), |run| counts_of(run, name))?;
+        let mut point_offsite = None;
+        for run in &offsite {
+            point_offsite = point_offsite.max(point(&counts_of(run, name)?));
+        }
+        let newest_point = point(&counts);
+        counts.retain(|(what, _)| what != POINT);
+        all.push(SourceStanding {
+            name: name.to_owned(),
+            kind: source.kind.word().to_owned(),
+            point: newest_point,
+            point_offsite,
+            counts,
+        });
+    }
+    Ok(all)
+}
+
+fn places(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<PlaceStanding>> {
+    let mut all = vec![place(ledger, REPOSITORY)?];
+    for offsite in &stack.offsites {
+        let name = offsite.name.as_str();
+        let seen = seen::place(ledger, name)?;
+        let lag_seconds = lag_seconds(ledger, &seen, now)?;
+        let lock = lock::remembered(ledger, name)?;
+        all.push(PlaceStanding {
+            is_offsite: true,
+            lag_seconds,
+            immutable: lock.immutable(now),
+            lock: lock.test.map(|test| test.verdict),
+            ..place(ledger, name)?
+        });
+    }
+    Ok(all)
+}
+
+fn place(ledger: &Catalog, name: &str) -> Result<PlaceStanding> {
+    let seen = seen::place(ledger, name)?;
+    let room = ledger.observed::<Room>(&doctor::room_of(name))?.map(|(room, _)| room);
+    Ok(PlaceStanding {
+        name: name.to_owned(),
+        is_offsite: false,
+        snapshots: seen.snapshots,
+        proven: 0,
+        immutable: 0,
+        newest: seen.newest,
+        newest_began: seen.newest_began,
+        logical_bytes: seen.logical_bytes,
+        stored_bytes: seen.stored_bytes,
+        lag_bytes: seen.lag_bytes,
+        lag_seconds: None,
+        free_bytes: room.as_ref().map(|room| room.free_bytes),
+        full_in_days: room.and_then(|room| room.full_in_days),
+        lock: None,
+    })
+}
+
+/// Returns how long the oldest snapshot that a copy lacks has waited; 0 when it lacks none. Unknown for a copy that
+/// nobody has seen, as long as there is nothing that it lacks.
+fn lag_seconds(ledger: &Catalog, copy: &PlaceSeen, now: DateTime<Utc>) -> Result<Option<u64>> {
+    let backups = ledger.runs_of(&Task::of(Job::Backup), BACKUPS_BACK)?;
+    let made = backups.iter().filter_map(|run| {
+        let end = run.end.as_ref()?;
+        Some((end.snapshot.as_ref()?, end.ended))
+    });
+    let mut lacking = made.take_while(|(snapshot, _)| Some(*snapshot) != copy.newest.as_ref());
+    let has_seen = copy.newest.is_some();
+    Ok(match lacking.by_ref().last() {
+        Some((_, ended)) => u64::try_from((now - ended).num_seconds()).ok(),
+        None => has_seen.then_some(0),
+    })
+}
+
+fn upcoming(tasks: &[TaskStanding]) -> Vec<Upcoming> {
+    let mut next: Vec<Upcoming> =
+        tasks.iter().filter_map(|one| Some(Upcoming { task: one.task.clone(), at: one.next? })).collect();
+    next.sort_by_key(|one| one.at);
+    next
+}
+
+/// Returns whether the newest slot of a task says that nothing ran for it, or not yet.
+pub fn newest_slot(ledger: &Catalog, task: &Task) -> Result<Option<(DateTime<Utc>, SlotState, bool)>> {
+    let newest = ledger.slots(task, 1)?.pop();
+    Ok(newest.map(|slot| (slot.expected, slot.state, slot.is_late)))
+}

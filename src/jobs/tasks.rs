@@ -1,0 +1,123 @@
+//! The tasks of a stack: which there are, and how one is done on a schedule.
+
+use chrono::{DateTime, Duration, Utc};
+
+use super::{
+    backup, digest, doctor, lock, prune,
+    run::{Outcome, Remembered, RunContext, noted},
+    sync, verify,
+};
+use crate::{
+    error::{ExitCode, Failure, Result},
+    names::{Job, Task},
+    policy::Stack,
+    schedule::Cron,
+};
+
+/// The share of the data that each verify on the schedule reads, in percent: all of it within two months of weeks.
+const VERIFY_PERCENT: f64 = 12.5;
+
+/// A task and when it runs.
+#[derive(Clone, Debug)]
+pub struct Scheduled {
+    /// The task.
+    pub task: Task,
+    /// Its times.
+    pub cron: Cron,
+}
+
+/// Returns the tasks that the policy schedules. A copy is synced, pruned and verified as a task of its own, so that one
+/// that is down stops no other.
+pub fn scheduled(stack: &Stack) -> Vec<Scheduled> {
+    let mut all = Vec::new();
+    for (word, fields) in stack.schedule.jobs() {
+        // The policy's check let no other text through.
+        let (Some(job), Ok(cron)) = (Job::of(word), Cron::parse(fields, stack.timezone)) else { continue };
+        all.extend(tasks_of(stack, job).into_iter().map(|task| Scheduled { task, cron: cron.clone() }));
+    }
+    all
+}
+
+/// Returns the tasks that a job means in this stack.
+pub fn tasks_of(stack: &Stack, job: Job) -> Vec<Task> {
+    let offsites = || stack.offsites.iter().map(|offsite| Task::at(job, offsite.name.as_str()));
+    match job {
+        Job::Sync => offsites().collect(),
+        Job::Prune | Job::Verify => std::iter::once(Task::of(job)).chain(offsites()).collect(),
+        Job::Lock => {
+            let locked = stack.offsites.iter().filter(|offsite| offsite.settings.lock_days.is_some());
+            locked.map(|offsite| Task::at(job, offsite.name.as_str())).collect()
+        }
+        Job::Backup | Job::Drill | Job::Digest | Job::Doctor => vec![Task::of(job)],
+    }
+}
+
+/// Returns the tasks that follow a backup at once.
+pub fn after_backup(stack: &Stack) -> Vec<Task> {
+    let wanting = stack.offsites.iter().filter(|offsite| offsite.settings.after_backup);
+    wanting.map(|offsite| Task::at(Job::Sync, offsite.name.as_str())).collect()
+}
+
+/// Returns the longest time that may lie between two runs of a task: between two slots of its schedule or, for a copy
+/// that follows each backup, of the backup's.
+pub fn interval(stack: &Stack, task: &Task, now: DateTime<Utc>) -> Option<Duration> {
+    let of = |wanted: &Task| {
+        let found = scheduled(stack).into_iter().find(|one| one.task == *wanted)?;
+        found.cron.interval_max(now)
+    };
+    let own = of(task);
+    if after_backup(stack).contains(task) {
+        return [own, of(&Task::of(Job::Backup))].into_iter().flatten().min();
+    }
+    own
+}
+
+/// Does a task as the schedule asks for it. The command line does the same, with more to choose from.
+pub async fn perform(context: RunContext<'_>, task: &Task) -> Result<Outcome> {
+    let outcome = |report: &dyn Remembered| report.outcome();
+    match (task.job, &task.place) {
+        (Job::Backup, _) => Ok(outcome(&backup::of_stack(context, backup::Wanted::default()).await?)),
+        (Job::Sync, Some(offsite)) => Ok(outcome(&sync::of_stack(context, offsite).await?)),
+        (Job::Lock, Some(offsite)) => Ok(outcome(&lock::of_stack(context, offsite).await?)),
+        (Job::Sync | Job::Lock, None) => {
+            Err(Failure::new(ExitCode::Usage, format!("{task} needs the name of an offsite")))
+        }
+        (Job::Prune, offsite) => {
+            let wanted = prune::Wanted { offsite: offsite.clone(), ..prune::Wanted::default() };
+            Ok(outcome(&prune::of_stack(context, wanted).await?))
+        }
+        (Job::Verify, offsite) => {
+            let wanted = verify::Wanted {
+                offsite: offsite.clone(),
+                read_percent: VERIFY_PERCENT,
+                ..verify::Wanted::default()
+            };
+            Ok(outcome(&verify::of_stack(context, wanted).await?))
+        }
+        (Job::Doctor, _) => Ok(outcome(&doctor::of_stack(context).await?)),
+        (Job::Digest, _) => Ok(outcome(&digest::of_stack(context).await?)),
+        (Job::Drill, _) => {
+            let not_yet = async {
+                let what = "this version has no drills yet: no restore was tried";
+                Err::<Outcome, _>(
+                    Failure::new(ExitCode::DrillNotRun, what)
+                        .hint("Try a restore by hand: `lifeboat restore latest --into SOURCE=/a/folder`."),
+                )
+            };
+            noted(context, task, not_yet).await
+        }
+    }
+}
+
+impl Remembered for Outcome {
+    fn outcome(&self) -> Outcome {
+        self.clone()
+    }
+}
+
+/// Returns whether a run that ended so may go better when it is tried again: a server or a store may be back, a disk
+/// mounted. What a person must put right is not tried again.
+pub fn may_pass(exit: ExitCode) -> bool {
+    use ExitCode::{Busy, Failed, NoRepository, SourceDown, StoreDown};
+    matches!(exit, Failed | Busy | NoRepository | SourceDown | StoreDown)
+}
