@@ -6,12 +6,13 @@
 //! |---|---|---|
 //! | 0 | [`names`] | what things are called |
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
-//! | 2 | [`finding`], [`flow`], [`retention`], [`status`] | what was seen, entries, what stays, how it is |
+//! | 2 | [`finding`], [`flow`], [`retention`] | what was seen, entries on their way, which snapshots stay |
+//! | 2 | [`schedule`], [`status`] | what is due, how well a stack is protected |
 //! | 3 | [`policy`], [`store`], [`crypt`] | what a person asked for, where objects lie, who can read and sign |
 //! | 4 | [`mysql`], [`redis`], [`s3`], [`files`] | the engines |
 //! | 4 | [`repo`], [`catalog`], [`notify`] | repository, memory, messages |
 //! | 5 | [`jobs`] | what lifeboat does, a file for each verb |
-//! | 6 | [`serve`] | the service: metrics |
+//! | 6 | [`serve`] | the service: scheduler, HTTP, metrics |
 //! | 7 | [`cli`] | the command line |
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]

@@ -4,6 +4,7 @@ mod backup;
 mod catalog;
 mod doctor;
 mod export;
+mod incidents;
 mod init;
 mod json;
 mod keys;
@@ -16,8 +17,10 @@ mod policy;
 mod prune;
 mod restore;
 mod screen;
+mod serve;
 mod session;
 mod snapshots;
+mod status;
 mod sync;
 mod verify;
 
@@ -39,6 +42,9 @@ use crate::{
 
 /// How long a run that was asked to end may take to finish what it has in hand.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The same, for the service: it waits for its runs and then for its last messages.
+const SERVICE_PATIENCE: Duration = Duration::from_secs(150);
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -104,6 +110,12 @@ enum Verb {
     Sync(sync::Sync),
     /// Forget what no rule keeps, and remove what nobody needs
     Prune(prune::Prune),
+    /// Run the schedule: backups, copies, prune, checks, reports, metrics and messages
+    Serve(serve::Serve),
+    /// Show how well the stack is protected
+    Status(status::Status),
+    /// What is wrong, since when, and what was said to it
+    Incidents(incidents::Incidents),
     /// Show how an offsite's Object Lock is, renew it, or try to break it
     Lock(lock::Lock),
     /// Try out the ways to tell people
@@ -210,6 +222,7 @@ impl Verb {
     fn patience(&self) -> Duration {
         match self {
             Self::Backup(_) | Self::Sync(_) | Self::Verify(_) => STOP_PATIENCE,
+            Self::Serve(_) => SERVICE_PATIENCE,
             _ => Duration::ZERO,
         }
     }
@@ -239,6 +252,9 @@ async fn run(args: Args, screen: Arc<Screen>, stop: CancellationToken) -> Result
         Verb::Kit(verb) => kit::run(verb, &session).await,
         Verb::Sync(verb) => sync::run(verb, &session).await,
         Verb::Prune(verb) => prune::run(verb, &session).await,
+        Verb::Serve(verb) => Box::pin(serve::run(verb, &session)).await,
+        Verb::Status(verb) => status::run(&verb, &session),
+        Verb::Incidents(verb) => incidents::run(&verb, &session),
         Verb::Lock(verb) => lock::run(verb, &session).await,
         Verb::Notify(verb) => notify::run(verb, &session).await,
         Verb::Catalog(verb) => catalog::run(&verb, &session).await,

@@ -42,6 +42,13 @@ impl Ran {
         self
     }
 
+    /// Checks what stood on stdout.
+    #[track_caller]
+    pub fn says(self, part: &str) -> Self {
+        assert!(self.out.contains(part), "`{part}` is not in\n{}", self.out);
+        self
+    }
+
     /// Checks that neither face holds a text.
     #[track_caller]
     pub fn hides(self, secret: &str) -> Self {

@@ -1,0 +1,123 @@
+//! One run of the service, in a thread of its own: whatever becomes of it, the service hears how it ended.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Shared, log::Log, scheduler::Start};
+use crate::{
+    error::{ExitCode, Failure, Result},
+    event::SharedMonitor,
+    jobs::{
+        notify,
+        run::{Outcome, RunContext, stopped},
+        tasks,
+    },
+    names::Task,
+    notify::{Phase, Topic},
+    status::RunStanding,
+};
+
+/// How long a run that was asked to end may take before it is dropped.
+const STOP_PATIENCE: Duration = Duration::from_secs(45);
+
+/// A run that ended.
+pub(super) struct Ended {
+    /// What ran.
+    pub(super) task: Task,
+    /// How it ended.
+    pub(super) outcome: Outcome,
+}
+
+/// Begins a run. It has a thread, for a run works through more than a task of the runtime should; a run that panics
+/// is our own mistake and ends only itself.
+pub(super) fn begin(start: Start, shared: Arc<Shared>, log: Arc<Log>, tell: mpsc::Sender<Ended>) {
+    let runtime = Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let Start { task, attempt, stop } = start;
+        let run = || runtime.block_on(perform(&shared, &task, attempt, &stop, &log));
+        let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            Err(Failure::new(ExitCode::Failed, "the program made a mistake")
+                .hint("Please report it with the lines of the log before this one."))
+        });
+        let outcome = ended.unwrap_or_else(|failure| Outcome::failed(&failure));
+        // Nobody listens any more only when the service is at its end.
+        let _ = tell.blocking_send(Ended { task, outcome });
+    });
+}
+
+/// Does a task, and tells those who want to know of each run.
+pub(super) async fn perform(
+    shared: &Shared,
+    task: &Task,
+    attempt: u32,
+    stop: &CancellationToken,
+    log: &Arc<Log>,
+) -> Result<Outcome> {
+    let began = shared.ground.clock.now();
+    tell(shared, log, ping(task, Phase::Started, None));
+    let ended = work(shared, task, attempt, stop, log).await;
+    let outcome = match &ended {
+        Ok(outcome) => outcome.clone(),
+        Err(failure) => Outcome::failed(failure),
+    };
+    if outcome.exit() == ExitCode::Ok {
+        tell(shared, log, ping(task, Phase::Succeeded, Some(&outcome)));
+        let end = outcome.end(shared.ground.clock.now());
+        tell(
+            shared,
+            log,
+            Topic::Done(RunStanding {
+                task: task.clone(),
+                began,
+                ended: end.ended,
+                exit: end.exit,
+                snapshot: end.snapshot,
+                added_bytes: end.added_bytes,
+                message: end.message,
+                hint: end.hint,
+            }),
+        );
+    } else {
+        tell(shared, log, ping(task, Phase::Failed, Some(&outcome)));
+    }
+    ended
+}
+
+fn ping(task: &Task, phase: Phase, outcome: Option<&Outcome>) -> Topic {
+    let exit = outcome.map(|outcome| outcome.exit().number());
+    let text = outcome.and_then(|outcome| outcome.message.clone());
+    Topic::Ping { task: task.clone(), phase, exit, text }
+}
+
+/// Writes a message down. That it cannot be written stops no run.
+fn tell(shared: &Shared, log: &Log, topic: Topic) {
+    if let Err(failure) = notify::tell(&shared.stack(), &shared.ledger, topic, &shared.ground) {
+        log.failure(&failure);
+    }
+}
+
+/// Does a task; one that was asked to end and does not is dropped.
+async fn work(
+    shared: &Shared,
+    task: &Task,
+    attempt: u32,
+    stop: &CancellationToken,
+    log: &Arc<Log>,
+) -> Result<Outcome> {
+    let (stack, monitor): (_, SharedMonitor) = (shared.stack(), Arc::new(log.of(task)));
+    let context = RunContext { stack: &stack, ground: &shared.ground, monitor: &monitor, stop, attempt };
+    let too_long = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_PATIENCE).await;
+    };
+    tokio::select! {
+        ended = Box::pin(tasks::perform(context, task)) => ended,
+        () = too_long => Err(stopped()),
+    }
+}

@@ -1,0 +1,370 @@
+//! Decides which tasks begin now: slots, overlap, tries, deadlines and what follows a backup.
+//!
+//! Nothing is run here and no time is read: whoever drives it tells the instant ([`Scheduler::tick`]), begins what it
+//! says and tells how it ended ([`Scheduler::ended`]). So a week of nights can be played in a test.
+//!
+//! *Order.* A slot is noted as running before its run begins, and what became of it after the run was noted.
+//! *Crash.* [`Scheduler::recover`] finds slots that are noted as running, or waiting, and nobody at work on them:
+//! they are tried again, no oftener than after a failure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Duration, Utc};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    catalog::{Catalog, Run, Slot, SlotState},
+    error::{ExitCode, Failure, Result},
+    jobs::{
+        open::RunLock,
+        run::Outcome,
+        standing,
+        tasks::{self, may_pass},
+    },
+    names::{Job, Task},
+    policy::{CatchUp, Overlap, Stack},
+    schedule::{Cron, due, jitter},
+};
+
+/// Slots that are looked at to know what is accounted for.
+const SLOTS_BACK: u32 = 1000;
+/// A try never waits longer than this for the one before.
+const WAIT_MAX: Duration = Duration::hours(6);
+
+/// Decides which tasks begin now.
+pub struct Scheduler {
+    stack: Arc<Stack>,
+    ledger: Arc<Catalog>,
+    /// Names this host and stack for the dice of [`jitter`].
+    seed: String,
+    lanes: BTreeMap<Task, Lane>,
+}
+
+/// A task that begins.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The task.
+    pub task: Task,
+    /// Which try it is, from 1.
+    pub attempt: u32,
+    /// Asks it to end.
+    pub stop: CancellationToken,
+}
+
+/// One task: only one run of it is at work at a time.
+#[derive(Default)]
+struct Lane {
+    cron: Option<Cron>,
+    state: State,
+    /// What begins when the one at work is done.
+    queued: Option<Turn>,
+}
+
+/// A reason to run: a slot, or nothing but that something else was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Turn {
+    slot: Option<(DateTime<Utc>, bool)>,
+    attempt: u32,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Idle,
+    Running {
+        turn: Turn,
+        began: DateTime<Utc>,
+        stop: CancellationToken,
+        is_overtime: bool,
+    },
+    /// Failed, and tried again then.
+    Again {
+        turn: Turn,
+        not_before: DateTime<Utc>,
+    },
+}
+
+impl Scheduler {
+    /// Makes a scheduler of a stack's tasks.
+    pub fn new(stack: Arc<Stack>, ledger: Arc<Catalog>, host: &str) -> Self {
+        let seed = format!("{host} {}", stack.name);
+        let mut new = Self { stack: stack.clone(), ledger, seed, lanes: BTreeMap::new() };
+        new.adopt(stack);
+        new
+    }
+
+    /// Goes on with another policy. What is at work goes on as it began.
+    pub fn adopt(&mut self, stack: Arc<Stack>) {
+        for lane in self.lanes.values_mut() {
+            lane.cron = None;
+        }
+        for one in tasks::scheduled(&stack) {
+            self.lanes.entry(one.task).or_default().cron = Some(one.cron);
+        }
+        for task in tasks::after_backup(&stack) {
+            self.lanes.entry(task).or_default();
+        }
+        self.stack = stack;
+    }
+
+    /// Takes up what a service that died has left: its runs are noted as ended, and what they ran for is tried again.
+    /// Returns the tasks whose runs had died.
+    pub fn recover(&mut self, now: DateTime<Utc>) -> Result<Vec<Task>> {
+        let mut died = Vec::new();
+        for run in self.ledger.open_runs()? {
+            // Somebody at the command line may be at work on it.
+            if RunLock::take(&self.stack, &run.task).is_err_and(|failure| failure.exit() == ExitCode::Busy) {
+                continue;
+            }
+            let failure = Failure::new(ExitCode::Failed, "the process ended before the run did")
+                .hint("Look for the reason in the system's log: no memory, a restart of the host.");
+            self.ledger.end_run(run.number, &Outcome::failed(&failure).end(now))?;
+            died.push(run.task);
+        }
+        for (task, lane) in &mut self.lanes {
+            for (at, slot) in self.ledger.slots(task, SLOTS_BACK)?.into_iter().enumerate() {
+                if !matches!(slot.state, SlotState::Running | SlotState::Waiting) {
+                    continue;
+                }
+                let attempt = match self.ledger.runs_of(task, 1)?.first() {
+                    Some(run) if run.began >= slot.expected => run.attempt + u32::from(!was_stopped(run)),
+                    _ => 1,
+                };
+                if at == 0 && attempt <= self.stack.schedule.retries + 1 {
+                    let turn = Turn { slot: Some((slot.expected, true)), attempt };
+                    lane.state = State::Again { turn, not_before: now };
+                    self.ledger.note_slot(&Slot { state: SlotState::Waiting, is_late: true, ..slot }, now)?;
+                } else {
+                    self.ledger.note_slot(&Slot { state: SlotState::Failed, ..slot }, now)?;
+                }
+            }
+        }
+        Ok(died)
+    }
+
+    /// Says which tasks begin now, and asks those to end that have been at work for too long.
+    pub fn tick(&mut self, now: DateTime<Utc>) -> Result<Vec<Start>> {
+        let mut starts = Vec::new();
+        let all: Vec<Task> = self.lanes.keys().cloned().collect();
+        for task in &all {
+            self.check_deadline(task, now);
+            self.look_for_slots(task, now)?;
+            starts.extend(self.begin(task, now)?);
+        }
+        self.lanes.retain(|task, lane| {
+            let is_idle = matches!(lane.state, State::Idle) && lane.queued.is_none();
+            !is_idle || lane.cron.is_some() || tasks::after_backup(&self.stack).contains(task)
+        });
+        Ok(starts)
+    }
+
+    fn check_deadline(&mut self, task: &Task, now: DateTime<Utc>) {
+        let Some(minutes) = self.stack.schedule.deadline_minutes else { return };
+        let Some(lane) = self.lanes.get_mut(task) else { return };
+        if let State::Running { began, stop, is_overtime, .. } = &mut lane.state
+            && now - *began > Duration::minutes(i64::from(minutes))
+            && !*is_overtime
+        {
+            *is_overtime = true;
+            stop.cancel();
+        }
+    }
+
+    /// Notes the slots whose time came, and gives the newest of them its turn.
+    fn look_for_slots(&mut self, task: &Task, now: DateTime<Utc>) -> Result<()> {
+        let (ledger, schedule) = (self.ledger.clone(), &self.stack.schedule);
+        let watched_since = standing::watch(&ledger, task, now)?;
+        let Some(lane) = self.lanes.get_mut(task) else { return Ok(()) };
+        let Some(cron) = &lane.cron else { return Ok(()) };
+        let accounted: BTreeSet<DateTime<Utc>> =
+            ledger.slots(task, SLOTS_BACK)?.into_iter().map(|slot| slot.expected).collect();
+        let put_off = |slot| jitter(&format!("{} {task}", self.seed), slot, schedule.jitter_seconds);
+        let makes_up = schedule.catch_up == CatchUp::Once;
+        let due = due(cron, &accounted, watched_since, put_off, makes_up, now);
+        let note = |expected, state, is_late| {
+            ledger.note_slot(&Slot { task: task.clone(), expected, state, is_late }, now)
+        };
+        for missed in due.missed {
+            note(missed, SlotState::Missed, false)?;
+        }
+        let Some((slot, is_late)) = due.run else { return Ok(()) };
+        let turn = Turn { slot: Some((slot, is_late)), attempt: 1 };
+        match &lane.state {
+            State::Running { .. } if schedule.overlap == Overlap::Skip => {
+                return note(slot, SlotState::Skipped, false);
+            }
+            // A try of an older slot gives way to the new one.
+            State::Again { turn: Turn { slot: Some((older, was_late)), .. }, .. } => {
+                note(*older, SlotState::Failed, *was_late)?;
+                lane.state = State::Idle;
+            }
+            State::Again { turn: Turn { slot: None, .. }, .. } => lane.state = State::Idle,
+            State::Running { .. } | State::Idle => {}
+        }
+        if let Some(Turn { slot: Some((older, was_late)), .. }) = lane.queued.replace(turn) {
+            note(older, SlotState::Skipped, was_late)?;
+        }
+        note(slot, SlotState::Waiting, is_late)
+    }
+
+    /// Begins what has its turn, if the lane is free.
+    fn begin(&mut self, task: &Task, now: DateTime<Utc>) -> Result<Option<Start>> {
+        let Some(lane) = self.lanes.get_mut(task) else { return Ok(None) };
+        let turn = match &lane.state {
+            State::Again { turn, not_before } if *not_before <= now => turn.clone(),
+            State::Running { .. } | State::Again { .. } => return Ok(None),
+            State::Idle => match lane.queued.take() {
+                Some(turn) => turn,
+                None => return Ok(None),
+            },
+        };
+        let (stop, attempt) = (CancellationToken::new(), turn.attempt);
+        if let Some((expected, is_late)) = turn.slot {
+            let slot = Slot { task: task.clone(), expected, state: SlotState::Running, is_late };
+            self.ledger.note_slot(&slot, now)?;
+        }
+        lane.state = State::Running { turn, began: now, stop: stop.clone(), is_overtime: false };
+        Ok(Some(Start { task: task.clone(), attempt, stop }))
+    }
+
+    /// Takes note how a run ended. Returns what became of it, which for one that was at work for too long is not what
+    /// the run itself says.
+    pub fn ended(&mut self, task: &Task, outcome: Outcome, now: DateTime<Utc>) -> Result<Outcome> {
+        let Some(lane) = self.lanes.get_mut(task) else { return Ok(outcome) };
+        let State::Running { turn, began, is_overtime, .. } = std::mem::take(&mut lane.state) else {
+            return Ok(outcome);
+        };
+        let is_overtime = is_overtime && outcome.exit() == ExitCode::Interrupted;
+        let outcome = if is_overtime { overtime(&self.stack, outcome) } else { outcome };
+        close(&self.ledger, task, began, turn.attempt, is_overtime, &outcome, now)?;
+        let note = |state| match turn.slot {
+            Some((expected, is_late)) => {
+                self.ledger.note_slot(&Slot { task: task.clone(), expected, state, is_late }, now)
+            }
+            None => Ok(()),
+        };
+        match outcome.exit() {
+            ExitCode::Ok | ExitCode::Partial => note(SlotState::Done)?,
+            // The service stops: whoever comes next tries again.
+            ExitCode::Interrupted => note(SlotState::Waiting)?,
+            exit if may_pass(exit) && !is_overtime && turn.attempt <= self.stack.schedule.retries => {
+                note(SlotState::Waiting)?;
+                let not_before = now + wait_before(self.stack.schedule.retry_minutes, turn.attempt);
+                let turn = Turn { attempt: turn.attempt + 1, ..turn };
+                lane.state = State::Again { turn, not_before };
+            }
+            _ => note(SlotState::Failed)?,
+        }
+        if task.job == Job::Backup && outcome.snapshot.is_some() {
+            for follower in tasks::after_backup(&self.stack) {
+                let lane = self.lanes.entry(follower).or_default();
+                lane.queued.get_or_insert(Turn { slot: None, attempt: 1 });
+                if matches!(lane.state, State::Again { turn: Turn { slot: None, .. }, .. }) {
+                    lane.state = State::Idle;
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Returns when something is to be looked at again, if nothing happens before.
+    pub fn next(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let schedule = &self.stack.schedule;
+        let times = self.lanes.iter().flat_map(|(task, lane)| {
+            let seed = format!("{} {task}", self.seed);
+            let slot = lane.cron.as_ref().and_then(|cron| {
+                // One that chance puts off may lie before now.
+                let from = now - Duration::seconds(i64::from(schedule.jitter_seconds));
+                cron.after(from)
+                    .take(8)
+                    .map(|slot| slot + jitter(&seed, slot, schedule.jitter_seconds))
+                    .find(|at| *at > now)
+            });
+            let other = match &lane.state {
+                State::Idle => lane.queued.as_ref().map(|_| now),
+                State::Again { not_before, .. } => Some(*not_before),
+                State::Running { began, is_overtime, .. } => schedule
+                    .deadline_minutes
+                    .filter(|_| !is_overtime)
+                    .map(|minutes| *began + Duration::minutes(i64::from(minutes))),
+            };
+            [slot, other]
+        });
+        times.flatten().min()
+    }
+
+    /// Returns when the next try of what failed begins.
+    pub fn next_try(&self) -> Option<DateTime<Utc>> {
+        let tries = self.lanes.values().filter_map(|lane| match &lane.state {
+            State::Again { not_before, .. } => Some(*not_before),
+            _ => None,
+        });
+        tries.min()
+    }
+
+    /// Returns the tasks that are at work, and asks all of them to end.
+    pub fn stop(&mut self) -> Vec<Task> {
+        let at_work = self.lanes.iter().filter_map(|(task, lane)| match &lane.state {
+            State::Running { stop, .. } => {
+                stop.cancel();
+                Some(task.clone())
+            }
+            _ => None,
+        });
+        at_work.collect()
+    }
+
+    /// Returns the tasks that are at work.
+    pub fn at_work(&self) -> Vec<Task> {
+        let lanes = self.lanes.iter().filter(|(_, lane)| matches!(lane.state, State::Running { .. }));
+        lanes.map(|(task, _)| task.clone()).collect()
+    }
+
+    /// Returns whether a task waits to be tried again.
+    pub fn waits(&self) -> bool {
+        self.lanes.values().any(|lane| matches!(lane.state, State::Again { .. }) || lane.queued.is_some())
+    }
+}
+
+/// Returns whether a run was asked to end by whoever stopped the service: that is no failure of its own.
+fn was_stopped(run: &Run) -> bool {
+    run.end.as_ref().is_some_and(|end| end.exit == ExitCode::Interrupted.number())
+}
+
+/// Returns how long the next try waits: twice as long each time.
+pub(super) fn wait_before(retry_minutes: u32, attempt: u32) -> Duration {
+    let doubled = i64::from(retry_minutes).saturating_mul(1 << attempt.saturating_sub(1).min(16));
+    Duration::minutes(doubled).min(WAIT_MAX)
+}
+
+fn overtime(stack: &Stack, outcome: Outcome) -> Outcome {
+    let minutes = stack.schedule.deadline_minutes.unwrap_or_default();
+    let failure = Failure::new(ExitCode::Failed, format!("given up: not done after {minutes} minutes"))
+        .hint("Look what it waits for, or raise `deadline_minutes` in [schedule].");
+    Outcome { counts: outcome.counts, ..Outcome::failed(&failure) }
+}
+
+/// Sees to it that the catalog tells how a run ended: one that was dropped could not note it itself, and one that was
+/// given up says only that it was stopped.
+fn close(
+    ledger: &Catalog,
+    task: &Task,
+    began: DateTime<Utc>,
+    attempt: u32,
+    is_overtime: bool,
+    outcome: &Outcome,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let Some(run) = ledger.runs_of(task, 1)?.into_iter().next() else { return Ok(()) };
+    let is_ours = run.began >= began && run.attempt == attempt;
+    if is_ours && (run.end.is_none() || is_overtime) {
+        ledger.end_run(run.number, &outcome.clone().end(now))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

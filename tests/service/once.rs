@@ -1,0 +1,79 @@
+//! `lifeboat serve --once`, for hosts with a timer of their own.
+
+use chrono::Duration;
+
+use crate::host::{kept_slot, scheduled, set_schedule, snapshots};
+
+const NIGHTLY: &str = "backup = \"0 2 * * *\"";
+
+#[test]
+fn what_is_due_is_done_once_and_nothing_else() {
+    let stage = scheduled(NIGHTLY);
+    stage.run(&["serve", "--once"]).ends(0);
+    assert!(!stage.exists("repo/refs"), "nothing was due");
+    kept_slot(&stage, "backup", Duration::days(2));
+    stage.run(&["serve", "--once"]).ends(0).says("backup ended: ok");
+    stage.run(&["serve", "--once"]).ends(0);
+    assert_eq!(snapshots(&stage), 1);
+}
+
+#[test]
+fn a_job_that_is_named_is_done_now_and_ends_as_it_would_by_hand() {
+    let stage = scheduled(NIGHTLY);
+    stage.run(&["serve", "--once", "backup", "--textfile", &stage.at("metrics.prom")]).ends(0);
+    assert_eq!(snapshots(&stage), 1);
+    assert!(stage.read("metrics.prom").contains("lifeboat_last_success_timestamp_seconds"));
+    stage.run(&["serve", "--once", "verify", "prune"]).ends(0).says("verify ended: ok");
+    stage.run(&["serve", "--once", "dance"]).ends(2).tells("`dance` is no job of a schedule");
+    stage.run(&["serve", "--once", "drill"]).ends(42).tells("");
+    set_schedule(&stage, &format!("{NIGHTLY}\nretries = 0"));
+    std::fs::rename(stage.path("repo"), stage.path("gone")).unwrap();
+    stage.run(&["serve", "--once", "backup"]).ends(10);
+    let open = stage.run(&["incidents", "--json"]).ends(0).json();
+    let kinds: Vec<_> = open["open"].as_array().unwrap().iter().map(|one| one["kind"].clone()).collect();
+    assert!(kinds.contains(&"failed".into()), "{kinds:?}");
+}
+
+#[test]
+fn an_incident_can_be_acknowledged_and_muted_with_an_end() {
+    let stage = scheduled(&format!("{NIGHTLY}\nretries = 0"));
+    std::fs::rename(stage.path("repo"), stage.path("gone")).unwrap();
+    stage.run(&["serve", "--once", "backup"]).ends(10);
+    let open = stage.run(&["incidents", "--json"]).ends(0).json();
+    let number = open["open"][0]["number"].to_string();
+    stage.run(&["incidents", "acknowledge", &number, "--note", " "]).ends(2).tells("the note is empty");
+    stage.run(&["incidents", "acknowledge", "99", "--note", "x"]).ends(2).tells("no incident 99 is open");
+    stage.run(&["incidents", "acknowledge", &number, "--note", "the disk is on its way"]).ends(0);
+    stage.run(&["incidents", "mute", &number, "--hours", "0"]).ends(2);
+    stage.run(&["incidents", "mute", &number, "--hours", "8"]).ends(0).says("nobody is reminded of incident");
+    stage.run(&["incidents"]).ends(0).says("acknowledged: the disk is on its way");
+    std::fs::rename(stage.path("gone"), stage.path("repo")).unwrap();
+    stage.run(&["serve", "--once", "backup"]).ends(0);
+    stage.run(&["incidents", "--json"]).ends(0);
+    let after = stage.run(&["incidents", "--json"]).ends(0).json();
+    assert_eq!(after["open"], serde_json::json!([]));
+    assert_eq!(after["resolved"][0]["kind"], "failed");
+}
+
+#[test]
+fn a_source_that_lost_most_of_its_data_stops_prune_until_a_person_has_looked() {
+    let stage = scheduled(NIGHTLY);
+    stage.write("data/large", &"a row of the ledger\n".repeat(20_000));
+    for _ in 0..4 {
+        stage.run(&["serve", "--once", "backup"]).ends(0);
+    }
+    stage.run(&["prune", "--apply"]).ends(0);
+    stage.write("data/large", "");
+    stage.run(&["serve", "--once", "backup"]).ends(0).says("incident opened: source `config` is unusual");
+    stage.run(&["prune", "--apply"]).ends(1).tells("prune stands still until a person has looked");
+    stage.run(&["prune", "--plan"]).ends(0);
+    let standing = stage.run(&["status", "--json"]).ends(0).json();
+    assert_eq!(standing["verdict"], "danger");
+    assert!(standing["prune_frozen"].as_str().unwrap().contains("% less"), "{standing}");
+    // The next night looks usual for what is left; that must not thaw anything.
+    stage.run(&["serve", "--once", "backup"]).ends(0);
+    stage.run(&["prune", "--apply"]).ends(1);
+    let number = standing["incidents"][0]["number"].to_string();
+    stage.run(&["incidents", "acknowledge", &number, "--note", "the ledger was archived"]).ends(0);
+    stage.run(&["prune", "--apply"]).ends(0);
+}
