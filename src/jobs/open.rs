@@ -1,6 +1,9 @@
 //! Opens the repository of a policy for what a job does with it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Duration, Utc};
 use rustix::fs::{FlockOperation, flock};
@@ -261,10 +264,20 @@ impl RunLock {
     /// Takes the lock, or fails at once with [`ExitCode::Busy`].
     pub fn take(stack: &Stack, task: &Task) -> Result<Self> {
         let ending = format!("{}.lock", task.to_string().replace(' ', "-"));
-        let path = state_file(stack, &stack.repository.place, &ending);
+        let what = format!("another {task} of stack `{}` is at work on this host", stack.name);
+        Self::of_file(&state_file(stack, &stack.repository.place, &ending), what)
+    }
+
+    /// Takes the lock of whoever keeps the schedule of a stack on this host: two would keep each slot twice.
+    pub fn of_schedule(stack: &Stack) -> Result<Self> {
+        let what = format!("another service keeps the schedule of stack `{}` on this host", stack.name);
+        Self::of_file(&state_file(stack, &stack.repository.place, "schedule.lock"), what)
+    }
+
+    fn of_file(path: &Path, busy: String) -> Result<Self> {
         let open = || {
             path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-            std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)
+            std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)
         };
         let cannot = |cause: std::io::Error| {
             Failure::new(ExitCode::Failed, format!("lock file `{}` cannot be taken", path.display()))
@@ -275,8 +288,7 @@ impl RunLock {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let what = format!("another {task} of stack `{}` is at work on this host", stack.name);
-                Err(Failure::new(ExitCode::Busy, what)
+                Err(Failure::new(ExitCode::Busy, busy)
                     .hint("Wait until it ends; a run that died holds nothing."))
             }
             Err(errno) => Err(cannot(errno.into())),

@@ -29,6 +29,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
@@ -47,7 +48,8 @@ use crate::{
     event::{Monitor, SharedMonitor},
     jobs::{
         backup::host_name,
-        notify, open,
+        notify,
+        open::{self, RunLock},
         recall::recall,
         standing,
         watch::{self, POLICY_REFUSED},
@@ -112,6 +114,7 @@ pub async fn serve(options: Options) -> Result<()> {
     let monitor: SharedMonitor = log.clone();
     let stack = Arc::new(stack);
     let address = listen.unwrap_or_else(|| stack.serve.listen.clone());
+    let _only_one = RunLock::of_schedule(&stack)?;
     let ledger = open::ledger(&stack, &monitor)?;
     let looked = AtomicI64::new(0);
     let shared = Arc::new(Shared { stack: RwLock::new(stack.clone()), ledger, ground, textfile, looked });
@@ -123,7 +126,8 @@ pub async fn serve(options: Options) -> Result<()> {
     let post = tokio::spawn(deliver(shared.clone(), log.clone(), stop.clone()));
     let scheduler = Scheduler::new(stack, shared.ledger.clone(), &host_name());
     let (tell, hear) = mpsc::channel(ENDED_WAITING);
-    let mut service = Service { policy, shared, scheduler, log, tell, hear, watched: None, forgot: None };
+    let mut service =
+        Service { policy, shared, scheduler, log, tell, hear, watched: None, forgot: None, told: None };
     let ended = service.run(&address).await;
     stop.cancel();
     // What is to be told of the last moments goes out before the process does.
@@ -142,6 +146,8 @@ struct Service {
     hear: mpsc::Receiver<Ended>,
     watched: Option<DateTime<Utc>>,
     forgot: Option<DateTime<Utc>>,
+    /// The trouble that was told last, as long as it lasts.
+    told: Option<String>,
 }
 
 impl Service {
@@ -150,85 +156,98 @@ impl Service {
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut hangup: Signal = listen(SignalKind::hangup())?;
-        self.take_up().await?;
-        self.go_round()?;
+        // The policy was read just now, whatever the service before this one thought of it.
+        if let Err(failure) = self.shared.ledger.forget_observation(POLICY_REFUSED) {
+            self.log.failure(&failure);
+        }
+        self.take_up();
+        self.go_round();
         self.log.step(None, format!("ready: {} of stack {}", self.next_text(), self.shared.stack().name));
         self.log.step(None, format!("metrics and health at http://{address}/"));
         systemd(&[sd_notify::NotifyState::Ready]);
         loop {
             let sleep = self.sleep();
-            let done = tokio::select! {
+            tokio::select! {
                 Some(ended) = self.hear.recv() => self.take_note(ended),
-                () = tokio::time::sleep(sleep) => Ok(()),
-                _ = hangup.recv() => { self.reload(); Ok(()) }
+                () = tokio::time::sleep(sleep) => {}
+                _ = hangup.recv() => self.reload(),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-            };
+            }
             if self.shared.ledger.is_displaced() {
-                self.heal().await?;
+                self.heal();
             }
-            if let Err(failure) = done.and_then(|()| self.go_round()) {
-                self.log.failure(&failure);
-                self.heal().await?;
-            }
+            self.go_round();
         }
         self.stop().await
     }
 
-    /// Takes up what the service before this one left, and what a catalog that is new does not know.
-    async fn take_up(&mut self) -> Result<()> {
-        for task in self.scheduler.recover(self.now())? {
+    /// Takes up what the service before this one left, and what a catalog that is new does not know. The store may be
+    /// slow to tell, or not there: nothing waits for it.
+    fn take_up(&mut self) {
+        for task in self.scheduler.recover(self.now()) {
             self.log.warn(None, format!("{task} died with the service before this one"), None);
         }
-        let (shared, monitor): (_, SharedMonitor) = (&self.shared, self.log.clone());
-        match recall(&shared.stack(), &shared.ledger, &monitor).await {
-            Ok(0) => {}
-            Ok(count) => {
-                self.log
-                    .step(None, format!("the catalog is new: {count} backups were recalled from the store"));
+        let (shared, log, runtime) = (self.shared.clone(), self.log.clone(), Handle::current());
+        tokio::task::spawn_blocking(move || {
+            let monitor: SharedMonitor = log.clone();
+            match runtime.block_on(recall(&shared.stack(), &shared.ledger, &monitor)) {
+                Ok(0) => {}
+                Ok(count) => {
+                    let what = format!("the catalog is new: {count} backups were recalled from the store");
+                    log.step(None, what);
+                }
+                // A store that does not answer, or is not there yet, is the next backup's to tell.
+                Err(failure) => log.failure(&failure),
             }
-            // A store that does not answer, or is not there yet, is the next backup's to tell.
-            Err(failure) => self.log.failure(&failure),
-        }
-        Ok(())
+        });
     }
 
     /// Makes the catalog again if it broke. A service that cannot write down what it does goes on all the same: a
     /// backup without a note is better than none, and what is wrong shows in metrics that stand still.
-    async fn heal(&mut self) -> Result<()> {
+    fn heal(&mut self) {
         match self.shared.ledger.heal() {
             Ok(true) => {
                 let what = "the catalog was broken or gone and was made again from the repository".to_owned();
                 self.log.warn(None, what, None);
-                self.take_up().await?;
+                self.take_up();
             }
             Ok(false) => {}
             Err(failure) => self.log.failure(&failure),
         }
-        Ok(())
     }
 
     fn now(&self) -> DateTime<Utc> {
         self.shared.ground.clock.now()
     }
 
-    /// Begins what is due and looks what is wrong.
-    fn go_round(&mut self) -> Result<()> {
+    /// Begins what is due and looks what is wrong. Trouble with the catalog is told, and stops neither.
+    fn go_round(&mut self) {
         let now = self.now();
-        for start in self.scheduler.tick(now)? {
+        for start in self.scheduler.tick(now) {
             self.log.step(None, format!("{} begins{}", start.task, nth(start.attempt)));
             begin(start, self.shared.clone(), self.log.clone(), self.tell.clone());
         }
+        let mut trouble = self.scheduler.take_trouble();
         if self.watched.is_none_or(|last| now < last || now - last >= WATCH_EVERY) {
-            self.watch()?;
+            trouble = trouble.or(self.watch().err());
         }
         if self.forgot.is_none_or(|last| now < last || now - last >= FORGET_EVERY) {
             self.forgot = Some(now);
-            forget(&self.shared, now)?;
+            trouble = trouble.or(forget(&self.shared, now).err());
         }
         self.shared.looked.store(now.timestamp(), Ordering::Relaxed);
         systemd(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&self.next_text())]);
-        Ok(())
+        if let Some(failure) = trouble {
+            // Once is enough for a trouble that lasts.
+            let text = failure.chain().join(": ");
+            if self.told.replace(text.clone()) != Some(text) {
+                self.log.failure(&failure);
+                self.heal();
+            }
+        } else {
+            self.told = None;
+        }
     }
 
     /// Works out what is wrong, notes it and writes the messages.
@@ -241,11 +260,11 @@ impl Service {
         write_textfile(shared, &self.log, now)
     }
 
-    fn take_note(&mut self, ended: Ended) -> Result<()> {
+    fn take_note(&mut self, ended: Ended) {
         let Ended { task, outcome } = ended;
-        let outcome = self.scheduler.ended(&task, outcome, self.now())?;
+        let outcome = self.scheduler.ended(&task, outcome, self.now());
         self.log.ended(&task, &outcome);
-        self.watch()
+        self.watched = None;
     }
 
     /// Returns how long nothing needs to be looked at.
@@ -315,7 +334,7 @@ impl Service {
                 self.log.warn(None, what, None);
                 break;
             };
-            let outcome = self.scheduler.ended(&ended.task, ended.outcome, self.now())?;
+            let outcome = self.scheduler.ended(&ended.task, ended.outcome, self.now());
             self.log.ended(&ended.task, &outcome);
         }
         self.log.step(None, "stopped".to_owned());

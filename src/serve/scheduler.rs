@@ -3,7 +3,10 @@
 //! Nothing is run here and no time is read: whoever drives it tells the instant ([`Scheduler::tick`]), begins what it
 //! says and tells how it ended ([`Scheduler::ended`]). So a week of nights can be played in a test.
 //!
-//! *Order.* A slot is noted as running before its run begins, and what became of it after the run was noted.
+//! *Order.* A slot is noted as running before its run begins, and what became of it after the run was noted. A note
+//! that cannot be written stops nothing: what it says is kept in mind, and the trouble is told
+//! ([`Scheduler::take_trouble`]). A backup without a note is better than none.
+//!
 //! *Crash.* [`Scheduler::recover`] finds slots that are noted as running, or waiting, and nobody at work on them:
 //! they are tried again, no oftener than after a failure.
 
@@ -21,7 +24,7 @@ use crate::{
     jobs::{
         open::RunLock,
         run::Outcome,
-        standing,
+        seen, standing,
         tasks::{self, may_pass},
     },
     names::{Job, Task},
@@ -31,6 +34,10 @@ use crate::{
 
 /// Slots that are looked at to know what is accounted for.
 const SLOTS_BACK: u32 = 1000;
+/// Backups that are looked through for the newest that made a snapshot.
+const RUNS_BACK: u32 = 20;
+/// Slots of a task that are kept in mind; older ones are behind those that the catalog knows.
+const SLOTS_IN_MIND: usize = 64;
 /// A try never waits longer than this for the one before.
 const WAIT_MAX: Duration = Duration::hours(6);
 
@@ -41,6 +48,8 @@ pub struct Scheduler {
     /// Names this host and stack for the dice of [`jitter`].
     seed: String,
     lanes: BTreeMap<Task, Lane>,
+    /// The first thing that the catalog could not do since somebody asked.
+    trouble: Option<Failure>,
 }
 
 /// A task that begins.
@@ -61,6 +70,8 @@ struct Lane {
     state: State,
     /// What begins when the one at work is done.
     queued: Option<Turn>,
+    /// Slots that are accounted for, also where the catalog could not be told.
+    accounted: BTreeSet<DateTime<Utc>>,
 }
 
 /// A reason to run: a slot, or nothing but that something else was done.
@@ -91,7 +102,7 @@ impl Scheduler {
     /// Makes a scheduler of a stack's tasks.
     pub fn new(stack: Arc<Stack>, ledger: Arc<Catalog>, host: &str) -> Self {
         let seed = format!("{host} {}", stack.name);
-        let mut new = Self { stack: stack.clone(), ledger, seed, lanes: BTreeMap::new() };
+        let mut new = Self { stack: stack.clone(), ledger, seed, lanes: BTreeMap::new(), trouble: None };
         new.adopt(stack);
         new
     }
@@ -110,55 +121,128 @@ impl Scheduler {
         self.stack = stack;
     }
 
-    /// Takes up what a service that died has left: its runs are noted as ended, and what they ran for is tried again.
-    /// Returns the tasks whose runs had died.
-    pub fn recover(&mut self, now: DateTime<Utc>) -> Result<Vec<Task>> {
+    /// Returns what the catalog could not do since the last time, if something.
+    pub fn take_trouble(&mut self) -> Option<Failure> {
+        self.trouble.take()
+    }
+
+    fn bear<T>(&mut self, tried: Result<T>) -> Option<T> {
+        match tried {
+            Ok(value) => Some(value),
+            Err(failure) => {
+                self.trouble.get_or_insert(failure);
+                None
+            }
+        }
+    }
+
+    fn note(&mut self, slot: &Slot, now: DateTime<Utc>) {
+        if let Some(lane) = self.lanes.get_mut(&slot.task) {
+            lane.accounted.insert(slot.expected);
+            while lane.accounted.len() > SLOTS_IN_MIND {
+                lane.accounted.pop_first();
+            }
+        }
+        let noted = self.ledger.note_slot(slot, now);
+        self.bear(noted);
+    }
+
+    /// Notes runs that died with their process as ended. Returns their tasks.
+    pub fn bury(&mut self, now: DateTime<Utc>) -> Vec<Task> {
+        let open = self.ledger.open_runs();
         let mut died = Vec::new();
-        for run in self.ledger.open_runs()? {
+        for run in self.bear(open).unwrap_or_default() {
             // Somebody at the command line may be at work on it.
-            if RunLock::take(&self.stack, &run.task).is_err_and(|failure| failure.exit() == ExitCode::Busy) {
+            if self.is_at_work_elsewhere(&run.task) {
                 continue;
             }
             let failure = Failure::new(ExitCode::Failed, "the process ended before the run did")
                 .hint("Look for the reason in the system's log: no memory, a restart of the host.");
-            self.ledger.end_run(run.number, &Outcome::failed(&failure).end(now))?;
+            let ended = self.ledger.end_run(run.number, &Outcome::failed(&failure).end(now));
+            self.bear(ended);
             died.push(run.task);
         }
-        for (task, lane) in &mut self.lanes {
-            for (at, slot) in self.ledger.slots(task, SLOTS_BACK)?.into_iter().enumerate() {
-                if !matches!(slot.state, SlotState::Running | SlotState::Waiting) {
-                    continue;
-                }
-                let attempt = match self.ledger.runs_of(task, 1)?.first() {
-                    Some(run) if run.began >= slot.expected => run.attempt + u32::from(!was_stopped(run)),
-                    _ => 1,
-                };
-                if at == 0 && attempt <= self.stack.schedule.retries + 1 {
-                    let turn = Turn { slot: Some((slot.expected, true)), attempt };
-                    lane.state = State::Again { turn, not_before: now };
-                    self.ledger.note_slot(&Slot { state: SlotState::Waiting, is_late: true, ..slot }, now)?;
-                } else {
-                    self.ledger.note_slot(&Slot { state: SlotState::Failed, ..slot }, now)?;
-                }
+        died
+    }
+
+    fn is_at_work_elsewhere(&self, task: &Task) -> bool {
+        RunLock::take(&self.stack, task).is_err_and(|failure| failure.exit() == ExitCode::Busy)
+    }
+
+    /// Takes up what a service that died has left: its runs are noted as ended, what they ran for is tried again, and a
+    /// copy that was to follow a backup follows it now. Returns the tasks whose runs had died.
+    pub fn recover(&mut self, now: DateTime<Utc>) -> Vec<Task> {
+        let died = self.bury(now);
+        for slot in self.open_slots() {
+            let runs = self.ledger.runs_of(&slot.task, 1);
+            let attempt = match self.bear(runs).unwrap_or_default().first() {
+                Some(run) if run.began >= slot.expected => run.attempt + u32::from(!was_stopped(run)),
+                _ => 1,
+            };
+            let newest = standing::newest_slot(&self.ledger, &slot.task);
+            let is_newest = self.bear(newest).flatten().is_some_and(|(at, ..)| at == slot.expected);
+            if !is_newest || attempt > self.stack.schedule.retries + 1 {
+                self.note(&Slot { state: SlotState::Failed, ..slot }, now);
+                continue;
+            }
+            let turn = Turn { slot: Some((slot.expected, true)), attempt };
+            if let Some(lane) = self.lanes.get_mut(&slot.task) {
+                lane.state = State::Again { turn, not_before: now };
+            }
+            self.note(&Slot { state: SlotState::Waiting, is_late: true, ..slot }, now);
+        }
+        let lacking = lacks_newest(&self.stack, &self.ledger);
+        for follower in self.bear(lacking).unwrap_or_default() {
+            self.lanes.entry(follower).or_default().queued.get_or_insert(Turn { slot: None, attempt: 1 });
+        }
+        died
+    }
+
+    /// Gives up slots that a service left open: for hosts on which a timer begins tasks, and nobody keeps slots.
+    pub fn give_up_slots(&mut self, now: DateTime<Utc>) {
+        for slot in self.open_slots() {
+            self.note(&Slot { state: SlotState::Failed, ..slot }, now);
+        }
+    }
+
+    /// Returns slots that are noted as running or waiting, and nobody is at work on their task.
+    fn open_slots(&mut self) -> Vec<Slot> {
+        let mut found = Vec::new();
+        for task in self.lanes.keys().cloned().collect::<Vec<_>>() {
+            let slots = self.ledger.slots(&task, SLOTS_BACK);
+            let mut open = self.bear(slots).unwrap_or_default();
+            open.retain(|slot| matches!(slot.state, SlotState::Running | SlotState::Waiting));
+            if !open.is_empty() && !self.is_at_work_elsewhere(&task) {
+                found.append(&mut open);
             }
         }
-        Ok(died)
+        found
     }
 
     /// Says which tasks begin now, and asks those to end that have been at work for too long.
-    pub fn tick(&mut self, now: DateTime<Utc>) -> Result<Vec<Start>> {
+    pub fn tick(&mut self, now: DateTime<Utc>) -> Vec<Start> {
         let mut starts = Vec::new();
         let all: Vec<Task> = self.lanes.keys().cloned().collect();
         for task in &all {
             self.check_deadline(task, now);
-            self.look_for_slots(task, now)?;
-            starts.extend(self.begin(task, now)?);
+            let looked = self.look_for_slots(task, now);
+            self.bear(looked);
+            starts.extend(self.begin(task, now));
         }
+        let followers = tasks::after_backup(&self.stack);
         self.lanes.retain(|task, lane| {
             let is_idle = matches!(lane.state, State::Idle) && lane.queued.is_none();
-            !is_idle || lane.cron.is_some() || tasks::after_backup(&self.stack).contains(task)
+            !is_idle || lane.cron.is_some() || followers.contains(task)
         });
-        Ok(starts)
+        starts
+    }
+
+    /// Asks a task to end because it has been at work for too long.
+    pub fn give_up(&mut self, task: &Task) {
+        if let Some(Lane { state: State::Running { stop, is_overtime, .. }, .. }) = self.lanes.get_mut(task) {
+            *is_overtime = true;
+            stop.cancel();
+        }
     }
 
     fn check_deadline(&mut self, task: &Task, now: DateTime<Utc>) {
@@ -175,88 +259,72 @@ impl Scheduler {
 
     /// Notes the slots whose time came, and gives the newest of them its turn.
     fn look_for_slots(&mut self, task: &Task, now: DateTime<Utc>) -> Result<()> {
-        let (ledger, schedule) = (self.ledger.clone(), &self.stack.schedule);
-        let watched_since = standing::watch(&ledger, task, now)?;
+        let watched_since = standing::watch(&self.ledger, task, now)?;
+        let mut accounted: BTreeSet<DateTime<Utc>> =
+            self.ledger.slots(task, SLOTS_BACK)?.into_iter().map(|slot| slot.expected).collect();
+        let (schedule, seed) = (self.stack.schedule.clone(), format!("{} {task}", self.seed));
         let Some(lane) = self.lanes.get_mut(task) else { return Ok(()) };
         let Some(cron) = &lane.cron else { return Ok(()) };
-        let accounted: BTreeSet<DateTime<Utc>> =
-            ledger.slots(task, SLOTS_BACK)?.into_iter().map(|slot| slot.expected).collect();
-        let put_off = |slot| jitter(&format!("{} {task}", self.seed), slot, schedule.jitter_seconds);
+        accounted.extend(&lane.accounted);
+        let put_off = |slot| jitter(&seed, slot, schedule.jitter_seconds);
         let makes_up = schedule.catch_up == CatchUp::Once;
         let due = due(cron, &accounted, watched_since, put_off, makes_up, now);
-        let note = |expected, state, is_late| {
-            ledger.note_slot(&Slot { task: task.clone(), expected, state, is_late }, now)
-        };
-        for missed in due.missed {
-            note(missed, SlotState::Missed, false)?;
-        }
-        let Some((slot, is_late)) = due.run else { return Ok(()) };
-        let turn = Turn { slot: Some((slot, is_late)), attempt: 1 };
-        match &lane.state {
-            State::Running { .. } if schedule.overlap == Overlap::Skip => {
-                return note(slot, SlotState::Skipped, false);
+        let mut notes: Vec<(DateTime<Utc>, SlotState, bool)> =
+            due.missed.into_iter().map(|slot| (slot, SlotState::Missed, false)).collect();
+        if let Some((slot, is_late)) = due.run {
+            let turn = Turn { slot: Some((slot, is_late)), attempt: 1 };
+            if matches!(lane.state, State::Running { .. }) && schedule.overlap == Overlap::Skip {
+                notes.push((slot, SlotState::Skipped, false));
+            } else {
+                // A try of an older slot gives way to the new one.
+                if let State::Again { turn, .. } = &lane.state {
+                    notes.extend(turn.slot.map(|(older, was_late)| (older, SlotState::Failed, was_late)));
+                    lane.state = State::Idle;
+                }
+                if let Some(Turn { slot: Some((older, was_late)), .. }) = lane.queued.replace(turn) {
+                    notes.push((older, SlotState::Skipped, was_late));
+                }
+                notes.push((slot, SlotState::Waiting, is_late));
             }
-            // A try of an older slot gives way to the new one.
-            State::Again { turn: Turn { slot: Some((older, was_late)), .. }, .. } => {
-                note(*older, SlotState::Failed, *was_late)?;
-                lane.state = State::Idle;
-            }
-            State::Again { turn: Turn { slot: None, .. }, .. } => lane.state = State::Idle,
-            State::Running { .. } | State::Idle => {}
         }
-        if let Some(Turn { slot: Some((older, was_late)), .. }) = lane.queued.replace(turn) {
-            note(older, SlotState::Skipped, was_late)?;
+        for (expected, state, is_late) in notes {
+            self.note(&Slot { task: task.clone(), expected, state, is_late }, now);
         }
-        note(slot, SlotState::Waiting, is_late)
+        Ok(())
     }
 
     /// Begins what has its turn, if the lane is free.
-    fn begin(&mut self, task: &Task, now: DateTime<Utc>) -> Result<Option<Start>> {
-        let Some(lane) = self.lanes.get_mut(task) else { return Ok(None) };
+    fn begin(&mut self, task: &Task, now: DateTime<Utc>) -> Option<Start> {
+        let lane = self.lanes.get_mut(task)?;
         let turn = match &lane.state {
             State::Again { turn, not_before } if *not_before <= now => turn.clone(),
-            State::Running { .. } | State::Again { .. } => return Ok(None),
-            State::Idle => match lane.queued.take() {
-                Some(turn) => turn,
-                None => return Ok(None),
-            },
+            State::Running { .. } | State::Again { .. } => return None,
+            State::Idle => lane.queued.take()?,
         };
         let (stop, attempt) = (CancellationToken::new(), turn.attempt);
-        if let Some((expected, is_late)) = turn.slot {
-            let slot = Slot { task: task.clone(), expected, state: SlotState::Running, is_late };
-            self.ledger.note_slot(&slot, now)?;
-        }
+        let slot = turn.slot;
         lane.state = State::Running { turn, began: now, stop: stop.clone(), is_overtime: false };
-        Ok(Some(Start { task: task.clone(), attempt, stop }))
+        if let Some((expected, is_late)) = slot {
+            self.note(&Slot { task: task.clone(), expected, state: SlotState::Running, is_late }, now);
+        }
+        Some(Start { task: task.clone(), attempt, stop })
     }
 
     /// Takes note how a run ended. Returns what became of it, which for one that was at work for too long is not what
     /// the run itself says.
-    pub fn ended(&mut self, task: &Task, outcome: Outcome, now: DateTime<Utc>) -> Result<Outcome> {
-        let Some(lane) = self.lanes.get_mut(task) else { return Ok(outcome) };
+    pub fn ended(&mut self, task: &Task, outcome: Outcome, now: DateTime<Utc>) -> Outcome {
+        let Some(lane) = self.lanes.get_mut(task) else { return outcome };
         let State::Running { turn, began, is_overtime, .. } = std::mem::take(&mut lane.state) else {
-            return Ok(outcome);
+            return outcome;
         };
         let is_overtime = is_overtime && outcome.exit() == ExitCode::Interrupted;
         let outcome = if is_overtime { overtime(&self.stack, outcome) } else { outcome };
-        close(&self.ledger, task, began, turn.attempt, is_overtime, &outcome, now)?;
-        let note = |state| match turn.slot {
-            Some((expected, is_late)) => {
-                self.ledger.note_slot(&Slot { task: task.clone(), expected, state, is_late }, now)
-            }
-            None => Ok(()),
-        };
-        match outcome.exit() {
-            ExitCode::Ok | ExitCode::Partial => note(SlotState::Done)?,
-            // The service stops: whoever comes next tries again.
-            ExitCode::Interrupted => note(SlotState::Waiting)?,
-            exit if may_pass(exit) && !is_overtime && turn.attempt <= self.stack.schedule.retries => {
-                note(SlotState::Waiting)?;
-                let not_before = now + wait_before(self.stack.schedule.retry_minutes, turn.attempt);
-                let turn = Turn { attempt: turn.attempt + 1, ..turn };
-                lane.state = State::Again { turn, not_before };
-            }
-            _ => note(SlotState::Failed)?,
+        let schedule = &self.stack.schedule;
+        let may_pass = may_pass(outcome.exit()) && !is_overtime && turn.attempt <= schedule.retries;
+        if may_pass {
+            let not_before = now + wait_before(schedule.retry_minutes, turn.attempt);
+            lane.state =
+                State::Again { turn: Turn { attempt: turn.attempt + 1, ..turn.clone() }, not_before };
         }
         if task.job == Job::Backup && outcome.snapshot.is_some() {
             for follower in tasks::after_backup(&self.stack) {
@@ -267,7 +335,19 @@ impl Scheduler {
                 }
             }
         }
-        Ok(outcome)
+        let closed = close(&self.ledger, task, began, turn.attempt, is_overtime, &outcome, now);
+        self.bear(closed);
+        if let Some((expected, is_late)) = turn.slot {
+            let state = match outcome.exit() {
+                ExitCode::Ok | ExitCode::Partial => SlotState::Done,
+                // The service stops: whoever comes next tries again.
+                ExitCode::Interrupted => SlotState::Waiting,
+                _ if may_pass => SlotState::Waiting,
+                _ => SlotState::Failed,
+            };
+            self.note(&Slot { task: task.clone(), expected, state, is_late }, now);
+        }
+        outcome
     }
 
     /// Returns when something is to be looked at again, if nothing happens before.
@@ -329,6 +409,21 @@ impl Scheduler {
     }
 }
 
+/// Returns the copies that were to follow the newest backup and have not: the service that made it stopped before.
+fn lacks_newest(stack: &Stack, ledger: &Catalog) -> Result<Vec<Task>> {
+    let backups = ledger.runs_of(&Task::of(Job::Backup), RUNS_BACK)?;
+    let made = |run: &&Run| run.end.as_ref().is_some_and(|end| end.snapshot.is_some());
+    let Some(newest) = backups.iter().find(made) else { return Ok(Vec::new()) };
+    let mut lacking = Vec::new();
+    for task in tasks::after_backup(stack) {
+        let seen = seen::place(ledger, task.place.as_deref().unwrap_or_default())?;
+        if seen.newest_began.is_none_or(|began| began < newest.began) {
+            lacking.push(task);
+        }
+    }
+    Ok(lacking)
+}
+
 /// Returns whether a run was asked to end by whoever stopped the service: that is no failure of its own.
 fn was_stopped(run: &Run) -> bool {
     run.end.as_ref().is_some_and(|end| end.exit == ExitCode::Interrupted.number())
@@ -340,7 +435,7 @@ pub(super) fn wait_before(retry_minutes: u32, attempt: u32) -> Duration {
     Duration::minutes(doubled).min(WAIT_MAX)
 }
 
-fn overtime(stack: &Stack, outcome: Outcome) -> Outcome {
+pub(super) fn overtime(stack: &Stack, outcome: Outcome) -> Outcome {
     let minutes = stack.schedule.deadline_minutes.unwrap_or_default();
     let failure = Failure::new(ExitCode::Failed, format!("given up: not done after {minutes} minutes"))
         .hint("Look what it waits for, or raise `deadline_minutes` in [schedule].");

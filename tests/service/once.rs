@@ -1,8 +1,12 @@
 //! `lifeboat serve --once`, for hosts with a timer of their own.
 
 use chrono::Duration;
+use rustix::process::Signal;
 
-use crate::host::{kept_slot, scheduled, set_schedule, snapshots};
+use crate::{
+    host::{kept_slot, scheduled, set_schedule, snapshots},
+    stage::{Silent, ran, send},
+};
 
 const NIGHTLY: &str = "backup = \"0 2 * * *\"";
 
@@ -76,4 +80,38 @@ fn a_source_that_lost_most_of_its_data_stops_prune_until_a_person_has_looked() {
     let number = standing["incidents"][0]["number"].to_string();
     stage.run(&["incidents", "acknowledge", &number, "--note", "the ledger was archived"]).ends(0);
     stage.run(&["prune", "--apply"]).ends(0);
+}
+
+#[test]
+fn a_timer_that_comes_again_while_much_is_to_be_done_leaves_it_to_who_is_at_it() {
+    let stage = scheduled(NIGHTLY);
+    let server = Silent::new();
+    stage.add_redis(server.port(), "hush");
+    kept_slot(&stage, "backup", Duration::days(2));
+    let first = stage.start(&["serve", "--once"]);
+    let caller = server.caller();
+    stage.run(&["serve", "--once"]).ends(0).says("another service keeps the schedule of stack `demo`");
+    stage.run(&["serve", "--listen", "127.0.0.1:0"]).ends(11).tells("another service keeps the schedule");
+    send(&first, Signal::TERM);
+    ran(&first.wait_with_output().unwrap()).ends(130);
+    drop(caller);
+    let slots = stage.run(&["status", "--json"]).ends(0).json();
+    assert_eq!(slots["tasks"][0]["last_success"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_run_that_died_under_a_timer_is_told_by_the_next_one() {
+    let stage = scheduled(NIGHTLY);
+    let server = Silent::new();
+    stage.add_redis(server.port(), "hush");
+    let first = stage.start(&["serve", "--once", "backup"]);
+    let caller = server.caller();
+    send(&first, Signal::KILL);
+    ran(&first.wait_with_output().unwrap()).ends(128);
+    drop(caller);
+    stage
+        .run(&["serve", "--once", "verify"])
+        .ends(0)
+        .says("backup died with the process before this one")
+        .says("incident opened: backup failed: the process ended before the run did");
 }

@@ -87,7 +87,7 @@ impl Week {
     fn away_until(&mut self, when: &str) {
         self.clock.advance(Self::instant(when) - self.now());
         self.scheduler = Scheduler::new(self.stack.clone(), self.ledger.clone(), "host");
-        self.scheduler.recover(self.now()).unwrap();
+        self.scheduler.recover(self.now());
     }
 
     fn instant(when: &str) -> DateTime<Utc> {
@@ -103,7 +103,7 @@ impl Week {
     }
 
     fn go_round(&mut self) {
-        let starts = self.scheduler.tick(self.now()).unwrap();
+        let starts = self.scheduler.tick(self.now());
         self.look();
         for start in starts {
             self.play(&start);
@@ -128,7 +128,7 @@ impl Week {
             let word = outcome.exit().word();
             self.write(&format!("{} try {} ended: {word}: {why}", start.task, start.attempt));
         }
-        self.scheduler.ended(&start.task, outcome, self.now()).unwrap();
+        self.scheduler.ended(&start.task, outcome, self.now());
         self.look();
     }
 

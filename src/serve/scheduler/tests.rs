@@ -62,7 +62,7 @@ impl Stage {
     }
 
     fn tick(&mut self) -> Vec<Start> {
-        self.scheduler.tick(self.now()).unwrap()
+        self.scheduler.tick(self.now())
     }
 
     /// Notes that a run began as a job does, and returns its number.
@@ -81,7 +81,7 @@ impl Stage {
             ..Outcome::default()
         };
         self.ledger.end_run(run, &outcome.clone().end(self.now())).unwrap();
-        self.scheduler.ended(&start.task, outcome, self.now()).unwrap();
+        self.scheduler.ended(&start.task, outcome, self.now());
     }
 
     fn slots(&self, task: &Task) -> Vec<(String, &'static str, bool)> {
@@ -112,7 +112,7 @@ impl Stage {
     /// Kills the service and starts it anew.
     fn restart(&mut self) -> Vec<Task> {
         self.scheduler = Scheduler::new(self.stack.clone(), self.ledger.clone(), "host");
-        self.scheduler.recover(self.now()).unwrap()
+        self.scheduler.recover(self.now())
     }
 }
 
@@ -208,7 +208,7 @@ fn a_run_that_takes_too_long_is_asked_to_end_and_told() {
     assert!(start.stop.is_cancelled());
     let stopped = Outcome::failed(&crate::jobs::run::stopped());
     stage.ledger.end_run(run, &stopped.clone().end(stage.now())).unwrap();
-    let outcome = stage.scheduler.ended(&backup(), stopped, stage.now()).unwrap();
+    let outcome = stage.scheduler.ended(&backup(), stopped, stage.now());
     assert_eq!(outcome.message.as_deref(), Some("given up: not done after 110 minutes"));
     assert_eq!(stage.slots(&backup()), [("21 02:00".to_owned(), "failed", false)]);
     assert_eq!(stage.look(), ["opened failed backup"]);
@@ -221,7 +221,7 @@ fn a_run_that_was_dropped_is_noted_as_ended() {
     stage.at("2026-11-21T02:00:00Z");
     let start = stage.tick().remove(0);
     stage.begun(&start);
-    stage.scheduler.ended(&backup(), Outcome::failed(&crate::jobs::run::stopped()), stage.now()).unwrap();
+    stage.scheduler.ended(&backup(), Outcome::failed(&crate::jobs::run::stopped()), stage.now());
     assert_eq!(stage.ledger.open_runs().unwrap(), []);
 }
 
@@ -376,12 +376,12 @@ fn many_hosts_do_not_begin_at_once_and_each_keeps_its_time() {
         let ledger = Arc::new(Catalog::in_memory().unwrap());
         let host = format!("host{host}");
         let mut scheduler = Scheduler::new(stack.clone(), ledger.clone(), &host);
-        scheduler.tick(utc("2026-11-20T12:00:00Z")).unwrap();
+        scheduler.tick(utc("2026-11-20T12:00:00Z"));
         let next = scheduler.next(utc("2026-11-20T12:00:00Z")).unwrap();
-        assert!(scheduler.tick(next - Duration::seconds(1)).unwrap().is_empty());
+        assert!(scheduler.tick(next - Duration::seconds(1)).is_empty());
         // In between it is started anew.
         let mut scheduler = Scheduler::new(stack.clone(), ledger, &host);
-        assert_eq!(scheduler.tick(next).unwrap().len(), 1);
+        assert_eq!(scheduler.tick(next).len(), 1);
         times.insert(next);
     }
     assert!(times.len() > 30, "{times:?}");
@@ -415,4 +415,59 @@ fn an_unusual_backup_stops_prune_until_a_person_has_looked() {
     stage.ledger.note_incident(&incident).unwrap();
     assert_eq!(frozen(&stage), None);
     assert_eq!(stage.look(), ["resolved anomaly mysql"]);
+}
+
+#[test]
+fn a_catalog_that_takes_no_notes_costs_no_night_and_repeats_none() {
+    let mut stage = Stage::new(&format!("{NIGHTLY}\nverify = \"0 2 * * *\""), COPIES, "2026-11-20T12:00:00Z");
+    stage.ledger.refuse_writes(true);
+    stage.at("2026-11-21T02:00:00Z");
+    let starts = stage.tick();
+    assert_eq!(starts.len(), 4, "the backup and three looks at what is stored");
+    assert!(stage.scheduler.take_trouble().is_some());
+    assert!(stage.tick().is_empty());
+    for start in &starts {
+        let snapshot = (start.task.job == Job::Backup).then(|| SnapshotId::at(stage.now(), 1));
+        let outcome = Outcome { snapshot, ..Outcome::default() };
+        stage.scheduler.ended(&start.task, outcome, stage.now());
+    }
+    let follower = stage.tick();
+    assert_eq!(follower.iter().map(|one| one.task.to_string()).collect::<Vec<_>>(), ["sync nas"]);
+    stage.scheduler.ended(&follower[0].task, Outcome::default(), stage.now());
+    for _ in 0..3 {
+        stage.clock.advance(Duration::minutes(1));
+        assert!(stage.tick().is_empty(), "no slot is kept twice");
+    }
+    stage.ledger.refuse_writes(false);
+    stage.scheduler.take_trouble();
+    stage.at("2026-11-22T02:00:00Z");
+    assert_eq!(stage.tick().len(), 4);
+    assert!(stage.scheduler.take_trouble().is_none());
+}
+
+#[test]
+fn a_copy_that_was_to_follow_when_the_service_was_stopped_follows_at_the_next_start() {
+    let mut stage = Stage::new(NIGHTLY, COPIES, "2026-11-20T12:00:00Z");
+    stage.at("2026-11-21T02:00:00Z");
+    let start = stage.tick().remove(0);
+    stage.ends(&start, ExitCode::Ok);
+    let follower = stage.tick().remove(0);
+    stage.ends(&follower, ExitCode::Interrupted);
+    stage.restart();
+    let again = stage.tick();
+    assert_eq!(again.iter().map(|one| one.task.to_string()).collect::<Vec<_>>(), ["sync nas"]);
+}
+
+#[test]
+fn what_another_process_is_at_work_on_is_not_taken_up() {
+    let mut stage = Stage::new(NIGHTLY, "", "2026-11-20T12:00:00Z");
+    stage.at("2026-11-21T02:00:00Z");
+    let start = stage.tick().remove(0);
+    stage.begun(&start);
+    let lock = RunLock::take(&stage.stack, &backup()).unwrap();
+    assert_eq!(stage.restart(), []);
+    assert!(stage.tick().is_empty());
+    assert_eq!(stage.slots(&backup()), [("21 02:00".to_owned(), "running", false)]);
+    drop(lock);
+    assert_eq!(stage.restart(), [backup()]);
 }
