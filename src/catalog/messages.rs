@@ -1,11 +1,15 @@
 //! Messages that are to reach people: written before anybody tries to send them, so no crash and no cancelled job
 //! swallows one.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
 use rusqlite::{OptionalExtension, params};
 
 use super::{Catalog, text_of};
 use crate::error::Result;
+
+/// How far ahead a message is tried again. What lies further ahead was written by a clock that was ahead, and counts as
+/// due.
+const RETRY_AHEAD_MAX: Duration = Duration::hours(1);
 
 /// A message on its way to one channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,9 +79,10 @@ impl Catalog {
         let read = || {
             let mut query = connection.prepare_cached(
                 "SELECT message, channel, body, tries FROM deliveries JOIN messages ON n = message
-                 WHERE sent IS NULL AND gave_up IS NULL AND not_before <= ?1 ORDER BY message, channel",
+                 WHERE sent IS NULL AND gave_up IS NULL AND (not_before <= ?1 OR (tries > 0 AND not_before > ?2))
+                 ORDER BY message, channel",
             )?;
-            let rows = query.query_map(params![text_of(now)], |row| {
+            let rows = query.query_map(params![text_of(now), text_of(now + RETRY_AHEAD_MAX)], |row| {
                 Ok(Due { message: row.get(0)?, channel: row.get(1)?, body: row.get(2)?, tries: row.get(3)? })
             })?;
             rows.collect::<rusqlite::Result<Vec<Due>>>()
@@ -95,9 +100,11 @@ impl Catalog {
         let read = || {
             let mut query = connection.prepare_cached(
                 "SELECT not_before, coalesce(error, '') FROM deliveries WHERE channel = ?1 AND tries > 0
-                 AND sent IS NULL AND gave_up IS NULL AND not_before > ?2 ORDER BY not_before LIMIT 1",
+                 AND sent IS NULL AND gave_up IS NULL AND not_before > ?2 AND not_before <= ?3
+                 ORDER BY not_before LIMIT 1",
             )?;
-            let found = query.query_row(params![channel, text_of(now)], |row| {
+            let latest = text_of(now + RETRY_AHEAD_MAX);
+            let found = query.query_row(params![channel, text_of(now), latest], |row| {
                 Ok((super::maybe_instant(row, 0)?, row.get::<_, String>(1)?))
             });
             found.optional()
@@ -181,9 +188,21 @@ impl Catalog {
 
 #[cfg(test)]
 mod tests {
-    use chrono::Duration;
-
     use super::*;
+
+    #[test]
+    fn a_retry_that_a_clock_put_far_ahead_is_due_and_holds_nothing_up() {
+        let catalog = Catalog::in_memory().unwrap();
+        let at = |minutes| DateTime::UNIX_EPOCH + Duration::minutes(minutes);
+        let message = catalog.add_message("{}", &[("duty".to_owned(), at(600))], at(0)).unwrap();
+        let due = |minutes| catalog.due_messages(at(minutes)).unwrap().len();
+        assert_eq!(due(0), 0, "quiet hours may be long");
+        let again = Delivery::Again { not_before: at(6000), error: "HTTP 502".into() };
+        catalog.note_delivery(message, "duty", &again, at(5999)).unwrap();
+        assert_eq!((due(5939), due(5940), due(6000)), (1, 0, 1));
+        let waits = |minutes| catalog.channel_waits("duty", at(minutes)).unwrap().is_some();
+        assert_eq!((waits(5939), waits(5940), waits(6000)), (false, true, false));
+    }
 
     #[test]
     fn a_message_is_due_until_each_channel_took_it_or_gave_up() {
