@@ -76,7 +76,7 @@ secret = { env = "F" }
     hint: Line 15: Write an hour and a minute of the policy's zone, as "22:00".
     hint: Line 24: Use `backup`, `sync`, `prune`, `verify`, `drill`, `digest`, `doctor`, `lock`.
     hint: Line 29: Leave `jobs` out for the backup alone.
-    hint: Line 30: Write [notify.none.quiet].
+    hint: Line 30: Write quiet = { … }, or [notify.quiet] right below its [[notify]].
     "#);
 }
 
