@@ -90,7 +90,9 @@ fn nobody_to_tell_is_a_wrong_policy_and_a_strange_name_a_wrong_command_line() {
     let stage = Stage::new();
     stage.run(&["notify", "test"]).ends(2).tells("the policy has no [[notify]]");
     add_program(&stage, "script");
-    stage.run(&["notify", "test", "scirpt"]).ends(2).tells("It has: script.");
+    stage.run(&["notify", "test"]).ends(2).tells("every channel is a fallback, so nobody is told first");
+    add(&stage, "chat", "slack", "http://127.0.0.1:1/");
+    stage.run(&["notify", "test", "scirpt"]).ends(2).tells("It has: script, chat.");
     assert_eq!(stage.run(&["notify", "test", "--json", "x"]).ends(2).json()["schema"], "lifeboat.failure/1");
 }
 

@@ -269,12 +269,10 @@ async fn a_channel_hears_everything_in_order_also_after_trouble() {
 async fn a_ping_that_is_late_is_dropped_and_has_no_fallback() {
     let checks = Receiver::answering(&[(503, ""), (200, "OK")]).await;
     let other = Receiver::answering(&[(200, "ok")]).await;
-    let stage = Stage::new().with("checks", "healthchecks", &checks.url("/uuid"), "").with(
-        "spare",
-        "slack",
-        &other.url("/"),
-        "fallback = true",
-    );
+    let stage = Stage::new()
+        .with("checks", "healthchecks", &checks.url("/uuid"), "")
+        .with("chat", "slack", &other.url("/"), "")
+        .with("spare", "slack", &other.url("/"), "fallback = true");
     stage.tell(ping(Job::Backup));
     assert_eq!(shown(&stage.deliver().await), (0, 1, vec![]));
     let delivered = stage.deliver_after(11).await;
