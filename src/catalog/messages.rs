@@ -128,22 +128,16 @@ impl Catalog {
     }
 
     /// Notes how a try ended.
-    pub fn note_delivery(
-        &self,
-        message: i64,
-        channel: &str,
-        how: &Delivery,
-        now: DateTime<Utc>,
-    ) -> Result<()> {
+    pub fn note_delivery(&self, due: &Due, how: &Delivery, now: DateTime<Utc>) -> Result<()> {
         let (sent, gave_up, not_before, error) = match how {
             Delivery::Sent => (Some(text_of(now)), None, None, None),
             Delivery::Again { not_before, error } => (None, None, Some(text_of(*not_before)), Some(error)),
             Delivery::GaveUp { error } => (None, Some(text_of(now)), None, Some(error)),
         };
         let update = self.connection().execute(
-            "UPDATE deliveries SET tries = tries + 1, sent = ?3, gave_up = ?4,
+            "UPDATE deliveries SET tries = ?7, sent = ?3, gave_up = ?4,
              not_before = coalesce(?5, not_before), error = ?6 WHERE message = ?1 AND channel = ?2",
-            params![message, channel, sent, gave_up, not_before, error],
+            params![due.message, due.channel, sent, gave_up, not_before, error, due.tries + 1],
         );
         update.map(drop).map_err(|error| self.trouble(error))
     }
@@ -187,19 +181,31 @@ impl Catalog {
 }
 
 #[cfg(test)]
+impl Catalog {
+    /// Makes every write fail, as on a disk that is full, or none any more.
+    pub(crate) fn refuse_writes(&self, refuses: bool) {
+        self.connection().pragma_update(None, "query_only", refuses).unwrap();
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    fn due(message: i64, channel: &str) -> Due {
+        Due { message, channel: channel.to_owned(), body: "{}".to_owned(), tries: 0 }
+    }
 
     #[test]
     fn a_retry_that_a_clock_put_far_ahead_is_due_and_holds_nothing_up() {
         let catalog = Catalog::in_memory().unwrap();
         let at = |minutes| DateTime::UNIX_EPOCH + Duration::minutes(minutes);
         let message = catalog.add_message("{}", &[("duty".to_owned(), at(600))], at(0)).unwrap();
-        let due = |minutes| catalog.due_messages(at(minutes)).unwrap().len();
-        assert_eq!(due(0), 0, "quiet hours may be long");
+        let count = |minutes| catalog.due_messages(at(minutes)).unwrap().len();
+        assert_eq!(count(0), 0, "quiet hours may be long");
         let again = Delivery::Again { not_before: at(6000), error: "HTTP 502".into() };
-        catalog.note_delivery(message, "duty", &again, at(5999)).unwrap();
-        assert_eq!((due(5939), due(5940), due(6000)), (1, 0, 1));
+        catalog.note_delivery(&due(message, "duty"), &again, at(5999)).unwrap();
+        assert_eq!((count(5939), count(5940), count(6000)), (1, 0, 1));
         let waits = |minutes| catalog.channel_waits("duty", at(minutes)).unwrap().is_some();
         assert_eq!((waits(5939), waits(5940), waits(6000)), (false, true, false));
     }
@@ -210,14 +216,14 @@ mod tests {
         let at = |minutes| DateTime::UNIX_EPOCH + Duration::minutes(minutes);
         let channels = [("duty".to_owned(), at(0)), ("mail".to_owned(), at(10))];
         let message = catalog.add_message("{}", &channels, at(0)).unwrap();
-        let due = |minutes| -> Vec<String> {
+        let waiting = |minutes| -> Vec<String> {
             catalog.due_messages(at(minutes)).unwrap().into_iter().map(|one| one.channel).collect()
         };
-        assert_eq!(due(9), ["duty"]);
-        assert_eq!(due(10), ["duty", "mail"]);
+        assert_eq!(waiting(9), ["duty"]);
+        assert_eq!(waiting(10), ["duty", "mail"]);
         let again = Delivery::Again { not_before: at(20), error: "errcode 310000".into() };
-        catalog.note_delivery(message, "duty", &again, at(10)).unwrap();
-        assert_eq!(due(19), ["mail"]);
+        catalog.note_delivery(&due(message, "duty"), &again, at(10)).unwrap();
+        assert_eq!(waiting(19), ["mail"]);
         assert_eq!(catalog.due_messages(at(20)).unwrap()[0].tries, 1);
         assert_eq!(catalog.last_refusal("duty").unwrap(), None, "it is tried again");
         assert_eq!(catalog.refused_by(message).unwrap(), ["duty"]);
@@ -227,19 +233,19 @@ mod tests {
         );
         assert_eq!(catalog.channel_waits("duty", at(20)).unwrap(), None);
         assert_eq!(catalog.channel_waits("mail", at(5)).unwrap(), None);
-        catalog.note_delivery(message, "duty", &Delivery::Sent, at(21)).unwrap();
+        catalog.note_delivery(&due(message, "duty"), &Delivery::Sent, at(21)).unwrap();
         assert_eq!(catalog.last_sent("duty").unwrap(), Some(at(21)));
         assert_eq!(catalog.last_refusal("duty").unwrap(), None);
         assert_eq!(catalog.refused_by(message).unwrap(), [""; 0]);
         catalog
-            .note_delivery(message, "mail", &Delivery::GaveUp { error: "refused".into() }, at(22))
+            .note_delivery(&due(message, "mail"), &Delivery::GaveUp { error: "refused".into() }, at(22))
             .unwrap();
         catalog.add_delivery(message, "duty", at(23)).unwrap();
-        assert_eq!(due(99), [""; 0]);
+        assert_eq!(waiting(99), [""; 0]);
         catalog.add_delivery(message, "sms", at(23)).unwrap();
         catalog.forget_messages(at(99)).unwrap();
-        assert_eq!(due(99), ["sms"]);
-        catalog.note_delivery(message, "sms", &Delivery::Sent, at(99)).unwrap();
+        assert_eq!(waiting(99), ["sms"]);
+        catalog.note_delivery(&due(message, "sms"), &Delivery::Sent, at(99)).unwrap();
         catalog.forget_messages(at(99)).unwrap();
         assert_eq!(catalog.last_sent("sms").unwrap(), None);
     }
