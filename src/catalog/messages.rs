@@ -147,15 +147,23 @@ impl Catalog {
         self.delivery_time("SELECT max(sent) FROM deliveries WHERE channel = ?1", channel)
     }
 
-    /// Returns what a channel said when it was given up on for a message, if it took none since.
+    /// Notes that a channel took a message that is not in the ledger: somebody tried it out.
+    pub fn note_reached(&self, channel: &str, now: DateTime<Utc>) -> Result<()> {
+        self.observe(&reached(channel), &true, now)
+    }
+
+    /// Returns what a channel said when it was given up on for a message, if it took none since, not even a trial.
     pub fn last_refusal(&self, channel: &str) -> Result<Option<String>> {
         let connection = self.connection();
         let read = || {
             let mut query = connection.prepare_cached(
                 "SELECT error FROM deliveries WHERE channel = ?1 AND (sent IS NOT NULL OR gave_up IS NOT NULL)
-                 ORDER BY coalesce(sent, gave_up) DESC LIMIT 1",
+                 AND coalesce(sent, gave_up) > coalesce((SELECT at FROM observations WHERE key = ?2), '')
+                 ORDER BY coalesce(sent, gave_up) DESC, sent IS NULL LIMIT 1",
             )?;
-            query.query_row(params![channel], |row| row.get::<_, Option<String>>(0)).optional()
+            let found =
+                query.query_row(params![channel, reached(channel)], |row| row.get::<_, Option<String>>(0));
+            found.optional()
         };
         Ok(read().map_err(|error| self.trouble(error))?.flatten())
     }
@@ -178,6 +186,11 @@ impl Catalog {
         };
         read().map_err(|error| self.trouble(error))
     }
+}
+
+/// Returns the name of the observation that a channel was reached by a trial.
+fn reached(channel: &str) -> String {
+    format!("channel {channel} reached")
 }
 
 #[cfg(test)]
@@ -208,6 +221,27 @@ mod tests {
         assert_eq!((count(5939), count(5940), count(6000)), (1, 0, 1));
         let waits = |minutes| catalog.channel_waits("duty", at(minutes)).unwrap().is_some();
         assert_eq!((waits(5939), waits(5940), waits(6000)), (false, true, false));
+    }
+
+    #[test]
+    fn a_refusal_counts_until_the_channel_takes_a_message_or_a_trial() {
+        let catalog = Catalog::in_memory().unwrap();
+        let at = |minutes| DateTime::UNIX_EPOCH + Duration::minutes(minutes);
+        let refusal = || catalog.last_refusal("spare").unwrap();
+        let end = |how: &Delivery, minutes| {
+            let message = catalog.add_message("{}", &[("spare".to_owned(), at(0))], at(0)).unwrap();
+            catalog.note_delivery(&due(message, "spare"), how, at(minutes)).unwrap();
+        };
+        let gave_up = Delivery::GaveUp { error: "no_service".into() };
+        end(&gave_up, 1);
+        catalog.note_reached("chat", at(2)).unwrap();
+        assert_eq!(refusal().as_deref(), Some("no_service"));
+        catalog.note_reached("spare", at(2)).unwrap();
+        assert_eq!(refusal(), None);
+        end(&gave_up, 3);
+        assert!(refusal().is_some(), "it is in trouble again");
+        end(&Delivery::Sent, 3);
+        assert_eq!(refusal(), None);
     }
 
     #[test]

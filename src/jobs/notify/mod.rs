@@ -91,11 +91,15 @@ pub struct Trial<'a> {
     pub channel: &'a NotifyConfig,
     /// How it ended.
     pub ended: std::result::Result<(), Refused>,
+    /// Why the ledger does not know that the channel was reached.
+    pub unnoted: Option<Failure>,
 }
 
-/// Sends a message to each of these channels right now, or to all of them, fallbacks too; what it tells is a test.
+/// Sends a message to each of these channels right now, or to all of them, fallbacks too; what it tells is a test. The
+/// ledger is told of those that took it: a channel that was repaired is in trouble no more.
 pub async fn try_out<'a>(
     stack: &'a Stack,
+    ledger: &Catalog,
     names: &[String],
     topic: Topic,
     ground: &Ground,
@@ -114,7 +118,11 @@ pub async fn try_out<'a>(
     let wanted = stack.notify.iter().filter(|channel| names.is_empty() || names.contains(&channel.name));
     let trials = wanted.map(|channel| {
         let (notifier, message) = (&notifier, &message);
-        async move { Trial { channel, ended: notifier.send(channel, message).await } }
+        async move {
+            let ended = notifier.send(channel, message).await;
+            let noted = ended.as_ref().ok().map(|()| ledger.note_reached(&channel.name, ground.clock.now()));
+            Trial { channel, ended, unnoted: noted.and_then(Result::err) }
+        }
     });
     Ok(stream::iter(trials).buffered(CHANNELS_MAX).collect().await)
 }

@@ -434,15 +434,21 @@ async fn a_trial_reaches_all_channels_or_those_that_are_named() {
         "",
     );
     let (stack, ground) = (stage.stack(), stage.ground());
-    let trials = try_out(&stack, &[], Topic::Test, &ground).await.unwrap();
+    let trials = try_out(&stack, &stage.ledger, &[], Topic::Test, &ground).await.unwrap();
     let ended: Vec<(&str, bool)> =
         trials.iter().map(|trial| (trial.channel.name.as_str(), trial.ended.is_ok())).collect();
     assert_eq!(ended, [("chat", true), ("duty", false)]);
     let digest = Topic::Digest(Box::new(sample(&stack, &ground)));
-    let trials = try_out(&stack, &["chat".into()], digest, &ground).await.unwrap();
+    let trials = try_out(&stack, &stage.ledger, &["chat".into()], digest, &ground).await.unwrap();
     assert_eq!(trials.len(), 1);
     assert!(good.requests()[1].body.contains("its figures are made up"), "{:?}", good.requests()[1]);
-    let failure = try_out(&stack, &["chta".into()], Topic::Test, &ground).await.err().unwrap();
+    let failure = try_out(&stack, &stage.ledger, &["chta".into()], Topic::Test, &ground).await.err().unwrap();
     assert_eq!((failure.exit(), failure.hints()[0].as_str()), (ExitCode::Usage, "It has: chat, duty."));
+    stage.ledger.refuse_writes(true);
+    let trials = try_out(&stack, &stage.ledger, &["chat".into()], Topic::Test, &ground).await.unwrap();
+    assert!(
+        trials[0].ended.is_ok() && trials[0].unnoted.is_some(),
+        "it was reached, whatever the ledger says"
+    );
     assert_eq!(stage.addressees(), [""; 0], "nothing of it lies in the outbox");
 }
