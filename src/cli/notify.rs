@@ -6,7 +6,10 @@ use serde_json::json;
 use super::{json, say, session::Session};
 use crate::{
     error::{ExitCode, Result},
-    jobs::notify::{self, Trial},
+    jobs::{
+        notify::{self, Trial},
+        open,
+    },
     notify::Topic,
 };
 
@@ -35,7 +38,13 @@ pub(super) async fn run(verb: Notify, session: &Session) -> Result<ExitCode> {
     let stack = session.repository_of_stack()?;
     let topic =
         if digest { Topic::Digest(Box::new(notify::sample(&stack, &session.ground))) } else { Topic::Test };
-    let trials = notify::try_out(&stack, &channels, topic, &session.ground).await?;
+    let monitor = session.monitor();
+    let ledger = open::ledger(&stack, &monitor)?;
+    let trials = notify::try_out(&stack, &ledger, &channels, topic, &session.ground).await?;
+    for failure in trials.iter().filter_map(|trial| trial.unnoted.as_ref()) {
+        let hint = failure.hints().first().map(String::as_str);
+        monitor.warn(None, failure.chain().join(": "), hint);
+    }
     if session.json {
         let channels: Vec<_> = trials.iter().map(facts).collect();
         json::print(&json::document("notify", json!({ "channels": channels })));

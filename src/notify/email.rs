@@ -19,6 +19,7 @@ use lettre::{
         extension::ClientId,
     },
 };
+use rustls::{RootCertStore, pki_types::CertificateDer};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
@@ -47,25 +48,22 @@ pub(super) async fn send(
         again: !(error.is_permanent() || error.is_client() || is_of_certificate(error)),
         hint: hint(error, config),
     };
+    let roots = roots(rustls_native_certs::load_native_certs().certs);
     let conversation = async {
-        // The system's roots first. A bare container has none, and then those that came with the program count.
-        let mut refused = None;
-        for roots in [CertificateStore::Default, CertificateStore::WebpkiRoots] {
-            let transport =
-                transport(config, password.as_ref(), roots, patience).map_err(|error| told(&error))?;
-            match transport.send(mail.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(error) if is_of_certificate(&error) && config.encryption != MailEncryption::Off => {
-                    refused.get_or_insert(told(&error));
-                }
-                Err(error) => return Err(told(&error)),
-            }
-        }
-        Err(refused.unwrap_or_else(|| Refused::for_now("the mail server did not answer")))
+        let transport =
+            transport(config, password.as_ref(), roots, patience).map_err(|error| told(&error))?;
+        transport.send(mail).await.map(drop).map_err(|error| told(&error))
     };
     tokio::time::timeout(patience, conversation).await.unwrap_or_else(|_| {
         Err(Refused::for_now(format!("`{}` did not take the mail in {} s", config.host, patience.as_secs())))
     })
+}
+
+/// Returns whose certificates count: those of the system alone, which may be one company's own. A bare container has
+/// none that can be used, and then those count that came with the program.
+fn roots(system: Vec<CertificateDer<'static>>) -> CertificateStore {
+    let (usable, _) = RootCertStore::empty().add_parsable_certificates(system);
+    if usable == 0 { CertificateStore::WebpkiRoots } else { CertificateStore::Default }
 }
 
 /// Returns whether nothing was sent, because the server's certificate was not believed.
@@ -159,4 +157,20 @@ fn thread_of(message: &Message) -> Option<String> {
 /// Returns what stands for a domain in ids: the stack's name has letters, digits and hyphens only, or nearly so.
 fn domain(message: &Message) -> String {
     format!("{}.lifeboat", message.stack.replace('_', "-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::pem::PemObject;
+
+    use super::*;
+
+    #[test]
+    fn the_programs_own_roots_count_only_where_the_system_has_none() {
+        let one = CertificateDer::from_pem_slice(include_bytes!("tests/localhost.crt")).unwrap();
+        let broken = CertificateDer::from(b"no certificate".to_vec());
+        let is_own = |system| matches!(roots(system), CertificateStore::WebpkiRoots);
+        assert!(is_own(vec![]) && is_own(vec![broken.clone()]));
+        assert!(!is_own(vec![broken, one]), "one is enough");
+    }
 }

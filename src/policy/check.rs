@@ -7,9 +7,9 @@ use chrono_tz::Tz;
 use globset::Glob;
 
 use super::{
-    AnomalyConfig, EmailConfig, ExecConfig, FilesConfig, HealthchecksConfig, MysqlConfig, OffsiteSettings,
-    RedisConfig, RepositorySettings, RetentionConfig, RevokedConfig, S3Config, ScheduleConfig, SecretRef,
-    ServeConfig, StoreConfig, WebhookConfig,
+    AnomalyConfig, Channel, EmailConfig, ExecConfig, FilesConfig, HealthchecksConfig, MysqlConfig,
+    NotifyConfig, OffsiteSettings, RedisConfig, RepositorySettings, RetentionConfig, RevokedConfig, S3Config,
+    ScheduleConfig, SecretRef, ServeConfig, StoreConfig, WebhookConfig,
     place::{Kind, OptionValue, SCHEMES, is_secret_option},
     read::{Reader, Section, nearest},
 };
@@ -342,6 +342,19 @@ pub(super) fn webhook(reader: &mut Reader<'_>, section: &Section<'_>, config: &W
         let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
         let line = error.line().map(|line| format!(" in its line {line}")).unwrap_or_default();
         reader.wrong(section, "template", format!("`template` is no template: {what}{line}"), "");
+    }
+}
+
+/// Tells when all channels that hear of trouble wait for another one to fail; pings are no news to anybody.
+pub(super) fn first_to_hear(reader: &mut Reader<'_>, channels: &[(NotifyConfig, Section<'_>)]) {
+    let mut hearing =
+        channels.iter().filter(|(one, _)| !matches!(one.channel, Channel::Healthchecks(_))).peekable();
+    let Some((_, first)) = hearing.peek().copied() else { return };
+    if hearing.all(|(one, _)| one.fallback) {
+        let hint =
+            "Leave `fallback` out of one of them; healthchecks hears of runs alone and stands for nobody.";
+        let message = "every channel is a fallback, so nobody is told first".to_owned();
+        reader.wrong(first, "fallback", message, hint);
     }
 }
 

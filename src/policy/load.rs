@@ -394,8 +394,10 @@ fn expect<'a>(
 }
 
 fn notify<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Vec<NotifyConfig> {
-    let (mut found, mut seen): (Vec<NotifyConfig>, _) = (Vec::new(), BTreeSet::new());
-    for mut section in reader.tables(root, "notify") {
+    let (mut found, mut seen): (Placed<'a, NotifyConfig>, _) = (Vec::new(), BTreeSet::new());
+    let sections = reader.tables(root, "notify");
+    let count = sections.len();
+    for mut section in sections {
         let Some(tag) = reader.take::<Tag>(&mut section) else { continue };
         let given = tag.name.or(tag.kind.clone());
         let name = name(reader, &mut section, given);
@@ -405,9 +407,14 @@ fn notify<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Vec<NotifyConf
         let (Some(name), Some(hearing), Some(channel)) = (name, hearing, channel) else { continue };
         unique(reader, &section, &name, &mut seen);
         let on = hearing.on.unwrap_or(vec![Occasion::Trouble, Occasion::Drill, Occasion::Digest]);
-        found.push(NotifyConfig { name: name.to_string(), on, fallback: hearing.fallback, quiet, channel });
+        let name = name.to_string();
+        found.push((NotifyConfig { name, on, fallback: hearing.fallback, quiet, channel }, section));
     }
-    found
+    // One that could not be read may be the one that hears first.
+    if found.len() == count {
+        check::first_to_hear(reader, &found);
+    }
+    found.into_iter().map(|(channel, _)| channel).collect()
 }
 
 /// Reads the quiet hours of a channel. What is wrong with them has been told when there are none.

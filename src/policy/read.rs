@@ -82,6 +82,11 @@ impl<'a> Section<'a> {
         self.path = format!("{path}.{name}");
     }
 
+    /// Returns the list that the table is an item of, as a file writes it: `notify` for each `[[notify]]`.
+    fn list(&self) -> Option<&str> {
+        self.label.strip_prefix("[[")?.split_once("]]").map(|(list, _)| list)
+    }
+
     fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
@@ -138,7 +143,11 @@ impl<'a> Reader<'a> {
         if let DeValue::Table(table) = value.get_ref() {
             return Some(Section { label, path, span, table: table.clone(), taken: BTreeSet::new() });
         }
-        self.tell(&span, path, format!("`{key}` is no table"), Some(format!("Write {label}.")));
+        let hint = match section.list() {
+            Some(list) => format!("Write {key} = {{ … }}, or [{list}.{key}] right below its [[{list}]]."),
+            None => format!("Write {label}."),
+        };
+        self.tell(&span, path, format!("`{key}` is no table"), Some(hint));
         None
     }
 

@@ -366,9 +366,10 @@ fn write_textfile(shared: &Shared, log: &Log, now: DateTime<Utc>) -> Result<()> 
 
 /// Sends messages for as long as the service lives, whatever becomes of the runs that they tell of.
 async fn deliver(shared: Arc<Shared>, log: Arc<Log>, stop: CancellationToken) {
+    let deliverer = notify::Deliverer::new(&shared.ground);
     loop {
         let stack = shared.stack();
-        match notify::deliver(&stack, &shared.ledger, &shared.ground).await {
+        match deliverer.deliver(&stack, &shared.ledger, &shared.ground).await {
             Ok(delivered) => log.delivered(&delivered),
             Err(failure) => log.failure(&failure),
         }

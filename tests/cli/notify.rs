@@ -90,8 +90,33 @@ fn nobody_to_tell_is_a_wrong_policy_and_a_strange_name_a_wrong_command_line() {
     let stage = Stage::new();
     stage.run(&["notify", "test"]).ends(2).tells("the policy has no [[notify]]");
     add_program(&stage, "script");
-    stage.run(&["notify", "test", "scirpt"]).ends(2).tells("It has: script.");
+    stage.run(&["notify", "test"]).ends(2).tells("every channel is a fallback, so nobody is told first");
+    add(&stage, "chat", "slack", "http://127.0.0.1:1/");
+    stage.run(&["notify", "test", "scirpt"]).ends(2).tells("It has: script, chat.");
     assert_eq!(stage.run(&["notify", "test", "--json", "x"]).ends(2).json()["schema"], "lifeboat.failure/1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fallback_that_was_repaired_is_in_trouble_until_a_test_reaches_it() {
+    let chat = Receiver::answering(&[(404, "no_team")]).await;
+    let spare = Receiver::answering(&[(404, "no_service"), (404, "no_service"), (200, "ok")]).await;
+    let stage = Stage::with_files();
+    add(&stage, "chat", "slack", &chat.url("/"));
+    stage.append("on = [\"success\"]\n");
+    add(&stage, "spare", "slack", &spare.url("/"));
+    stage.append("fallback = true\n");
+    let in_trouble = || {
+        stage.run(&["serve", "--once"]).ends(0);
+        let open = stage.run(&["incidents", "--json"]).ends(0).json();
+        let open = open["open"].as_array().unwrap().iter().filter(|one| one["kind"] == "notify");
+        open.map(|one| one["about"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    stage.run(&["serve", "--once", "backup"]).ends(0);
+    assert_eq!(in_trouble(), ["chat", "spare"]);
+    stage.run(&["notify", "test", "spare"]).ends(1);
+    assert_eq!(in_trouble(), ["chat", "spare"]);
+    stage.run(&["notify", "test", "spare"]).ends(0);
+    assert_eq!(in_trouble(), ["chat"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

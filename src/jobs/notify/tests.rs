@@ -269,12 +269,10 @@ async fn a_channel_hears_everything_in_order_also_after_trouble() {
 async fn a_ping_that_is_late_is_dropped_and_has_no_fallback() {
     let checks = Receiver::answering(&[(503, ""), (200, "OK")]).await;
     let other = Receiver::answering(&[(200, "ok")]).await;
-    let stage = Stage::new().with("checks", "healthchecks", &checks.url("/uuid"), "").with(
-        "spare",
-        "slack",
-        &other.url("/"),
-        "fallback = true",
-    );
+    let stage = Stage::new()
+        .with("checks", "healthchecks", &checks.url("/uuid"), "")
+        .with("chat", "slack", &other.url("/"), "")
+        .with("spare", "slack", &other.url("/"), "fallback = true");
     stage.tell(ping(Job::Backup));
     assert_eq!(shown(&stage.deliver().await), (0, 1, vec![]));
     let delivered = stage.deliver_after(11).await;
@@ -322,9 +320,84 @@ async fn a_channel_that_hangs_keeps_no_other_waiting_and_its_message_is_not_lost
     assert_eq!(stage.addressees(), ["a-hung"]);
     let patience = std::time::Duration::from_millis(50);
     let limits = Limits { request: patience, mail: patience, program: patience };
-    let notifier = Notifier::new(ground.clock.clone()).with_limits(limits);
-    let delivered = deliver_with(&notifier, &stack, &stage.ledger, &ground).await.unwrap();
+    let deliverer = Deliverer::new(&ground).with_limits(limits);
+    let delivered = deliverer.deliver(&stack, &stage.ledger, &ground).await.unwrap();
     assert_eq!(shown(&delivered), (0, 1, vec![]));
+}
+
+#[tokio::test]
+async fn a_ledger_that_cannot_be_written_makes_no_message_go_out_twice_and_holds_none_up() {
+    let chat = Receiver::answering(&[(200, "ok")]).await;
+    let stage = Stage::new().with("chat", "slack", &chat.url("/"), "");
+    let (stack, ground) = (stage.stack(), stage.ground());
+    let deliverer = Deliverer::new(&ground);
+    stage.tell(ticket());
+    stage.tell(over());
+    let sent = stage.clock.now();
+    stage.ledger.refuse_writes(true);
+    let (mut failures, mut told) = (0, 0);
+    for _ in 0..150 {
+        match deliverer.deliver(&stack, &stage.ledger, &ground).await {
+            Ok(delivered) => told += delivered.sent,
+            Err(_) => failures += 1,
+        }
+        stage.clock.advance(Duration::seconds(2));
+    }
+    assert_eq!(chat.requests().len(), 2, "each of them once");
+    assert_eq!((failures, told), (9, 2), "the ledger is tried after 2, 4, 8 … 64 seconds");
+    stage.ledger.refuse_writes(false);
+    stage.clock.advance(Duration::minutes(2));
+    assert_eq!(deliverer.deliver(&stack, &stage.ledger, &ground).await.unwrap(), Delivered::default());
+    assert_eq!((stage.addressees(), stage.ledger.last_sent("chat").unwrap()), (vec![], Some(sent)));
+    deliverer.deliver(&stack, &stage.ledger, &ground).await.unwrap();
+    assert_eq!(chat.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_refusal_that_cannot_be_noted_is_tried_again_in_time_and_given_up_after_the_fifth() {
+    let away = Receiver::answering(&[(502, "bad gateway")]).await;
+    let other = Receiver::answering(&[(200, "ok")]).await;
+    let stage = Stage::new().with("chat", "slack", &away.url("/"), "").with(
+        "spare",
+        "slack",
+        &other.url("/"),
+        "fallback = true",
+    );
+    let (stack, ground) = (stage.stack(), stage.ground());
+    let deliverer = Deliverer::new(&ground);
+    stage.tell(ticket());
+    stage.ledger.refuse_writes(true);
+    let (mut tries, mut gave_up) = (Vec::new(), Vec::new());
+    for minute in 0..60 {
+        if let Ok(delivered) = deliverer.deliver(&stack, &stage.ledger, &ground).await {
+            gave_up.extend(delivered.gave_up);
+        }
+        tries.resize(away.requests().len(), minute);
+        stage.clock.advance(Duration::minutes(1));
+    }
+    assert_eq!((tries, gave_up.len(), other.requests().len()), (vec![0, 1, 5, 20, 35], 1, 0));
+    stage.ledger.refuse_writes(false);
+    stage.clock.advance(Duration::minutes(2));
+    let delivered = deliverer.deliver(&stack, &stage.ledger, &ground).await.unwrap();
+    assert_eq!(shown(&delivered), (1, 0, vec![]));
+    assert!(other.only().body.contains("Could not be reached: chat."));
+    assert_eq!(away.requests().len(), 5);
+}
+
+#[tokio::test]
+async fn what_could_not_be_noted_hides_no_message_of_a_ledger_that_was_made_anew() {
+    let chat = Receiver::answering(&[(200, "ok")]).await;
+    let mut stage = Stage::new().with("chat", "slack", &chat.url("/"), "");
+    let (stack, ground) = (stage.stack(), stage.ground());
+    let deliverer = Deliverer::new(&ground);
+    let old = stage.tell(ticket());
+    stage.ledger.refuse_writes(true);
+    assert!(deliverer.deliver(&stack, &stage.ledger, &ground).await.is_err());
+    stage.ledger = Catalog::in_memory().unwrap();
+    assert_eq!(stage.tell(over()), old, "it has the number of the other");
+    stage.clock.advance(Duration::minutes(2));
+    assert_eq!(deliverer.deliver(&stack, &stage.ledger, &ground).await.unwrap().sent, 2);
+    assert_eq!((chat.requests().len(), stage.addressees()), (2, vec![]));
 }
 
 #[tokio::test]
@@ -361,15 +434,21 @@ async fn a_trial_reaches_all_channels_or_those_that_are_named() {
         "",
     );
     let (stack, ground) = (stage.stack(), stage.ground());
-    let trials = try_out(&stack, &[], Topic::Test, &ground).await.unwrap();
+    let trials = try_out(&stack, &stage.ledger, &[], Topic::Test, &ground).await.unwrap();
     let ended: Vec<(&str, bool)> =
         trials.iter().map(|trial| (trial.channel.name.as_str(), trial.ended.is_ok())).collect();
     assert_eq!(ended, [("chat", true), ("duty", false)]);
     let digest = Topic::Digest(Box::new(sample(&stack, &ground)));
-    let trials = try_out(&stack, &["chat".into()], digest, &ground).await.unwrap();
+    let trials = try_out(&stack, &stage.ledger, &["chat".into()], digest, &ground).await.unwrap();
     assert_eq!(trials.len(), 1);
     assert!(good.requests()[1].body.contains("its figures are made up"), "{:?}", good.requests()[1]);
-    let failure = try_out(&stack, &["chta".into()], Topic::Test, &ground).await.err().unwrap();
+    let failure = try_out(&stack, &stage.ledger, &["chta".into()], Topic::Test, &ground).await.err().unwrap();
     assert_eq!((failure.exit(), failure.hints()[0].as_str()), (ExitCode::Usage, "It has: chat, duty."));
+    stage.ledger.refuse_writes(true);
+    let trials = try_out(&stack, &stage.ledger, &["chat".into()], Topic::Test, &ground).await.unwrap();
+    assert!(
+        trials[0].ended.is_ok() && trials[0].unnoted.is_some(),
+        "it was reached, whatever the ledger says"
+    );
     assert_eq!(stage.addressees(), [""; 0], "nothing of it lies in the outbox");
 }

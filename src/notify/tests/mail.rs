@@ -168,6 +168,8 @@ async fn a_server_whose_certificate_nobody_believes_gets_neither_password_nor_ma
         assert!(!refused.again && refused.hint.clone().unwrap().contains("SSL_CERT_FILE"), "{refused:?}");
         let heard = server.heard();
         assert!(heard.login.is_none() && heard.mails.is_empty(), "{heard:?}");
+        let asked = heard.commands.iter().filter(|command| command.ends_with("STARTTLS")).count();
+        assert_eq!(asked, usize::from(opening == Opening::StartTls), "no other roots are tried: {heard:?}");
     }
 }
 

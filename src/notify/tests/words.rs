@@ -113,6 +113,15 @@ fn a_ping_and_a_test_are_short() {
 }
 
 #[test]
+fn every_job_has_a_chinese_name() {
+    for job in Job::ALL {
+        let topic = Topic::Ping { task: Task::of(job), phase: Phase::Started, exit: None, text: None };
+        let title = message(Language::Zh, topic).words().title;
+        assert!(!title.contains(job.word()), "{title}");
+    }
+}
+
+#[test]
 fn a_fallback_says_whom_it_stands_for() {
     for language in LANGUAGES {
         let mut message = message(language, Topic::Opened(incident(Kind::Failed, "backup", Urgency::Page)));

@@ -76,7 +76,7 @@ secret = { env = "F" }
     hint: Line 15: Write an hour and a minute of the policy's zone, as "22:00".
     hint: Line 24: Use `backup`, `sync`, `prune`, `verify`, `drill`, `digest`, `doctor`, `lock`.
     hint: Line 29: Leave `jobs` out for the backup alone.
-    hint: Line 30: Write [notify.none.quiet].
+    hint: Line 30: Write quiet = { … }, or [notify.quiet] right below its [[notify]].
     "#);
 }
 
@@ -104,4 +104,23 @@ webhook = { env = "C" }
     assert_eq!(parse(&effective).unwrap(), stack);
     let secrets: Vec<String> = stack.secrets().into_iter().map(|(what, _)| what).collect();
     assert!(secrets.contains(&"notify webhook secret".to_owned()), "{secrets:?}");
+}
+
+#[test]
+fn somebody_must_hear_first() {
+    let channel = |name: &str, more: &str| format!("[[notify]]\nname = \"{name}\"\n{more}\n");
+    let program = "kind = \"exec\"\ncommand = [\"/bin/mail\"]\nfallback = true";
+    let (mail, sms) = (channel("mail", program), channel("sms", program));
+    let pings = channel("pings", "kind = \"healthchecks\"\nwebhook = { env = \"A\" }");
+    let chat = channel("chat", "kind = \"slack\"\nwebhook = { env = \"B\" }");
+    insta::assert_snapshot!(told_with(&format!("\n{pings}{mail}{sms}")), @"
+    policy `p.toml` has a problem
+    p.toml:20:12: every channel is a fallback, so nobody is told first
+    hint: Line 20: Leave `fallback` out of one of them; healthchecks hears of runs alone and stands for nobody.
+    ");
+    for good in [String::new(), pings.clone(), format!("{mail}{chat}"), format!("{pings}{mail}{chat}")] {
+        assert!(parse(&format!("{SMALL}\n{good}")).is_ok(), "{good}");
+    }
+    let broken = format!("\n{mail}{}", chat.replace("slack", "slakc"));
+    assert!(!told_with(&broken).contains("nobody is told first"), "the other may be meant to be the first");
 }
