@@ -29,7 +29,7 @@ mod schedule;
 mod sources;
 mod zone;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 
@@ -181,6 +181,18 @@ struct Looked {
     stored_bytes: BTreeMap<String, u64>,
 }
 
+/// How long a file system may take to answer.
+const FOLDER_LIMIT: Duration = Duration::from_secs(20);
+
+/// Asks a file system something that may never be answered, as by a server that is away: on a thread that nobody waits
+/// for, and for no longer than `limit`. `None` when nothing was heard.
+async fn ask_folder<T: Send + 'static>(
+    limit: Duration,
+    ask: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    tokio::time::timeout(limit, tokio::task::spawn_blocking(ask)).await.ok()?.ok()
+}
+
 /// What is looked at, and with what.
 #[derive(Clone, Copy)]
 struct Looking<'a> {
@@ -318,6 +330,15 @@ mod tests {
             let (kept, _) = catalog.observed::<BTreeMap<String, f64>>(CLOCKS).unwrap().unwrap();
             assert_eq!(kept.len(), clocks);
         }
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_does_not_answer_is_given_up() {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        assert_eq!(ask_folder(Duration::ZERO, move || held.recv().is_ok()).await, None);
+        // Only now does its thread end.
+        release.send(()).unwrap();
+        assert_eq!(ask_folder(FOLDER_LIMIT, || 7).await, Some(7));
     }
 
     #[test]
