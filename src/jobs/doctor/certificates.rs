@@ -26,7 +26,7 @@ use x509_cert::{Certificate, der::Decode};
 use super::{Looking, REPOSITORY};
 use crate::{
     finding::{Finding, Status, laws},
-    policy::{Channel, MailEncryption, NotifyConfig, SourceKind, StoreConfig, Tls},
+    policy::{Channel, MailEncryption, NotifyConfig, OptionValue, SourceKind, StoreConfig, Tls},
 };
 
 laws! {
@@ -107,12 +107,13 @@ fn of_source(thing: &str, kind: &SourceKind) -> Option<Endpoint> {
 }
 
 fn of_store(thing: &str, place: &StoreConfig) -> Option<Endpoint> {
-    let address = match (place.store.as_str(), place.text("endpoint")) {
+    let address = match (place.store.as_str(), place.options.get("endpoint")) {
         ("s3", None) => "s3.amazonaws.com",
-        ("fs", _) | (_, None) => return None,
-        (_, Some(endpoint)) if endpoint.starts_with("http://") => return None,
+        // An address that is a secret is neither told nor replaced by another one.
+        ("fs", _) | (_, None | Some(OptionValue::Secret(_))) => return None,
+        (_, Some(OptionValue::Text(endpoint))) if endpoint.starts_with("http://") => return None,
         // Without a scheme these services are reached by TLS.
-        (_, Some(endpoint)) => endpoint.strip_prefix("https://").unwrap_or(endpoint),
+        (_, Some(OptionValue::Text(endpoint))) => endpoint.strip_prefix("https://").unwrap_or(endpoint),
     };
     of_url(thing, address, 443)
 }
@@ -327,7 +328,7 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::policy::OptionValue;
+    use crate::policy::SecretRef;
 
     #[test]
     fn a_certificate_is_judged_by_its_days() {
@@ -363,6 +364,19 @@ mod tests {
             ("webdav", Some("https://[::1]:8443"), Some("::1:8443")),
         ] {
             assert_eq!(store(kind, endpoint).as_deref(), expected, "{kind} {endpoint:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_whose_address_is_a_secret_is_not_looked_for_elsewhere() {
+        for kind in ["s3", "oss", "webdav"] {
+            let secret = OptionValue::Secret(SecretRef::Env("ENDPOINT".into()));
+            let options = BTreeMap::from([("endpoint".to_owned(), secret)]);
+            assert_eq!(
+                of_store("repository", &StoreConfig { store: kind.to_owned(), options }),
+                None,
+                "{kind}"
+            );
         }
     }
 
