@@ -219,11 +219,17 @@ impl Looking<'_> {
         if self.all() {
             report.findings.extend(keys::look(self.stack));
         }
-        let (places, sources, certificates, lab) =
-            tokio::join!(places::look(self), sources::look(self), certificates::look(self), lab::look(self));
+        let sources = async {
+            let looked = sources::look(self).await;
+            let certificates = certificates::look_of_mysql(self, &looked.findings).await;
+            (looked, certificates)
+        };
+        let (places, (sources, of_mysql), certificates, lab) =
+            tokio::join!(places::look(self), sources, certificates::look(self), lab::look(self));
         for looked in [places, sources] {
             report.take(looked);
         }
+        report.findings.extend(of_mysql);
         report.findings.extend(certificates);
         if self.all() {
             let now = self.ground.clock.now();
