@@ -153,7 +153,7 @@ pub async fn plan(
     let now = ground.clock.now();
     let mut decided = decide(&seen, asked, now)?;
     stay_for_now(&mut decided, &seen, asked, now);
-    name(&mut decided, &asked.forget)?;
+    name(&mut decided, &seen, asked)?;
     let remove = decided.remove.iter().map(|one| (one.id.clone(), one.reason.to_string())).collect();
     let began = seen.snapshots().map(|one| (one.refs.snapshot.clone(), one.refs.began)).collect();
     let terms = Terms { is_copy: asked.delay_days.is_some(), ..asked.terms };
@@ -208,8 +208,8 @@ fn stay_for_now(decided: &mut Decided, seen: &Inspection, asked: &Asked, now: ch
 }
 
 /// Moves the snapshots that a person named to those that go.
-fn name(decided: &mut Decided, forget: &BTreeSet<SnapshotId>) -> Result<()> {
-    for id in forget {
+fn name(decided: &mut Decided, seen: &Inspection, asked: &Asked) -> Result<()> {
+    for id in &asked.forget {
         let Some(at) = decided.keep.iter().position(|kept| kept.id == *id) else {
             if decided.remove.iter().any(|removed| removed.id == *id) {
                 continue;
@@ -220,11 +220,26 @@ fn name(decided: &mut Decided, forget: &BTreeSet<SnapshotId>) -> Result<()> {
         decided.keep.remove(at);
         decided.remove.push(retention::Removed { id: id.clone(), reason: retention::Gone::Named });
     }
-    if decided.keep.is_empty() && !forget.is_empty() {
-        return Err(Failure::new(ExitCode::Usage, "no snapshot would be left")
-            .hint("The last one is never removed; make another backup first."));
+    let bereft = |what: &str| {
+        let failure = Failure::new(ExitCode::Usage, format!("no snapshot {what}would be left"));
+        Err(failure.hint("The last one is never removed; make another backup first."))
+    };
+    if decided.keep.is_empty() && !asked.forget.is_empty() {
+        return bereft("");
     }
-    Ok(())
+    match without(decided, seen, &asked.forget).filter(|_| asked.sharded) {
+        Some(signer) => bereft(&format!("of signer `{signer}` ")),
+        None => Ok(()),
+    }
+}
+
+/// Returns a signer of snapshots that a person named of whose snapshots none stays: where the sources are divided over
+/// hosts, that host's sources would be in none.
+fn without<'a>(decided: &Decided, seen: &'a Inspection, forget: &BTreeSet<SnapshotId>) -> Option<&'a str> {
+    let signer: BTreeMap<&SnapshotId, &str> =
+        seen.snapshots().map(|one| (&one.refs.snapshot, one.signer.as_str())).collect();
+    let left: BTreeSet<&str> = decided.keep.iter().filter_map(|one| signer.get(&one.id).copied()).collect();
+    forget.iter().filter_map(|id| signer.get(id).copied()).find(|signer| !left.contains(signer))
 }
 
 /// Carries a plan out. Where a guard asks, `accepted` must be the number of snapshots that go.

@@ -60,7 +60,7 @@ pub fn gather(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Sta
         resolved: ledger.resolved_incidents(now - RESOLVED_SHOWN)?,
         prune_frozen: prune::frozen(ledger)?,
         drill: None,
-        clock_skew_seconds: ledger.observed::<f64>(doctor::CLOCK_SKEW)?.map(|(skew, _)| skew),
+        clock_skew_seconds: ledger.observed(doctor::CLOCKS)?.map(|(clocks, _)| clocks).unwrap_or_default(),
         next: upcoming(&tasks),
         tasks,
         incidents,

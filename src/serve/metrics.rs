@@ -49,7 +49,7 @@ const VERDICTS: [Verdict; 4] = [Verdict::Good, Verdict::Unknown, Verdict::Attent
 pub const METRICS: [(&str, &str); 30] = [
     ("lifeboat_assertions", "Assertions of the last drill, by what became of them"),
     ("lifeboat_build_info", "Always 1; the version is a label"),
-    ("lifeboat_clock_skew_seconds", "How far the clock of the store is ahead of this host's"),
+    ("lifeboat_clock_skew_seconds", "How far the clock of the place or source is ahead of this host's"),
     ("lifeboat_drill_objective_seconds", "How long a restore of everything may take"),
     ("lifeboat_drill_passed", "1 if every assertion of the last drill held"),
     ("lifeboat_drill_rto_seconds", "How long the restore of everything took in the last drill"),
@@ -149,8 +149,8 @@ fn of_stack(sheet: &mut Sheet, standing: &Standing) {
         }
     }
     sheet.put("lifeboat_prune_frozen", &[store], f64::from(standing.prune_frozen.is_some()));
-    if let Some(skew) = standing.clock_skew_seconds {
-        sheet.put("lifeboat_clock_skew_seconds", &[store], skew);
+    for (thing, skew) in &standing.clock_skew_seconds {
+        sheet.put("lifeboat_clock_skew_seconds", &[("store", thing)], *skew);
     }
 }
 

@@ -6,6 +6,8 @@
 
 pub mod incident;
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +41,8 @@ pub struct Standing {
     pub prune_frozen: Option<String>,
     /// The last drill.
     pub drill: Option<DrillStanding>,
-    /// How far the store's clock is from this host's, if it was found out.
-    pub clock_skew_seconds: Option<f64>,
+    /// How far each clock is ahead of this host's, where it was found out: `repository`, offsites and sources by name.
+    pub clock_skew_seconds: BTreeMap<String, f64>,
     /// The next runs, the nearest first.
     pub next: Vec<Upcoming>,
 }

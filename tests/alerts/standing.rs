@@ -1,5 +1,7 @@
 //! A standing in which everything that can be known is known.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Duration, Utc};
 use lifeboat::{
     names::{Job, SnapshotId, Task},
@@ -125,7 +127,9 @@ pub fn full() -> Standing {
             objective_seconds: Some(3600),
             assertions: [41, 0, 1],
         }),
-        clock_skew_seconds: Some(-0.25),
+        clock_skew_seconds: [("repository", 0.0), ("oss", -0.25), ("mysql", 70.5)]
+            .map(|(thing, seconds)| (thing.to_owned(), seconds))
+            .into(),
         next: vec![Upcoming { task: Task::of(Job::Backup), at: now() + Duration::hours(18) }],
     }
 }
@@ -169,7 +173,7 @@ pub fn empty() -> Standing {
         incidents: Vec::new(),
         prune_frozen: None,
         drill: None,
-        clock_skew_seconds: None,
+        clock_skew_seconds: BTreeMap::new(),
         ..full
     }
 }

@@ -1,13 +1,13 @@
 //! What `doctor` finds, says to do, and ends with.
 
-use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, process::Command};
 
 use serde_json::Value;
 
 use lifeboat::{
     catalog::Count,
     finding::{Finding, Status},
-    jobs::doctor::{CLOCK_SKEW, FINDINGS, Room, room_of},
+    jobs::doctor::{CLOCKS, FINDINGS, Room, room_of},
     names::{Job, Task},
 };
 
@@ -280,7 +280,8 @@ fn a_look_is_remembered_and_one_at_a_single_thing_is_not() {
         let (room, _) = catalog().observed::<Room>(&room_of(place)).unwrap().unwrap();
         assert!(room.free_bytes <= room.total_bytes && room.full_in_days.is_none(), "{room:?}");
     }
-    assert!(catalog().observed::<f64>(CLOCK_SKEW).unwrap().is_some());
+    let (clocks, _) = catalog().observed::<BTreeMap<String, f64>>(CLOCKS).unwrap().unwrap();
+    assert_eq!(clocks.into_keys().collect::<Vec<_>>(), ["copy", "repository"]);
     let run = catalog().runs(1).unwrap().remove(0);
     assert_eq!(run.task, Task::of(Job::Doctor));
     let counted = catalog().counts(run.number).unwrap();

@@ -5,6 +5,8 @@ use std::{
     time::Instant,
 };
 
+use lifeboat::policy::SecretRef;
+
 use crate::{
     finding,
     stage::{PATIENCE, Stage, closed_port},
@@ -89,14 +91,24 @@ fn a_server_that_is_not_there_leaves_its_certificate_unknown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
-async fn the_certificate_of_mysql_is_seen_through_its_own_greeting() {
+async fn the_certificate_of_mysql_is_seen_after_a_login_and_not_without_one() {
     let server = Server::shared(Product::Mysql).await;
-    let stage = Stage::with_files();
-    stage.append(&format!(
-        "[[source]]\nname = \"mysql\"\nkind = \"mysql\"\nport = {}\nuser = \"root\"\ntls = \"unverified\"\n",
-        server.config.port
-    ));
-    let document = stage.run(&["doctor", "mysql", "--json"]).json();
-    let found = finding(&document, "source.mysql.certificate");
-    assert_eq!(found["status"], "ok", "{found}");
+    let Some(SecretRef::File(password)) = &server.config.password else { unreachable!() };
+    let password = std::fs::read_to_string(password).unwrap();
+    for (password, is_let_in) in [(password.as_str(), true), ("wrong-horse-battery", false)] {
+        let stage = Stage::with_files();
+        stage.secret("mysql", password);
+        stage.append(&format!(
+            "[[source]]\nname = \"mysql\"\nkind = \"mysql\"\nport = {}\nuser = \"root\"\ntls = \"unverified\"\n\
+             password = {{ file = \"{}\" }}\n",
+            server.config.port,
+            stage.at("secrets/mysql")
+        ));
+        let document = stage.run(&["doctor", "mysql", "--json"]).json();
+        let findings = document["findings"].as_array().unwrap().iter();
+        let found: Vec<_> = findings.filter(|one| one["id"] == "source.mysql.certificate").collect();
+        let statuses: Vec<_> = found.iter().map(|one| one["status"].as_str().unwrap()).collect();
+        let expected: &[&str] = if is_let_in { &["ok"] } else { &[] };
+        assert_eq!(statuses, expected, "{document:#}");
+    }
 }

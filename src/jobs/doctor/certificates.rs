@@ -2,6 +2,10 @@
 //!
 //! Any certificate is taken, and nothing secret is sent: what is looked at is only when it runs out. Whether it is the
 //! right one is what the connections of a backup check.
+//!
+//! *Order.* MySQL counts a handshake that ends half way against this host, and shuts it out after a hundred of them
+//! (`max_connect_errors`); a login that succeeds begins the count anew. So its certificate is looked at after a login
+//! of the same look, and not at all without one.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -26,7 +30,7 @@ use x509_cert::{Certificate, der::Decode};
 use super::{Looking, REPOSITORY};
 use crate::{
     finding::{Finding, Status, laws},
-    policy::{Channel, MailEncryption, NotifyConfig, SourceKind, StoreConfig, Tls},
+    policy::{Channel, MailEncryption, NotifyConfig, OptionValue, SourceKind, StoreConfig, Tls},
 };
 
 laws! {
@@ -64,12 +68,20 @@ struct Endpoint {
     opening: Opening,
 }
 
-/// Looks at the certificates of all that is looked at.
+/// Looks at the certificates of all that is looked at, except MySQL's.
 pub(super) async fn look(looking: Looking<'_>) -> Vec<Finding> {
+    look_at(looking, |endpoint| endpoint.opening != Opening::Mysql).await
+}
+
+/// Looks at the certificates of those MySQL servers that let us in, as `findings` tell.
+pub(super) async fn look_of_mysql(looking: Looking<'_>, findings: &[Finding]) -> Vec<Finding> {
+    look_at(looking, |endpoint| endpoint.opening == Opening::Mysql && endpoint.let_us_in(findings)).await
+}
+
+async fn look_at(looking: Looking<'_>, is_wanted: impl Fn(&Endpoint) -> bool) -> Vec<Finding> {
     let now = looking.ground.clock.now();
-    let all =
-        endpoints(looking).into_iter().map(async |endpoint| endpoint.look(now).await.of(&endpoint.thing));
-    join_all(all).await
+    let wanted = endpoints(looking).into_iter().filter(is_wanted);
+    join_all(wanted.map(async |endpoint| endpoint.look(now).await.of(&endpoint.thing))).await
 }
 
 fn endpoints(looking: Looking<'_>) -> Vec<Endpoint> {
@@ -107,12 +119,13 @@ fn of_source(thing: &str, kind: &SourceKind) -> Option<Endpoint> {
 }
 
 fn of_store(thing: &str, place: &StoreConfig) -> Option<Endpoint> {
-    let address = match (place.store.as_str(), place.text("endpoint")) {
+    let address = match (place.store.as_str(), place.options.get("endpoint")) {
         ("s3", None) => "s3.amazonaws.com",
-        ("fs", _) | (_, None) => return None,
-        (_, Some(endpoint)) if endpoint.starts_with("http://") => return None,
+        // An address that is a secret is neither told nor replaced by another one.
+        ("fs", _) | (_, None | Some(OptionValue::Secret(_))) => return None,
+        (_, Some(OptionValue::Text(endpoint))) if endpoint.starts_with("http://") => return None,
         // Without a scheme these services are reached by TLS.
-        (_, Some(endpoint)) => endpoint.strip_prefix("https://").unwrap_or(endpoint),
+        (_, Some(OptionValue::Text(endpoint))) => endpoint.strip_prefix("https://").unwrap_or(endpoint),
     };
     of_url(thing, address, 443)
 }
@@ -147,6 +160,12 @@ fn of_url(thing: &str, rest: &str, usual_port: u16) -> Option<Endpoint> {
 }
 
 impl Endpoint {
+    /// Returns whether the login of the same look was ok.
+    fn let_us_in(&self, findings: &[Finding]) -> bool {
+        let answers = format!("{}.answers", self.thing);
+        findings.iter().any(|finding| finding.id == answers && finding.status == Status::Ok)
+    }
+
     async fn look(&self, now: DateTime<Utc>) -> Finding {
         let shown = format!("{}:{}", self.host, self.port);
         let unknown = |why: &str| {
@@ -327,7 +346,7 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::policy::OptionValue;
+    use crate::policy::SecretRef;
 
     #[test]
     fn a_certificate_is_judged_by_its_days() {
@@ -364,6 +383,35 @@ mod tests {
         ] {
             assert_eq!(store(kind, endpoint).as_deref(), expected, "{kind} {endpoint:?}");
         }
+    }
+
+    #[test]
+    fn a_store_whose_address_is_a_secret_is_not_looked_for_elsewhere() {
+        for kind in ["s3", "oss", "webdav"] {
+            let secret = OptionValue::Secret(SecretRef::Env("ENDPOINT".into()));
+            let options = BTreeMap::from([("endpoint".to_owned(), secret)]);
+            assert_eq!(
+                of_store("repository", &StoreConfig { store: kind.to_owned(), options }),
+                None,
+                "{kind}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_server_that_let_us_in_is_asked_for_its_certificate() {
+        let endpoint = Endpoint {
+            thing: "source.mysql".to_owned(),
+            host: "db".to_owned(),
+            port: 3306,
+            opening: Opening::Mysql,
+        };
+        let found = |id: &str, status| Finding { id: id.to_owned(), ..EXPIRY.found(status, "seen") };
+        let mine = "source.mysql.answers";
+        assert!(endpoint.let_us_in(&[found(mine, Status::Ok)]));
+        assert!(!endpoint.let_us_in(&[found(mine, Status::Broken)]));
+        assert!(!endpoint.let_us_in(&[found("source.mysql.time", Status::Unknown)]));
+        assert!(!endpoint.let_us_in(&[found("source.other.answers", Status::Ok)]));
     }
 
     /// Plays a server that says its lines, each after one of ours.

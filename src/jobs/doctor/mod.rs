@@ -29,7 +29,7 @@ mod schedule;
 mod sources;
 mod zone;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 
@@ -50,8 +50,8 @@ use crate::{
 
 /// The observation that keeps the findings of the last whole look.
 pub const FINDINGS: &str = "doctor";
-/// The observation that keeps how far the worst clock is from this host's, in seconds.
-pub const CLOCK_SKEW: &str = "clock_skew_seconds";
+/// The observation that keeps how far each clock is ahead of this host's, in seconds: [`Report::clock_skew_seconds`].
+pub const CLOCKS: &str = "clocks";
 pub use super::seen::REPOSITORY;
 
 /// Returns the observation that keeps the [`Room`] of a place: `repository`, an offsite's name, `state_dir`,
@@ -110,10 +110,21 @@ impl Report {
         self.findings.iter().filter(|finding| finding.status == status).count()
     }
 
-    /// Returns how far the worst clock is from this host's, by the size of the difference.
-    pub fn clock_skew_seconds(&self) -> Option<f64> {
-        let clocks = self.findings.iter().filter(|finding| finding.name() == "clock");
-        clocks.filter_map(|finding| finding.figure).max_by(|a, b| a.abs().total_cmp(&b.abs()))
+    /// Returns how far each clock that was seen is ahead of this host's, by the name of its place or source. Where an
+    /// offsite and a source have one name, the clock that is farther off counts.
+    pub fn clock_skew_seconds(&self) -> BTreeMap<String, f64> {
+        let mut clocks: BTreeMap<String, f64> = BTreeMap::new();
+        for finding in &self.findings {
+            let (Some(thing), Some(seconds)) = (finding.id.strip_suffix(".clock"), finding.figure) else {
+                continue;
+            };
+            let name = thing.split_once('.').map_or(thing, |(_, name)| name);
+            let skew = clocks.entry(name.to_owned()).or_default();
+            if seconds.abs() > skew.abs() {
+                *skew = seconds;
+            }
+        }
+        clocks
     }
 
     fn take(&mut self, looked: Looked) {
@@ -138,9 +149,8 @@ impl Report {
     /// Keeps what was found, for those who show it. That it cannot be kept is no failure of the look.
     fn remember(&self, catalog: &Catalog, now: DateTime<Utc>) -> Result<()> {
         catalog.observe(FINDINGS, &self.findings, now)?;
-        if let Some(seconds) = self.clock_skew_seconds() {
-            catalog.observe(CLOCK_SKEW, &seconds, now)?;
-        }
+        // Also when none was seen: what was seen once says nothing of now.
+        catalog.observe(CLOCKS, &self.clock_skew_seconds(), now)?;
         for (place, room) in &self.rooms {
             catalog.observe(&room_of(place), room, now)?;
         }
@@ -171,6 +181,18 @@ struct Looked {
     stored_bytes: BTreeMap<String, u64>,
 }
 
+/// How long a file system may take to answer.
+const FOLDER_LIMIT: Duration = Duration::from_secs(20);
+
+/// Asks a file system something that may never be answered, as by a server that is away: on a thread that nobody waits
+/// for, and for no longer than `limit`. `None` when nothing was heard.
+async fn ask_folder<T: Send + 'static>(
+    limit: Duration,
+    ask: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    tokio::time::timeout(limit, tokio::task::spawn_blocking(ask)).await.ok()?.ok()
+}
+
 /// What is looked at, and with what.
 #[derive(Clone, Copy)]
 struct Looking<'a> {
@@ -197,11 +219,17 @@ impl Looking<'_> {
         if self.all() {
             report.findings.extend(keys::look(self.stack));
         }
-        let (places, sources, certificates, lab) =
-            tokio::join!(places::look(self), sources::look(self), certificates::look(self), lab::look(self));
+        let sources = async {
+            let looked = sources::look(self).await;
+            let certificates = certificates::look_of_mysql(self, &looked.findings).await;
+            (looked, certificates)
+        };
+        let (places, (sources, of_mysql), certificates, lab) =
+            tokio::join!(places::look(self), sources, certificates::look(self), lab::look(self));
         for looked in [places, sources] {
             report.take(looked);
         }
+        report.findings.extend(of_mysql);
         report.findings.extend(certificates);
         if self.all() {
             let now = self.ground.clock.now();
@@ -278,27 +306,62 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_clock_is_the_one_that_is_farthest_off_in_either_direction() {
+    fn each_clock_is_kept_under_the_name_of_its_thing() {
         let mut report = Report::default();
-        assert_eq!(report.clock_skew_seconds(), None);
-        for (id, seconds) in [("repository.clock", 3.0), ("source.a.clock", -40.0), ("a.certificate", 90.0)] {
-            report.findings.push(finding(id, Status::Ok, Some(seconds)));
+        assert_eq!(report.clock_skew_seconds(), BTreeMap::new());
+        for (id, figure) in [
+            ("repository.clock", Some(0.0)),
+            ("offsite.oss.clock", Some(3.0)),
+            ("source.mysql.clock", Some(-40.0)),
+            ("source.redis.clock", None),
+            ("source.redis.certificate", Some(90.0)),
+            // One name for two things.
+            ("offsite.minio.clock", Some(-7.0)),
+            ("source.minio.clock", Some(2.0)),
+        ] {
+            report.findings.push(finding(id, Status::Ok, figure));
         }
-        assert_eq!(report.clock_skew_seconds(), Some(-40.0));
+        let expected = [("minio", -7.0), ("mysql", -40.0), ("oss", 3.0), ("repository", 0.0)];
+        let expected = expected.map(|(name, seconds)| (name.to_owned(), seconds));
+        assert_eq!(report.clock_skew_seconds(), BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn a_clock_that_is_not_seen_any_more_is_forgotten() {
+        let catalog = Catalog::in_memory().unwrap();
+        let seen = vec![finding("repository.clock", Status::Ok, Some(1.0))];
+        for (findings, clocks) in [(seen, 1), (Vec::new(), 0)] {
+            let report = Report { findings, ..Report::default() };
+            report.remember(&catalog, DateTime::UNIX_EPOCH).unwrap();
+            let (kept, _) = catalog.observed::<BTreeMap<String, f64>>(CLOCKS).unwrap().unwrap();
+            assert_eq!(kept.len(), clocks);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_does_not_answer_is_given_up() {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        assert_eq!(ask_folder(Duration::ZERO, move || held.recv().is_ok()).await, None);
+        // Only now does its thread end.
+        release.send(()).unwrap();
+        assert_eq!(ask_folder(FOLDER_LIMIT, || 7).await, Some(7));
     }
 
     #[test]
     fn what_was_found_is_remembered_and_read_again() {
         let catalog = Catalog::in_memory().unwrap();
-        let mut report =
-            Report { findings: vec![finding("a.clock", Status::Warn, Some(6.0))], ..Report::default() };
+        let mut report = Report {
+            findings: vec![finding("offsite.oss.clock", Status::Warn, Some(6.0))],
+            ..Report::default()
+        };
         let room = Room { free_bytes: 7, total_bytes: 9, full_in_days: Some(3) };
         report.rooms.insert("oss".to_owned(), room.clone());
         report.stored_bytes.insert("oss".to_owned(), 2);
         report.remember(&catalog, DateTime::UNIX_EPOCH).unwrap();
         let at = DateTime::UNIX_EPOCH;
         assert_eq!(catalog.observed::<Vec<Finding>>(FINDINGS).unwrap(), Some((report.findings.clone(), at)));
-        assert_eq!(catalog.observed::<f64>(CLOCK_SKEW).unwrap(), Some((6.0, at)));
+        let clocks = BTreeMap::from([("oss".to_owned(), 6.0)]);
+        assert_eq!(catalog.observed::<BTreeMap<String, f64>>(CLOCKS).unwrap(), Some((clocks, at)));
         assert_eq!(catalog.observed::<Room>("room.oss").unwrap(), Some((room, at)));
         let counts: Vec<_> =
             report.counts().into_iter().map(|one| (one.about, one.what, one.value)).collect();

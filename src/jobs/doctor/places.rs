@@ -1,11 +1,11 @@
 //! Places: the repository, its copies, and the folders that a backup writes to on the way.
 
-use std::{path::Path, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::{Looked, Looking, REPOSITORY, room};
+use super::{FOLDER_LIMIT, Looked, Looking, REPOSITORY, ask_folder, room};
 use crate::{
     finding::{Finding, Status, laws},
     jobs::open,
@@ -39,11 +39,6 @@ const LIST_LIMIT: Duration = Duration::from_mins(1);
 /// Looks at all places.
 pub(super) async fn look(looking: Looking<'_>) -> Looked {
     let stack = looking.stack;
-    let mut looked = Looked::default();
-    if looking.all() {
-        state_dir(looking, &mut looked);
-    }
-    spools(looking, &mut looked);
     let home = [Place {
         name: REPOSITORY,
         thing: REPOSITORY.to_owned(),
@@ -57,7 +52,10 @@ pub(super) async fn look(looking: Looking<'_>) -> Looked {
         is_home: false,
     });
     let places = home.into_iter().chain(copies).filter(|place| looking.takes(place.name));
-    for found in join_all(places.map(|place| place.look(looking))).await {
+    let places = join_all(places.map(|place| place.look(looking)));
+    let (state_dir, spools, places) = tokio::join!(state_dir(looking), spools(looking), places);
+    let mut looked = state_dir;
+    for found in spools.into_iter().chain(places) {
         looked.findings.extend(found.findings);
         looked.store_is_down |= found.store_is_down;
         looked.rooms.extend(found.rooms);
@@ -66,37 +64,52 @@ pub(super) async fn look(looking: Looking<'_>) -> Looked {
     looked
 }
 
-fn state_dir(looking: Looking<'_>, looked: &mut Looked) {
-    let folder = open::state_dir(looking.stack);
-    let write = || -> std::io::Result<()> {
-        std::fs::create_dir_all(&folder)?;
-        tempfile::tempfile_in(&folder).map(drop)
-    };
-    match write() {
-        Ok(()) => {
-            looked.findings.push(STATE_DIR.ok(folder.display().to_string()));
-            looked.room(looking, "state_dir", "state_dir", &folder);
-        }
-        Err(error) => looked.findings.push(STATE_DIR.broken(format!("{}: {error}", folder.display()))),
+async fn state_dir(looking: Looking<'_>) -> Looked {
+    let mut looked = Looked::default();
+    if !looking.all() {
+        return looked;
     }
+    let folder = open::state_dir(looking.stack);
+    let shown = folder.display().to_string();
+    let tried = folder.clone();
+    let write = move || -> std::io::Result<()> {
+        std::fs::create_dir_all(&tried)?;
+        tempfile::tempfile_in(&tried).map(drop)
+    };
+    match ask_folder(FOLDER_LIMIT, write).await {
+        Some(Ok(())) => {
+            looked.findings.push(STATE_DIR.ok(shown));
+            looked.room(looking, "state_dir", "state_dir", folder).await;
+        }
+        Some(Err(error)) => looked.findings.push(STATE_DIR.broken(format!("{shown}: {error}"))),
+        None => {
+            let detail = format!("{shown}: nothing was heard for {} s", FOLDER_LIMIT.as_secs());
+            looked.findings.push(STATE_DIR.found(Status::Unknown, detail));
+        }
+    }
+    looked
 }
 
 /// Looks at the folders that dumps are kept in on their way.
-fn spools(looking: Looking<'_>, looked: &mut Looked) {
-    for source in looking.stack.sources.iter().filter(|source| looking.takes(source.name.as_str())) {
-        if let SourceKind::Redis(redis) = &source.kind
-            && let Some(folder) = &redis.spool_dir
-        {
-            let place = format!("spool.{}", source.name);
-            looked.room(looking, &place, &format!("source.{}", source.name), folder);
-        }
-    }
+async fn spools(looking: Looking<'_>) -> Vec<Looked> {
+    let sources = looking.stack.sources.iter().filter(|source| looking.takes(source.name.as_str()));
+    let spools = sources.filter_map(|source| match &source.kind {
+        SourceKind::Redis(redis) => Some((&source.name, redis.spool_dir.clone()?)),
+        _ => None,
+    });
+    let all = spools.map(async |(source, folder)| {
+        let mut looked = Looked::default();
+        let (place, thing) = (format!("spool.{source}"), format!("source.{source}"));
+        looked.room(looking, &place, &thing, folder).await;
+        looked
+    });
+    join_all(all).await
 }
 
 impl Looked {
     /// Looks at a folder that is no store.
-    fn room(&mut self, looking: Looking<'_>, place: &str, thing: &str, folder: &Path) {
-        let (findings, room) = room::look(looking, place, folder, "");
+    async fn room(&mut self, looking: Looking<'_>, place: &str, thing: &str, folder: PathBuf) {
+        let (findings, room) = room::look(looking, place, folder, "").await;
         self.findings.extend(findings.into_iter().map(|finding| finding.of(thing)));
         self.rooms.extend(room.map(|room| (place.to_owned(), room)));
     }
@@ -164,7 +177,7 @@ impl Place<'_> {
             Ok(trash) if trash.objects > 0 => format!("; {} lie in the trash", ByteCount(trash.size_bytes)),
             _ => String::new(),
         };
-        let (findings, room) = room::look(looking, self.name, Path::new(root), &trash);
+        let (findings, room) = room::look(looking, self.name, PathBuf::from(root), &trash).await;
         looked.findings.extend(findings);
         looked.rooms.extend(room.map(|room| (self.name.to_owned(), room)));
     }

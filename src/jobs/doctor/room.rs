@@ -3,15 +3,15 @@
 //! The forecast is a pure function of what was free before. It goes by the median of all slopes between two looks, so
 //! a single large backup, or one clean-up, moves it little.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::Looking;
+use super::{FOLDER_LIMIT, Looking, ask_folder};
 use crate::{
     catalog::Catalog,
-    error::{Context, ExitCode, Result},
+    error::{Context, ExitCode, Failure, Result},
     finding::{Finding, Status, laws},
     names::{ByteCount, Job, Task},
 };
@@ -55,13 +55,30 @@ pub struct Room {
 }
 
 /// Looks at the file system of `folder`. `extra` is told with what is free.
-pub(super) fn look(
+pub(super) async fn look(
     looking: Looking<'_>,
     place: &str,
-    folder: &Path,
+    folder: PathBuf,
     extra: &str,
 ) -> (Vec<Finding>, Option<Room>) {
-    let (free_bytes, total_bytes) = match measure(folder) {
+    let shown = folder.display().to_string();
+    let measured = ask_folder(FOLDER_LIMIT, move || measure(&folder)).await;
+    told(looking, place, measured.unwrap_or_else(|| Err(silent(&shown))), extra)
+}
+
+fn silent(folder: &str) -> Failure {
+    let what = format!("the file system of `{folder}` has not answered for {} s", FOLDER_LIMIT.as_secs());
+    Failure::new(ExitCode::Failed, what).hint("Look whether the server that it is mounted from is there.")
+}
+
+/// Tells what was measured, and what it means for the days to come.
+fn told(
+    looking: Looking<'_>,
+    place: &str,
+    measured: Result<(u64, u64)>,
+    extra: &str,
+) -> (Vec<Finding>, Option<Room>) {
+    let (free_bytes, total_bytes) = match measured {
         Ok(measured) => measured,
         Err(failure) => return (vec![FREE_NOW.failed(Status::Unknown, &failure)], None),
     };
@@ -209,6 +226,13 @@ mod tests {
         ] {
             assert_eq!(enough(free_bytes, all_bytes), status, "{free_bytes} of {all_bytes}");
         }
+    }
+
+    #[test]
+    fn a_file_system_that_does_not_answer_is_unknown_and_named() {
+        let found = FREE_NOW.failed(Status::Unknown, &silent("/mnt/nas"));
+        assert_eq!(found.detail, "the file system of `/mnt/nas` has not answered for 20 s");
+        assert!(found.hint.unwrap().contains("mounted"));
     }
 
     #[test]

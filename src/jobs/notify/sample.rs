@@ -1,5 +1,7 @@
 //! A daily report with made-up figures, to see how it looks where it will be read.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Duration, Utc};
 
 use crate::{
@@ -33,7 +35,7 @@ pub fn sample(stack: &Stack, ground: &Ground) -> Standing {
         resolved: Vec::new(),
         prune_frozen: None,
         drill: None,
-        clock_skew_seconds: None,
+        clock_skew_seconds: BTreeMap::new(),
         next: vec![Upcoming { task: Task::of(Job::Backup), at: at + Duration::hours(18) }],
     }
 }

@@ -1,5 +1,7 @@
 //! Facts that messages tell of.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 
 use crate::{
@@ -151,7 +153,7 @@ pub fn standing() -> Standing {
         resolved: vec![resolved()],
         prune_frozen: Some("somebody without the keys changed the repository".into()),
         drill: Some(drill(true)),
-        clock_skew_seconds: None,
+        clock_skew_seconds: BTreeMap::new(),
         next: vec![
             Upcoming { task: Task::of(Job::Backup), at: at("2026-11-23T18:00:00Z") },
             Upcoming { task: Task::at(Job::Sync, "oss"), at: at("2026-11-23T20:00:00Z") },
