@@ -60,7 +60,7 @@ pub(super) fn run(args: &Incidents, session: &Session) -> Result<ExitCode> {
                     .hint("Write what you found; the next person reads it."));
             }
             let incident = Incident { acknowledged: Some(note.to_owned()), ..open_one(&ledger, *number)? };
-            ledger.note_incident(&incident)?;
+            ledger.acknowledge(*number, note)?;
             // What only waited for a person may be over now.
             watch::look(&stack, &ledger, &session.ground)?;
             changed(session, &incident, &format!("incident {number} is acknowledged: {note}"));
@@ -68,7 +68,7 @@ pub(super) fn run(args: &Incidents, session: &Session) -> Result<ExitCode> {
         Some(Verb::Mute { number, hours }) => {
             let until = now + TimeDelta::hours(i64::from(*hours));
             let incident = Incident { muted_until: Some(until), ..open_one(&ledger, *number)? };
-            ledger.note_incident(&incident)?;
+            ledger.mute(*number, until)?;
             let local = until.with_timezone(&stack.timezone).format("%F %H:%M");
             changed(session, &incident, &format!("nobody is reminded of incident {number} until {local}"));
         }

@@ -40,17 +40,20 @@ pub fn look(stack: &Stack, ledger: &Catalog, ground: &Ground) -> Result<Vec<Chan
     for change in &changes {
         match change {
             Change::Opened(condition) => {
-                let incident = ledger.open_incident(condition, now)?;
+                let Some(incident) = ledger.open_incident(condition, now)? else { continue };
                 tell(stack, ledger, Topic::Opened(incident), condition, ground)?;
             }
+            // Of two processes that look at once the first has told it.
             Change::Reminded(incident) => {
-                ledger.note_incident(incident)?;
-                tell(stack, ledger, Topic::Reminder(incident.clone()), incident, ground)?;
+                if ledger.note_incident(incident)? {
+                    tell(stack, ledger, Topic::Reminder(incident.clone()), incident, ground)?;
+                }
             }
-            Change::Altered(incident) => ledger.note_incident(incident)?,
+            Change::Altered(incident) => drop(ledger.note_incident(incident)?),
             Change::Resolved(incident) => {
-                ledger.note_incident(incident)?;
-                tell(stack, ledger, Topic::Resolved(incident.clone()), incident, ground)?;
+                if ledger.note_incident(incident)? {
+                    tell(stack, ledger, Topic::Resolved(incident.clone()), incident, ground)?;
+                }
             }
         }
     }

@@ -212,7 +212,8 @@ fn stays(incident: &Incident, condition: &Condition, now: DateTime<Utc>) -> Opti
     let mut next = Incident { condition: condition.clone(), ..incident.clone() };
     let is_muted = incident.muted_until.is_some_and(|until| now < until);
     let wait = REMIND_AFTER[(incident.reminders as usize).min(REMIND_AFTER.len() - 1)];
-    let is_due = incident.told + wait <= now && condition.urgency > Urgency::Info;
+    // Told by a clock that was ahead: nobody waits until that comes.
+    let is_due = (incident.told + wait <= now || incident.told > now) && condition.urgency > Urgency::Info;
     if !is_muted && (worse || is_due && incident.acknowledged.is_none()) {
         next.reminders = next.reminders.saturating_add(1);
         next.told = now;
@@ -286,6 +287,16 @@ mod tests {
         let expected =
             [(0, "opened"), (60, "reminded"), (420, "reminded"), (1860, "reminded"), (2900, "resolved")];
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn what_was_told_by_a_clock_that_was_years_ahead_is_told_again_now() {
+        let mut open = Vec::new();
+        let changes = settle(&open, &[failed("x")], at(5_000_000));
+        carry_out(&mut open, changes, at(5_000_000));
+        let changes = settle(&open, &[failed("x")], at(10));
+        assert_eq!(carry_out(&mut open, changes, at(10)), ["reminded"]);
+        assert_eq!(settle(&open, &[failed("x")], at(11)), []);
     }
 
     #[test]
