@@ -128,6 +128,20 @@ impl Catalog {
         read().map_err(|error| self.trouble(error))
     }
 
+    /// Returns what was counted of one thing by the run `first` and those after it up to, and without, `run`.
+    pub fn counts_between(&self, first: i64, run: i64, about: &str, what: &str) -> Result<Vec<u64>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare_cached(
+                "SELECT value FROM counts WHERE about = ?3 AND what = ?4 AND run >= ?1 AND run < ?2 ORDER BY run",
+            )?;
+            query
+                .query_map(params![first, run, about, what], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<u64>>>()
+        };
+        read().map_err(|error| self.trouble(error))
+    }
+
     /// Returns what was counted of one thing since `since`, each with when its run began, the oldest first.
     pub fn counted_since(
         &self,

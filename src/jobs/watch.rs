@@ -17,13 +17,13 @@ use super::{
 use crate::{
     catalog::{Catalog, Run, SlotState},
     clock::Ground,
-    error::{ExitCode, Result},
+    error::{ExitCode, Failure, Result},
     finding::{Finding, Status},
     names::{Job, Task},
     notify::Topic,
     policy::Stack,
     status::{
-        Condition, Kind, Urgency,
+        Condition, Incident, Kind, Urgency,
         incident::{Change, settle},
     },
 };
@@ -60,6 +60,45 @@ pub fn look(stack: &Stack, ledger: &Catalog, ground: &Ground) -> Result<Vec<Chan
     Ok(changes)
 }
 
+/// Returns an incident that is open.
+pub fn open_one(ledger: &Catalog, number: i64) -> Result<Incident> {
+    let found = ledger.incident(number)?.filter(|incident| incident.resolved.is_none());
+    found.ok_or_else(|| {
+        Failure::new(ExitCode::Usage, format!("no incident {number} is open"))
+            .hint("`lifeboat incidents` lists those that are.")
+    })
+}
+
+/// Notes what a person said to an incident. What waited for that is over with it; a source that was unusual is accepted
+/// as it is now, so that a further loss opens a new incident.
+pub fn acknowledge(
+    stack: &Stack,
+    ledger: &Catalog,
+    number: i64,
+    note: &str,
+    ground: &Ground,
+) -> Result<Incident> {
+    let mut incident = open_one(ledger, number)?;
+    if incident.kind.waits_for_a_person() {
+        let newest = anomaly::newest(ledger, &incident.about)?;
+        look(stack, ledger, ground)?;
+        let now = open_one(ledger, number)?;
+        // A person accepts what was read, and nothing that came since.
+        if now.what != incident.what {
+            return Err(Failure::new(ExitCode::Failed, format!("incident {number} is another one by now"))
+                .because(now.condition.what)
+                .hint("Look at that too, then acknowledge it."));
+        }
+        if let Some(run) = newest {
+            anomaly::accept(ledger, &incident.about, &run, ground.clock.now())?;
+        }
+    }
+    ledger.acknowledge(number, note)?;
+    incident.acknowledged = Some(note.to_owned());
+    look(stack, ledger, ground)?;
+    Ok(incident)
+}
+
 /// Writes a message, unless the matter is only worth a line in the daily report.
 fn tell(stack: &Stack, ledger: &Catalog, topic: Topic, condition: &Condition, ground: &Ground) -> Result<()> {
     if condition.urgency == Urgency::Info {
@@ -88,11 +127,7 @@ pub fn conditions(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result
             found.extend(of_age(stack, ledger, task, now)?);
         }
     }
-    let backups = ledger.runs_of(&Task::of(Job::Backup), RUNS_BACK)?;
-    let made = backups.iter().find(|run| run.end.as_ref().is_some_and(|end| end.snapshot.is_some()));
-    if let Some(run) = made {
-        found.extend(anomaly::of_run(ledger, &stack.anomaly, run)?);
-    }
+    found.extend(anomaly::of_newest(ledger, &stack.anomaly)?);
     found.extend(of_copies(stack, ledger, now)?);
     found.extend(of_locks(stack, ledger)?);
     found.extend(of_doctor(ledger)?);
