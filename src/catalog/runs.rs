@@ -5,7 +5,7 @@ use rusqlite::{Row, params};
 
 use super::{Catalog, instant, maybe_instant, text_of};
 use crate::{
-    error::Result,
+    error::{ExitCode, Result},
     names::{Job, SnapshotId, Task},
 };
 
@@ -176,6 +176,22 @@ impl Catalog {
     pub fn last_success(&self, task: &Task) -> Result<Option<Run>> {
         let found =
             self.some_runs("verb = ?2 AND place IS ?3 AND exit = 0", params![1, task.job.word(), task.place]);
+        Ok(found?.pop())
+    }
+
+    /// Returns the newest run of a task that ended with one of these codes; of those that began before `before` only,
+    /// if that is given.
+    pub fn last_with_exit(
+        &self,
+        task: &Task,
+        exits: [ExitCode; 4],
+        before: Option<DateTime<Utc>>,
+    ) -> Result<Option<Run>> {
+        let [a, b, c, d] = exits.map(ExitCode::number);
+        let found = self.some_runs(
+            "verb = ?2 AND place IS ?3 AND exit IN (?4, ?5, ?6, ?7) AND (?8 IS NULL OR began < ?8)",
+            params![1, task.job.word(), task.place, a, b, c, d, before.map(text_of)],
+        );
         Ok(found?.pop())
     }
 

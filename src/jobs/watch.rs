@@ -122,6 +122,7 @@ pub fn conditions(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result
         let runs = ledger.runs_of(task, RUNS_BACK)?;
         let before = found.len();
         found.extend(of_slots(ledger, task)?);
+        found.extend(of_harm(ledger, task)?);
         found.extend(of_runs(ledger, task, &runs)?);
         if found.len() == before {
             found.extend(of_age(stack, ledger, task, now)?);
@@ -163,24 +164,49 @@ fn of_slots(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
     }))
 }
 
+/// Returns the slot of a task that is not yet given up, if there is one: its tries so far say nothing.
+fn in_hand(ledger: &Catalog, task: &Task) -> Result<Option<DateTime<Utc>>> {
+    let newest = newest_slot(ledger, task)?;
+    let is_open = |state| matches!(state, SlotState::Waiting | SlotState::Running);
+    Ok(newest.filter(|(_, state, _)| is_open(*state)).map(|(expected, ..)| expected))
+}
+
+/// Tells what the newest run found that could tell whether the stored bytes are right. One that did not come so far
+/// mended nothing.
+fn of_harm(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
+    let could_tell = [ExitCode::Ok, ExitCode::Partial, ExitCode::Tampering, ExitCode::Damage];
+    let Some(run) = ledger.last_with_exit(task, could_tell, in_hand(ledger, task)?)? else { return Ok(None) };
+    let Some(end) = run.end else { return Ok(None) };
+    let kind = match end.exit {
+        exit if exit == ExitCode::Tampering.number() => Kind::Tampering,
+        exit if exit == ExitCode::Damage.number() => Kind::Damage,
+        _ => return Ok(None),
+    };
+    let why = end.message.unwrap_or_else(|| format!("it ended with code {}", end.exit));
+    Ok(Some(Condition {
+        kind,
+        about: task.to_string(),
+        urgency: Urgency::Page,
+        what: format!("{task} failed: {why}"),
+        hint: end.hint,
+    }))
+}
+
 /// Tells how the last run ended, if it did not end well. Tries of a slot that is not yet given up say nothing: what was
 /// before them still holds.
 fn of_runs(ledger: &Catalog, task: &Task, runs: &[Run]) -> Result<Option<Condition>> {
-    let in_hand = newest_slot(ledger, task)?
-        .filter(|(_, state, _)| matches!(state, SlotState::Waiting | SlotState::Running));
-    let is_final = |run: &&Run| in_hand.is_none_or(|(expected, ..)| run.began < expected);
+    let in_hand = in_hand(ledger, task)?;
+    let is_final = |run: &&Run| in_hand.is_none_or(|expected| run.began < expected);
     let runs: Vec<&Run> = runs.iter().filter(is_final).collect();
     let Some(run) = standing::last_ended(runs) else { return Ok(None) };
     let Some(end) = run.end.as_ref().filter(|end| end.exit != 0) else { return Ok(None) };
     let is = |exit: ExitCode| end.exit == exit.number();
-    let (kind, urgency) = if is(ExitCode::Tampering) {
-        (Kind::Tampering, Urgency::Page)
-    } else if is(ExitCode::Damage) {
-        (Kind::Damage, Urgency::Page)
-    } else if matches!(task.job, Job::Doctor | Job::Lock) && end.exit != ExitCode::StoreDown.number() {
+    let is_told = matches!(task.job, Job::Doctor | Job::Lock) && !is(ExitCode::StoreDown);
+    if is_told || is(ExitCode::Tampering) || is(ExitCode::Damage) {
         // What they found is told by itself.
         return Ok(None);
-    } else if is(ExitCode::Partial) {
+    }
+    let (kind, urgency) = if is(ExitCode::Partial) {
         (Kind::Partial, Urgency::Ticket)
     } else if task.job == Job::Drill {
         (Kind::Drill, Urgency::Ticket)
@@ -318,5 +344,49 @@ fn span(time: Duration) -> String {
         (0, 0) => format!("{minutes} min"),
         (0, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::RunEnd;
+
+    fn at(hours: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + Duration::hours(hours)
+    }
+
+    /// Notes a run that ended so.
+    fn ran(ledger: &Catalog, task: &Task, hours: i64, exit: ExitCode) {
+        let run = ledger.begin_run(task, 1, at(hours)).unwrap();
+        let end = RunEnd {
+            ended: at(hours),
+            exit: exit.number(),
+            snapshot: None,
+            added_bytes: 0,
+            message: Some("why".to_owned()),
+            hint: None,
+        };
+        ledger.end_run(run, &end).unwrap();
+    }
+
+    #[test]
+    fn damage_is_over_when_a_run_that_could_tell_finds_none() {
+        let (ledger, task) = (Catalog::in_memory().unwrap(), Task::of(Job::Verify));
+        let kinds = || {
+            let runs = ledger.runs_of(&task, RUNS_BACK).unwrap();
+            let found = [of_harm(&ledger, &task).unwrap(), of_runs(&ledger, &task, &runs).unwrap()];
+            found.into_iter().flatten().map(|one| one.kind).collect::<Vec<_>>()
+        };
+        ran(&ledger, &task, 1, ExitCode::Damage);
+        assert_eq!(kinds(), [Kind::Damage]);
+        for hour in 2..40 {
+            ran(&ledger, &task, hour, ExitCode::StoreDown);
+            assert_eq!(kinds(), [Kind::Damage, Kind::Failed]);
+        }
+        ran(&ledger, &task, 40, ExitCode::Tampering);
+        assert_eq!(kinds(), [Kind::Tampering]);
+        ran(&ledger, &task, 41, ExitCode::Ok);
+        assert_eq!(kinds(), []);
     }
 }
