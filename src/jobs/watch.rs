@@ -371,6 +371,19 @@ mod tests {
     }
 
     #[test]
+    fn a_backup_of_some_sources_ends_no_failure_of_the_stacks() {
+        let (ledger, task) = (Catalog::in_memory().unwrap(), Task::of(Job::Backup));
+        let is_told =
+            || of_runs(&ledger, &task, &ledger.runs_of(&task, RUNS_BACK).unwrap()).unwrap().is_some();
+        ran(&ledger, &task, 1, ExitCode::SourceDown);
+        ran(&ledger, &task, 2, ExitCode::Ok);
+        ledger.mark_part(ledger.runs(1).unwrap()[0].number).unwrap();
+        assert!(is_told());
+        ran(&ledger, &task, 3, ExitCode::Ok);
+        assert!(!is_told());
+    }
+
+    #[test]
     fn damage_is_over_when_a_run_that_could_tell_finds_none() {
         let (ledger, task) = (Catalog::in_memory().unwrap(), Task::of(Job::Verify));
         let kinds = || {
