@@ -13,8 +13,9 @@ const COLUMNS: &str = "n, kind, about, urgency, what, hint, opened, reminders, t
     muted_until";
 
 impl Catalog {
-    /// Opens an incident. One of the same kind about the same thing must not be open.
-    pub fn open_incident(&self, condition: &Condition, now: DateTime<Utc>) -> Result<Incident> {
+    /// Opens an incident; none when one of the same kind about the same thing is open: another process that looked
+    /// was first.
+    pub fn open_incident(&self, condition: &Condition, now: DateTime<Utc>) -> Result<Option<Incident>> {
         let incident = Incident {
             number: 0,
             condition: condition.clone(),
@@ -27,7 +28,7 @@ impl Catalog {
         };
         let connection = self.connection();
         let insert = connection.execute(
-            "INSERT INTO incidents (kind, about, urgency, what, hint, opened, reminders, told)
+            "INSERT OR IGNORE INTO incidents (kind, about, urgency, what, hint, opened, reminders, told)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?6)",
             params![
                 condition.kind.word(),
@@ -38,15 +39,16 @@ impl Catalog {
                 text_of(now)
             ],
         );
-        insert.map_err(|error| self.trouble(error))?;
-        Ok(Incident { number: connection.last_insert_rowid(), ..incident })
+        let is_new = insert.map_err(|error| self.trouble(error))? > 0;
+        Ok(is_new.then(|| Incident { number: connection.last_insert_rowid(), ..incident }))
     }
 
-    /// Writes an incident as it is now.
-    pub fn note_incident(&self, incident: &Incident) -> Result<()> {
+    /// Writes an incident as it is now, unless it is over meanwhile; returns whether it was not. What a person said to
+    /// it meanwhile stays, and for how long it is mute is [`Self::mute`]'s alone.
+    pub fn note_incident(&self, incident: &Incident) -> Result<bool> {
         let update = self.connection().execute(
             "UPDATE incidents SET urgency = ?2, what = ?3, hint = ?4, reminders = ?5, told = ?6, resolved = ?7,
-             acknowledged = ?8, muted_until = ?9 WHERE n = ?1",
+             acknowledged = coalesce(acknowledged, ?8) WHERE n = ?1 AND resolved IS NULL",
             params![
                 incident.number,
                 incident.urgency.word(),
@@ -55,9 +57,26 @@ impl Catalog {
                 incident.reminders,
                 text_of(incident.told),
                 incident.resolved.map(text_of),
-                incident.acknowledged,
-                incident.muted_until.map(text_of)
+                incident.acknowledged
             ],
+        );
+        update.map(|count| count > 0).map_err(|error| self.trouble(error))
+    }
+
+    /// Notes what a person said to an incident that is open.
+    pub fn acknowledge(&self, number: i64, note: &str) -> Result<()> {
+        let update = self.connection().execute(
+            "UPDATE incidents SET acknowledged = ?2 WHERE n = ?1 AND resolved IS NULL",
+            params![number, note],
+        );
+        update.map(drop).map_err(|error| self.trouble(error))
+    }
+
+    /// Notes until when nobody is reminded of an incident that is open.
+    pub fn mute(&self, number: i64, until: DateTime<Utc>) -> Result<()> {
+        let update = self.connection().execute(
+            "UPDATE incidents SET muted_until = ?2 WHERE n = ?1 AND resolved IS NULL",
+            params![number, text_of(until)],
         );
         update.map(drop).map_err(|error| self.trouble(error))
     }
@@ -136,13 +155,14 @@ mod tests {
             catalog.open_incident(&condition(kind, Urgency::Ticket), at).unwrap();
         }
         let page = condition(Kind::Failed, Urgency::Page);
-        assert!(catalog.open_incident(&page, at).is_err(), "one of a kind is open at a time");
+        assert_eq!(catalog.open_incident(&page, at).unwrap(), None, "one of a kind is open at a time");
         let mut first = catalog.open_incidents().unwrap().remove(0);
         first.condition.urgency = Urgency::Page;
         first.reminders = 3;
         first.told = at + Duration::hours(9);
         first.acknowledged = Some("on it".into());
         first.muted_until = Some(at + Duration::days(1));
+        catalog.mute(first.number, at + Duration::days(1)).unwrap();
         catalog.note_incident(&first).unwrap();
         assert_eq!(catalog.incident(first.number).unwrap(), Some(first.clone()));
         first.resolved = Some(at + Duration::days(2));
@@ -152,5 +172,29 @@ mod tests {
         assert_eq!(catalog.resolved_incidents(at + Duration::days(3)).unwrap(), []);
         catalog.open_incident(&page, at).unwrap();
         assert_eq!(catalog.open_incidents().unwrap()[0].urgency, Urgency::Page);
+    }
+
+    #[test]
+    fn who_looked_a_moment_ago_neither_unsays_what_a_person_said_nor_opens_what_is_over() {
+        let catalog = Catalog::in_memory().unwrap();
+        let at = DateTime::UNIX_EPOCH;
+        let failed = condition(Kind::Failed, Urgency::Page);
+        let stale = catalog.open_incident(&failed, at).unwrap().unwrap();
+        catalog.acknowledge(stale.number, "on it").unwrap();
+        catalog.mute(stale.number, at + Duration::days(1)).unwrap();
+        assert!(catalog.note_incident(&Incident { reminders: 1, ..stale.clone() }).unwrap());
+        let now = catalog.incident(stale.number).unwrap().unwrap();
+        assert_eq!((now.reminders, now.acknowledged.as_deref()), (1, Some("on it")));
+        assert_eq!(now.muted_until, Some(at + Duration::days(1)));
+        assert!(
+            catalog.note_incident(&Incident { resolved: Some(at), reminders: 1, ..stale.clone() }).unwrap()
+        );
+        assert!(!catalog.note_incident(&Incident { reminders: 2, ..stale.clone() }).unwrap());
+        catalog.acknowledge(stale.number, "too late").unwrap();
+        let over = catalog.incident(stale.number).unwrap().unwrap();
+        assert_eq!(
+            (over.reminders, over.resolved, over.acknowledged.as_deref()),
+            (1, Some(at), Some("on it"))
+        );
     }
 }

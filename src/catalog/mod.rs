@@ -80,7 +80,7 @@ const TABLES: &str = "
 ";
 
 /// What made each later version out of the one before. A step that was shipped is never changed.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     ALTER TABLE runs ADD COLUMN place TEXT;
     ALTER TABLE runs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1;
     ALTER TABLE runs ADD COLUMN hint TEXT;
@@ -106,6 +106,8 @@ const MIGRATIONS: [&str; 1] = ["
         not_before TEXT NOT NULL, tries INTEGER NOT NULL, sent TEXT, gave_up TEXT, error TEXT,
         PRIMARY KEY (message, channel)
     ) STRICT, WITHOUT ROWID;
+", "
+    ALTER TABLE runs ADD COLUMN is_part INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// The open catalog.

@@ -57,9 +57,18 @@ impl Catalog {
 
     /// Returns the packs that no new snapshot relies on.
     pub fn avoided_packs(&self) -> Result<BTreeSet<PackId>> {
+        self.packs_avoided("SELECT id FROM avoided WHERE why <> 'condemned'")
+    }
+
+    /// Returns the packs that were read and are damaged, and that nobody has found right since.
+    pub fn damaged_packs(&self) -> Result<BTreeSet<PackId>> {
+        self.packs_avoided("SELECT id FROM avoided WHERE why = 'damaged'")
+    }
+
+    fn packs_avoided(&self, query: &str) -> Result<BTreeSet<PackId>> {
         let connection = self.connection();
         let read = || -> rusqlite::Result<BTreeSet<PackId>> {
-            let mut query = connection.prepare("SELECT id FROM avoided WHERE why <> 'condemned'")?;
+            let mut query = connection.prepare(query)?;
             query.query_map([], |row| Ok(PackId(row.get(0)?)))?.collect()
         };
         read().map_err(|error| self.trouble(error))

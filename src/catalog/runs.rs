@@ -5,7 +5,7 @@ use rusqlite::{Row, params};
 
 use super::{Catalog, instant, maybe_instant, text_of};
 use crate::{
-    error::Result,
+    error::{ExitCode, Result},
     names::{Job, SnapshotId, Task},
 };
 
@@ -20,6 +20,8 @@ pub struct Run {
     pub began: DateTime<Utc>,
     /// Which try of its slot it is, from 1.
     pub attempt: u32,
+    /// Whether it was asked for some of the stack's sources only: then it does not count as the task's.
+    pub is_part: bool,
     /// How it ended; `None` while it runs, or when the process died.
     pub end: Option<RunEnd>,
 }
@@ -52,7 +54,8 @@ pub struct Count {
     pub value: u64,
 }
 
-const COLUMNS: &str = "n, verb, place, began, attempt, ended, exit, snapshot, added_bytes, message, hint";
+const COLUMNS: &str =
+    "n, verb, place, began, attempt, ended, exit, snapshot, added_bytes, message, hint, is_part";
 
 impl Catalog {
     /// Notes that a run begins, and returns its number.
@@ -64,6 +67,12 @@ impl Catalog {
         );
         insert.map_err(|error| self.trouble(error))?;
         Ok(connection.last_insert_rowid())
+    }
+
+    /// Notes that a run was asked for some of the stack's sources only.
+    pub fn mark_part(&self, run: i64) -> Result<()> {
+        let update = self.connection().execute("UPDATE runs SET is_part = 1 WHERE n = ?1", params![run]);
+        update.map_err(|error| self.trouble(error)).map(drop)
     }
 
     /// Notes how a run ended.
@@ -128,6 +137,20 @@ impl Catalog {
         read().map_err(|error| self.trouble(error))
     }
 
+    /// Returns what was counted of one thing by the run `first` and those after it up to, and without, `run`.
+    pub fn counts_between(&self, first: i64, run: i64, about: &str, what: &str) -> Result<Vec<u64>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare_cached(
+                "SELECT value FROM counts WHERE about = ?3 AND what = ?4 AND run >= ?1 AND run < ?2 ORDER BY run",
+            )?;
+            query
+                .query_map(params![first, run, about, what], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<u64>>>()
+        };
+        read().map_err(|error| self.trouble(error))
+    }
+
     /// Returns what was counted of one thing since `since`, each with when its run began, the oldest first.
     pub fn counted_since(
         &self,
@@ -158,10 +181,28 @@ impl Catalog {
         self.some_runs("verb = ?2 AND place IS ?3", params![limit, task.job.word(), task.place])
     }
 
-    /// Returns the newest run of a task that did all it should.
+    /// Returns the newest run of a task that did all it should, with all the stack's sources.
     pub fn last_success(&self, task: &Task) -> Result<Option<Run>> {
-        let found =
-            self.some_runs("verb = ?2 AND place IS ?3 AND exit = 0", params![1, task.job.word(), task.place]);
+        let found = self.some_runs(
+            "verb = ?2 AND place IS ?3 AND exit = 0 AND NOT is_part",
+            params![1, task.job.word(), task.place],
+        );
+        Ok(found?.pop())
+    }
+
+    /// Returns the newest run of a task that ended with one of these codes; of those that began before `before` only,
+    /// if that is given.
+    pub fn last_with_exit(
+        &self,
+        task: &Task,
+        exits: [ExitCode; 4],
+        before: Option<DateTime<Utc>>,
+    ) -> Result<Option<Run>> {
+        let [a, b, c, d] = exits.map(ExitCode::number);
+        let found = self.some_runs(
+            "verb = ?2 AND place IS ?3 AND NOT is_part AND exit IN (?4, ?5, ?6, ?7) AND (?8 IS NULL OR began < ?8)",
+            params![1, task.job.word(), task.place, a, b, c, d, before.map(text_of)],
+        );
         Ok(found?.pop())
     }
 
@@ -207,6 +248,7 @@ fn run_of(row: &Row<'_>) -> rusqlite::Result<Option<Run>> {
         task: Task { job, place: row.get(2)? },
         began: instant(row, 3)?,
         attempt: row.get(4)?,
+        is_part: row.get(11)?,
         end,
     }))
 }
@@ -234,7 +276,14 @@ mod tests {
         let second = catalog.begin_run(&Task::at(Job::Sync, "oss"), 2, began).unwrap();
         catalog.end_run(first, &end(3)).unwrap();
         let runs = catalog.runs(10).unwrap();
-        let open = Run { number: second, task: Task::at(Job::Sync, "oss"), began, attempt: 2, end: None };
+        let open = Run {
+            number: second,
+            task: Task::at(Job::Sync, "oss"),
+            began,
+            attempt: 2,
+            is_part: false,
+            end: None,
+        };
         assert_eq!(runs[0], open);
         assert_eq!(runs[1].end, Some(end(3)));
         assert_eq!(catalog.open_runs().unwrap(), [open]);
@@ -260,6 +309,22 @@ mod tests {
         assert_eq!(last(Task::at(Job::Sync, "oss")), Some(numbers[1]));
         assert_eq!(last(Task::of(Job::Backup)), None);
         assert_eq!(catalog.runs_of(&Task::at(Job::Sync, "oss"), 9).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_run_of_some_sources_is_no_success_of_the_task() {
+        let catalog = Catalog::in_memory().unwrap();
+        let task = Task::of(Job::Backup);
+        let ended = |exit| {
+            let run = catalog.begin_run(&task, 1, DateTime::UNIX_EPOCH).unwrap();
+            catalog.end_run(run, &end(exit)).unwrap();
+            run
+        };
+        let whole = ended(0);
+        let part = ended(0);
+        catalog.mark_part(part).unwrap();
+        assert_eq!(catalog.last_success(&task).unwrap().map(|run| run.number), Some(whole));
+        assert!(catalog.runs(1).unwrap()[0].is_part);
     }
 
     #[test]

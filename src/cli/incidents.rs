@@ -59,29 +59,18 @@ pub(super) fn run(args: &Incidents, session: &Session) -> Result<ExitCode> {
                 return Err(Failure::new(ExitCode::Usage, "the note is empty")
                     .hint("Write what you found; the next person reads it."));
             }
-            let incident = Incident { acknowledged: Some(note.to_owned()), ..open_one(&ledger, *number)? };
-            ledger.note_incident(&incident)?;
-            // What only waited for a person may be over now.
-            watch::look(&stack, &ledger, &session.ground)?;
+            let incident = watch::acknowledge(&stack, &ledger, *number, note, &session.ground)?;
             changed(session, &incident, &format!("incident {number} is acknowledged: {note}"));
         }
         Some(Verb::Mute { number, hours }) => {
             let until = now + TimeDelta::hours(i64::from(*hours));
-            let incident = Incident { muted_until: Some(until), ..open_one(&ledger, *number)? };
-            ledger.note_incident(&incident)?;
+            let incident = Incident { muted_until: Some(until), ..watch::open_one(&ledger, *number)? };
+            ledger.mute(*number, until)?;
             let local = until.with_timezone(&stack.timezone).format("%F %H:%M");
             changed(session, &incident, &format!("nobody is reminded of incident {number} until {local}"));
         }
     }
     Ok(ExitCode::Ok)
-}
-
-fn open_one(ledger: &Catalog, number: i64) -> Result<Incident> {
-    let found = ledger.incident(number)?.filter(|incident| incident.resolved.is_none());
-    found.ok_or_else(|| {
-        Failure::new(ExitCode::Usage, format!("no incident {number} is open"))
-            .hint("`lifeboat incidents` lists those that are.")
-    })
 }
 
 fn changed(session: &Session, incident: &Incident, text: &str) {

@@ -3,16 +3,26 @@
 //! The backup after a disaster succeeds: an emptied table is dumped in no time, a bucket whose listing came back empty
 //! is mirrored without an error. Retention would then let the good snapshots go, one night after the other. So a count
 //! that is far from what it used to be is told, and prune stands still until a person has looked.
+//!
+//! *Accepting.* A person who acknowledges that accepts what the source has now: until the median has caught up, a count
+//! is silent while it is usual beside the accepted one and all that came after it. So a further loss is told anew.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
 
 use crate::{
-    catalog::{Catalog, Run},
+    catalog::{Catalog, Count, Run},
     error::Result,
+    names::{Job, Task},
     policy::AnomalyConfig,
     status::{Condition, Kind, Urgency},
 };
 
 /// Backups that a count is compared with.
 const HISTORY: u32 = 7;
+/// Backups that are looked through for the newest of each source.
+const RUNS_BACK: u32 = 20;
 /// With fewer there is no telling what is usual.
 const HISTORY_MIN: usize = 3;
 /// Below this a count of things is too small for shares to mean anything.
@@ -54,6 +64,53 @@ pub fn unusual(config: &AnomalyConfig, what: &str, value: u64, before: &[u64]) -
     None
 }
 
+/// The observation that keeps the run whose counts of a source a person accepted.
+fn accepted_name(about: &str) -> String {
+    format!("accepted.{about}")
+}
+
+/// Returns the newest backup that counted something of a source.
+pub fn newest(ledger: &Catalog, about: &str) -> Result<Option<Run>> {
+    for run in ledger.runs_of(&Task::of(Job::Backup), RUNS_BACK)? {
+        if made_snapshot(&run) && ledger.counts(run.number)?.iter().any(|count| count.about == about) {
+            return Ok(Some(run));
+        }
+    }
+    Ok(None)
+}
+
+fn made_snapshot(run: &Run) -> bool {
+    run.end.as_ref().is_some_and(|end| end.snapshot.is_some())
+}
+
+/// Notes that a person accepts what `run` counted of a source.
+pub fn accept(ledger: &Catalog, about: &str, run: &Run, now: DateTime<Utc>) -> Result<()> {
+    ledger.observe(&accepted_name(about), &run.number, now)
+}
+
+/// Returns whether a count is what a person accepted: far from neither the accepted one nor any that came after it, and
+/// the median has not had the time to catch up.
+fn is_accepted(ledger: &Catalog, config: &AnomalyConfig, run: i64, count: &Count) -> Result<bool> {
+    let Some((first, _)) = ledger.observed::<i64>(&accepted_name(&count.about))? else { return Ok(false) };
+    if run == first {
+        return Ok(true);
+    }
+    let since = ledger.counts_between(first, run, &count.about, &count.what)?;
+    let is_usual =
+        |before: &u64| unusual(config, &count.what, count.value, &[*before; HISTORY_MIN]).is_none();
+    Ok(!since.is_empty() && since.len() <= HISTORY as usize && since.iter().all(is_usual))
+}
+
+/// Returns what is unusual about the newest backup of each source: one of some sources says nothing of the others.
+pub fn of_newest(ledger: &Catalog, config: &AnomalyConfig) -> Result<Vec<Condition>> {
+    let (mut judged, mut found) = (BTreeSet::new(), Vec::new());
+    for run in ledger.runs_of(&Task::of(Job::Backup), RUNS_BACK)?.iter().filter(|run| made_snapshot(run)) {
+        found.extend(of_run(ledger, config, run)?.into_iter().filter(|one| !judged.contains(&one.about)));
+        judged.extend(ledger.counts(run.number)?.into_iter().map(|count| count.about));
+    }
+    Ok(found)
+}
+
 /// Returns what is unusual about a backup, a condition for each source.
 pub fn of_run(ledger: &Catalog, config: &AnomalyConfig, run: &Run) -> Result<Vec<Condition>> {
     let mut told: Vec<(String, Vec<String>)> = Vec::new();
@@ -63,6 +120,9 @@ pub fn of_run(ledger: &Catalog, config: &AnomalyConfig, run: &Run) -> Result<Vec
         }
         let before = ledger.counts_before(run.number, &count.about, &count.what, HISTORY)?;
         let Some(text) = unusual(config, &count.what, count.value, &before) else { continue };
+        if is_accepted(ledger, config, run.number, &count)? {
+            continue;
+        }
         match told.iter_mut().find(|(about, _)| *about == count.about) {
             Some((_, texts)) => texts.push(text),
             None => told.push((count.about, vec![text])),
@@ -90,10 +150,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        catalog::Count,
-        names::{Job, Task},
-    };
+    use crate::catalog::RunEnd;
 
     fn tells(what: &str, value: u64, before: &[u64]) -> Option<String> {
         unusual(&AnomalyConfig::default(), what, value, before)
@@ -156,6 +213,92 @@ mod tests {
             told[0].what,
             "source `mysql` is unusual: 10000 bytes, usually 1000000: 99 % less; 10 rows, usually 1000: 99 % less"
         );
+    }
+
+    /// A catalog into which nights are played.
+    struct Nights(Catalog);
+
+    impl Nights {
+        /// Notes a backup with so many rows of these sources, and returns what is told then.
+        fn night(&self, rows: &[(&str, u64)]) -> Vec<String> {
+            let run = self.0.begin_run(&Task::of(Job::Backup), 1, DateTime::UNIX_EPOCH).unwrap();
+            let count = |(about, value): &(&str, u64)| Count {
+                about: (*about).into(),
+                what: "rows".into(),
+                value: *value,
+            };
+            self.0.note_counts(run, &rows.iter().map(count).collect::<Vec<_>>()).unwrap();
+            let end = RunEnd {
+                ended: DateTime::UNIX_EPOCH,
+                exit: 0,
+                snapshot: Some(crate::names::SnapshotId::at(DateTime::UNIX_EPOCH, 1)),
+                added_bytes: 0,
+                message: None,
+                hint: None,
+            };
+            self.0.end_run(run, &end).unwrap();
+            self.told()
+        }
+
+        fn told(&self) -> Vec<String> {
+            let told = of_newest(&self.0, &AnomalyConfig::default()).unwrap();
+            told.into_iter().map(|one| one.what).collect()
+        }
+
+        fn accept(&self, about: &str) {
+            let run = newest(&self.0, about).unwrap().unwrap();
+            accept(&self.0, about, &run, DateTime::UNIX_EPOCH).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_person_accepted_is_silent_and_a_further_loss_is_not() {
+        let nights = Nights(Catalog::in_memory().unwrap());
+        for _ in 0..7 {
+            assert_eq!(nights.night(&[("mysql", 1000)]), [""; 0]);
+        }
+        assert_eq!(nights.night(&[("mysql", 400)]).len(), 1);
+        nights.accept("mysql");
+        assert_eq!(nights.told(), [""; 0]);
+        assert_eq!(nights.night(&[("mysql", 390)]), [""; 0]);
+        assert_eq!(
+            nights.night(&[("mysql", 100)]),
+            ["source `mysql` is unusual: 100 rows, usually 1000: 90 % less"]
+        );
+    }
+
+    #[test]
+    fn what_was_accepted_counts_no_more_once_the_data_is_back() {
+        let nights = Nights(Catalog::in_memory().unwrap());
+        for rows in [1000, 1000, 1000, 1000, 400] {
+            nights.night(&[("mysql", rows)]);
+        }
+        nights.accept("mysql");
+        assert_eq!(nights.night(&[("mysql", 900)]), [""; 0]);
+        assert_eq!(nights.night(&[("mysql", 400)]).len(), 1);
+    }
+
+    #[test]
+    fn the_median_catches_up_with_what_was_accepted_before_that_ends() {
+        let nights = Nights(Catalog::in_memory().unwrap());
+        for rows in [1000, 1000, 1000, 1000, 1000, 1000, 1000, 0] {
+            nights.night(&[("mysql", rows)]);
+        }
+        nights.accept("mysql");
+        for _ in 0..20 {
+            assert_eq!(nights.night(&[("mysql", 0)]), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_backup_of_some_sources_hides_nothing_of_the_others() {
+        let nights = Nights(Catalog::in_memory().unwrap());
+        for _ in 0..4 {
+            nights.night(&[("mysql", 1000), ("redis", 50)]);
+        }
+        assert_eq!(nights.night(&[("mysql", 10), ("redis", 50)]).len(), 1);
+        assert_eq!(nights.night(&[("redis", 50)]).len(), 1);
+        assert_eq!(nights.night(&[("mysql", 1000)]), [""; 0]);
     }
 
     proptest! {

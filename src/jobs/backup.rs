@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     open::Opening,
     registry,
-    run::{Outcome, Remembered, RunContext, noted, stopped},
+    run::{Outcome, Remembered, RunContext, noted_as, stopped},
     seen::{self, PlaceSeen},
 };
 use crate::{
@@ -112,7 +112,9 @@ impl fmt::Display for Shard {
 pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Report> {
     let RunContext { stack, ground, monitor, stop, .. } = context;
     let sources = ready(stack, &wanted, ground, monitor)?;
-    noted(context, &Task::of(Job::Backup), async {
+    // A shard is all that this host is to take; some sources by name are not.
+    let is_part = wanted.shard.is_none() && sources.len() < stack.sources.len();
+    noted_as(context, &Task::of(Job::Backup), is_part, async {
         let opening = Opening::new(stack, monitor)?;
         let repository = opening.append(stack, monitor).await?;
         let whole_stack = wanted.sources.is_empty() && wanted.shard.is_none();

@@ -100,6 +100,10 @@ impl KnownChunks for CatalogIndex {
         self.catalog.avoid_packs(packs, Avoided::Retired)
     }
 
+    fn distrusted(&self) -> Result<BTreeSet<PackId>> {
+        self.catalog.damaged_packs()
+    }
+
     fn avoided(&self) -> Result<BTreeSet<PackId>> {
         self.catalog.avoided_packs()
     }

@@ -12,6 +12,7 @@ use super::{
     open::Opening,
     run::{Outcome, Remembered, RunContext, noted},
     seen::PlaceSeen,
+    watch,
 };
 use crate::{
     catalog::Catalog,
@@ -84,7 +85,7 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Pruned>
     let task = Task { job: Job::Prune, place: wanted.offsite.clone() };
     let ledger = context.ledger()?;
     noted(context, &task, async {
-        check_not_frozen(&ledger)?;
+        check_not_frozen(stack, &ledger, ground)?;
         let opening = Opening::named(stack, wanted.offsite.as_deref(), monitor)?;
         let repository = opening.maintain(stack, monitor).await?;
         let asked = asked(stack, wanted.offsite.as_deref(), wanted.forget)?;
@@ -106,8 +107,10 @@ pub fn frozen(ledger: &Catalog) -> Result<Option<String>> {
     Ok(freezes.map(|one| format!("{} (incident {})", one.what, one.number)))
 }
 
-/// Fails while a source looks as if much of it were lost: the older snapshots may be all that is left.
-fn check_not_frozen(ledger: &Catalog) -> Result<()> {
+/// Fails while a source looks as if much of it were lost: the older snapshots may be all that is left. Looks by itself,
+/// for nobody may have since the newest backup.
+fn check_not_frozen(stack: &Stack, ledger: &Catalog, ground: &Ground) -> Result<()> {
+    watch::look(stack, ledger, ground)?;
     let Some(why) = frozen(ledger)? else { return Ok(()) };
     Err(Failure::new(ExitCode::Failed, "prune stands still until a person has looked")
         .because(why)

@@ -118,6 +118,17 @@ pub async fn noted<T: Remembered>(
     task: &Task,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    noted_as(context, task, false, work).await
+}
+
+/// As [`noted`]; `is_part` tells whether only some of the stack's sources were asked for, which does not count as the
+/// task's run.
+pub async fn noted_as<T: Remembered>(
+    context: RunContext<'_>,
+    task: &Task,
+    is_part: bool,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let RunContext { stack, ground, monitor, attempt, .. } = context;
     let _lock = match RunLock::take(stack, task) {
         Err(failure) if !looks_only(task.job) || failure.exit() == ExitCode::Busy => return Err(failure),
@@ -130,6 +141,7 @@ pub async fn noted<T: Remembered>(
     };
     let ledger = context.ledger()?;
     let run = ledger.begin_run(task, attempt, ground.clock.now());
+    let run = run.and_then(|run| if is_part { ledger.mark_part(run).map(|()| run) } else { Ok(run) });
     let ended = Box::pin(work).await;
     let outcome = match &ended {
         Ok(report) => report.outcome(),

@@ -11,7 +11,7 @@ use super::{
     tasks::{self, Scheduled},
 };
 use crate::{
-    catalog::{Catalog, Run, SlotState},
+    catalog::{Catalog, Run, RunEnd, SlotState},
     error::{ExitCode, Result},
     names::{Job, SnapshotId, Task},
     policy::Stack,
@@ -114,9 +114,11 @@ pub fn overdue_after(interval: Duration) -> Duration {
     interval * OVERDUE_TENTHS / 10
 }
 
-/// Returns the newest run, of runs with the newest first, that ended and was not stopped by a person.
+/// Returns the newest run, of runs with the newest first, that ended, was not stopped by a person and was to do all that
+/// the task is.
 pub fn last_ended<'r>(runs: impl IntoIterator<Item = &'r Run>) -> Option<&'r Run> {
-    let counts = |run: &&Run| run.end.as_ref().is_some_and(|end| end.exit != ExitCode::Interrupted.number());
+    let was_stopped = |end: &RunEnd| end.exit == ExitCode::Interrupted.number();
+    let counts = |run: &&Run| !run.is_part && run.end.as_ref().is_some_and(|end| !was_stopped(end));
     runs.into_iter().find(counts)
 }
 

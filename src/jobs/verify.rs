@@ -41,7 +41,8 @@ impl Remembered for VerifyReport {
             exit: Some(exit_of(self)),
             message: first.map(|one| format!("`{}`: {}", one.object, one.what)),
             hint: first.map(|_| {
-                "Run `lifeboat verify` to see all of it, and which snapshots it concerns.".to_owned()
+                "Run `lifeboat verify --read-data` to see all of it, and which snapshots it concerns."
+                    .to_owned()
             }),
             place: PlaceSeen { snapshots: Some(self.snapshots), ..PlaceSeen::default() },
             ..Outcome::default()

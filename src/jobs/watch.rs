@@ -17,13 +17,13 @@ use super::{
 use crate::{
     catalog::{Catalog, Run, SlotState},
     clock::Ground,
-    error::{ExitCode, Result},
+    error::{ExitCode, Failure, Result},
     finding::{Finding, Status},
     names::{Job, Task},
     notify::Topic,
     policy::Stack,
     status::{
-        Condition, Kind, Urgency,
+        Condition, Incident, Kind, Urgency,
         incident::{Change, settle},
     },
 };
@@ -40,21 +40,63 @@ pub fn look(stack: &Stack, ledger: &Catalog, ground: &Ground) -> Result<Vec<Chan
     for change in &changes {
         match change {
             Change::Opened(condition) => {
-                let incident = ledger.open_incident(condition, now)?;
+                let Some(incident) = ledger.open_incident(condition, now)? else { continue };
                 tell(stack, ledger, Topic::Opened(incident), condition, ground)?;
             }
+            // Of two processes that look at once the first has told it.
             Change::Reminded(incident) => {
-                ledger.note_incident(incident)?;
-                tell(stack, ledger, Topic::Reminder(incident.clone()), incident, ground)?;
+                if ledger.note_incident(incident)? {
+                    tell(stack, ledger, Topic::Reminder(incident.clone()), incident, ground)?;
+                }
             }
-            Change::Altered(incident) => ledger.note_incident(incident)?,
+            Change::Altered(incident) => drop(ledger.note_incident(incident)?),
             Change::Resolved(incident) => {
-                ledger.note_incident(incident)?;
-                tell(stack, ledger, Topic::Resolved(incident.clone()), incident, ground)?;
+                if ledger.note_incident(incident)? {
+                    tell(stack, ledger, Topic::Resolved(incident.clone()), incident, ground)?;
+                }
             }
         }
     }
     Ok(changes)
+}
+
+/// Returns an incident that is open.
+pub fn open_one(ledger: &Catalog, number: i64) -> Result<Incident> {
+    let found = ledger.incident(number)?.filter(|incident| incident.resolved.is_none());
+    found.ok_or_else(|| {
+        Failure::new(ExitCode::Usage, format!("no incident {number} is open"))
+            .hint("`lifeboat incidents` lists those that are.")
+    })
+}
+
+/// Notes what a person said to an incident. What waited for that is over with it; a source that was unusual is accepted
+/// as it is now, so that a further loss opens a new incident.
+pub fn acknowledge(
+    stack: &Stack,
+    ledger: &Catalog,
+    number: i64,
+    note: &str,
+    ground: &Ground,
+) -> Result<Incident> {
+    let mut incident = open_one(ledger, number)?;
+    if incident.kind.waits_for_a_person() {
+        let newest = anomaly::newest(ledger, &incident.about)?;
+        look(stack, ledger, ground)?;
+        let now = open_one(ledger, number)?;
+        // A person accepts what was read, and nothing that came since.
+        if now.what != incident.what {
+            return Err(Failure::new(ExitCode::Failed, format!("incident {number} is another one by now"))
+                .because(now.condition.what)
+                .hint("Look at that too, then acknowledge it."));
+        }
+        if let Some(run) = newest {
+            anomaly::accept(ledger, &incident.about, &run, ground.clock.now())?;
+        }
+    }
+    ledger.acknowledge(number, note)?;
+    incident.acknowledged = Some(note.to_owned());
+    look(stack, ledger, ground)?;
+    Ok(incident)
 }
 
 /// Writes a message, unless the matter is only worth a line in the daily report.
@@ -80,16 +122,13 @@ pub fn conditions(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result
         let runs = ledger.runs_of(task, RUNS_BACK)?;
         let before = found.len();
         found.extend(of_slots(ledger, task)?);
+        found.extend(of_harm(ledger, task)?);
         found.extend(of_runs(ledger, task, &runs)?);
         if found.len() == before {
             found.extend(of_age(stack, ledger, task, now)?);
         }
     }
-    let backups = ledger.runs_of(&Task::of(Job::Backup), RUNS_BACK)?;
-    let made = backups.iter().find(|run| run.end.as_ref().is_some_and(|end| end.snapshot.is_some()));
-    if let Some(run) = made {
-        found.extend(anomaly::of_run(ledger, &stack.anomaly, run)?);
-    }
+    found.extend(anomaly::of_newest(ledger, &stack.anomaly)?);
     found.extend(of_copies(stack, ledger, now)?);
     found.extend(of_locks(stack, ledger)?);
     found.extend(of_doctor(ledger)?);
@@ -125,24 +164,49 @@ fn of_slots(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
     }))
 }
 
+/// Returns the slot of a task that is not yet given up, if there is one: its tries so far say nothing.
+fn in_hand(ledger: &Catalog, task: &Task) -> Result<Option<DateTime<Utc>>> {
+    let newest = newest_slot(ledger, task)?;
+    let is_open = |state| matches!(state, SlotState::Waiting | SlotState::Running);
+    Ok(newest.filter(|(_, state, _)| is_open(*state)).map(|(expected, ..)| expected))
+}
+
+/// Tells what the newest run found that could tell whether the stored bytes are right. One that did not come so far
+/// mended nothing.
+fn of_harm(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
+    let could_tell = [ExitCode::Ok, ExitCode::Partial, ExitCode::Tampering, ExitCode::Damage];
+    let Some(run) = ledger.last_with_exit(task, could_tell, in_hand(ledger, task)?)? else { return Ok(None) };
+    let Some(end) = run.end else { return Ok(None) };
+    let kind = match end.exit {
+        exit if exit == ExitCode::Tampering.number() => Kind::Tampering,
+        exit if exit == ExitCode::Damage.number() => Kind::Damage,
+        _ => return Ok(None),
+    };
+    let why = end.message.unwrap_or_else(|| format!("it ended with code {}", end.exit));
+    Ok(Some(Condition {
+        kind,
+        about: task.to_string(),
+        urgency: Urgency::Page,
+        what: format!("{task} failed: {why}"),
+        hint: end.hint,
+    }))
+}
+
 /// Tells how the last run ended, if it did not end well. Tries of a slot that is not yet given up say nothing: what was
 /// before them still holds.
 fn of_runs(ledger: &Catalog, task: &Task, runs: &[Run]) -> Result<Option<Condition>> {
-    let in_hand = newest_slot(ledger, task)?
-        .filter(|(_, state, _)| matches!(state, SlotState::Waiting | SlotState::Running));
-    let is_final = |run: &&Run| in_hand.is_none_or(|(expected, ..)| run.began < expected);
+    let in_hand = in_hand(ledger, task)?;
+    let is_final = |run: &&Run| in_hand.is_none_or(|expected| run.began < expected);
     let runs: Vec<&Run> = runs.iter().filter(is_final).collect();
     let Some(run) = standing::last_ended(runs) else { return Ok(None) };
     let Some(end) = run.end.as_ref().filter(|end| end.exit != 0) else { return Ok(None) };
     let is = |exit: ExitCode| end.exit == exit.number();
-    let (kind, urgency) = if is(ExitCode::Tampering) {
-        (Kind::Tampering, Urgency::Page)
-    } else if is(ExitCode::Damage) {
-        (Kind::Damage, Urgency::Page)
-    } else if matches!(task.job, Job::Doctor | Job::Lock) && end.exit != ExitCode::StoreDown.number() {
+    let is_told = matches!(task.job, Job::Doctor | Job::Lock) && !is(ExitCode::StoreDown);
+    if is_told || is(ExitCode::Tampering) || is(ExitCode::Damage) {
         // What they found is told by itself.
         return Ok(None);
-    } else if is(ExitCode::Partial) {
+    }
+    let (kind, urgency) = if is(ExitCode::Partial) {
         (Kind::Partial, Urgency::Ticket)
     } else if task.job == Job::Drill {
         (Kind::Drill, Urgency::Ticket)
@@ -280,5 +344,62 @@ fn span(time: Duration) -> String {
         (0, 0) => format!("{minutes} min"),
         (0, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::RunEnd;
+
+    fn at(hours: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + Duration::hours(hours)
+    }
+
+    /// Notes a run that ended so.
+    fn ran(ledger: &Catalog, task: &Task, hours: i64, exit: ExitCode) {
+        let run = ledger.begin_run(task, 1, at(hours)).unwrap();
+        let end = RunEnd {
+            ended: at(hours),
+            exit: exit.number(),
+            snapshot: None,
+            added_bytes: 0,
+            message: Some("why".to_owned()),
+            hint: None,
+        };
+        ledger.end_run(run, &end).unwrap();
+    }
+
+    #[test]
+    fn a_backup_of_some_sources_ends_no_failure_of_the_stacks() {
+        let (ledger, task) = (Catalog::in_memory().unwrap(), Task::of(Job::Backup));
+        let is_told =
+            || of_runs(&ledger, &task, &ledger.runs_of(&task, RUNS_BACK).unwrap()).unwrap().is_some();
+        ran(&ledger, &task, 1, ExitCode::SourceDown);
+        ran(&ledger, &task, 2, ExitCode::Ok);
+        ledger.mark_part(ledger.runs(1).unwrap()[0].number).unwrap();
+        assert!(is_told());
+        ran(&ledger, &task, 3, ExitCode::Ok);
+        assert!(!is_told());
+    }
+
+    #[test]
+    fn damage_is_over_when_a_run_that_could_tell_finds_none() {
+        let (ledger, task) = (Catalog::in_memory().unwrap(), Task::of(Job::Verify));
+        let kinds = || {
+            let runs = ledger.runs_of(&task, RUNS_BACK).unwrap();
+            let found = [of_harm(&ledger, &task).unwrap(), of_runs(&ledger, &task, &runs).unwrap()];
+            found.into_iter().flatten().map(|one| one.kind).collect::<Vec<_>>()
+        };
+        ran(&ledger, &task, 1, ExitCode::Damage);
+        assert_eq!(kinds(), [Kind::Damage]);
+        for hour in 2..40 {
+            ran(&ledger, &task, hour, ExitCode::StoreDown);
+            assert_eq!(kinds(), [Kind::Damage, Kind::Failed]);
+        }
+        ran(&ledger, &task, 40, ExitCode::Tampering);
+        assert_eq!(kinds(), [Kind::Tampering]);
+        ran(&ledger, &task, 41, ExitCode::Ok);
+        assert_eq!(kinds(), []);
     }
 }

@@ -86,6 +86,9 @@ pub trait KnownChunks: Send + Sync {
     /// they die with the snapshots that need them.
     fn retire(&self, packs: &BTreeSet<PackId>) -> Result<()>;
 
+    /// Returns the packs that were read and are damaged, and that nobody has found right since.
+    fn distrusted(&self) -> Result<BTreeSet<PackId>>;
+
     /// Returns the packs that are distrusted or retired.
     fn avoided(&self) -> Result<BTreeSet<PackId>>;
 
@@ -187,6 +190,10 @@ impl KnownChunks for MemoryIndex {
     fn retire(&self, packs: &BTreeSet<PackId>) -> Result<()> {
         self.maps().retired.extend(packs);
         Ok(())
+    }
+
+    fn distrusted(&self) -> Result<BTreeSet<PackId>> {
+        Ok(self.maps().distrusted.iter().copied().collect())
     }
 
     fn avoided(&self) -> Result<BTreeSet<PackId>> {

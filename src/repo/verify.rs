@@ -3,7 +3,8 @@
 //! *Order.* Signatures, refs and their chain; which packs are there; the indexes; then manifests, entry lists and
 //! where their chunks are; then, if asked, every byte of packs. All damage is collected; nothing stops the search
 //! but a store that does not answer. Packs that turn out to be damaged are told to the index, so that the next
-//! backup stores anew what is in them.
+//! backup stores anew what is in them. Each later look reads those again, however little it was asked to read: damage
+//! that was found once is told until it is really gone.
 //!
 //! *Limits.* What a damage affects is named up to [`AFFECTED_MAX`] lines and counted beyond; of the chunks only
 //! those of packs that are gone are in memory.
@@ -408,13 +409,16 @@ pub(super) fn wrong_size(found: Option<u64>, size_bytes: u64) -> Option<String> 
     }
 }
 
-/// Returns the packs whose turn it is to be read, a share of all: those that never were come first, then those whose
-/// last time is longest ago.
-pub(super) fn in_turn(mut packs: Vec<PackId>, known: &dyn KnownChunks, percent: f64) -> Result<Vec<PackId>> {
-    let last = known.last_read()?;
-    packs.sort_by_key(|pack| last.get(pack));
-    packs.truncate(share(packs.len(), percent));
-    Ok(packs)
+/// Returns the packs whose turn it is to be read: all that are remembered as damaged, and a share of the others. Of
+/// these, those that never were read come first, then those whose last time is longest ago.
+pub(super) fn in_turn(packs: Vec<PackId>, known: &dyn KnownChunks, percent: f64) -> Result<Vec<PackId>> {
+    let (last, distrusted) = (known.last_read()?, known.distrusted()?);
+    let (mut turn, mut others): (Vec<PackId>, Vec<PackId>) =
+        packs.into_iter().partition(|pack| distrusted.contains(pack));
+    others.sort_by_key(|pack| last.get(pack));
+    others.truncate(share(others.len(), percent));
+    turn.extend(others);
+    Ok(turn)
 }
 
 /// Returns how many of so many packs `percent` are, at least one when any is asked for.
@@ -433,6 +437,18 @@ pub(super) fn share(packs: usize, percent: f64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repo::index::MemoryIndex;
+
+    #[test]
+    fn a_pack_that_was_damaged_is_read_each_time_until_it_is_right() {
+        let known = MemoryIndex::default();
+        let packs: Vec<PackId> = (0..10).map(|byte| PackId([byte; 32])).collect();
+        known.distrust(&BTreeSet::from([packs[7]])).unwrap();
+        assert_eq!(in_turn(packs.clone(), &known, 0.0).unwrap(), [packs[7]]);
+        assert_eq!(in_turn(packs.clone(), &known, 20.0).unwrap(), [packs[7], packs[0], packs[1]]);
+        known.note_read(&packs[7], chrono::DateTime::UNIX_EPOCH, true).unwrap();
+        assert_eq!(in_turn(packs, &known, 0.0).unwrap(), []);
+    }
 
     #[test]
     fn a_share_of_packs_is_never_nothing_and_never_too_much() {

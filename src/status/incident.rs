@@ -179,28 +179,32 @@ pub enum Change {
     Resolved(Incident),
 }
 
-/// Compares what holds now with what is open. `conditions` with the same kind and subject count once.
+/// Compares what holds now with what is open. `conditions` with the same kind and subject count once. What waited for a
+/// person is over with the person's word; what is unusual beyond that is a new incident. What is over comes first.
 pub fn settle(open: &[Incident], conditions: &[Condition], now: DateTime<Utc>) -> Vec<Change> {
     let mut changes = Vec::new();
     let same = |incident: &Incident, condition: &Condition| {
         incident.kind == condition.kind && incident.about == condition.about
     };
+    let is_settled =
+        |incident: &Incident| incident.kind.waits_for_a_person() && incident.acknowledged.is_some();
+    let over = |incident: &Incident| Change::Resolved(Incident { resolved: Some(now), ..incident.clone() });
+    changes.extend(open.iter().filter(|incident| is_settled(incident)).map(over));
     for (at, condition) in conditions.iter().enumerate() {
         let told_before =
             conditions[..at].iter().any(|c| c.kind == condition.kind && c.about == condition.about);
-        if !told_before && !open.iter().any(|incident| same(incident, condition)) {
+        let is_open = |incident: &Incident| same(incident, condition) && !is_settled(incident);
+        if !told_before && !open.iter().any(is_open) {
             changes.push(Change::Opened(condition.clone()));
         }
     }
-    for incident in open {
+    for incident in open.iter().filter(|incident| !is_settled(incident)) {
         match conditions.iter().find(|condition| same(incident, condition)) {
             Some(condition) => changes.extend(stays(incident, condition, now)),
-            None if incident.kind.waits_for_a_person() && incident.acknowledged.is_none() => {
+            None if incident.kind.waits_for_a_person() => {
                 changes.extend(stays(incident, &incident.condition, now));
             }
-            None => {
-                changes.push(Change::Resolved(Incident { resolved: Some(now), ..incident.clone() }));
-            }
+            None => changes.push(over(incident)),
         }
     }
     changes
@@ -212,7 +216,8 @@ fn stays(incident: &Incident, condition: &Condition, now: DateTime<Utc>) -> Opti
     let mut next = Incident { condition: condition.clone(), ..incident.clone() };
     let is_muted = incident.muted_until.is_some_and(|until| now < until);
     let wait = REMIND_AFTER[(incident.reminders as usize).min(REMIND_AFTER.len() - 1)];
-    let is_due = incident.told + wait <= now && condition.urgency > Urgency::Info;
+    // Told by a clock that was ahead: nobody waits until that comes.
+    let is_due = (incident.told + wait <= now || incident.told > now) && condition.urgency > Urgency::Info;
     if !is_muted && (worse || is_due && incident.acknowledged.is_none()) {
         next.reminders = next.reminders.saturating_add(1);
         next.told = now;
@@ -289,6 +294,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_told_by_a_clock_that_was_years_ahead_is_told_again_now() {
+        let mut open = Vec::new();
+        let changes = settle(&open, &[failed("x")], at(5_000_000));
+        carry_out(&mut open, changes, at(5_000_000));
+        let changes = settle(&open, &[failed("x")], at(10));
+        assert_eq!(carry_out(&mut open, changes, at(10)), ["reminded"]);
+        assert_eq!(settle(&open, &[failed("x")], at(11)), []);
+    }
+
+    #[test]
     fn an_anomaly_that_looks_usual_the_next_day_still_waits_for_a_person() {
         let anomaly = Condition { kind: Kind::Anomaly, about: "mysql".into(), ..failed("half of the rows") };
         let mut open = Vec::new();
@@ -297,6 +312,11 @@ mod tests {
         assert_eq!(settle(&open, &[], at(30)), []);
         open[0].acknowledged = Some("a table was dropped on purpose".into());
         assert!(matches!(settle(&open, &[], at(31))[..], [Change::Resolved(_)]));
+        // It is silent once it was accepted: what is unusual then is another matter, and is told.
+        let further = Condition { kind: Kind::Anomaly, about: "mysql".into(), ..failed("all of the rows") };
+        let changes = settle(&open, std::slice::from_ref(&further), at(31));
+        assert_eq!(carry_out(&mut open, changes, at(31)), ["resolved", "opened"]);
+        assert_eq!((open[0].acknowledged.clone(), open[0].condition.clone()), (None, further));
     }
 
     #[test]

@@ -115,3 +115,24 @@ fn a_run_that_died_under_a_timer_is_told_by_the_next_one() {
         .says("backup died with the process before this one")
         .says("incident opened: backup failed: the process ended before the run did");
 }
+
+#[test]
+fn prune_by_hand_right_after_a_backup_by_hand_sees_what_that_lost() {
+    let stage = scheduled(NIGHTLY);
+    stage.write("data/large", &"a row of the ledger\n".repeat(20_000));
+    for _ in 0..4 {
+        stage.run(&["backup"]).ends(0);
+    }
+    stage.run(&["prune", "--apply"]).ends(0);
+    stage.write("data/large", &"a row of the ledger\n".repeat(10_000));
+    stage.run(&["backup"]).ends(0);
+    stage.run(&["prune", "--apply"]).ends(1).tells("prune stands still until a person has looked");
+    let open = stage.run(&["incidents", "--json"]).ends(0).json();
+    let number = open["open"][0]["number"].to_string();
+    stage.run(&["incidents", "acknowledge", &number, "--note", "the ledger was archived"]).ends(0);
+    stage.run(&["prune", "--apply"]).ends(0);
+    // What is accepted guards the source all the same.
+    stage.write("data/large", "");
+    stage.run(&["backup"]).ends(0);
+    stage.run(&["prune", "--apply"]).ends(1).tells("prune stands still until a person has looked");
+}

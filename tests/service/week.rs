@@ -161,9 +161,8 @@ impl Week {
     }
 
     fn acknowledge(&mut self, note: &str) {
-        let mut incident = self.ledger.open_incidents().unwrap().remove(0);
-        incident.acknowledged = Some(note.to_owned());
-        self.ledger.note_incident(&incident).unwrap();
+        let incident = self.ledger.open_incidents().unwrap().remove(0);
+        watch::acknowledge(&self.stack, &self.ledger, incident.number, note, &self.ground).unwrap();
         self.write(&format!("a person acknowledged {} {}", incident.kind.word(), incident.about));
     }
 }
