@@ -238,7 +238,8 @@ lock_days = 30
             snapshots: 3,
             immutable: 2,
         };
-        let note = LockNote { place: "s3://b".into(), test: Some(test), counts: Some((counts, at)) };
+        let note =
+            LockNote { place: "s3://b".into(), test: Some(test), counts: Some((counts, at)), failed: None };
         let failed =
             (0..7).map(|n| (Key::new(&format!("packs/{n}")).unwrap(), "403 AccessDenied".to_owned()));
         let extended = Extended { locked: 1, extended: 2, left: 2, failed: failed.collect() };

@@ -1,7 +1,7 @@
 //! Sync: copies snapshots to an offsite repository.
 //!
-//! *Order.* One offsite after the other; each snapshot as a commit of its own, see `repo::copy`. *Crash.* What was
-//! copied is found there by the next run.
+//! *Order.* One offsite after the other; each snapshot as a commit of its own, see `repo::copy`. Then its locks, also
+//! when the copy failed. *Crash.* What was copied is found there by the next run.
 
 use chrono::{DateTime, Utc};
 
@@ -125,8 +125,22 @@ pub async fn after_backup(context: RunContext<'_>) -> Copies {
     of_each(context, at_once.map(|offsite| offsite.name.to_string())).await
 }
 
-/// Copies to the offsite of this name.
+/// Copies to the offsite of this name, and locks what it has: a copy that cannot be made must not let run out what was
+/// locked before.
 async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Synced> {
+    let copied = copy(stack, name, ground, monitor).await;
+    lock::after_sync(stack, name, ground, monitor).await;
+    let (copy, place) = copied?;
+    Ok(Synced { name: name.to_owned(), place, copy, now: ground.clock.now() })
+}
+
+/// Copies to the offsite of this name. Returns where it is, too.
+async fn copy(
+    stack: &Stack,
+    name: &str,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) -> Result<(CopyReport, String)> {
     let mut from = Opening::new(stack, monitor)?.clear().await?;
     // Only what is damaged needs it; without it what comes after waits.
     if let Ok(signing) = SigningKey::from_file(&stack.repository.settings.signing_key()) {
@@ -136,8 +150,5 @@ async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor
     let (packs_at_once, reread_percent) = (offsite.concurrency, offsite.reread_percent);
     let settings = CopySettings { packs_at_once, reread_percent, ..CopySettings::default() };
     let to = Opening::named(stack, Some(name), monitor)?;
-    let copy = to.copy_from(&from, settings, ground, monitor).await?;
-    lock::after_sync(stack, name, ground, monitor).await;
-    let (name, place, now) = (name.to_owned(), to.shown().to_owned(), ground.clock.now());
-    Ok(Synced { name, place, copy, now })
+    Ok((to.copy_from(&from, settings, ground, monitor).await?, to.shown().to_owned()))
 }
