@@ -37,7 +37,11 @@ pub struct Synced {
 impl Synced {
     /// Returns how a process that did only this would end.
     pub fn exit(&self) -> ExitCode {
-        if self.copy.damaged.is_empty() { ExitCode::Ok } else { ExitCode::Damage }
+        match (self.copy.damaged.is_empty(), self.copy.unhealed.is_empty()) {
+            (false, _) => ExitCode::Damage,
+            (true, false) => ExitCode::Partial,
+            (true, true) => ExitCode::Ok,
+        }
     }
 
     /// Returns how old the oldest snapshot is that the copy lacks; 0 when it lacks none.
@@ -64,12 +68,21 @@ impl Synced {
 impl Remembered for Synced {
     fn outcome(&self) -> Outcome {
         let damaged = self.copy.damaged.first();
+        let message = damaged
+            .map(|(id, why)| format!("snapshot {id} is damaged and was left out: {why}"))
+            .or_else(|| {
+                let (id, why) = self.copy.unhealed.first()?;
+                Some(format!("snapshot {id} cannot be restored from the copy: {why}"))
+            });
         Outcome {
             exit: Some(self.exit()),
             snapshot: self.copy.copied.last().cloned(),
             added_bytes: self.copy.packs_bytes,
-            message: damaged.map(|(id, why)| format!("snapshot {id} is damaged and was left out: {why}")),
-            hint: damaged.map(|_| "Run `lifeboat verify`.".to_owned()),
+            hint: message.as_ref().map(|_| match damaged {
+                Some(_) => "Run `lifeboat verify`.".to_owned(),
+                None => format!("Run `lifeboat verify --from {}`.", self.name),
+            }),
+            message,
             place: self.seen(),
             ..Outcome::default()
         }
