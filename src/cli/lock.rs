@@ -151,7 +151,7 @@ fn lines(stack: &Stack, offsite: &OffsiteConfig, done: &Done) -> Vec<String> {
 /// The word for an attempt: what was refused is as it must be.
 fn word(finding: &Finding) -> &'static str {
     match finding.status {
-        Status::Ok if finding.id == tamper::HAS_LOCK_ID => "ok",
+        Status::Ok if [tamper::HAS_LOCK_ID, tamper::CONTROL_ID].contains(&finding.id) => "ok",
         Status::Ok => "refused",
         Status::Broken => "POSSIBLE",
         Status::Warn | Status::Unknown => "unknown",
