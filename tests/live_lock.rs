@@ -303,6 +303,37 @@ async fn what_a_thief_hid_is_missed_and_comes_back_when_its_delete_marker_goes()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn what_was_replaced_after_it_was_locked_is_told_and_never_locked() {
+    let vault = Vault::new(true).await;
+    let stage = with_offsite(&vault, "lock_days = 1\nlock_mode = \"governance\"");
+    stage.run(&["sync"]).ends(0);
+    let (packs, _) = vault.versions("a/b/packs/").await;
+    let key = &packs[0].0;
+    // The listing may tell whole seconds only.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let put = vault.0.client.put_object().bucket(&vault.0.name).key(key);
+    let newer = put.body(b"junk".to_vec().into()).send().await.unwrap().version_id.unwrap();
+    for words in [&["--extend"][..], &["--extend"], &[]] {
+        let done = lock(&stage, words, if words.is_empty() { 0 } else { 3 });
+        assert_eq!((&done["counts"]["packs_unlocked"], &done["counts"]["immutable"]), (&1.into(), &0.into()));
+        if let Some(failed) = done["extended"]["failed"].as_array() {
+            assert_eq!(failed.len(), 1, "{done}");
+            assert!(failed[0]["why"].as_str().unwrap().contains("it was replaced after it was locked"));
+        }
+        assert!(vault.retention(key).await.is_none(), "what a thief has put is not kept for him");
+    }
+    vault.0.client.delete_object().bucket(&vault.0.name).key(key).version_id(newer).send().await.unwrap();
+    assert_eq!(lock(&stage, &["--extend"], 0)["counts"]["immutable"], 1);
+
+    // What a sync puts again in place of what was hidden is no theft.
+    vault.0.delete(key).await;
+    stage.run(&["sync"]).ends(0).tells("were gone from the copy and were copied again");
+    assert!(vault.retention(key).await.is_some());
+    assert_eq!(lock(&stage, &[], 0)["counts"]["immutable"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn prune_goes_on_where_the_service_refuses_to_delete_only_if_that_was_wanted() {
     // This server keeps no create-only put in a bucket with versions, which prune needs more than a lock.
     let vault = Vault::new(false).await;

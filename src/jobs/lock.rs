@@ -7,6 +7,8 @@
 pub mod extend;
 mod note;
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 
 use self::extend::{Counts, Depth, Extended, Notes, Wanted, count, go_through};
@@ -20,9 +22,9 @@ use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    names::{Job, Task},
+    names::{Job, Key, PackId, Task},
     policy::{LockMode, OffsiteConfig, Stack},
-    repo::Kept,
+    repo::{Kept, format::layout},
     store::lock::{
         Locker, Mode, NoLock,
         tamper::{self, Finding, Verdict},
@@ -174,12 +176,18 @@ async fn test(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonito
 }
 
 /// Locks what the copy has after a sync, where the policy wants that: also when the sync failed, for what was copied
-/// before must not run out meanwhile. What goes wrong is told and remembered; the copy is there all the same.
-pub async fn after_sync(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) {
+/// before must not run out meanwhile. `again` are packs that it has put again where they were gone. What goes wrong is told and remembered; the copy is there all the same.
+pub async fn after_sync(
+    stack: &Stack,
+    name: &str,
+    again: &BTreeSet<PackId>,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) {
     if offsite_of(stack, name).is_ok_and(|offsite| offsite.settings.lock_days.is_none()) {
         return;
     }
-    match extend_now(stack, name, ground, monitor).await {
+    match extend(stack, name, again, ground, monitor).await {
         // The sync that failed tells why there is no copy yet.
         Err(failure) if failure.exit() == ExitCode::NoRepository => {
             monitor.step(None, format!("{name}: nothing was locked: {failure}"));
@@ -209,9 +217,19 @@ pub async fn extend_now(
     ground: &Ground,
     monitor: &SharedMonitor,
 ) -> Result<Looked> {
+    extend(stack, name, &BTreeSet::new(), ground, monitor).await
+}
+
+async fn extend(
+    stack: &Stack,
+    name: &str,
+    again: &BTreeSet<PackId>,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) -> Result<Looked> {
     let site = Site::of(stack, name)?;
     let depth = Depth::Extend(Wanted { days: site.days, mode: site.mode() });
-    let done = site.go(depth, ground, monitor).await;
+    let done = site.go(depth, again, ground, monitor).await;
     if let Err(failure) = &done
         && failure.exit() != ExitCode::NoRepository
     {
@@ -233,7 +251,7 @@ fn failed_of(done: &Extended, at: DateTime<Utc>) -> Option<FailedNote> {
 
 /// Asks the service how what the snapshots of the offsite of this name need is locked; changes nothing.
 pub async fn look(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Looked> {
-    Site::of(stack, name)?.go(Depth::Look, ground, monitor).await
+    Site::of(stack, name)?.go(Depth::Look, &BTreeSet::new(), ground, monitor).await
 }
 
 /// An offsite that is to be locked.
@@ -265,7 +283,13 @@ impl<'s> Site<'s> {
     }
 
     /// Looks at or renews the locks, and remembers what was found.
-    async fn go(&self, depth: Depth, ground: &Ground, monitor: &SharedMonitor) -> Result<Looked> {
+    async fn go(
+        &self,
+        depth: Depth,
+        again: &BTreeSet<PackId>,
+        ground: &Ground,
+        monitor: &SharedMonitor,
+    ) -> Result<Looked> {
         let (name, now) = (self.offsite.name.as_str(), ground.clock.now());
         let ledger = open::ledger(self.stack, monitor)?;
         let locker = match self.locker()? {
@@ -278,6 +302,8 @@ impl<'s> Site<'s> {
         let kept = self.kept(monitor).await?;
         let notes: Option<(Notes, _)> = ledger.observed(&notes_of(name))?;
         let notes = notes.map(|(notes, _)| notes).unwrap_or_default().of(locker.place());
+        let again: Vec<Key> = again.iter().map(|pack| layout::pack(*pack)).collect();
+        let notes = notes.without(&again);
         let (done, notes) = go_through(&locker, &kept, depth, &notes, now).await;
         ledger.observe(&notes_of(name), &notes, now)?;
         // Read only now: a test may have ended meanwhile.

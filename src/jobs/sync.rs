@@ -142,7 +142,8 @@ pub async fn after_backup(context: RunContext<'_>) -> Copies {
 /// locked before.
 async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Synced> {
     let copied = copy(stack, name, ground, monitor).await;
-    lock::after_sync(stack, name, ground, monitor).await;
+    let again = copied.as_ref().map(|(copy, _)| copy.healed.clone()).unwrap_or_default();
+    lock::after_sync(stack, name, &again, ground, monitor).await;
     let (copy, place) = copied?;
     Ok(Synced { name: name.to_owned(), place, copy, now: ground.clock.now() })
 }
