@@ -20,7 +20,10 @@ use std::{
 
 use aws_sdk_s3::{
     Client,
-    types::{ObjectLockRetention, ObjectLockRetentionMode},
+    types::{
+        DefaultRetention, ObjectLockConfiguration, ObjectLockEnabled, ObjectLockRetention,
+        ObjectLockRetentionMode, ObjectLockRule,
+    },
 };
 use buckets::{Bucket, endpoint};
 use fixture::{AT_ONCE, Cargo, Ship, noise, parcel};
@@ -42,6 +45,18 @@ impl Vault {
         let create = bucket.client.create_bucket().bucket(&bucket.name);
         create.object_lock_enabled_for_bucket(has_lock).send().await.unwrap();
         Self(bucket)
+    }
+
+    /// Locks for a day whatever is put from now on.
+    async fn lock_by_default(&self) {
+        let day = DefaultRetention::builder().mode(ObjectLockRetentionMode::Compliance).days(1).build();
+        let rule = ObjectLockRule::builder().default_retention(day).build();
+        let config = ObjectLockConfiguration::builder()
+            .object_lock_enabled(ObjectLockEnabled::Enabled)
+            .rule(rule)
+            .build();
+        let put = self.0.client.put_object_lock_configuration().bucket(&self.0.name);
+        put.object_lock_configuration(config).send().await.unwrap();
     }
 
     /// Lets nobody do this, not even the owner.
@@ -178,7 +193,7 @@ async fn what_is_kept_is_locked_for_whoever_asks_and_the_tamper_test_proves_it()
     // The owner of the bucket may bypass governance, and compliance holds all the same.
     let tested = lock(&stage, &["--test"], 0);
     assert_eq!(tested["verdict"], "proven", "{tested}");
-    assert!(statuses(&tested).values().all(|status| status == "ok") && statuses(&tested).len() == 7);
+    assert!(statuses(&tested).values().all(|status| status == "ok") && statuses(&tested).len() == 9);
     lock(&stage, &["--test"], 0);
     let (probes, markers) = vault.versions("a/b/probe/").await;
     assert_eq!(
@@ -188,6 +203,20 @@ async fn what_is_kept_is_locked_for_whoever_asks_and_the_tamper_test_proves_it()
     );
     assert_eq!(lock(&stage, &[], 0)["test"]["verdict"], "proven", "it is remembered");
     stage.run(&["lock"]).ends(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn the_tamper_test_is_not_misled_by_what_a_default_retention_locks() {
+    let vault = Vault::new(true).await;
+    vault.lock_by_default().await;
+    let stage = with_offsite(&vault, "lock_days = 1");
+    for _ in 0..2 {
+        let tested = lock(&stage, &["--test"], 0);
+        assert_eq!(tested["verdict"], "proven", "{tested}");
+    }
+    let (probes, markers) = vault.versions("a/b/probe/").await;
+    assert_eq!((probes.len(), markers.len()), (3, 0), "one of the test, two that overwrote it: {probes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -205,7 +234,7 @@ async fn governance_is_broken_for_a_credential_that_may_bypass_it_and_proven_for
     for refused in ["shorten", "delete_version", "overwrite", "delete"] {
         assert_eq!(found[refused], "ok", "{tested}");
     }
-    let hint = tested["findings"][2]["hint"].as_str().unwrap();
+    let hint = tested["findings"][3]["hint"].as_str().unwrap();
     assert!(hint.contains("BypassGovernanceRetention"), "{hint}");
     assert_eq!(lock(&stage, &[], 0)["counts"]["immutable"], 1, "no real object was touched");
 
@@ -270,6 +299,37 @@ async fn what_a_thief_hid_is_missed_and_comes_back_when_its_delete_marker_goes()
     let bring_back = vault.0.client.delete_object().bucket(&vault.0.name).key(key).version_id(version);
     bring_back.send().await.unwrap();
     assert_eq!(lock(&stage, &["--extend"], 0)["counts"]["immutable"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn what_was_replaced_after_it_was_locked_is_told_and_never_locked() {
+    let vault = Vault::new(true).await;
+    let stage = with_offsite(&vault, "lock_days = 1\nlock_mode = \"governance\"");
+    stage.run(&["sync"]).ends(0);
+    let (packs, _) = vault.versions("a/b/packs/").await;
+    let key = &packs[0].0;
+    // The listing may tell whole seconds only.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let put = vault.0.client.put_object().bucket(&vault.0.name).key(key);
+    let newer = put.body(b"junk".to_vec().into()).send().await.unwrap().version_id.unwrap();
+    for words in [&["--extend"][..], &["--extend"], &[]] {
+        let done = lock(&stage, words, if words.is_empty() { 0 } else { 3 });
+        assert_eq!((&done["counts"]["packs_unlocked"], &done["counts"]["immutable"]), (&1.into(), &0.into()));
+        if let Some(failed) = done["extended"]["failed"].as_array() {
+            assert_eq!(failed.len(), 1, "{done}");
+            assert!(failed[0]["why"].as_str().unwrap().contains("it was replaced after it was locked"));
+        }
+        assert!(vault.retention(key).await.is_none(), "what a thief has put is not kept for him");
+    }
+    vault.0.client.delete_object().bucket(&vault.0.name).key(key).version_id(newer).send().await.unwrap();
+    assert_eq!(lock(&stage, &["--extend"], 0)["counts"]["immutable"], 1);
+
+    // What a sync puts again in place of what was hidden is no theft.
+    vault.0.delete(key).await;
+    stage.run(&["sync"]).ends(0).tells("were gone from the copy and were copied again");
+    assert!(vault.retention(key).await.is_some());
+    assert_eq!(lock(&stage, &[], 0)["counts"]["immutable"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -151,7 +151,7 @@ fn lines(stack: &Stack, offsite: &OffsiteConfig, done: &Done) -> Vec<String> {
 /// The word for an attempt: what was refused is as it must be.
 fn word(finding: &Finding) -> &'static str {
     match finding.status {
-        Status::Ok if finding.id == tamper::HAS_LOCK_ID => "ok",
+        Status::Ok if [tamper::HAS_LOCK_ID, tamper::CONTROL_ID].contains(&finding.id) => "ok",
         Status::Ok => "refused",
         Status::Broken => "POSSIBLE",
         Status::Warn | Status::Unknown => "unknown",
@@ -238,7 +238,8 @@ lock_days = 30
             snapshots: 3,
             immutable: 2,
         };
-        let note = LockNote { place: "s3://b".into(), test: Some(test), counts: Some((counts, at)) };
+        let note =
+            LockNote { place: "s3://b".into(), test: Some(test), counts: Some((counts, at)), failed: None };
         let failed =
             (0..7).map(|n| (Key::new(&format!("packs/{n}")).unwrap(), "403 AccessDenied".to_owned()));
         let extended = Extended { locked: 1, extended: 2, left: 2, failed: failed.collect() };

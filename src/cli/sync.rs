@@ -70,6 +70,8 @@ fn facts(one: &Synced) -> Value {
         "lag_seconds": one.lag_seconds(),
         "damaged": copy.damaged.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect::<Vec<_>>(),
         "waiting": copy.waiting,
+        "packs_healed": copy.healed.len(),
+        "unhealed": copy.unhealed.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect::<Vec<_>>(),
     })
 }
 
@@ -86,6 +88,12 @@ pub(super) fn line(one: &Synced) -> String {
     if let Some((id, _)) = &state.behind {
         let lag = ByteCount(state.lag_bytes);
         parts.push(format!("snapshot {id} is the oldest that it lacks, {lag} in all"));
+    }
+    if !copy.healed.is_empty() {
+        parts.push(format!("{} packs were gone there and were copied again", copy.healed.len()));
+    }
+    if !copy.unhealed.is_empty() {
+        parts.push(format!("{} lack packs there", copy.unhealed.len()));
     }
     if !copy.damaged.is_empty() {
         parts.push(format!("{} are damaged here and were left out", copy.damaged.len()));

@@ -1,15 +1,18 @@
 //! Lock: lets the service of an offsite refuse to delete what its snapshots need, and tries out whether it does.
 //!
-//! *Order.* After each sync what is kept is locked ([`after_sync`]); on a schedule of its own the tamper test tries
-//! what a thief of the credential would ([`of_stack`]). Neither needs a key. *Crash.* A lock is one request; the next
+//! *Order.* After each sync, also one that failed, what is kept is locked ([`after_sync`]); on a schedule of its own the
+//! tamper test tries what a thief of the credential would ([`of_stack`]). Neither needs a key. *Crash.* A lock is one request; the next
 //! run does the rest, see [`extend`].
 
 pub mod extend;
+mod note;
+
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 
 use self::extend::{Counts, Depth, Extended, Notes, Wanted, count, go_through};
+pub use self::note::{FailedNote, LockNote, TestNote};
 use super::{
     open::{self, Opening, offsite_of},
     run::{Outcome, Remembered, RunContext, noted, stopped},
@@ -19,46 +22,14 @@ use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    names::{Job, Task},
+    names::{Job, Key, PackId, Task},
     policy::{LockMode, OffsiteConfig, Stack},
-    repo::Kept,
+    repo::{Kept, format::layout},
     store::lock::{
         Locker, Mode, NoLock,
         tamper::{self, Finding, Verdict},
     },
 };
-
-/// What is remembered of an offsite's lock: the observation `lock.<offsite>`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LockNote {
-    /// Where the offsite is.
-    pub place: String,
-    /// The last tamper test.
-    pub test: Option<TestNote>,
-    /// How well what is kept was locked, and when that was looked at.
-    pub counts: Option<(Counts, DateTime<Utc>)>,
-}
-
-impl LockNote {
-    /// Returns how many kept snapshots the service refuses to delete; none that is known of once a lock has run out.
-    pub fn immutable(&self, now: DateTime<Utc>) -> u64 {
-        let counts = self.counts.as_ref().map(|(counts, _)| counts);
-        counts
-            .filter(|counts| counts.until.is_some_and(|until| until > now))
-            .map_or(0, |counts| counts.immutable)
-    }
-}
-
-/// What is remembered of a tamper test.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TestNote {
-    /// When it was.
-    pub at: DateTime<Utc>,
-    /// `proven`, `broken` or `unproven`.
-    pub verdict: String,
-    /// What was not as it must be, and what to do about it.
-    pub wrong: Vec<(String, Option<String>)>,
-}
 
 /// What a tamper test found.
 #[derive(Clone, Debug)]
@@ -204,13 +175,23 @@ async fn test(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonito
     Ok(tested)
 }
 
-/// Locks what a sync has copied, where the policy wants that. What goes wrong is told and remembered; the copy is
-/// there all the same.
-pub async fn after_sync(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) {
+/// Locks what the copy has after a sync, where the policy wants that: also when the sync failed, for what was copied
+/// before must not run out meanwhile. `again` are packs that it has put again where they were gone. What goes wrong is told and remembered; the copy is there all the same.
+pub async fn after_sync(
+    stack: &Stack,
+    name: &str,
+    again: &BTreeSet<PackId>,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) {
     if offsite_of(stack, name).is_ok_and(|offsite| offsite.settings.lock_days.is_none()) {
         return;
     }
-    match extend_now(stack, name, ground, monitor).await {
+    match extend(stack, name, again, ground, monitor).await {
+        // The sync that failed tells why there is no copy yet.
+        Err(failure) if failure.exit() == ExitCode::NoRepository => {
+            monitor.step(None, format!("{name}: nothing was locked: {failure}"));
+        }
         Err(failure) => {
             let what = format!("{name}: nothing was locked: {}", failure.chain().join(": "));
             monitor.warn(None, what, failure.hints().first().map(String::as_str));
@@ -218,10 +199,8 @@ pub async fn after_sync(stack: &Stack, name: &str, ground: &Ground, monitor: &Sh
         Ok(Looked { no_lock: Some(no), .. }) => {
             monitor.warn(None, format!("{name}: the lock is unproven: {}", no.what), Some(no.hint));
         }
-        Ok(Looked { extended: Some(Extended { failed, .. }), .. }) if !failed.is_empty() => {
-            let (key, why) = &failed[0];
-            let what = format!("{name}: {} objects could not be locked, as `{key}`: {why}", failed.len());
-            monitor.warn(None, what, Some("Run `lifeboat lock --extend` to try again."));
+        Ok(Looked { note: LockNote { failed: Some(failed), .. }, extended: Some(_), .. }) => {
+            monitor.warn(None, format!("{name}: {}", failed.why), failed.hint.as_deref());
         }
         Ok(Looked { extended: Some(done), .. }) => monitor.step(
             None,
@@ -238,14 +217,41 @@ pub async fn extend_now(
     ground: &Ground,
     monitor: &SharedMonitor,
 ) -> Result<Looked> {
+    extend(stack, name, &BTreeSet::new(), ground, monitor).await
+}
+
+async fn extend(
+    stack: &Stack,
+    name: &str,
+    again: &BTreeSet<PackId>,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) -> Result<Looked> {
     let site = Site::of(stack, name)?;
     let depth = Depth::Extend(Wanted { days: site.days, mode: site.mode() });
-    site.go(depth, ground, monitor).await
+    let done = site.go(depth, again, ground, monitor).await;
+    if let Err(failure) = &done
+        && failure.exit() != ExitCode::NoRepository
+    {
+        let (ledger, at) = (open::ledger(stack, monitor)?, ground.clock.now());
+        let why = format!("nothing was locked: {}", failure.chain().join(": "));
+        let failed = FailedNote { at, why, hint: failure.hints().first().cloned() };
+        let note = LockNote { failed: Some(failed), ..remembered(&ledger, name)? };
+        ledger.observe(&observation(name), &note, at)?;
+    }
+    done
+}
+
+/// Returns what to remember of objects that could not be locked.
+fn failed_of(done: &Extended, at: DateTime<Utc>) -> Option<FailedNote> {
+    let (key, why) = done.failed.first()?;
+    let why = format!("{} objects could not be locked, as `{key}`: {why}", done.failed.len());
+    Some(FailedNote { at, why, hint: Some("Run `lifeboat lock --extend` to try again.".to_owned()) })
 }
 
 /// Asks the service how what the snapshots of the offsite of this name need is locked; changes nothing.
 pub async fn look(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Looked> {
-    Site::of(stack, name)?.go(Depth::Look, ground, monitor).await
+    Site::of(stack, name)?.go(Depth::Look, &BTreeSet::new(), ground, monitor).await
 }
 
 /// An offsite that is to be locked.
@@ -277,7 +283,13 @@ impl<'s> Site<'s> {
     }
 
     /// Looks at or renews the locks, and remembers what was found.
-    async fn go(&self, depth: Depth, ground: &Ground, monitor: &SharedMonitor) -> Result<Looked> {
+    async fn go(
+        &self,
+        depth: Depth,
+        again: &BTreeSet<PackId>,
+        ground: &Ground,
+        monitor: &SharedMonitor,
+    ) -> Result<Looked> {
         let (name, now) = (self.offsite.name.as_str(), ground.clock.now());
         let ledger = open::ledger(self.stack, monitor)?;
         let locker = match self.locker()? {
@@ -290,12 +302,17 @@ impl<'s> Site<'s> {
         let kept = self.kept(monitor).await?;
         let notes: Option<(Notes, _)> = ledger.observed(&notes_of(name))?;
         let notes = notes.map(|(notes, _)| notes).unwrap_or_default().of(locker.place());
+        let again: Vec<Key> = again.iter().map(|pack| layout::pack(*pack)).collect();
+        let notes = notes.without(&again);
         let (done, notes) = go_through(&locker, &kept, depth, &notes, now).await;
         ledger.observe(&notes_of(name), &notes, now)?;
         // Read only now: a test may have ended meanwhile.
         let mut note = remembered(&ledger, name)?;
         locker.place().clone_into(&mut note.place);
         note.counts = Some((count(&kept, &notes, now), now));
+        if depth != Depth::Look {
+            note.failed = failed_of(&done, now);
+        }
         ledger.observe(&observation(name), &note, now)?;
         let (name, place) = (name.to_owned(), locker.place().to_owned());
         let extended = (depth != Depth::Look).then_some(done);
@@ -313,7 +330,7 @@ impl<'s> Site<'s> {
         Ok(kept)
     }
 
-    /// Remembers that nothing can be locked here, where that is certain.
+    /// Remembers that nothing can be locked here, or why it could not be asked.
     fn without(&self, no: NoLock, depth: Depth, ledger: &Catalog, now: DateTime<Utc>) -> Result<Looked> {
         let name = self.offsite.name.as_str();
         let mut note = remembered(ledger, name)?;
@@ -321,9 +338,12 @@ impl<'s> Site<'s> {
             let wrong = vec![(no.what.clone(), Some(no.hint.to_owned()))];
             let verdict = Verdict::Unproven.word().to_owned();
             note.test = Some(TestNote { at: now, verdict, wrong });
-            note.counts = None;
-            ledger.observe(&observation(name), &note, now)?;
+            (note.counts, note.failed) = (None, None);
+        } else if depth != Depth::Look {
+            let why = format!("nothing was locked: {}", no.what);
+            note.failed = Some(FailedNote { at: now, why, hint: Some(no.hint.to_owned()) });
         }
+        ledger.observe(&observation(name), &note, now)?;
         let place = note.place.clone();
         let extended = (depth != Depth::Look).then(Extended::default);
         Ok(Looked { name: name.to_owned(), place, note, extended, no_lock: Some(no) })
@@ -332,8 +352,6 @@ impl<'s> Site<'s> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::Duration;
-
     use super::*;
     use crate::finding::Status;
 
@@ -356,14 +374,5 @@ mod tests {
         assert_eq!(broken.exit(), ExitCode::Failed);
         assert_eq!(broken.message.as_deref(), Some("`a lock holds` does not hold: c"));
         assert_eq!(broken.hint.as_deref(), Some("Look."));
-    }
-
-    #[test]
-    fn what_was_locked_counts_until_the_first_lock_ends() {
-        let at = DateTime::UNIX_EPOCH;
-        let counts = Counts { until: Some(at + Duration::days(1)), immutable: 3, ..Counts::default() };
-        let note = LockNote { counts: Some((counts, at)), ..LockNote::default() };
-        assert_eq!((note.immutable(at), note.immutable(at + Duration::days(1))), (3, 0));
-        assert_eq!(LockNote::default().immutable(at), 0);
     }
 }

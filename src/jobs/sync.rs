@@ -1,7 +1,7 @@
 //! Sync: copies snapshots to an offsite repository.
 //!
-//! *Order.* One offsite after the other; each snapshot as a commit of its own, see `repo::copy`. *Crash.* What was
-//! copied is found there by the next run.
+//! *Order.* One offsite after the other; each snapshot as a commit of its own, see `repo::copy`. Then its locks, also
+//! when the copy failed. *Crash.* What was copied is found there by the next run.
 
 use chrono::{DateTime, Utc};
 
@@ -37,7 +37,11 @@ pub struct Synced {
 impl Synced {
     /// Returns how a process that did only this would end.
     pub fn exit(&self) -> ExitCode {
-        if self.copy.damaged.is_empty() { ExitCode::Ok } else { ExitCode::Damage }
+        match (self.copy.damaged.is_empty(), self.copy.unhealed.is_empty()) {
+            (false, _) => ExitCode::Damage,
+            (true, false) => ExitCode::Partial,
+            (true, true) => ExitCode::Ok,
+        }
     }
 
     /// Returns how old the oldest snapshot is that the copy lacks; 0 when it lacks none.
@@ -64,12 +68,21 @@ impl Synced {
 impl Remembered for Synced {
     fn outcome(&self) -> Outcome {
         let damaged = self.copy.damaged.first();
+        let message = damaged
+            .map(|(id, why)| format!("snapshot {id} is damaged and was left out: {why}"))
+            .or_else(|| {
+                let (id, why) = self.copy.unhealed.first()?;
+                Some(format!("snapshot {id} cannot be restored from the copy: {why}"))
+            });
         Outcome {
             exit: Some(self.exit()),
             snapshot: self.copy.copied.last().cloned(),
             added_bytes: self.copy.packs_bytes,
-            message: damaged.map(|(id, why)| format!("snapshot {id} is damaged and was left out: {why}")),
-            hint: damaged.map(|_| "Run `lifeboat verify`.".to_owned()),
+            hint: message.as_ref().map(|_| match damaged {
+                Some(_) => "Run `lifeboat verify`.".to_owned(),
+                None => format!("Run `lifeboat verify --from {}`.", self.name),
+            }),
+            message,
             place: self.seen(),
             ..Outcome::default()
         }
@@ -125,8 +138,23 @@ pub async fn after_backup(context: RunContext<'_>) -> Copies {
     of_each(context, at_once.map(|offsite| offsite.name.to_string())).await
 }
 
-/// Copies to the offsite of this name.
+/// Copies to the offsite of this name, and locks what it has: a copy that cannot be made must not let run out what was
+/// locked before.
 async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Synced> {
+    let copied = copy(stack, name, ground, monitor).await;
+    let again = copied.as_ref().map(|(copy, _)| copy.healed.clone()).unwrap_or_default();
+    lock::after_sync(stack, name, &again, ground, monitor).await;
+    let (copy, place) = copied?;
+    Ok(Synced { name: name.to_owned(), place, copy, now: ground.clock.now() })
+}
+
+/// Copies to the offsite of this name. Returns where it is, too.
+async fn copy(
+    stack: &Stack,
+    name: &str,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) -> Result<(CopyReport, String)> {
     let mut from = Opening::new(stack, monitor)?.clear().await?;
     // Only what is damaged needs it; without it what comes after waits.
     if let Ok(signing) = SigningKey::from_file(&stack.repository.settings.signing_key()) {
@@ -136,8 +164,5 @@ async fn run(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor
     let (packs_at_once, reread_percent) = (offsite.concurrency, offsite.reread_percent);
     let settings = CopySettings { packs_at_once, reread_percent, ..CopySettings::default() };
     let to = Opening::named(stack, Some(name), monitor)?;
-    let copy = to.copy_from(&from, settings, ground, monitor).await?;
-    lock::after_sync(stack, name, ground, monitor).await;
-    let (name, place, now) = (name.to_owned(), to.shown().to_owned(), ground.clock.now());
-    Ok(Synced { name, place, copy, now })
+    Ok((to.copy_from(&from, settings, ground, monitor).await?, to.shown().to_owned()))
 }

@@ -32,6 +32,8 @@ use crate::{
 pub const POLICY_REFUSED: &str = "policy.refused";
 /// Runs of a task that are looked through.
 const RUNS_BACK: u32 = 20;
+/// How old it may be what is known of a copy's locks.
+const LOCK_STALE_AFTER: Duration = Duration::days(3);
 
 /// Compares what is wrong now with what was, notes it and writes the messages. Returns what changed.
 pub fn look(stack: &Stack, ledger: &Catalog, ground: &Ground) -> Result<Vec<Change>> {
@@ -130,7 +132,7 @@ pub fn conditions(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result
     }
     found.extend(anomaly::of_newest(ledger, &stack.anomaly)?);
     found.extend(of_copies(stack, ledger, now)?);
-    found.extend(of_locks(stack, ledger)?);
+    found.extend(of_locks(stack, ledger, now)?);
     found.extend(of_doctor(ledger)?);
     found.extend(of_policy(ledger)?);
     found.extend(of_channels(stack, ledger)?);
@@ -269,25 +271,15 @@ fn of_copies(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<
     Ok(found)
 }
 
-/// Tells of copies that the service would let go, by the last test of each.
-fn of_locks(stack: &Stack, ledger: &Catalog) -> Result<Vec<Condition>> {
+/// Tells of copies that the service would let go, by the last test of each and by what was last locked.
+fn of_locks(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<Condition>> {
     let mut found = Vec::new();
-    for offsite in stack.offsites.iter().filter(|offsite| offsite.settings.lock_days.is_some()) {
-        let name = offsite.name.as_str();
-        let Some(test) = lock::remembered(ledger, name)?.test else { continue };
-        let urgency = match test.verdict.as_str() {
-            "proven" => continue,
-            "broken" => Urgency::Page,
-            _ => Urgency::Ticket,
-        };
-        let (wrong, hint) = test.wrong.into_iter().next().unwrap_or_default();
-        found.push(Condition {
-            kind: Kind::Lock,
-            about: name.to_owned(),
-            urgency,
-            what: format!("the lock of copy `{name}` is {}: {wrong}", test.verdict),
-            hint,
-        });
+    for offsite in &stack.offsites {
+        let (name, Some(days)) = (offsite.name.as_str(), offsite.settings.lock_days) else { continue };
+        // A copy that is made once a week is looked at once a week.
+        let interval = tasks::interval(stack, &Task::at(Job::Sync, name), now);
+        let stale_after = interval.map_or(LOCK_STALE_AFTER, |one| LOCK_STALE_AFTER.max(overdue_after(one)));
+        found.extend(lock::remembered(ledger, name)?.condition(name, days, stale_after, now));
     }
     Ok(found)
 }

@@ -10,10 +10,14 @@
 //! where the host has one. Where it has none, what the signer made later waits: a hole that nobody with a key has
 //! looked at is not to be told from a theft. To forget the damaged snapshot in the original ends both.
 //!
+//! *Loss.* A snapshot is there when its signature is believed in the copy and it is the very commit of the original. The
+//! listing of the copy must show its packs: what has gone is copied again, and told, before anything new is copied.
+//!
 //! *Crash.* What was copied is found there by the next run. A snapshot without its signature is none.
 //!
 //! *Limits.* [`CopySettings::packs_at_once`] packs are in memory.
 
+mod heal;
 mod packs;
 mod state;
 
@@ -26,7 +30,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 pub use self::state::CopyState;
-use self::state::Known;
+use self::{packs::REMOVE_BY_HAND, state::Known};
 use super::{
     Clear, Place, Repository,
     core::{Core, text_of},
@@ -81,6 +85,10 @@ pub struct CopyReport {
     pub packs_reread: u64,
     /// Snapshots that are damaged in the original and were left out, and why.
     pub damaged: Vec<(SnapshotId, String)>,
+    /// Packs that snapshots of the copy need, that were gone there, and that were copied again.
+    pub healed: BTreeSet<PackId>,
+    /// Snapshots of the copy whose packs are gone or changed there and could not be copied again, and why.
+    pub unhealed: Vec<(SnapshotId, String)>,
     /// Snapshots that wait because one before them is damaged and no key is at hand to explain it.
     pub waiting: Vec<SnapshotId>,
     /// How the copy stands now.
@@ -106,8 +114,8 @@ struct Copy<'a> {
     known: Known,
     /// The packs that the copy has.
     packs: BTreeMap<PackId, u64>,
-    /// Those that snapshots of the copy rely on.
-    relied_on: BTreeSet<PackId>,
+    /// Those that snapshots of the copy rely on, and how many do.
+    relied_on: BTreeMap<PackId, u64>,
     /// The indexes of the original, once they were listed.
     indexes: Option<Vec<Key>>,
     report: CopyReport,
@@ -197,7 +205,7 @@ impl<'a> Copy<'a> {
             wanted: BTreeMap::new(),
             known: Known::default(),
             packs: BTreeMap::new(),
-            relied_on: BTreeSet::new(),
+            relied_on: BTreeMap::new(),
             indexes: None,
             report: CopyReport::default(),
         };
@@ -220,18 +228,19 @@ impl<'a> Copy<'a> {
         self.known = self.known_snapshots().await?;
         let (there, missing): (Vec<_>, Vec<_>) =
             good.iter().partition(|one| self.known.contains(&one.refs.snapshot));
-        self.report.there = there.len() as u64;
-        for one in there.iter().filter(|one| self.known.there.contains(&one.refs.snapshot)) {
-            one.packs.for_each(|pack, _| {
-                self.relied_on.insert(pack);
-            });
+        for one in &there {
+            self.heal(one).await?;
         }
+        self.report.there = (there.len() - self.report.unhealed.len()) as u64;
         for one in in_order(&missing) {
             self.one(one).await?;
         }
         if !self.report.copied.is_empty() {
             // A prune of the copy may have taken some away meanwhile, which told of nothing then.
             self.put_indexes().await?;
+        }
+        for (id, _) in &self.report.unhealed {
+            self.known.there.remove(id);
         }
         Ok(())
     }
@@ -333,18 +342,34 @@ impl<'a> Copy<'a> {
         self.give(&manifest, bytes).await?;
         let key = layout::refs(&refs.snapshot, refs.revision);
         let (bytes, signature) = self.take_signed(&key).await?;
-        if self.to.get.size(&layout::signature(&key)).await?.is_some()
-            && self.to.get.size(&key).await?.is_none()
-        {
-            // The refs would count before anybody looked whether their packs are there.
-            let what = format!("the signature of snapshot `{}` is left over in the copy", refs.snapshot);
-            return Err(Failure::new(ExitCode::Busy, what).hint("Prune the copy: that takes it away."));
-        }
+        self.check_place_of_signature(&key, &signature).await?;
         self.give(&key, bytes).await?;
         // A pack that was there when this run began may have been swept since, so each is looked for.
         self.to.pass_fence_again(refs, self.settings.patience, self.monitor).await?;
         self.give(&layout::signature(&key), signature).await?;
         self.to.confirm_copy(refs, self.settings.patience, self.monitor).await
+    }
+
+    /// Fails when something lies where the signature of these refs is to be put: the refs would count, or never would.
+    async fn check_place_of_signature(&self, refs: &Key, signature: &Bytes) -> Result<()> {
+        let key = layout::signature(refs);
+        let found = match self.to.get.get(&key, None).await {
+            Err(StoreError::NotFound { .. }) => return Ok(()),
+            other => other?,
+        };
+        if found != *signature {
+            let what =
+                format!("`{key}` of the copy is not the signature of the original, so nobody believes it");
+            return Err(Failure::new(ExitCode::Tampering, what)
+                .hint("Look into who put it there.")
+                .hint(REMOVE_BY_HAND));
+        }
+        if self.to.get.size(refs).await?.is_none() {
+            // The refs would count before anybody looked whether their packs are there.
+            let what = format!("the signature `{key}` is left over in the copy");
+            return Err(Failure::new(ExitCode::Busy, what).hint("Prune the copy: that takes it away."));
+        }
+        Ok(())
     }
 
     /// Copies the indexes that the copy has not. One may tell of packs that are not there; they count as missing. The

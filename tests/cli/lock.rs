@@ -40,3 +40,11 @@ fn a_store_without_a_lock_is_unproven_and_its_sync_succeeds() {
     assert!(!stage.exists("far/probe"), "nothing was put there");
     stage.run(&["prune", "--offsite", "far", "--apply"]).ends(0);
 }
+
+#[test]
+fn a_sync_that_fails_looks_after_the_locks_all_the_same_and_ends_as_it_failed() {
+    let stage = wishful();
+    stage.run(&["sync"]).ends(0);
+    std::fs::rename(stage.path("repo"), stage.path("elsewhere")).unwrap();
+    stage.run(&["sync"]).ends(10).tells("far: the lock is unproven").tells("there is no repository at");
+}

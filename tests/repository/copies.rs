@@ -250,3 +250,69 @@ async fn what_the_copy_has_forgotten_itself_is_no_lag() {
     let state = two.sync().await.unwrap().state;
     assert_eq!((state.snapshots, state.lag_bytes, state.behind), (1, 0, None), "and after it");
 }
+
+#[tokio::test]
+async fn packs_that_vanish_from_the_copy_are_copied_again_and_that_is_told() {
+    let two = Two::new().await;
+    two.sync().await.unwrap();
+    let whole = two.offsite.dump();
+    let gone = [two.pack_of_only(0), two.pack_of_only(1)];
+    for pack in &gone {
+        two.offsite.delete(pack).await.unwrap();
+    }
+    let report = two.sync().await.unwrap();
+    let healed: Vec<Key> = report.healed.iter().map(|pack| layout::pack(*pack)).collect();
+    assert_eq!(healed.iter().collect::<BTreeSet<_>>(), gone.iter().collect());
+    assert_eq!((report.there, report.packs, report.state.lag_bytes), (2, 2, 0));
+    assert!(report.unhealed.is_empty() && report.copied.is_empty(), "{report:?}");
+    for pack in &gone {
+        assert_eq!(two.offsite.dump()[pack], whole[pack]);
+    }
+    two.assert_copied(&[0, 1]).await;
+    assert_eq!(two.sync().await.unwrap().healed, BTreeSet::new());
+}
+
+#[tokio::test]
+async fn what_cannot_be_healed_is_named_and_not_counted_and_the_rest_is_healed() {
+    let mut two = Two::new().await;
+    two.sync().await.unwrap();
+    let (lost, short) = (two.pack_of_only(0), two.pack_of_only(1));
+    two.offsite.delete(&lost).await.unwrap();
+    two.original.delete(&lost).await.unwrap();
+    two.offsite.overwrite(&short, "short");
+    two.backup(&[7]).await;
+    let report = two.sync().await.unwrap();
+    let unhealed: Vec<_> = report.unhealed.iter().map(|(id, _)| id).collect();
+    assert_eq!(unhealed, [&two.made[0].0, &two.made[1].0]);
+    assert!(report.unhealed[0].1.contains("is missing in the original"), "{report:?}");
+    assert!(report.unhealed[1].1.contains("does not have its size"), "{report:?}");
+    assert_eq!((report.there, &report.copied), (0, &vec![two.made[2].0.clone()]));
+    assert_eq!((report.state.snapshots, report.state.behind.unwrap().0), (1, two.made[0].0.clone()));
+    two.ship.assert_holds(&two.offsite, &two.made[2].0, &two.made[2].1).await;
+    // What was damaged comes back once it was removed by hand.
+    two.offsite.delete(&short).await.unwrap();
+    let report = two.sync().await.unwrap();
+    assert_eq!((report.unhealed.len(), report.healed.len(), report.there), (1, 1, 2));
+}
+
+#[tokio::test]
+async fn a_snapshot_under_a_signature_that_nobody_believes_does_not_count_as_there() {
+    for with_refs in [false, true] {
+        let two = Two::new().await;
+        let refs = layout::refs(&two.made[1].0, 0);
+        if with_refs {
+            two.offsite.overwrite(&refs, two.original.dump()[&refs].clone());
+        }
+        two.offsite.overwrite(&layout::signature(&refs), "junk");
+        for _ in 0..2 {
+            let failure = two.sync().await.unwrap_err();
+            assert_eq!(failure.exit(), ExitCode::Tampering, "{:?}", failure.chain());
+            assert!(failure.to_string().contains("is not the signature of the original"), "{failure}");
+        }
+        assert_eq!(keys_under(&two.offsite, layout::MANIFESTS).len(), 2, "the first one was copied");
+        two.offsite.delete(&layout::signature(&refs)).await.unwrap();
+        let report = two.sync().await.unwrap();
+        assert_eq!((report.there, report.copied), (1, vec![two.made[1].0.clone()]));
+        two.assert_copied(&[0, 1]).await;
+    }
+}

@@ -2,8 +2,9 @@
 //!
 //! A lock is renewed when a quarter of its days has passed, so an object is touched every few nights and not every
 //! night; between those it is locked for at least three quarters of `lock_days`. What a lock was found or made to be
-//! is noted, and counts as long as a listing shows the object with the time that it had then: an object that was
-//! replaced is asked for again.
+//! is noted, and counts as long as a listing shows the object with the time that it had then. One with another time was
+//! replaced after it was locked: it fails and is never locked, for that would keep what a thief has put. Only what a sync
+//! has just put again in place of what was gone is another matter.
 //!
 //! *Order.* Each object alone, in no order. *Crash.* What was locked is locked; a run that died notes nothing, and the
 //! next one asks for each object once more.
@@ -30,6 +31,8 @@ use crate::{
 const LOCKS_AT_ONCE: usize = 8;
 /// So many requests without an answer are enough.
 const SILENCES_MAX: u32 = 16;
+/// Why an object with another time than it had is not locked.
+const REPLACED: &str = "it was replaced after it was locked; see docs/runbook/object-lock.md";
 
 /// What the policy wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +91,21 @@ impl Notes {
     #[must_use]
     pub fn of(self, place: &str) -> Self {
         if self.place == place { self } else { Self { place: place.to_owned(), objects: BTreeMap::new() } }
+    }
+
+    /// Returns these notes without these objects, which were put again.
+    #[must_use]
+    pub fn without<'k>(mut self, keys: impl IntoIterator<Item = &'k Key>) -> Self {
+        for key in keys {
+            self.objects.remove(key);
+        }
+        self
+    }
+
+    /// Returns the note of an object that has another time now.
+    fn of_replaced(&self, key: &Key, stored: Option<DateTime<Utc>>) -> Option<Noted> {
+        let noted = self.objects.get(key)?;
+        (stored? != noted.stored).then_some(*noted)
     }
 
     fn get(&self, key: &Key, stored: Option<DateTime<Utc>>) -> Option<Retention> {
@@ -183,6 +201,9 @@ async fn visit(
         let done = Err("it is not in the store, or a delete marker hides it".to_owned());
         return One { key, noted: None, done };
     };
+    if let Some(old) = notes.of_replaced(&key, stored) {
+        return One { key, noted: Some(old), done: Err(REPLACED.to_owned()) };
+    }
     let noted = |lock: Retention| stored.map(|stored| Noted { lock, stored });
     if silences.load(Ordering::Relaxed) >= SILENCES_MAX {
         let done = Err("the service did not answer for others".to_owned());
@@ -204,7 +225,11 @@ async fn visit(
         Some(lock) => Some(lock),
         None => match locker.retention(&key).await {
             Ok(have) => have,
-            Err(error) => return One { key, noted: None, done: Err(hear(error)) },
+            Err(error) => {
+                // A lock that was seen holds, whether the service answers or not.
+                let seen = notes.get(&key, stored).filter(|_| error != LockError::Absent);
+                return One { noted: seen.and_then(noted), key, done: Err(hear(error)) };
+            }
         },
     };
     let due = match depth {
@@ -289,6 +314,9 @@ mod tests {
         assert_eq!(notes.get(&key, Some(days(1))), Some(noted.lock));
         assert_eq!(notes.get(&key, Some(days(2))), None, "it was replaced");
         assert_eq!(notes.get(&key, None), None, "the store does not tell");
+        assert_eq!(notes.of_replaced(&key, Some(days(2))), Some(noted));
+        assert_eq!((notes.of_replaced(&key, Some(days(1))), notes.of_replaced(&key, None)), (None, None));
+        assert_eq!(notes.clone().without([&key]).of_replaced(&key, Some(days(2))), None, "it was put again");
         assert_eq!(notes.clone().of("here"), notes);
         assert_eq!(notes.of("there").get(&key, Some(days(1))), None);
     }

@@ -27,15 +27,17 @@ use crate::{
 /// Packs after which the session may be due to be noted again.
 const PACKS_PER_MARK: usize = 16;
 
+/// What to do about an object of the copy that is not what it must be.
+pub(super) const REMOVE_BY_HAND: &str =
+    "An object is never overwritten: remove that one by hand and run the sync again.";
+
 impl Copy<'_> {
     /// Copies the packs that are missing; each must have the hash in its name.
     pub(super) async fn copy_packs(&mut self, needed: &BTreeMap<PackId, u64>) -> Result<()> {
         for (pack, size_bytes) in needed {
             if self.packs.get(pack).is_some_and(|found| found != size_bytes) {
                 let what = format!("`{}` of the copy does not have its size", layout::pack(*pack));
-                return Err(Failure::new(ExitCode::StoreDown, what).hint(
-                    "An object is never overwritten: remove that one by hand and run the sync again.",
-                ));
+                return Err(Failure::new(ExitCode::StoreDown, what).hint(REMOVE_BY_HAND));
             }
         }
         let missing = needed.iter().filter(|(pack, _)| !self.packs.contains_key(pack));
@@ -104,14 +106,16 @@ impl Copy<'_> {
             reads.try_collect::<()>().await?;
         }
         self.report.packs_reread += chosen.len() as u64;
-        self.relied_on.extend(needed.keys());
+        for pack in needed.keys() {
+            *self.relied_on.entry(*pack).or_default() += 1;
+        }
         Ok(())
     }
 
     /// Chooses the packs that are read back: by dice, and those that were found damaged here before.
     fn chosen(&self, needed: &BTreeMap<PackId, u64>) -> Result<Vec<PackId>> {
         let mut pool: Vec<PackId> =
-            needed.keys().filter(|pack| !self.relied_on.contains(pack)).copied().collect();
+            needed.keys().filter(|pack| !self.relied_on.contains_key(pack)).copied().collect();
         if pool.is_empty() {
             pool.extend(needed.keys());
         }

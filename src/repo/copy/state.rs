@@ -8,7 +8,7 @@ use super::Copy;
 use crate::{
     error::Result,
     names::{Key, PackId, SnapshotId},
-    repo::{format::layout, marks},
+    repo::{SignedRefs, marks},
 };
 
 /// How a copy stands when a run has ended.
@@ -30,7 +30,7 @@ pub struct CopyState {
 /// The snapshots that a copy has to do with.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
-    /// Those that lie there.
+    /// Those that are believed there, and are the very commits of the original where that has them.
     pub(super) there: BTreeSet<SnapshotId>,
     /// Those that the copy has forgotten; they may still lie there.
     pub(super) forgotten: BTreeSet<SnapshotId>,
@@ -72,11 +72,20 @@ impl Copy<'_> {
         })
     }
 
-    /// Returns what the copy has and what it has forgotten. The tombstone of a sync that died unsigned forgets nothing.
-    pub(super) async fn known_snapshots(&self) -> Result<Known> {
-        let refs = self.to.signed(layout::REFS).await?;
+    /// Returns what the copy has and what it has forgotten, and notes on which packs its snapshots rely. What only lies
+    /// there is not there: its signature must be valid. The tombstone of a sync that died unsigned forgets nothing.
+    pub(super) async fn known_snapshots(&mut self) -> Result<Known> {
+        let survey = self.to.survey().await?;
+        let believed = survey.good.iter().chain(&survey.forgotten);
+        let is_same = |one: &&SignedRefs| {
+            // What the original has no more cannot be compared with it.
+            self.wanted.get(&one.refs.snapshot).is_none_or(|digest| *digest == one.digest)
+        };
         let there: BTreeSet<SnapshotId> =
-            refs.iter().filter_map(|key| Some(layout::refs_of(key)?.0)).collect();
+            believed.filter(is_same).map(|one| one.refs.snapshot.clone()).collect();
+        for one in &survey.good {
+            one.packs.for_each(|pack, _| *self.relied_on.entry(pack).or_default() += 1);
+        }
         let mut listed = self.to.get.list(marks::TOMBSTONES).await?;
         listed.retain(|object| {
             let id = marks::tombstone_of(&object.key).map(|(id, _)| id);

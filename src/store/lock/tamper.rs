@@ -4,7 +4,11 @@
 //! enough for many runs; a new one is put when the lock of the last one is about to run out. What is asked after each
 //! attempt is the state of the object, not the service's word for it: refused is what had no effect.
 //!
-//! *Order.* Shorten, then delete, each without and with the bypass of governance; overwrite; hide behind a delete
+//! What counts as the test's object is a version with its very bytes: a bucket with a default retention also locks what
+//! the test puts over it. And a refusal proves something only where the same request has an effect when it asks for what
+//! is allowed, so the test first makes the lock a second longer.
+//!
+//! *Order.* Lengthen; soften; shorten, then delete, each without and with the bypass of governance; overwrite; hide behind a delete
 //! marker. What an attempt destroyed is made anew for the next one.
 //!
 //! *Crash.* A run that dies leaves a small object, a lock of it that runs out within a day, or a delete marker; the
@@ -16,7 +20,7 @@ use aws_sdk_s3::{
     primitives::{ByteStream, DateTime as SdkTime},
     types::ObjectLockMode,
 };
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use md5::{Digest, Md5};
 
 use super::{LockError, Locker, Mode, NoLock, Retention};
@@ -28,6 +32,8 @@ const LOCKED: TimeDelta = TimeDelta::days(1);
 const LEFT_MIN: TimeDelta = TimeDelta::hours(2);
 /// By how much the test tries to shorten.
 const SHORTER: TimeDelta = TimeDelta::hours(1);
+/// By how much it makes the lock longer, to see that it can.
+const LONGER: TimeDelta = TimeDelta::seconds(1);
 /// The name of the object in each mode.
 const GOVERNANCE: &str = "object-lock-governance";
 const COMPLIANCE: &str = "object-lock-compliance";
@@ -41,6 +47,7 @@ const BYPASS: &str =
     "Take s3:BypassGovernanceRetention from this credential, or set lock_mode = \"compliance\".";
 const NOT_KEPT: &str =
     "The service does not keep its word: do not rely on its lock, and keep another copy elsewhere.";
+const NO_CONTROL: &str = "it had no effect, but neither had the same request for a longer lock";
 const ASK: &str =
     "The credential must be allowed to lock, read and list versions: see docs/offsite.md for its policy.";
 
@@ -104,6 +111,11 @@ struct Law {
 pub const HAS_LOCK_ID: &str = "lock";
 
 const HAS_LOCK: Law = Law { id: HAS_LOCK_ID, text: "the service locks objects", bypass: false };
+/// The finding of what must be possible: it is tried out that a lock can be changed at all.
+pub const CONTROL_ID: &str = "lengthen";
+
+const LENGTHEN: Law = Law { id: CONTROL_ID, text: "a lock can be made longer", bypass: false };
+const SOFTEN: Law = Law { id: "soften", text: "compliance cannot be softened to governance", bypass: false };
 const SHORTEN: Law = Law { id: "shorten", text: "a lock cannot be shortened", bypass: false };
 const SHORTEN_BYPASS: Law =
     Law { id: "shorten_bypass", text: "a lock cannot be shortened by bypassing governance", bypass: true };
@@ -119,9 +131,23 @@ const HIDE: Law =
     Law { id: "delete", text: "a locked version is still there after a plain delete", bypass: false };
 
 impl Law {
+    /// Returns whether the attempt asks for another lock.
+    fn changes_lock(&self) -> bool {
+        [SOFTEN.id, SHORTEN.id, SHORTEN_BYPASS.id].contains(&self.id)
+    }
+
     fn found(&self, status: Status, detail: impl Into<String>, hint: Option<&str>) -> Finding {
         let hint = hint.map(str::to_owned);
         Finding { id: self.id, law: self.text, status, detail: detail.into(), hint }
+    }
+
+    /// Returns what a finding is worth: that a change of the lock had no effect says nothing where none has.
+    fn proven_by(&self, can_change: bool, finding: Finding) -> Finding {
+        if self.changes_lock() && finding.status == Status::Ok && !can_change {
+            self.found(Status::Unknown, NO_CONTROL, Some(ASK))
+        } else {
+            finding
+        }
     }
 
     fn held(&self, answer: Result<(), LockError>) -> Finding {
@@ -158,13 +184,19 @@ pub async fn test(locker: &Locker, mode: Mode, now: DateTime<Utc>) -> Vec<Findin
     let at = format!("{}{PROBES}{name}", locker.prefix);
     let test = Test { locker, at, mode, now };
     let mut findings = vec![HAS_LOCK.found(Status::Ok, locker.place(), None)];
-    for law in [SHORTEN, SHORTEN_BYPASS, DELETE, DELETE_BYPASS, OVERWRITE, HIDE] {
+    let control = test.lengthen().await.unwrap_or_else(|error| LENGTHEN.unknown(&error));
+    let can_change = control.status == Status::Ok;
+    findings.push(control);
+    for law in [SOFTEN, SHORTEN, SHORTEN_BYPASS, DELETE, DELETE_BYPASS, OVERWRITE, HIDE] {
+        if law.id == SOFTEN.id && mode != Mode::Compliance {
+            continue;
+        }
         // What an attempt before has destroyed is made anew.
         let tried = match test.locked().await {
             Ok(locked) => test.attempt(&law, &locked).await,
             Err(error) => Err(error),
         };
-        findings.push(tried.unwrap_or_else(|error| law.unknown(&error)));
+        findings.push(law.proven_by(can_change, tried.unwrap_or_else(|error| law.unknown(&error))));
     }
     test.clear().await;
     findings
@@ -188,13 +220,36 @@ struct Locked {
 struct Shown {
     version: String,
     is_marker: bool,
+    size_bytes: i64,
+}
+
+impl Shown {
+    /// Returns whether it has the size of the test's bytes.
+    fn may_be_body(&self) -> bool {
+        !self.is_marker && usize::try_from(self.size_bytes) == Ok(BODY.len())
+    }
 }
 
 impl Test<'_> {
+    /// Makes the lock a second longer, which is allowed: what is refused later is not refused for another reason.
+    async fn lengthen(&self) -> Result<Finding, LockError> {
+        let locked = self.locked().await?;
+        let longer = Retention { until: locked.retention.until + LONGER, ..locked.retention };
+        self.locker.set_retention(&self.at, Some(&locked.version), longer, false).await?;
+        Ok(match self.locker.retention_of(&self.at, Some(&locked.version)).await? {
+            Some(found) if found.until >= longer.until && found.mode >= longer.mode => {
+                let until = found.until.format("%Y-%m-%d %H:%M:%S UTC");
+                LENGTHEN.found(Status::Ok, format!("it ends {until} now"), None)
+            }
+            _ => LENGTHEN.found(Status::Unknown, "the service accepted it and did nothing", Some(NOT_KEPT)),
+        })
+    }
+
     /// Makes one attempt and looks what it did.
     async fn attempt(&self, law: &Law, locked: &Locked) -> Result<Finding, LockError> {
         let before = self.versions().await?;
         let done = match law.id {
+            id if id == SOFTEN.id => self.soften(locked).await,
             id if id == SHORTEN.id || id == SHORTEN_BYPASS.id => self.shorten(locked, law.bypass).await,
             id if id == DELETE.id || id == DELETE_BYPASS.id => self.delete(&locked.version, law.bypass).await,
             id if id == OVERWRITE.id => self.overwrite().await,
@@ -224,15 +279,18 @@ impl Test<'_> {
         Ok(finding)
     }
 
-    /// Returns the version that is locked longest, or puts a new one.
+    /// Returns the version with the test's bytes that is locked longest, or puts a new one. Where a bucket has a default
+    /// retention other versions are locked too; an ETag is no MD5 where the service encrypts, so the bytes are read.
     async fn locked(&self) -> Result<Locked, LockError> {
         let mut best: Option<Locked> = None;
-        for shown in self.versions().await?.into_iter().filter(|shown| !shown.is_marker) {
+        for shown in self.versions().await?.into_iter().filter(Shown::may_be_body) {
             let retention = self.locker.retention_of(&self.at, Some(&shown.version)).await?;
             let Some(retention) = retention.filter(|found| found.mode == self.mode) else { continue };
             let is_longer = best.as_ref().is_none_or(|best| best.retention.until < retention.until);
-            if retention.until > self.now + LEFT_MIN && is_longer {
-                best = Some(Locked { version: shown.version, retention });
+            let locked = Locked { version: shown.version, retention };
+            let is_long = retention.until > self.now + LEFT_MIN && is_longer;
+            if is_long && self.state(&locked).await?.is_some() {
+                best = Some(locked);
             }
         }
         match best {
@@ -242,7 +300,8 @@ impl Test<'_> {
     }
 
     async fn put_locked(&self) -> Result<Locked, LockError> {
-        let until = self.now + LOCKED;
+        // A service counts whole seconds.
+        let until = (self.now + LOCKED).trunc_subsecs(0);
         let mode = match self.mode {
             Mode::Governance => ObjectLockMode::Governance,
             Mode::Compliance => ObjectLockMode::Compliance,
@@ -255,10 +314,8 @@ impl Test<'_> {
         };
         // What the service says that it is, and not what was asked for.
         let retention = self.locker.retention_of(&self.at, Some(&version)).await?;
-        match retention {
-            Some(retention) => Ok(Locked { version, retention }),
-            None => Err(LockError::Refused("the service stored it without a lock".to_owned())),
-        }
+        let retention = as_asked(retention, Retention { mode: self.mode, until })?;
+        Ok(Locked { version, retention })
     }
 
     fn put(
@@ -269,6 +326,12 @@ impl Test<'_> {
         let digest = aws_smithy_types::base64::encode(Md5::digest(body));
         let put = client.put_object().bucket(bucket).key(&self.at).content_md5(digest);
         put.body(ByteStream::from_static(body))
+    }
+
+    /// Asks for the other mode until the same instant.
+    async fn soften(&self, locked: &Locked) -> Result<(), LockError> {
+        let softer = Retention { mode: Mode::Governance, ..locked.retention };
+        self.locker.set_retention(&self.at, Some(&locked.version), softer, false).await
     }
 
     async fn shorten(&self, locked: &Locked, bypass: bool) -> Result<(), LockError> {
@@ -321,11 +384,16 @@ impl Test<'_> {
         let list = list.map_err(|error| LockError::of(&error))?;
         let is_ours = |key: Option<&str>| key == Some(self.at.as_str());
         let versions = list.versions().iter().filter(|one| is_ours(one.key()));
-        let versions = versions.filter_map(|one| Some((one.version_id()?, false)));
+        let versions =
+            versions.filter_map(|one| Some((one.version_id()?, false, one.size().unwrap_or_default())));
         let markers = list.delete_markers().iter().filter(|one| is_ours(one.key()));
-        let markers = markers.filter_map(|one| Some((one.version_id()?, true)));
+        let markers = markers.filter_map(|one| Some((one.version_id()?, true, 0)));
         let shown = versions.chain(markers);
-        Ok(shown.map(|(version, is_marker)| Shown { version: version.to_owned(), is_marker }).collect())
+        let shown = shown.map(|(version, is_marker, size_bytes)| {
+            let version = version.to_owned();
+            Shown { version, is_marker, size_bytes }
+        });
+        Ok(shown.collect())
     }
 
     /// Removes what came since `before`: another version, a delete marker. Where that is refused it stays.
@@ -353,6 +421,16 @@ impl Test<'_> {
     }
 }
 
+/// Returns the lock that the service gave to what was put, if it is not weaker than was asked for.
+fn as_asked(stored: Option<Retention>, asked: Retention) -> Result<Retention, LockError> {
+    let weak = match stored {
+        Some(stored) if stored.mode >= asked.mode && stored.until >= asked.until => return Ok(stored),
+        Some(_) => "the service stored it with a weaker lock than it was asked for",
+        None => "the service stored it without a lock",
+    };
+    Err(LockError::Refused(weak.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,6 +444,42 @@ mod tests {
         assert_eq!(Verdict::of(&[ok(), unknown()]), Verdict::Unproven);
         assert_eq!(Verdict::of(&[unknown(), broken(), ok()]), Verdict::Broken);
         assert_eq!(Verdict::of(&[]), Verdict::Unproven);
+    }
+
+    #[test]
+    fn a_weaker_lock_than_was_asked_for_is_refused() {
+        let at = DateTime::UNIX_EPOCH + LOCKED;
+        let asked = Retention { mode: Mode::Compliance, until: at };
+        assert_eq!(as_asked(Some(asked), asked), Ok(asked));
+        let longer = Retention { until: at + LONGER, ..asked };
+        assert_eq!(as_asked(Some(longer), asked), Ok(longer));
+        let shorter = Retention { until: at - LONGER, ..asked };
+        let softer = Retention { mode: Mode::Governance, ..longer };
+        for weak in [None, Some(shorter), Some(softer)] {
+            assert!(matches!(as_asked(weak, asked), Err(LockError::Refused(_))), "{weak:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_that_was_refused_proves_nothing_where_no_change_has_an_effect() {
+        for law in [SOFTEN, SHORTEN, SHORTEN_BYPASS] {
+            let held = || law.held(Err(LockError::Refused("403 AccessDenied".to_owned())));
+            assert_eq!(law.proven_by(true, held()).status, Status::Ok);
+            assert_eq!(law.proven_by(false, held()).status, Status::Unknown);
+            assert_eq!(law.proven_by(false, law.broken("x")).status, Status::Broken);
+        }
+        assert_eq!(DELETE.proven_by(false, DELETE.held(Ok(()))).status, Status::Ok);
+    }
+
+    #[test]
+    fn what_overwrites_is_never_taken_for_what_was_locked() {
+        let shown = |body: &[u8], is_marker| Shown {
+            version: "1".to_owned(),
+            is_marker,
+            size_bytes: i64::try_from(body.len()).unwrap(),
+        };
+        assert!(shown(BODY, false).may_be_body());
+        assert!(!shown(OTHER, false).may_be_body() && !shown(BODY, true).may_be_body());
     }
 
     #[test]
