@@ -206,12 +206,6 @@ impl Catalog {
         Ok(true)
     }
 
-    /// Lets every write fail, or not any more: a disk that is full.
-    #[cfg(test)]
-    pub(crate) fn refuse_writes(&self, refuses: bool) {
-        self.connection().pragma_update(None, "query_only", refuses).expect("SQLite knows it");
-    }
-
     /// Returns where the catalog is, if it is a file.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
