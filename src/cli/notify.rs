@@ -8,7 +8,7 @@ use crate::{
     error::{ExitCode, Result},
     jobs::{
         notify::{self, Trial},
-        open,
+        open, standing,
     },
     notify::Topic,
 };
@@ -27,7 +27,7 @@ enum Verb {
         /// Names of channels of the policy [default: all, fallbacks too]
         #[arg(value_name = "CHANNEL")]
         channels: Vec<String>,
-        /// Send a daily report with made-up figures
+        /// Send the daily report as it is now
         #[arg(long)]
         digest: bool,
     },
@@ -36,10 +36,13 @@ enum Verb {
 pub(super) async fn run(verb: Notify, session: &Session) -> Result<ExitCode> {
     let Verb::Test { channels, digest } = verb.verb;
     let stack = session.repository_of_stack()?;
-    let topic =
-        if digest { Topic::Digest(Box::new(notify::sample(&stack, &session.ground))) } else { Topic::Test };
     let monitor = session.monitor();
     let ledger = open::ledger(&stack, &monitor)?;
+    let topic = if digest {
+        Topic::Digest(Box::new(standing::gather(&stack, &ledger, session.ground.clock.now())?))
+    } else {
+        Topic::Test
+    };
     let trials = notify::try_out(&stack, &ledger, &channels, topic, &session.ground).await?;
     for failure in trials.iter().filter_map(|trial| trial.unnoted.as_ref()) {
         let hint = failure.hints().first().map(String::as_str);

@@ -46,7 +46,7 @@ pub struct Message {
     /// Channels that should have told it and could not be reached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreached: Vec<String>,
-    /// Whether its facts are made up, to try a channel.
+    /// Whether somebody only tries a channel.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_trial: bool,
 }

@@ -120,14 +120,21 @@ async fn a_fallback_that_was_repaired_is_in_trouble_until_a_test_reaches_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sample_of_the_daily_report_says_that_it_is_one() {
+async fn a_daily_report_that_is_sent_by_hand_says_so_and_how_things_really_are() {
     let chat = Receiver::answering(&[(200, "ok")]).await;
     let stage = Stage::with_files();
     stage.edit(|text| format!("language = \"zh\"\n{text}"));
     add(&stage, "chat", "slack", &chat.url("/"));
-    stage.run(&["notify", "test", "--digest"]).ends(0);
-    let text = chat.only().json()["text"].as_str().unwrap().to_owned();
-    assert!(text.contains("备份日报") && text.contains("示例日报") && text.contains("config"), "{text}");
+    let digest = |nth: usize| {
+        stage.run(&["notify", "test", "--digest"]).ends(0);
+        chat.requests()[nth].json()["text"].as_str().unwrap().to_owned()
+    };
+    let text = digest(0);
+    assert!(text.contains("备份日报") && text.contains("手动测试"), "{text}");
+    assert!(text.contains("config（files）：没有可用快照"), "{text}");
+    let snapshot = stage.snapshot();
+    let text = digest(1);
+    assert!(text.contains(&format!("最新快照 {snapshot}")) && !text.contains("没有可用快照"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,7 +15,6 @@
 //! [`Deliverer`].
 
 mod deliver;
-mod sample;
 #[cfg(test)]
 mod tests;
 mod unnoted;
@@ -23,10 +22,7 @@ mod unnoted;
 use chrono::{DateTime, Duration, Utc};
 use futures_util::{StreamExt, stream};
 
-pub use self::{
-    deliver::{Delivered, Deliverer, GaveUp, deliver},
-    sample::sample,
-};
+pub use self::deliver::{Delivered, Deliverer, GaveUp, deliver};
 use super::backup::host_name;
 use crate::{
     catalog::Catalog,
