@@ -41,6 +41,8 @@ pub struct Asked {
     pub delay_days: Option<u32>,
     /// Whether each signer's snapshots are counted by themselves, as each holds other sources.
     pub sharded: bool,
+    /// Signers that sign no more: the last snapshot of one may go, by name.
+    pub revoked: BTreeSet<String>,
     /// How long things wait.
     pub terms: Terms,
 }
@@ -124,6 +126,7 @@ pub fn asked(stack: &Stack, offsite: Option<&str>, forget: BTreeSet<SnapshotId>)
         forget,
         delay_days: offsite.map(|offsite| offsite.settings.delay_days),
         sharded: stack.repository.settings.sharded,
+        revoked: stack.repository.settings.revoked.iter().map(|one| one.signer.clone()).collect(),
         terms: Terms::default(),
     })
 }
@@ -153,7 +156,7 @@ pub async fn plan(
     let now = ground.clock.now();
     let mut decided = decide(&seen, asked, now)?;
     stay_for_now(&mut decided, &seen, asked, now);
-    name(&mut decided, &asked.forget)?;
+    name(&mut decided, &seen, asked)?;
     let remove = decided.remove.iter().map(|one| (one.id.clone(), one.reason.to_string())).collect();
     let began = seen.snapshots().map(|one| (one.refs.snapshot.clone(), one.refs.began)).collect();
     let terms = Terms { is_copy: asked.delay_days.is_some(), ..asked.terms };
@@ -208,8 +211,8 @@ fn stay_for_now(decided: &mut Decided, seen: &Inspection, asked: &Asked, now: ch
 }
 
 /// Moves the snapshots that a person named to those that go.
-fn name(decided: &mut Decided, forget: &BTreeSet<SnapshotId>) -> Result<()> {
-    for id in forget {
+fn name(decided: &mut Decided, seen: &Inspection, asked: &Asked) -> Result<()> {
+    for id in &asked.forget {
         let Some(at) = decided.keep.iter().position(|kept| kept.id == *id) else {
             if decided.remove.iter().any(|removed| removed.id == *id) {
                 continue;
@@ -220,11 +223,27 @@ fn name(decided: &mut Decided, forget: &BTreeSet<SnapshotId>) -> Result<()> {
         decided.keep.remove(at);
         decided.remove.push(retention::Removed { id: id.clone(), reason: retention::Gone::Named });
     }
-    if decided.keep.is_empty() && !forget.is_empty() {
-        return Err(Failure::new(ExitCode::Usage, "no snapshot would be left")
-            .hint("The last one is never removed; make another backup first."));
+    let bereft = |what: &str| {
+        let failure = Failure::new(ExitCode::Usage, format!("no snapshot {what}would be left"));
+        Err(failure.hint("The last one is never removed; make another backup first."))
+    };
+    if decided.keep.is_empty() && !asked.forget.is_empty() {
+        return bereft("");
     }
-    Ok(())
+    match without(decided, seen, asked).filter(|_| asked.sharded) {
+        Some(signer) => bereft(&format!("of signer `{signer}` ")),
+        None => Ok(()),
+    }
+}
+
+/// Returns a signer that signs on and of whose snapshots none would stay, as a person named them: where the sources are
+/// divided over hosts, that host's sources would be in no snapshot.
+fn without<'a>(decided: &Decided, seen: &'a Inspection, asked: &Asked) -> Option<&'a str> {
+    let signer: BTreeMap<&SnapshotId, &str> =
+        seen.snapshots().map(|one| (&one.refs.snapshot, one.signer.as_str())).collect();
+    let left: BTreeSet<&str> = decided.keep.iter().filter_map(|one| signer.get(&one.id).copied()).collect();
+    let named = asked.forget.iter().filter_map(|id| signer.get(id).copied());
+    named.into_iter().find(|signer| !left.contains(signer) && !asked.revoked.contains(*signer))
 }
 
 /// Carries a plan out. Where a guard asks, `accepted` must be the number of snapshots that go.

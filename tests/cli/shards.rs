@@ -81,6 +81,38 @@ fn retention_keeps_the_newest_of_each_shard_and_not_of_all() {
 }
 
 #[test]
+fn the_last_snapshot_of_a_shard_is_never_removed_by_name() {
+    let stage = divided();
+    sources(&stage, "lifeboat.toml", "0/2");
+    sources(&stage, "second.toml", "1/2");
+    let id_of = |source: &str| {
+        let listed = stage.run(&["snapshots", "--json"]).ends(0).json();
+        let has = |one: &&Value| one["sources"].as_array().unwrap().contains(&source.into());
+        // The newest comes last.
+        let all: Vec<&Value> = listed["snapshots"].as_array().unwrap().iter().filter(has).collect();
+        all.iter().map(|one| one["id"].as_str().unwrap().to_owned()).max().unwrap()
+    };
+    let only = id_of("more");
+    let words = ["prune", "--plan", "--forget", &only];
+    let refused = stage.run(&words).ends(2).tells("no snapshot of signer `RW");
+    let signer = refused.tells("The last one is never removed").err.split('`').nth(1).unwrap().to_owned();
+    // A key that signs no more is a group that ends.
+    let whole = stage.read("lifeboat.toml");
+    stage.append(&format!("[[repository.revoked]]\nsigner = \"{signer}\"\nafter_seq = 99\n"));
+    stage.run(&words).ends(0);
+    stage.write("lifeboat.toml", &whole);
+    // The other shard's do not stand in for it, however many there are.
+    sources(&stage, "lifeboat.toml", "0/2");
+    stage.run(&words).ends(2);
+    stage.run(&["prune", "--plan", "--forget", &id_of("config")]).ends(0);
+    sources(&stage, "second.toml", "1/2");
+    stage.run(&words).ends(0);
+    // Where nothing is divided, one snapshot is as good as another.
+    stage.edit(|text| text.replace("sharded = true", "sharded = false"));
+    stage.run(&["prune", "--plan", "--forget", &only, "--forget", &id_of("more")]).ends(0);
+}
+
+#[test]
 fn a_shard_needs_the_policy_and_the_key_in_its_place() {
     let stage = divided();
     stage.run(&["backup", "--shard", "1/2"]).ends(12).tells("shard 1/2 may not sign with");
