@@ -42,6 +42,8 @@ pub struct Asked {
     pub delay_days: Option<u32>,
     /// Whether each signer's snapshots are counted by themselves, as each holds other sources.
     pub sharded: bool,
+    /// Signers that sign no more: the last snapshot of one may go, by name.
+    pub revoked: BTreeSet<String>,
     /// How long things wait.
     pub terms: Terms,
 }
@@ -127,6 +129,7 @@ pub fn asked(stack: &Stack, offsite: Option<&str>, forget: BTreeSet<SnapshotId>)
         forget,
         delay_days: offsite.map(|offsite| offsite.settings.delay_days),
         sharded: stack.repository.settings.sharded,
+        revoked: stack.repository.settings.revoked.iter().map(|one| one.signer.clone()).collect(),
         terms: Terms::default(),
     })
 }
@@ -230,19 +233,20 @@ fn name(decided: &mut Decided, seen: &Inspection, asked: &Asked) -> Result<()> {
     if decided.keep.is_empty() && !asked.forget.is_empty() {
         return bereft("");
     }
-    match without(decided, seen, &asked.forget).filter(|_| asked.sharded) {
+    match without(decided, seen, asked).filter(|_| asked.sharded) {
         Some(signer) => bereft(&format!("of signer `{signer}` ")),
         None => Ok(()),
     }
 }
 
-/// Returns a signer of snapshots that a person named of whose snapshots none stays: where the sources are divided over
-/// hosts, that host's sources would be in none.
-fn without<'a>(decided: &Decided, seen: &'a Inspection, forget: &BTreeSet<SnapshotId>) -> Option<&'a str> {
+/// Returns a signer that signs on and of whose snapshots none would stay, as a person named them: where the sources are
+/// divided over hosts, that host's sources would be in no snapshot.
+fn without<'a>(decided: &Decided, seen: &'a Inspection, asked: &Asked) -> Option<&'a str> {
     let signer: BTreeMap<&SnapshotId, &str> =
         seen.snapshots().map(|one| (&one.refs.snapshot, one.signer.as_str())).collect();
     let left: BTreeSet<&str> = decided.keep.iter().filter_map(|one| signer.get(&one.id).copied()).collect();
-    forget.iter().filter_map(|id| signer.get(id).copied()).find(|signer| !left.contains(signer))
+    let named = asked.forget.iter().filter_map(|id| signer.get(id).copied());
+    named.into_iter().find(|signer| !left.contains(signer) && !asked.revoked.contains(*signer))
 }
 
 /// Carries a plan out. Where a guard asks, `accepted` must be the number of snapshots that go.

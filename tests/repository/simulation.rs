@@ -412,6 +412,7 @@ fn asked(place: Where, keeps_all: bool) -> Asked {
         forget: BTreeSet::new(),
         delay_days,
         sharded: false,
+        revoked: BTreeSet::new(),
         terms: Terms::default(),
     }
 }
