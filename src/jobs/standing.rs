@@ -240,18 +240,21 @@ fn place(ledger: &Catalog, name: &str) -> Result<PlaceStanding> {
     })
 }
 
-/// Returns how long the oldest snapshot that a copy lacks has waited; 0 when it lacks none. Unknown for a copy that
-/// nobody has seen, as long as there is nothing that it lacks.
+/// Returns how long the oldest snapshot that a copy lacks has waited; 0 when it lacks none. It lacks what its last sync
+/// left behind, of whatever host, and what this host has made since. Unknown for a copy that nobody has seen, as long
+/// as there is nothing that it lacks.
 fn lag_seconds(ledger: &Catalog, copy: &PlaceSeen, now: DateTime<Utc>) -> Result<Option<u64>> {
     let backups = ledger.runs_of(&Task::of(Job::Backup), BACKUPS_BACK)?;
-    let made = backups.iter().filter_map(|run| {
+    // By time: the newest snapshot of a copy may be another host's.
+    let is_newer = |run: &&Run| copy.newest_began.is_none_or(|newest| run.began > newest);
+    let made = backups.iter().filter(is_newer).filter_map(|run| {
         let end = run.end.as_ref()?;
-        Some((end.snapshot.as_ref()?, end.ended))
+        end.snapshot.as_ref().map(|_| end.ended)
     });
-    let mut lacking = made.take_while(|(snapshot, _)| Some(*snapshot) != copy.newest.as_ref());
+    let left = copy.behind.iter().filter_map(|behind| behind.oldest.as_ref()).map(|(_, began)| *began);
     let has_seen = copy.newest.is_some();
-    Ok(match lacking.by_ref().last() {
-        Some((_, ended)) => u64::try_from((now - ended).num_seconds()).ok(),
+    Ok(match made.chain(left).min() {
+        Some(since) => Some(u64::try_from((now - since).num_seconds()).unwrap_or_default()),
         None => has_seen.then_some(0),
     })
 }
@@ -267,4 +270,60 @@ fn upcoming(tasks: &[TaskStanding]) -> Vec<Upcoming> {
 pub fn newest_slot(ledger: &Catalog, task: &Task) -> Result<Option<(DateTime<Utc>, SlotState, bool)>> {
     let newest = ledger.slots(task, 1)?.pop();
     Ok(newest.map(|slot| (slot.expected, slot.state, slot.is_late)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{catalog::Count, jobs::seen::Behind};
+
+    fn at(hours: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + Duration::hours(hours)
+    }
+
+    fn id(hours: i64) -> SnapshotId {
+        SnapshotId::at(at(hours), 1)
+    }
+
+    /// Notes a backup whose snapshot has these sources.
+    fn backup(ledger: &Catalog, hours: i64, sources: &[&str]) {
+        let run = ledger.begin_run(&Task::of(Job::Backup), 1, at(hours)).unwrap();
+        let value = u64::try_from(at(hours).timestamp()).unwrap();
+        let count = |about: &&str| Count { about: (*about).to_owned(), what: POINT.to_owned(), value };
+        ledger.note_counts(run, &sources.iter().map(count).collect::<Vec<_>>()).unwrap();
+        let end = RunEnd {
+            ended: at(hours),
+            exit: 0,
+            snapshot: Some(id(hours)),
+            added_bytes: 0,
+            message: None,
+            hint: None,
+        };
+        ledger.end_run(run, &end).unwrap();
+    }
+
+    fn copy(newest: i64, behind: Option<i64>) -> PlaceSeen {
+        PlaceSeen {
+            newest: Some(id(newest)),
+            newest_began: Some(at(newest)),
+            behind: Some(Behind { oldest: behind.map(|hours| (id(hours), at(hours))) }),
+            ..PlaceSeen::default()
+        }
+    }
+
+    #[test]
+    fn a_copy_that_has_another_hosts_newest_snapshot_lags_by_what_it_lacks() {
+        let ledger = Catalog::in_memory().unwrap();
+        let lag =
+            |copy: &PlaceSeen| lag_seconds(&ledger, copy, at(100)).unwrap().map(|seconds| seconds / 3600);
+        assert_eq!(lag(&PlaceSeen::default()), None);
+        backup(&ledger, 10, &[]);
+        backup(&ledger, 34, &[]);
+        assert_eq!(lag(&PlaceSeen::default()), Some(90));
+        assert_eq!(lag(&copy(40, None)), Some(0));
+        assert_eq!(lag(&copy(40, Some(34))), Some(66));
+        backup(&ledger, 58, &[]);
+        assert_eq!(lag(&copy(40, None)), Some(42));
+        assert_eq!(lag(&copy(40, Some(34))), Some(66));
+    }
 }
