@@ -90,14 +90,13 @@ impl Cron {
         }
         while slot < end {
             let reach = slot + longest.max(Duration::hours(1));
-            slot = match self.last_before(reach).filter(|newest| *newest > slot) {
-                Some(newest) => newest,
-                None => {
-                    let Some(next) = self.next_after(slot) else { break };
-                    longest = longest.max(next - slot);
-                    next
-                }
-            };
+            if let Some(newest) = self.last_before(reach).filter(|newest| *newest > slot) {
+                slot = newest;
+                continue;
+            }
+            let Some(next) = self.next_after(slot) else { break };
+            longest = longest.max(next - slot);
+            slot = next;
         }
         (longest > Duration::zero()).then_some(longest)
     }
