@@ -13,8 +13,8 @@ use super::{
 use crate::{
     catalog::{Catalog, Run, RunEnd, SlotState},
     error::{ExitCode, Result},
-    names::{Job, SnapshotId, Task},
-    policy::Stack,
+    names::{Job, Task},
+    policy::{SourceConfig, Stack},
     status::{
         Incident, PlaceStanding, RunStanding, SourceStanding, Standing, TaskStanding, TaskState, Upcoming,
         Verdict,
@@ -155,24 +155,27 @@ pub fn watch(ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> Result<DateTi
     Ok(now)
 }
 
-/// Returns the newest backup, among the newest so many, that made a snapshot and is no younger than `not_after`.
-fn backup_of(ledger: &Catalog, snapshot: Option<&SnapshotId>) -> Result<Option<Run>> {
-    let runs = ledger.runs_of(&Task::of(Job::Backup), BACKUPS_BACK)?;
-    Ok(runs.into_iter().find(|run| {
-        let made = run.end.as_ref().and_then(|end| end.snapshot.as_ref());
-        made.is_some() && snapshot.is_none_or(|wanted| made == Some(wanted))
-    }))
+/// Returns whether a copy has what this run made, as far as its last sync told.
+fn has(copy: &PlaceSeen, run: &Run) -> bool {
+    let made = run.end.as_ref().and_then(|end| end.snapshot.as_ref());
+    let oldest_lacking = copy.behind.as_ref().and_then(|behind| behind.oldest.as_ref());
+    copy.newest_began.is_some_and(|newest| run.began <= newest)
+        && oldest_lacking.is_none_or(|(lacking, _)| made.is_some_and(|made| made < lacking))
 }
 
 fn sources(stack: &Stack, ledger: &Catalog) -> Result<Vec<SourceStanding>> {
-    let newest = backup_of(ledger, None)?;
-    let mut offsite: Vec<Run> = Vec::new();
+    let mut copies = Vec::new();
     for one in &stack.offsites {
-        if let Some(snapshot) = seen::place(ledger, one.name.as_str())?.newest {
-            offsite.extend(backup_of(ledger, Some(&snapshot))?);
-        }
+        copies.push(seen::place(ledger, one.name.as_str())?);
     }
-    let counts_of = |run: &Run, name: &str| -> Result<Vec<(String, u64)>> {
+    stack.sources_in_order().into_iter().map(|source| of_source(ledger, source, &copies)).collect()
+}
+
+/// Tells of a source by the newest backup that has it, which need not be the newest one.
+fn of_source(ledger: &Catalog, source: &SourceConfig, copies: &[PlaceSeen]) -> Result<SourceStanding> {
+    let name = source.name.as_str();
+    let runs = ledger.snapshots_with(name, POINT, BACKUPS_BACK)?;
+    let counts_of = |run: &Run| -> Result<Vec<(String, u64)>> {
         let counts = ledger.counts(run.number)?.into_iter().filter(|count| count.about == name);
         Ok(counts.map(|count| (count.what, count.value)).collect())
     };
@@ -180,25 +183,18 @@ fn sources(stack: &Stack, ledger: &Catalog) -> Result<Vec<SourceStanding>> {
         let found = counts.iter().find(|(what, _)| what == POINT)?;
         DateTime::from_timestamp(i64::try_from(found.1).ok()?, 0)
     };
-    let mut all = Vec::new();
-    for source in stack.sources_in_order() {
-        let name = source.name.as_str();
-        let mut counts = newest.as_ref().map_or(Ok(Vec::new()), |run| counts_of(run, name))?;
-        let mut point_offsite = None;
-        for run in &offsite {
-            point_offsite = point_offsite.max(point(&counts_of(run, name)?));
-        }
-        let newest_point = point(&counts);
-        counts.retain(|(what, _)| what != POINT);
-        all.push(SourceStanding {
-            name: name.to_owned(),
-            kind: source.kind.word().to_owned(),
-            point: newest_point,
-            point_offsite,
-            counts,
-        });
-    }
-    Ok(all)
+    let mut counts = runs.first().map_or(Ok(Vec::new()), counts_of)?;
+    let offsite = runs.iter().find(|run| copies.iter().any(|copy| has(copy, run)));
+    let point_offsite = offsite.map(counts_of).transpose()?.and_then(|counts| point(&counts));
+    let newest_point = point(&counts);
+    counts.retain(|(what, _)| what != POINT);
+    Ok(SourceStanding {
+        name: name.to_owned(),
+        kind: source.kind.word().to_owned(),
+        point: newest_point,
+        point_offsite,
+        counts,
+    })
 }
 
 fn places(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<PlaceStanding>> {
@@ -275,7 +271,7 @@ pub fn newest_slot(ledger: &Catalog, task: &Task) -> Result<Option<(DateTime<Utc
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{catalog::Count, jobs::seen::Behind};
+    use crate::{catalog::Count, jobs::seen::Behind, names::SnapshotId};
 
     fn at(hours: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + Duration::hours(hours)
@@ -325,5 +321,26 @@ mod tests {
         backup(&ledger, 58, &[]);
         assert_eq!(lag(&copy(40, None)), Some(42));
         assert_eq!(lag(&copy(40, Some(34))), Some(66));
+    }
+
+    #[test]
+    fn a_source_that_failed_tonight_keeps_the_point_of_the_night_before_here_and_offsite() {
+        let ledger = Catalog::in_memory().unwrap();
+        let stack = "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = { root = \"/repo\" }\n\
+            recipients = [\"age1abc\"]\nstate_dir = \"/state\"\n[[source]]\nname = \"data\"\nkind = \"files\"\n\
+            paths = [\"/data\"]\n";
+        let stack = Stack::parse(stack, "p.toml", crate::policy::Need::Sources).unwrap();
+        let points = |copy: PlaceSeen| {
+            let one = of_source(&ledger, &stack.sources[0], &[copy]).unwrap();
+            (one.point, one.point_offsite)
+        };
+        assert_eq!(points(copy(40, None)), (None, None));
+        backup(&ledger, 10, &["data"]);
+        backup(&ledger, 34, &["data", "other"]);
+        backup(&ledger, 58, &["other"]);
+        assert_eq!(points(copy(58, None)), (Some(at(34)), Some(at(34))));
+        assert_eq!(points(copy(20, None)), (Some(at(34)), Some(at(10))));
+        assert_eq!(points(copy(40, Some(34))), (Some(at(34)), Some(at(10))));
+        assert_eq!(points(PlaceSeen::default()), (Some(at(34)), None));
     }
 }
