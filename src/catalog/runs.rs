@@ -181,6 +181,15 @@ impl Catalog {
         self.some_runs("verb = ?2 AND place IS ?3", params![limit, task.job.word(), task.place])
     }
 
+    /// Returns the newest `limit` backups that made a snapshot and counted this of it, the newest first.
+    pub fn snapshots_with(&self, about: &str, what: &str, limit: u32) -> Result<Vec<Run>> {
+        self.some_runs(
+            "verb = ?2 AND snapshot IS NOT NULL
+             AND EXISTS (SELECT 1 FROM counts WHERE run = n AND about = ?3 AND what = ?4)",
+            params![limit, Job::Backup.word(), about, what],
+        )
+    }
+
     /// Returns the newest run of a task that did all it should, with all the stack's sources.
     pub fn last_success(&self, task: &Task) -> Result<Option<Run>> {
         let found = self.some_runs(

@@ -118,7 +118,7 @@ pub async fn noted<T: Remembered>(
     task: &Task,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    noted_as(context, task, false, work).await
+    noted_as(context, task, false, Box::pin(work)).await
 }
 
 /// As [`noted`]; `is_part` tells whether only some of the stack's sources were asked for, which does not count as the

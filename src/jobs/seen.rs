@@ -24,6 +24,15 @@ pub struct PlaceSeen {
     pub stored_bytes: Option<u64>,
     /// Bytes of packs that the copy has not.
     pub lag_bytes: Option<u64>,
+    /// What the copy lacked when it was last synced.
+    pub behind: Option<Behind>,
+}
+
+/// What a copy lacked when it was last synced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// The oldest snapshot that it lacked, whoever made it, and when that was begun.
+    pub oldest: Option<(SnapshotId, DateTime<Utc>)>,
 }
 
 impl PlaceSeen {
@@ -40,6 +49,7 @@ impl PlaceSeen {
         take(&mut self.logical_bytes, newer.logical_bytes);
         take(&mut self.stored_bytes, newer.stored_bytes);
         take(&mut self.lag_bytes, newer.lag_bytes);
+        take(&mut self.behind, newer.behind);
     }
 }
 

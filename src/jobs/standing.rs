@@ -13,8 +13,8 @@ use super::{
 use crate::{
     catalog::{Catalog, Run, RunEnd, SlotState},
     error::{ExitCode, Result},
-    names::{Job, SnapshotId, Task},
-    policy::Stack,
+    names::{Job, Task},
+    policy::{SourceConfig, Stack},
     status::{
         Incident, PlaceStanding, RunStanding, SourceStanding, Standing, TaskStanding, TaskState, Upcoming,
         Verdict,
@@ -155,24 +155,27 @@ pub fn watch(ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> Result<DateTi
     Ok(now)
 }
 
-/// Returns the newest backup, among the newest so many, that made a snapshot and is no younger than `not_after`.
-fn backup_of(ledger: &Catalog, snapshot: Option<&SnapshotId>) -> Result<Option<Run>> {
-    let runs = ledger.runs_of(&Task::of(Job::Backup), BACKUPS_BACK)?;
-    Ok(runs.into_iter().find(|run| {
-        let made = run.end.as_ref().and_then(|end| end.snapshot.as_ref());
-        made.is_some() && snapshot.is_none_or(|wanted| made == Some(wanted))
-    }))
+/// Returns whether a copy has what this run made, as far as its last sync told.
+fn has(copy: &PlaceSeen, run: &Run) -> bool {
+    let made = run.end.as_ref().and_then(|end| end.snapshot.as_ref());
+    let oldest_lacking = copy.behind.as_ref().and_then(|behind| behind.oldest.as_ref());
+    copy.newest_began.is_some_and(|newest| run.began <= newest)
+        && oldest_lacking.is_none_or(|(lacking, _)| made.is_some_and(|made| made < lacking))
 }
 
 fn sources(stack: &Stack, ledger: &Catalog) -> Result<Vec<SourceStanding>> {
-    let newest = backup_of(ledger, None)?;
-    let mut offsite: Vec<Run> = Vec::new();
+    let mut copies = Vec::new();
     for one in &stack.offsites {
-        if let Some(snapshot) = seen::place(ledger, one.name.as_str())?.newest {
-            offsite.extend(backup_of(ledger, Some(&snapshot))?);
-        }
+        copies.push(seen::place(ledger, one.name.as_str())?);
     }
-    let counts_of = |run: &Run, name: &str| -> Result<Vec<(String, u64)>> {
+    stack.sources_in_order().into_iter().map(|source| of_source(ledger, source, &copies)).collect()
+}
+
+/// Tells of a source by the newest backup that has it, which need not be the newest one.
+fn of_source(ledger: &Catalog, source: &SourceConfig, copies: &[PlaceSeen]) -> Result<SourceStanding> {
+    let name = source.name.as_str();
+    let runs = ledger.snapshots_with(name, POINT, BACKUPS_BACK)?;
+    let counts_of = |run: &Run| -> Result<Vec<(String, u64)>> {
         let counts = ledger.counts(run.number)?.into_iter().filter(|count| count.about == name);
         Ok(counts.map(|count| (count.what, count.value)).collect())
     };
@@ -180,25 +183,18 @@ fn sources(stack: &Stack, ledger: &Catalog) -> Result<Vec<SourceStanding>> {
         let found = counts.iter().find(|(what, _)| what == POINT)?;
         DateTime::from_timestamp(i64::try_from(found.1).ok()?, 0)
     };
-    let mut all = Vec::new();
-    for source in stack.sources_in_order() {
-        let name = source.name.as_str();
-        let mut counts = newest.as_ref().map_or(Ok(Vec::new()), |run| counts_of(run, name))?;
-        let mut point_offsite = None;
-        for run in &offsite {
-            point_offsite = point_offsite.max(point(&counts_of(run, name)?));
-        }
-        let newest_point = point(&counts);
-        counts.retain(|(what, _)| what != POINT);
-        all.push(SourceStanding {
-            name: name.to_owned(),
-            kind: source.kind.word().to_owned(),
-            point: newest_point,
-            point_offsite,
-            counts,
-        });
-    }
-    Ok(all)
+    let mut counts = runs.first().map_or(Ok(Vec::new()), counts_of)?;
+    let offsite = runs.iter().find(|run| copies.iter().any(|copy| has(copy, run)));
+    let point_offsite = offsite.map(counts_of).transpose()?.and_then(|counts| point(&counts));
+    let newest_point = point(&counts);
+    counts.retain(|(what, _)| what != POINT);
+    Ok(SourceStanding {
+        name: name.to_owned(),
+        kind: source.kind.word().to_owned(),
+        point: newest_point,
+        point_offsite,
+        counts,
+    })
 }
 
 fn places(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<PlaceStanding>> {
@@ -240,18 +236,21 @@ fn place(ledger: &Catalog, name: &str) -> Result<PlaceStanding> {
     })
 }
 
-/// Returns how long the oldest snapshot that a copy lacks has waited; 0 when it lacks none. Unknown for a copy that
-/// nobody has seen, as long as there is nothing that it lacks.
+/// Returns how long the oldest snapshot that a copy lacks has waited; 0 when it lacks none. It lacks what its last sync
+/// left behind, of whatever host, and what this host has made since. Unknown for a copy that nobody has seen, as long
+/// as there is nothing that it lacks.
 fn lag_seconds(ledger: &Catalog, copy: &PlaceSeen, now: DateTime<Utc>) -> Result<Option<u64>> {
     let backups = ledger.runs_of(&Task::of(Job::Backup), BACKUPS_BACK)?;
-    let made = backups.iter().filter_map(|run| {
+    // By time: the newest snapshot of a copy may be another host's.
+    let is_newer = |run: &&Run| copy.newest_began.is_none_or(|newest| run.began > newest);
+    let made = backups.iter().filter(is_newer).filter_map(|run| {
         let end = run.end.as_ref()?;
-        Some((end.snapshot.as_ref()?, end.ended))
+        end.snapshot.as_ref().map(|_| end.ended)
     });
-    let mut lacking = made.take_while(|(snapshot, _)| Some(*snapshot) != copy.newest.as_ref());
+    let left = copy.behind.iter().filter_map(|behind| behind.oldest.as_ref()).map(|(_, began)| *began);
     let has_seen = copy.newest.is_some();
-    Ok(match lacking.by_ref().last() {
-        Some((_, ended)) => u64::try_from((now - ended).num_seconds()).ok(),
+    Ok(match made.chain(left).min() {
+        Some(since) => Some(u64::try_from((now - since).num_seconds()).unwrap_or_default()),
         None => has_seen.then_some(0),
     })
 }
@@ -267,4 +266,81 @@ fn upcoming(tasks: &[TaskStanding]) -> Vec<Upcoming> {
 pub fn newest_slot(ledger: &Catalog, task: &Task) -> Result<Option<(DateTime<Utc>, SlotState, bool)>> {
     let newest = ledger.slots(task, 1)?.pop();
     Ok(newest.map(|slot| (slot.expected, slot.state, slot.is_late)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{catalog::Count, jobs::seen::Behind, names::SnapshotId};
+
+    fn at(hours: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + Duration::hours(hours)
+    }
+
+    fn id(hours: i64) -> SnapshotId {
+        SnapshotId::at(at(hours), 1)
+    }
+
+    /// Notes a backup whose snapshot has these sources.
+    fn backup(ledger: &Catalog, hours: i64, sources: &[&str]) {
+        let run = ledger.begin_run(&Task::of(Job::Backup), 1, at(hours)).unwrap();
+        let value = u64::try_from(at(hours).timestamp()).unwrap();
+        let count = |about: &&str| Count { about: (*about).to_owned(), what: POINT.to_owned(), value };
+        ledger.note_counts(run, &sources.iter().map(count).collect::<Vec<_>>()).unwrap();
+        let end = RunEnd {
+            ended: at(hours),
+            exit: 0,
+            snapshot: Some(id(hours)),
+            added_bytes: 0,
+            message: None,
+            hint: None,
+        };
+        ledger.end_run(run, &end).unwrap();
+    }
+
+    fn copy(newest: i64, behind: Option<i64>) -> PlaceSeen {
+        PlaceSeen {
+            newest: Some(id(newest)),
+            newest_began: Some(at(newest)),
+            behind: Some(Behind { oldest: behind.map(|hours| (id(hours), at(hours))) }),
+            ..PlaceSeen::default()
+        }
+    }
+
+    #[test]
+    fn a_copy_that_has_another_hosts_newest_snapshot_lags_by_what_it_lacks() {
+        let ledger = Catalog::in_memory().unwrap();
+        let lag =
+            |copy: &PlaceSeen| lag_seconds(&ledger, copy, at(100)).unwrap().map(|seconds| seconds / 3600);
+        assert_eq!(lag(&PlaceSeen::default()), None);
+        backup(&ledger, 10, &[]);
+        backup(&ledger, 34, &[]);
+        assert_eq!(lag(&PlaceSeen::default()), Some(90));
+        assert_eq!(lag(&copy(40, None)), Some(0));
+        assert_eq!(lag(&copy(40, Some(34))), Some(66));
+        backup(&ledger, 58, &[]);
+        assert_eq!(lag(&copy(40, None)), Some(42));
+        assert_eq!(lag(&copy(40, Some(34))), Some(66));
+    }
+
+    #[test]
+    fn a_source_that_failed_tonight_keeps_the_point_of_the_night_before_here_and_offsite() {
+        let ledger = Catalog::in_memory().unwrap();
+        let stack = "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = { root = \"/repo\" }\n\
+            recipients = [\"age1abc\"]\nstate_dir = \"/state\"\n[[source]]\nname = \"data\"\nkind = \"files\"\n\
+            paths = [\"/data\"]\n";
+        let stack = Stack::parse(stack, "p.toml", crate::policy::Need::Sources).unwrap();
+        let points = |copy: PlaceSeen| {
+            let one = of_source(&ledger, &stack.sources[0], &[copy]).unwrap();
+            (one.point, one.point_offsite)
+        };
+        assert_eq!(points(copy(40, None)), (None, None));
+        backup(&ledger, 10, &["data"]);
+        backup(&ledger, 34, &["data", "other"]);
+        backup(&ledger, 58, &["other"]);
+        assert_eq!(points(copy(58, None)), (Some(at(34)), Some(at(34))));
+        assert_eq!(points(copy(20, None)), (Some(at(34)), Some(at(10))));
+        assert_eq!(points(copy(40, Some(34))), (Some(at(34)), Some(at(10))));
+        assert_eq!(points(PlaceSeen::default()), (Some(at(34)), None));
+    }
 }

@@ -9,7 +9,7 @@ use super::{
     lock,
     open::{Opening, offsite_of},
     run::{Outcome, Remembered, RunContext, noted, stopped},
-    seen::PlaceSeen,
+    seen::{Behind, PlaceSeen},
 };
 use crate::{
     clock::Ground,
@@ -60,6 +60,7 @@ impl Synced {
             newest_began,
             stored_bytes: Some(state.packs_bytes),
             lag_bytes: Some(state.lag_bytes),
+            behind: Some(Behind { oldest: state.behind.clone() }),
             ..PlaceSeen::default()
         }
     }

@@ -21,8 +21,12 @@ use sha2::{Digest, Sha256};
 pub const MISSED_MAX: usize = 500;
 /// A slot that is found this long after its time was missed and is made up for; before that it is on time.
 pub const LATE_AFTER: Duration = Duration::minutes(5);
-/// How many slots ahead are looked at to find the longest time between two.
+/// How many slots ahead are looked at, at least, to find the longest time between two.
 const SLOTS_AHEAD: usize = 40;
+/// The same, of a schedule with many slots a day: whatever the minutes are, an hour's end is among them.
+const SLOTS_AHEAD_DENSE: usize = 62;
+/// How far ahead is looked at least: a night and a weekend are in it.
+const TIME_AHEAD: Duration = Duration::days(8);
 
 /// Five cron fields in a time zone.
 ///
@@ -69,10 +73,32 @@ impl Cron {
         self.pattern.iter_before(from).map(|slot| slot.to_utc()).find(|slot| *slot <= instant)
     }
 
-    /// Returns the longest time between two slots that follow each other from `now` on.
+    /// Returns the longest time between two slots that follow each other, from the last one before `now` on.
+    ///
+    /// The first slots are looked at one by one; that tells all times of up to an hour, for the minutes are the same in
+    /// each hour. For longer ones, what lies less than the longest so far behind a slot is skipped.
     pub fn interval_max(&self, now: DateTime<Utc>) -> Option<Duration> {
-        let slots: Vec<_> = self.after(now).take(SLOTS_AHEAD).collect();
-        slots.windows(2).map(|two| two[1] - two[0]).max()
+        let first = self.last_before(now).or_else(|| self.next_after(now))?;
+        let end = first + TIME_AHEAD;
+        let (mut slot, mut longest) = (first, Duration::zero());
+        for (at, next) in self.after(first).take(SLOTS_AHEAD_DENSE).enumerate() {
+            if at >= SLOTS_AHEAD && slot >= end {
+                break;
+            }
+            longest = longest.max(next - slot);
+            slot = next;
+        }
+        while slot < end {
+            let reach = slot + longest.max(Duration::hours(1));
+            if let Some(newest) = self.last_before(reach).filter(|newest| *newest > slot) {
+                slot = newest;
+                continue;
+            }
+            let Some(next) = self.next_after(slot) else { break };
+            longest = longest.max(next - slot);
+            slot = next;
+        }
+        (longest > Duration::zero()).then_some(longest)
     }
 }
 

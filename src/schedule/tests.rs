@@ -54,6 +54,35 @@ fn every_half_hour_goes_on_through_a_change_of_clocks() {
 }
 
 #[test]
+fn the_longest_time_between_slots_counts_nights_and_weekends_whenever_it_is_asked_for() {
+    for hour in 0..24 {
+        let now = utc("2026-11-23T00:07:00Z") + Duration::hours(hour);
+        let longest = |fields: &str| cron(fields, "UTC").interval_max(now).unwrap();
+        assert_eq!(longest("*/15 8-18 * * *"), Duration::minutes(13 * 60 + 15), "{now}");
+        assert_eq!(longest("*/15 8-18 * * 1-5"), Duration::minutes(48 * 60 + 13 * 60 + 15), "{now}");
+        assert_eq!(longest("0-40 * * * *"), Duration::minutes(20), "{now}");
+        assert_eq!(longest("* * * * *"), Duration::minutes(1), "{now}");
+        assert_eq!(longest("0 2 * * 0"), Duration::days(7), "{now}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_longest_time_between_slots_is_that_of_all_of_them(
+        minutes in prop::collection::btree_set(0_u8..60, 1..6),
+        hours in prop::collection::btree_set(0_u8..24, 1..24),
+        asked in 0_i64..20_000,
+    ) {
+        let list = |of: &BTreeSet<u8>| of.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
+        let cron = cron(&format!("{} {} * * *", list(&minutes), list(&hours)), "UTC");
+        let now = utc("2026-11-23T00:00:00Z") + Duration::minutes(asked);
+        let slots: Vec<_> = cron.after(now).take_while(|slot| *slot < now + Duration::days(3)).collect();
+        let longest = slots.windows(2).map(|two| two[1] - two[0]).max();
+        prop_assert_eq!(cron.interval_max(now), longest);
+    }
+}
+
+#[test]
 fn shanghai_has_no_odd_days() {
     let nights = slots("0 2 * * *", "Asia/Shanghai", "2026-11-22T18:00:00Z", 2);
     assert_eq!(nights, ["2026-11-24T02:00:00+08:00", "2026-11-25T02:00:00+08:00"]);
