@@ -31,7 +31,7 @@ pub struct Lock {
 
 /// What was done for one offsite.
 enum Done {
-    Looked(Looked),
+    Looked(Box<Looked>),
     Tested(Tested),
 }
 
@@ -85,7 +85,7 @@ async fn one(args: &Lock, stack: &Stack, name: &str, session: &Session) -> Resul
     } else {
         lock::look(stack, name, ground, &monitor).await
     };
-    looked.map(Done::Looked)
+    looked.map(|looked| Done::Looked(Box::new(looked)))
 }
 
 fn facts_of_failure((name, failure): &(String, Failure)) -> Value {

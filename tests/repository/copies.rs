@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,8 +13,8 @@ use bytes::Bytes;
 use lifeboat::{
     error::{ExitCode, Result},
     names::Key,
-    repo::{CopyReport, CopySettings, MemoryIndex, Repository, format::layout},
-    store::{CountingStore, Delete, Fault, FaultStore, Put, Store, StoreError, Verb, Which},
+    repo::{CopyReport, CopySettings, MemoryIndex, Place, Repository, format::layout},
+    store::{CountingStore, Delete, Fault, FaultStore, Get, Listed, Put, Store, StoreError, Verb, Which},
 };
 use tokio::sync::Notify;
 
@@ -89,30 +90,92 @@ async fn what_a_sync_that_died_has_sent_is_read_back_by_the_next_one() {
     assert_eq!(read, all.iter().map(ToString::to_string).collect());
 }
 
+/// Gives one pack back changed, so often.
+#[derive(Clone)]
+struct Liar<S> {
+    inner: S,
+    pack: Key,
+    lies: Arc<AtomicUsize>,
+    changes: fn(&mut Vec<u8>),
+}
+
+#[async_trait::async_trait]
+impl<S: Get> Get for Liar<S> {
+    async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        let bytes = self.inner.get(key, range.clone()).await?;
+        let lies = |left: usize| left.checked_sub(1);
+        if *key != self.pack || self.lies.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lies).is_err() {
+            return Ok(bytes);
+        }
+        assert_eq!(range, Some(0..bytes.len() as u64), "the time limit goes by the range");
+        let mut bytes = bytes.to_vec();
+        (self.changes)(&mut bytes);
+        Ok(bytes.into())
+    }
+
+    async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        self.inner.size(key).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        self.inner.list(prefix).await
+    }
+}
+
+/// Copies into a place that lies about this pack when it is read back.
+async fn copy_to_liar(
+    two: &Two,
+    pack: &Key,
+    lies: usize,
+    changes: fn(&mut Vec<u8>),
+    known: &Arc<MemoryIndex>,
+) -> Result<CopyReport> {
+    let liar = Liar { inner: two.offsite.clone(), pack: pack.clone(), lies: Arc::new(lies.into()), changes };
+    let original = Repository::clear(two.ship.place(&two.original, &Arc::default())).await?;
+    let place = Place { get: Arc::new(liar), ..two.ship.place(&two.offsite, known) };
+    let put = Arc::new(two.offsite.clone());
+    original.copy_to(place, put, reading_back(100), &two.ship.now(), &two.ship.monitor()).await
+}
+
 #[tokio::test]
-async fn a_pack_that_does_not_come_back_whole_fails_the_sync_before_any_snapshot_relies_on_it() {
-    for fault in [Fault::Flip(100), Fault::Truncate(100)] {
+async fn a_pack_that_twice_does_not_come_back_whole_fails_the_sync_before_any_snapshot_relies_on_it() {
+    for changes in [|bytes: &mut Vec<u8>| bytes[100] ^= 1, |bytes: &mut Vec<u8>| bytes.truncate(100)] {
         let two = Two::new().await;
-        let first = {
-            let to = CountingStore::new(two.offsite.fork());
-            copy(&two, &to, &Arc::default(), QUICK).await.unwrap();
-            let reads = to.calls().into_iter().filter(|call| call.verb != Verb::Put);
-            reads
-                .map(|call| (call.verb, call.at))
-                .position(|(verb, at)| verb == Verb::Get && at.starts_with(layout::PACKS))
-                .unwrap() as u64
-        };
-        let to = FaultStore::new(two.offsite.clone());
-        to.fail_at(Which::Reads, first + 1, fault);
-        let failure = copy(&two, &to, &Arc::default(), QUICK).await.unwrap_err();
-        assert!(to.has_struck());
+        let pack = two.pack_of_only(0);
+        let failure = copy_to_liar(&two, &pack, 2, changes, &Arc::default()).await.unwrap_err();
         assert_eq!(failure.exit(), ExitCode::StoreDown, "{:?}", failure.chain());
         assert!(failure.to_string().contains("does not come back whole"), "{failure}");
-        assert!(!failure.hints().is_empty());
+        assert!(failure.hints()[0].contains("No snapshot relies on that object"), "{:?}", failure.hints());
         assert_eq!(keys_under(&two.offsite, layout::REFS), Vec::<Key>::new());
-        copy(&two, &to, &Arc::default(), QUICK).await.unwrap();
+        two.sync().await.unwrap();
         two.assert_copied(&[0, 1]).await;
     }
+}
+
+#[tokio::test]
+async fn a_pack_that_came_wrong_once_and_whole_the_second_time_is_believed() {
+    let two = Two::new().await;
+    let known = Arc::default();
+    copy_to_liar(&two, &two.pack_of_only(0), 1, |bytes| bytes[100] ^= 1, &known).await.unwrap();
+    two.assert_copied(&[0, 1]).await;
+    let again = copy(&two, &two.offsite, &known, reading_back(0)).await.unwrap();
+    assert_eq!(again.packs_reread, 0, "it is not distrusted");
+}
+
+#[tokio::test]
+async fn nobody_is_told_to_remove_a_damaged_pack_that_snapshots_of_the_copy_rely_on() {
+    let mut two = Two::new().await;
+    let (pack, known) = (two.pack_of_only(0), Arc::default());
+    let flip = |bytes: &mut Vec<u8>| bytes[100] ^= 1;
+    copy_to_liar(&two, &pack, 2, flip, &known).await.unwrap_err();
+    // Another host, which knows nothing of that, makes the copy.
+    two.sync().await.unwrap();
+    two.backup(&[1, 2]).await;
+    let failure = copy_to_liar(&two, &pack, 2, flip, &known).await.unwrap_err();
+    let hints = failure.hints().join(" ");
+    assert!(!hints.contains("remove it by hand"), "{hints}");
+    assert!(hints.contains("1 snapshots of the copy rely on that object: do not remove it yet"), "{hints}");
+    assert!(hints.contains("verify"), "{hints}");
 }
 
 #[tokio::test]

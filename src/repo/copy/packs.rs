@@ -2,7 +2,7 @@
 //!
 //! *Order.* A pack is read whole, its hash compared with its name, put, and its size asked for. When all packs of a
 //! snapshot are there, the dice choose some that no snapshot of the copy has relied on before, also those that a run
-//! that died has put; they are read back and hashed. A pack that this host has found damaged in the copy once is read
+//! that died has put; they are read back and hashed, twice where the first time was wrong. A pack that this host has found damaged in the copy once is read
 //! back whenever it is needed, until it comes back whole.
 //!
 //! *Limits.* As many packs are in memory as are sent at the same time.
@@ -101,7 +101,8 @@ impl Copy<'_> {
         let chosen = self.chosen(needed)?;
         for some in chosen.chunks(PACKS_PER_MARK) {
             self.mark().await?;
-            let reads = some.iter().map(|pack| self.reread_one(*pack));
+            let sizes = some.iter().filter_map(|pack| needed.get_key_value(pack));
+            let reads = sizes.map(|(pack, size_bytes)| self.reread_one(*pack, *size_bytes));
             let reads = stream::iter(reads).buffer_unordered(self.settings.packs_at_once.max(1));
             reads.try_collect::<()>().await?;
         }
@@ -125,21 +126,31 @@ impl Copy<'_> {
         Ok(chosen.into_iter().collect())
     }
 
-    async fn reread_one(&self, pack: PackId) -> Result<()> {
-        let key = layout::pack(pack);
-        let is_whole = match self.to.get.get(&key, None).await {
-            Ok(bytes) => hash(bytes).await? == pack,
-            Err(StoreError::NotFound { .. } | StoreError::Short { .. }) => false,
-            Err(other) => return Err(other.into()),
-        };
-        if is_whole {
+    async fn reread_one(&self, pack: PackId, size_bytes: u64) -> Result<()> {
+        // What came wrong over the wire once may be whole; only the store's second word counts.
+        if self.comes_back_whole(pack, size_bytes).await? || self.comes_back_whole(pack, size_bytes).await? {
             return self.to.known.note_read(&pack, self.ground.clock.now(), false);
         }
         self.to.known.distrust(&[pack].into())?;
-        let what = format!("`{key}` was put into the copy and does not come back whole");
-        Err(Failure::new(ExitCode::StoreDown, what)
-            .hint("Check the offsite store. No snapshot relies on that object: remove it by hand if it is damaged.")
-            .hint("The next sync reads it again, and puts it again where it is gone."))
+        let what = format!("`{}` was put into the copy and does not come back whole", layout::pack(pack));
+        let failure = Failure::new(ExitCode::StoreDown, what);
+        Err(match self.relied_on.get(&pack) {
+            None => failure
+                .hint("Check the offsite store. No snapshot relies on that object: remove it by hand if it is damaged.")
+                .hint("The next sync reads it again, and puts it again where it is gone."),
+            Some(count) => failure
+                .hint(format!("{count} snapshots of the copy rely on that object: do not remove it yet."))
+                .hint("Run `lifeboat verify --from` that offsite first: it tells whether the object is damaged."),
+        })
+    }
+
+    /// Reads a pack of the copy and hashes it. The range says how much will come, so the store has the time for it.
+    async fn comes_back_whole(&self, pack: PackId, size_bytes: u64) -> Result<bool> {
+        match self.to.get.get(&layout::pack(pack), Some(0..size_bytes)).await {
+            Ok(bytes) => Ok(hash(bytes).await? == pack),
+            Err(StoreError::NotFound { .. } | StoreError::Short { .. }) => Ok(false),
+            Err(other) => Err(other.into()),
+        }
     }
 }
 

@@ -280,7 +280,7 @@ impl Test<'_> {
     }
 
     /// Returns the version with the test's bytes that is locked longest, or puts a new one. Where a bucket has a default
-    /// retention other versions are locked too; an ETag is no MD5 where the service encrypts, so the bytes are read.
+    /// retention other versions are locked too; an `ETag` is no MD5 where the service encrypts, so the bytes are read.
     async fn locked(&self) -> Result<Locked, LockError> {
         let mut best: Option<Locked> = None;
         for shown in self.versions().await?.into_iter().filter(Shown::may_be_body) {
