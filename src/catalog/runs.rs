@@ -54,6 +54,9 @@ pub struct Count {
     pub value: u64,
 }
 
+/// Runs and slots of each task that are never forgotten.
+pub(super) const KEPT: u32 = 20;
+
 const COLUMNS: &str =
     "n, verb, place, began, attempt, ended, exit, snapshot, added_bytes, message, hint, is_part";
 
@@ -220,9 +223,22 @@ impl Catalog {
         self.some_runs("ended IS NULL", params![u32::MAX])
     }
 
-    /// Forgets runs that ended before `before`, with what they counted.
+    /// Returns whether any run is known to have made a snapshot.
+    pub fn has_snapshots(&self) -> Result<bool> {
+        let connection = self.connection();
+        let query = "SELECT EXISTS (SELECT 1 FROM runs WHERE verb = 'backup' AND snapshot IS NOT NULL)";
+        connection.query_row(query, [], |row| row.get(0)).map_err(|error| self.trouble(error))
+    }
+
+    /// Forgets runs that ended before `before`, with what they counted, but the newest of each task: a clock that is
+    /// wrong for a moment, or a task that is rare, must not cost all of the past.
     pub fn forget_runs(&self, before: DateTime<Utc>) -> Result<()> {
-        let delete = self.connection().execute("DELETE FROM runs WHERE ended < ?1", params![text_of(before)]);
+        let delete = self.connection().execute(
+            "DELETE FROM runs WHERE ended < ?1 AND n NOT IN (SELECT n FROM
+             (SELECT n, row_number() OVER (PARTITION BY verb, place ORDER BY n DESC) AS rank FROM runs)
+             WHERE rank <= ?2)",
+            params![text_of(before), KEPT],
+        );
         delete.map(drop).map_err(|error| self.trouble(error))
     }
 
@@ -347,7 +363,12 @@ mod tests {
         }
         assert_eq!(catalog.counts_before(9, "mysql", "rows", 3).unwrap(), [8, 7, 6]);
         assert_eq!(catalog.counts(9).unwrap(), [count(9)]);
+        for _ in 0..KEPT {
+            let run = catalog.begin_run(&Task::of(Job::Backup), 1, DateTime::UNIX_EPOCH).unwrap();
+            catalog.end_run(run, &end(0)).unwrap();
+        }
         catalog.forget_runs(DateTime::UNIX_EPOCH + chrono::Duration::seconds(1)).unwrap();
-        assert_eq!(catalog.counts_before(10, "mysql", "rows", 3).unwrap(), [0_u64; 0]);
+        assert_eq!(catalog.counts_before(99, "mysql", "rows", 3).unwrap(), [0_u64; 0]);
+        assert_eq!(catalog.runs(99).unwrap().len(), KEPT as usize);
     }
 }

@@ -1,9 +1,9 @@
 //! When tasks were to run, and what became of it: so that what did not happen is known too.
 
 use chrono::{DateTime, Utc};
-use rusqlite::params;
+use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Catalog, instant, text_of};
+use super::{Catalog, instant, runs::KEPT, text_of};
 use crate::{
     error::Result,
     names::{Job, Task},
@@ -83,13 +83,24 @@ impl Catalog {
                  ORDER BY expected DESC LIMIT ?3",
             )?;
             let place = task.place.as_deref().unwrap_or_default();
-            let rows = query.query_map(params![task.job.word(), place, limit], |row| {
-                let word: String = row.get(1)?;
-                let state = SlotState::ALL.into_iter().find(|state| state.word() == word);
-                let state = state.ok_or(rusqlite::Error::InvalidQuery)?;
-                Ok(Slot { task: task.clone(), expected: instant(row, 0)?, state, is_late: row.get(2)? })
-            })?;
+            let rows = query.query_map(params![task.job.word(), place, limit], |row| slot_of(task, row))?;
             rows.collect::<rusqlite::Result<Vec<Slot>>>()
+        };
+        read().map_err(|error| self.trouble(error))
+    }
+
+    /// Returns the newest slot of a task that is not after `now`: a later one was noted by a clock that was wrong.
+    pub fn newest_slot(&self, task: &Task, now: DateTime<Utc>) -> Result<Option<Slot>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare_cached(
+                "SELECT expected, state, is_late FROM slots WHERE verb = ?1 AND place = ?2 AND expected <= ?3
+                 ORDER BY expected DESC LIMIT 1",
+            )?;
+            let place = task.place.as_deref().unwrap_or_default();
+            let found =
+                query.query_row(params![task.job.word(), place, text_of(now)], |row| slot_of(task, row));
+            found.optional()
         };
         read().map_err(|error| self.trouble(error))
     }
@@ -109,12 +120,23 @@ impl Catalog {
         Ok(all.into_iter().filter_map(task).collect())
     }
 
-    /// Forgets slots before `before`.
+    /// Forgets slots before `before`, but the newest of each task.
     pub fn forget_slots(&self, before: DateTime<Utc>) -> Result<()> {
-        let delete =
-            self.connection().execute("DELETE FROM slots WHERE expected < ?1", params![text_of(before)]);
+        let delete = self.connection().execute(
+            "DELETE FROM slots WHERE expected < ?1 AND (verb, place, expected) NOT IN (SELECT verb, place, expected
+             FROM (SELECT *, row_number() OVER (PARTITION BY verb, place ORDER BY expected DESC) AS rank FROM slots)
+             WHERE rank <= ?2)",
+            params![text_of(before), KEPT],
+        );
         delete.map(drop).map_err(|error| self.trouble(error))
     }
+}
+
+fn slot_of(task: &Task, row: &Row<'_>) -> rusqlite::Result<Slot> {
+    let word: String = row.get(1)?;
+    let state = SlotState::ALL.into_iter().find(|state| state.word() == word);
+    let state = state.ok_or(rusqlite::Error::InvalidQuery)?;
+    Ok(Slot { task: task.clone(), expected: instant(row, 0)?, state, is_late: row.get(2)? })
 }
 
 #[cfg(test)]
@@ -137,7 +159,13 @@ mod tests {
         assert_eq!(catalog.slots(&task, 9).unwrap(), [slot(2, SlotState::Missed), slot(1, SlotState::Done)]);
         assert_eq!(catalog.slots(&Task::of(Job::Sync), 9).unwrap(), []);
         assert_eq!(catalog.tasks_with_slots().unwrap(), std::slice::from_ref(&task));
-        catalog.forget_slots(at + chrono::Duration::hours(2)).unwrap();
-        assert_eq!(catalog.slots(&task, 9).unwrap().len(), 1);
+        let newest = |hours| catalog.newest_slot(&task, at + chrono::Duration::hours(hours)).unwrap();
+        assert_eq!(newest(1), Some(slot(1, SlotState::Done)));
+        assert_eq!(newest(0), None);
+        for hours in 3..i64::from(KEPT) + 3 {
+            catalog.note_slot(&slot(hours, SlotState::Done), at).unwrap();
+        }
+        catalog.forget_slots(at + chrono::Duration::days(9)).unwrap();
+        assert_eq!(catalog.slots(&task, 99).unwrap().len(), KEPT as usize);
     }
 }

@@ -1,8 +1,8 @@
 //! Lock: lets the service of an offsite refuse to delete what its snapshots need, and tries out whether it does.
 //!
-//! *Order.* After each sync, also one that failed, what is kept is locked ([`after_sync`]); on a schedule of its own the
-//! tamper test tries what a thief of the credential would ([`of_stack`]). Neither needs a key. *Crash.* A lock is one request; the next
-//! run does the rest, see [`extend`].
+//! *Order.* After each sync, also one that failed, what is kept is locked ([`after_sync`]); on a schedule of its own
+//! the tamper test tries what a thief of the credential would ([`of_stack`]). Neither needs a key. *Crash.* A lock is
+//! one request; the next run does the rest, see [`extend`].
 
 pub mod extend;
 mod note;
@@ -176,7 +176,8 @@ async fn test(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonito
 }
 
 /// Locks what the copy has after a sync, where the policy wants that: also when the sync failed, for what was copied
-/// before must not run out meanwhile. `again` are packs that it has put again where they were gone. What goes wrong is told and remembered; the copy is there all the same.
+/// before must not run out meanwhile. `again` are packs that it has put again where they were gone. What goes wrong is
+/// told and remembered; the copy is there all the same.
 pub async fn after_sync(
     stack: &Stack,
     name: &str,

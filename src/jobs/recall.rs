@@ -29,8 +29,8 @@ const MANIFESTS_MAX: usize = 8;
 /// Notes the repository's snapshots as runs, if the catalog knows of no backup. Returns how many it noted.
 pub async fn recall(stack: &Stack, ledger: &Catalog, monitor: &SharedMonitor) -> Result<u64> {
     let task = Task::of(Job::Backup);
-    let is_known = ledger.runs_of(&task, 1)?.iter().any(|run| run.end.is_some());
-    if is_known {
+    // A backup that failed tells nothing of those before it.
+    if ledger.has_snapshots()? {
         return Ok(0);
     }
     let opening = Opening::new(stack, monitor)?;

@@ -11,7 +11,7 @@ use super::{
     tasks::{self, Scheduled},
 };
 use crate::{
-    catalog::{Catalog, Run, RunEnd, SlotState},
+    catalog::{Catalog, Run, RunEnd},
     error::{ExitCode, Result},
     names::{Job, Task},
     policy::{SourceConfig, Stack},
@@ -114,8 +114,8 @@ pub fn overdue_after(interval: Duration) -> Duration {
     interval * OVERDUE_TENTHS / 10
 }
 
-/// Returns the newest run, of runs with the newest first, that ended, was not stopped by a person and was to do all that
-/// the task is.
+/// Returns the newest run, of runs with the newest first, that ended, was not stopped by a person and was to do all
+/// that the task is.
 pub fn last_ended<'r>(runs: impl IntoIterator<Item = &'r Run>) -> Option<&'r Run> {
     let was_stopped = |end: &RunEnd| end.exit == ExitCode::Interrupted.number();
     let counts = |run: &&Run| !run.is_part && run.end.as_ref().is_some_and(|end| !was_stopped(end));
@@ -260,12 +260,6 @@ fn upcoming(tasks: &[TaskStanding]) -> Vec<Upcoming> {
         tasks.iter().filter_map(|one| Some(Upcoming { task: one.task.clone(), at: one.next? })).collect();
     next.sort_by_key(|one| one.at);
     next
-}
-
-/// Returns whether the newest slot of a task says that nothing ran for it, or not yet.
-pub fn newest_slot(ledger: &Catalog, task: &Task) -> Result<Option<(DateTime<Utc>, SlotState, bool)>> {
-    let newest = ledger.slots(task, 1)?.pop();
-    Ok(newest.map(|slot| (slot.expected, slot.state, slot.is_late)))
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ use chrono::{DateTime, Duration, Utc};
 
 use super::{
     anomaly, doctor, lock, notify,
-    standing::{self, newest_slot, overdue_after},
+    standing::{self, overdue_after},
     tasks,
 };
 use crate::{
-    catalog::{Catalog, Run, SlotState},
+    catalog::{Catalog, Run, Slot, SlotState},
     clock::Ground,
     error::{ExitCode, Failure, Result},
     finding::{Finding, Status},
@@ -30,6 +30,8 @@ use crate::{
 
 /// The observation under which the service notes that the policy's file cannot be used.
 pub const POLICY_REFUSED: &str = "policy.refused";
+/// How long doctor's findings count where it is not on the schedule.
+const FINDINGS_COUNT: Duration = Duration::hours(48);
 /// Runs of a task that are looked through.
 const RUNS_BACK: u32 = 20;
 /// How old it may be what is known of a copy's locks.
@@ -123,9 +125,11 @@ pub fn conditions(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result
     for task in &all {
         let runs = ledger.runs_of(task, RUNS_BACK)?;
         let before = found.len();
-        found.extend(of_slots(ledger, task)?);
-        found.extend(of_harm(ledger, task)?);
-        found.extend(of_runs(ledger, task, &runs)?);
+        // What is not on the schedule any more owes no slot.
+        let newest = if scheduled.contains(task) { ledger.newest_slot(task, now)? } else { None };
+        found.extend(newest.as_ref().and_then(|slot| of_slot(slot, &runs)));
+        found.extend(of_harm(ledger, task, newest.as_ref())?);
+        found.extend(of_runs(task, &runs, newest.as_ref()));
         if found.len() == before {
             found.extend(of_age(stack, ledger, task, now)?);
         }
@@ -133,7 +137,7 @@ pub fn conditions(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result
     found.extend(anomaly::of_newest(ledger, &stack.anomaly)?);
     found.extend(of_copies(stack, ledger, now)?);
     found.extend(of_locks(stack, ledger, now)?);
-    found.extend(of_doctor(ledger)?);
+    found.extend(of_doctor(stack, ledger, now)?);
     found.extend(of_policy(ledger)?);
     found.extend(of_channels(stack, ledger)?);
     Ok(found)
@@ -145,39 +149,43 @@ fn urgency_of(task: &Task) -> Urgency {
 }
 
 /// Tells of a slot for which nothing ran.
-fn of_slots(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
-    let Some((expected, state, is_late)) = newest_slot(ledger, task)? else { return Ok(None) };
+fn of_slot(slot: &Slot, runs: &[Run]) -> Option<Condition> {
+    let Slot { task, expected, state, is_late } = slot;
     let at = expected.format("%Y-%m-%d %H:%M UTC");
+    let has_run = || runs.iter().any(|run| run.began >= *expected);
     let what = match state {
+        SlotState::Failed if !has_run() => {
+            format!("{task} did not run at {at}: another run was at work each time it was tried")
+        }
         SlotState::Missed => format!("{task} did not run at {at}: the service was not there"),
         SlotState::Skipped => format!("{task} did not run at {at}: the one before was still at work"),
-        SlotState::Waiting | SlotState::Running if is_late => {
+        SlotState::Waiting | SlotState::Running if *is_late => {
             format!("{task} did not run at {at}: the service was not there; it is made up for now")
         }
-        _ => return Ok(None),
+        _ => return None,
     };
-    Ok(Some(Condition {
+    Some(Condition {
         kind: Kind::Missed,
         about: task.to_string(),
         // One night without the service is one message, not one for each task.
         urgency: if task.job == Job::Backup { Urgency::Ticket } else { Urgency::Info },
         what,
         hint: Some("Look why with `systemctl status lifeboat` or the container's log.".to_owned()),
-    }))
+    })
 }
 
-/// Returns the slot of a task that is not yet given up, if there is one: its tries so far say nothing.
-fn in_hand(ledger: &Catalog, task: &Task) -> Result<Option<DateTime<Utc>>> {
-    let newest = newest_slot(ledger, task)?;
-    let is_open = |state| matches!(state, SlotState::Waiting | SlotState::Running);
-    Ok(newest.filter(|(_, state, _)| is_open(*state)).map(|(expected, ..)| expected))
+/// Returns since when a slot is in hand that is not yet given up: its tries so far say nothing.
+fn in_hand(newest: Option<&Slot>) -> Option<DateTime<Utc>> {
+    newest
+        .filter(|slot| matches!(slot.state, SlotState::Waiting | SlotState::Running))
+        .map(|slot| slot.expected)
 }
 
 /// Tells what the newest run found that could tell whether the stored bytes are right. One that did not come so far
 /// mended nothing.
-fn of_harm(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
+fn of_harm(ledger: &Catalog, task: &Task, newest: Option<&Slot>) -> Result<Option<Condition>> {
     let could_tell = [ExitCode::Ok, ExitCode::Partial, ExitCode::Tampering, ExitCode::Damage];
-    let Some(run) = ledger.last_with_exit(task, could_tell, in_hand(ledger, task)?)? else { return Ok(None) };
+    let Some(run) = ledger.last_with_exit(task, could_tell, in_hand(newest))? else { return Ok(None) };
     let Some(end) = run.end else { return Ok(None) };
     let kind = match end.exit {
         exit if exit == ExitCode::Tampering.number() => Kind::Tampering,
@@ -196,17 +204,16 @@ fn of_harm(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
 
 /// Tells how the last run ended, if it did not end well. Tries of a slot that is not yet given up say nothing: what was
 /// before them still holds.
-fn of_runs(ledger: &Catalog, task: &Task, runs: &[Run]) -> Result<Option<Condition>> {
-    let in_hand = in_hand(ledger, task)?;
+fn of_runs(task: &Task, runs: &[Run], newest: Option<&Slot>) -> Option<Condition> {
+    let in_hand = in_hand(newest);
     let is_final = |run: &&Run| in_hand.is_none_or(|expected| run.began < expected);
     let runs: Vec<&Run> = runs.iter().filter(is_final).collect();
-    let Some(run) = standing::last_ended(runs) else { return Ok(None) };
-    let Some(end) = run.end.as_ref().filter(|end| end.exit != 0) else { return Ok(None) };
+    let end = standing::last_ended(runs)?.end.as_ref().filter(|end| end.exit != 0)?;
     let is = |exit: ExitCode| end.exit == exit.number();
     let is_told = matches!(task.job, Job::Doctor | Job::Lock) && !is(ExitCode::StoreDown);
     if is_told || is(ExitCode::Tampering) || is(ExitCode::Damage) {
         // What they found is told by itself.
-        return Ok(None);
+        return None;
     }
     let (kind, urgency) = if is(ExitCode::Partial) {
         (Kind::Partial, Urgency::Ticket)
@@ -217,19 +224,25 @@ fn of_runs(ledger: &Catalog, task: &Task, runs: &[Run]) -> Result<Option<Conditi
     };
     let why = end.message.clone().unwrap_or_else(|| format!("it ended with code {}", end.exit));
     let verb = if kind == Kind::Partial { "left something out" } else { "failed" };
-    Ok(Some(Condition {
+    Some(Condition {
         kind,
         about: task.to_string(),
         urgency,
         what: format!("{task} {verb}: {why}"),
         hint: end.hint.clone(),
-    }))
+    })
 }
 
 /// Tells of a task that had no success for too long, in whatever way that came.
 fn of_age(stack: &Stack, ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> Result<Option<Condition>> {
     let Some(interval) = tasks::interval(stack, task, now) else { return Ok(None) };
-    let success = ledger.last_success(task)?.and_then(|run| Some(run.end?.ended));
+    // What doctor and the tamper test find is told by itself; that they looked is what counts here.
+    let success = if matches!(task.job, Job::Doctor | Job::Lock) {
+        let runs = ledger.runs_of(task, RUNS_BACK)?;
+        standing::last_ended(&runs).and_then(|run| run.end.as_ref()).map(|end| end.ended)
+    } else {
+        ledger.last_success(task)?.and_then(|run| Some(run.end?.ended))
+    };
     let Some(since) = success.or(standing::watched_since(ledger, task)?) else { return Ok(None) };
     if now - since <= overdue_after(interval) {
         return Ok(None);
@@ -285,10 +298,16 @@ fn of_locks(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<C
 }
 
 /// Tells what doctor found last.
-fn of_doctor(ledger: &Catalog) -> Result<Vec<Condition>> {
-    let Some((findings, _)) = ledger.observed::<Vec<Finding>>(doctor::FINDINGS)? else {
+fn of_doctor(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<Condition>> {
+    let Some((findings, at)) = ledger.observed::<Vec<Finding>>(doctor::FINDINGS)? else {
         return Ok(Vec::new());
     };
+    // One look by hand is not true for ever.
+    let counts_for =
+        tasks::interval(stack, &Task::of(Job::Doctor), now).map_or(FINDINGS_COUNT, overdue_after);
+    if now - at > counts_for {
+        return Ok(Vec::new());
+    }
     let wrong =
         findings.into_iter().filter(|finding| matches!(finding.status, Status::Broken | Status::Warn));
     let condition = |finding: Finding| Condition {
@@ -365,8 +384,7 @@ mod tests {
     #[test]
     fn a_backup_of_some_sources_ends_no_failure_of_the_stacks() {
         let (ledger, task) = (Catalog::in_memory().unwrap(), Task::of(Job::Backup));
-        let is_told =
-            || of_runs(&ledger, &task, &ledger.runs_of(&task, RUNS_BACK).unwrap()).unwrap().is_some();
+        let is_told = || of_runs(&task, &ledger.runs_of(&task, RUNS_BACK).unwrap(), None).is_some();
         ran(&ledger, &task, 1, ExitCode::SourceDown);
         ran(&ledger, &task, 2, ExitCode::Ok);
         ledger.mark_part(ledger.runs(1).unwrap()[0].number).unwrap();
@@ -380,7 +398,7 @@ mod tests {
         let (ledger, task) = (Catalog::in_memory().unwrap(), Task::of(Job::Verify));
         let kinds = || {
             let runs = ledger.runs_of(&task, RUNS_BACK).unwrap();
-            let found = [of_harm(&ledger, &task).unwrap(), of_runs(&ledger, &task, &runs).unwrap()];
+            let found = [of_harm(&ledger, &task, None).unwrap(), of_runs(&task, &runs, None)];
             found.into_iter().flatten().map(|one| one.kind).collect::<Vec<_>>()
         };
         ran(&ledger, &task, 1, ExitCode::Damage);

@@ -10,8 +10,8 @@
 //! where the host has one. Where it has none, what the signer made later waits: a hole that nobody with a key has
 //! looked at is not to be told from a theft. To forget the damaged snapshot in the original ends both.
 //!
-//! *Loss.* A snapshot is there when its signature is believed in the copy and it is the very commit of the original. The
-//! listing of the copy must show its packs: what has gone is copied again, and told, before anything new is copied.
+//! *Loss.* A snapshot is there when its signature is believed in the copy and it is the very commit of the original.
+//! The listing of the copy must show its packs: what has gone is copied again, and told, before anything new is copied.
 //!
 //! *Crash.* What was copied is found there by the next run. A snapshot without its signature is none.
 //!

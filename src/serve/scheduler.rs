@@ -179,8 +179,9 @@ impl Scheduler {
                 Some(run) if run.began >= slot.expected => run.attempt + u32::from(!was_stopped(run)),
                 _ => 1,
             };
-            let newest = standing::newest_slot(&self.ledger, &slot.task);
-            let is_newest = self.bear(newest).flatten().is_some_and(|(at, ..)| at == slot.expected);
+            let newest = self.ledger.newest_slot(&slot.task, now);
+            let is_newest =
+                self.bear(newest).flatten().is_some_and(|newest| newest.expected == slot.expected);
             if !is_newest || attempt > self.stack.schedule.retries + 1 {
                 self.note(&Slot { state: SlotState::Failed, ..slot }, now);
                 continue;

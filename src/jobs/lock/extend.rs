@@ -3,8 +3,8 @@
 //! A lock is renewed when a quarter of its days has passed, so an object is touched every few nights and not every
 //! night; between those it is locked for at least three quarters of `lock_days`. What a lock was found or made to be
 //! is noted, and counts as long as a listing shows the object with the time that it had then. One with another time was
-//! replaced after it was locked: it fails and is never locked, for that would keep what a thief has put. Only what a sync
-//! has just put again in place of what was gone is another matter.
+//! replaced after it was locked: it fails and is never locked, for that would keep what a thief has put. Only what a
+//! sync has just put again in place of what was gone is another matter.
 //!
 //! *Order.* Each object alone, in no order. *Crash.* What was locked is locked; a run that died notes nothing, and the
 //! next one asks for each object once more.

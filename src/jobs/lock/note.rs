@@ -148,9 +148,9 @@ lock_days = 30
         LockNote { counts: Some((counts, days(0))), ..LockNote::default() }
     }
 
-    fn tested(verdict: &str) -> Option<TestNote> {
+    fn tested(verdict: &str) -> TestNote {
         let wrong = vec![("it was gone".to_owned(), Some("Look.".to_owned()))];
-        Some(TestNote { at: days(0), verdict: verdict.to_owned(), wrong })
+        TestNote { at: days(0), verdict: verdict.to_owned(), wrong }
     }
 
     /// Returns what the watch says of the lock when this is remembered.
@@ -179,7 +179,7 @@ lock_days = 30
     fn a_lock_that_is_renewed_and_proven_is_no_incident() {
         assert_eq!(told(&LockNote::default(), days(0)), None, "no sync was yet");
         assert_eq!(told(&whole(), days(3)), None);
-        assert_eq!(told(&LockNote { test: tested("proven"), ..whole() }, days(1)), None);
+        assert_eq!(told(&LockNote { test: Some(tested("proven")), ..whole() }, days(1)), None);
     }
 
     #[test]
@@ -219,11 +219,11 @@ lock_days = 30
 
     #[test]
     fn a_test_that_was_broken_comes_before_all_else_and_one_that_proves_nothing_last() {
-        let mut note = LockNote { test: tested("broken"), ..whole() };
+        let mut note = LockNote { test: Some(tested("broken")), ..whole() };
         note.counts.as_mut().unwrap().0.packs_unlocked = 1;
         let what = "the lock of copy `far` is broken: it was gone".to_owned();
         assert_eq!(told(&note, days(0)), Some((Urgency::Page, what)));
-        note.test = tested("unproven");
+        note.test = Some(tested("unproven"));
         assert!(told(&note, days(0)).unwrap().1.contains("not locked"));
         note.counts.as_mut().unwrap().0.packs_unlocked = 0;
         assert!(told(&note, days(0)).unwrap().1.contains("unproven"));

@@ -2,8 +2,8 @@
 //!
 //! *Order.* A pack is read whole, its hash compared with its name, put, and its size asked for. When all packs of a
 //! snapshot are there, the dice choose some that no snapshot of the copy has relied on before, also those that a run
-//! that died has put; they are read back and hashed, twice where the first time was wrong. A pack that this host has found damaged in the copy once is read
-//! back whenever it is needed, until it comes back whole.
+//! that died has put; they are read back and hashed, twice where the first time was wrong. A pack that this host has
+//! found damaged in the copy once is read back whenever it is needed, until it comes back whole.
 //!
 //! *Limits.* As many packs are in memory as are sent at the same time.
 

@@ -5,11 +5,11 @@
 //! attempt is the state of the object, not the service's word for it: refused is what had no effect.
 //!
 //! What counts as the test's object is a version with its very bytes: a bucket with a default retention also locks what
-//! the test puts over it. And a refusal proves something only where the same request has an effect when it asks for what
-//! is allowed, so the test first makes the lock a second longer.
+//! the test puts over it. And a refusal proves something only where the same request has an effect when it asks for
+//! what is allowed, so the test first makes the lock a second longer.
 //!
-//! *Order.* Lengthen; soften; shorten, then delete, each without and with the bypass of governance; overwrite; hide behind a delete
-//! marker. What an attempt destroyed is made anew for the next one.
+//! *Order.* Lengthen; soften; shorten, then delete, each without and with the bypass of governance; overwrite; hide
+//! behind a delete marker. What an attempt destroyed is made anew for the next one.
 //!
 //! *Crash.* A run that dies leaves a small object, a lock of it that runs out within a day, or a delete marker; the
 //! next run clears them away.
@@ -279,8 +279,9 @@ impl Test<'_> {
         Ok(finding)
     }
 
-    /// Returns the version with the test's bytes that is locked longest, or puts a new one. Where a bucket has a default
-    /// retention other versions are locked too; an `ETag` is no MD5 where the service encrypts, so the bytes are read.
+    /// Returns the version with the test's bytes that is locked longest, or puts a new one. Where a bucket has a
+    /// default retention other versions are locked too; an `ETag` is no MD5 where the service encrypts, so the bytes
+    /// are read.
     async fn locked(&self) -> Result<Locked, LockError> {
         let mut best: Option<Locked> = None;
         for shown in self.versions().await?.into_iter().filter(Shown::may_be_body) {
