@@ -121,6 +121,8 @@ async fn a_repository_on_webdav_is_backed_up_to_and_restored_from() {
         .map(|(name, value)| format!("--option={name}={value}"))
         .collect();
     stage.write("secret", &server.options("")["password"]);
+    let own = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600);
+    std::fs::set_permissions(stage.at("secret"), own).unwrap();
     let password = format!("--option=password=file:{}", stage.at("secret"));
     let mut words = vec!["init", "--store", "webdav", "--keys", "keys", "--stack", "demo", &password];
     words.extend(options.iter().map(String::as_str));
