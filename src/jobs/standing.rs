@@ -197,7 +197,8 @@ fn of_source(ledger: &Catalog, source: &SourceConfig, copies: &[PlaceSeen]) -> R
     })
 }
 
-fn places(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<PlaceStanding>> {
+/// Returns how it is with the repository and each copy.
+pub fn places(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<PlaceStanding>> {
     let mut all = vec![place(ledger, REPOSITORY)?];
     for offsite in &stack.offsites {
         let name = offsite.name.as_str();

@@ -135,8 +135,7 @@ pub async fn of_each(context: RunContext<'_>, names: impl IntoIterator<Item = St
 
 /// Copies to the offsites that are to have each backup at once.
 pub async fn after_backup(context: RunContext<'_>) -> Copies {
-    let at_once = context.stack.offsites.iter().filter(|offsite| offsite.settings.after_backup);
-    of_each(context, at_once.map(|offsite| offsite.name.to_string())).await
+    of_each(context, context.stack.offsites_after_backup().map(|offsite| offsite.name.to_string())).await
 }
 
 /// Copies to the offsite of this name, and locks what it has: a copy that cannot be made must not let run out what was

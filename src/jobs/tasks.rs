@@ -54,8 +54,7 @@ pub fn tasks_of(stack: &Stack, job: Job) -> Vec<Task> {
 
 /// Returns the tasks that follow a backup at once.
 pub fn after_backup(stack: &Stack) -> Vec<Task> {
-    let wanting = stack.offsites.iter().filter(|offsite| offsite.settings.after_backup);
-    wanting.map(|offsite| Task::at(Job::Sync, offsite.name.as_str())).collect()
+    stack.offsites_after_backup().map(|offsite| Task::at(Job::Sync, offsite.name.as_str())).collect()
 }
 
 /// Returns the longest time that may lie between two runs of a task: between two slots of its schedule or, for a copy

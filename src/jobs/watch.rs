@@ -265,8 +265,7 @@ fn of_age(stack: &Stack, ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> R
 /// Tells of copies that are far behind.
 fn of_copies(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<Condition>> {
     let mut found = Vec::new();
-    let standing = standing::gather(stack, ledger, now)?;
-    for place in standing.places.iter().filter(|place| place.is_offsite) {
+    for place in standing::places(stack, ledger, now)?.iter().filter(|place| place.is_offsite) {
         let task = Task::at(Job::Sync, &place.name);
         let Some(interval) = tasks::interval(stack, &task, now) else { continue };
         let allowed = overdue_after(interval);

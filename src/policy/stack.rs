@@ -78,6 +78,11 @@ impl Stack {
         self.offsites.iter().find(|offsite| offsite.name.as_str() == name)
     }
 
+    /// Returns the offsite repositories that are to have each backup at once.
+    pub fn offsites_after_backup(&self) -> impl Iterator<Item = &OffsiteConfig> {
+        self.offsites.iter().filter(|offsite| offsite.settings.after_backup)
+    }
+
     /// Returns every secret that the policy names, each with what it is for.
     pub fn secrets(&self) -> Vec<(String, &SecretRef)> {
         let mut all = Vec::new();
