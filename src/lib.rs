@@ -7,10 +7,11 @@
 //! | 0 | [`names`] | what things are called |
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
 //! | 2 | [`finding`], [`flow`], [`retention`] | what was seen, entries on their way, which snapshots stay |
-//! | 2 | [`schedule`], [`status`] | what is due, how well a stack is protected |
+//! | 2 | [`drill`], [`schedule`], [`status`] | what a drill found, what is due, how well a stack is protected |
 //! | 3 | [`policy`], [`store`], [`crypt`] | what a person asked for, where objects lie, who can read and sign |
 //! | 4 | [`mysql`], [`redis`], [`s3`], [`files`] | the engines |
 //! | 4 | [`repo`], [`catalog`], [`notify`] | repository, memory, messages |
+//! | 4 | [`lab`] | throwaway servers |
 //! | 5 | [`jobs`] | what lifeboat does, a file for each verb |
 //! | 6 | [`serve`] | the service: scheduler, HTTP, metrics |
 //! | 7 | [`cli`] | the command line |
@@ -25,6 +26,7 @@ pub mod clock;
 pub mod error;
 pub mod event;
 
+pub mod drill;
 pub mod finding;
 pub mod flow;
 pub mod retention;
@@ -37,6 +39,7 @@ pub mod store;
 
 pub mod catalog;
 pub mod files;
+pub mod lab;
 pub mod mysql;
 pub mod notify;
 pub mod redis;

@@ -19,9 +19,9 @@ use source::{block_end, code_of, files, line_of};
 const FLOORS: [&[&str]; 8] = [
     &["names"],
     &["clock", "error", "event"],
-    &["finding", "flow", "retention", "schedule", "status"],
+    &["drill", "finding", "flow", "retention", "schedule", "status"],
     &["policy", "store", "crypt"],
-    &["mysql", "redis", "s3", "files", "repo", "lab", "catalog", "notify"],
+    &["mysql", "redis", "s3", "files", "repo", "lab", "catalog", "notify", "report"],
     &["jobs"],
     &["serve"],
     &["cli"],

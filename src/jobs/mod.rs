@@ -8,6 +8,7 @@ pub mod backup;
 pub mod compose;
 pub mod digest;
 pub mod doctor;
+pub mod drill;
 pub mod export;
 pub mod init;
 pub mod keys;

@@ -408,6 +408,13 @@ fn parallel(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, count: us
     }
 }
 
+/// Checks that a text is a glob.
+pub(super) fn glob(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, pattern: &str) {
+    if let Err(error) = Glob::new(pattern) {
+        reader.wrong(section, key, format!("`{pattern}` is no glob: {}", error.kind()), "");
+    }
+}
+
 fn globs(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, patterns: &[String]) {
     for (index, pattern) in patterns.iter().enumerate() {
         if let Err(error) = Glob::new(pattern) {

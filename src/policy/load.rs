@@ -9,9 +9,9 @@ use std::{
 use chrono_tz::Tz;
 
 use super::{
-    AnomalyConfig, Channel, DrillConfig, ExpectConfig, NotifyConfig, Occasion, OffsiteConfig,
-    OffsiteSettings, PolicyProblems, Quiet, ReferenceConfig, RepositoryConfig, RepositorySettings,
-    RetentionConfig, ScheduleConfig, ServeConfig, SourceConfig, SourceKind, Stack, check,
+    AnomalyConfig, Channel, CommandConfig, DrillConfig, ExpectConfig, FreshnessConfig, LabKind, NotifyConfig,
+    Occasion, OffsiteConfig, OffsiteSettings, PolicyProblems, Quiet, ReferenceConfig, RepositoryConfig,
+    RepositorySettings, RetentionConfig, ScheduleConfig, ServeConfig, SourceConfig, SourceKind, Stack, check,
     read::{Head, Hearing, Hours, Named, Reader, Section, Tag, nearest},
 };
 use crate::{
@@ -317,6 +317,10 @@ fn drill<'a>(
     let references = references.iter().filter_map(|inside| reference(reader, inside, &kinds)).collect();
     let expectations = reader.tables(&mut section, "expect");
     let expectations = expectations.iter().filter_map(|inside| expect(reader, inside, &kinds)).collect();
+    let newest = reader.tables(&mut section, "freshness");
+    let newest = newest.iter().filter_map(|inside| freshness(reader, inside, &kinds)).collect();
+    let commands = reader.tables(&mut section, "command");
+    let commands = commands.iter().filter_map(|inside| command(reader, inside)).collect();
     let config: DrillConfig = reader.rest(&section)?;
     let from_known = config.from == "repository"
         || offsites.iter().any(|(offsite, _)| offsite.name.as_str() == config.from);
@@ -324,21 +328,35 @@ fn drill<'a>(
         let hint = "Use repository, or the name of an [[offsite]].";
         reader.wrong(&section, "from", format!("offsite `{}` is not in the policy", config.from), hint);
     }
-    for image in config.images.keys().filter(|name| !kinds.contains_key(name.as_str())) {
-        let key = format!("drill.images.{image}");
-        reader.tell(
-            &section.at_inside("images", image),
-            key,
-            format!("source `{image}` is not in the policy"),
-            None,
-        );
+    let named = [
+        ("images", config.images.keys().collect::<Vec<_>>()),
+        ("arguments", config.arguments.keys().collect()),
+    ];
+    for (table, names) in named {
+        for name in names.into_iter().filter(|name| !kinds.contains_key(name.as_str())) {
+            let key = format!("drill.{table}.{name}");
+            let message = format!("source `{name}` is not in the policy");
+            reader.tell(&section.at_inside(table, name), key, message, None);
+        }
     }
     for (key, value) in [("deadline_minutes", config.deadline_minutes), ("memory_mib", config.memory_mib)] {
         if value == 0 {
             reader.wrong(&section, key, format!("`{key}` cannot be 0"), "");
         }
     }
-    Some(DrillConfig { references, expectations, ..config })
+    if config.cpu_percent == Some(0) {
+        reader.wrong(&section, "cpu_percent", "`cpu_percent` cannot be 0".to_owned(), "");
+    }
+    for (key, path) in [("identity", &config.identity), ("reports", &config.reports)] {
+        if let Some(path) = path {
+            check::absolute(reader, &section, key, &path.display().to_string());
+        }
+    }
+    if config.by_hand && config.lab == LabKind::Docker && config.by_hand_image.is_none() {
+        let hint = "Name an image that has bash, age, zstd, tar, jq and minisign.";
+        reader.wrong(&section, "by_hand", "`by_hand` needs `by_hand_image`".to_owned(), hint);
+    }
+    Some(DrillConfig { references, expectations, freshness: newest, commands, ..config })
 }
 
 /// Tells of a source that is not there, or is of another kind than the thing needs.
@@ -370,9 +388,57 @@ fn reference<'a>(
 ) -> Option<ReferenceConfig> {
     let config: ReferenceConfig = reader.rest(section)?;
     needs(reader, section, "source", (&config.source, "mysql"), kinds);
-    needs(reader, section, "in", (&config.inside, "s3"), kinds);
     check::query(reader, section, &config.query);
-    check::not_empty(reader, section, "bucket", &config.bucket);
+    if kinds.get(config.inside.as_str()) != Some(&"redis") {
+        needs(reader, section, "in", (&config.inside, "s3"), kinds);
+        if config.bucket.as_deref().is_none_or(|bucket| bucket.trim().is_empty()) {
+            reader.wrong(
+                section,
+                "bucket",
+                "`bucket` is empty".to_owned(),
+                "Name the bucket of the objects.",
+            );
+        }
+    } else if config.orphans_max.is_some() && config.orphans.is_none() {
+        let hint = "Write a glob in `orphans`, as \"session:*\".";
+        reader.wrong(section, "orphans_max", "it is not said which keys must have a row".to_owned(), hint);
+    }
+    if let Some(pattern) = &config.orphans {
+        check::glob(reader, section, "orphans", pattern);
+    }
+    Some(config)
+}
+
+fn freshness<'a>(
+    reader: &mut Reader<'a>,
+    section: &Section<'a>,
+    kinds: &BTreeMap<&str, &str>,
+) -> Option<FreshnessConfig> {
+    let config: FreshnessConfig = reader.rest(section)?;
+    needs(reader, section, "source", (&config.source, "mysql"), kinds);
+    check::query(reader, section, &config.query);
+    check::not_empty(reader, section, "name", &config.name);
+    if let Some(zone) = config.timezone.as_deref().filter(|zone| zone.parse::<chrono_tz::Tz>().is_err()) {
+        let hint = "Use a name of the IANA database, as \"Asia/Shanghai\".";
+        reader.wrong(section, "timezone", format!("`{zone}` is no time zone"), hint);
+    }
+    Some(config)
+}
+
+fn command<'a>(reader: &mut Reader<'a>, section: &Section<'a>) -> Option<CommandConfig> {
+    let config: CommandConfig = reader.rest(section)?;
+    check::not_empty(reader, section, "name", &config.name);
+    if config.command.first().is_none_or(String::is_empty) {
+        reader.wrong(
+            section,
+            "command",
+            "`command` is empty".to_owned(),
+            "Write [\"/path/to/program\", \"argument\"].",
+        );
+    }
+    if config.timeout_minutes == 0 {
+        reader.wrong(section, "timeout_minutes", "`timeout_minutes` cannot be 0".to_owned(), "");
+    }
     Some(config)
 }
 

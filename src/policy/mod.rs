@@ -28,9 +28,9 @@ pub use self::{
     service::{AnomalyConfig, ServeConfig},
     sources::{FilesConfig, MysqlConfig, RedisConfig, S3Config, SourceConfig, SourceKind, Tls},
     stack::{
-        CatchUp, DrillConfig, ExpectConfig, LabKind, Language, LockMode, OffsiteConfig, OffsiteSettings,
-        Overlap, Pick, ReferenceConfig, RepositoryConfig, RepositorySettings, RetentionConfig, RevokedConfig,
-        ScheduleConfig, Stack,
+        CatchUp, CommandConfig, DrillConfig, ExpectConfig, FreshnessConfig, LabKind, Language, LockMode,
+        OffsiteConfig, OffsiteSettings, Overlap, Pick, ReferenceConfig, RepositoryConfig, RepositorySettings,
+        RetentionConfig, RevokedConfig, ScheduleConfig, Stack,
     },
     text::{Starter, schema, starter},
 };

@@ -459,6 +459,21 @@ pub struct DrillConfig {
     /// Which snapshot.
     #[serde(default)]
     pub pick: Pick,
+    /// The identity that opens the data, without a passphrase; a drill that nobody watches needs it on its host.
+    #[serde(default)]
+    pub identity: Option<PathBuf>,
+    /// Whether a drill follows each backup that succeeded.
+    #[serde(default)]
+    pub after_backup: bool,
+    /// Whether the recipe for recovery without lifeboat is drilled on the same schedule.
+    #[serde(default)]
+    pub by_hand: bool,
+    /// Whether prune stands still after a drill that failed or is overdue.
+    #[serde(default = "default_true")]
+    pub freeze_prune: bool,
+    /// Where reports are put; a folder beside the catalog when not given.
+    #[serde(default)]
+    pub reports: Option<PathBuf>,
     /// How long a restore of everything may take before that is an alarm.
     #[serde(default)]
     pub rto_minutes: Option<u32>,
@@ -468,15 +483,36 @@ pub struct DrillConfig {
     /// The memory of each server of the lab, in MiB.
     #[serde(default = "default_drill_memory_mib")]
     pub memory_mib: u32,
+    /// The processor time of each server of the lab, 100 for one processor; all there is when not given.
+    #[serde(default)]
+    pub cpu_percent: Option<u32>,
+    /// Whether the lab's data lies in memory instead of on a disk.
+    #[serde(default)]
+    pub data_in_memory: bool,
+    /// The container engine's address; `DOCKER_HOST` or the usual socket when not given.
+    #[serde(default)]
+    pub socket: Option<String>,
     /// Container images by source, where they are not the usual ones.
     #[serde(default)]
     pub images: BTreeMap<String, String>,
-    /// Rows that each name an object.
+    /// The image with age, zstd, tar, jq and minisign in which the recipe is drilled.
+    #[serde(default)]
+    pub by_hand_image: Option<String>,
+    /// More arguments for the lab's servers, by source.
+    #[serde(default)]
+    pub arguments: BTreeMap<String, Vec<String>>,
+    /// Rows that each name an object or a key.
     #[serde(default, rename = "reference")]
     pub references: Vec<ReferenceConfig>,
     /// Questions with known answers.
     #[serde(default, rename = "expect")]
     pub expectations: Vec<ExpectConfig>,
+    /// How new the newest row must be.
+    #[serde(default)]
+    pub freshness: Vec<FreshnessConfig>,
+    /// Programs that look at what was restored.
+    #[serde(default, rename = "command")]
+    pub commands: Vec<CommandConfig>,
 }
 
 impl Default for DrillConfig {
@@ -485,12 +521,24 @@ impl Default for DrillConfig {
             lab: LabKind::default(),
             from: default_drill_from(),
             pick: Pick::default(),
+            identity: None,
+            after_backup: false,
+            by_hand: false,
+            freeze_prune: true,
+            reports: None,
             rto_minutes: None,
             deadline_minutes: default_drill_deadline_minutes(),
             memory_mib: default_drill_memory_mib(),
+            cpu_percent: None,
+            data_in_memory: false,
+            socket: None,
             images: BTreeMap::new(),
+            by_hand_image: None,
+            arguments: BTreeMap::new(),
             references: Vec::new(),
             expectations: Vec::new(),
+            freshness: Vec::new(),
+            commands: Vec::new(),
         }
     }
 }
@@ -517,25 +565,42 @@ pub enum Pick {
     Random,
 }
 
-/// Rows that each name an object: first column the key, second (if there is one) its SHA-256 as hex.
+/// Rows that each name an object or a Redis key. The first column is the key; of objects a second, if there is one, is
+/// the SHA-256 as hex, and a third the size in bytes. A row whose first column is NULL or empty names nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceConfig {
+    /// What reports call it; `source` and `in` when not given.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The MySQL source that is asked.
     pub source: String,
     /// The question.
     pub query: String,
-    /// The S3 source that has the objects.
+    /// The S3 source that has the objects, or the Redis source that has the keys.
     #[serde(rename = "in")]
     pub inside: String,
     /// The bucket.
-    pub bucket: String,
+    #[serde(default)]
+    pub bucket: Option<String>,
+    /// The database of the keys.
+    #[serde(default)]
+    pub db: u32,
     /// What the rows have before the object's key.
     #[serde(default)]
     pub strip_prefix: Option<String>,
-    /// So many rows may lack their object.
+    /// So many rows may lack their object or key.
     #[serde(default)]
     pub missing_max: u64,
+    /// So many objects or keys may lack their row; when not given they are counted only.
+    #[serde(default)]
+    pub orphans_max: Option<u64>,
+    /// A glob of the objects or keys that must have a row; all of the bucket when not given.
+    #[serde(default)]
+    pub orphans: Option<String>,
+    /// So many more rows than in the drill before may lack their object or key.
+    #[serde(default)]
+    pub growth_max: Option<u64>,
 }
 
 /// A question whose answer, a single number, is known.
@@ -554,6 +619,40 @@ pub struct ExpectConfig {
     /// The most it may be.
     #[serde(default)]
     pub at_most: Option<i64>,
+}
+
+/// How old the newest row may be: the answer of the question, a date and time, lies at most so long before the instant
+/// that the source was read at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FreshnessConfig {
+    /// What reports call it.
+    pub name: String,
+    /// The MySQL source that is asked.
+    pub source: String,
+    /// The question: `SELECT MAX(created_at) FROM im.messages`.
+    pub query: String,
+    /// How old it may be.
+    pub within_minutes: u32,
+    /// The zone of the answer, by its IANA name; UTC when not given, in which `TIMESTAMP` columns are read.
+    #[serde(default)]
+    pub timezone: Option<String>,
+}
+
+/// A program that looks at what was restored, and says by its exit code 0 that all is well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommandConfig {
+    /// What reports call it.
+    pub name: String,
+    /// The image that it runs in; that of the first source when not given.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// How long it may take.
+    #[serde(default = "default_command_minutes")]
+    pub timeout_minutes: u32,
 }
 
 /// Writes a zone as its name; `chrono-tz` would need a feature for it.
@@ -591,6 +690,12 @@ fn default_remove_percent_max() -> u32 {
 }
 fn default_drill_from() -> String {
     "repository".to_owned()
+}
+fn default_command_minutes() -> u32 {
+    10
+}
+fn default_true() -> bool {
+    true
 }
 fn default_drill_deadline_minutes() -> u32 {
     240

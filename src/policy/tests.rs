@@ -194,12 +194,20 @@ fn the_effective_policy_shows_the_defaults() {
     lab = "docker"
     from = "repository"
     pick = "latest"
+    after_backup = false
+    by_hand = false
+    freeze_prune = true
     deadline_minutes = 240
     memory_mib = 1024
+    data_in_memory = false
     reference = []
     expect = []
+    freshness = []
+    command = []
 
     [drill.images]
+
+    [drill.arguments]
 
     [anomaly]
     shrink_percent = 30
@@ -505,6 +513,66 @@ query = "SELECT 1; DROP TABLE x"
     hint: Line 19: A drill asks one question: SELECT …
     hint: Line 22: Give `at_least`, `at_most` or both.
     hint: Line 25: A drill asks one question: SELECT …
+    "#);
+}
+
+#[test]
+fn what_drills_ask_is_checked() {
+    let more = r#"
+[drill]
+by_hand = true
+identity = "key.txt"
+cpu_percent = 0
+[drill.arguments]
+dbb = ["--lower-case-table-names=1"]
+[[drill.reference]]
+source = "db"
+query = "SELECT token FROM im.sessions"
+in = "cache"
+orphans_max = 0
+[[drill.reference]]
+source = "db"
+query = "SELECT path FROM im.files"
+in = "objects"
+orphans = "im-files/[a"
+[[drill.freshness]]
+name = "messages"
+source = "db"
+query = "SELECT MAX(at) FROM im.messages"
+within_minutes = 15
+timezone = "Peking"
+[[drill.command]]
+name = "smoke"
+command = []
+timeout_minutes = 0
+[[source]]
+name = "cache"
+kind = "redis"
+url = "redis://127.0.0.1:6379"
+[[source]]
+name = "objects"
+kind = "s3"
+endpoint = "http://127.0.0.1:9000"
+access_key = { env = "A" }
+secret_key = { env = "B" }
+"#;
+    insta::assert_snapshot!(told_with(more), @r#"
+    policy `p.toml` has 10 problems
+    p.toml:13:11: `by_hand` needs `by_hand_image`
+    p.toml:14:12: `identity` must be an absolute path, not `key.txt`
+    p.toml:15:15: `cpu_percent` cannot be 0
+    p.toml:17:1: source `dbb` is not in the policy
+    p.toml:22:15: it is not said which keys must have a row
+    p.toml:23:1: `bucket` is empty
+    p.toml:27:11: `im-files/[a` is no glob: unclosed character class; missing ']'
+    p.toml:33:12: `Peking` is no time zone
+    p.toml:36:11: `command` is empty
+    p.toml:37:19: `timeout_minutes` cannot be 0
+    hint: Line 13: Name an image that has bash, age, zstd, tar, jq and minisign.
+    hint: Line 22: Write a glob in `orphans`, as "session:*".
+    hint: Line 23: Name the bucket of the objects.
+    hint: Line 33: Use a name of the IANA database, as "Asia/Shanghai".
+    hint: Line 36: Write ["/path/to/program", "argument"].
     "#);
 }
 

@@ -1,0 +1,5 @@
+//! A drill: everything is restored into a lab and asked whether it is what was backed up.
+
+mod scene;
+
+pub use self::scene::{Cast, Scene};
