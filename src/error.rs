@@ -79,6 +79,7 @@ pub struct Failure {
     what: String,
     cause: Option<Cause>,
     hints: Vec<String>,
+    is_frozen: bool,
 }
 
 /// The result of what can fail in the world.
@@ -87,7 +88,7 @@ pub type Result<T, E = Failure> = std::result::Result<T, E>;
 impl Failure {
     /// Makes a failure that ends the process with `exit`; `what` follows the grammar above.
     pub fn new(exit: ExitCode, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), cause: None, hints: Vec::new() }
+        Self { exit, what: what.into(), cause: None, hints: Vec::new(), is_frozen: false }
     }
 
     /// Adds the error that led here; it is printed as a line of its own.
@@ -109,6 +110,18 @@ impl Failure {
     pub fn with_exit(mut self, exit: ExitCode) -> Self {
         self.exit = exit;
         self
+    }
+
+    /// Says that nothing went wrong: an open incident forbids the work until a person has looked, and tells of it.
+    #[must_use]
+    pub fn frozen(mut self) -> Self {
+        self.is_frozen = true;
+        self
+    }
+
+    /// Returns whether an open incident forbids the work, and tells of it.
+    pub fn is_frozen(&self) -> bool {
+        self.is_frozen
     }
 
     /// Returns the code that the process ends with.

@@ -29,7 +29,7 @@ pub enum SlotState {
     Waiting,
     /// Its run is at work.
     Running,
-    /// Its run did all it should.
+    /// Its run did all it should, or all that it may while an incident forbids it.
     Done,
     /// Its run failed, also after the last try.
     Failed,

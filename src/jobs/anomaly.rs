@@ -235,6 +235,7 @@ mod tests {
                 added_bytes: 0,
                 message: None,
                 hint: None,
+                is_frozen: false,
             };
             self.0.end_run(run, &end).unwrap();
             self.told()

@@ -275,6 +275,7 @@ impl Remembered for Report {
                 snapshots: self.snapshots,
                 ..PlaceSeen::default()
             },
+            is_frozen: false,
         }
     }
 }

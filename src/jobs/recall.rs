@@ -103,6 +103,7 @@ fn note(ledger: &Catalog, task: &Task, refs: &Refs, manifest: Option<&Manifest>)
             added_bytes: 0,
             message: None,
             hint: None,
+            is_frozen: false,
         },
     )
 }

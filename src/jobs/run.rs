@@ -69,6 +69,8 @@ pub struct Outcome {
     pub counts: Vec<Count>,
     /// What was seen of the place that was worked on.
     pub place: PlaceSeen,
+    /// Whether an open incident forbade it: see [`Failure::frozen`].
+    pub is_frozen: bool,
 }
 
 impl Outcome {
@@ -83,6 +85,7 @@ impl Outcome {
             exit: Some(failure.exit()),
             message: Some(failure.chain().join(": ")),
             hint: (!failure.hints().is_empty()).then(|| failure.hints().join(" ")),
+            is_frozen: failure.is_frozen(),
             ..Self::default()
         }
     }
@@ -96,6 +99,7 @@ impl Outcome {
             added_bytes: self.added_bytes,
             message: self.message,
             hint: self.hint,
+            is_frozen: self.is_frozen,
         }
     }
 }

@@ -122,7 +122,7 @@ impl Remembered for Outcome {
 
 /// Returns whether a run that ended so may go better when it is tried again: a server or a store may be back, a disk
 /// mounted. What a person must put right is not tried again.
-pub fn may_pass(exit: ExitCode) -> bool {
+pub fn may_pass(outcome: &Outcome) -> bool {
     use ExitCode::{Busy, Failed, NoRepository, SourceDown, StoreDown};
-    matches!(exit, Failed | Busy | NoRepository | SourceDown | StoreDown)
+    !outcome.is_frozen && matches!(outcome.exit(), Failed | Busy | NoRepository | SourceDown | StoreDown)
 }

@@ -237,11 +237,11 @@ fn of_runs(task: &Task, runs: &[Run], newest: Option<&Slot>) -> Option<Condition
 fn of_age(stack: &Stack, ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> Result<Option<Condition>> {
     let Some(interval) = tasks::interval(stack, task, now) else { return Ok(None) };
     // What doctor and the tamper test find is told by itself; that they looked is what counts here.
+    let runs = ledger.runs_of(task, RUNS_BACK)?;
     let success = if matches!(task.job, Job::Doctor | Job::Lock) {
-        let runs = ledger.runs_of(task, RUNS_BACK)?;
         standing::last_ended(&runs).and_then(|run| run.end.as_ref()).map(|end| end.ended)
     } else {
-        ledger.last_success(task)?.and_then(|run| Some(run.end?.ended))
+        standing::last_kept(ledger, task, &runs)?
     };
     let Some(since) = success.or(standing::watched_since(ledger, task)?) else { return Ok(None) };
     if now - since <= overdue_after(interval) {
@@ -368,6 +368,15 @@ mod tests {
 
     /// Notes a run that ended so.
     fn ran(ledger: &Catalog, task: &Task, hours: i64, exit: ExitCode) {
+        ran_or_froze(ledger, task, hours, exit, false);
+    }
+
+    /// Notes a run that an incident forbade.
+    fn froze(ledger: &Catalog, task: &Task, hours: i64) {
+        ran_or_froze(ledger, task, hours, ExitCode::Failed, true);
+    }
+
+    fn ran_or_froze(ledger: &Catalog, task: &Task, hours: i64, exit: ExitCode, is_frozen: bool) {
         let run = ledger.begin_run(task, 1, at(hours)).unwrap();
         let end = RunEnd {
             ended: at(hours),
@@ -376,6 +385,7 @@ mod tests {
             added_bytes: 0,
             message: Some("why".to_owned()),
             hint: None,
+            is_frozen,
         };
         ledger.end_run(run, &end).unwrap();
     }
@@ -390,6 +400,36 @@ mod tests {
         assert!(is_told());
         ran(&ledger, &task, 3, ExitCode::Ok);
         assert!(!is_told());
+    }
+
+    /// A stack that prunes each day.
+    fn daily_prune() -> Stack {
+        let text = "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = { root = \"/repo\" }\n\
+            recipients = [\"age1abc\"]\nstate_dir = \"/state\"\n[schedule]\nprune = \"0 4 * * *\"\n";
+        Stack::parse(text, "p.toml", crate::policy::Need::Repository).unwrap()
+    }
+
+    #[test]
+    fn a_prune_that_an_incident_forbids_is_told_by_that_alone_and_hides_no_failure_before() {
+        let (ledger, stack, task) = (Catalog::in_memory().unwrap(), daily_prune(), Task::of(Job::Prune));
+        standing::watch(&ledger, &task, at(0)).unwrap();
+        let told = |hours| {
+            let found = conditions(&stack, &ledger, at(hours)).unwrap();
+            found.into_iter().map(|one| one.kind).collect::<Vec<_>>()
+        };
+        ran(&ledger, &task, 4, ExitCode::Ok);
+        for day in 1..8 {
+            froze(&ledger, &task, 4 + 24 * day);
+            assert_eq!(told(5 + 24 * day), []);
+        }
+        assert_eq!(told(24 * 10), [Kind::Overdue], "nobody comes any more");
+        // What a guard refuses is told by nothing else.
+        ran(&ledger, &task, 24 * 10, ExitCode::Failed);
+        assert_eq!(told(24 * 10), [Kind::Failed]);
+        froze(&ledger, &task, 24 * 11);
+        assert_eq!(told(24 * 11), [Kind::Failed]);
+        ran(&ledger, &task, 24 * 12, ExitCode::Ok);
+        assert_eq!(told(24 * 12), []);
     }
 
     #[test]

@@ -72,6 +72,8 @@ impl Log {
         let level = match outcome.exit() {
             ExitCode::Ok => Level::Info,
             ExitCode::Partial | ExitCode::Interrupted => Level::Warning,
+            // The incident that forbade it is told as loudly as it deserves.
+            _ if outcome.is_frozen => Level::Warning,
             _ => Level::Error,
         };
         let mut text = format!("{task} ended: {}", outcome.exit().word());
