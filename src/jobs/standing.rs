@@ -4,7 +4,7 @@
 use chrono::{DateTime, Duration, Utc};
 
 use super::{
-    backup::{POINT, host_name},
+    backup::{GONE, POINT, host_name},
     doctor::{self, Room},
     lock, prune,
     seen::{self, PlaceSeen, REPOSITORY},
@@ -196,7 +196,7 @@ fn of_source(ledger: &Catalog, source: &SourceConfig, copies: &[PlaceSeen]) -> R
     let offsite = runs.iter().find(|run| copies.iter().any(|copy| has(copy, run)));
     let point_offsite = offsite.map(counts_of).transpose()?.and_then(|counts| point(&counts));
     let newest_point = point(&counts);
-    counts.retain(|(what, _)| what != POINT);
+    counts.retain(|(what, _)| what != POINT && what != GONE);
     Ok(SourceStanding {
         name: name.to_owned(),
         kind: source.kind.word().to_owned(),

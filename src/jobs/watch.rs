@@ -129,7 +129,14 @@ pub fn conditions(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result
         let newest = if scheduled.contains(task) { ledger.newest_slot(task, now)? } else { None };
         found.extend(newest.as_ref().and_then(|slot| of_slot(slot, &runs)));
         found.extend(of_harm(ledger, task, newest.as_ref())?);
-        found.extend(of_runs(task, &runs, newest.as_ref()));
+        let of_run = of_runs(task, &runs, newest.as_ref());
+        if let Some(run) = last_final(&runs, newest.as_ref())
+            && of_run.as_ref().is_some_and(|one| one.kind == Kind::Partial)
+            && anomaly::tells_of(ledger, &stack.anomaly, run)?
+        {
+            continue;
+        }
+        found.extend(of_run);
         if found.len() == before {
             found.extend(of_age(stack, ledger, task, now)?);
         }
@@ -202,13 +209,17 @@ fn of_harm(ledger: &Catalog, task: &Task, newest: Option<&Slot>) -> Result<Optio
     }))
 }
 
-/// Tells how the last run ended, if it did not end well. Tries of a slot that is not yet given up say nothing: what was
+/// Returns the last run that says how it is with a task. Tries of a slot that is not yet given up say nothing: what was
 /// before them still holds.
-fn of_runs(task: &Task, runs: &[Run], newest: Option<&Slot>) -> Option<Condition> {
+fn last_final<'r>(runs: &'r [Run], newest: Option<&Slot>) -> Option<&'r Run> {
     let in_hand = in_hand(newest);
     let is_final = |run: &&Run| in_hand.is_none_or(|expected| run.began < expected);
-    let runs: Vec<&Run> = runs.iter().filter(is_final).collect();
-    let end = standing::last_ended(runs)?.end.as_ref().filter(|end| end.exit != 0)?;
+    standing::last_ended(runs.iter().filter(is_final))
+}
+
+/// Tells how the last run ended, if it did not end well.
+fn of_runs(task: &Task, runs: &[Run], newest: Option<&Slot>) -> Option<Condition> {
+    let end = last_final(runs, newest)?.end.as_ref().filter(|end| end.exit != 0)?;
     let is = |exit: ExitCode| end.exit == exit.number();
     let is_told = matches!(task.job, Job::Doctor | Job::Lock) && !is(ExitCode::StoreDown);
     if is_told || is(ExitCode::Tampering) || is(ExitCode::Damage) {
@@ -360,7 +371,7 @@ fn span(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::RunEnd;
+    use crate::{catalog::RunEnd, jobs::backup::GONE};
 
     fn at(hours: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + Duration::hours(hours)
@@ -430,6 +441,35 @@ mod tests {
         assert_eq!(told(24 * 11), [Kind::Failed]);
         ran(&ledger, &task, 24 * 12, ExitCode::Ok);
         assert_eq!(told(24 * 12), []);
+    }
+
+    #[test]
+    fn a_source_that_lost_much_is_one_incident_and_what_else_was_left_out_is_another() {
+        let (ledger, stack, task) = (Catalog::in_memory().unwrap(), daily_prune(), Task::of(Job::Backup));
+        let night = |hours, exit, counts: &[(&str, u64)]| {
+            ran(&ledger, &task, hours, exit);
+            let run = ledger.runs(1).unwrap().remove(0);
+            let count = |(what, value): &(&str, u64)| crate::catalog::Count {
+                about: "minio".into(),
+                what: (*what).into(),
+                value: *value,
+            };
+            ledger.note_counts(run.number, &counts.iter().map(count).collect::<Vec<_>>()).unwrap();
+            let end =
+                RunEnd { snapshot: Some(crate::names::SnapshotId::at(at(hours), 1)), ..run.end.unwrap() };
+            ledger.end_run(run.number, &end).unwrap();
+            let found = conditions(&stack, &ledger, at(hours)).unwrap();
+            found.into_iter().map(|one| one.kind).collect::<Vec<_>>()
+        };
+        for hours in 1..5 {
+            assert_eq!(night(hours, ExitCode::Ok, &[("objects", 40)]), []);
+        }
+        assert_eq!(night(5, ExitCode::Partial, &[("objects", 30), (GONE, 1)]), [Kind::Partial], "as usual");
+        assert_eq!(night(6, ExitCode::Partial, &[("objects", 20)]), [Kind::Partial, Kind::Anomaly]);
+        assert_eq!(night(7, ExitCode::Partial, &[("objects", 20), (GONE, 1)]), [Kind::Anomaly]);
+        let run = ledger.runs(1).unwrap().remove(0);
+        anomaly::accept(&ledger, "minio", &run, at(7)).unwrap();
+        assert_eq!(conditions(&stack, &ledger, at(7)).unwrap(), [], "a person knows of it");
     }
 
     #[test]
