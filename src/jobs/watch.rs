@@ -371,7 +371,7 @@ fn span(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{catalog::RunEnd, jobs::backup::GONE};
+    use crate::{catalog::RunEnd, finding::Law, jobs::backup::GONE};
 
     fn at(hours: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + Duration::hours(hours)
@@ -470,6 +470,43 @@ mod tests {
         let run = ledger.runs(1).unwrap().remove(0);
         anomaly::accept(&ledger, "minio", &run, at(7)).unwrap();
         assert_eq!(conditions(&stack, &ledger, at(7)).unwrap(), [], "a person knows of it");
+    }
+
+    #[test]
+    fn a_slot_that_was_given_up_without_a_run_is_told_and_one_that_ran_tells_by_its_run() {
+        let (ledger, task) = (Catalog::in_memory().unwrap(), Task::of(Job::Backup));
+        let slot = Slot { task: task.clone(), expected: at(26), state: SlotState::Failed, is_late: false };
+        let told = || of_slot(&slot, &ledger.runs_of(&task, RUNS_BACK).unwrap());
+        ran(&ledger, &task, 2, ExitCode::Ok);
+        let condition = told().unwrap();
+        assert_eq!((condition.kind, condition.urgency), (Kind::Missed, Urgency::Ticket));
+        assert_eq!(
+            condition.what,
+            "backup did not run at 1970-01-02 02:00 UTC: another run was at work each time it was tried"
+        );
+        ran(&ledger, &task, 26, ExitCode::SourceDown);
+        assert_eq!(told(), None);
+    }
+
+    #[test]
+    fn what_doctor_found_counts_until_its_next_look_was_due_and_two_days_without_a_schedule() {
+        let (ledger, stack) = (Catalog::in_memory().unwrap(), daily_prune());
+        let room = Law { id: "disk.room", page: "room", what: "there is room", hint: "Make room." };
+        let finding = room.broken("3 days are left");
+        ledger.observe(doctor::FINDINGS, &[finding], at(0)).unwrap();
+        let told = |stack: &Stack, hours| {
+            let found = of_doctor(stack, &ledger, at(hours)).unwrap();
+            found.into_iter().map(|one| one.about).collect::<Vec<_>>()
+        };
+        assert_eq!((told(&stack, 48), told(&stack, 49)), (vec!["disk.room".to_owned()], Vec::new()));
+        let mut weekly = stack.clone();
+        weekly.schedule.doctor = Some("0 20 * * 0".to_owned());
+        assert_eq!(told(&weekly, 49), ["disk.room"]);
+        let (days, half) = (24 * 10, 12);
+        assert_eq!(
+            (told(&weekly, days + half), told(&weekly, days + half + 1)),
+            (told(&weekly, 0), Vec::new())
+        );
     }
 
     #[test]
