@@ -71,7 +71,7 @@ impl Repository<Clear> {
             }
             monitor.step(None, format!("read pack {pack}"));
         }
-        known.distrust(&broken.keys().copied().collect::<BTreeSet<_>>())?;
+        known.distrust(&broken.keys().copied().collect::<BTreeSet<_>>(), false)?;
         for (pack, what) in broken {
             let (object, users) = (layout::pack(pack).to_string(), users.remove(&pack).unwrap_or_default().1);
             let affects = users.iter().map(ToString::to_string).collect();
