@@ -134,6 +134,16 @@ impl Failure {
         &self.hints
     }
 
+    /// Returns the sentence that says what to do first: what a warning has room for.
+    pub fn first_hint(&self) -> Option<&str> {
+        self.hints.first().map(String::as_str)
+    }
+
+    /// Returns what failed and why in one line, for a warning or a note.
+    pub fn one_line(&self) -> String {
+        self.chain().join(": ")
+    }
+
     /// Returns what failed and why, outermost first, without saying one thing twice.
     pub fn chain(&self) -> Vec<String> {
         let mut lines = vec![self.what.clone()];
@@ -187,6 +197,9 @@ mod tests {
         assert_eq!(failure.chain(), ["failed to reach `mysql`", "dial: connection refused"]);
         assert_eq!(failure.exit().number(), 20);
         assert_eq!(failure.hints(), ["Is the server running?"]);
+        assert_eq!(failure.one_line(), "failed to reach `mysql`: dial: connection refused");
+        let failure = failure.hint("Is the port right?");
+        assert_eq!(failure.first_hint(), Some("Is the server running?"));
     }
 
     #[test]

@@ -320,7 +320,7 @@ pub async fn run(
     let mut failed: Vec<Problem> = Vec::new();
     for report in &reports {
         if let Some(failure) = &report.failure {
-            failed.push(Problem { what: report.name.to_string(), why: failure.chain().join(": ") });
+            failed.push(Problem { what: report.name.to_string(), why: failure.one_line() });
         }
     }
     if failed.len() == reports.len() {
@@ -376,11 +376,7 @@ async fn take(
             return Err(failure);
         }
         Err(failure) => {
-            monitor.warn(
-                Some(&name),
-                failure.chain().join(": "),
-                failure.hints().first().map(String::as_str),
-            );
+            monitor.warn(Some(&name), failure.one_line(), failure.first_hint());
             Some(failure)
         }
     };

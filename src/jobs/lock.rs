@@ -194,8 +194,8 @@ pub async fn after_sync(
             monitor.step(None, format!("{name}: nothing was locked: {failure}"));
         }
         Err(failure) => {
-            let what = format!("{name}: nothing was locked: {}", failure.chain().join(": "));
-            monitor.warn(None, what, failure.hints().first().map(String::as_str));
+            let what = format!("{name}: nothing was locked: {}", failure.one_line());
+            monitor.warn(None, what, failure.first_hint());
         }
         Ok(Looked { no_lock: Some(no), .. }) => {
             monitor.warn(None, format!("{name}: the lock is unproven: {}", no.what), Some(no.hint));
@@ -235,8 +235,8 @@ async fn extend(
         && failure.exit() != ExitCode::NoRepository
     {
         let (ledger, at) = (open::ledger(stack, monitor)?, ground.clock.now());
-        let why = format!("nothing was locked: {}", failure.chain().join(": "));
-        let failed = FailedNote { at, why, hint: failure.hints().first().cloned() };
+        let why = format!("nothing was locked: {}", failure.one_line());
+        let failed = FailedNote { at, why, hint: failure.first_hint().map(str::to_owned) };
         let note = LockNote { failed: Some(failed), ..remembered(&ledger, name)? };
         ledger.observe(&observation(name), &note, at)?;
     }
@@ -325,8 +325,8 @@ impl<'s> Site<'s> {
         let name = self.offsite.name.as_str();
         let kept = Opening::named(self.stack, Some(name), monitor)?.clear().await?.kept().await?;
         for (key, failure) in &kept.bad {
-            let what = format!("{name}: `{key}` is not locked: {}", failure.chain().join(": "));
-            monitor.warn(None, what, failure.hints().first().map(String::as_str));
+            let what = format!("{name}: `{key}` is not locked: {}", failure.one_line());
+            monitor.warn(None, what, failure.first_hint());
         }
         Ok(kept)
     }

@@ -69,7 +69,7 @@ async fn manifest(reader: &Repository<Read>, refs: &Refs, monitor: &SharedMonito
     match reader.manifest(refs).await {
         Ok(manifest) => Some(manifest),
         Err(failure) => {
-            monitor.warn(None, failure.chain().join(": "), failure.hints().first().map(String::as_str));
+            monitor.warn(None, failure.one_line(), failure.first_hint());
             None
         }
     }

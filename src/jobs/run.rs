@@ -83,7 +83,7 @@ impl Outcome {
     pub fn failed(failure: &Failure) -> Self {
         Self {
             exit: Some(failure.exit()),
-            message: Some(failure.chain().join(": ")),
+            message: Some(failure.one_line()),
             hint: (!failure.hints().is_empty()).then(|| failure.hints().join(" ")),
             is_frozen: failure.is_frozen(),
             ..Self::default()
@@ -138,7 +138,7 @@ pub async fn noted_as<T: Remembered>(
         Err(failure) if !looks_only(task.job) || failure.exit() == ExitCode::Busy => return Err(failure),
         // A person who looks must not be kept from it by a host whose state folder is not to be written.
         Err(failure) => {
-            monitor.warn(None, failure.chain().join(": "), failure.hints().first().map(String::as_str));
+            monitor.warn(None, failure.one_line(), failure.first_hint());
             None
         }
         Ok(lock) => Some(lock),
@@ -160,7 +160,7 @@ pub async fn noted_as<T: Remembered>(
     });
     if let Err(failure) = noted {
         // What was done counts, not the note about it.
-        monitor.warn(None, failure.chain().join(": "), failure.hints().first().map(String::as_str));
+        monitor.warn(None, failure.one_line(), failure.first_hint());
     }
     ended
 }

@@ -67,7 +67,7 @@ impl Repository<Clear> {
                     report.packs_sealed += 1;
                 }
                 Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
-                Err(failure) => drop(broken.insert(pack, failure.chain().join(": "))),
+                Err(failure) => drop(broken.insert(pack, failure.one_line())),
             }
             monitor.step(None, format!("read pack {pack}"));
         }
@@ -98,7 +98,7 @@ fn damage(object: String, checked: Result<()>, affects: Vec<String>) -> Result<O
         Ok(()) => Ok(None),
         Err(failure) if failure.exit() == ExitCode::StoreDown => Err(failure),
         Err(failure) => {
-            let (what, tampering) = (failure.chain().join(": "), failure.exit() == ExitCode::Tampering);
+            let (what, tampering) = (failure.one_line(), failure.exit() == ExitCode::Tampering);
             Ok(Some(Damage { object, what, affects, tampering }))
         }
     }

@@ -170,7 +170,7 @@ impl Repository<Read> {
 
 impl Search<'_> {
     fn note(&mut self, object: String, failure: &Failure, affects: Vec<String>) {
-        let (what, tampering) = (failure.chain().join(": "), failure.exit() == ExitCode::Tampering);
+        let (what, tampering) = (failure.one_line(), failure.exit() == ExitCode::Tampering);
         self.report.damage.push(Damage { object, what, affects, tampering });
     }
 
@@ -310,7 +310,7 @@ impl Search<'_> {
         };
         let found = self.repository.core.known.locations(&id, kind)?.first().map(|at| at.pack);
         if let Some(pack) = found {
-            self.broken.entry(pack).or_insert_with(|| failure.chain().join(": "));
+            self.broken.entry(pack).or_insert_with(|| failure.one_line());
             self.wrong_inside.insert(pack);
         }
         self.place(refs, kind, id, name)
@@ -330,7 +330,7 @@ impl Search<'_> {
                 }
                 Err(BadPack { failure, .. }) if failure.exit() == ExitCode::StoreDown => return Err(failure),
                 Err(BadPack { failure, is_inside }) => {
-                    self.broken.insert(pack, failure.chain().join(": "));
+                    self.broken.insert(pack, failure.one_line());
                     self.wrong_inside.extend(is_inside.then_some(pack));
                 }
             }

@@ -129,7 +129,7 @@ impl Log {
 
     /// Tells a failure of the service itself.
     pub(super) fn failure(&self, failure: &Failure) {
-        self.write(Level::Error, &failure.chain().join(": "), json!({ "hint": failure.hints().first() }));
+        self.write(Level::Error, &failure.one_line(), json!({ "hint": failure.first_hint() }));
     }
 
     fn write(&self, level: Level, text: &str, facts: Value) {
