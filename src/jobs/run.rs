@@ -48,7 +48,12 @@ impl RunContext<'_> {
 
 /// Returns the failure of a run that was asked to end before it was done.
 pub fn stopped() -> Failure {
-    Failure::new(ExitCode::Interrupted, "stopped before it was done")
+    interrupted("stopped before it was done")
+}
+
+/// Returns the failure of work that was ended from outside; `what` says how.
+pub fn interrupted(what: impl Into<String>) -> Failure {
+    Failure::new(ExitCode::Interrupted, what)
         .hint("Nothing half done counts; run it again. What was stored already is used again.")
 }
 
