@@ -79,6 +79,7 @@ pub struct Failure {
     what: String,
     cause: Option<Cause>,
     hints: Vec<String>,
+    is_frozen: bool,
 }
 
 /// The result of what can fail in the world.
@@ -87,7 +88,7 @@ pub type Result<T, E = Failure> = std::result::Result<T, E>;
 impl Failure {
     /// Makes a failure that ends the process with `exit`; `what` follows the grammar above.
     pub fn new(exit: ExitCode, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), cause: None, hints: Vec::new() }
+        Self { exit, what: what.into(), cause: None, hints: Vec::new(), is_frozen: false }
     }
 
     /// Adds the error that led here; it is printed as a line of its own.
@@ -111,6 +112,18 @@ impl Failure {
         self
     }
 
+    /// Says that nothing went wrong: an open incident forbids the work until a person has looked, and tells of it.
+    #[must_use]
+    pub fn frozen(mut self) -> Self {
+        self.is_frozen = true;
+        self
+    }
+
+    /// Returns whether an open incident forbids the work, and tells of it.
+    pub fn is_frozen(&self) -> bool {
+        self.is_frozen
+    }
+
     /// Returns the code that the process ends with.
     pub fn exit(&self) -> ExitCode {
         self.exit
@@ -119,6 +132,16 @@ impl Failure {
     /// Returns the sentences that say what to do, the most useful first.
     pub fn hints(&self) -> &[String] {
         &self.hints
+    }
+
+    /// Returns the sentence that says what to do first: what a warning has room for.
+    pub fn first_hint(&self) -> Option<&str> {
+        self.hints.first().map(String::as_str)
+    }
+
+    /// Returns what failed and why in one line, for a warning or a note.
+    pub fn one_line(&self) -> String {
+        self.chain().join(": ")
     }
 
     /// Returns what failed and why, outermost first, without saying one thing twice.
@@ -174,6 +197,9 @@ mod tests {
         assert_eq!(failure.chain(), ["failed to reach `mysql`", "dial: connection refused"]);
         assert_eq!(failure.exit().number(), 20);
         assert_eq!(failure.hints(), ["Is the server running?"]);
+        assert_eq!(failure.one_line(), "failed to reach `mysql`: dial: connection refused");
+        let failure = failure.hint("Is the port right?");
+        assert_eq!(failure.first_hint(), Some("Is the server running?"));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Law {
 
     /// Tells a failure. What it advises is nearer to the matter than the law's own words.
     pub fn failed(&self, status: Status, failure: &Failure) -> Finding {
-        let found = self.found(status, failure.chain().join(": "));
+        let found = self.found(status, failure.one_line());
         if failure.hints().is_empty() { found } else { found.hint(failure.hints().join(" ")) }
     }
 

@@ -87,7 +87,8 @@ const FIND: &str =
 const FIND_EVERYWHERE: &str =
     "SELECT packs.id, frame, offset, chunks.size_bytes FROM chunks JOIN packs ON packs.n = pack
      WHERE chunks.id = ?1 AND kind = ?2
-     ORDER BY EXISTS (SELECT 1 FROM avoided WHERE avoided.id = packs.id AND why = 'damaged')";
+     ORDER BY EXISTS (SELECT 1 FROM avoided WHERE avoided.id = packs.id
+               AND why IN ('damaged', 'wrong_inside'))";
 
 impl Catalog {
     /// Returns where a chunk is in a pack of `kind`, if one is asked for, that nothing speaks against and that is
@@ -355,6 +356,26 @@ mod tests {
             catalog.find_chunk(&ChunkId([7; 32]), None, None).unwrap().is_some(),
             "it was damaged, and heals"
         );
+    }
+
+    #[test]
+    fn what_is_wrong_inside_a_pack_is_over_only_when_it_was_opened() {
+        let catalog = Catalog::in_memory().unwrap();
+        let (packs, at) = (BTreeSet::from([PackId([2; 32])]), DateTime::UNIX_EPOCH);
+        let is_damaged_after_reading = |opened| {
+            catalog.note_read(&PackId([2; 32]), at, opened).unwrap();
+            !catalog.damaged_packs().unwrap().is_empty()
+        };
+        catalog.avoid_packs(&packs, Avoided::Damaged).unwrap();
+        assert!(!is_damaged_after_reading(false), "its bytes are right again");
+        for first in [Avoided::Damaged, Avoided::WrongInside] {
+            catalog.avoid_packs(&packs, first).unwrap();
+            catalog.avoid_packs(&packs, Avoided::WrongInside).unwrap();
+            catalog.avoid_packs(&packs, Avoided::Damaged).unwrap();
+            catalog.avoid_packs(&packs, Avoided::Retired).unwrap();
+            assert!(is_damaged_after_reading(false), "a hash that fits says nothing of what is inside");
+            assert!(!is_damaged_after_reading(true));
+        }
     }
 
     #[test]

@@ -80,7 +80,7 @@ const TABLES: &str = "
 ";
 
 /// What made each later version out of the one before. A step that was shipped is never changed.
-const MIGRATIONS: [&str; 2] = ["
+const MIGRATIONS: [&str; 3] = ["
     ALTER TABLE runs ADD COLUMN place TEXT;
     ALTER TABLE runs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1;
     ALTER TABLE runs ADD COLUMN hint TEXT;
@@ -108,6 +108,8 @@ const MIGRATIONS: [&str; 2] = ["
     ) STRICT, WITHOUT ROWID;
 ", "
     ALTER TABLE runs ADD COLUMN is_part INTEGER NOT NULL DEFAULT 0;
+", "
+    ALTER TABLE runs ADD COLUMN is_frozen INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// The open catalog.

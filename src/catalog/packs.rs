@@ -13,6 +13,8 @@ use crate::{error::Result, names::PackId};
 pub enum Avoided {
     /// It was read and is damaged.
     Damaged,
+    /// It was opened and what is inside is wrong, though its bytes may have the hash in its name.
+    WrongInside,
     /// Little of it is used.
     Retired,
     /// Prune has condemned it.
@@ -23,6 +25,7 @@ impl Avoided {
     fn word(self) -> &'static str {
         match self {
             Self::Damaged => "damaged",
+            Self::WrongInside => "wrong_inside",
             Self::Retired => "retired",
             Self::Condemned => "condemned",
         }
@@ -38,7 +41,7 @@ impl Catalog {
         sum.map_err(|error| self.trouble(error))
     }
 
-    /// Notes that no new snapshot may rely on these packs. Damage outweighs the other reasons.
+    /// Notes that no new snapshot may rely on these packs. Damage outweighs the other reasons, and that inside most.
     pub fn avoid_packs(&self, packs: &BTreeSet<PackId>, why: Avoided) -> Result<()> {
         let mut connection = self.connection();
         let mut note = || {
@@ -46,7 +49,7 @@ impl Catalog {
             for pack in packs {
                 transaction.execute(
                     "INSERT INTO avoided VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET why = ?2
-                     WHERE why <> 'damaged'",
+                     WHERE why NOT IN ('damaged', 'wrong_inside') OR ?2 = 'wrong_inside'",
                     params![pack.0, why.word()],
                 )?;
             }
@@ -62,7 +65,7 @@ impl Catalog {
 
     /// Returns the packs that were read and are damaged, and that nobody has found right since.
     pub fn damaged_packs(&self) -> Result<BTreeSet<PackId>> {
-        self.packs_avoided("SELECT id FROM avoided WHERE why = 'damaged'")
+        self.packs_avoided("SELECT id FROM avoided WHERE why IN ('damaged', 'wrong_inside')")
     }
 
     fn packs_avoided(&self, query: &str) -> Result<BTreeSet<PackId>> {
@@ -74,7 +77,8 @@ impl Catalog {
         read().map_err(|error| self.trouble(error))
     }
 
-    /// Notes that a pack was read whole and is right; `opened` tells whether its chunks were looked at.
+    /// Notes that a pack was read whole and is right; `opened` tells whether its chunks were looked at. Without that,
+    /// only damage of its bytes is over.
     pub fn note_read(&self, pack: &PackId, at: DateTime<Utc>, opened: bool) -> Result<()> {
         let mut connection = self.connection();
         let mut note = || {
@@ -84,7 +88,10 @@ impl Catalog {
                  ON CONFLICT (id) DO UPDATE SET at = ?2, opened = max(opened, ?3)",
                 params![pack.0, at.to_rfc3339(), opened],
             )?;
-            transaction.execute("DELETE FROM avoided WHERE id = ?1 AND why = 'damaged'", params![pack.0])?;
+            transaction.execute(
+                "DELETE FROM avoided WHERE id = ?1 AND (why = 'damaged' OR ?2 AND why = 'wrong_inside')",
+                params![pack.0, opened],
+            )?;
             transaction.commit()
         };
         note().map_err(|error| self.trouble(error))

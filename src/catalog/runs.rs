@@ -41,6 +41,8 @@ pub struct RunEnd {
     pub message: Option<String>,
     /// What to do about that.
     pub hint: Option<String>,
+    /// Whether nothing was done as an open incident forbade it. That incident tells of it; the run says nothing more.
+    pub is_frozen: bool,
 }
 
 /// Something that a run counted.
@@ -58,7 +60,7 @@ pub struct Count {
 pub(super) const KEPT: u32 = 20;
 
 const COLUMNS: &str =
-    "n, verb, place, began, attempt, ended, exit, snapshot, added_bytes, message, hint, is_part";
+    "n, verb, place, began, attempt, ended, exit, snapshot, added_bytes, message, hint, is_part, is_frozen";
 
 impl Catalog {
     /// Notes that a run begins, and returns its number.
@@ -81,8 +83,8 @@ impl Catalog {
     /// Notes how a run ended.
     pub fn end_run(&self, run: i64, end: &RunEnd) -> Result<()> {
         let update = self.connection().execute(
-            "UPDATE runs SET ended = ?2, exit = ?3, snapshot = ?4, added_bytes = ?5, message = ?6, hint = ?7
-             WHERE n = ?1",
+            "UPDATE runs SET ended = ?2, exit = ?3, snapshot = ?4, added_bytes = ?5, message = ?6, hint = ?7,
+             is_frozen = ?8 WHERE n = ?1",
             params![
                 run,
                 text_of(end.ended),
@@ -90,7 +92,8 @@ impl Catalog {
                 end.snapshot.as_ref().map(SnapshotId::as_str),
                 end.added_bytes,
                 end.message,
-                end.hint
+                end.hint,
+                end.is_frozen
             ],
         );
         update.map_err(|error| self.trouble(error)).map(drop)
@@ -266,6 +269,7 @@ fn run_of(row: &Row<'_>) -> rusqlite::Result<Option<Run>> {
             added_bytes: row.get(8)?,
             message: row.get(9)?,
             hint: row.get(10)?,
+            is_frozen: row.get(12)?,
         }),
     };
     Ok(Some(Run {
@@ -290,6 +294,7 @@ mod tests {
             added_bytes: 7,
             message: Some("why".into()),
             hint: Some("Do this.".into()),
+            is_frozen: exit == 1,
         }
     }
 
@@ -299,7 +304,7 @@ mod tests {
         let began = DateTime::UNIX_EPOCH;
         let first = catalog.begin_run(&Task::of(Job::Backup), 1, began).unwrap();
         let second = catalog.begin_run(&Task::at(Job::Sync, "oss"), 2, began).unwrap();
-        catalog.end_run(first, &end(3)).unwrap();
+        catalog.end_run(first, &end(1)).unwrap();
         let runs = catalog.runs(10).unwrap();
         let open = Run {
             number: second,
@@ -310,7 +315,7 @@ mod tests {
             end: None,
         };
         assert_eq!(runs[0], open);
-        assert_eq!(runs[1].end, Some(end(3)));
+        assert_eq!(runs[1].end, Some(end(1)));
         assert_eq!(catalog.open_runs().unwrap(), [open]);
     }
 

@@ -4,10 +4,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Catalog, instant, runs::KEPT, text_of};
-use crate::{
-    error::Result,
-    names::{Job, Task},
-};
+use crate::{error::Result, names::Task};
 
 /// One time at which a task was to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +26,7 @@ pub enum SlotState {
     Waiting,
     /// Its run is at work.
     Running,
-    /// Its run did all it should.
+    /// Its run did all it should, or all that it may while an incident forbids it.
     Done,
     /// Its run failed, also after the last try.
     Failed,
@@ -105,21 +102,6 @@ impl Catalog {
         read().map_err(|error| self.trouble(error))
     }
 
-    /// Returns every task that ever had a slot.
-    pub fn tasks_with_slots(&self) -> Result<Vec<Task>> {
-        let connection = self.connection();
-        let read = || {
-            let mut query = connection.prepare_cached("SELECT DISTINCT verb, place FROM slots")?;
-            let rows = query.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(String, String)>>>()
-        };
-        let all = read().map_err(|error| self.trouble(error))?;
-        let task = |(verb, place): (String, String)| {
-            Some(Task { job: Job::of(&verb)?, place: (!place.is_empty()).then_some(place) })
-        };
-        Ok(all.into_iter().filter_map(task).collect())
-    }
-
     /// Forgets slots before `before`, but the newest of each task.
     pub fn forget_slots(&self, before: DateTime<Utc>) -> Result<()> {
         let delete = self.connection().execute(
@@ -142,6 +124,7 @@ fn slot_of(task: &Task, row: &Row<'_>) -> rusqlite::Result<Slot> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::Job;
 
     #[test]
     fn a_slot_is_there_once_and_tells_what_became_of_it_last() {
@@ -158,7 +141,6 @@ mod tests {
         }
         assert_eq!(catalog.slots(&task, 9).unwrap(), [slot(2, SlotState::Missed), slot(1, SlotState::Done)]);
         assert_eq!(catalog.slots(&Task::of(Job::Sync), 9).unwrap(), []);
-        assert_eq!(catalog.tasks_with_slots().unwrap(), std::slice::from_ref(&task));
         let newest = |hours| catalog.newest_slot(&task, at + chrono::Duration::hours(hours)).unwrap();
         assert_eq!(newest(1), Some(slot(1, SlotState::Done)));
         assert_eq!(newest(0), None);

@@ -10,7 +10,7 @@ use crate::{
     finding::Status,
     jobs::lock::{self, LockNote, Looked, Tested},
     policy::{OffsiteConfig, Stack},
-    store::lock::tamper::{self, Finding},
+    store::lock::tamper::{self, Attempt},
 };
 
 /// Objects that could not be locked and are named on the screen.
@@ -101,7 +101,7 @@ fn facts(offsite: &OffsiteConfig, done: &Done) -> Value {
     });
     match done {
         Done::Tested(tested) => {
-            let finding = |one: &Finding| {
+            let attempt = |one: &Attempt| {
                 json!({
                     "id": one.id,
                     "status": one.status.word(),
@@ -112,7 +112,7 @@ fn facts(offsite: &OffsiteConfig, done: &Done) -> Value {
             };
             facts["place"] = tested.place.clone().into();
             facts["verdict"] = tested.verdict.word().into();
-            facts["findings"] = tested.findings.iter().map(finding).collect();
+            facts["findings"] = tested.attempts.iter().map(attempt).collect();
         }
         Done::Looked(looked) => {
             let LockNote { test, counts, .. } = &looked.note;
@@ -138,7 +138,7 @@ fn lines(stack: &Stack, offsite: &OffsiteConfig, done: &Done) -> Vec<String> {
     match done {
         Done::Tested(tested) => {
             let mut lines = vec![format!("{name}: {} ({} mode)", tested.verdict.word(), tested.mode.word())];
-            for one in &tested.findings {
+            for one in &tested.attempts {
                 lines.push(format!("{:>9}  {}: {}", word(one), one.law, one.detail));
                 lines.extend(one.hint.iter().map(|hint| format!("{:>9}  {hint}", "hint:")));
             }
@@ -149,9 +149,9 @@ fn lines(stack: &Stack, offsite: &OffsiteConfig, done: &Done) -> Vec<String> {
 }
 
 /// The word for an attempt: what was refused is as it must be.
-fn word(finding: &Finding) -> &'static str {
-    match finding.status {
-        Status::Ok if [tamper::HAS_LOCK_ID, tamper::CONTROL_ID].contains(&finding.id) => "ok",
+fn word(attempt: &Attempt) -> &'static str {
+    match attempt.status {
+        Status::Ok if [tamper::HAS_LOCK_ID, tamper::CONTROL_ID].contains(&attempt.id) => "ok",
         Status::Ok => "refused",
         Status::Broken => "POSSIBLE",
         Status::Warn | Status::Unknown => "unknown",
@@ -201,29 +201,16 @@ mod tests {
     use super::*;
     use crate::{
         jobs::lock::{
-            TestNote,
+            LOCKED_COPY, TestNote,
             extend::{Counts, Extended},
         },
         names::Key,
         policy::Need,
     };
 
-    const POLICY: &str = r#"
-stack = "shop"
-[repository]
-store = "fs"
-options = { root = "/backups" }
-recipients = ["age1abc"]
-[[offsite]]
-name = "far"
-store = "s3"
-options = { bucket = "b" }
-lock_days = 30
-"#;
-
     #[test]
     fn a_look_tells_what_a_person_asks_first() {
-        let stack = Stack::parse(POLICY, "p.toml", Need::Repository).unwrap();
+        let stack = Stack::parse(LOCKED_COPY, "p.toml", Need::Repository).unwrap();
         let at = Utc.with_ymd_and_hms(2026, 1, 2, 3, 4, 5).unwrap();
         let hint = Some("Set lock_mode.".to_owned());
         let wrong = vec![("a lock cannot be shortened: the lock is weaker".to_owned(), hint)];

@@ -38,6 +38,7 @@ use self::{passphrase::Asking, screen::Screen, session::Session};
 use crate::{
     clock::Ground,
     error::{Context, ExitCode, Failure, Result},
+    jobs::run::interrupted,
 };
 
 /// How long a run that was asked to end may take to finish what it has in hand.
@@ -229,8 +230,7 @@ impl Verb {
 }
 
 fn stopped(signal: &str) -> Failure {
-    Failure::new(ExitCode::Interrupted, format!("stopped by {signal}"))
-        .hint("Nothing half done counts; run it again. What was stored already is used again.")
+    interrupted(format!("stopped by {signal}"))
 }
 
 async fn run(args: Args, screen: Arc<Screen>, stop: CancellationToken) -> Result<ExitCode> {

@@ -45,8 +45,7 @@ pub(super) async fn run(verb: Notify, session: &Session) -> Result<ExitCode> {
     };
     let trials = notify::try_out(&stack, &ledger, &channels, topic, &session.ground).await?;
     for failure in trials.iter().filter_map(|trial| trial.unnoted.as_ref()) {
-        let hint = failure.hints().first().map(String::as_str);
-        monitor.warn(None, failure.chain().join(": "), hint);
+        monitor.warn(None, failure.one_line(), failure.first_hint());
     }
     if session.json {
         let channels: Vec<_> = trials.iter().map(facts).collect();

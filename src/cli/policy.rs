@@ -108,7 +108,7 @@ fn problem(key: &str, failure: &Failure) -> Problem {
         line: 0,
         column: 0,
         key: key.to_owned(),
-        message: failure.chain().join(": "),
-        hint: failure.hints().first().cloned(),
+        message: failure.one_line(),
+        hint: failure.first_hint().map(str::to_owned),
     }
 }

@@ -131,7 +131,7 @@ impl Session {
         if let Some(hold) = hold
             && let Err(failure) = hold.end().await
         {
-            self.screen.step(None, failure.chain().join(": "));
+            self.screen.step(None, failure.one_line());
         }
     }
 
@@ -147,8 +147,7 @@ impl Session {
     pub async fn believed(&self, repository: &Repository<Read>) -> Result<Vec<Refs>> {
         let (good, bad) = repository.survey().await?;
         for (_, failure) in bad {
-            let hint = failure.hints().first().map(String::as_str);
-            self.screen.warn(None, format!("left out: {}", failure.chain().join(": ")), hint);
+            self.screen.warn(None, format!("left out: {}", failure.one_line()), failure.first_hint());
         }
         Ok(good)
     }

@@ -173,7 +173,7 @@ mod tests {
         ];
         for (bytes, knows, text) in cases {
             let failure = Identities::from_protected_file(file(bytes).path(), knows).unwrap_err();
-            let told = failure.chain().join(": ");
+            let told = failure.one_line();
             assert!(failure.exit() == ExitCode::KeyRefused && told.contains(text), "{told}");
             assert!(!failure.hints().is_empty(), "{told}");
         }

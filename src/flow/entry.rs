@@ -327,7 +327,7 @@ impl BodyWriter {
 enum Item {
     Announced(Vec<String>),
     Entry(Entry),
-    Problem(Problem),
+    Problem { problem: Problem, is_gone: bool },
     End(Point),
 }
 
@@ -343,6 +343,7 @@ pub struct EntryStream {
     items: mpsc::Receiver<Item>,
     inventory: Vec<String>,
     problems: Vec<Problem>,
+    gone: u64,
     point: Option<Point>,
 }
 
@@ -350,7 +351,9 @@ pub struct EntryStream {
 pub fn channel(depth: usize) -> (EntrySink, EntryStream) {
     let (sender, receiver) = mpsc::channel(depth);
     let sink = EntrySink { items: sender, open: Arc::new(Mutex::new(None)) };
-    (sink, EntryStream { items: receiver, inventory: Vec::new(), problems: Vec::new(), point: None })
+    let stream =
+        EntryStream { items: receiver, inventory: Vec::new(), problems: Vec::new(), gone: 0, point: None };
+    (sink, stream)
 }
 
 impl EntrySink {
@@ -392,7 +395,13 @@ impl EntrySink {
 
     /// Reports something that had to be left out; the snapshot becomes partial.
     pub async fn report(&self, problem: Problem) -> FlowResult<()> {
-        self.send(Item::Problem(problem)).await
+        self.send(Item::Problem { problem, is_gone: false }).await
+    }
+
+    /// Reports something that the snapshot before had and that is not there any more; the snapshot becomes partial, for
+    /// nobody knows whether that is a loss.
+    pub async fn report_gone(&self, problem: Problem) -> FlowResult<()> {
+        self.send(Item::Problem { problem, is_gone: true }).await
     }
 
     /// Says that the source was read whole, at `point`.
@@ -422,7 +431,10 @@ impl EntryStream {
             match self.items.recv().await {
                 Some(Item::Entry(entry)) => return Ok(Some(entry)),
                 Some(Item::Announced(inventory)) => self.inventory = inventory,
-                Some(Item::Problem(problem)) => self.problems.push(problem),
+                Some(Item::Problem { problem, is_gone }) => {
+                    self.problems.push(problem);
+                    self.gone += u64::from(is_gone);
+                }
                 Some(Item::End(point)) => self.point = Some(point),
                 None => return Err(FlowError::Unfinished),
             }
@@ -437,6 +449,11 @@ impl EntryStream {
     /// Returns what the source had to leave out, so far.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// Returns how many of the problems so far are that something is gone since the snapshot before.
+    pub fn gone(&self) -> u64 {
+        self.gone
     }
 
     /// Returns the source's point, after the end was read.

@@ -186,6 +186,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_gone_is_a_problem_and_told_from_others() {
+        let (sink, mut stream) = channel(STREAM_DEPTH);
+        let problem = |what: &str| Problem { what: what.into(), why: "why".into() };
+        sink.report(problem("unread")).await.unwrap();
+        sink.report_gone(problem("gone")).await.unwrap();
+        sink.finish(Point::at(chrono::DateTime::UNIX_EPOCH)).await.unwrap();
+        assert!(stream.next().await.unwrap().is_none());
+        assert_eq!((stream.problems(), stream.gone()), (&[problem("unread"), problem("gone")][..], 1));
+    }
+
+    #[tokio::test]
     async fn long_writes_are_cut_into_frames_and_borders_are_kept() {
         let (sink, mut stream) = channel(STREAM_DEPTH);
         let send = async {

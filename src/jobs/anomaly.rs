@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
+use super::backup::GONE;
 use crate::{
     catalog::{Catalog, Count, Run},
     error::Result,
@@ -111,15 +112,30 @@ pub fn of_newest(ledger: &Catalog, config: &AnomalyConfig) -> Result<Vec<Conditi
     Ok(found)
 }
 
+/// Returns the counts of a backup that are far from what is usual, each with how.
+fn unusual_of(ledger: &Catalog, config: &AnomalyConfig, run: i64) -> Result<Vec<(Count, String)>> {
+    let mut found = Vec::new();
+    for count in ledger.counts(run)?.into_iter().filter(|count| COMPARED.contains(&count.what.as_str())) {
+        let before = ledger.counts_before(run, &count.about, &count.what, HISTORY)?;
+        found.extend(unusual(config, &count.what, count.value, &before).map(|text| (count, text)));
+    }
+    Ok(found)
+}
+
+/// Returns whether all that a backup left out is gone from sources that have unusually little since: one fact, and the
+/// anomaly tells of it, until a person has accepted that.
+pub fn tells_of(ledger: &Catalog, config: &AnomalyConfig, run: &Run) -> Result<bool> {
+    let mut gone = ledger.counts(run.number)?;
+    gone.retain(|count| count.what == GONE);
+    let shrunk = unusual_of(ledger, &AnomalyConfig { grow_percent: 0, ..config.clone() }, run.number)?;
+    let is_told = |one: &Count| shrunk.iter().any(|(count, _)| count.about == one.about);
+    Ok(!gone.is_empty() && gone.iter().all(is_told))
+}
+
 /// Returns what is unusual about a backup, a condition for each source.
 pub fn of_run(ledger: &Catalog, config: &AnomalyConfig, run: &Run) -> Result<Vec<Condition>> {
     let mut told: Vec<(String, Vec<String>)> = Vec::new();
-    for count in ledger.counts(run.number)? {
-        if !COMPARED.contains(&count.what.as_str()) {
-            continue;
-        }
-        let before = ledger.counts_before(run.number, &count.about, &count.what, HISTORY)?;
-        let Some(text) = unusual(config, &count.what, count.value, &before) else { continue };
+    for (count, text) in unusual_of(ledger, config, run.number)? {
         if is_accepted(ledger, config, run.number, &count)? {
             continue;
         }
@@ -235,6 +251,7 @@ mod tests {
                 added_bytes: 0,
                 message: None,
                 hint: None,
+                is_frozen: false,
             };
             self.0.end_run(run, &end).unwrap();
             self.told()

@@ -34,6 +34,9 @@ use crate::{
 
 /// The word under which the instant that a source was read at is noted among its counts, in seconds since 1970.
 pub const POINT: &str = "point";
+/// The word under which it is noted how much a source had in the snapshot before and has no more, where a backup left
+/// out nothing else.
+pub const GONE: &str = "gone";
 
 /// What a person asks of a backup.
 #[derive(Clone, Debug, Default)]
@@ -240,6 +243,20 @@ pub struct Report {
 }
 
 impl Report {
+    /// Counts what is gone from each source, if nothing else was left out.
+    fn gone(&self) -> Vec<Count> {
+        let is_gone =
+            |one: &SourceReport| one.failure.is_none() && one.tally.gone == one.problems.len() as u64;
+        if !self.sources.iter().all(is_gone) {
+            return Vec::new();
+        }
+        let count = |one: &SourceReport| {
+            let (about, what) = (one.name.to_string(), GONE.to_owned());
+            (one.tally.gone > 0).then_some(Count { about, what, value: one.tally.gone })
+        };
+        self.sources.iter().filter_map(count).collect()
+    }
+
     /// Returns how the process ends: a source that could not be read says why, a partial one says partial.
     pub fn exit(&self) -> ExitCode {
         let failed = self.sources.iter().find_map(|source| source.failure.as_ref());
@@ -266,7 +283,7 @@ impl Remembered for Report {
             added_bytes: self.added_bytes,
             message: failed.message.or(problem),
             hint: failed.hint,
-            counts: stored.flat_map(SourceReport::counts).collect(),
+            counts: stored.flat_map(SourceReport::counts).chain(self.gone()).collect(),
             place: PlaceSeen {
                 newest: Some(self.snapshot.clone()),
                 newest_began: Some(self.began),
@@ -275,6 +292,7 @@ impl Remembered for Report {
                 snapshots: self.snapshots,
                 ..PlaceSeen::default()
             },
+            is_frozen: false,
         }
     }
 }
@@ -302,7 +320,7 @@ pub async fn run(
     let mut failed: Vec<Problem> = Vec::new();
     for report in &reports {
         if let Some(failure) = &report.failure {
-            failed.push(Problem { what: report.name.to_string(), why: failure.chain().join(": ") });
+            failed.push(Problem { what: report.name.to_string(), why: failure.one_line() });
         }
     }
     if failed.len() == reports.len() {
@@ -358,11 +376,7 @@ async fn take(
             return Err(failure);
         }
         Err(failure) => {
-            monitor.warn(
-                Some(&name),
-                failure.chain().join(": "),
-                failure.hints().first().map(String::as_str),
-            );
+            monitor.warn(Some(&name), failure.one_line(), failure.first_hint());
             Some(failure)
         }
     };
@@ -397,4 +411,44 @@ async fn copy(
 /// Returns this host's name, for the manifest.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_counted_where_nothing_else_was_left_out() {
+        let source = |name: &str, gone, problems: &[&str]| SourceReport {
+            name: SourceName::new(name).unwrap(),
+            kind: "s3",
+            failure: None,
+            problems: problems.iter().map(|why| Problem { what: "b".into(), why: (*why).into() }).collect(),
+            entries: 0,
+            size_bytes: 0,
+            read_bytes: 0,
+            added_bytes: 0,
+            seconds: 0.0,
+            point: None,
+            tally: SourceTally { gone, ..SourceTally::default() },
+        };
+        let counted = |sources: Vec<SourceReport>| {
+            let report = Report {
+                snapshot: SnapshotId::at(DateTime::UNIX_EPOCH, 1),
+                status: Status::Partial,
+                sources,
+                added_bytes: 0,
+                added_packs: 0,
+                seconds: 0.0,
+                began: DateTime::UNIX_EPOCH,
+                snapshots: None,
+                stored_bytes: None,
+            };
+            let counts = report.outcome().counts.into_iter().filter(|count| count.what == GONE);
+            counts.map(|count| (count.about, count.value)).collect::<Vec<_>>()
+        };
+        assert_eq!(counted(vec![source("a", 1, &["empty"]), source("b", 0, &[])]), [("a".to_owned(), 1)]);
+        assert_eq!(counted(vec![source("a", 1, &["empty", "refused"])]), []);
+        assert_eq!(counted(vec![source("a", 1, &["empty"]), source("b", 0, &["refused"])]), []);
+    }
 }

@@ -92,8 +92,8 @@ impl KnownChunks for CatalogIndex {
         Ok(())
     }
 
-    fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()> {
-        self.catalog.avoid_packs(packs, Avoided::Damaged)
+    fn distrust(&self, packs: &BTreeSet<PackId>, inside: bool) -> Result<()> {
+        self.catalog.avoid_packs(packs, if inside { Avoided::WrongInside } else { Avoided::Damaged })
     }
 
     fn retire(&self, packs: &BTreeSet<PackId>) -> Result<()> {

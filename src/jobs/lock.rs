@@ -12,6 +12,8 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 
 use self::extend::{Counts, Depth, Extended, Notes, Wanted, count, go_through};
+#[cfg(test)]
+pub(crate) use self::note::LOCKED_COPY;
 pub use self::note::{FailedNote, LockNote, TestNote};
 use super::{
     open::{self, Opening, offsite_of},
@@ -27,7 +29,7 @@ use crate::{
     repo::{Kept, format::layout},
     store::lock::{
         Locker, Mode, NoLock,
-        tamper::{self, Finding, Verdict},
+        tamper::{self, Attempt, Verdict},
     },
 };
 
@@ -43,7 +45,7 @@ pub struct Tested {
     /// What it says as a whole.
     pub verdict: Verdict,
     /// One for each attempt.
-    pub findings: Vec<Finding>,
+    pub attempts: Vec<Attempt>,
     /// How well what is kept is locked, as far as it is known.
     counts: Option<Counts>,
 }
@@ -59,9 +61,9 @@ impl Tested {
     }
 
     /// Returns what is not as it must be, the worst first.
-    pub fn wrong(&self) -> Vec<&Finding> {
+    pub fn wrong(&self) -> Vec<&Attempt> {
         use crate::finding::Status;
-        let mut wrong: Vec<&Finding> = self.findings.iter().filter(|one| one.status != Status::Ok).collect();
+        let mut wrong: Vec<&Attempt> = self.attempts.iter().filter(|one| one.status != Status::Ok).collect();
         wrong.sort_by_key(|one| std::cmp::Reverse(one.status));
         wrong
     }
@@ -155,7 +157,7 @@ pub async fn of_stack(context: RunContext<'_>, name: &str) -> Result<Tested> {
 async fn test(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonitor) -> Result<Tested> {
     let site = Site::of(stack, name)?;
     let ledger = open::ledger(stack, monitor)?;
-    let (findings, place) = match site.locker()? {
+    let (attempts, place) = match site.locker()? {
         Ok(locker) => (
             Box::pin(tamper::test(&locker, site.mode(), ground.clock.now())).await,
             locker.place().to_owned(),
@@ -163,10 +165,10 @@ async fn test(stack: &Stack, name: &str, ground: &Ground, monitor: &SharedMonito
         Err(no) => (vec![tamper::no_lock(&no)], String::new()),
     };
     let mut note = remembered(&ledger, name)?;
-    let (verdict, now) = (Verdict::of(&findings), ground.clock.now());
+    let (verdict, now) = (Verdict::of(&attempts), ground.clock.now());
     let counts = note.counts.as_ref().map(|(counts, _)| counts.clone());
     let mode = site.offsite.settings.lock_mode();
-    let tested = Tested { name: name.to_owned(), place, mode, verdict, findings, counts };
+    let tested = Tested { name: name.to_owned(), place, mode, verdict, attempts, counts };
     note.place.clone_from(&tested.place);
     let wrong =
         tested.wrong().into_iter().map(|one| (format!("{}: {}", one.law, one.detail), one.hint.clone()));
@@ -194,8 +196,8 @@ pub async fn after_sync(
             monitor.step(None, format!("{name}: nothing was locked: {failure}"));
         }
         Err(failure) => {
-            let what = format!("{name}: nothing was locked: {}", failure.chain().join(": "));
-            monitor.warn(None, what, failure.hints().first().map(String::as_str));
+            let what = format!("{name}: nothing was locked: {}", failure.one_line());
+            monitor.warn(None, what, failure.first_hint());
         }
         Ok(Looked { no_lock: Some(no), .. }) => {
             monitor.warn(None, format!("{name}: the lock is unproven: {}", no.what), Some(no.hint));
@@ -235,8 +237,8 @@ async fn extend(
         && failure.exit() != ExitCode::NoRepository
     {
         let (ledger, at) = (open::ledger(stack, monitor)?, ground.clock.now());
-        let why = format!("nothing was locked: {}", failure.chain().join(": "));
-        let failed = FailedNote { at, why, hint: failure.hints().first().cloned() };
+        let why = format!("nothing was locked: {}", failure.one_line());
+        let failed = FailedNote { at, why, hint: failure.first_hint().map(str::to_owned) };
         let note = LockNote { failed: Some(failed), ..remembered(&ledger, name)? };
         ledger.observe(&observation(name), &note, at)?;
     }
@@ -325,8 +327,8 @@ impl<'s> Site<'s> {
         let name = self.offsite.name.as_str();
         let kept = Opening::named(self.stack, Some(name), monitor)?.clear().await?.kept().await?;
         for (key, failure) in &kept.bad {
-            let what = format!("{name}: `{key}` is not locked: {}", failure.chain().join(": "));
-            monitor.warn(None, what, failure.hints().first().map(String::as_str));
+            let what = format!("{name}: `{key}` is not locked: {}", failure.one_line());
+            monitor.warn(None, what, failure.first_hint());
         }
         Ok(kept)
     }
@@ -356,22 +358,22 @@ mod tests {
     use super::*;
     use crate::finding::Status;
 
-    fn finding(id: &'static str, status: Status) -> Finding {
-        Finding { id, law: "a lock holds", status, detail: id.to_owned(), hint: Some("Look.".to_owned()) }
+    fn attempt(id: &'static str, status: Status) -> Attempt {
+        Attempt { id, law: "a lock holds", status, detail: id.to_owned(), hint: Some("Look.".to_owned()) }
     }
 
-    fn tested(findings: Vec<Finding>) -> Tested {
-        let (verdict, mode) = (Verdict::of(&findings), LockMode::Compliance);
-        Tested { name: "far".into(), place: "s3://b".into(), mode, verdict, findings, counts: None }
+    fn tested(attempts: Vec<Attempt>) -> Tested {
+        let (verdict, mode) = (Verdict::of(&attempts), LockMode::Compliance);
+        Tested { name: "far".into(), place: "s3://b".into(), mode, verdict, attempts, counts: None }
     }
 
     #[test]
     fn a_run_is_remembered_by_the_worst_that_was_found() {
-        let proven = tested(vec![finding("a", Status::Ok)]).outcome();
+        let proven = tested(vec![attempt("a", Status::Ok)]).outcome();
         assert_eq!((proven.exit(), proven.message), (ExitCode::Ok, None));
-        let unproven = tested(vec![finding("a", Status::Ok), finding("b", Status::Unknown)]).outcome();
+        let unproven = tested(vec![attempt("a", Status::Ok), attempt("b", Status::Unknown)]).outcome();
         assert_eq!(unproven.exit(), ExitCode::Partial);
-        let broken = tested(vec![finding("b", Status::Unknown), finding("c", Status::Broken)]).outcome();
+        let broken = tested(vec![attempt("b", Status::Unknown), attempt("c", Status::Broken)]).outcome();
         assert_eq!(broken.exit(), ExitCode::Failed);
         assert_eq!(broken.message.as_deref(), Some("`a lock holds` does not hold: c"));
         assert_eq!(broken.hint.as_deref(), Some("Look."));

@@ -139,7 +139,7 @@ impl Opening {
         match Hold::begin(self.store.put.clone(), snapshots, ground).await {
             Ok(hold) => Some(hold),
             Err(failure) => {
-                monitor.step(None, format!("no session was noted: {}", failure.chain().join(": ")));
+                monitor.step(None, format!("no session was noted: {}", failure.one_line()));
                 None
             }
         }
@@ -216,7 +216,7 @@ fn open_catalog(stack: &Stack, place: &StoreConfig, monitor: &SharedMonitor) -> 
         Ok(opened) => Ok(opened),
         Err(failure) => {
             let hint = "Set state_dir in the policy to a folder that this user may write.";
-            monitor.warn(None, failure.chain().join(": "), Some(hint));
+            monitor.warn(None, failure.one_line(), Some(hint));
             Ok((Catalog::in_memory()?, false))
         }
     }

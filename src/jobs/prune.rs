@@ -116,7 +116,8 @@ fn check_not_frozen(stack: &Stack, ledger: &Catalog, ground: &Ground) -> Result<
     let Some(why) = frozen(ledger)? else { return Ok(()) };
     Err(Failure::new(ExitCode::Failed, "prune stands still until a person has looked")
         .because(why)
-        .hint("If that is right, run `lifeboat incidents acknowledge NUMBER --note WHY`."))
+        .hint("If that is right, run `lifeboat incidents acknowledge NUMBER --note WHY`.")
+        .frozen())
 }
 
 /// Returns what the policy asks of a prune.
@@ -249,7 +250,8 @@ fn without<'a>(decided: &Decided, seen: &'a Inspection, asked: &Asked) -> Option
     named.into_iter().find(|signer| !left.contains(signer) && !asked.revoked.contains(*signer))
 }
 
-/// Carries a plan out. Where a guard asks, `accepted` must be the number of snapshots that go.
+/// Carries a plan out. Where a guard asks, `accepted` must be the number of snapshots that go; that it was refused is a
+/// failure like others, for nothing else would tell of it.
 pub async fn apply(
     repository: &Repository<Maintain>,
     planned: Planned,

@@ -69,7 +69,7 @@ async fn manifest(reader: &Repository<Read>, refs: &Refs, monitor: &SharedMonito
     match reader.manifest(refs).await {
         Ok(manifest) => Some(manifest),
         Err(failure) => {
-            monitor.warn(None, failure.chain().join(": "), failure.hints().first().map(String::as_str));
+            monitor.warn(None, failure.one_line(), failure.first_hint());
             None
         }
     }
@@ -103,6 +103,7 @@ fn note(ledger: &Catalog, task: &Task, refs: &Refs, manifest: Option<&Manifest>)
             added_bytes: 0,
             message: None,
             hint: None,
+            is_frozen: false,
         },
     )
 }

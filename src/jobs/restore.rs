@@ -336,7 +336,7 @@ pub async fn execute(snapshot: &Snapshot, plan: Plan, monitor: &SharedMonitor) -
                 outcome.restored.push(restored);
             }
             Err(failure) if is_salvage && failure.exit() == ExitCode::Damage => {
-                outcome.missing.push(Missing::damaged(&name, None, failure.chain().join(": ")));
+                outcome.missing.push(Missing::damaged(&name, None, failure.one_line()));
             }
             Err(failure) if is_salvage => return Err(failure),
             Err(failure) => return Err(or_salvage(failure)),

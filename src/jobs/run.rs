@@ -48,7 +48,12 @@ impl RunContext<'_> {
 
 /// Returns the failure of a run that was asked to end before it was done.
 pub fn stopped() -> Failure {
-    Failure::new(ExitCode::Interrupted, "stopped before it was done")
+    interrupted("stopped before it was done")
+}
+
+/// Returns the failure of work that was ended from outside; `what` says how.
+pub fn interrupted(what: impl Into<String>) -> Failure {
+    Failure::new(ExitCode::Interrupted, what)
         .hint("Nothing half done counts; run it again. What was stored already is used again.")
 }
 
@@ -69,6 +74,8 @@ pub struct Outcome {
     pub counts: Vec<Count>,
     /// What was seen of the place that was worked on.
     pub place: PlaceSeen,
+    /// Whether an open incident forbade it: see [`Failure::frozen`].
+    pub is_frozen: bool,
 }
 
 impl Outcome {
@@ -81,8 +88,9 @@ impl Outcome {
     pub fn failed(failure: &Failure) -> Self {
         Self {
             exit: Some(failure.exit()),
-            message: Some(failure.chain().join(": ")),
+            message: Some(failure.one_line()),
             hint: (!failure.hints().is_empty()).then(|| failure.hints().join(" ")),
+            is_frozen: failure.is_frozen(),
             ..Self::default()
         }
     }
@@ -96,6 +104,7 @@ impl Outcome {
             added_bytes: self.added_bytes,
             message: self.message,
             hint: self.hint,
+            is_frozen: self.is_frozen,
         }
     }
 }
@@ -134,7 +143,7 @@ pub async fn noted_as<T: Remembered>(
         Err(failure) if !looks_only(task.job) || failure.exit() == ExitCode::Busy => return Err(failure),
         // A person who looks must not be kept from it by a host whose state folder is not to be written.
         Err(failure) => {
-            monitor.warn(None, failure.chain().join(": "), failure.hints().first().map(String::as_str));
+            monitor.warn(None, failure.one_line(), failure.first_hint());
             None
         }
         Ok(lock) => Some(lock),
@@ -156,7 +165,7 @@ pub async fn noted_as<T: Remembered>(
     });
     if let Err(failure) = noted {
         // What was done counts, not the note about it.
-        monitor.warn(None, failure.chain().join(": "), failure.hints().first().map(String::as_str));
+        monitor.warn(None, failure.one_line(), failure.first_hint());
     }
     ended
 }

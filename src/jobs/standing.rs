@@ -4,7 +4,7 @@
 use chrono::{DateTime, Duration, Utc};
 
 use super::{
-    backup::{POINT, host_name},
+    backup::{GONE, POINT, host_name},
     doctor::{self, Room},
     lock, prune,
     seen::{self, PlaceSeen, REPOSITORY},
@@ -84,11 +84,11 @@ fn of_task(
     let runs = ledger.runs_of(&task, RUNS_BACK)?;
     let last = last_ended(&runs);
     let last_success = ledger.last_success(&task)?.and_then(|run| Some(run.end?.ended));
+    let kept = last_kept(ledger, &task, &runs)?;
     let interval = tasks::interval(stack, &task, now);
     let watched = watched_since(ledger, &task)?;
-    let is_overdue = interval.is_some_and(|interval| {
-        last_success.or(watched).is_some_and(|since| now - since > overdue_after(interval))
-    });
+    let is_overdue = interval
+        .is_some_and(|interval| kept.or(watched).is_some_and(|since| now - since > overdue_after(interval)));
     let exit = last.and_then(|run| run.end.as_ref()).map(|end| end.exit);
     let state = match exit {
         _ if is_overdue => TaskState::Overdue,
@@ -114,12 +114,21 @@ pub fn overdue_after(interval: Duration) -> Duration {
     interval * OVERDUE_TENTHS / 10
 }
 
-/// Returns the newest run, of runs with the newest first, that ended, was not stopped by a person and was to do all
-/// that the task is.
+/// Returns the newest run, of runs with the newest first, that ended, was not stopped by a person or forbidden by an
+/// incident, and was to do all that the task is.
 pub fn last_ended<'r>(runs: impl IntoIterator<Item = &'r Run>) -> Option<&'r Run> {
     let was_stopped = |end: &RunEnd| end.exit == ExitCode::Interrupted.number();
-    let counts = |run: &&Run| !run.is_part && run.end.as_ref().is_some_and(|end| !was_stopped(end));
+    let counts =
+        |run: &&Run| !run.is_part && run.end.as_ref().is_some_and(|end| !was_stopped(end) && !end.is_frozen);
     runs.into_iter().find(counts)
+}
+
+/// Returns when a task, of whose runs these are the newest, was last not behind its schedule: it succeeded, or came and
+/// was forbidden by an incident.
+pub fn last_kept(ledger: &Catalog, task: &Task, runs: &[Run]) -> Result<Option<DateTime<Utc>>> {
+    let success = ledger.last_success(task)?.and_then(|run| Some(run.end?.ended));
+    let mut ends = runs.iter().filter_map(|run| run.end.as_ref());
+    Ok(success.max(ends.find(|end| end.is_frozen).map(|end| end.ended)))
 }
 
 /// Returns a run that ended as it is shown.
@@ -187,7 +196,7 @@ fn of_source(ledger: &Catalog, source: &SourceConfig, copies: &[PlaceSeen]) -> R
     let offsite = runs.iter().find(|run| copies.iter().any(|copy| has(copy, run)));
     let point_offsite = offsite.map(counts_of).transpose()?.and_then(|counts| point(&counts));
     let newest_point = point(&counts);
-    counts.retain(|(what, _)| what != POINT);
+    counts.retain(|(what, _)| what != POINT && what != GONE);
     Ok(SourceStanding {
         name: name.to_owned(),
         kind: source.kind.word().to_owned(),
@@ -289,6 +298,7 @@ mod tests {
             added_bytes: 0,
             message: None,
             hint: None,
+            is_frozen: false,
         };
         ledger.end_run(run, &end).unwrap();
     }

@@ -57,13 +57,17 @@ pub fn after_backup(stack: &Stack) -> Vec<Task> {
     stack.offsites_after_backup().map(|offsite| Task::at(Job::Sync, offsite.name.as_str())).collect()
 }
 
+/// Returns the times of a task, if it is on the schedule.
+fn cron_of(stack: &Stack, task: &Task) -> Option<Cron> {
+    let (_, fields) = stack.schedule.jobs().find(|(word, _)| Job::of(word) == Some(task.job))?;
+    let is_of_stack = tasks_of(stack, task.job).contains(task);
+    is_of_stack.then(|| Cron::parse(fields, stack.timezone).ok()).flatten()
+}
+
 /// Returns the longest time that may lie between two runs of a task: between two slots of its schedule or, for a copy
 /// that follows each backup, of the backup's.
 pub fn interval(stack: &Stack, task: &Task, now: DateTime<Utc>) -> Option<Duration> {
-    let of = |wanted: &Task| {
-        let found = scheduled(stack).into_iter().find(|one| one.task == *wanted)?;
-        found.cron.interval_max(now)
-    };
+    let of = |wanted: &Task| cron_of(stack, wanted)?.interval_max(now);
     let own = of(task);
     if after_backup(stack).contains(task) {
         return [own, of(&Task::of(Job::Backup))].into_iter().flatten().min();
@@ -122,7 +126,29 @@ impl Remembered for Outcome {
 
 /// Returns whether a run that ended so may go better when it is tried again: a server or a store may be back, a disk
 /// mounted. What a person must put right is not tried again.
-pub fn may_pass(exit: ExitCode) -> bool {
+pub fn may_pass(outcome: &Outcome) -> bool {
     use ExitCode::{Busy, Failed, NoRepository, SourceDown, StoreDown};
-    matches!(exit, Failed | Busy | NoRepository | SourceDown | StoreDown)
+    !outcome.is_frozen && matches!(outcome.exit(), Failed | Busy | NoRepository | SourceDown | StoreDown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Need;
+
+    #[test]
+    fn the_interval_of_a_task_is_its_own_and_of_a_copy_that_follows_the_shorter_one() {
+        let text = "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = { root = \"/repo\" }\n\
+            recipients = [\"age1abc\"]\nstate_dir = \"/state\"\n\
+            [[offsite]]\nname = \"far\"\nstore = \"fs\"\noptions = { root = \"/far\" }\nafter_backup = true\n\
+            [[offsite]]\nname = \"old\"\nstore = \"fs\"\noptions = { root = \"/old\" }\n\
+            [schedule]\nbackup = \"0 2 * * *\"\nsync = \"0 4 * * 0\"\nverify = \"0 5 * * *\"\n";
+        let stack = Stack::parse(text, "p.toml", Need::Repository).unwrap();
+        let days = |task: &Task| interval(&stack, task, DateTime::UNIX_EPOCH).map(|one| one.num_days());
+        assert_eq!(days(&Task::at(Job::Sync, "far")), Some(1));
+        assert_eq!(days(&Task::at(Job::Sync, "old")), Some(7));
+        assert_eq!(days(&Task::at(Job::Verify, "old")), Some(1));
+        assert_eq!(days(&Task::at(Job::Verify, "gone")), None, "the policy has it no more");
+        assert_eq!(days(&Task::of(Job::Prune)), None);
+    }
 }

@@ -129,7 +129,14 @@ pub fn conditions(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result
         let newest = if scheduled.contains(task) { ledger.newest_slot(task, now)? } else { None };
         found.extend(newest.as_ref().and_then(|slot| of_slot(slot, &runs)));
         found.extend(of_harm(ledger, task, newest.as_ref())?);
-        found.extend(of_runs(task, &runs, newest.as_ref()));
+        let of_run = of_runs(task, &runs, newest.as_ref());
+        if let Some(run) = last_final(&runs, newest.as_ref())
+            && of_run.as_ref().is_some_and(|one| one.kind == Kind::Partial)
+            && anomaly::tells_of(ledger, &stack.anomaly, run)?
+        {
+            continue;
+        }
+        found.extend(of_run);
         if found.len() == before {
             found.extend(of_age(stack, ledger, task, now)?);
         }
@@ -202,13 +209,17 @@ fn of_harm(ledger: &Catalog, task: &Task, newest: Option<&Slot>) -> Result<Optio
     }))
 }
 
-/// Tells how the last run ended, if it did not end well. Tries of a slot that is not yet given up say nothing: what was
+/// Returns the last run that says how it is with a task. Tries of a slot that is not yet given up say nothing: what was
 /// before them still holds.
-fn of_runs(task: &Task, runs: &[Run], newest: Option<&Slot>) -> Option<Condition> {
+fn last_final<'r>(runs: &'r [Run], newest: Option<&Slot>) -> Option<&'r Run> {
     let in_hand = in_hand(newest);
     let is_final = |run: &&Run| in_hand.is_none_or(|expected| run.began < expected);
-    let runs: Vec<&Run> = runs.iter().filter(is_final).collect();
-    let end = standing::last_ended(runs)?.end.as_ref().filter(|end| end.exit != 0)?;
+    standing::last_ended(runs.iter().filter(is_final))
+}
+
+/// Tells how the last run ended, if it did not end well.
+fn of_runs(task: &Task, runs: &[Run], newest: Option<&Slot>) -> Option<Condition> {
+    let end = last_final(runs, newest)?.end.as_ref().filter(|end| end.exit != 0)?;
     let is = |exit: ExitCode| end.exit == exit.number();
     let is_told = matches!(task.job, Job::Doctor | Job::Lock) && !is(ExitCode::StoreDown);
     if is_told || is(ExitCode::Tampering) || is(ExitCode::Damage) {
@@ -237,11 +248,11 @@ fn of_runs(task: &Task, runs: &[Run], newest: Option<&Slot>) -> Option<Condition
 fn of_age(stack: &Stack, ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> Result<Option<Condition>> {
     let Some(interval) = tasks::interval(stack, task, now) else { return Ok(None) };
     // What doctor and the tamper test find is told by itself; that they looked is what counts here.
+    let runs = ledger.runs_of(task, RUNS_BACK)?;
     let success = if matches!(task.job, Job::Doctor | Job::Lock) {
-        let runs = ledger.runs_of(task, RUNS_BACK)?;
         standing::last_ended(&runs).and_then(|run| run.end.as_ref()).map(|end| end.ended)
     } else {
-        ledger.last_success(task)?.and_then(|run| Some(run.end?.ended))
+        standing::last_kept(ledger, task, &runs)?
     };
     let Some(since) = success.or(standing::watched_since(ledger, task)?) else { return Ok(None) };
     if now - since <= overdue_after(interval) {
@@ -360,7 +371,7 @@ fn span(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::RunEnd;
+    use crate::{catalog::RunEnd, finding::Law, jobs::backup::GONE};
 
     fn at(hours: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + Duration::hours(hours)
@@ -368,6 +379,15 @@ mod tests {
 
     /// Notes a run that ended so.
     fn ran(ledger: &Catalog, task: &Task, hours: i64, exit: ExitCode) {
+        ran_or_froze(ledger, task, hours, exit, false);
+    }
+
+    /// Notes a run that an incident forbade.
+    fn froze(ledger: &Catalog, task: &Task, hours: i64) {
+        ran_or_froze(ledger, task, hours, ExitCode::Failed, true);
+    }
+
+    fn ran_or_froze(ledger: &Catalog, task: &Task, hours: i64, exit: ExitCode, is_frozen: bool) {
         let run = ledger.begin_run(task, 1, at(hours)).unwrap();
         let end = RunEnd {
             ended: at(hours),
@@ -376,6 +396,7 @@ mod tests {
             added_bytes: 0,
             message: Some("why".to_owned()),
             hint: None,
+            is_frozen,
         };
         ledger.end_run(run, &end).unwrap();
     }
@@ -390,6 +411,102 @@ mod tests {
         assert!(is_told());
         ran(&ledger, &task, 3, ExitCode::Ok);
         assert!(!is_told());
+    }
+
+    /// A stack that prunes each day.
+    fn daily_prune() -> Stack {
+        let text = "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = { root = \"/repo\" }\n\
+            recipients = [\"age1abc\"]\nstate_dir = \"/state\"\n[schedule]\nprune = \"0 4 * * *\"\n";
+        Stack::parse(text, "p.toml", crate::policy::Need::Repository).unwrap()
+    }
+
+    #[test]
+    fn a_prune_that_an_incident_forbids_is_told_by_that_alone_and_hides_no_failure_before() {
+        let (ledger, stack, task) = (Catalog::in_memory().unwrap(), daily_prune(), Task::of(Job::Prune));
+        standing::watch(&ledger, &task, at(0)).unwrap();
+        let told = |hours| {
+            let found = conditions(&stack, &ledger, at(hours)).unwrap();
+            found.into_iter().map(|one| one.kind).collect::<Vec<_>>()
+        };
+        ran(&ledger, &task, 4, ExitCode::Ok);
+        for day in 1..8 {
+            froze(&ledger, &task, 4 + 24 * day);
+            assert_eq!(told(5 + 24 * day), []);
+        }
+        assert_eq!(told(24 * 10), [Kind::Overdue], "nobody comes any more");
+        // What a guard refuses is told by nothing else.
+        ran(&ledger, &task, 24 * 10, ExitCode::Failed);
+        assert_eq!(told(24 * 10), [Kind::Failed]);
+        froze(&ledger, &task, 24 * 11);
+        assert_eq!(told(24 * 11), [Kind::Failed]);
+        ran(&ledger, &task, 24 * 12, ExitCode::Ok);
+        assert_eq!(told(24 * 12), []);
+    }
+
+    #[test]
+    fn a_source_that_lost_much_is_one_incident_and_what_else_was_left_out_is_another() {
+        let (ledger, stack, task) = (Catalog::in_memory().unwrap(), daily_prune(), Task::of(Job::Backup));
+        let night = |hours, exit, counts: &[(&str, u64)]| {
+            ran(&ledger, &task, hours, exit);
+            let run = ledger.runs(1).unwrap().remove(0);
+            let count = |(what, value): &(&str, u64)| crate::catalog::Count {
+                about: "minio".into(),
+                what: (*what).into(),
+                value: *value,
+            };
+            ledger.note_counts(run.number, &counts.iter().map(count).collect::<Vec<_>>()).unwrap();
+            let end =
+                RunEnd { snapshot: Some(crate::names::SnapshotId::at(at(hours), 1)), ..run.end.unwrap() };
+            ledger.end_run(run.number, &end).unwrap();
+            let found = conditions(&stack, &ledger, at(hours)).unwrap();
+            found.into_iter().map(|one| one.kind).collect::<Vec<_>>()
+        };
+        for hours in 1..5 {
+            assert_eq!(night(hours, ExitCode::Ok, &[("objects", 40)]), []);
+        }
+        assert_eq!(night(5, ExitCode::Partial, &[("objects", 30), (GONE, 1)]), [Kind::Partial], "as usual");
+        assert_eq!(night(6, ExitCode::Partial, &[("objects", 20)]), [Kind::Partial, Kind::Anomaly]);
+        assert_eq!(night(7, ExitCode::Partial, &[("objects", 20), (GONE, 1)]), [Kind::Anomaly]);
+        let run = ledger.runs(1).unwrap().remove(0);
+        anomaly::accept(&ledger, "minio", &run, at(7)).unwrap();
+        assert_eq!(conditions(&stack, &ledger, at(7)).unwrap(), [], "a person knows of it");
+    }
+
+    #[test]
+    fn a_slot_that_was_given_up_without_a_run_is_told_and_one_that_ran_tells_by_its_run() {
+        let (ledger, task) = (Catalog::in_memory().unwrap(), Task::of(Job::Backup));
+        let slot = Slot { task: task.clone(), expected: at(26), state: SlotState::Failed, is_late: false };
+        let told = || of_slot(&slot, &ledger.runs_of(&task, RUNS_BACK).unwrap());
+        ran(&ledger, &task, 2, ExitCode::Ok);
+        let condition = told().unwrap();
+        assert_eq!((condition.kind, condition.urgency), (Kind::Missed, Urgency::Ticket));
+        assert_eq!(
+            condition.what,
+            "backup did not run at 1970-01-02 02:00 UTC: another run was at work each time it was tried"
+        );
+        ran(&ledger, &task, 26, ExitCode::SourceDown);
+        assert_eq!(told(), None);
+    }
+
+    #[test]
+    fn what_doctor_found_counts_until_its_next_look_was_due_and_two_days_without_a_schedule() {
+        let (ledger, stack) = (Catalog::in_memory().unwrap(), daily_prune());
+        let room = Law { id: "disk.room", page: "room", what: "there is room", hint: "Make room." };
+        let finding = room.broken("3 days are left");
+        ledger.observe(doctor::FINDINGS, &[finding], at(0)).unwrap();
+        let told = |stack: &Stack, hours| {
+            let found = of_doctor(stack, &ledger, at(hours)).unwrap();
+            found.into_iter().map(|one| one.about).collect::<Vec<_>>()
+        };
+        assert_eq!((told(&stack, 48), told(&stack, 49)), (vec!["disk.room".to_owned()], Vec::new()));
+        let mut weekly = stack.clone();
+        weekly.schedule.doctor = Some("0 20 * * 0".to_owned());
+        assert_eq!(told(&weekly, 49), ["disk.room"]);
+        let (days, half) = (24 * 10, 12);
+        assert_eq!(
+            (told(&weekly, days + half), told(&weekly, days + half + 1)),
+            (told(&weekly, 0), Vec::new())
+        );
     }
 
     #[test]

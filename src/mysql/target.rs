@@ -318,7 +318,7 @@ impl Writing<'_> {
     fn or_left_out(&mut self, what: &str, done: Result<()>) -> Result<()> {
         match done {
             Err(failure) if !self.lacking.is_empty() && failure.exit() != ExitCode::StoreDown => {
-                let why = failure.chain().join(": ");
+                let why = failure.one_line();
                 self.tally.left_out.push(Problem { what: what.to_owned(), why });
                 Ok(())
             }

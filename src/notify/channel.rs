@@ -73,8 +73,8 @@ impl Notifier {
 /// Reads a secret.
 fn resolved(secret: &SecretRef) -> Result<SecretString, Refused> {
     secret.resolve().map_err(|failure| {
-        let hint = failure.hints().first().cloned().unwrap_or_default();
-        Refused::for_good(failure.chain().join(": ")).hint(&hint)
+        let hint = failure.first_hint().unwrap_or_default();
+        Refused::for_good(failure.one_line()).hint(hint)
     })
 }
 

@@ -306,7 +306,7 @@ pub(super) fn retention(reader: &mut Reader<'_>, section: &Section<'_>, config: 
         Ok(rules) => ("", rules.check()),
     };
     if let Err(failure) = wrong {
-        let hint = failure.hints().first().map_or("", String::as_str);
+        let hint = failure.first_hint().unwrap_or_default();
         reader.wrong(section, key, failure.to_string(), hint);
     }
 }

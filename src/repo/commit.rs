@@ -200,8 +200,7 @@ impl Repository<Append> {
             None => self.core.commits().await?,
         };
         for (_, failure) in &ledger.survey.bad {
-            let hint = failure.hints().first().map(String::as_str);
-            monitor.warn(None, failure.chain().join(": "), hint);
+            monitor.warn(None, failure.one_line(), failure.first_hint());
         }
         // What is forgotten was a commit too: numbers are not given twice. Nor is the number of one that only this
         // host has seen: that it is gone must stay visible.

@@ -281,7 +281,7 @@ impl<'a> Copy<'a> {
 
     /// Takes note of a damaged snapshot, and explains in the copy why it is not there.
     async fn leave_out(&mut self, one: &SignedRefs, failure: &Failure) -> Result<()> {
-        let (id, why) = (one.refs.snapshot.clone(), failure.chain().join(": "));
+        let (id, why) = (one.refs.snapshot.clone(), failure.one_line());
         self.monitor.warn(
             None,
             format!("snapshot {id} is not copied: {why}"),
@@ -385,7 +385,7 @@ impl<'a> Copy<'a> {
                 // Prune removes indexes that tell of nothing.
                 Err(failure) if failure.exit() == ExitCode::Damage => continue,
                 Err(failure) if failure.exit() == ExitCode::Tampering => {
-                    self.monitor.warn(None, failure.chain().join(": "), Some("Run `lifeboat verify`."));
+                    self.monitor.warn(None, failure.one_line(), Some("Run `lifeboat verify`."));
                     continue;
                 }
                 other => other?,

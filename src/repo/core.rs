@@ -104,7 +104,7 @@ impl Core {
                 Ok((records, signer)) => self.known.add(key, &signer, &records)?,
                 Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
                 Err(failure) => {
-                    let why = format!("index `{key}` is left out: {}", failure.chain().join(": "));
+                    let why = format!("index `{key}` is left out: {}", failure.one_line());
                     self.left_out().insert(key.clone(), why.clone());
                     monitor.warn(None, why, Some("Run `lifeboat verify` to see what it affects."));
                 }

@@ -56,8 +56,7 @@ impl Core {
     pub(super) async fn standing(&self, monitor: &SharedMonitor) -> Result<Standing> {
         let (generations, bad) = self.generations().await?;
         for (_, failure) in bad {
-            let hint = failure.hints().first().map(String::as_str);
-            monitor.warn(None, failure.chain().join(": "), hint);
+            monitor.warn(None, failure.one_line(), failure.first_hint());
         }
         let generation = generations.keys().next_back().copied().unwrap_or_default();
         let lists = generations.into_values().filter_map(|one| one.condemned);

@@ -79,8 +79,9 @@ pub trait KnownChunks: Send + Sync {
     fn rely_on(&self, terms: &Reliance) -> Result<()>;
 
     /// Takes notice that these packs were read and are damaged: from now on [`Self::find`] sends no writer to
-    /// them, so that the next backup stores anew what is in them. Readers may still try them, last.
-    fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()>;
+    /// them, so that the next backup stores anew what is in them. Readers may still try them, last. `inside` tells that
+    /// what is in them is wrong: that their bytes have the hash in their name is no sign then that they are right.
+    fn distrust(&self, packs: &BTreeSet<PackId>, inside: bool) -> Result<()>;
 
     /// Takes notice that little of these packs is used: [`Self::find`] sends no writer to them any more, so that
     /// they die with the snapshots that need them.
@@ -93,7 +94,7 @@ pub trait KnownChunks: Send + Sync {
     fn avoided(&self) -> Result<BTreeSet<PackId>>;
 
     /// Takes notice that a pack was read whole at `at` and is right; `opened` tells whether its chunks were hashed
-    /// or only its name.
+    /// or only its bytes, by its name. What is wrong inside a pack is over only when it was opened.
     fn note_read(&self, pack: &PackId, at: DateTime<Utc>, opened: bool) -> Result<()>;
 
     /// Returns when packs were last read and found right; those that never were are left out.
@@ -126,7 +127,8 @@ struct Maps {
     chunks: HashMap<ChunkId, Vec<Location>>,
     packs: HashMap<PackId, Known>,
     origins: BTreeMap<Key, BTreeMap<PackId, u64>>,
-    distrusted: BTreeSet<PackId>,
+    /// Whether what is inside is wrong.
+    distrusted: BTreeMap<PackId, bool>,
     retired: BTreeSet<PackId>,
     reliance: Option<Reliance>,
     read: BTreeMap<PackId, (DateTime<Utc>, bool)>,
@@ -154,7 +156,7 @@ impl Maps {
     }
 
     fn may_rely_on(&self, id: &PackId) -> bool {
-        if self.distrusted.contains(id) || self.retired.contains(id) {
+        if self.distrusted.contains_key(id) || self.retired.contains(id) {
             return false;
         }
         let (Some(terms), Some(pack)) = (&self.reliance, self.packs.get(id)) else { return true };
@@ -173,7 +175,7 @@ impl KnownChunks for MemoryIndex {
     fn locations(&self, id: &ChunkId, kind: PackKind) -> Result<Vec<Location>> {
         let maps = self.maps();
         let mut all: Vec<Location> = maps.places(id, Some(kind)).copied().collect();
-        all.sort_by_key(|at| maps.distrusted.contains(&at.pack));
+        all.sort_by_key(|at| maps.distrusted.contains_key(&at.pack));
         Ok(all)
     }
 
@@ -182,8 +184,11 @@ impl KnownChunks for MemoryIndex {
         Ok(())
     }
 
-    fn distrust(&self, packs: &BTreeSet<PackId>) -> Result<()> {
-        self.maps().distrusted.extend(packs);
+    fn distrust(&self, packs: &BTreeSet<PackId>, inside: bool) -> Result<()> {
+        let mut maps = self.maps();
+        for pack in packs {
+            *maps.distrusted.entry(*pack).or_default() |= inside;
+        }
         Ok(())
     }
 
@@ -193,19 +198,21 @@ impl KnownChunks for MemoryIndex {
     }
 
     fn distrusted(&self) -> Result<BTreeSet<PackId>> {
-        Ok(self.maps().distrusted.iter().copied().collect())
+        Ok(self.maps().distrusted.keys().copied().collect())
     }
 
     fn avoided(&self) -> Result<BTreeSet<PackId>> {
         let maps = self.maps();
-        Ok(maps.distrusted.union(&maps.retired).copied().collect())
+        Ok(maps.distrusted.keys().chain(&maps.retired).copied().collect())
     }
 
     fn note_read(&self, pack: &PackId, at: DateTime<Utc>, opened: bool) -> Result<()> {
         let mut maps = self.maps();
         let was_opened = maps.read.get(pack).is_some_and(|(_, opened)| *opened);
         maps.read.insert(*pack, (at, opened || was_opened));
-        maps.distrusted.remove(pack);
+        if opened || maps.distrusted.get(pack) == Some(&false) {
+            maps.distrusted.remove(pack);
+        }
         Ok(())
     }
 

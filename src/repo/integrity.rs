@@ -85,7 +85,7 @@ pub fn incidents(
     for (key, failure) in ledger.survey.bad.iter().chain(&ledger.bad) {
         found.push(Incident {
             object: key.to_string(),
-            what: failure.chain().join(": "),
+            what: failure.one_line(),
             tampering: failure.exit() == ExitCode::Tampering,
         });
     }

@@ -271,7 +271,7 @@ impl EntryLines {
             match next {
                 Ok(Some(record)) if passing.without.contains(&record.meta.path) => {}
                 Err(failure) if failure.exit() == ExitCode::Damage => {
-                    passing.holes.insert(failure.chain().join(": "));
+                    passing.holes.insert(failure.one_line());
                     passing.torn = true;
                     self.buffer.clear();
                     self.at = 0;

@@ -67,11 +67,11 @@ impl Repository<Clear> {
                     report.packs_sealed += 1;
                 }
                 Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
-                Err(failure) => drop(broken.insert(pack, failure.chain().join(": "))),
+                Err(failure) => drop(broken.insert(pack, failure.one_line())),
             }
             monitor.step(None, format!("read pack {pack}"));
         }
-        known.distrust(&broken.keys().copied().collect::<BTreeSet<_>>())?;
+        known.distrust(&broken.keys().copied().collect::<BTreeSet<_>>(), false)?;
         for (pack, what) in broken {
             let (object, users) = (layout::pack(pack).to_string(), users.remove(&pack).unwrap_or_default().1);
             let affects = users.iter().map(ToString::to_string).collect();
@@ -98,7 +98,7 @@ fn damage(object: String, checked: Result<()>, affects: Vec<String>) -> Result<O
         Ok(()) => Ok(None),
         Err(failure) if failure.exit() == ExitCode::StoreDown => Err(failure),
         Err(failure) => {
-            let (what, tampering) = (failure.chain().join(": "), failure.exit() == ExitCode::Tampering);
+            let (what, tampering) = (failure.one_line(), failure.exit() == ExitCode::Tampering);
             Ok(Some(Damage { object, what, affects, tampering }))
         }
     }

@@ -115,6 +115,8 @@ struct Search<'a> {
     needed: BTreeMap<PackId, (u64, Affected)>,
     /// Packs that are missing or changed, and how.
     broken: BTreeMap<PackId, String>,
+    /// Those of them whose bytes may have the hash in their name.
+    wrong_inside: BTreeSet<PackId>,
     /// Packs that no index tells of.
     untold: BTreeSet<PackId>,
     /// Chunks of broken packs, by what the indexes say.
@@ -150,6 +152,7 @@ impl Repository<Read> {
             },
             needed,
             broken: BTreeMap::new(),
+            wrong_inside: BTreeSet::new(),
             untold: BTreeSet::new(),
             lost: HashMap::new(),
             nowhere: BTreeMap::new(),
@@ -167,7 +170,7 @@ impl Repository<Read> {
 
 impl Search<'_> {
     fn note(&mut self, object: String, failure: &Failure, affects: Vec<String>) {
-        let (what, tampering) = (failure.chain().join(": "), failure.exit() == ExitCode::Tampering);
+        let (what, tampering) = (failure.one_line(), failure.exit() == ExitCode::Tampering);
         self.report.damage.push(Damage { object, what, affects, tampering });
     }
 
@@ -307,7 +310,8 @@ impl Search<'_> {
         };
         let found = self.repository.core.known.locations(&id, kind)?.first().map(|at| at.pack);
         if let Some(pack) = found {
-            self.broken.entry(pack).or_insert_with(|| failure.chain().join(": "));
+            self.broken.entry(pack).or_insert_with(|| failure.one_line());
+            self.wrong_inside.insert(pack);
         }
         self.place(refs, kind, id, name)
     }
@@ -324,8 +328,11 @@ impl Search<'_> {
                     self.report.bytes_read += bytes;
                     self.report.packs_sealed += u64::from(chunks.is_none());
                 }
-                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
-                Err(failure) => drop(self.broken.insert(pack, failure.chain().join(": "))),
+                Err(BadPack { failure, .. }) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                Err(BadPack { failure, is_inside }) => {
+                    self.broken.insert(pack, failure.one_line());
+                    self.wrong_inside.extend(is_inside.then_some(pack));
+                }
             }
             monitor.step(None, format!("read pack {pack}"));
         }
@@ -334,7 +341,9 @@ impl Search<'_> {
 
     /// Sums up; packs whose entries are not known are told with the snapshots that need them.
     fn end(mut self, refs: &[SignedRefs]) -> Result<VerifyReport> {
-        self.repository.core.known.distrust(&self.broken.keys().copied().collect())?;
+        let known = &self.repository.core.known;
+        known.distrust(&self.broken.keys().copied().collect(), false)?;
+        known.distrust(&self.wrong_inside, true)?;
         for pack in self.untold {
             let what = || "no index tells what is in it".to_owned();
             self.broken.entry(pack).or_insert_with(what);
@@ -358,30 +367,46 @@ impl Search<'_> {
     }
 }
 
+/// Why a pack is not right.
+struct BadPack {
+    failure: Failure,
+    /// Whether its bytes have the hash in its name, and what is inside is wrong.
+    is_inside: bool,
+}
+
+impl<E: Into<Failure>> From<E> for BadPack {
+    fn from(error: E) -> Self {
+        Self { failure: error.into(), is_inside: false }
+    }
+}
+
 impl Repository<Read> {
     /// Reads a whole pack: its name must be its hash, and every chunk in it must have the hash in its name.
     /// Without the identity that opens it, the name alone is checked.
-    async fn read_pack(&self, id: PackId) -> Result<(Option<u64>, u64)> {
+    async fn read_pack(&self, id: PackId) -> Result<(Option<u64>, u64), BadPack> {
         let bytes = self.core.get.get(&layout::pack(id), None).await?;
         let (size_bytes, identities) = (bytes.len() as u64, self.access.identities.clone());
         let work = spawn_blocking(move || {
             if PackId(Sha256::digest(&bytes).into()) != id {
-                return Err(Failure::new(ExitCode::Damage, "its bytes do not have the hash in its name"));
+                let what = "its bytes do not have the hash in its name";
+                return Err(Failure::new(ExitCode::Damage, what).into());
             }
+            let inside = |failure| BadPack { failure, is_inside: true };
             let mut chunks = 0;
             let reader = match identities.reader(&bytes[..], &format!("pack {id}")) {
                 Ok(reader) => reader,
                 Err(failure) if failure.exit() == ExitCode::KeyRefused => return Ok(None),
-                Err(failure) => return Err(failure),
+                Err(failure) => return Err(inside(failure)),
             };
-            pack::read_members(reader, id, |name, content| {
+            let read = pack::read_members(reader, id, |name, content| {
                 chunks += 1;
                 if ChunkId(Sha256::digest(content).into()) == name {
                     Ok(())
                 } else {
                     Err(Failure::new(ExitCode::Damage, format!("chunk `{name}` has other bytes")))
                 }
-            })?;
+            });
+            read.map_err(inside)?;
             Ok(Some(chunks))
         });
         let chunks = work.await.failed(ExitCode::Failed, || "reading a pack broke off".to_owned())??;
@@ -443,9 +468,11 @@ mod tests {
     fn a_pack_that_was_damaged_is_read_each_time_until_it_is_right() {
         let known = MemoryIndex::default();
         let packs: Vec<PackId> = (0..10).map(|byte| PackId([byte; 32])).collect();
-        known.distrust(&BTreeSet::from([packs[7]])).unwrap();
+        known.distrust(&BTreeSet::from([packs[7]]), true).unwrap();
         assert_eq!(in_turn(packs.clone(), &known, 0.0).unwrap(), [packs[7]]);
         assert_eq!(in_turn(packs.clone(), &known, 20.0).unwrap(), [packs[7], packs[0], packs[1]]);
+        known.note_read(&packs[7], chrono::DateTime::UNIX_EPOCH, false).unwrap();
+        assert_eq!(in_turn(packs.clone(), &known, 0.0).unwrap(), [packs[7]], "nobody looked inside");
         known.note_read(&packs[7], chrono::DateTime::UNIX_EPOCH, true).unwrap();
         assert_eq!(in_turn(packs, &known, 0.0).unwrap(), []);
     }

@@ -92,6 +92,8 @@ pub struct SourceTally {
     pub data_entries: u64,
     /// Sums over what entries counted at their ends, by the name: `rows`, `keys`.
     pub sums: BTreeMap<&'static str, u64>,
+    /// How many of its problems are that something is gone since the snapshot before.
+    pub gone: u64,
 }
 
 /// What entries count at their ends, as engines call it.
@@ -234,7 +236,7 @@ impl<'a> SnapshotWriter<'a> {
         })?;
         let Some(point) = stream.point().cloned() else { return Err(FlowError::Unfinished) };
         let tally = progress.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.tallies.insert(name.clone(), tally);
+        self.tallies.insert(name.clone(), SourceTally { gone: stream.gone(), ..tally });
         self.sources.push(SourceManifest {
             name: name.clone(),
             kind: kind.to_owned(),

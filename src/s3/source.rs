@@ -183,7 +183,7 @@ impl Run {
             self.sink.report(Problem { what: format!("{name}/{key}"), why }).await?;
         }
         if let Some(why) = change.anomaly(listed_count) {
-            self.sink.report(Problem { what: format!("bucket {name}"), why }).await?;
+            self.sink.report_gone(Problem { what: format!("bucket {name}"), why }).await?;
         }
         Ok(())
     }
@@ -264,7 +264,7 @@ async fn report(sink: &EntrySink, count: &AtomicU64, problem: Problem) -> FlowRe
 async fn report_gone(sink: &EntrySink, buckets: Vec<String>) -> FlowResult<()> {
     for bucket in buckets {
         let why = "the previous snapshot had objects in it, now it is gone or not taken".to_owned();
-        sink.report(Problem { what: format!("bucket {bucket}"), why }).await?;
+        sink.report_gone(Problem { what: format!("bucket {bucket}"), why }).await?;
     }
     Ok(())
 }

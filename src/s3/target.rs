@@ -358,7 +358,7 @@ impl<'a> Run<'a> {
         let mut failures = Vec::new();
         for (bucket, found) in self.buckets.iter().filter(|(_, found)| found.ours) {
             for failure in bucket::apply(&self.server, bucket, &found.settings, mirrored).await {
-                let what = failure.chain().join(": ");
+                let what = failure.one_line();
                 self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
                 self.tally.notes.push(what);
                 failures.push(failure);

@@ -38,7 +38,7 @@ async fn standing(shared: Arc<Shared>) -> Result<Standing, Response> {
     let gathered = tokio::task::spawn_blocking(work).await;
     let why = match gathered {
         Ok(Ok(standing)) => return Ok(standing),
-        Ok(Err(failure)) => failure.chain().join(": "),
+        Ok(Err(failure)) => failure.one_line(),
         Err(_) => "the program made a mistake".to_owned(),
     };
     Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")).into_response())

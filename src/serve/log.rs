@@ -72,6 +72,8 @@ impl Log {
         let level = match outcome.exit() {
             ExitCode::Ok => Level::Info,
             ExitCode::Partial | ExitCode::Interrupted => Level::Warning,
+            // The incident that forbade it is told as loudly as it deserves.
+            _ if outcome.is_frozen => Level::Warning,
             _ => Level::Error,
         };
         let mut text = format!("{task} ended: {}", outcome.exit().word());
@@ -127,7 +129,7 @@ impl Log {
 
     /// Tells a failure of the service itself.
     pub(super) fn failure(&self, failure: &Failure) {
-        self.write(Level::Error, &failure.chain().join(": "), json!({ "hint": failure.hints().first() }));
+        self.write(Level::Error, &failure.one_line(), json!({ "hint": failure.first_hint() }));
     }
 
     fn write(&self, level: Level, text: &str, facts: Value) {

@@ -240,7 +240,7 @@ impl Service {
         systemd(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&self.next_text())]);
         if let Some(failure) = trouble {
             // Once is enough for a trouble that lasts.
-            let text = failure.chain().join(": ");
+            let text = failure.one_line();
             if self.told.replace(text.clone()) != Some(text) {
                 self.log.failure(&failure);
                 self.heal();
@@ -285,7 +285,7 @@ impl Service {
                 self.shared.ledger.forget_observation(POLICY_REFUSED)
             }
             Err(failure) => {
-                let why = failure.chain().join(": ");
+                let why = failure.one_line();
                 let hint = "The policy that was in use still is.";
                 self.log.warn(None, format!("the policy cannot be used: {why}"), Some(hint));
                 self.shared.ledger.observe(POLICY_REFUSED, &why, self.now())

@@ -112,7 +112,7 @@ impl Once<'_> {
             let (outcome, is_overtime) = self.within_deadline(task, attempt, &own_stop).await;
             let outcome = if is_overtime { overtime(&self.shared.stack(), outcome) } else { outcome };
             self.log.ended(task, &outcome);
-            if is_overtime || !may_pass(outcome.exit()) || attempt > schedule.retries {
+            if is_overtime || !may_pass(&outcome) || attempt > schedule.retries {
                 return outcome;
             }
             let wait = wait_before(schedule.retry_minutes, attempt).to_std().unwrap_or_default();

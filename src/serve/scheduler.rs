@@ -321,7 +321,7 @@ impl Scheduler {
         let is_overtime = is_overtime && outcome.exit() == ExitCode::Interrupted;
         let outcome = if is_overtime { overtime(&self.stack, outcome) } else { outcome };
         let schedule = &self.stack.schedule;
-        let may_pass = may_pass(outcome.exit()) && !is_overtime && turn.attempt <= schedule.retries;
+        let may_pass = may_pass(&outcome) && !is_overtime && turn.attempt <= schedule.retries;
         if may_pass {
             let not_before = now + wait_before(schedule.retry_minutes, turn.attempt);
             lane.state =
@@ -344,6 +344,7 @@ impl Scheduler {
                 // The service stops: whoever comes next tries again.
                 ExitCode::Interrupted => SlotState::Waiting,
                 _ if may_pass => SlotState::Waiting,
+                _ if outcome.is_frozen => SlotState::Done,
                 _ => SlotState::Failed,
             };
             self.note(&Slot { task: task.clone(), expected, state, is_late }, now);

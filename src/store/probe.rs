@@ -98,7 +98,7 @@ fn unfound(law: Law, error: StoreError) -> Finding {
 }
 
 fn told(error: StoreError) -> String {
-    error.failure().chain().join(": ")
+    error.failure().one_line()
 }
 
 /// Tries a store out. When it does not even answer, that is the only finding.

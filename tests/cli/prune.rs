@@ -109,6 +109,8 @@ fn what_would_remove_much_is_asked_for_and_accepted_by_its_number() {
     let refused = |ran: Ran| ran.ends(1).tells("prune stands still").tells("--accept 3");
     refused(stage.run(&["prune", "--apply"]));
     refused(stage.run(&["prune", "--apply", "--accept", "2"]));
+    // Nothing but the failed run tells of it.
+    stage.run(&["incidents"]).ends(0).says("prune failed: prune stands still");
     assert_eq!(listed(&stage), 4);
     stage.run(&["prune", "--apply", "--accept", "3"]).ends(0);
     assert_eq!(listed(&stage), 1);

@@ -9,7 +9,7 @@ use lifeboat::{
     event::NoMonitor,
     names::{Key, SnapshotId},
     repo::{
-        Damage, MemoryIndex, Repository, VerifyOptions,
+        Damage, KnownChunks, MemoryIndex, Repository, VerifyOptions,
         format::{ChunkRecord, FrameRecord, PackIndex, PackKind, PackRecord, Refs, layout},
     },
     store::{Delete, Get, MemoryStore},
@@ -343,6 +343,30 @@ async fn a_pack_that_comes_back_is_known_again() {
     let again =
         scene.ship.backup_knowing(&scene.store, &known, std::slice::from_ref(&scene.second.1)).await.unwrap();
     assert_eq!(again.added_packs, 0);
+}
+
+#[tokio::test]
+async fn what_could_not_be_opened_is_damaged_until_somebody_opens_it_and_changed_bytes_until_they_are_right()
+{
+    let scene = scene().await;
+    let (options, listener) = (VerifyOptions { read_percent: 100.0 }, NoMonitor::shared());
+    for (kind, stays) in [(PackKind::Data, false), (PackKind::Meta, true)] {
+        let key = &scene.new_packs(kind).await[0];
+        let (known, whole) = (Arc::<MemoryIndex>::default(), scene.store.get(key, None).await.unwrap());
+        let place = || scene.ship.place(&scene.store, &known);
+        let is_distrusted_by_a_reader = async || {
+            let reader = Repository::read(place(), scene.ship.identities(), &listener).await.unwrap();
+            reader.verify(options, &scene.ship.now(), &listener).await.unwrap();
+            !known.distrusted().unwrap().is_empty()
+        };
+        harm(&scene.store, key, Harm::Flip).await;
+        assert!(is_distrusted_by_a_reader().await);
+        scene.store.overwrite(key, whole);
+        let clear = Repository::clear(place()).await.unwrap();
+        clear.verify(options, &scene.ship.now(), &listener).await.unwrap();
+        assert_eq!(!known.distrusted().unwrap().is_empty(), stays, "{kind:?}");
+        assert!(!is_distrusted_by_a_reader().await);
+    }
 }
 
 fn any_record() -> impl Strategy<Value = PackRecord> {

@@ -77,6 +77,10 @@ fn a_source_that_lost_most_of_its_data_stops_prune_until_a_person_has_looked() {
     // The next night looks usual for what is left; that must not thaw anything.
     stage.run(&["serve", "--once", "backup"]).ends(0);
     stage.run(&["prune", "--apply"]).ends(1);
+    stage.run(&["serve", "--once", "verify"]).ends(0);
+    let open = stage.run(&["incidents", "--json"]).ends(0).json();
+    let kinds: Vec<_> = open["open"].as_array().unwrap().iter().map(|one| one["kind"].clone()).collect();
+    assert_eq!(kinds, ["anomaly"], "what stands still on purpose has not failed");
     let number = standing["incidents"][0]["number"].to_string();
     stage.run(&["incidents", "acknowledge", &number, "--note", "the ledger was archived"]).ends(0);
     stage.run(&["prune", "--apply"]).ends(0);

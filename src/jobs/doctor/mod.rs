@@ -248,7 +248,7 @@ pub async fn of_stack(context: RunContext<'_>) -> Result<Report> {
         let ledger = context.ledger()?;
         let report = Looking { stack, ground, names: &[], history: Some(&*ledger) }.look().await;
         if let Err(failure) = report.remember(&ledger, ground.clock.now()) {
-            monitor.warn(None, failure.chain().join(": "), failure.hints().first().map(String::as_str));
+            monitor.warn(None, failure.one_line(), failure.first_hint());
         }
         Ok(report)
     });

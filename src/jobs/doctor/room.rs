@@ -263,6 +263,7 @@ mod tests {
                 added_bytes: 100,
                 message: None,
                 hint: None,
+                is_frozen: false,
             };
             catalog.end_run(run, &end).unwrap();
         }

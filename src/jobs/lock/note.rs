@@ -108,16 +108,9 @@ impl LockNote {
     }
 }
 
+/// A policy whose only copy is locked.
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        catalog::Catalog,
-        jobs::{lock::observation, watch},
-        policy::{Need, Stack},
-    };
-
-    const POLICY: &str = r#"
+pub(crate) const LOCKED_COPY: &str = r#"
 stack = "shop"
 [repository]
 store = "fs"
@@ -129,6 +122,15 @@ store = "s3"
 options = { bucket = "b" }
 lock_days = 30
 "#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::Catalog,
+        jobs::{lock::observation, watch},
+        policy::{Need, Stack},
+    };
 
     fn days(days: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + Duration::days(days)
@@ -156,7 +158,7 @@ lock_days = 30
     /// Returns what the watch says of the lock when this is remembered.
     #[track_caller]
     fn told(note: &LockNote, now: DateTime<Utc>) -> Option<(Urgency, String)> {
-        let stack = Stack::parse(POLICY, "p.toml", Need::Repository).unwrap();
+        let stack = Stack::parse(LOCKED_COPY, "p.toml", Need::Repository).unwrap();
         let ledger = Catalog::in_memory().unwrap();
         ledger.observe(&observation("far"), note, now).unwrap();
         let mut found = watch::conditions(&stack, &ledger, now).unwrap();

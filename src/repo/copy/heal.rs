@@ -42,7 +42,7 @@ impl Copy<'_> {
         }
         let unhealed = match (copied, changed.first()) {
             (Err(failure), _) if failure.exit() != ExitCode::Damage => return Err(failure),
-            (Err(failure), _) => Some((failure.chain().join(": "), "Run `lifeboat verify`.")),
+            (Err(failure), _) => Some((failure.one_line(), "Run `lifeboat verify`.")),
             (Ok(()), Some(pack)) => {
                 let key = layout::pack(*pack);
                 Some((format!("`{key}` of the copy does not have its size"), REMOVE_BY_HAND))

@@ -131,7 +131,7 @@ impl Copy<'_> {
         if self.comes_back_whole(pack, size_bytes).await? || self.comes_back_whole(pack, size_bytes).await? {
             return self.to.known.note_read(&pack, self.ground.clock.now(), false);
         }
-        self.to.known.distrust(&[pack].into())?;
+        self.to.known.distrust(&[pack].into(), false)?;
         let what = format!("`{}` was put into the copy and does not come back whole", layout::pack(pack));
         let failure = Failure::new(ExitCode::StoreDown, what);
         Err(match self.relied_on.get(&pack) {

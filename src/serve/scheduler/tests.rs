@@ -418,6 +418,21 @@ fn an_unusual_backup_stops_prune_until_a_person_has_looked() {
 }
 
 #[test]
+fn what_an_incident_forbids_is_not_tried_again_and_is_told_by_that_alone() {
+    let mut stage = Stage::new("prune = \"0 4 * * *\"", "", "2026-11-20T12:00:00Z");
+    stage.at("2026-11-21T04:00:00Z");
+    let start = stage.tick().remove(0);
+    let run = stage.begun(&start);
+    let forbidden = Failure::new(ExitCode::Failed, "prune stands still").frozen();
+    let outcome = Outcome::failed(&forbidden);
+    stage.ledger.end_run(run, &outcome.clone().end(stage.now())).unwrap();
+    stage.scheduler.ended(&start.task, outcome, stage.now());
+    assert!(!stage.scheduler.waits());
+    assert_eq!(stage.slots(&start.task), [("21 04:00".to_owned(), "done", false)]);
+    assert_eq!(stage.look(), [""; 0]);
+}
+
+#[test]
 fn a_catalog_that_takes_no_notes_costs_no_night_and_repeats_none() {
     let mut stage = Stage::new(&format!("{NIGHTLY}\nverify = \"0 2 * * *\""), COPIES, "2026-11-20T12:00:00Z");
     stage.ledger.refuse_writes(true);

@@ -51,9 +51,9 @@ const NO_CONTROL: &str = "it had no effect, but neither had the same request for
 const ASK: &str =
     "The credential must be allowed to lock, read and list versions: see docs/offsite.md for its policy.";
 
-/// What was found about one attempt.
+/// What became of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct Attempt {
     /// Its name for programs.
     pub id: &'static str,
     /// What must be true.
@@ -87,12 +87,12 @@ impl Verdict {
         }
     }
 
-    /// Returns what findings say together: one attempt that had success breaks it; one that could not be made, or
+    /// Returns what attempts say together: one attempt that had success breaks it; one that could not be made, or
     /// none at all, proves nothing.
-    pub fn of(findings: &[Finding]) -> Self {
-        if findings.iter().any(|finding| finding.status == Status::Broken) {
+    pub fn of(attempts: &[Attempt]) -> Self {
+        if attempts.iter().any(|attempt| attempt.status == Status::Broken) {
             Self::Broken
-        } else if findings.is_empty() || findings.iter().any(|finding| finding.status != Status::Ok) {
+        } else if attempts.is_empty() || attempts.iter().any(|attempt| attempt.status != Status::Ok) {
             Self::Unproven
         } else {
             Self::Proven
@@ -107,11 +107,11 @@ struct Law {
     bypass: bool,
 }
 
-/// The finding that is no attempt: whether there is a lock at all.
+/// The law that is no attempt: whether there is a lock at all.
 pub const HAS_LOCK_ID: &str = "lock";
 
 const HAS_LOCK: Law = Law { id: HAS_LOCK_ID, text: "the service locks objects", bypass: false };
-/// The finding of what must be possible: it is tried out that a lock can be changed at all.
+/// The law of what must be possible: it is tried out that a lock can be changed at all.
 pub const CONTROL_ID: &str = "lengthen";
 
 const LENGTHEN: Law = Law { id: CONTROL_ID, text: "a lock can be made longer", bypass: false };
@@ -136,21 +136,21 @@ impl Law {
         [SOFTEN.id, SHORTEN.id, SHORTEN_BYPASS.id].contains(&self.id)
     }
 
-    fn found(&self, status: Status, detail: impl Into<String>, hint: Option<&str>) -> Finding {
+    fn found(&self, status: Status, detail: impl Into<String>, hint: Option<&str>) -> Attempt {
         let hint = hint.map(str::to_owned);
-        Finding { id: self.id, law: self.text, status, detail: detail.into(), hint }
+        Attempt { id: self.id, law: self.text, status, detail: detail.into(), hint }
     }
 
-    /// Returns what a finding is worth: that a change of the lock had no effect says nothing where none has.
-    fn proven_by(&self, can_change: bool, finding: Finding) -> Finding {
-        if self.changes_lock() && finding.status == Status::Ok && !can_change {
+    /// Returns what an attempt is worth: that a change of the lock had no effect says nothing where none has.
+    fn proven_by(&self, can_change: bool, attempt: Attempt) -> Attempt {
+        if self.changes_lock() && attempt.status == Status::Ok && !can_change {
             self.found(Status::Unknown, NO_CONTROL, Some(ASK))
         } else {
-            finding
+            attempt
         }
     }
 
-    fn held(&self, answer: Result<(), LockError>) -> Finding {
+    fn held(&self, answer: Result<(), LockError>) -> Attempt {
         let detail = match answer {
             Ok(()) => "it had no effect".to_owned(),
             Err(error) => error.to_string(),
@@ -158,22 +158,22 @@ impl Law {
         self.found(Status::Ok, detail, None)
     }
 
-    fn broken(&self, what: &str) -> Finding {
+    fn broken(&self, what: &str) -> Attempt {
         self.found(Status::Broken, what, Some(if self.bypass { BYPASS } else { NOT_KEPT }))
     }
 
-    fn unknown(&self, error: &LockError) -> Finding {
+    fn unknown(&self, error: &LockError) -> Attempt {
         self.found(Status::Unknown, error.to_string(), Some(ASK))
     }
 }
 
-/// The finding where nothing can be locked at all.
-pub fn no_lock(no: &NoLock) -> Finding {
+/// What is told where nothing can be locked at all.
+pub fn no_lock(no: &NoLock) -> Attempt {
     HAS_LOCK.found(Status::Unknown, no.what.clone(), Some(no.hint))
 }
 
 /// Tries to do what a thief of the credential would do.
-pub async fn test(locker: &Locker, mode: Mode, now: DateTime<Utc>) -> Vec<Finding> {
+pub async fn test(locker: &Locker, mode: Mode, now: DateTime<Utc>) -> Vec<Attempt> {
     if let Err(no) = locker.check().await {
         return vec![no_lock(&no)];
     }
@@ -183,10 +183,10 @@ pub async fn test(locker: &Locker, mode: Mode, now: DateTime<Utc>) -> Vec<Findin
     };
     let at = format!("{}{PROBES}{name}", locker.prefix);
     let test = Test { locker, at, mode, now };
-    let mut findings = vec![HAS_LOCK.found(Status::Ok, locker.place(), None)];
+    let mut attempts = vec![HAS_LOCK.found(Status::Ok, locker.place(), None)];
     let control = test.lengthen().await.unwrap_or_else(|error| LENGTHEN.unknown(&error));
     let can_change = control.status == Status::Ok;
-    findings.push(control);
+    attempts.push(control);
     for law in [SOFTEN, SHORTEN, SHORTEN_BYPASS, DELETE, DELETE_BYPASS, OVERWRITE, HIDE] {
         if law.id == SOFTEN.id && mode != Mode::Compliance {
             continue;
@@ -196,10 +196,10 @@ pub async fn test(locker: &Locker, mode: Mode, now: DateTime<Utc>) -> Vec<Findin
             Ok(locked) => test.attempt(&law, &locked).await,
             Err(error) => Err(error),
         };
-        findings.push(law.proven_by(can_change, tried.unwrap_or_else(|error| law.unknown(&error))));
+        attempts.push(law.proven_by(can_change, tried.unwrap_or_else(|error| law.unknown(&error))));
     }
     test.clear().await;
-    findings
+    attempts
 }
 
 /// One run of the test.
@@ -232,7 +232,7 @@ impl Shown {
 
 impl Test<'_> {
     /// Makes the lock a second longer, which is allowed: what is refused later is not refused for another reason.
-    async fn lengthen(&self) -> Result<Finding, LockError> {
+    async fn lengthen(&self) -> Result<Attempt, LockError> {
         let locked = self.locked().await?;
         let longer = Retention { until: locked.retention.until + LONGER, ..locked.retention };
         self.locker.set_retention(&self.at, Some(&locked.version), longer, false).await?;
@@ -246,7 +246,7 @@ impl Test<'_> {
     }
 
     /// Makes one attempt and looks what it did.
-    async fn attempt(&self, law: &Law, locked: &Locked) -> Result<Finding, LockError> {
+    async fn attempt(&self, law: &Law, locked: &Locked) -> Result<Attempt, LockError> {
         let before = self.versions().await?;
         let done = match law.id {
             id if id == SOFTEN.id => self.soften(locked).await,
@@ -258,7 +258,7 @@ impl Test<'_> {
         if let Err(LockError::Unanswered(_)) = &done {
             return done.map(|()| law.held(Ok(())));
         }
-        let finding = match self.state(locked).await? {
+        let attempt = match self.state(locked).await? {
             None => law.broken("the locked version is gone"),
             Some(None) => law.broken("the version is not locked any more"),
             Some(Some(left)) if left.until < locked.retention.until || left.mode < locked.retention.mode => {
@@ -269,14 +269,14 @@ impl Test<'_> {
             }
             Some(Some(_)) => law.held(done),
         };
-        if finding.status == Status::Broken {
+        if attempt.status == Status::Broken {
             // What was weakened is put back; what is gone is made anew by the next attempt.
             let put_back =
                 self.locker.set_retention(&self.at, Some(&locked.version), locked.retention, false).await;
             drop(put_back);
         }
         self.remove_new(&before).await;
-        Ok(finding)
+        Ok(attempt)
     }
 
     /// Returns the version with the test's bytes that is locked longest, or puts a new one. Where a bucket has a
@@ -489,9 +489,9 @@ mod tests {
         assert!(DELETE.broken("x").hint.unwrap().contains("another copy"));
         let no =
             NoLock { what: "bucket `b` has no Object Lock".into(), hint: "Make one.", is_unknown: false };
-        let finding = no_lock(&no);
+        let attempt = no_lock(&no);
         assert_eq!(
-            (finding.id, finding.status, finding.hint.as_deref()),
+            (attempt.id, attempt.status, attempt.hint.as_deref()),
             ("lock", Status::Unknown, Some("Make one."))
         );
     }

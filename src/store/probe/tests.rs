@@ -77,7 +77,7 @@ async fn a_clock_may_be_five_minutes_off_and_no_more() {
         let theirs = StoppedClock::at(here + TimeDelta::seconds(seconds));
         let store = MemoryStore::with_clock(Arc::new(theirs));
         let findings = probe_with(store, Arc::new(StoppedClock::at(here))).await;
-        let refused = refuses_prune(&findings).map(|failure| failure.chain().join(": "));
+        let refused = refuses_prune(&findings).map(|failure| failure.one_line());
         (detail(&findings, "clock").to_owned(), refused.unwrap_or_default())
     };
     assert_eq!(drift(0).await.0, "no difference was seen");
