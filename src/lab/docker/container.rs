@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use bollard::models::{
-    ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType, NetworkingConfig,
-    PortBinding,
+    ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType,
+    NetworkingConfig, PortBinding,
 };
 use secrecy::ExposeSecret;
 
@@ -187,7 +187,8 @@ pub(super) fn files(server: &Server) -> Result<Option<(&'static str, Vec<u8>)>> 
     let mut archive = tar::Builder::new(Vec::new());
     let appended = archive.append_data(&mut header, REDIS_FILE, text.as_bytes());
     let bytes = appended.and_then(|()| archive.into_inner());
-    let bytes = bytes.failed(ExitCode::DrillNotRun, || format!("failed to write the settings of `{}`", server.name))?;
+    let bytes = bytes
+        .failed(ExitCode::DrillNotRun, || format!("failed to write the settings of `{}`", server.name))?;
     Ok(Some((REDIS_FOLDER, bytes)))
 }
 
@@ -301,7 +302,8 @@ mod tests {
 
     #[test]
     fn a_folder_inside_the_own_container_cannot_be_shared() {
-        let refused = made(Way::Attached(Vec::new()), &limits(), |frame, image| frame.program(&program(), image));
+        let refused =
+            made(Way::Attached(Vec::new()), &limits(), |frame, image| frame.program(&program(), image));
         assert_eq!(refused.unwrap_err().exit(), ExitCode::DrillNotRun);
     }
 }

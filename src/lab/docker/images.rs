@@ -27,7 +27,8 @@ pub(super) async fn present(docker: &Docker, name: &str, limit: Duration) -> Res
     }
     // Without a tag an engine would pull every one that there is.
     let options = CreateImageOptionsBuilder::default().from_image(&with_tag(name)).build();
-    let pulled = timeout(limit, docker.create_image(Some(options), None, None).try_for_each(|_| async { Ok(()) }));
+    let pulled =
+        timeout(limit, docker.create_image(Some(options), None, None).try_for_each(|_| async { Ok(()) }));
     match pulled.await {
         Err(_) => Err(unavailable(name).because(format!("pulling it took more than {} s", limit.as_secs()))),
         Ok(Err(error)) => Err(unavailable(name).because(error)),

@@ -1,7 +1,8 @@
 //! A lab of containers, in docker or podman.
 //!
-//! *Network.* Each lab has one of its own, closed: nothing in it reaches the world, and nothing but this host reaches
-//! into it. There are three ways in, and no port is published where one of the first two is open:
+//! *Network.* Each lab has one of its own, closed: nothing in it reaches the world or another container, and nothing but
+//! this host reaches into it. This host is reached from inside, at what listens on all its addresses: a Redis that is
+//! restored fetches its dump from here. There are three ways in, and no port is published where one of the first two is open:
 //!
 //! 1. The network's bridge is an interface of this host: servers are reached at their addresses.
 //! 2. This process runs in a container of the same engine: that container is attached to the network until the lab is
@@ -54,7 +55,6 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use self::{engine::address, reap::reap};
 use self::{
     container::{Frame, files},
     engine::Engine,
@@ -62,6 +62,7 @@ use self::{
     place::Place,
     reap::Which,
 };
+pub use self::{engine::address, reap::reap};
 use super::{Ended, Lab, Limits, Marks, OUTPUT_BYTES_MAX, Product, Program, Running, Server, not_run};
 use crate::error::{Context, ExitCode, Failure, Result};
 
@@ -94,7 +95,12 @@ struct Started {
 impl DockerLab {
     /// Opens a lab in the container engine at `socket` ([`address`]), after removing what was left behind by earlier
     /// ones of the same task, and what expired until `now`. The caller holds the task's lock.
-    pub async fn open(socket: Option<&str>, marks: Marks, limits: Limits, now: DateTime<Utc>) -> Result<Self> {
+    pub async fn open(
+        socket: Option<&str>,
+        marks: Marks,
+        limits: Limits,
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
         let engine = Engine::open(socket).await?;
         let left = Which::Left { stack: &marks.stack, host: &marks.host, task: &marks.task, now };
         reap::remove(&engine.docker, &left).await?;
@@ -186,7 +192,8 @@ impl DockerLab {
         };
         let Ok(found) = timeout(self.limits.start, answers).await else {
             let seconds = self.limits.start.as_secs();
-            let failure = not_run(format!("the server `{}` of the lab did not answer in {seconds} s", server.name));
+            let failure =
+                not_run(format!("the server `{}` of the lab did not answer in {seconds} s", server.name));
             return Err(watch::with_log(docker, &started.container, failure).await);
         };
         Ok(Running {
@@ -202,7 +209,8 @@ impl DockerLab {
     }
 
     async fn image_of(&self, program: &Program) -> Result<Image> {
-        let beside = |name: &str| self.started().into_iter().find(|one| one.name == name).map(|one| one.image);
+        let beside =
+            |name: &str| self.started().into_iter().find(|one| one.name == name).map(|one| one.image);
         match (&program.image, &program.beside) {
             (Some(image), _) => self.image(image).await,
             (None, Some(server)) => beside(server).ok_or_else(|| {
@@ -226,7 +234,8 @@ impl DockerLab {
             let _ = docker.kill_container(container, None::<KillContainerOptions>).await;
         }
         let found = docker.inspect_container(container, None::<InspectContainerOptions>).await;
-        let found = found.failed(ExitCode::DrillNotRun, || format!("failed to see how `{}` ended", program.name))?;
+        let found =
+            found.failed(ExitCode::DrillNotRun, || format!("failed to see how `{}` ended", program.name))?;
         let state = found.state.unwrap_or_default();
         if in_time && state.running.unwrap_or_default() {
             return Err(not_run(format!("the container engine lost sight of `{}`", program.name)));
@@ -305,7 +314,8 @@ mod tests {
     #[test]
     fn a_network_has_a_name_that_every_engine_takes() {
         let text = str::to_owned;
-        let marks = Marks { stack: text("im suite"), host: text("a"), task: text("drill"), drill: text("2026T-1") };
+        let marks =
+            Marks { stack: text("im suite"), host: text("a"), task: text("drill"), drill: text("2026T-1") };
         assert_eq!(network_name(&marks), "lifeboat-lab-im-suite-drill-2026T-1");
     }
 

@@ -90,7 +90,8 @@ impl Place {
             let port = bindings.iter().find_map(|one| one.host_port.as_ref()?.parse().ok())?;
             return Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         }
-        let address: IpAddr = found.networks.as_ref()?.get(&self.network)?.ip_address.as_ref()?.parse().ok()?;
+        let address: IpAddr =
+            found.networks.as_ref()?.get(&self.network)?.ip_address.as_ref()?.parse().ok()?;
         Some(SocketAddr::from((address, port)))
     }
 
@@ -191,7 +192,8 @@ mod tests {
              711 700 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n"
         );
         assert_eq!(own_ids(&docker, "lifeboat"), [id.clone()]);
-        let podman = format!("7 6 0:5 /overlay-containers/{id}/userdata/hosts /etc/hosts rw - tmpfs tmpfs rw\n");
+        let podman =
+            format!("7 6 0:5 /overlay-containers/{id}/userdata/hosts /etc/hosts rw - tmpfs tmpfs rw\n");
         assert_eq!(own_ids(&podman, "0123456789ab"), [id.clone(), "0123456789ab".to_owned()]);
         let volume = format!("7 6 8:1 /volumes/{id}/_data /data rw - ext4 /dev/sda1 rw\n");
         assert!(own_ids(&volume, "mysql").is_empty());
@@ -216,7 +218,8 @@ mod tests {
     #[test]
     fn a_server_is_reached_at_its_address_or_by_its_port() {
         let endpoint = EndpointSettings { ip_address: Some("172.30.0.2".to_owned()), ..Default::default() };
-        let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some("40001".to_owned()) };
+        let binding =
+            PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some("40001".to_owned()) };
         let found = NetworkSettings {
             networks: Some(HashMap::from([("lab".to_owned(), endpoint)])),
             ports: Some(HashMap::from([("3306/tcp".to_owned(), Some(vec![binding]))])),

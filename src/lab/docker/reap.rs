@@ -13,8 +13,8 @@ use bollard::{
     errors::Error,
     models::NetworkDisconnectRequest,
     query_parameters::{
-        InspectContainerOptions, InspectNetworkOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder,
-        RemoveContainerOptionsBuilder,
+        InspectContainerOptions, InspectNetworkOptions, ListContainersOptionsBuilder,
+        ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
     },
 };
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -40,7 +40,13 @@ type Labels = HashMap<String, String>;
 
 /// Removes the labs that a task of a stack and host left behind, and those of the stack, whoever's, whose time is up.
 /// Returns how many there were. The caller holds the task's lock: no lab of it is at work.
-pub async fn reap(socket: Option<&str>, stack: &str, host: &str, task: &str, now: DateTime<Utc>) -> Result<u64> {
+pub async fn reap(
+    socket: Option<&str>,
+    stack: &str,
+    host: &str,
+    task: &str,
+    now: DateTime<Utc>,
+) -> Result<u64> {
     let engine = Engine::open(socket).await?;
     remove(&engine.docker, &Which::Left { stack, host, task, now }).await
 }

@@ -19,9 +19,14 @@ const TAIL_BYTES: usize = 16 << 10;
 const KILLED: i64 = 128 + 9;
 
 /// Fails when the container of the server `name` does not run.
-pub(super) async fn runs(docker: &Docker, id: &str, name: &str) -> Result<bollard::models::ContainerInspectResponse> {
+pub(super) async fn runs(
+    docker: &Docker,
+    id: &str,
+    name: &str,
+) -> Result<bollard::models::ContainerInspectResponse> {
     let found = docker.inspect_container(id, None::<InspectContainerOptions>).await;
-    let found = found.failed(ExitCode::DrillNotRun, || format!("failed to look at the server `{name}` of the lab"))?;
+    let found = found
+        .failed(ExitCode::DrillNotRun, || format!("failed to look at the server `{name}` of the lab"))?;
     match found.state.as_ref().and_then(|state| reason(name, state)) {
         None => Ok(found),
         Some(failure) => Err(with_log(docker, id, failure).await),
@@ -97,7 +102,8 @@ impl Tail {
 
 /// Returns the last lines of a log as a person can read them.
 fn last_lines(log: &str) -> String {
-    let shown = |line: &str| -> String { line.chars().filter(|c| !c.is_control()).take(COLUMNS_MAX).collect() };
+    let shown =
+        |line: &str| -> String { line.chars().filter(|c| !c.is_control()).take(COLUMNS_MAX).collect() };
     let lines: Vec<String> = log.lines().map(shown).filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(LINES_MAX)..].join("\n")
 }
@@ -120,7 +126,10 @@ mod tests {
         assert_eq!(told(true, false, 0), None);
         let memory = "the server `db` of the lab was out of memory".to_owned();
         assert_eq!(told(false, true, 137), Some((memory, 1)));
-        assert_eq!(told(false, false, 1), Some(("the server `db` of the lab ended with code 1".to_owned(), 0)));
+        assert_eq!(
+            told(false, false, 1),
+            Some(("the server `db` of the lab ended with code 1".to_owned(), 0))
+        );
         assert_eq!(told(false, false, 137).unwrap().1, 1);
     }
 
