@@ -24,7 +24,7 @@ const PROCESSES_MAX: i64 = 4096;
 /// Where the password of Redis is put.
 const REDIS_FOLDER: &str = "/etc";
 const REDIS_FILE: &str = "lifeboat-lab.conf";
-/// The least buffer pool that InnoDB takes.
+/// The least buffer pool that `InnoDB` takes.
 const POOL_BYTES_MIN: u64 = 5 << 20;
 
 /// What all containers of a lab have.
@@ -193,7 +193,7 @@ pub(super) fn files(server: &Server) -> Result<Option<(&'static str, Vec<u8>)>> 
 }
 
 fn redis_settings(password: &str) -> String {
-    let quoted: String = password.bytes().map(|byte| format!("\\x{byte:02x}")).collect();
+    let quoted = password.bytes().fold(String::new(), |text, byte| text + "\\x" + &hex::encode([byte]));
     let folder = data_folder(Product::Redis);
     format!(
         "bind * -::*\nprotected-mode no\ndir {folder}\nappendonly yes\nsave \"\"\nrequirepass \"{quoted}\"\n"
