@@ -11,6 +11,7 @@ use tokio::{
 use super::Looking;
 use crate::{
     finding::{Finding, Status, laws},
+    lab::docker,
     policy::{LabKind, Stack},
 };
 
@@ -24,8 +25,6 @@ laws! {
         "Let another host make the drills: whoever reaches the socket is root here and has the keys.";
 }
 
-/// Where the socket is when nobody says otherwise.
-const USUAL: &str = "unix:///var/run/docker.sock";
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Bytes of an answer that are read.
@@ -37,8 +36,7 @@ pub(super) async fn look(looking: Looking<'_>) -> Vec<Finding> {
     if !looking.all() || stack.schedule.drill.is_none() || stack.drill.lab != LabKind::Docker {
         return Vec::new();
     }
-    let address = env::var("DOCKER_HOST").ok().filter(|address| !address.is_empty());
-    let address = address.unwrap_or_else(|| USUAL.to_owned());
+    let address = docker::address(stack.drill.socket.as_deref());
     let answered = timeout(LIMIT, ping(&address)).await;
     match answered.unwrap_or_else(|_| Err(format!("no answer within {} s", LIMIT.as_secs()))) {
         Ok(Some(product)) => vec![SOCKET.ok(format!("{address}: {product}")), alone(stack, &address)],
