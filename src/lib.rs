@@ -11,7 +11,7 @@
 //! | 3 | [`policy`], [`store`], [`crypt`] | what a person asked for, where objects lie, who can read and sign |
 //! | 4 | [`mysql`], [`redis`], [`s3`], [`files`] | the engines |
 //! | 4 | [`repo`], [`catalog`], [`notify`] | repository, memory, messages |
-//! | 4 | [`lab`] | throwaway servers |
+//! | 4 | [`lab`], [`report`] | throwaway servers, how a drill's report is shown |
 //! | 5 | [`jobs`] | what lifeboat does, a file for each verb |
 //! | 6 | [`serve`] | the service: scheduler, HTTP, metrics |
 //! | 7 | [`cli`] | the command line |
@@ -44,6 +44,7 @@ pub mod mysql;
 pub mod notify;
 pub mod redis;
 pub mod repo;
+pub mod report;
 pub mod s3;
 
 pub mod jobs;

@@ -6,12 +6,15 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use minijinja::{Environment, Error, ErrorKind, context, value::Serde};
 
 use super::{Message, Topic, hidden::one_line};
-use crate::{names::ByteCount, policy::Language};
+use crate::{
+    names::ByteCount,
+    policy::{Language, grouped, local},
+};
 
 /// Characters of one thing that is inserted; what failed may be told at length by a server.
 const INSERT_CHARS_MAX: usize = 600;
@@ -118,16 +121,18 @@ impl Message {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         let zone = Arc::new(zone);
         let of = Arc::clone(&zone);
-        environment.add_filter("when", move |time: &str| Ok::<_, Error>(local(instant(time)?, *of)));
+        environment.add_filter("when", move |time: &str| {
+            Ok::<_, Error>(local(instant(time)?, *of, "%Y-%m-%d %H:%M"))
+        });
         let of = Arc::clone(&zone);
         environment.add_filter("clock", move |time: &str| Ok::<_, Error>(clock(instant(time)?, at, *of)));
         environment.add_filter("ago", move |time: &str| {
-            Ok::<_, Error>(span((at - instant(time)?).num_seconds(), language))
+            Ok::<_, Error>(language.span((at - instant(time)?).num_seconds()))
         });
         environment.add_filter("since", move |end: &str, begin: &str| {
-            Ok::<_, Error>(span((instant(end)? - instant(begin)?).num_seconds(), language))
+            Ok::<_, Error>(language.span((instant(end)? - instant(begin)?).num_seconds()))
         });
-        environment.add_filter("span", move |seconds: i64| span(seconds, language));
+        environment.add_filter("span", move |seconds: i64| language.span(seconds));
         environment.add_filter("count", grouped);
         environment.add_filter("size", |bytes: u64| ByteCount(bytes).to_string());
         environment
@@ -146,47 +151,11 @@ fn instant(text: &str) -> Result<DateTime<Utc>, Error> {
     DateTime::parse_from_rfc3339(text).map(|time| time.to_utc()).map_err(wrong)
 }
 
-/// Writes `2026-11-23 02:00 UTC+08:00`.
-fn local(time: DateTime<Utc>, zone: Tz) -> String {
-    let local = time.with_timezone(&zone);
-    let offset = local.format("%:z").to_string();
-    let offset = if offset == "+00:00" { "" } else { &offset };
-    format!("{} UTC{offset}", local.format("%Y-%m-%d %H:%M"))
-}
-
 /// Writes `02:00`, with the day when it is another one than that of the message.
 fn clock(time: DateTime<Utc>, at: DateTime<Utc>, zone: Tz) -> String {
     let (time, at) = (time.with_timezone(&zone), at.with_timezone(&zone));
     let form = if time.date_naive() == at.date_naive() { "%H:%M" } else { "%m-%d %H:%M" };
     time.format(form).to_string()
-}
-
-/// Writes a span with its two largest units at most: `3 h 20 min`.
-fn span(seconds: i64, language: Language) -> String {
-    let span = TimeDelta::seconds(seconds.max(0));
-    let parts = [span.num_days(), span.num_hours() % 24, span.num_minutes() % 60, span.num_seconds() % 60];
-    let first = parts.iter().position(|part| *part > 0).unwrap_or(3);
-    // Seconds beside minutes and minutes beside days help nobody.
-    let shown = if first == 2 { 1 } else { 2 };
-    let units = match language {
-        Language::En => [" d", " h", " min", " s"],
-        Language::Zh => [" 天", " 小时", " 分钟", " 秒"],
-    };
-    let texts = (first..4).take(shown).filter(|at| parts[*at] > 0 || *at == first);
-    texts.map(|at| format!("{}{}", parts[at], units[at])).collect::<Vec<_>>().join(" ")
-}
-
-/// Writes `81,234,567`.
-fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 impl Words {

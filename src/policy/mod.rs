@@ -5,6 +5,7 @@
 
 mod check;
 mod elsewhere;
+mod language;
 mod load;
 mod notify;
 mod place;
@@ -17,6 +18,7 @@ mod stack;
 mod text;
 
 pub use self::{
+    language::{grouped, local},
     load::{Need, find_policy},
     notify::{
         AddressConfig, Channel, EmailConfig, ExecConfig, HealthchecksConfig, MailEncryption, NotifyConfig,
