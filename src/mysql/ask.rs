@@ -1,6 +1,6 @@
 //! One question to a server, its answer row by row: what a drill asks of what it restored.
 //!
-//! *Order.* The question runs in a transaction that can only read. Rows are handed on as they come; the next one is
+//! *Order.* The question runs in a session that can only read. Rows are handed on as they come; the next one is
 //! read when the one before was taken.
 //!
 //! *Limits.* One row is in memory.
@@ -25,7 +25,8 @@ pub async fn ask(
 ) -> Result<()> {
     let server = Server::new(name, config, false)?;
     let mut conn = server.open(Purpose::ReadNames).await?;
-    server.run(&mut conn, "START TRANSACTION READ ONLY", "begin to read").await?;
+    // One that is begun by hand would be ended by a DROP, which then is carried out.
+    server.run(&mut conn, "SET SESSION TRANSACTION READ ONLY", "prepare to read").await?;
     let fail = |error| server.failure("answer the question", error);
     let mut result = conn.query_iter(query).await.map_err(fail)?;
     while let Some(row) = result.next().await.map_err(fail)? {
