@@ -62,9 +62,10 @@ impl Number {
         if is_digits(unsigned) && is_digits(fraction) {
             let whole: i128 = digits.parse().ok()?;
             let step = i128::from(fraction.bytes().any(|digit| digit != b'0'));
-            return Some(match digits.starts_with('-') {
-                true => Self { floor: whole.checked_sub(step)?, ceil: whole },
-                false => Self { floor: whole, ceil: whole.checked_add(step)? },
+            return Some(if digits.starts_with('-') {
+                Self { floor: whole.checked_sub(step)?, ceil: whole }
+            } else {
+                Self { floor: whole, ceil: whole.checked_add(step)? }
             });
         }
         // Floating point: MySQL writes no infinities, and Rust's words for them are none of its answers.
@@ -151,8 +152,8 @@ fn span(time: TimeDelta) -> String {
     }
 }
 
-/// Reads an instant: a date and time of `zone`, with or without a fraction; one with its own offset; a date; or seconds,
-/// milliseconds or microseconds since 1970.
+/// Reads an instant: a date and time of `zone`, with or without a fraction; one with its own offset; a date; or
+/// seconds, milliseconds or microseconds since 1970.
 fn instant(text: &str, zone: Tz, point: DateTime<Utc>) -> Result<DateTime<Utc>, String> {
     let no_time = || format!("the answer `{text}` is no date and time");
     if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
@@ -179,7 +180,7 @@ fn instant(text: &str, zone: Tz, point: DateTime<Utc>) -> Result<DateTime<Utc>, 
     }
 }
 
-/// Reads a UNIX time by its size: a number of seconds of our days has ten digits, of milliseconds 13, of microseconds 16.
+/// Reads a UNIX time by its size: in our days seconds have ten digits, milliseconds 13, microseconds 16.
 fn since_1970(text: &str) -> Option<DateTime<Utc>> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let number: i64 = whole.parse().ok()?;

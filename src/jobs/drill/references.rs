@@ -135,9 +135,8 @@ async fn in_database(
     }
     let (Some(glob), Some(pattern)) = (glob, &config.orphans) else { return Ok(tally) };
     let plain = pattern.find(['*', '?', '[', '{', '\\']).map_or(pattern.as_str(), |at| &pattern[..at]);
-    let hear = |key: Vec<u8>| match rows::matches(&glob, &key) {
-        true => rows::found(&mut book.pages(), &key),
-        false => Ok(()),
+    let hear = |key: Vec<u8>| {
+        if rows::matches(&glob, &key) { rows::found(&mut book.pages(), &key) } else { Ok(()) }
     };
     keys.walk(&beginning_with(plain.as_bytes()), hear).await?;
     let names = names.clone();

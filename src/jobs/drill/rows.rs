@@ -167,7 +167,7 @@ impl Names {
         let tell = |why| {
             tally.add(Fault::Incomparable, 1, || {
                 format!("row {} says `{}`, {why}", self.show(key), shown(text))
-            })
+            });
         };
         value.map_err(tell).ok()
     }
