@@ -9,6 +9,7 @@
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
 //! | [`conn`] | sessions and errors |
 //! | [`examine`] | whether a server can be backed up |
+//! | [`ask`](mod@ask) | one question of a drill |
 //!
 //! Entries of a source: `<db>/schema.sql`, `<db>/<table>/table.sql` and `table.json`, `<db>/<view>/…`,
 //! `<db>/<table>/data.00001.tsv` …, then `<db>/<table>/triggers.sql`, `<db>/routines.sql`,
@@ -16,6 +17,7 @@
 
 mod accounts;
 mod apply;
+mod ask;
 mod codec;
 mod conn;
 mod ddl;
@@ -32,4 +34,9 @@ mod sql;
 mod target;
 mod tsv;
 
-pub use self::{script::SqlScript, source::MysqlSource, target::MysqlTarget};
+pub use self::{
+    ask::{Answer, ask},
+    script::SqlScript,
+    source::MysqlSource,
+    target::MysqlTarget,
+};

@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use ::redis::{
-    AsyncConnectionConfig, Cmd, FromRedisValue, RedisConnectionInfo, RedisError, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisConnectionInfo, RedisError,
+    aio::MultiplexedConnection,
 };
 use tokio::task::AbortHandle;
 
@@ -58,6 +59,12 @@ impl Control {
         let name = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
         let answer = command.query_async(&mut self.connection).await;
         answer.map_err(|error| failure(&self.server, &name, &error))
+    }
+
+    /// Sends many commands at once and returns their answers in order; `name` is what a refusal says.
+    pub(super) async fn ask_all<T: FromRedisValue>(&mut self, name: &str, commands: &Pipeline) -> Result<T> {
+        let answer = commands.query_async(&mut self.connection).await;
+        answer.map_err(|error| failure(&self.server, name, &error))
     }
 
     /// Reads a section of `INFO` as fields.

@@ -12,6 +12,7 @@
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
 //! | `examine` | whether a server can be backed up |
+//! | `keys` | which keys there are, for a drill |
 //! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
 
 mod archive;
@@ -19,6 +20,7 @@ mod control;
 mod crc;
 mod describe;
 pub mod examine;
+pub mod keys;
 mod pieces;
 mod preflight;
 mod primary;

@@ -1,5 +1,15 @@
 //! A drill: everything is restored into a lab and asked whether it is what was backed up.
 
+mod answers;
+mod objects;
+mod programs;
+mod questions;
+mod references;
+mod rows;
 mod scene;
 
-pub use self::scene::{Cast, Scene};
+pub use self::{
+    objects::ObjectBook,
+    questions::Asking,
+    scene::{Cast, Scene},
+};

@@ -1,0 +1,167 @@
+//! What the policy asks of a restored stack: references, expectations, freshness, commands, in this order.
+//!
+//! A question that the lab could not answer could not run: its reason stands in the assertion, beside the lab's own
+//! when a server of it is gone. The others are asked all the same.
+
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    answers::{Single, judge_age, judge_number},
+    objects::ObjectBook,
+    programs, references,
+    scene::{Cast, Scene},
+};
+use crate::{
+    drill::{Assertion, Question, Report},
+    error::{ExitCode, Failure, Result},
+    event::SharedMonitor,
+    lab::Lab,
+    mysql,
+    names::{SnapshotId, SourceName},
+    policy::{DrillConfig, ExpectConfig, FreshnessConfig, MysqlConfig, SourceKind},
+};
+
+/// What questions need to know of a scene.
+pub struct Asking<'a> {
+    /// What the policy asks.
+    pub drill: &'a DrillConfig,
+    /// The snapshot that was restored.
+    pub snapshot: &'a SnapshotId,
+    /// The instant that each source was read at.
+    pub points: BTreeMap<SourceName, DateTime<Utc>>,
+    /// The sources that were restored.
+    pub cast: &'a [Cast],
+    /// Where they were restored to.
+    pub lab: &'a dyn Lab,
+    /// Who hears what happens.
+    pub monitor: &'a SharedMonitor,
+}
+
+/// Asks everything that the policy asks of what was restored.
+#[expect(dead_code, reason = "the drill that calls it is not there yet")]
+pub(super) async fn ask(
+    scene: &Scene<'_>,
+    book: &mut ObjectBook,
+    previous: Option<&Report>,
+) -> Vec<Assertion> {
+    Asking::of(scene).ask(book, previous).await
+}
+
+impl<'a> Asking<'a> {
+    /// Takes what is needed out of a scene.
+    pub fn of(scene: &'a Scene<'_>) -> Self {
+        let sources = scene.snapshot.manifest.sources.iter();
+        Self {
+            drill: &scene.stack.drill,
+            snapshot: &scene.snapshot.refs.snapshot,
+            points: sources.map(|source| (source.name.clone(), source.point.at)).collect(),
+            cast: &scene.cast,
+            lab: scene.lab,
+            monitor: scene.monitor,
+        }
+    }
+
+    /// Asks everything. `book` has every object of the lab; `previous` is the drill before.
+    pub async fn ask(&self, book: &mut ObjectBook, previous: Option<&Report>) -> Vec<Assertion> {
+        let mut all = Vec::new();
+        for config in &self.drill.references {
+            let name = references::name_of(config);
+            self.tell(&name);
+            let answer = references::ask(self, config, book, previous).await;
+            all.push(self.settle(answer, (Question::Reference, &name, Some(&config.source))).await);
+        }
+        for config in &self.drill.expectations {
+            self.tell(&config.name);
+            let answer = self.expect(config).await;
+            all.push(self.settle(answer, (Question::Expectation, &config.name, Some(&config.source))).await);
+        }
+        for config in &self.drill.freshness {
+            self.tell(&config.name);
+            let answer = self.newest(config).await;
+            all.push(self.settle(answer, (Question::Freshness, &config.name, Some(&config.source))).await);
+        }
+        for config in &self.drill.commands {
+            self.tell(&config.name);
+            let answer = programs::run(self, config).await;
+            all.push(self.settle(answer, (Question::Command, &config.name, None)).await);
+        }
+        all
+    }
+
+    fn tell(&self, name: &str) {
+        self.monitor.step(None, format!("ask `{name}`"));
+    }
+
+    /// Returns the answer, or why there is none.
+    async fn settle(
+        &self,
+        answer: Result<Assertion>,
+        (kind, name, source): (Question, &str, Option<&String>),
+    ) -> Assertion {
+        let failure = match answer {
+            Ok(assertion) => return assertion,
+            Err(failure) => failure,
+        };
+        let mut why = failure.chain().join(": ");
+        if let Err(reason) = self.lab.check().await {
+            why = format!("{}; so {why}", reason.chain().join(": "));
+        }
+        let assertion = Assertion::could_not_run(kind, name, why);
+        match source {
+            Some(source) => assertion.about(source),
+            None => assertion,
+        }
+    }
+
+    /// Returns the copy of a source.
+    pub(super) fn copy_of(&self, name: &str) -> Result<&Cast> {
+        self.cast.iter().find(|one| one.config.name.as_str() == name).ok_or_else(|| {
+            Failure::new(ExitCode::DrillNotRun, format!("source `{name}` was not restored into the lab"))
+        })
+    }
+
+    /// Returns a MySQL source's copy.
+    pub(super) fn mysql(&self, name: &str) -> Result<(&SourceName, &MysqlConfig)> {
+        let copy = self.copy_of(name)?;
+        match &copy.config.kind {
+            SourceKind::Mysql(config) => Ok((&copy.config.name, config)),
+            other => {
+                let what = format!("source `{name}` is of kind {}, not mysql", other.word());
+                Err(Failure::new(ExitCode::Usage, what))
+            }
+        }
+    }
+
+    /// Asks for a single value.
+    async fn single(&self, source: &str, query: &str) -> Result<Single> {
+        let (name, config) = self.mysql(source)?;
+        let mut single = Single::NoRow;
+        let hear = |row| {
+            single = std::mem::replace(&mut single, Single::NoRow).and(row);
+            Ok(if matches!(single, Single::Several(_)) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        };
+        mysql::ask(name, config, query, hear).await?;
+        Ok(single)
+    }
+
+    async fn expect(&self, config: &ExpectConfig) -> Result<Assertion> {
+        let answer = self.single(&config.source, &config.query).await?;
+        Ok(judge_number(config, &answer).about(&config.source))
+    }
+
+    async fn newest(&self, config: &FreshnessConfig) -> Result<Assertion> {
+        let (name, _) = self.mysql(&config.source)?;
+        let point = self.points.get(name).ok_or_else(|| {
+            let what = format!("snapshot `{}` does not say when `{name}` was read", self.snapshot);
+            Failure::new(ExitCode::DrillNotRun, what)
+        })?;
+        let answer = self.single(&config.source, &config.query).await?;
+        Ok(judge_age(config, &answer, *point).about(&config.source))
+    }
+}
