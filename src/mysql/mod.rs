@@ -9,6 +9,7 @@
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
 //! | [`conn`] | sessions and errors |
 //! | [`examine`] | whether a server can be backed up |
+//! | [`compare`] | whether two readings hold the same, and which rows and programs differ |
 //!
 //! Entries of a source: `<db>/schema.sql`, `<db>/<table>/table.sql` and `table.json`, `<db>/<view>/…`,
 //! `<db>/<table>/data.00001.tsv` …, then `<db>/<table>/triggers.sql`, `<db>/routines.sql`,
@@ -17,6 +18,7 @@
 mod accounts;
 mod apply;
 mod codec;
+pub mod compare;
 mod conn;
 mod ddl;
 pub mod examine;

@@ -12,9 +12,11 @@
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
 //! | `examine` | whether a server can be backed up |
+//! | `compare` | whether two dumps hold the same, and which keys differ |
 //! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
 
 mod archive;
+pub mod compare;
 mod control;
 mod crc;
 mod describe;
