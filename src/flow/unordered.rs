@@ -268,6 +268,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         /// Every edit is named and nothing else, in whatever order the two sides come.
         #[test]
         fn every_edit_is_named_and_nothing_else(

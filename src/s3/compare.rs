@@ -6,8 +6,8 @@ use super::{facts::TAGS_UNREAD, merge::TORN};
 use crate::flow::{EntryMeta, Likeness, Seen, Stage, compare::Counts};
 
 /// What a server sets by itself or a restore leaves to it: dates, the form of an `ETag`, where and how it keeps the
-/// object. Retention is kept as a record and not set again.
-const OWN: [&str; 6] = ["last_modified", "etag", "storage_class", "encryption", "lock", TAGS_UNREAD];
+/// object. Retention is kept as a record and not set again; the length stands in the entry itself.
+const OWN: [&str; 7] = ["size", "last_modified", "etag", "storage_class", "encryption", "lock", TAGS_UNREAD];
 
 /// When two entries of an S3 source hold the same.
 pub struct S3Likeness;
