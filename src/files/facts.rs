@@ -187,7 +187,7 @@ fn hex(out: &mut String, byte: u8) {
 }
 
 /// Adds a name of any bytes: as text where it is text, else in hex under `<name>_hex`.
-fn put_name(attrs: &mut Attrs, name: &str, path: &Path) {
+pub(super) fn put_name(attrs: &mut Attrs, name: &str, path: &Path) {
     match path.to_str() {
         Some(text) => attrs.insert(name.to_owned(), text.into()),
         None => attrs.insert(format!("{name}_hex"), hex::encode(path.as_os_str().as_bytes()).into()),

@@ -9,12 +9,14 @@
 //! | [`place`] | a folder that nothing written through it can leave |
 //! | [`target`] | the writer, to the original paths or below a folder |
 //! | [`examine`] | whether files can be backed up |
+//! | [`compare`] | when two paths are the same |
 //! | [`folder`] | entries of any source as plain files below a folder |
 //!
 //! Kept: folders, files, symbolic links; mode, owner, time of change, names of any bytes. *Not kept*: hard
 //! links (each name becomes a file of its own), holes of sparse files (they come back filled with zeros),
 //! extended attributes and ACLs. Sockets, pipes and devices are reported, not read.
 
+mod compare;
 pub mod examine;
 mod facts;
 mod folder;
@@ -23,4 +25,4 @@ mod source;
 mod target;
 mod walk;
 
-pub use self::{folder::EntryFolder, source::FilesSource, target::FilesTarget};
+pub use self::{compare::FilesLikeness, folder::EntryFolder, source::FilesSource, target::FilesTarget};

@@ -8,13 +8,16 @@
 //! 4. When one side fails, the cause is told and not its echo ([`settle`]).
 //! 5. A source announces its inventory; success with an item missing is an error.
 
+pub mod compare;
 pub mod conformance;
 mod entry;
 mod select;
+pub mod unordered;
 
 use async_trait::async_trait;
 
 pub use self::{
+    compare::{Likeness, Oddity, Seen},
     entry::{
         Attrs, BODY_DEPTH, Body, BodyWriter, Cut, Entry, EntryMeta, EntrySink, EntryStream, FRAME_BYTES_MAX,
         FlowError, FlowResult, Piece, Point, Problem, Reuse, STREAM_DEPTH, Stage, channel,

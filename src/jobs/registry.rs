@@ -9,14 +9,14 @@ use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    files::{EntryFolder, FilesSource, FilesTarget},
+    files::{EntryFolder, FilesLikeness, FilesSource, FilesTarget},
     finding::{Finding, Law},
-    flow::{Source, Target},
-    mysql::{MysqlSource, MysqlTarget},
+    flow::{Likeness, Source, Target},
+    mysql::{MysqlSource, MysqlTarget, compare::MysqlLikeness},
     names::SourceName,
     policy::{SourceConfig, SourceKind},
-    redis::{RedisSource, RedisTarget},
-    s3::{S3Source, S3Target},
+    redis::{RedisSource, RedisTarget, compare::RedisLikeness},
+    s3::{S3Likeness, S3Source, S3Target},
 };
 
 /// Makes the source that a policy describes.
@@ -29,6 +29,20 @@ pub fn source(config: &SourceConfig, ground: &Ground, monitor: &SharedMonitor) -
         SourceKind::Files(kind) => Box::new(FilesSource::new(name, kind, ground, monitor)),
     };
     Ready { name: config.name.clone(), kind: config.kind.word(), source: Ok(source) }
+}
+
+/// Returns when two entries of a source are the same. `original` is the source in the policy, where `config` is a copy
+/// of it that lies elsewhere.
+pub fn likeness(config: &SourceConfig, original: Option<&SourceConfig>) -> Box<dyn Likeness> {
+    match (&config.kind, original.map(|original| &original.kind)) {
+        (SourceKind::Mysql(_), _) => Box::new(MysqlLikeness),
+        (SourceKind::Redis(_), _) => Box::new(RedisLikeness),
+        (SourceKind::S3(_), _) => Box::new(S3Likeness),
+        (SourceKind::Files(copy), Some(SourceKind::Files(original))) => {
+            Box::new(FilesLikeness::of_copy(&original.paths, &copy.paths))
+        }
+        (SourceKind::Files(_), _) => Box::new(FilesLikeness::in_place()),
+    }
 }
 
 /// Looks whether a source can be backed up. `backups_every` is the longest time between two backups of the schedule.

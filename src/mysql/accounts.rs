@@ -192,7 +192,16 @@ fn is_create(sql: &str) -> bool {
     sql.starts_with("CREATE USER") || sql.starts_with("CREATE ROLE")
 }
 
-fn parts(statement: &[u8]) -> Result<(String, String)> {
+/// Returns the table that a grant is for, if it is for one table.
+pub(super) fn table_granted(sql: &str) -> Option<(String, String)> {
+    let at = sql.rfind("` TO ")?;
+    let begin = sql[..at].rfind(" ON `")? + " ON `".len();
+    let (db, table) = sql[begin..at].split_once("`.`")?;
+    sql.starts_with("GRANT ").then(|| (db.replace("``", "`"), table.replace("``", "`")))
+}
+
+/// Returns the account that a statement belongs to, and the statement itself.
+pub(super) fn parts(statement: &[u8]) -> Result<(String, String)> {
     let whole = || Failure::new(ExitCode::Damage, "entry `accounts.sql` names no account before a statement");
     let text = std::str::from_utf8(statement).map_err(|_| whole())?;
     let (account, sql) = text.strip_prefix(MARK).and_then(|rest| rest.split_once('\n')).ok_or_else(whole)?;

@@ -85,11 +85,17 @@ pub(super) fn table_meta(kind: &str, at: &Place, stage: Stage, file: &str) -> Re
 pub(super) struct Wanted {
     take: GlobSet,
     leave: GlobSet,
+    only: Option<Place>,
 }
 
 impl Wanted {
     pub fn new(config: &MysqlConfig) -> Result<Self> {
-        Ok(Self { take: globs(&config.databases)?, leave: globs(&config.exclude)? })
+        Ok(Self { take: globs(&config.databases)?, leave: globs(&config.exclude)?, only: None })
+    }
+
+    /// Wants one table of these and nothing else; all of them when there is none.
+    pub fn only(self, table: Option<Place>) -> Self {
+        Self { only: table, ..self }
     }
 
     pub fn database(&self, db: &str) -> bool {
@@ -97,14 +103,16 @@ impl Wanted {
             && !db.starts_with("#mysql50#")
             && self.take.is_match(db)
             && !self.leave.is_match(db)
+            && self.only.as_ref().is_none_or(|only| only.db == db)
     }
 
     pub fn table(&self, db: &str, table: &str) -> bool {
-        self.database(db) && !self.leave.is_match(format!("{db}.{table}"))
+        let is_meant = self.only.as_ref().is_none_or(|only| only.table == table);
+        is_meant && self.database(db) && !self.leave.is_match(format!("{db}.{table}"))
     }
 
     pub fn accounts(&self) -> bool {
-        !self.leave.is_match(ACCOUNTS)
+        self.only.is_none() && !self.leave.is_match(ACCOUNTS)
     }
 }
 

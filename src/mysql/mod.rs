@@ -10,6 +10,7 @@
 //! | [`conn`] | sessions and errors |
 //! | [`examine`] | whether a server can be backed up |
 //! | [`ask`](mod@ask) | one question of a drill |
+//! | [`compare`] | whether two readings hold the same, and which rows and programs differ |
 //!
 //! Entries of a source: `<db>/schema.sql`, `<db>/<table>/table.sql` and `table.json`, `<db>/<view>/…`,
 //! `<db>/<table>/data.00001.tsv` …, then `<db>/<table>/triggers.sql`, `<db>/routines.sql`,
@@ -19,6 +20,7 @@ mod accounts;
 mod apply;
 mod ask;
 mod codec;
+pub mod compare;
 mod conn;
 mod ddl;
 pub mod examine;

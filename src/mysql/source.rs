@@ -38,12 +38,20 @@ pub struct MysqlSource {
     config: MysqlConfig,
     ground: Ground,
     monitor: SharedMonitor,
+    only: Option<Place>,
 }
 
 impl MysqlSource {
     /// Makes a source; nothing is connected yet.
     pub fn new(name: SourceName, config: MysqlConfig, ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, ground, monitor }
+        Self { name, config, ground, monitor, only: None }
+    }
+
+    /// Reads one table, and nothing of others.
+    #[must_use]
+    pub fn only_table(mut self, db: &str, table: &str) -> Self {
+        self.only = Some(Place { db: db.to_owned(), table: table.to_owned() });
+        self
     }
 }
 
@@ -55,7 +63,7 @@ impl Source for MysqlSource {
 
     async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
         let server = Server::new(&self.name, &self.config, false)?;
-        let wanted = Wanted::new(&self.config)?;
+        let wanted = Wanted::new(&self.config)?.only(self.only);
         let mut snapshot = Snapshot::take(&server, &wanted, &self.ground, &*self.monitor).await?;
         let content = Content::read(&server, &wanted, &mut snapshot).await?;
         sink.announce(content.inventory(&snapshot)).await?;

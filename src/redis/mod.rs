@@ -13,9 +13,11 @@
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
 //! | `examine` | whether a server can be backed up |
 //! | `keys` | which keys there are, for a drill |
+//! | `compare` | whether two dumps hold the same, and which keys differ |
 //! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
 
 mod archive;
+pub mod compare;
 mod control;
 mod crc;
 mod describe;

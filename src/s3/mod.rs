@@ -15,6 +15,7 @@
 //! | [`put`], [`standing`] | one object written; what stands in the target's buckets already |
 //! | [`target`] | the writer |
 //! | [`examine`] | whether buckets can be backed up |
+//! | [`compare`] | when two objects are the same |
 //!
 //! *Not kept yet*: older versions and delete markers of versioned buckets (the latest state is; the reader
 //! warns), ACLs, notification and replication settings. A change of an object's tags alone moves neither its
@@ -22,6 +23,7 @@
 
 mod bucket;
 mod client;
+mod compare;
 pub mod examine;
 mod facts;
 mod fetch;
@@ -32,4 +34,4 @@ mod source;
 mod standing;
 mod target;
 
-pub use self::{source::S3Source, target::S3Target};
+pub use self::{compare::S3Likeness, source::S3Source, target::S3Target};

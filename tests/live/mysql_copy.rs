@@ -2,10 +2,11 @@
 
 use lifeboat::{
     flow::{
-        Selection, Source, Target, WriteOptions,
+        Likeness, Selection, Source, Target, WriteOptions,
         conformance::{Pair, piping_is_copying, read_all},
         pipe,
     },
+    mysql::compare::MysqlLikeness,
     policy::MysqlConfig,
 };
 
@@ -40,6 +41,9 @@ impl Pair for Copy {
     }
     fn copy(&self) -> Box<dyn Source> {
         source(&self.to)
+    }
+    fn likeness(&self) -> &dyn Likeness {
+        &MysqlLikeness
     }
 }
 

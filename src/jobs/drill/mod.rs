@@ -6,6 +6,7 @@ mod programs;
 mod questions;
 mod references;
 mod rows;
+pub mod contents;
 mod scene;
 
 pub use self::{

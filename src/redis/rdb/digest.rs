@@ -16,30 +16,7 @@ use super::{
     packed,
     value::{ascii_score, times},
 };
-
-/// A sum of digests that does not depend on their order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sum([u64; 4]);
-
-impl Sum {
-    /// Adds one digest.
-    pub(super) fn add(&mut self, digest: &[u8; 32]) {
-        for (lane, bytes) in self.0.iter_mut().zip(digest.chunks_exact(8)) {
-            let mut eight = [0; 8];
-            eight.copy_from_slice(bytes);
-            *lane = lane.wrapping_add(u64::from_le_bytes(eight));
-        }
-    }
-
-    /// Returns the sum as bytes.
-    pub(super) fn bytes(self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        for (eight, lane) in bytes.chunks_exact_mut(8).zip(self.0) {
-            eight.copy_from_slice(&lane.to_le_bytes());
-        }
-        bytes
-    }
-}
+use crate::flow::unordered::Sum;
 
 /// Digests a list of texts so that no two lists give one digest.
 fn of_texts(texts: &[&[u8]]) -> [u8; 32] {
@@ -67,20 +44,24 @@ pub(super) fn of_key(db: u64, key: &[u8], kind: &str, expires: Option<i64>, cont
     of_texts(&[b"key", &db.to_le_bytes(), key, kind.as_bytes(), expires, content])
 }
 
-/// Reads a value and digests what it holds.
+/// Reads a value and digests what it holds; `None` when it is a hash of which every field has expired by `judged_at_ms`.
+///
+/// Without that instant nothing counts as expired.
 pub(super) fn of_value<R: Read>(
     tape: &mut Tape<R>,
     flavour: Flavour,
     code: u8,
-) -> Result<[u8; 32], RdbError> {
-    match code {
-        0 | 9 => of_text(tape),
-        1 | 10 | 14 | 18 => of_list(tape, code),
-        2 | 11 | 20 => of_set(tape, code),
-        3 | 5 | 12 | 17 => of_sorted_set(tape, code),
-        15 | 19 | 21 => of_stream(tape, code),
-        _ => of_hash(tape, flavour, code),
-    }
+    judged_at_ms: Option<i64>,
+) -> Result<Option<[u8; 32]>, RdbError> {
+    let digest = match code {
+        0 | 9 => of_text(tape)?,
+        1 | 10 | 14 | 18 => of_list(tape, code)?,
+        2 | 11 | 20 => of_set(tape, code)?,
+        3 | 5 | 12 | 17 => of_sorted_set(tape, code)?,
+        15 | 19 | 21 => of_stream(tape, code)?,
+        _ => return of_hash(tape, flavour, code, judged_at_ms),
+    };
+    Ok(Some(digest))
 }
 
 fn of_text<R: Read>(tape: &mut Tape<R>) -> Result<[u8; 32], RdbError> {
@@ -163,9 +144,19 @@ fn of_sorted_set<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<[u8; 32], RdbE
 }
 
 /// Digests a hash; a field's own expiry is part of it, absolute, 0 for none.
-fn of_hash<R: Read>(tape: &mut Tape<R>, flavour: Flavour, code: u8) -> Result<[u8; 32], RdbError> {
-    let mut sum = Sum::default();
+fn of_hash<R: Read>(
+    tape: &mut Tape<R>,
+    flavour: Flavour,
+    code: u8,
+    judged_at_ms: Option<i64>,
+) -> Result<Option<[u8; 32]>, RdbError> {
+    let (mut sum, mut live, mut expired) = (Sum::default(), 0_u64, 0_u64);
     let mut add = |field: &[u8], value: &[u8], expires_at_ms: i64| {
+        if expires_at_ms != 0 && judged_at_ms.is_some_and(|now_ms| expires_at_ms <= now_ms) {
+            expired += 1;
+            return;
+        }
+        live += 1;
         sum.add(&of_texts(&[field, value, &expires_at_ms.to_le_bytes()]));
     };
     match code {
@@ -202,7 +193,7 @@ fn of_hash<R: Read>(tape: &mut Tape<R>, flavour: Flavour, code: u8) -> Result<[u
             }
         }
     }
-    Ok(sum.bytes())
+    Ok((live > 0 || expired == 0).then(|| sum.bytes()))
 }
 
 /// Digests a stream in the order of `rdbSaveObject`, without the times at which consumers were seen.

@@ -7,7 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Flavour, Item, RdbError, Tape, Version, Walker, digest::Sum};
+use super::{Flavour, Item, RdbError, Tape, Version, Walker};
+use crate::flow::unordered::Sum;
 
 /// Whether the bytes were proven by the checksum at their end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

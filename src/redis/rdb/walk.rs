@@ -82,6 +82,8 @@ pub(crate) struct Found {
     pub(crate) end: u64,
     /// Digest of database, key, content and expiry, when the walk computes digests.
     pub(crate) digest: Option<[u8; 32]>,
+    /// Whether it has expired at the instant that the walk judges by, the key or all that is in it.
+    pub(crate) expired: bool,
 }
 
 /// What stands before a key and belongs to it.
@@ -98,6 +100,7 @@ pub(crate) struct Walker<R> {
     version: Version,
     db: u64,
     digesting: bool,
+    judged_at_ms: Option<i64>,
 }
 
 impl<R: Read> Walker<R> {
@@ -113,7 +116,13 @@ impl<R: Read> Walker<R> {
         };
         let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
         let number = number.ok_or(RdbError::malformed(0, "its version is no number"))?;
-        Ok(Self { tape, version: Version { flavour, number }, db: 0, digesting })
+        Ok(Self { tape, version: Version { flavour, number }, db: 0, digesting, judged_at_ms: None })
+    }
+
+    /// Makes the walk say what has expired at an instant; fields of hashes that have are no part of a digest then.
+    pub(crate) fn judge_at(mut self, now_ms: i64) -> Self {
+        self.judged_at_ms = Some(now_ms);
+        self
     }
 
     /// Returns what the header said.
@@ -193,12 +202,16 @@ impl<R: Read> Walker<R> {
         let begin = self.tape.offset();
         let mut kind = kind.to_owned();
         let mut digest = None;
+        let due = |now_ms: i64| options.expires_at_ms.is_some_and(|at| at <= now_ms);
+        let mut expired = self.judged_at_ms.is_some_and(due);
         if code == value::MODULE {
             kind = format!("module:{}", value::skip_module_value(&mut self.tape)?);
             digest =
                 self.digesting.then(|| digest::of_key(self.db, &key, &kind, options.expires_at_ms, &[0; 32]));
         } else if self.digesting {
-            let content = digest::of_value(&mut self.tape, self.version.flavour, code)?;
+            let content = digest::of_value(&mut self.tape, self.version.flavour, code, self.judged_at_ms)?;
+            expired |= content.is_none();
+            let content = content.unwrap_or_default();
             digest = Some(digest::of_key(self.db, &key, &kind, options.expires_at_ms, &content));
         } else {
             value::skip(&mut self.tape, self.version.flavour, code)?;
@@ -217,6 +230,7 @@ impl<R: Read> Walker<R> {
             begin,
             end,
             digest,
+            expired,
         }))
     }
 

@@ -1,0 +1,48 @@
+//! Objects and files: an entry is a thing, and its name is the finding.
+
+use bytes::Bytes;
+
+use super::{Findings, Pair};
+use crate::{
+    drill::Assertion,
+    error::Result,
+    flow::{
+        Likeness, Seen, Stage,
+        compare::{Difference, Observer},
+    },
+};
+
+struct Watch<'a> {
+    likeness: &'a dyn Likeness,
+    each: &'a mut (dyn FnMut(&Seen) + Send),
+    findings: Findings,
+}
+
+impl Observer for Watch<'_> {
+    fn held(&mut self, seen: &Seen, _bytes: Option<&Bytes>) {
+        if seen.meta.stage == Stage::Data {
+            (self.each)(seen);
+        }
+    }
+
+    fn differs(&mut self, difference: Difference) {
+        self.findings.add(difference.text(self.likeness));
+    }
+}
+
+/// Compares a source whose entries are what its owner knows by name; `each` hears of all that are data.
+pub(super) async fn compare(
+    pair: &Pair<'_>,
+    what: &str,
+    each: &mut (dyn FnMut(&Seen) + Send),
+) -> Result<Assertion> {
+    let mut watch = Watch { likeness: &*pair.likeness, each, findings: Findings::default() };
+    let compared = pair.entries(&mut watch).await?;
+    let findings = watch.findings;
+    let counts: &[&str] = if what == "objects" {
+        &["objects", "buckets", "bytes"]
+    } else {
+        &["files", "folders", "links", "bytes"]
+    };
+    Ok(pair.verdict(&compared, findings, counts))
+}

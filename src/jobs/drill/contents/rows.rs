@@ -1,0 +1,210 @@
+//! MySQL: definitions by name, programs one by one, and rows by their key.
+//!
+//! *Order.* Entries first. Then, where pieces of a table differ, its rows as a set: a table may be cut into other pieces
+//! and hold the same rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::{Findings, Pair};
+use crate::{
+    drill::Assertion,
+    error::Result,
+    event::NoMonitor,
+    flow::{
+        EntryMeta, EntryStream, FlowResult, Likeness, Oddity, STREAM_DEPTH, Seen, Selection, Source, channel,
+        compare::{Difference, KEPT_BYTES_MAX, Observer},
+        settle,
+    },
+    mysql::{
+        MysqlSource,
+        compare::{
+            Side, differing_accounts, differing_programs, is_accounts, is_layout, is_of_programs, list_rows,
+            name_rows, selection, sum_rows, table_of,
+        },
+    },
+    policy::MysqlConfig,
+};
+
+/// What the detail tells of.
+const COUNTS: [&str; 8] =
+    ["rows", "tables", "views", "triggers", "routines", "events", "sequences", "databases"];
+/// Scripts of programs that are compared one by one; of more, only the entry is named.
+const SCRIPTS_MAX: usize = 1000;
+
+/// A database and a table.
+type Table = (String, String);
+
+/// What differs, sorted by what is asked next.
+struct Watch<'a> {
+    likeness: &'a dyn Likeness,
+    /// Tables that are missing or extra as a whole, or of which the definition differs.
+    tables: BTreeMap<Table, Oddity>,
+    /// Tables with other columns, or other pieces of rows.
+    layouts: BTreeMap<Table, String>,
+    rows: BTreeSet<Table>,
+    /// Scripts of programs by path.
+    scripts: BTreeMap<String, Difference>,
+    accounts: Option<Bytes>,
+    findings: Findings,
+}
+
+impl Observer for Watch<'_> {
+    fn held(&mut self, seen: &Seen, bytes: Option<&Bytes>) {
+        if is_accounts(&seen.meta) {
+            self.accounts = bytes.cloned();
+        }
+    }
+
+    fn differs(&mut self, difference: Difference) {
+        let (meta, oddity) = (&difference.meta, difference.oddity);
+        let line = format!("{} {}", self.likeness.name(meta), oddity.verb());
+        match table_of(meta) {
+            Some((table, "rows")) => drop(self.rows.insert(table)),
+            Some((table, "table")) => {
+                self.findings.add(line);
+                self.tables.insert(table, oddity);
+            }
+            Some((table, _)) if is_layout(meta) => drop(self.layouts.insert(table, line)),
+            // A backup that may not read accounts has none, and each server has its own.
+            _ if is_accounts(meta) && oddity == Oddity::Extra => {}
+            _ if is_of_programs(meta) && self.scripts.len() < SCRIPTS_MAX => {
+                self.scripts.insert(meta.path.to_string(), difference);
+            }
+            _ => self.findings.add(line),
+        }
+    }
+}
+
+pub(super) async fn compare(pair: &Pair<'_>, config: &MysqlConfig) -> Result<Assertion> {
+    let mut watch = Watch {
+        likeness: &*pair.likeness,
+        tables: BTreeMap::new(),
+        layouts: BTreeMap::new(),
+        rows: BTreeSet::new(),
+        scripts: BTreeMap::new(),
+        accounts: None,
+        findings: Findings::default(),
+    };
+    let compared = pair.entries(&mut watch).await?;
+    let Watch { tables, layouts, rows, scripts, accounts, mut findings, .. } = watch;
+    let is_whole = |table: &Table| !matches!(tables.get(table), Some(Oddity::Missing | Oddity::Extra));
+    // Where the definition differs, other columns are no news.
+    layouts
+        .into_iter()
+        .filter(|(table, _)| !tables.contains_key(table))
+        .for_each(|(_, line)| findings.add(line));
+    programs(pair, scripts, accounts.as_ref(), &mut findings).await?;
+    for table in rows.iter().filter(|table| is_whole(table)) {
+        let at = (table.0.as_str(), table.1.as_str());
+        rows_of(pair, config, at, &mut findings).await.map_err(|error| error.about(pair.name()))?;
+    }
+    Ok(pair.verdict(&compared, findings, &COUNTS))
+}
+
+/// Fetches the scripts that differ, and the accounts, and names what differs in them.
+async fn programs(
+    pair: &Pair<'_>,
+    mut scripts: BTreeMap<String, Difference>,
+    accounts: Option<&Bytes>,
+    findings: &mut Findings,
+) -> Result<()> {
+    if scripts.is_empty() && accounts.is_none() {
+        return Ok(());
+    }
+    let mut lines = pair.scene.snapshot.entries(pair.manifest);
+    while let Some(record) = lines.next().await? {
+        let script = scripts.remove(record.meta.path.as_str());
+        let is_wanted = script.is_some() || is_accounts(&record.meta);
+        if !is_wanted || record.size_bytes > KEPT_BYTES_MAX as u64 {
+            if let Some(script) = script {
+                findings.add(script.text(&*pair.likeness));
+            }
+            continue;
+        }
+        let stored = pair.scene.snapshot.entry_bytes(&record, KEPT_BYTES_MAX as u64).await?;
+        let named = match (&script, accounts) {
+            (Some(script), _) => one_by_one(&record.meta, Some(&stored), script)?,
+            (None, Some(found)) => differing_accounts(&stored, found, &pair.manifest.inventory)?,
+            (None, None) => Vec::new(),
+        };
+        named.into_iter().for_each(|line| findings.add(line));
+    }
+    for script in scripts.into_values() {
+        let named = one_by_one(&script.meta, None, &script)?;
+        named.into_iter().for_each(|line| findings.add(line));
+    }
+    Ok(())
+}
+
+/// Names the programs that differ; the script itself where that says nothing.
+fn one_by_one(meta: &EntryMeta, stored: Option<&[u8]>, script: &Difference) -> Result<Vec<String>> {
+    let unknown = || vec![format!("entry {} {}", meta.path, script.oddity.verb())];
+    if script.oddity != Oddity::Missing && script.bytes.is_none() {
+        return Ok(unknown());
+    }
+    let db = meta.text("db").unwrap_or_default();
+    let named = differing_programs(db, stored, script.bytes.as_deref())?;
+    Ok(if named.is_empty() { unknown() } else { named })
+}
+
+/// Compares the rows of one table as a set, and names those that differ.
+async fn rows_of(
+    pair: &Pair<'_>,
+    config: &MysqlConfig,
+    at: (&str, &str),
+    findings: &mut Findings,
+) -> FlowResult<()> {
+    let sides = Sides { pair, config, at };
+    let stored = sides.stored(|entries| sum_rows(entries, at, None)).await?;
+    let found = sides.found(|entries| sum_rows(entries, at, Some(&stored))).await?;
+    if !stored.is_comparable(&found) {
+        let what = format!("the rows of table {}.{} differ: they have other columns", at.0, at.1);
+        findings.add(what.escape_debug().to_string());
+        return Ok(());
+    }
+    let Some(mut listing) = stored.listing(&found) else { return Ok(()) };
+    sides.stored(|entries| list_rows(entries, at, &stored, Side::Stored, &mut listing)).await?;
+    sides.found(|entries| list_rows(entries, at, &stored, Side::Found, &mut listing)).await?;
+    let odds = name_rows(at, &stored, listing, findings.room());
+    findings.total += odds.total;
+    findings.is_open |= odds.is_open;
+    findings.named.extend(odds.named);
+    Ok(())
+}
+
+/// The two sides of one table.
+struct Sides<'a> {
+    pair: &'a Pair<'a>,
+    config: &'a MysqlConfig,
+    at: (&'a str, &'a str),
+}
+
+impl Sides<'_> {
+    /// Reads the table in the snapshot.
+    async fn stored<T, F: Future<Output = FlowResult<T>>>(
+        &self,
+        take: impl FnOnce(EntryStream) -> F,
+    ) -> FlowResult<T> {
+        let (scene, name) = (self.pair.scene, self.pair.name());
+        let only = Selection::new(&[selection(self.at.0, self.at.1)])?;
+        let (sink, entries) = channel(STREAM_DEPTH);
+        let read = scene.snapshot.read_source(name, &only, sink, scene.monitor);
+        let (read, taken) = tokio::join!(read, take(entries));
+        settle(read, taken).map(|((), taken)| taken)
+    }
+
+    /// Reads the table in the lab.
+    async fn found<T, F: Future<Output = FlowResult<T>>>(
+        &self,
+        take: impl FnOnce(EntryStream) -> F,
+    ) -> FlowResult<T> {
+        let (name, ground) = (self.pair.name().clone(), self.pair.scene.ground.clone());
+        let source = MysqlSource::new(name, self.config.clone(), ground, NoMonitor::shared());
+        let source = Box::new(source.only_table(self.at.0, self.at.1));
+        let (sink, entries) = channel(STREAM_DEPTH);
+        let (read, taken) = tokio::join!(source.read(sink, None), take(entries));
+        settle(read, taken).map(|((), taken)| taken)
+    }
+}

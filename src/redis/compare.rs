@@ -1,0 +1,157 @@
+//! Whether two dumps hold the same, and which keys differ.
+//!
+//! The bytes of two dumps of one server differ, so digests over all keys are compared. A digest of long ago knows keys
+//! that have expired since: when two differ, both dumps are walked again and judged at one instant, after the later one
+//! was taken. What has expired by then, on either side, counts on neither.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    archive::Archive,
+    rdb::{Item, KeyCount, RdbError, Tape, Walker},
+    source::DUMP,
+    spool::Spool,
+};
+use crate::{
+    error::{Context, ExitCode, Failure, Result},
+    flow::{
+        EntryMeta, EntryStream, FlowResult, Likeness, Seen,
+        compare::Counts,
+        unordered::{Listing, Odds, Sums, Thing, shown},
+    },
+    policy::RedisConfig,
+};
+
+/// Bytes of a key that are shown.
+const KEY_BYTES_SHOWN: usize = 200;
+/// What is compared of what a dump's end tells: the rest is the server's own.
+const COMPARED: [&str; 4] = ["keys", "functions", "modules", "digest"];
+
+/// When two entries of a Redis source hold the same.
+pub struct RedisLikeness;
+
+impl Likeness for RedisLikeness {
+    fn canonical(&self, mut seen: Seen) -> Option<Seen> {
+        if seen.meta.path.as_str() != DUMP.0 {
+            return None;
+        }
+        seen.sha256.clear();
+        seen.size_bytes = 0;
+        seen.trailer.retain(|name, _| COMPARED.contains(&name.as_str()));
+        Some(seen)
+    }
+
+    fn name(&self, meta: &EntryMeta) -> String {
+        format!("entry {}", meta.path)
+    }
+
+    fn count(&self, seen: &Seen, _bytes: Option<&Bytes>, counts: &mut Counts) {
+        let keys = seen.trailer.get("keys").cloned();
+        let keys: BTreeMap<u64, KeyCount> =
+            keys.and_then(|keys| serde_json::from_value(keys).ok()).unwrap_or_default();
+        for (kind, count) in keys.into_values().flatten() {
+            *counts.entry(format!("{kind} keys")).or_default() += count;
+            *counts.entry("keys".to_owned()).or_default() += count;
+        }
+    }
+}
+
+/// Returns whether an entry of a reading tells nothing of its keys: they are of a newer format than this version knows.
+pub fn is_opaque(seen: &Seen) -> bool {
+    seen.meta.path.as_str() == DUMP.0 && !seen.trailer.contains_key("digest")
+}
+
+/// A dump on local disk.
+pub struct Dump(Spool);
+
+impl Dump {
+    /// Takes the dump out of the entries of a Redis source, to their end.
+    pub async fn take(entries: EntryStream, config: &RedisConfig, now_ms: i64) -> FlowResult<Self> {
+        Ok(Self(Archive::take(entries, config, now_ms).await?.spool))
+    }
+}
+
+/// What two dumps differ in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyOdds {
+    /// The keys.
+    pub odds: Odds,
+    /// Keys that the stored dump has and that have expired since.
+    pub expired: u64,
+    /// Keys that are there and have not expired.
+    pub keys: u64,
+}
+
+/// Compares two dumps as they are at `now_ms`, which is not before the later of them was taken.
+pub async fn differing_keys(stored: Dump, found: Dump, now_ms: i64, named_max: usize) -> Result<KeyOdds> {
+    let (stored, found) = (Arc::new(stored.0), Arc::new(found.0));
+    let walked = tokio::task::spawn_blocking(move || differing(&stored, &found, now_ms, named_max)).await;
+    let walked = walked.failed(ExitCode::Failed, || "the dumps were not compared".to_owned())?;
+    walked.map_err(|error| {
+        let exit = if matches!(error, RdbError::Read(_)) { ExitCode::Failed } else { ExitCode::Damage };
+        Failure::new(exit, "the dumps cannot be compared").because(error)
+    })
+}
+
+fn differing(stored: &Spool, found: &Spool, now_ms: i64, named_max: usize) -> Result<KeyOdds, RdbError> {
+    let (mut one, mut two) = (Sums::default(), Sums::default());
+    let expired = walk(stored, now_ms, |thing, _| one.add(thing))?;
+    let mut keys = 0;
+    walk(found, now_ms, |thing, what| {
+        keys += u64::from(matches!(what, What::Key { .. }));
+        two.add(thing);
+    })?;
+    let Some(mut listing) = Listing::of(&one, &two) else {
+        return Ok(KeyOdds { odds: Odds::default(), expired, keys });
+    };
+    walk(stored, now_ms, |thing, what| {
+        if listing.wants(thing) {
+            listing.stored(thing, what.name(), Vec::new());
+        }
+    })?;
+    walk(found, now_ms, |thing, what| {
+        if listing.wants(thing) {
+            listing.found(thing, what.name(), Vec::new());
+        }
+    })?;
+    Ok(KeyOdds { odds: listing.finish(named_max), expired, keys })
+}
+
+/// What a thing of a dump is.
+enum What<'a> {
+    Key { db: u64, key: &'a [u8] },
+    Function,
+}
+
+impl What<'_> {
+    fn name(&self) -> String {
+        match self {
+            Self::Key { db, key } => format!("db {db} key \"{}\"", shown(key, KEY_BYTES_SHOWN)),
+            Self::Function => "a function library".to_owned(),
+        }
+    }
+}
+
+/// Shows all that has not expired to `visit`; returns how many keys have.
+fn walk(spool: &Spool, now_ms: i64, mut visit: impl FnMut(&Thing, &What<'_>)) -> Result<u64, RdbError> {
+    let mut walker = Walker::begin(Tape::new(spool.reader(0), None), true)?.judge_at(now_ms);
+    let mut expired = 0;
+    loop {
+        match walker.next()? {
+            Item::Key(found) if found.expired => expired += 1,
+            Item::Key(found) => {
+                let key = Thing::key(&[&found.db.to_le_bytes(), &found.key]);
+                let thing = Thing { key, whole: found.digest.unwrap_or_default() };
+                visit(&thing, &What::Key { db: found.db, key: &found.key });
+            }
+            Item::Function { digest, .. } => {
+                let whole = digest.unwrap_or_default();
+                visit(&Thing { key: whole, whole }, &What::Function);
+            }
+            Item::Aux(..) | Item::ModuleAux(_) => {}
+            Item::End { .. } => return Ok(expired),
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! A lab that holds what the snapshot holds is told from one that does not, and what differs is named.
+
+#![allow(clippy::unwrap_used, reason = "clippy takes only the outermost function of a test for one")]
+
+#[path = "live_s3/stage.rs"]
+#[allow(dead_code, reason = "made for the tests of the S3 engine")]
+mod buckets;
+#[path = "repository/fixture.rs"]
+#[allow(dead_code, reason = "made for the tests of the repository")]
+mod fixture;
+#[path = "redis_lab/mod.rs"]
+mod redis_lab;
+#[path = "live_support/mysql.rs"]
+#[allow(dead_code, reason = "made for the tests of the MySQL engine")]
+mod support;
+
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use fixture::Ship;
+use lifeboat::{
+    clock::Ground,
+    drill::{Answer, Assertion},
+    error::{ExitCode, Failure, Result},
+    event::NoMonitor,
+    files::FilesTarget,
+    flow::{STREAM_DEPTH, Selection, Target, WriteOptions, channel, settle},
+    jobs::{
+        drill::{Cast, Scene, contents},
+        registry,
+    },
+    lab::{Ended, Lab, Program, Running, Server},
+    names::SnapshotId,
+    policy::{FilesConfig, Need, SourceConfig, SourceKind, Stack},
+    repo::Label,
+    store::MemoryStore,
+};
+
+const POLICY: &str = r#"
+stack = "im-suite"
+[repository]
+store = "fs"
+options = { root = "/var/backups/lifeboat" }
+recipients = ["age1abc"]
+"#;
+
+/// A lab whose servers a test has started by itself.
+#[derive(Default)]
+struct Found {
+    broken: Option<&'static str>,
+}
+
+#[async_trait]
+impl Lab for Found {
+    fn describe(&self) -> String {
+        "a test".to_owned()
+    }
+    async fn start(&self, _servers: &[Server]) -> Result<Vec<Running>> {
+        Ok(Vec::new())
+    }
+    async fn check(&self) -> Result<()> {
+        self.broken.map_or(Ok(()), |why| Err(Failure::new(ExitCode::DrillNotRun, why)))
+    }
+    async fn run(&self, _program: &Program) -> Result<Ended> {
+        Err(Failure::new(ExitCode::DrillNotRun, "nothing runs here"))
+    }
+    async fn remove(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A source that is backed up, and what takes its place.
+struct Stage {
+    ship: Ship,
+    store: MemoryStore,
+    id: SnapshotId,
+    original: SourceConfig,
+    copy: SourceConfig,
+    lab: Found,
+}
+
+impl Stage {
+    /// Backs `original` up.
+    async fn of(original: SourceKind, copy: SourceKind) -> Self {
+        let name = lifeboat::names::SourceName::new("source").unwrap();
+        let config = |kind| SourceConfig { name: name.clone(), kind };
+        let (original, copy) = (config(original), config(copy));
+        let (ship, store) = Ship::launched().await;
+        let repository = ship.append(&store, &Arc::default()).await.unwrap();
+        let mut writer = repository.begin(ship.ground(), ship.monitor(), 1).await.unwrap();
+        let source = registry::source(&original, &Ground::system(), &NoMonitor::shared()).source.unwrap();
+        let (sink, stream) = channel(STREAM_DEPTH);
+        let written = writer.write_source(&name, original.kind.word(), stream);
+        let (read, written) = tokio::join!(source.read(sink, None), written);
+        settle(read, written).unwrap();
+        let label = Label { stack: "im-suite".into(), host: "test".into(), ..Label::default() };
+        let id = writer.commit(label, Vec::new()).await.unwrap().id;
+        Self { ship, store, id, original, copy, lab: Found::default() }
+    }
+
+    /// Restores the snapshot into `target`.
+    async fn restore(&self, target: Box<dyn Target>) {
+        let snapshot = self.ship.reader(&self.store).await.unwrap().snapshot(&self.id).await.unwrap();
+        let (sink, stream) = channel(STREAM_DEPTH);
+        let (all, monitor) = (Selection::all(), NoMonitor::shared());
+        let options = WriteOptions { replace: false, only: Selection::all() };
+        let read = snapshot.read_source(&self.original.name, &all, sink, &monitor);
+        let (read, written) = tokio::join!(read, target.write(options, stream));
+        settle(read, written).unwrap();
+    }
+
+    /// Restores the snapshot into what takes the original's place.
+    async fn restore_copy(&self) {
+        let (ground, monitor) = (Ground::system(), NoMonitor::shared());
+        self.restore(registry::target(&self.copy, None, &ground, &monitor).unwrap().target).await;
+    }
+
+    /// Compares; returns the answer and the objects that were met.
+    async fn ask(&self) -> (Assertion, BTreeSet<String>) {
+        let snapshot = self.ship.reader(&self.store).await.unwrap().snapshot(&self.id).await.unwrap();
+        let mut stack = Stack::parse(POLICY, "policy.toml", Need::Repository).unwrap();
+        stack.sources.push(self.original.clone());
+        let (ground, monitor) = (Ground::system(), NoMonitor::shared());
+        let scene = Scene {
+            stack: &stack,
+            snapshot: &snapshot,
+            lab: &self.lab,
+            cast: vec![Cast { config: self.copy.clone(), running: None }],
+            ground: &ground,
+            monitor: &monitor,
+        };
+        let mut objects = BTreeSet::new();
+        let mut each = |_: &lifeboat::names::SourceName, seen: &lifeboat::flow::Seen| {
+            objects.insert(seen.meta.text("key").unwrap_or_default().to_owned());
+        };
+        let mut all = contents::compare(&scene, &mut each).await;
+        assert_eq!(all.len(), 1);
+        (all.remove(0), objects)
+    }
+
+    #[track_caller]
+    fn held(asked: &(Assertion, BTreeSet<String>)) {
+        assert_eq!(asked.0.answer, Answer::Held, "{:#?}", asked.0);
+        assert!(asked.0.detail.ends_with(": the same"), "{}", asked.0.detail);
+    }
+
+    #[track_caller]
+    fn failed(asked: &(Assertion, BTreeSet<String>), findings: &[&str]) {
+        assert_eq!(asked.0.answer, Answer::Failed, "{:#?}", asked.0);
+        assert_eq!(asked.0.findings, findings);
+        assert_eq!(asked.0.findings_total, findings.len() as u64);
+    }
+}
+
+fn files(path: &Path) -> SourceKind {
+    SourceKind::Files(FilesConfig { paths: vec![path.to_owned()], exclude: Vec::new() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_differ_are_named() {
+    let (here, lab) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = here.path().join("etc");
+    fs::create_dir_all(root.join("sub")).unwrap();
+    for name in ["a", "b", "sub/c", "d"] {
+        fs::write(root.join(name), name).unwrap();
+    }
+    let copied = lab.path().join(root.strip_prefix("/").unwrap());
+    let mut stage = Stage::of(files(&root), files(&copied)).await;
+    let name = stage.original.name.clone();
+    stage.restore(Box::new(FilesTarget::into(name, lab.path(), NoMonitor::shared()))).await;
+    let asked = stage.ask().await;
+    Stage::held(&asked);
+    assert_eq!(asked.0.value, Some(4));
+
+    let stamp = fs::metadata(copied.join("b")).unwrap().modified().unwrap();
+    let folder = fs::metadata(&copied).unwrap().modified().unwrap();
+    let stamps = fs::FileTimes::new().set_modified(stamp);
+    fs::write(copied.join("b"), "B").unwrap();
+    fs::File::options().write(true).open(copied.join("b")).unwrap().set_times(stamps).unwrap();
+    fs::remove_file(copied.join("d")).unwrap();
+    fs::write(copied.join("x"), "x").unwrap();
+    fs::File::open(&copied).unwrap().set_times(fs::FileTimes::new().set_modified(folder)).unwrap();
+    let shown = |name: &str| root.join(name).display().to_string();
+    let mut asked = stage.ask().await;
+    asked.0.findings.sort();
+    let lines = ["b", "d", "x"].map(shown);
+    let [b, d, x] = &lines;
+    let lines =
+        [format!("file {b} differs: content"), format!("file {d} is missing"), format!("file {x} is extra")];
+    Stage::failed(&asked, &lines.each_ref().map(String::as_str));
+
+    fs::remove_dir_all(&copied).unwrap();
+    stage.lab.broken = Some("the server was out of memory");
+    let (asked, _) = stage.ask().await;
+    assert_eq!(asked.answer, Answer::CouldNotRun);
+    assert!(asked.detail.starts_with("the server was out of memory: none of the paths"), "{}", asked.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn objects_that_differ_are_named() {
+    let bucket = buckets::Bucket::new("compare").await;
+    for key in ["a", "b/ü", "c"] {
+        bucket.put(key, key.as_bytes()).await;
+    }
+    let config = || {
+        SourceKind::S3(lifeboat::policy::S3Config {
+            endpoint: std::env::var("S3_ENDPOINT").unwrap(),
+            region: "us-east-1".to_owned(),
+            buckets: vec![bucket.name.clone()],
+            exclude: Vec::new(),
+            access_key: lifeboat::policy::SecretRef::Env("S3_ACCESS_KEY".into()),
+            secret_key: lifeboat::policy::SecretRef::Env("S3_SECRET_KEY".into()),
+            concurrency: 8,
+        })
+    };
+    let stage = Stage::of(config(), config()).await;
+    // The same again, written later: the dates are the server's own.
+    bucket.put("a", b"a").await;
+    let asked = stage.ask().await;
+    Stage::held(&asked);
+    assert_eq!(asked.1, ["a", "b/ü", "c"].map(str::to_owned).into());
+
+    bucket.delete("a").await;
+    bucket.put("b/ü", b"b/U ").await;
+    let put = bucket.client.put_object().bucket(&bucket.name).key("c").body(buckets::body(b"c"));
+    put.content_type("image/png").metadata("owner", "me").send().await.unwrap();
+    bucket.put("d", b"d").await;
+    let (mut asked, objects) = stage.ask().await;
+    asked.findings.sort();
+    let name = &bucket.name;
+    let lines = [
+        format!("object {name}/a is missing"),
+        format!("object {name}/b/ü differs: size, content"),
+        format!("object {name}/c differs: content-type, meta owner"),
+        format!("object {name}/d is extra"),
+    ];
+    Stage::failed(&(asked, objects), &lines.each_ref().map(String::as_str));
+}
+
+/// Waits until a command's answer is a number.
+async fn until(lab: &redis_lab::Lab, line: &str, number: u64) {
+    for _ in 0..600 {
+        let answer: u64 = lab.say(0, line).await;
+        if answer == number {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("`{line}` does not become {number}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn keys_that_differ_are_named_and_those_that_expired_meanwhile_are_not() {
+    let (from, to) = (redis_lab::Lab::start(8).await, redis_lab::Lab::start(8).await);
+    from.fill(8).await;
+    let _: String = from.say(0, "SET soon x PX 4000").await;
+    let _: u64 = from.say(0, "HSET fields a 1 b 2").await;
+    let _: Vec<i64> = from.say(0, "HPEXPIRE fields 4000 FIELDS 1 a").await;
+    let _: u64 = from.say(0, "HSET all a 1").await;
+    let _: Vec<i64> = from.say(0, "HPEXPIRE all 4000 FIELDS 1 a").await;
+    let kind = |lab: &redis_lab::Lab| SourceKind::Redis(lab.config());
+    let stage = Stage::of(kind(&from), kind(&to)).await;
+    stage.restore_copy().await;
+    until(&to, "EXISTS soon", 0).await;
+    until(&to, "HLEN fields", 1).await;
+    until(&to, "EXISTS all", 0).await;
+    let asked = stage.ask().await;
+    Stage::held(&asked);
+    assert!(asked.0.detail.contains("string keys"), "{}", asked.0.detail);
+
+    let _: u64 = to.say(0, "DEL k:7").await;
+    let _: u64 = to.run(0, &[b"DEL", b"bin\x00\xff\r\n\xfe"]).await;
+    let _: u64 = to.say(0, "APPEND k:8 x").await;
+    let _: u64 = to.say(0, "SADD bigset more").await;
+    let _: String = to.say(3, "SET new x").await;
+    let _: u64 = to.say(0, "PERSIST ttl").await;
+    Stage::failed(
+        &stage.ask().await,
+        &[
+            "db 0 key \"bigset\" differs",
+            "db 0 key \"bin\\u{0}\\xff\\r\\n\\xfe\" is missing",
+            "db 0 key \"k:7\" is missing",
+            "db 0 key \"k:8\" differs",
+            "db 0 key \"ttl\" differs",
+            "db 3 key \"new\" is extra",
+        ],
+    );
+}
+
+async fn rows_and_programs_that_differ_are_named(product: support::Product) {
+    let (from, to) = (support::Server::empty(product).await, support::Server::empty(product).await);
+    from.run([
+        "CREATE DATABASE im CHARACTER SET utf8mb4",
+        "USE im",
+        "CREATE TABLE messages (id BIGINT, part INT, body TEXT, n INT, PRIMARY KEY (id, part))",
+        "INSERT INTO messages VALUES (1, 1, 'a\\tb', 1), (1, 2, 'b', NULL), (2, 1, 'c', 3), (3, 1, 'd', 4)",
+        "CREATE TABLE keyless (a INT, b VARCHAR(10))",
+        "INSERT INTO keyless VALUES (1, 'x'), (1, 'x'), (2, 'y')",
+        "CREATE TABLE whole (id INT PRIMARY KEY)",
+        "INSERT INTO whole VALUES (1)",
+        "CREATE TRIGGER t_a BEFORE INSERT ON messages FOR EACH ROW SET NEW.n = 1",
+        "CREATE TRIGGER t_b BEFORE UPDATE ON messages FOR EACH ROW SET NEW.n = 2",
+        "CREATE TRIGGER t_x BEFORE INSERT ON keyless FOR EACH ROW SET NEW.a = 1",
+        "CREATE VIEW v AS SELECT id FROM messages",
+        "CREATE PROCEDURE p () SELECT 1",
+        "CREATE FUNCTION f (n INT) RETURNS INT DETERMINISTIC RETURN n",
+        "CREATE USER 'app'@'%' IDENTIFIED BY 'secret'",
+        "GRANT SELECT ON im.* TO 'app'@'%'",
+        "CREATE USER 'other'@'%' IDENTIFIED BY 'secret'",
+    ])
+    .await;
+    let kind = |server: &support::Server| SourceKind::Mysql(server.config.clone());
+    let stage = Stage::of(kind(&from), kind(&to)).await;
+    stage.restore_copy().await;
+    let asked = stage.ask().await;
+    Stage::held(&asked);
+    let detail = "8 rows, 3 tables, 1 view, 3 triggers, 2 routines, 1 database: the same";
+    assert_eq!(asked.0.detail, detail);
+
+    to.run([
+        "USE im",
+        // A table without a key in another order, and with the same rows, is the same.
+        "DELETE FROM keyless WHERE a = 1",
+        "INSERT INTO keyless VALUES (1, 'x'), (1, 'x')",
+    ])
+    .await;
+    Stage::held(&stage.ask().await);
+
+    to.run([
+        "USE im",
+        "DROP TRIGGER t_a",
+        "DROP TRIGGER t_x",
+        "DROP TRIGGER t_b",
+        "UPDATE messages SET body = 'A' WHERE id = 1 AND part = 1",
+        "DELETE FROM messages WHERE id = 2",
+        "INSERT INTO messages VALUES (9, 1, 'e', 5)",
+        "CREATE TRIGGER t_b BEFORE UPDATE ON messages FOR EACH ROW SET NEW.n = 3",
+        "INSERT INTO keyless VALUES (2, 'y')",
+        "DROP TABLE whole",
+        "DROP VIEW v",
+        "DROP PROCEDURE p",
+        "DROP USER 'other'@'%'",
+        "REVOKE SELECT ON im.* FROM 'app'@'%'",
+    ])
+    .await;
+    let (mut asked, objects) = stage.ask().await;
+    asked.findings.sort();
+    Stage::failed(
+        &(asked, objects),
+        &[
+            "account `app`@`%` differs: a grant, the password or a role",
+            "account `other`@`%` is missing",
+            "im.keyless row (a=2 b=y) is extra",
+            "im.messages id=1 part=1 differs: body",
+            "im.messages id=2 part=1 is missing",
+            "im.messages id=9 part=1 is extra",
+            "procedure im.p is missing",
+            "table im.whole is missing",
+            "trigger im.t_a is missing",
+            "trigger im.t_b differs",
+            "trigger im.t_x is missing",
+            "view im.v is missing",
+        ],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn rows_and_programs_that_differ_are_named_by_mysql() {
+    rows_and_programs_that_differ_are_named(support::Product::Mysql).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn rows_and_programs_that_differ_are_named_by_mariadb() {
+    rows_and_programs_that_differ_are_named(support::Product::Mariadb).await;
+}
