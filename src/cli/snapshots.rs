@@ -60,7 +60,7 @@ fn refusal(key: &Key, failure: &Failure) -> serde_json::Value {
 }
 
 fn status(refs: &Refs, manifest: Option<&Manifest>) -> &'static str {
-    if manifest.is_some() { refs.status.word() } else { "damaged" }
+    if manifest.is_some() { refs.word() } else { "damaged" }
 }
 
 fn facts(refs: &Refs, manifest: Option<&Manifest>) -> serde_json::Value {

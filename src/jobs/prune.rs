@@ -21,7 +21,7 @@ use crate::{
     event::SharedMonitor,
     names::{Job, SnapshotId, Task},
     policy::Stack,
-    repo::{self, Inspection, Maintain, PrunePlan, PruneReport, Repository, Terms, format::Status},
+    repo::{self, Inspection, Maintain, PrunePlan, PruneReport, Repository, Terms},
     retention::{self, Candidate, Decided, Rules},
     status::Kind,
     store::Trash,
@@ -176,7 +176,7 @@ fn decide(seen: &Inspection, asked: &Asked, now: chrono::DateTime<Utc>) -> Resul
         groups.entry(group).or_default().push(Candidate {
             id: one.refs.snapshot.clone(),
             began: one.refs.began,
-            complete: one.refs.status == Status::Complete,
+            complete: one.refs.is_whole(),
             pinned: seen.pins.contains_key(&one.refs.snapshot),
             proven: false,
         });

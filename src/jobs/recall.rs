@@ -77,6 +77,9 @@ async fn manifest(reader: &Repository<Read>, refs: &Refs, monitor: &SharedMonito
 
 fn note(ledger: &Catalog, task: &Task, refs: &Refs, manifest: Option<&Manifest>) -> Result<()> {
     let run = ledger.begin_run(task, 1, refs.began)?;
+    if refs.chosen {
+        ledger.mark_part(run)?;
+    }
     let mut counts = Vec::new();
     for source in manifest.into_iter().flat_map(|manifest| &manifest.sources) {
         let point = u64::try_from(source.point.at.timestamp()).unwrap_or_default();

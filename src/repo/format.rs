@@ -1,4 +1,4 @@
-//! Everything that lies in a store, as types: the format of version 1. `docs/FORMAT.md` tells it in words.
+//! Everything that lies in a store, as types: the format of version 3. `docs/FORMAT.md` tells it in words.
 //!
 //! Readers accept [`FORMAT_MIN`] to [`FORMAT`]; a newer number is refused with the number in the text. Unknown fields
 //! are refused too: what a reader does not know it cannot keep.
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The format's version. Every change of what lies in a store raises it.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// The oldest version that is read. Version 1 knew no prune: refs did not tell what is pinned.
 pub const FORMAT_MIN: u32 = 1;
 
@@ -112,7 +112,29 @@ pub struct Refs {
     /// The revision of the config that it was made with: an older one that comes back is noticed.
     #[serde(default)]
     pub config: u32,
+    /// Whether it holds only those of the stack's sources that a person named. Unknown before version 3.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub chosen: bool,
 }
+
+impl Refs {
+    /// Returns whether the snapshot stands for the whole stack, or for all of a host's shard: no source is missing,
+    /// and none was left aside.
+    pub fn is_whole(&self) -> bool {
+        self.status == Status::Complete && !self.chosen
+    }
+
+    /// Returns the word that people and `--json` see: `complete` is a snapshot that stands for the whole stack.
+    pub fn word(&self) -> &'static str {
+        match self.status {
+            Status::Complete if self.chosen => CHOSEN,
+            status => status.word(),
+        }
+    }
+}
+
+/// The word for a snapshot of sources that a person named.
+pub const CHOSEN: &str = "chosen";
 
 /// Whether a snapshot holds all that its sources announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -540,9 +562,9 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_told_from_a_broken_one() {
-        let newer = Config::parse(br#"{"format": 3, "something": "new"}"#).unwrap_err();
+        let newer = Config::parse(br#"{"format": 4, "something": "new"}"#).unwrap_err();
         assert_eq!(newer.exit(), ExitCode::NoRepository);
-        assert!(newer.to_string().contains("format 3"));
+        assert!(newer.to_string().contains("format 4"));
         assert_eq!(Config::parse(b"{").unwrap_err().exit(), ExitCode::Damage);
     }
 

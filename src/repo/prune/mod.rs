@@ -22,7 +22,7 @@ pub use self::{
 use super::{
     Place, Repository,
     core::Core,
-    format::{Refs, Status, layout},
+    format::{Refs, layout},
     integrity::Incident,
     survey::{Ledger, SignedRefs},
 };
@@ -186,9 +186,4 @@ fn stands_still(incident: &Incident) -> Failure {
 /// Returns when a commit came, as far as it is known.
 fn came(one: &SignedRefs) -> DateTime<Utc> {
     one.received.unwrap_or(one.refs.began)
-}
-
-/// Returns whether a commit is complete.
-fn is_complete(one: &SignedRefs) -> bool {
-    one.refs.status == Status::Complete
 }
