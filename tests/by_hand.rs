@@ -348,8 +348,8 @@ async fn the_script_refuses_forged_refs_and_configs() {
     let config = String::from_utf8(wreck.bytes(layout::CONFIG)).unwrap();
     wreck.overwrite(layout::CONFIG, config.replace("pack_size_bytes", "pack_size_bytez").as_bytes());
     wreck.assert_refuses("config", &[], "config.json is not signed");
-    wreck.overwrite(layout::CONFIG, config.replace("\"format\": 2", "\"format\": 3").as_bytes());
-    wreck.assert_refuses("format", &[], "formats 1 and 2 only");
+    wreck.overwrite(layout::CONFIG, config.replace("\"format\": 3", "\"format\": 4").as_bytes());
+    wreck.assert_refuses("format", &[], "formats 1 to 3 only");
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ mod model;
 mod order;
 #[path = "repository/pause.rs"]
 mod pause;
+#[path = "repository/proofs.rs"]
+mod proofs;
 #[path = "repository/prune.rs"]
 mod prune;
 #[path = "repository/random_access.rs"]

@@ -120,6 +120,7 @@ async fn large(snapshots: u32, packs: u64) -> (Large, SigningKey, Trust, Ground)
             packs: BTreeMap::new(),
             pinned: Some(false),
             config: 0,
+            chosen: false,
         };
         let bytes = bytes_of(&refs, &packs);
         previous = Some(PackId(Sha256::digest(&bytes).into()));

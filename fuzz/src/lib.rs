@@ -20,7 +20,7 @@ use lifeboat::{
     policy::{Need, Stack},
     repo::{
         KnownChunks, MemoryIndex,
-        format::{self, Config, EntryRecord, FRAME_BYTES_MAX, Manifest, PackRecord, Refs, layout},
+        format::{self, Config, EntryRecord, FRAME_BYTES_MAX, Manifest, PackRecord, Proof, Refs, layout},
         hostile,
     },
     retention::{Unit, Within},
@@ -31,7 +31,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub type Target = fn(&[u8]);
 
 /// Every target under its name.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("age", age),
     ("config", config),
     ("entry", entry),
@@ -42,6 +42,7 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("pack", pack),
     ("path", path),
     ("policy", policy),
+    ("proof", proof),
     ("refs", refs),
     ("signature", signature),
     ("when", when),
@@ -105,6 +106,25 @@ pub fn refs(bytes: &[u8]) {
     }
     let _ = refs.snapshot.time();
     dated(refs.began);
+}
+
+/// The proof of a drill, and the tar that its report lies in.
+pub fn proof(bytes: &[u8]) {
+    if let Ok(files) = hostile::report_members(bytes, "input") {
+        let names: BTreeSet<&String> = files.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), files.len());
+        let is_plain = |name: &&&String| {
+            matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)])
+        };
+        assert_eq!(names.iter().filter(is_plain).count(), names.len());
+    }
+    let Ok(proof) = Proof::parse(bytes, "input") else { return };
+    Proof::parse(&format::write(&proof), "output").expect("what was written can be read");
+    let key = layout::drill(&proof.drill);
+    assert_eq!(layout::drill_of(&key), Some(proof.drill.clone()));
+    assert_eq!(layout::drill_of(&layout::drill_report(&proof.drill)), None);
+    assert!(proof.rto_seconds.is_none_or(|seconds| std::time::Duration::try_from_secs_f64(seconds).is_ok()));
+    dated(proof.ended);
 }
 
 /// The config, which is read before its signature is checked.

@@ -70,7 +70,7 @@ fn exit_of(report: &Report, copies: &Copies) -> ExitCode {
 
 /// Tells what became of the copies, and names those that lack the new snapshot.
 fn show_copies(report: &Report, copies: &Copies, session: &Session) {
-    let (id, status) = (&report.snapshot, report.status.word());
+    let (id, status) = (&report.snapshot, report.word());
     for one in &copies.done {
         session.report(&line(one));
     }
@@ -99,7 +99,7 @@ fn facts(report: &Report, copies: &Copies) -> Value {
     };
     json!({
         "snapshot": report.snapshot,
-        "status": report.status.word(),
+        "status": report.word(),
         "sources": report.sources.iter().map(source).collect::<Vec<_>>(),
         "bytes_added": report.added_bytes,
         "packs_added": report.added_packs,
@@ -136,7 +136,7 @@ fn show(report: &Report) {
             say(&format!("left out: {} {}: {}", source.name, problem.what, problem.why));
         }
     }
-    let (id, status, seconds) = (&report.snapshot, report.status.word(), report.seconds);
+    let (id, status, seconds) = (&report.snapshot, report.word(), report.seconds);
     let added = ByteCount(report.added_bytes);
     say(&format!("snapshot {id} is {status}: {added} added in {} packs, {seconds:.1} s", report.added_packs));
 }

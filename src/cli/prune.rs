@@ -276,8 +276,15 @@ fn report_lines(report: &PruneReport, freed_bytes: u64) -> Vec<String> {
 
 fn facts_of_kept(planned: &Planned) -> Vec<Value> {
     let kept = planned.decided.keep.iter();
-    kept.map(|kept| json!({ "id": kept.id, "reasons": kept.reasons, "pin": planned.pins.get(&kept.id) }))
-        .collect()
+    kept.map(|kept| {
+        json!({
+            "id": kept.id,
+            "reasons": kept.reasons,
+            "pin": planned.pins.get(&kept.id),
+            "proven": planned.proven.contains(&kept.id),
+        })
+    })
+    .collect()
 }
 
 fn facts_of_packs(planned: &Planned) -> Value {

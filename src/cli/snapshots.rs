@@ -1,5 +1,7 @@
 //! `lifeboat snapshots`.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde_json::json;
 
@@ -9,8 +11,11 @@ use super::{
 };
 use crate::{
     error::{ExitCode, Failure, Result},
-    names::{ByteCount, Key},
-    repo::format::{Manifest, Refs},
+    names::{ByteCount, Key, SnapshotId},
+    repo::{
+        RestorePoints,
+        format::{Manifest, Proof, Refs},
+    },
 };
 
 /// List the restore points.
@@ -23,7 +28,7 @@ pub struct Snapshots {
 pub(super) async fn run(args: Snapshots, session: &Session) -> Result<ExitCode> {
     let stack = session.repository_of_stack()?;
     let repository = session.look(&stack, &session.open(&stack, &args.origin)?).await?;
-    let (good, bad) = repository.survey().await?;
+    let RestorePoints { snapshots: good, proven, refused: bad } = repository.restore_points().await?;
     let mut all = Vec::new();
     for refs in good {
         // A manifest that is damaged must not hide the other snapshots.
@@ -41,13 +46,16 @@ pub(super) async fn run(args: Snapshots, session: &Session) -> Result<ExitCode> 
         session.screen.failure(failure);
     }
     if session.json {
-        let snapshots: Vec<_> = all.iter().map(|(refs, manifest)| facts(refs, manifest.as_ref())).collect();
+        let snapshots: Vec<_> = all
+            .iter()
+            .map(|(refs, manifest)| facts(refs, manifest.as_ref(), proven.get(&refs.snapshot)))
+            .collect();
         let refused: Vec<_> = bad.iter().map(|(key, failure)| refusal(key, failure)).collect();
         json::print(&json::document("snapshots", json!({ "snapshots": snapshots, "refused": refused })));
     } else if all.is_empty() {
         say("there is no snapshot yet");
     } else {
-        show(&all, stack.timezone);
+        show(&all, &proven, stack.timezone);
     }
     let damaged = all.iter().any(|(_, manifest)| manifest.is_none()).then_some(ExitCode::Damage);
     let refused = bad.iter().map(|(_, failure)| failure.exit()).min();
@@ -60,10 +68,16 @@ fn refusal(key: &Key, failure: &Failure) -> serde_json::Value {
 }
 
 fn status(refs: &Refs, manifest: Option<&Manifest>) -> &'static str {
-    if manifest.is_some() { refs.status.word() } else { "damaged" }
+    if manifest.is_some() { refs.word() } else { "damaged" }
 }
 
-fn facts(refs: &Refs, manifest: Option<&Manifest>) -> serde_json::Value {
+/// Returns the words for people. What is damaged now is not what was proven then.
+fn words(refs: &Refs, manifest: Option<&Manifest>, is_proven: bool) -> String {
+    let status = status(refs, manifest);
+    if is_proven && manifest.is_some() { format!("{status}, proven") } else { status.to_owned() }
+}
+
+fn facts(refs: &Refs, manifest: Option<&Manifest>, proof: Option<&Proof>) -> serde_json::Value {
     let sources: Vec<&str> =
         manifest.iter().flat_map(|manifest| &manifest.sources).map(|source| source.name.as_str()).collect();
     json!({
@@ -72,13 +86,14 @@ fn facts(refs: &Refs, manifest: Option<&Manifest>) -> serde_json::Value {
         "status": status(refs, manifest),
         "sources": sources,
         "bytes": manifest.map(Manifest::size_bytes),
-        "proven": false,
+        "proven": proof.is_some(),
+        "proof": proof.map(|proof| json!({ "drill": proof.drill, "time": proof.ended })),
         "tag": manifest.and_then(|manifest| manifest.tag.clone()),
         "pin": manifest.and_then(|manifest| manifest.pin.clone()),
     })
 }
 
-fn show(all: &[(Refs, Option<Manifest>)], zone: chrono_tz::Tz) {
+fn show(all: &[(Refs, Option<Manifest>)], proven: &BTreeMap<SnapshotId, Proof>, zone: chrono_tz::Tz) {
     let mut table = super::screen::table(&["id", "time", "status", "sources", "size", "tag"]);
     for (refs, manifest) in all {
         let sources: Vec<&str> = manifest
@@ -89,7 +104,7 @@ fn show(all: &[(Refs, Option<Manifest>)], zone: chrono_tz::Tz) {
         table.add_row([
             refs.snapshot.to_string(),
             refs.began.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S %Z").to_string(),
-            status(refs, manifest.as_ref()).to_owned(),
+            words(refs, manifest.as_ref(), proven.contains_key(&refs.snapshot)),
             sources.join(" "),
             manifest
                 .as_ref()

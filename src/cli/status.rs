@@ -99,6 +99,9 @@ fn line(place: &PlaceStanding, when: &dyn Fn(Option<DateTime<Utc>>) -> String) -
         when(place.newest_began),
         bytes(place.stored_bytes)
     );
+    if place.proven > 0 {
+        text = format!("{text}; {} proven by a drill", place.proven);
+    }
     match place.lag_seconds {
         Some(0) => text.push_str("; has all"),
         Some(seconds) => {

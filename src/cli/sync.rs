@@ -65,11 +65,20 @@ fn facts(one: &Synced) -> Value {
         "snapshots": copy.copied,
         "copied": { "packs": copy.packs, "bytes": copy.packs_bytes, "packs_reread": copy.packs_reread },
         "skipped": copy.there,
-        "there": { "snapshots": state.snapshots, "newest": newest, "bytes": state.packs_bytes },
+        "there": {
+            "snapshots": state.snapshots,
+            "proven": state.proven,
+            "newest": newest,
+            "bytes": state.packs_bytes,
+        },
         "lag_bytes": state.lag_bytes,
         "lag_seconds": one.lag_seconds(),
         "damaged": copy.damaged.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect::<Vec<_>>(),
         "waiting": copy.waiting,
+        "proofs": {
+            "copied": copy.proofs,
+            "left": copy.proofs_left.iter().map(|(key, why)| json!({ "object": key, "why": why })).collect::<Vec<_>>(),
+        },
         "packs_healed": copy.healed.len(),
         "unhealed": copy.unhealed.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect::<Vec<_>>(),
     })
@@ -82,6 +91,9 @@ pub(super) fn line(one: &Synced) -> String {
         vec![format!("{}: {} snapshots copied, {} were there", one.name, copy.copied.len(), copy.there)];
     if copy.packs > 0 {
         parts.push(format!("{} in {} packs", ByteCount(copy.packs_bytes), copy.packs));
+    }
+    if copy.proofs > 0 {
+        parts.push(format!("{} proofs of drills", copy.proofs));
     }
     let state = &copy.state;
     parts.push(format!("{} there in {}", state.snapshots, ByteCount(state.packs_bytes)));

@@ -49,6 +49,7 @@ pub(super) async fn run(args: Verify, session: &Session) -> Result<ExitCode> {
             json!({
                 "snapshots": report.snapshots,
                 "packs": report.packs,
+                "proofs": report.proofs,
                 "chunks_read": report.chunks_read,
                 "bytes_read": report.bytes_read,
                 "packs_sealed": report.packs_sealed,

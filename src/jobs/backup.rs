@@ -29,7 +29,10 @@ use crate::{
     flow::{FlowResult, Point, Problem, STREAM_DEPTH, Source, channel, settle},
     names::{Job, SnapshotId, SourceName, Task},
     policy::Stack,
-    repo::{Append, Label, Repository, SnapshotWriter, SourceTally, format::Status},
+    repo::{
+        Append, Label, Repository, SnapshotWriter, SourceTally,
+        format::{CHOSEN, Status},
+    },
 };
 
 /// The word under which the instant that a source was read at is noted among its counts, in seconds since 1970.
@@ -122,7 +125,7 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Report>
         let repository = opening.append(stack, monitor).await?;
         let whole_stack = wanted.sources.is_empty() && wanted.shard.is_none();
         let Wanted { tag, pin, .. } = wanted;
-        let label = Label { stack: stack.name.clone(), host: host_name(), tag, pin };
+        let label = Label { stack: stack.name.clone(), host: host_name(), tag, pin, chosen: is_part };
         let options = Options { label, level: stack.repository.settings.compression_level, whole_stack };
         let mut report = run(&repository, sources, options, ground, monitor, stop).await?;
         // Only figures: that one cannot be had must not spoil what exists.
@@ -226,6 +229,8 @@ pub struct Report {
     pub snapshot: SnapshotId,
     /// Whether it is whole.
     pub status: Status,
+    /// Whether only sources that a person named were to be in it.
+    pub chosen: bool,
     /// Its sources.
     pub sources: Vec<SourceReport>,
     /// Bytes that it added to the store.
@@ -255,6 +260,14 @@ impl Report {
             (one.tally.gone > 0).then_some(Count { about, what, value: one.tally.gone })
         };
         self.sources.iter().filter_map(count).collect()
+    }
+
+    /// Returns the word for the snapshot that people and `--json` see.
+    pub fn word(&self) -> &'static str {
+        match self.status {
+            Status::Complete if self.chosen => CHOSEN,
+            status => status.word(),
+        }
     }
 
     /// Returns how the process ends: a source that could not be read says why, a partial one says partial.
@@ -327,6 +340,7 @@ pub async fn run(
         let first = reports.into_iter().find_map(|report| report.failure);
         return Err(first.unwrap_or_else(|| Failure::new(ExitCode::Usage, "there is nothing to back up")));
     }
+    let chosen = options.label.chosen;
     let committed = writer.commit(options.label, failed).await?;
     if options.whole_stack && committed.status == Status::Complete {
         repository.retire(&committed.thin)?;
@@ -345,6 +359,7 @@ pub async fn run(
     Ok(Report {
         snapshot: committed.id,
         status: committed.status,
+        chosen,
         sources: reports,
         added_bytes: committed.added_bytes,
         added_packs: committed.added_packs,

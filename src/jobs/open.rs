@@ -14,11 +14,12 @@ use crate::{
     catalog::Catalog,
     clock::Ground,
     crypt::{Identities, SigningKey, Trust},
+    drill::Report,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    names::{SnapshotId, Task},
+    names::{PackId, SnapshotId, Task},
     policy::{OffsiteConfig, Stack, StoreConfig},
-    repo::{Append, Clear, CopyReport, CopySettings, Hold, Maintain, Place, Read, Repository},
+    repo::{Append, Clear, CopyReport, CopySettings, Hold, Maintain, Place, Read, Repository, format::Proof},
     store::{
         self, Opened, Pace, Trash,
         probe::{probe, refuses_prune, refuses_prune_of_kept},
@@ -156,6 +157,24 @@ impl Opening {
         Ok(repository)
     }
 
+    /// Puts what a drill found, with this host's signing key and without the power to do anything else here. `refs` is
+    /// the SHA-256 of the refs that were restored, `files` are those of its report.
+    pub async fn record_proof(
+        &self,
+        stack: &Stack,
+        drill: &Report,
+        refs: PackId,
+        files: &[(String, Vec<u8>)],
+    ) -> Result<Recorded> {
+        let signing = SigningKey::from_file(&stack.repository.settings.signing_key())?;
+        let (place, put) = (self.place.clone(), self.store.put.clone());
+        let repository = Repository::prove(place, put, signing).await?;
+        let proof = repository.record_drill(drill, refs, files).await?;
+        // Only a figure: that it cannot be had must not spoil what exists.
+        let points = repository.restore_points().await.ok();
+        Ok(Recorded { proof, proven: points.map(|points| points.proven.len() as u64) })
+    }
+
     /// Opens the repository for reading data with `identities`.
     pub async fn read(&self, identities: Identities, monitor: &SharedMonitor) -> Result<Repository<Read>> {
         let repository = Repository::read(self.place.clone(), identities, monitor).await?;
@@ -179,6 +198,15 @@ impl Opening {
         };
         Repository::read(self.place.clone(), identities, monitor).await
     }
+}
+
+/// A proof that lies in a repository.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// The proof.
+    pub proof: Proof,
+    /// Snapshots there that are proven now, where it was counted.
+    pub proven: Option<u64>,
 }
 
 /// Returns the copy of this name, or says which there are.

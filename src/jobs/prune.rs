@@ -21,7 +21,7 @@ use crate::{
     event::SharedMonitor,
     names::{Job, SnapshotId, Task},
     policy::Stack,
-    repo::{self, Inspection, Maintain, PrunePlan, PruneReport, Repository, Terms, format::Status},
+    repo::{self, Inspection, Maintain, PrunePlan, PruneReport, Repository, Terms},
     retention::{self, Candidate, Decided, Rules},
     status::Kind,
     store::Trash,
@@ -75,8 +75,13 @@ pub struct Pruned {
 
 impl Remembered for Pruned {
     fn outcome(&self) -> Outcome {
-        let place =
-            PlaceSeen { snapshots: Some(self.planned.decided.keep.len() as u64), ..PlaceSeen::default() };
+        let Planned { decided, proven, .. } = &self.planned;
+        let still = decided.keep.iter().filter(|kept| proven.contains(&kept.id)).count() as u64;
+        let place = PlaceSeen {
+            snapshots: Some(decided.keep.len() as u64),
+            proven: Some(still),
+            ..PlaceSeen::default()
+        };
         Outcome { place, ..Outcome::default() }
     }
 }
@@ -142,6 +147,8 @@ pub struct Planned {
     pub decided: Decided,
     /// Why snapshots are pinned.
     pub pins: BTreeMap<SnapshotId, String>,
+    /// The snapshots that a drill has proven.
+    pub proven: BTreeSet<SnapshotId>,
     /// When each snapshot was begun.
     pub began: BTreeMap<SnapshotId, chrono::DateTime<Utc>>,
     /// What is done by it.
@@ -165,7 +172,8 @@ pub async fn plan(
     let began = seen.snapshots().map(|one| (one.refs.snapshot.clone(), one.refs.began)).collect();
     let terms = Terms { is_copy: asked.delay_days.is_some(), ..asked.terms };
     let plan = repo::plan(&seen, &remove, terms, now);
-    Ok(Planned { decided, pins: seen.pins, began, plan })
+    let proven = seen.proven.into_keys().collect();
+    Ok(Planned { decided, pins: seen.pins, proven, began, plan })
 }
 
 /// Asks the rules; where the sources are divided over hosts, for each signer's snapshots by themselves. Counted
@@ -177,9 +185,9 @@ fn decide(seen: &Inspection, asked: &Asked, now: chrono::DateTime<Utc>) -> Resul
         groups.entry(group).or_default().push(Candidate {
             id: one.refs.snapshot.clone(),
             began: one.refs.began,
-            complete: one.refs.status == Status::Complete,
+            complete: one.refs.is_whole(),
             pinned: seen.pins.contains_key(&one.refs.snapshot),
-            proven: false,
+            proven: seen.proven.contains_key(&one.refs.snapshot),
         });
     }
     let groups = if groups.is_empty() { vec![Vec::new()] } else { groups.into_values().collect() };

@@ -37,7 +37,8 @@ pub async fn recall(stack: &Stack, ledger: &Catalog, monitor: &SharedMonitor) ->
     // Without a key the refs tell when and whether whole, and no more.
     let reader = opening.look(stack, None, monitor).await.ok();
     let clear = opening.clear().await?;
-    let (refs, packs) = (clear.survey().await?.0, clear.packs().await?);
+    let points = clear.restore_points().await?;
+    let (refs, packs) = (points.snapshots, clear.packs().await?);
     let first_read = refs.len().saturating_sub(MANIFESTS_MAX);
     let mut noted = 0;
     for (at, one) in refs.iter().enumerate() {
@@ -54,6 +55,7 @@ pub async fn recall(stack: &Stack, ledger: &Catalog, monitor: &SharedMonitor) ->
     if let Some(newest) = refs.last() {
         let place = PlaceSeen {
             snapshots: Some(refs.len() as u64),
+            proven: Some(points.proven.len() as u64),
             newest: Some(newest.snapshot.clone()),
             newest_began: Some(newest.began),
             stored_bytes: Some(packs.values().sum()),
@@ -77,6 +79,9 @@ async fn manifest(reader: &Repository<Read>, refs: &Refs, monitor: &SharedMonito
 
 fn note(ledger: &Catalog, task: &Task, refs: &Refs, manifest: Option<&Manifest>) -> Result<()> {
     let run = ledger.begin_run(task, 1, refs.began)?;
+    if refs.chosen {
+        ledger.mark_part(run)?;
+    }
     let mut counts = Vec::new();
     for source in manifest.into_iter().flat_map(|manifest| &manifest.sources) {
         let point = u64::try_from(source.point.at.timestamp()).unwrap_or_default();

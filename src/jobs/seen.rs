@@ -14,6 +14,8 @@ pub const REPOSITORY: &str = "repository";
 pub struct PlaceSeen {
     /// Snapshots there.
     pub snapshots: Option<u64>,
+    /// How many of them a drill has proven.
+    pub proven: Option<u64>,
     /// The newest of them.
     pub newest: Option<SnapshotId>,
     /// When that was begun.
@@ -44,6 +46,7 @@ impl PlaceSeen {
             }
         }
         take(&mut self.snapshots, newer.snapshots);
+        take(&mut self.proven, newer.proven);
         take(&mut self.newest, newer.newest);
         take(&mut self.newest_began, newer.newest_began);
         take(&mut self.logical_bytes, newer.logical_bytes);
@@ -77,11 +80,12 @@ mod tests {
     fn what_one_run_did_not_see_stays_as_another_saw_it() {
         let catalog = Catalog::in_memory().unwrap();
         let now = DateTime::UNIX_EPOCH;
-        let first = PlaceSeen { snapshots: Some(3), stored_bytes: Some(7), ..PlaceSeen::default() };
+        let first =
+            PlaceSeen { snapshots: Some(3), proven: Some(2), stored_bytes: Some(7), ..PlaceSeen::default() };
         note_place(&catalog, "oss", first, now).unwrap();
         note_place(&catalog, "oss", PlaceSeen { snapshots: Some(4), ..PlaceSeen::default() }, now).unwrap();
         let seen = place(&catalog, "oss").unwrap();
-        assert_eq!((seen.snapshots, seen.stored_bytes), (Some(4), Some(7)));
+        assert_eq!((seen.snapshots, seen.proven, seen.stored_bytes), (Some(4), Some(2), Some(7)));
         assert_eq!(place(&catalog, REPOSITORY).unwrap(), PlaceSeen::default());
     }
 }

@@ -232,7 +232,7 @@ fn place(ledger: &Catalog, name: &str) -> Result<PlaceStanding> {
         name: name.to_owned(),
         is_offsite: false,
         snapshots: seen.snapshots,
-        proven: 0,
+        proven: seen.proven.unwrap_or_default(),
         immutable: 0,
         newest: seen.newest,
         newest_began: seen.newest_began,

@@ -37,7 +37,8 @@ pub struct Synced {
 impl Synced {
     /// Returns how a process that did only this would end.
     pub fn exit(&self) -> ExitCode {
-        match (self.copy.damaged.is_empty(), self.copy.unhealed.is_empty()) {
+        let is_whole = self.copy.unhealed.is_empty() && self.copy.proofs_left.is_empty();
+        match (self.copy.damaged.is_empty(), is_whole) {
             (false, _) => ExitCode::Damage,
             (true, false) => ExitCode::Partial,
             (true, true) => ExitCode::Ok,
@@ -56,6 +57,7 @@ impl Synced {
         let (newest, newest_began) = state.newest.clone().unzip();
         PlaceSeen {
             snapshots: Some(state.snapshots),
+            proven: Some(state.proven),
             newest,
             newest_began,
             stored_bytes: Some(state.packs_bytes),
@@ -74,6 +76,10 @@ impl Remembered for Synced {
             .or_else(|| {
                 let (id, why) = self.copy.unhealed.first()?;
                 Some(format!("snapshot {id} cannot be restored from the copy: {why}"))
+            })
+            .or_else(|| {
+                let (_, why) = self.copy.proofs_left.first()?;
+                Some(format!("a proof of a drill is not copied: {why}"))
             });
         Outcome {
             exit: Some(self.exit()),

@@ -149,6 +149,7 @@ impl SnapshotWriter<'_> {
             packs,
             pinned: Some(label.pin.is_some()),
             config: repository.core.config.revision,
+            chosen: label.chosen,
         };
         repository.put_refs(&refs, &monitor).await?;
         monitor.event(Event::Committed { snapshot: id.clone() });

@@ -5,6 +5,8 @@
 //! forget nothing in the copy, which has a retention of its own. Each signer's snapshots come in the order of their
 //! numbers, so the copy's chain never has a hole that a later run would fill.
 //!
+//! Proofs of drills come last, each with its report first and its signature last.
+//!
 //! *Damage.* A snapshot that is damaged in the original is left out and named. That would look like a theft in the
 //! copy, so its absence is explained there before the signer's next snapshot comes: by a key that may remove things,
 //! where the host has one. Where it has none, what the signer made later waits: a hole that nobody with a key has
@@ -19,6 +21,7 @@
 
 mod heal;
 mod packs;
+mod proofs;
 mod state;
 
 use std::{
@@ -38,6 +41,7 @@ use super::{
     format::layout,
     hold::AtWork,
     marks::{self, Forgotten, SessionKind},
+    proofs::Proofs,
     put_first, recovery,
     survey::SignedRefs,
 };
@@ -91,6 +95,10 @@ pub struct CopyReport {
     pub unhealed: Vec<(SnapshotId, String)>,
     /// Snapshots that wait because one before them is damaged and no key is at hand to explain it.
     pub waiting: Vec<SnapshotId>,
+    /// Proofs of drills that were copied.
+    pub proofs: u64,
+    /// Proofs of drills that the copy has not, or has otherwise, and why.
+    pub proofs_left: Vec<(Key, String)>,
     /// How the copy stands now.
     pub state: CopyState,
 }
@@ -112,6 +120,10 @@ struct Copy<'a> {
     wanted: BTreeMap<SnapshotId, PackId>,
     /// The snapshots that the copy has, and those that it has forgotten.
     known: Known,
+    /// The snapshots that are believed in the copy, each with the hash of its refs.
+    commits: BTreeMap<SnapshotId, PackId>,
+    /// The proofs that the copy has.
+    proven_by: Proofs,
     /// The packs that the copy has.
     packs: BTreeMap<PackId, u64>,
     /// Those that snapshots of the copy rely on, and how many do.
@@ -159,6 +171,7 @@ impl Repository<Clear> {
         let mut copy = Copy::begin(from, to, put, signing, settings, ground, monitor).await?;
         copy.tombstones().await?;
         copy.snapshots(&commits.survey.good).await?;
+        copy.proofs(&commits.survey.good).await?;
         copy.report.state = copy.state().await?;
         let (key, mark) = copy.at_work.end();
         copy.give(&key, mark).await?;
@@ -204,6 +217,8 @@ impl<'a> Copy<'a> {
             held_up: BTreeSet::new(),
             wanted: BTreeMap::new(),
             known: Known::default(),
+            commits: BTreeMap::new(),
+            proven_by: Proofs::default(),
             packs: BTreeMap::new(),
             relied_on: BTreeMap::new(),
             indexes: None,
@@ -257,6 +272,7 @@ impl<'a> Copy<'a> {
                 self.monitor.event(Event::Copied { snapshot: id.clone() });
                 self.report.copied.push(id.clone());
                 self.known.there.insert(id.clone());
+                self.commits.insert(id.clone(), one.digest);
                 Ok(())
             }
             Err(failure) if failure.exit() == ExitCode::Damage => {

@@ -1,4 +1,4 @@
-//! Everything that lies in a store, as types: the format of version 1. `docs/FORMAT.md` tells it in words.
+//! Everything that lies in a store, as types: the format of version 3. `docs/FORMAT.md` tells it in words.
 //!
 //! Readers accept [`FORMAT_MIN`] to [`FORMAT`]; a newer number is refused with the number in the text. Unknown fields
 //! are refused too: what a reader does not know it cannot keep.
@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::stored_time,
+    drill::{Outcome, Way},
     error::{Context, ExitCode, Failure, Result},
     flow::{Attrs, EntryMeta, Point, Problem},
     names::{ChunkId, Key, PackId, SnapshotId, SourceName},
 };
 
 /// The format's version. Every change of what lies in a store raises it.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// The oldest version that is read. Version 1 knew no prune: refs did not tell what is pinned.
 pub const FORMAT_MIN: u32 = 1;
 
@@ -33,6 +34,8 @@ const MEMBER_BYTES_MIN: u32 = 512;
 /// Bytes by which zstd may make a frame larger, beside one in 128 of what does not compress: readers plan by plain
 /// bytes and fetch packed ones.
 const FRAME_OVERHEAD_BYTES_MAX: u32 = 256;
+/// Seconds that a restore may be told to have taken: thirty years, so that they are a span of time anywhere.
+const RTO_SECONDS_MAX: f64 = 1e9;
 /// Bytes that the age header of a pack may have; sixteen recipients need 1,800.
 const HEAD_BYTES_MAX: u64 = 64 << 10;
 
@@ -112,7 +115,29 @@ pub struct Refs {
     /// The revision of the config that it was made with: an older one that comes back is noticed.
     #[serde(default)]
     pub config: u32,
+    /// Whether it holds only those of the stack's sources that a person named. Unknown before version 3.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub chosen: bool,
 }
+
+impl Refs {
+    /// Returns whether the snapshot stands for the whole stack, or for all of a host's shard: no source is missing,
+    /// and none was left aside.
+    pub fn is_whole(&self) -> bool {
+        self.status == Status::Complete && !self.chosen
+    }
+
+    /// Returns the word that people and `--json` see: `complete` is a snapshot that stands for the whole stack.
+    pub fn word(&self) -> &'static str {
+        match self.status {
+            Status::Complete if self.chosen => CHOSEN,
+            status => status.word(),
+        }
+    }
+}
+
+/// The word for a snapshot of sources that a person named.
+pub const CHOSEN: &str = "chosen";
 
 /// Whether a snapshot holds all that its sources announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -307,6 +332,55 @@ pub struct ChunkRecord {
     pub size_bytes: u32,
 }
 
+/// `drills/<drill>.json`: what a drill found, in the clear; its signature is what counts. What it found in detail names
+/// tables, rows and keys, and lies sealed beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proof {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The repository's id.
+    pub repository: String,
+    /// The drill.
+    pub drill: SnapshotId,
+    /// The snapshot that was restored.
+    pub snapshot: SnapshotId,
+    /// SHA-256 of the refs that it was restored by: a proof is of that very commit and no other.
+    pub refs: PackId,
+    /// How it was restored.
+    pub way: Way,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// When the drill began.
+    #[serde(deserialize_with = "stored_time")]
+    pub began: DateTime<Utc>,
+    /// When it ended.
+    #[serde(deserialize_with = "stored_time")]
+    pub ended: DateTime<Utc>,
+    /// Seconds that the restore of everything took, if everything was restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rto_seconds: Option<f64>,
+    /// How many sources were restored.
+    pub sources: u64,
+    /// How many assertions held, failed, and could not be asked.
+    pub assertions: [u64; 3],
+    /// The full report, if it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<SealedReport>,
+}
+
+/// Where the full report of a drill lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealedReport {
+    /// The object.
+    pub object: Key,
+    /// SHA-256 of its bytes.
+    pub sha256: PackId,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
 /// Names of the objects in a store.
 pub mod layout {
     use super::{Key, PackId, SnapshotId};
@@ -323,6 +397,8 @@ pub mod layout {
     pub const REFS: &str = "refs/";
     /// Where manifests are.
     pub const MANIFESTS: &str = "manifests/";
+    /// Where proofs of drills and their reports are.
+    pub const DRILLS: &str = "drills/";
     /// What a signature's name ends with.
     pub const SIGNATURE: &str = ".minisig";
 
@@ -397,6 +473,21 @@ pub mod layout {
         (refs(&snapshot, revision) == *key).then_some((snapshot, revision))
     }
 
+    /// `drills/<drill>.json`.
+    pub fn drill(drill: &SnapshotId) -> Key {
+        key(&format!("{DRILLS}{drill}.json"))
+    }
+
+    /// `drills/<drill>.tar.zst.age`.
+    pub fn drill_report(drill: &SnapshotId) -> Key {
+        key(&format!("{DRILLS}{drill}.tar.zst.age"))
+    }
+
+    /// The drill that `key` is the proof of.
+    pub fn drill_of(key: &Key) -> Option<SnapshotId> {
+        SnapshotId::new(key.as_str().strip_prefix(DRILLS)?.strip_suffix(".json")?).ok()
+    }
+
     /// What `key` is the signature of, if it is one.
     pub fn signed_by(key: &Key) -> Option<Key> {
         Key::new(key.as_str().strip_suffix(SIGNATURE)?).ok()
@@ -415,13 +506,28 @@ impl Manifest {
     }
 }
 
+/// The one field that is read before all others: a newer format may have others.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
+impl Proof {
+    /// Parses a proof; tells a newer format from a broken one. `what` names it in the failure.
+    pub fn parse(bytes: &[u8], what: &str) -> Result<Self> {
+        let version: Version = parse(bytes, what)?;
+        check_version(version.format, &format!("`{what}`"))?;
+        let proof: Self = parse(bytes, what)?;
+        if proof.rto_seconds.is_none_or(|seconds| (0.0..=RTO_SECONDS_MAX).contains(&seconds)) {
+            return Ok(proof);
+        }
+        Err(Failure::new(ExitCode::Damage, format!("`{what}` tells of a time that no restore takes")))
+    }
+}
+
 impl Config {
     /// Parses a config; tells a newer format from a broken one.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
         let version: Version = parse(bytes, layout::CONFIG)?;
         check_version(version.format, "the repository")?;
         parse(bytes, layout::CONFIG)
@@ -536,13 +642,17 @@ mod tests {
         let snapshot = SnapshotId::new("20251010T180000Z-7f3a").unwrap();
         assert_eq!(layout::refs_of(&layout::refs(&snapshot, 3)), Some((snapshot.clone(), 3)));
         assert_eq!(layout::refs_of(&layout::signature(&layout::refs(&snapshot, 3))), None);
+        assert_eq!(layout::drill_of(&layout::drill(&snapshot)), Some(snapshot.clone()));
+        for other in [layout::drill_report(&snapshot), layout::signature(&layout::drill(&snapshot))] {
+            assert_eq!(layout::drill_of(&other), None);
+        }
     }
 
     #[test]
     fn a_newer_format_is_told_from_a_broken_one() {
-        let newer = Config::parse(br#"{"format": 3, "something": "new"}"#).unwrap_err();
+        let newer = Config::parse(br#"{"format": 4, "something": "new"}"#).unwrap_err();
         assert_eq!(newer.exit(), ExitCode::NoRepository);
-        assert!(newer.to_string().contains("format 3"));
+        assert!(newer.to_string().contains("format 4"));
         assert_eq!(Config::parse(b"{").unwrap_err().exit(), ExitCode::Damage);
     }
 

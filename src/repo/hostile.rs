@@ -8,4 +8,5 @@ pub use super::{
         tombstone, tombstone_of, upstream,
     },
     pack::read_members,
+    proofs::report_members,
 };

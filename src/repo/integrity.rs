@@ -82,7 +82,7 @@ pub fn incidents(
     now: DateTime<Utc>,
 ) -> Vec<Incident> {
     let mut found = Vec::new();
-    for (key, failure) in ledger.survey.bad.iter().chain(&ledger.bad) {
+    for (key, failure) in ledger.survey.bad.iter().chain(&ledger.bad).chain(&ledger.proofs.bad) {
         found.push(Incident {
             object: key.to_string(),
             what: failure.one_line(),

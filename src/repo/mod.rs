@@ -22,6 +22,7 @@ mod marks;
 mod pack;
 mod packer;
 mod packset;
+mod proofs;
 mod prune;
 mod reader;
 mod recovery;
@@ -55,6 +56,7 @@ pub use self::{
     index::{KnownChunks, Location, MemoryIndex, PackMap, Reliance},
     integrity::Incident,
     kept::Kept,
+    proofs::{Proofs, Prove, RestorePoints, SignedProof},
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
     reader::{EntryLines, Snapshot},
     salvage::{Lost, Salvage},
@@ -345,11 +347,12 @@ impl Repository<Read> {
 
     /// Opens one snapshot.
     pub async fn snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
-        let refs = self.core.refs_of(id).await?.whole();
+        let signed = self.core.refs_of(id).await?;
+        let (refs, refs_sha256) = (signed.whole(), signed.digest);
         let manifest = self.core.manifest(&refs, &self.access.identities).await?;
         let identities = self.access.identities.clone();
         let chunks = Arc::new(ChunkReader::new(self.core.clone(), identities, refs.packs.clone()));
-        Ok(Snapshot { refs, manifest, chunks })
+        Ok(Snapshot { refs, refs_sha256, manifest, chunks })
     }
 
     /// Reads the manifest that `refs` name.

@@ -31,7 +31,7 @@ pub const CHUNKS_IN_PACK_MAX: usize = 1 << 16;
 
 /// Bytes that the inner index may have; a larger one is hostile.
 const INDEX_BYTES_MAX: usize = 256 << 20;
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 
 /// Some members on their way into one frame.
 #[derive(Default)]
@@ -165,7 +165,7 @@ impl PackBuilder {
 
 /// Appends a ustar member with constant owner, mode and time: the same chunk is the same bytes. Returns where
 /// its content begins.
-fn append_member(tar: &mut Vec<u8>, name: &str, content: &[u8]) -> Result<usize> {
+pub(super) fn append_member(tar: &mut Vec<u8>, name: &str, content: &[u8]) -> Result<usize> {
     let mut header = tar::Header::new_ustar();
     header.set_size(content.len() as u64);
     header.set_mode(0o644);

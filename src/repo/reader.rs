@@ -23,7 +23,7 @@ use crate::{
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     flow::{BodyWriter, EntrySink, FlowError, FlowResult, Previous, PreviousEntry, Reuse, Selection},
-    names::{ChunkId, EntryPath, SourceName},
+    names::{ChunkId, EntryPath, PackId, SourceName},
 };
 
 /// Entries that are read at the same time.
@@ -40,6 +40,8 @@ const HOLES_NAMED_MAX: usize = 3;
 pub struct Snapshot {
     /// Its refs.
     pub refs: Refs,
+    /// SHA-256 of their bytes, as they lie in the store: the name of this very commit.
+    pub refs_sha256: PackId,
     /// Its manifest.
     pub manifest: Manifest,
     pub(super) chunks: Arc<ChunkReader>,

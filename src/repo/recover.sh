@@ -56,7 +56,7 @@ for config in "$repo"/config.r*.json; do
     if [[ -f $config ]]; then configs+=("$config"); fi
 done
 for config in "${configs[@]}"; do
-    [[ $(jq -r .format "$config") == [12] ]] || die "this script reads formats 1 and 2 only"
+    [[ $(jq -r .format "$config") == [123] ]] || die "this script reads formats 1 to 3 only"
 done
 if ((${#signers[@]} == 0)); then
     while read -r key; do signers+=("$key"); done < <(jq -r '.signers[]' "${configs[@]}" | sort -u)

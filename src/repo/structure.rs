@@ -1,7 +1,8 @@
 //! Looks for damage without any key: what is in the clear, and what a hash in a name or a signature covers.
 //!
 //! *Order.* Signatures, refs and their chain; which packs are there; signatures of indexes; manifests against the hash
-//! in their refs; then, if asked, packs against the hash in their name. What is inside is not looked at.
+//! in their refs; reports of drills against the hash in their proofs; then, if asked, packs against the hash in their
+//! name. What is inside is not looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,10 +40,12 @@ impl Repository<Clear> {
         let mut report = VerifyReport {
             snapshots: ledger.survey.good.len() as u64,
             packs: users.len() as u64,
+            proofs: ledger.proofs.good.len() as u64,
             entries_sealed: true,
             ..VerifyReport::default()
         };
         report.damage.extend(incidents.into_iter().map(|incident| told(incident, monitor)));
+        report.damage.extend(self.core.check_reports(&ledger.proofs).await?);
         for key in self.core.signed(layout::INDEX).await? {
             let checked = self.core.signed_index(&key).await.map(drop);
             report.damage.extend(damage(key.to_string(), checked, Vec::new())?);

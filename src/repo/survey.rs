@@ -20,6 +20,7 @@ use super::{
     format::{self, Refs, layout},
     marks::{self, Condemned, Done, SessionMark, Step, Tombstone},
     packset::{PackSet, PackTable},
+    proofs::Proofs,
 };
 use crate::{
     error::{ExitCode, Failure, Result},
@@ -165,6 +166,8 @@ pub struct Ledger {
     pub packs: BTreeMap<PackId, StoredPack>,
     /// Marks that cannot be believed, with the reason.
     pub bad: Vec<(Key, Failure)>,
+    /// What drills found.
+    pub proofs: Proofs,
 }
 
 impl Core {
@@ -391,8 +394,10 @@ impl Core {
             strays.remove(&id);
         }
         let survey = self.survey_of(&listed, &tombstones).await?;
+        let proofs = self.proofs().await?.compared_with(&survey.good);
         Ok(Ledger {
             survey,
+            proofs,
             unsigned,
             orphans,
             strays,
@@ -513,7 +518,7 @@ fn moved(key: &Key) -> Failure {
 
 /// Runs reads, a few at a time, and parts what could be read from what could not. That the store does not answer
 /// ends it all.
-async fn sorted_out<T, F>(reads: impl Iterator<Item = F>) -> Result<(Vec<T>, Vec<(Key, Failure)>)>
+pub(super) async fn sorted_out<T, F>(reads: impl Iterator<Item = F>) -> Result<(Vec<T>, Vec<(Key, Failure)>)>
 where
     F: Future<Output = (Key, Result<T>)>,
 {

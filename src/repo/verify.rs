@@ -64,6 +64,8 @@ pub struct VerifyReport {
     pub snapshots: u64,
     /// Packs that they need.
     pub packs: u64,
+    /// Proofs of drills whose signatures were checked.
+    pub proofs: u64,
     /// Chunks whose bytes were read and hashed.
     pub chunks_read: u64,
     /// Bytes of packs that were read.
@@ -134,7 +136,8 @@ impl Repository<Read> {
         monitor: &SharedMonitor,
     ) -> Result<VerifyReport> {
         let (ledger, incidents) = self.core.checked_ledger(ground.clock.now()).await?;
-        let refs = ledger.survey.good;
+        let damaged_proofs = self.core.check_reports(&ledger.proofs).await?;
+        let (proofs, refs) = (ledger.proofs.good.len() as u64, ledger.survey.good);
         let mut needed = BTreeMap::new();
         for one in &refs {
             one.packs.for_each(|pack, size_bytes| {
@@ -148,6 +151,7 @@ impl Repository<Read> {
             report: VerifyReport {
                 snapshots: refs.len() as u64,
                 packs: needed.len() as u64,
+                proofs,
                 ..Default::default()
             },
             needed,
@@ -158,6 +162,7 @@ impl Repository<Read> {
             nowhere: BTreeMap::new(),
         };
         search.report.damage.extend(incidents.into_iter().map(|incident| told(incident, monitor)));
+        search.report.damage.extend(damaged_proofs);
         search.compare_packs().await?;
         search.read_indexes(&refs).await?;
         for one in &refs {

@@ -62,6 +62,8 @@ pub struct Label {
     pub tag: Option<String>,
     /// Why it is to be kept for ever.
     pub pin: Option<String>,
+    /// Whether a person named the sources and left others aside.
+    pub chosen: bool,
 }
 
 /// A snapshot that exists.

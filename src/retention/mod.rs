@@ -14,9 +14,10 @@
 //! - snapshots dated in the future: they stay until their time has come, and until then they are not the newest,
 //!   use up no count and displace nothing.
 //!
-//! *Partial* snapshots, which lack a source, displace nothing: no count, no `within` and no `min_keep` sees them.
-//! One stays while no complete snapshot is newer, as it may hold the only copy of yesterday; and for
-//! [`PARTIAL_DAYS`] days in any case. It goes when a complete one is newer *and* it is older than that.
+//! *Partial* snapshots, which lack a source, be it that it failed or that a person left it aside, displace nothing:
+//! no count, no `within` and no `min_keep` sees them. One stays while no complete snapshot is newer, as it may hold
+//! the only copy of yesterday; and for [`PARTIAL_DAYS`] days in any case. It goes when a complete one is newer
+//! *and* it is older than that.
 //!
 //! No rule at all keeps everything. Rules that are all 0 are refused: nobody means that.
 //!

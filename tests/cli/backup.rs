@@ -1,6 +1,6 @@
 //! `lifeboat backup`: what is taken, what it tells, and what keeps it from running.
 
-use std::fs::File;
+use std::fs::{self, File};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -43,6 +43,57 @@ fn only_the_sources_that_were_named_are_taken() {
     stage.add_redis(closed_port(), "hush");
     let json = stage.run(&["backup", "config", "--json"]).ends(0).json();
     assert_eq!(json["sources"].as_array().unwrap().len(), 1);
+    assert_eq!((&json["status"], &json["sources"][0]["status"]), (&"chosen".into(), &"complete".into()));
+    let listed = stage.run(&["snapshots", "--json"]).ends(0).json();
+    assert_eq!(
+        (&listed["snapshots"][0]["status"], &listed["snapshots"][0]["proven"]),
+        (&"chosen".into(), &false.into())
+    );
+    assert!(stage.run(&["snapshots"]).ends(0).out.contains("chosen"));
+    assert!(stage.run(&["backup", "config"]).ends(0).out.contains(" is chosen: "));
+}
+
+#[test]
+fn sources_that_were_all_named_are_the_whole_stack() {
+    let stage = Stage::with_files();
+    let json = stage.run(&["backup", "config", "--json"]).ends(0).json();
+    assert_eq!(json["status"], "complete");
+}
+
+#[test]
+fn a_snapshot_of_named_sources_takes_no_place_of_a_whole_one() {
+    let stage = Stage::with_files();
+    let policy = stage.read("lifeboat.toml");
+    let whole = [stage.snapshot(), stage.snapshot()];
+    stage.add_redis(closed_port(), "hush");
+    stage.edit(|text| {
+        let (before, rest) = text.split_once("\n[retention]\n").unwrap();
+        let after = rest.find("\n[").map_or("", |end| &rest[end..]);
+        format!("{before}\n[retention]\nlast = 2\nmin_keep = 1\n{after}")
+    });
+    let named: Vec<String> = (0..3)
+        .map(|_| {
+            let json = stage.run(&["backup", "config", "--json"]).ends(0).json();
+            json["snapshot"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let plan = stage.run(&["prune", "--plan", "--json"]).ends(0).json();
+    assert_eq!(plan["remove"], serde_json::json!([]), "{plan}");
+    let reasons = |id: &String| {
+        let kept = plan["keep"].as_array().unwrap().iter().find(|one| one["id"] == id.as_str()).unwrap();
+        kept["reasons"][0].as_str().unwrap().to_owned()
+    };
+    assert_eq!(whole.each_ref().map(reasons), ["last 2 of 2", "last 1 of 2"]);
+    assert!(named.iter().map(reasons).all(|why| why == "newest partial, no complete one is newer"));
+    stage.write("lifeboat.toml", &policy);
+    // A catalog that is made anew does not take one of them for last night's backup.
+    fs::remove_dir_all(stage.path("state")).unwrap();
+    let status = |stage: &Stage| stage.run(&["status", "--json"]).json();
+    stage.run(&["catalog", "rebuild"]).ends(0);
+    let told = status(&stage);
+    let backup = told["tasks"].as_array().unwrap().iter().find(|one| one["task"] == "backup").cloned();
+    let last = &backup.as_ref().unwrap()["last_run"]["snapshot"];
+    assert_eq!(*last, whole[1].as_str(), "{told}");
 }
 
 #[test]

@@ -23,6 +23,9 @@ const OF_FORMAT_2: [&str; 2] = ["20261123T033812Z-6057", "20261123T033815Z-1bc8"
 /// What `a.txt` is in the last of them.
 const LAST: (&str, &str) = ("a.txt", "7a06324680e94b066ba2c6fa56f3f9d2a67f623be23c39ca12b5a623132695bc");
 
+/// The snapshots of the repository of format 3: a drill proved the first, and for the second a person chose a source.
+const OF_FORMAT_3: [&str; 2] = ["20261123T091922Z-be2e", "20261123T091922Z-3b3d"];
+
 /// Copies the repository of format 1 and writes a policy for it.
 fn format_1() -> Stage {
     let stage = golden("format-1", "config.json");
@@ -151,4 +154,30 @@ fn a_repository_of_format_2_is_read_with_all_its_marks() {
     stage.snapshot();
     stage.run(&["prune", "--apply"]).ends(0);
     stage.run(&["verify", "--read-data"]).ends(0);
+}
+
+#[test]
+fn a_repository_of_format_3_tells_what_was_proven_and_what_was_chosen() {
+    let stage = golden("format-3", "config.json");
+    let listed = stage.run(&["snapshots", "--json"]).ends(0).json();
+    let facts = |what: &str| -> Vec<serde_json::Value> {
+        listed["snapshots"].as_array().unwrap().iter().map(|one| one[what].clone()).collect()
+    };
+    assert_eq!(facts("id"), OF_FORMAT_3);
+    assert_eq!(facts("status"), ["complete", "chosen"]);
+    assert_eq!(facts("proven"), [true, false]);
+    let verified = stage.run(&["verify", "--read-data", "--json"]).ends(0).json();
+    let found = ["snapshots", "proofs", "damage"].map(|what| verified[what].clone());
+    assert_eq!(found, [2.into(), 1.into(), serde_json::json!([])]);
+    let into = format!("config={}", stage.at("old"));
+    stage.run(&["restore", OF_FORMAT_3[0], "--into", &into, "--yes", "golden"]).ends(0);
+    assert_eq!(stage.read("old/tmp/g3/data/a.txt"), "hello\n");
+    // Of three, the rules keep one; the proven one stays, and the chosen one took no place of it.
+    stage.snapshot();
+    stage.snapshot();
+    let plan = stage.run(&["prune", "--plan", "--json"]).ends(0).json();
+    let kept = plan["keep"].as_array().unwrap().iter().find(|one| one["id"] == OF_FORMAT_3[0]).unwrap();
+    assert_eq!((&kept["reasons"][0], &kept["proven"]), (&"newest proven".into(), &true.into()));
+    stage.run(&["prune", "--apply"]).ends(0);
+    assert_eq!(stage.run(&["verify", "--json"]).ends(0).json()["proofs"], 1);
 }

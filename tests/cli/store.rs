@@ -28,7 +28,7 @@ fn a_repository_that_is_not_there_is_told_with_its_place() {
 fn a_repository_of_a_newer_format_is_left_alone() {
     let stage = Stage::with_files();
     let config = stage.read("repo/config.json");
-    stage.write("repo/config.json", &config.replace("\"format\": 2", "\"format\": 3"));
+    stage.write("repo/config.json", &config.replace("\"format\": 3", "\"format\": 4"));
     assert_screen!(stage, stage.run(&["backup"]).ends(10).err);
 }
 
@@ -36,7 +36,7 @@ fn a_repository_of_a_newer_format_is_left_alone() {
 fn a_config_that_was_changed_is_tampering() {
     let stage = Stage::with_files();
     let config = stage.read("repo/config.json");
-    stage.write("repo/config.json", &config.replace("\"format\": 2", "\"format\":  2"));
+    stage.write("repo/config.json", &config.replace("\"format\": 3", "\"format\":  3"));
     stage.run(&["backup"]).ends(22).tells("is not signed by a key that the policy trusts");
 }
 

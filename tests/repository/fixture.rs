@@ -21,7 +21,7 @@ use lifeboat::{
     names::{Key, SnapshotId, SourceName},
     repo::{
         self, Append, Committed, KnownChunks, Label, Lost, Maintain, MemoryIndex, MemoryWitness,
-        NewRepository, Patience, Place, PruneReport, Read, Repository, Salvage, Snapshot, Terms,
+        NewRepository, Patience, Place, Prove, PruneReport, Read, Repository, Salvage, Snapshot, Terms,
         VerifyOptions, VerifyReport,
         format::{Config, layout},
     },
@@ -157,6 +157,11 @@ impl Ship {
         Repository::read(self.place(store, &Arc::default()), self.identities(), &self.monitor()).await
     }
 
+    /// Opens for adding proofs of drills.
+    pub async fn prove<S: Store + Clone + 'static>(&self, store: &S) -> Result<Repository<Prove>> {
+        Repository::prove(self.place(store, &Arc::default()), Arc::new(store.clone()), self.signing()).await
+    }
+
     /// Opens for removing, with the host's own keys.
     pub async fn maintain<S: Store + Clone + 'static>(&self, store: &S) -> Result<Repository<Maintain>> {
         self.maintain_knowing(store, &Arc::default()).await
@@ -206,6 +211,17 @@ impl Ship {
 
     /// Makes a snapshot of several sources in a repository that is open.
     pub async fn write(&self, repository: &Repository<Append>, all: &[Cargo]) -> Result<Committed> {
+        let label = Label { stack: "im-suite".into(), host: "test".into(), ..Label::default() };
+        self.write_labelled(repository, all, label).await
+    }
+
+    /// Makes a snapshot of which this is said.
+    pub async fn write_labelled(
+        &self,
+        repository: &Repository<Append>,
+        all: &[Cargo],
+        label: Label,
+    ) -> Result<Committed> {
         let mut writer = repository.begin(self.ground(), self.monitor(), 1).await?;
         for cargo in all {
             let previous = repository.previous(&cargo.name).await?;
@@ -215,7 +231,6 @@ impl Ship {
                 tokio::join!(source.read(sink, previous), writer.write_source(&cargo.name, "test", stream));
             settle(read, written).map_err(|error| error.about(&cargo.name))?;
         }
-        let label = Label { stack: "im-suite".into(), host: "test".into(), ..Label::default() };
         writer.commit(label, Vec::new()).await
     }
 

@@ -170,10 +170,10 @@ async fn replayed_refs_of_a_snapshot_whose_packs_are_gone_read_nothing_wrong() {
 #[tokio::test]
 async fn a_newer_format_is_refused_in_words() {
     let (ship, store, ..) = scene().await;
-    ship.change_config(&store, |config| config.format = 3).await;
+    ship.change_config(&store, |config| config.format = 4).await;
     let failure = ship.reader(&store).await.err().unwrap();
     assert_eq!(failure.exit(), ExitCode::NoRepository);
-    assert_eq!(failure.to_string(), "the repository has format 3, this lifeboat reads formats 1 to 2");
+    assert_eq!(failure.to_string(), "the repository has format 4, this lifeboat reads formats 1 to 3");
     assert_eq!(ship.append(&store, &Arc::default()).await.err().unwrap().exit(), ExitCode::NoRepository);
 }
 

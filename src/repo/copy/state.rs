@@ -16,6 +16,8 @@ use crate::{
 pub struct CopyState {
     /// Snapshots in the copy.
     pub snapshots: u64,
+    /// How many of them a drill has proven, as far as the copy tells.
+    pub proven: u64,
     /// The newest of them, and when it was begun.
     pub newest: Option<(SnapshotId, DateTime<Utc>)>,
     /// Bytes of the packs in the copy.
@@ -63,8 +65,11 @@ impl Copy<'_> {
             here.map_or_else(|| id.time(), |one| one.refs.began)
         };
         let standing: Vec<&SnapshotId> = self.known.there.difference(&self.known.forgotten).collect();
+        let commits = self.commits.iter().filter(|(id, _)| standing.contains(id));
+        let proven = self.proven_by.proven_of(commits.map(|(id, refs)| (id, *refs)));
         Ok(CopyState {
             snapshots: standing.len() as u64,
+            proven: proven.len() as u64,
             newest: standing.last().map(|id| ((*id).clone(), began(id))),
             packs_bytes: self.packs.values().sum(),
             lag_bytes: missing.values().sum(),
@@ -83,6 +88,7 @@ impl Copy<'_> {
         };
         let there: BTreeSet<SnapshotId> =
             believed.filter(is_same).map(|one| one.refs.snapshot.clone()).collect();
+        self.commits = survey.good.iter().map(|one| (one.refs.snapshot.clone(), one.digest)).collect();
         for one in &survey.good {
             one.packs.for_each(|pack, _| *self.relied_on.entry(pack).or_default() += 1);
         }

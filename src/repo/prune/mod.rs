@@ -22,7 +22,7 @@ pub use self::{
 use super::{
     Place, Repository,
     core::Core,
-    format::{Refs, Status, layout},
+    format::{Proof, Refs, layout},
     integrity::Incident,
     survey::{Ledger, SignedRefs},
 };
@@ -71,6 +71,8 @@ pub struct Inspection {
     pub incidents: Vec<Incident>,
     /// Why snapshots are pinned; an empty reason where it cannot be read.
     pub pins: BTreeMap<SnapshotId, String>,
+    /// The snapshots that a drill has proven, each with the proof.
+    pub proven: BTreeMap<SnapshotId, Proof>,
     /// Packs that no new snapshot relies on.
     pub(super) avoided: BTreeSet<PackId>,
 }
@@ -157,7 +159,8 @@ impl Repository<Maintain> {
             }
         }
         let avoided = self.core.known.avoided()?;
-        Ok(Inspection { ledger, incidents, pins, avoided })
+        let proven = ledger.proofs.proven(&ledger.survey.good);
+        Ok(Inspection { ledger, incidents, pins, proven, avoided })
     }
 
     /// Returns why a snapshot is pinned, if it is. Old refs do not tell; then the manifest does, and where that
@@ -186,9 +189,4 @@ fn stands_still(incident: &Incident) -> Failure {
 /// Returns when a commit came, as far as it is known.
 fn came(one: &SignedRefs) -> DateTime<Utc> {
     one.received.unwrap_or(one.refs.began)
-}
-
-/// Returns whether a commit is complete.
-fn is_complete(one: &SignedRefs) -> bool {
-    one.refs.status == Status::Complete
 }

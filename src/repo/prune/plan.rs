@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use super::{Inspection, Terms, came, is_complete};
+use super::{Inspection, Terms, came};
 use crate::{
     names::{PackId, SnapshotId},
     repo::{
@@ -332,7 +332,7 @@ fn waiting(ledger: &Ledger) -> BTreeMap<PackId, (u64, DateTime<Utc>)> {
 
 /// Returns the generations that may be swept: condemned long enough ago, and a complete snapshot was made since.
 fn due(ledger: &Ledger, terms: Terms, now: DateTime<Utc>) -> BTreeSet<u64> {
-    let newest = ledger.survey.good.iter().filter(|one| is_complete(one)).map(came).max();
+    let newest = ledger.survey.good.iter().filter(|one| one.refs.is_whole()).map(came).max();
     let due = ledger.generations.iter().filter(|(_, generation)| {
         let waits = generation.condemned.is_some()
             && !generation.void
