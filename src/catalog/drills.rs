@@ -131,8 +131,8 @@ impl Catalog {
         Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
     }
 
-    /// Returns the sources of the newest `limit` drills that restored from this place and passed, the newest first: they
-    /// tell how long a real restore from there takes.
+    /// Returns the sources of the newest `limit` drills that restored from this place and passed, the newest first:
+    /// they tell how long a real restore from there takes.
     pub fn drilled_sources(&self, from: &str, limit: u32) -> Result<Vec<SourceReport>> {
         let passed = self.some_drills(
             "way = ?2 AND place = ?3 AND outcome = ?4",

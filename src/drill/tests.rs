@@ -64,7 +64,7 @@ fn a_drill_passes_only_when_something_was_asked_and_all_of_it_held() {
     let unasked = Assertion { answer: Answer::CouldNotRun, ..held() };
     assert_eq!(Outcome::judge(&[held(), held()], None), Outcome::Passed);
     assert_eq!(Outcome::judge(&[], None), Outcome::CouldNotRun, "nothing asked is nothing proven");
-    assert_eq!(Outcome::judge(&[unasked.clone()], None), Outcome::CouldNotRun);
+    assert_eq!(Outcome::judge(std::slice::from_ref(&unasked), None), Outcome::CouldNotRun);
     assert_eq!(Outcome::judge(&[held(), unasked.clone()], None), Outcome::CouldNotRun);
     assert_eq!(Outcome::judge(&[held(), unasked, failed.clone()], None), Outcome::Failed);
     assert_eq!(Outcome::judge(&[held()], Some(&trouble())), Outcome::CouldNotRun);

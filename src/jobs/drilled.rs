@@ -167,7 +167,7 @@ mod tests {
         catalog::RunEnd,
         clock::{StoppedClock, System},
         drill::{
-            Assertion, Question, Report, Trouble,
+            Assertion, Question, Report,
             tests::{report, restored},
         },
         jobs::{prune, watch},
@@ -199,10 +199,6 @@ mod tests {
         Assertion::failed(Question::Objective, "rto", "61 min of 60")
     }
 
-    fn trouble() -> Option<Trouble> {
-        Some(Trouble { what: "the lab did not start".to_owned(), hints: Vec::new() })
-    }
-
     /// A stack whose drills are played, and its catalog.
     struct Stage {
         stack: Stack,
@@ -224,11 +220,11 @@ mod tests {
             self.ground().clock.now()
         }
 
-        /// Plays a drill that ends now, as the job notes it.
-        fn drilled(&self, way: Way, assertions: Vec<Assertion>, problem: Option<Trouble>) -> Report {
+        /// Plays a drill that ends now, as the job notes it; one that asked nothing could not run.
+        fn drilled(&self, way: Way, assertions: Vec<Assertion>) -> Report {
             self.clock.advance(chrono::Duration::hours(1));
             let run = self.ledger.begin_run(&task_of(way), 1, self.now()).unwrap();
-            let found = report(way, self.now(), assertions, problem);
+            let found = report(way, self.now(), assertions, None);
             self.ledger.note_drill(&found, None).unwrap();
             let exit = match found.outcome {
                 Outcome::Passed => ExitCode::Ok,
@@ -272,31 +268,31 @@ mod tests {
     #[test]
     fn a_drill_that_failed_pages_until_a_later_one_passes_and_one_that_could_not_run_ends_nothing() {
         let stage = Stage::new("");
-        stage.drilled(Way::Restore, vec![held()], None);
+        stage.drilled(Way::Restore, vec![held()]);
         assert_eq!(stage.open(), []);
-        stage.drilled(Way::Restore, vec![held(), lost()], None);
+        stage.drilled(Way::Restore, vec![held(), lost()]);
         assert_eq!(stage.open(), told("drill", Urgency::Page));
-        stage.drilled(Way::Restore, Vec::new(), trouble());
+        stage.drilled(Way::Restore, Vec::new());
         assert_eq!(stage.open(), told("drill", Urgency::Page));
         let standing = standing::gather(&stage.stack, &stage.ledger, stage.now()).unwrap();
         assert_eq!(standing.verdict, Verdict::Danger);
         assert_eq!(standing.drill.map(|drill| drill.outcome), Some(Outcome::CouldNotRun));
-        stage.drilled(Way::Restore, vec![held()], None);
+        stage.drilled(Way::Restore, vec![held()]);
         assert_eq!(stage.open(), []);
     }
 
     #[test]
     fn what_could_not_run_was_only_slow_or_was_the_recipe_waits_for_the_morning() {
         let stage = Stage::new("[drill]\nby_hand = true\nby_hand_image = \"tools\"\n");
-        stage.drilled(Way::Restore, Vec::new(), trouble());
+        stage.drilled(Way::Restore, Vec::new());
         assert_eq!(stage.open(), told("drill", Urgency::Ticket));
         let what = stage.ledger.open_incidents().unwrap().remove(0).condition.what;
         assert_eq!(what, "drill could not run: why");
-        stage.drilled(Way::Restore, vec![held(), slow()], None);
+        stage.drilled(Way::Restore, vec![held(), slow()]);
         assert_eq!(stage.open(), told("drill", Urgency::Ticket));
         assert_eq!(stage.frozen(), None, "everything came back");
-        stage.drilled(Way::Restore, vec![held()], None);
-        stage.drilled(Way::ByHand, vec![lost()], None);
+        stage.drilled(Way::Restore, vec![held()]);
+        stage.drilled(Way::ByHand, vec![lost()]);
         assert_eq!(stage.open(), told("drill by-hand", Urgency::Ticket));
         assert_eq!(stage.frozen(), None, "lifeboat itself restores");
         let standing = standing::gather(&stage.stack, &stage.ledger, stage.now()).unwrap();
@@ -307,7 +303,7 @@ mod tests {
     #[test]
     fn an_incident_of_a_drill_names_the_report_and_nothing_that_is_inside_a_source() {
         let stage = Stage::new("");
-        let found = stage.drilled(Way::Restore, vec![held(), lost()], None);
+        let found = stage.drilled(Way::Restore, vec![held(), lost()]);
         let condition = || condition(&stage.ledger, &task_of(Way::Restore)).unwrap().unwrap();
         assert_eq!(condition().hint.unwrap(), "Run `lifeboat drill` and read its report.");
         stage.ledger.note_drill(&found, Some(std::path::Path::new("/reports/one.html"))).unwrap();
@@ -320,21 +316,21 @@ mod tests {
     fn prune_stands_still_while_the_last_drill_failed_until_somebody_says_so_or_one_passes() {
         let stage = Stage::new("");
         assert_eq!((stage.open(), stage.frozen()), (Vec::new(), None), "who never drills may prune");
-        stage.drilled(Way::Restore, vec![lost()], None);
+        stage.drilled(Way::Restore, vec![lost()]);
         stage.open();
         let why = "drill failed: 1 of 1 assertions did not hold of what came from `repository` (incident 1)";
         assert_eq!(stage.frozen().as_deref(), Some(why));
-        stage.drilled(Way::Restore, Vec::new(), trouble());
+        stage.drilled(Way::Restore, Vec::new());
         stage.open();
         assert_eq!(stage.frozen().as_deref(), Some(why), "what could not run mends nothing");
         stage.acknowledge();
         assert_eq!(stage.frozen(), None);
-        stage.drilled(Way::Restore, vec![held()], None);
+        stage.drilled(Way::Restore, vec![held()]);
         stage.open();
-        stage.drilled(Way::Restore, vec![lost()], None);
+        stage.drilled(Way::Restore, vec![lost()]);
         stage.open();
         assert!(stage.frozen().is_some(), "it failed anew");
-        stage.drilled(Way::Restore, vec![held()], None);
+        stage.drilled(Way::Restore, vec![held()]);
         stage.open();
         assert_eq!(stage.frozen(), None);
     }
@@ -342,10 +338,10 @@ mod tests {
     #[test]
     fn a_failure_after_one_that_could_not_run_was_acknowledged_stops_prune_all_the_same() {
         let stage = Stage::new("");
-        stage.drilled(Way::Restore, Vec::new(), trouble());
+        stage.drilled(Way::Restore, Vec::new());
         stage.open();
         stage.acknowledge();
-        stage.drilled(Way::Restore, vec![lost()], None);
+        stage.drilled(Way::Restore, vec![lost()]);
         assert_eq!(stage.open(), told("drill", Urgency::Page));
         assert!(stage.frozen().is_some());
     }
@@ -353,7 +349,7 @@ mod tests {
     #[test]
     fn a_policy_may_leave_prune_free() {
         let stage = Stage::new("[drill]\nfreeze_prune = false\n");
-        stage.drilled(Way::Restore, vec![lost()], None);
+        stage.drilled(Way::Restore, vec![lost()]);
         stage.open();
         assert_eq!(stage.frozen(), None);
     }
@@ -375,10 +371,10 @@ mod tests {
         assert_eq!(never.frozen(), None);
         let broken = scheduled();
         for _ in 0..36 {
-            broken.drilled(Way::Restore, Vec::new(), trouble());
+            broken.drilled(Way::Restore, Vec::new());
         }
         assert_eq!((broken.open(), broken.frozen()), (told("drill", Urgency::Ticket), None));
-        broken.drilled(Way::Restore, Vec::new(), trouble());
+        broken.drilled(Way::Restore, Vec::new());
         broken.open();
         assert_eq!(broken.frozen().as_deref(), Some("drill could not run: why (incident 1)"));
     }
@@ -415,7 +411,7 @@ mod tests {
         };
         tell(at(0));
         assert_eq!(messages(), 0);
-        stage.drilled(Way::Restore, vec![held()], None);
+        stage.drilled(Way::Restore, vec![held()]);
         tell(at(2));
         assert_eq!(messages(), 0, "a run that made none tells of none");
         tell(at(1));

@@ -67,7 +67,11 @@ pub(super) async fn perform(
         Ok(outcome) => outcome.clone(),
         Err(failure) => Outcome::failed(failure),
     };
-    tell_of_drill(shared, task, attempt, began, &outcome, log);
+    let is_tried_again =
+        may_pass(outcome.exit()) && attempt <= shared.stack().schedule.retries && !stop.is_cancelled();
+    if task.job == Job::Drill && !is_tried_again {
+        tell_of_drill(shared, task, began, log);
+    }
     if outcome.exit() == ExitCode::Ok {
         tell(shared, log, ping(task, Phase::Succeeded, Some(&outcome)));
         let end = outcome.end(shared.ground.clock.now());
@@ -104,21 +108,9 @@ fn tell(shared: &Shared, log: &Log, topic: Topic) {
     }
 }
 
-/// Tells of the drill that a run made, unless it could not run and is tried again.
-fn tell_of_drill(
-    shared: &Shared,
-    task: &Task,
-    attempt: u32,
-    began: DateTime<Utc>,
-    outcome: &Outcome,
-    log: &Log,
-) {
-    let stack = shared.stack();
-    let is_tried_again = may_pass(outcome.exit()) && attempt <= stack.schedule.retries;
-    if task.job != Job::Drill || is_tried_again {
-        return;
-    }
-    if let Err(failure) = drilled::tell(&stack, &shared.ledger, task, began, &shared.ground) {
+/// Tells of the drill that a run made since `began`.
+fn tell_of_drill(shared: &Shared, task: &Task, began: DateTime<Utc>, log: &Log) {
+    if let Err(failure) = drilled::tell(&shared.stack(), &shared.ledger, task, began, &shared.ground) {
         log.failure(&failure);
     }
 }
