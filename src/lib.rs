@@ -6,8 +6,9 @@
 //! |---|---|---|
 //! | 0 | [`names`] | what things are called |
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
+//! | 1 | [`drill`] | what a drill found |
 //! | 2 | [`finding`], [`flow`], [`retention`] | what was seen, entries on their way, which snapshots stay |
-//! | 2 | [`drill`], [`schedule`], [`status`] | what a drill found, what is due, how well a stack is protected |
+//! | 2 | [`schedule`], [`status`] | what is due, how well a stack is protected |
 //! | 3 | [`policy`], [`store`], [`crypt`] | what a person asked for, where objects lie, who can read and sign |
 //! | 4 | [`mysql`], [`redis`], [`s3`], [`files`] | the engines |
 //! | 4 | [`repo`], [`catalog`], [`notify`] | repository, memory, messages |
@@ -23,10 +24,10 @@
 pub mod names;
 
 pub mod clock;
+pub mod drill;
 pub mod error;
 pub mod event;
 
-pub mod drill;
 pub mod finding;
 pub mod flow;
 pub mod retention;

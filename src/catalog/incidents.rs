@@ -44,11 +44,14 @@ impl Catalog {
     }
 
     /// Writes an incident as it is now, unless it is over meanwhile; returns whether it was not. What a person said to
-    /// it meanwhile stays, and for how long it is mute is [`Self::mute`]'s alone.
+    /// it meanwhile stays, unless it was less urgent then, and for how long it is mute is [`Self::mute`]'s alone.
     pub fn note_incident(&self, incident: &Incident) -> Result<bool> {
         let update = self.connection().execute(
             "UPDATE incidents SET urgency = ?2, what = ?3, hint = ?4, reminders = ?5, told = ?6, resolved = ?7,
-             acknowledged = coalesce(acknowledged, ?8) WHERE n = ?1 AND resolved IS NULL",
+             acknowledged = CASE
+                 WHEN urgency = 'info' AND ?2 <> 'info' OR urgency = 'ticket' AND ?2 = 'page' THEN ?8
+                 ELSE coalesce(acknowledged, ?8) END
+             WHERE n = ?1 AND resolved IS NULL",
             params![
                 incident.number,
                 incident.urgency.word(),

@@ -7,6 +7,7 @@
 //! *Crash.* `SQLite` rolls back what was not committed; the index object is then simply read again.
 
 mod chunks;
+mod drills;
 mod incidents;
 mod messages;
 mod observations;
@@ -29,6 +30,7 @@ use rusqlite::{
 
 pub use self::{
     chunks::{ChunkAt, ChunkRow, FrameRow, PackRow, TrustedPacks},
+    drills::Drilled,
     messages::{Delivery, Due},
     packs::Avoided,
     runs::{Count, Run, RunEnd},
@@ -80,7 +82,7 @@ const TABLES: &str = "
 ";
 
 /// What made each later version out of the one before. A step that was shipped is never changed.
-const MIGRATIONS: [&str; 3] = ["
+const MIGRATIONS: [&str; 4] = ["
     ALTER TABLE runs ADD COLUMN place TEXT;
     ALTER TABLE runs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1;
     ALTER TABLE runs ADD COLUMN hint TEXT;
@@ -110,6 +112,15 @@ const MIGRATIONS: [&str; 3] = ["
     ALTER TABLE runs ADD COLUMN is_part INTEGER NOT NULL DEFAULT 0;
 ", "
     ALTER TABLE runs ADD COLUMN is_frozen INTEGER NOT NULL DEFAULT 0;
+", "
+    CREATE TABLE drills (
+        n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, way TEXT NOT NULL, place TEXT NOT NULL,
+        snapshot TEXT NOT NULL, began TEXT NOT NULL, ended TEXT NOT NULL, outcome TEXT NOT NULL,
+        is_only_slow INTEGER NOT NULL, rto_seconds REAL, objective_seconds INTEGER, held INTEGER NOT NULL,
+        failed INTEGER NOT NULL, unasked INTEGER NOT NULL, size_bytes INTEGER NOT NULL, files TEXT,
+        report TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX drills_by_way ON drills (way, n);
 "];
 
 /// The open catalog.

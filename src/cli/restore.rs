@@ -14,8 +14,10 @@ use crate::{
     error::{Context, ExitCode, Failure, Result},
     flow::Selection,
     jobs::{
+        drilled, open,
         registry::{self, Into},
         restore::{Missing, Outcome, Plan, Restored, Wanted, choose, execute, plan},
+        seen::REPOSITORY,
         when::When,
     },
     names::{ByteCount, SnapshotId, SourceName},
@@ -90,7 +92,8 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     let hold = if args.salvage { session.hold(&opening, &id).await } else { None };
     let planned = plan(&snapshot, wanted, &session.monitor()).await;
     session.release(hold).await;
-    let plan = planned?;
+    let mut plan = planned?;
+    predict(&mut plan, &stack, &args.origin, session);
     if args.plan {
         if session.json {
             let facts = facts(&plan, &args.origin, opening.shown());
@@ -115,6 +118,15 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     tell(&outcome, &snapshot.refs.snapshot, session);
     // What is not there now either, nobody should learn later.
     Ok(outcome.exit())
+}
+
+/// Says in the plan how long it takes, as far as this host's catalog knows. That it does not stops no restore.
+fn predict(plan: &mut Plan, stack: &Stack, origin: &Origin, session: &Session) {
+    let from = origin.from.as_deref().unwrap_or(REPOSITORY);
+    let ledger = open::ledger(stack, &session.monitor());
+    if let Ok(rates) = ledger.and_then(|ledger| drilled::rates(&ledger, from)) {
+        plan.predict(&rates);
+    }
 }
 
 /// Tells what was restored and what is missing.
@@ -263,6 +275,7 @@ fn facts(plan: &Plan, origin: &Origin, place: &str) -> Value {
             "into": source.place,
             "version": source.state.version,
             "in_the_way": source.state.in_the_way,
+            "predicted_seconds": source.predicted_seconds,
         })
     });
     json!({
@@ -272,6 +285,7 @@ fn facts(plan: &Plan, origin: &Origin, place: &str) -> Value {
         "replace": plan.replace,
         "only": plan.only.patterns(),
         "missing": plan.missing.iter().map(missing_facts).collect::<Vec<_>>(),
+        "predicted_seconds": plan.predicted_seconds,
         "sources": sources.collect::<Vec<_>>(),
     })
 }
@@ -306,7 +320,23 @@ fn show(plan: &Plan, zone: Tz, origin: &Origin, place: &str) {
         ]);
     }
     say(&table.to_string());
+    say(&expected(plan.predicted_seconds));
     show_missing(plan.missing.iter());
+}
+
+/// Says how long a restore is expected to take.
+fn expected(seconds: Option<f64>) -> String {
+    let time = seconds.and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok());
+    let Some(seconds) = time.map(|time| time.as_secs()) else {
+        return "How long it takes is not known: no drill has measured it yet".to_owned();
+    };
+    let (hours, minutes) = (seconds / 3600, seconds % 3600 / 60);
+    let text = match (hours, minutes) {
+        (0, 0) => "less than a minute".to_owned(),
+        (0, _) => format!("about {minutes} min"),
+        _ => format!("about {hours} h {minutes} min"),
+    };
+    format!("It takes {text}, by what drills have measured")
 }
 
 /// Tells what is not there, or will not be.
@@ -365,5 +395,18 @@ fn show_restored(all: &[Restored]) {
         for note in &restored.tally.notes {
             say(&format!("{}: {note}", restored.source));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::expected;
+
+    #[test]
+    fn what_no_drill_measured_is_not_guessed() {
+        assert_eq!(expected(None), "How long it takes is not known: no drill has measured it yet");
+        assert_eq!(expected(Some(59.9)), "It takes less than a minute, by what drills have measured");
+        assert_eq!(expected(Some(720.0)), "It takes about 12 min, by what drills have measured");
+        assert_eq!(expected(Some(7500.0)), "It takes about 2 h 5 min, by what drills have measured");
     }
 }

@@ -6,10 +6,11 @@ use clap::Args;
 
 use super::{json, say, screen::table, session::Session};
 use crate::{
+    drill::Way,
     error::{ExitCode, Result},
-    jobs::{open, standing},
+    jobs::{drilled, open, standing},
     names::ByteCount,
-    status::{PlaceStanding, Standing, TaskStanding, Verdict},
+    status::{DrillStanding, PlaceStanding, Standing, TaskStanding, TaskState, Verdict},
 };
 
 /// Show how well the stack is protected.
@@ -79,8 +80,35 @@ fn show(standing: &Standing, zone: Tz) {
         tasks.add_row([one.task.to_string(), state(one), when(one.last_success), next]);
     }
     say(&tasks.to_string());
+    say(&drills(standing, &when));
     for place in &standing.places {
         say(&line(place, &when));
+    }
+}
+
+/// Tells of the last drills, also that there was none: then it is not proven that anything can be restored.
+fn drills(standing: &Standing, when: &dyn Fn(Option<DateTime<Utc>>) -> String) -> String {
+    let is_late = |way: Way| {
+        let task = drilled::task_of(way);
+        standing.tasks.iter().any(|one| one.task == task && one.state == TaskState::Overdue)
+    };
+    let late = |way| if is_late(way) { "; overdue" } else { "" };
+    let line = |name: &str, drill: &DrillStanding| {
+        let [held, failed, unasked] = drill.assertions;
+        let rto = drill.rto_seconds.map_or(String::new(), |seconds| format!("; restored in {seconds} s"));
+        let word = drill.outcome.word().replace('_', " ");
+        let (at, from, late) = (when(Some(drill.ended)), &drill.from, late(drill.way));
+        format!(
+            "{name}: {word}, {at}, from {from}{rto}; {held} held, {failed} failed, {unasked} not asked{late}"
+        )
+    };
+    let restore = match &standing.drill {
+        Some(drill) => line("last drill", drill),
+        None => format!("last drill: none yet; no restore is proven{}", late(Way::Restore)),
+    };
+    match &standing.by_hand {
+        Some(drill) => format!("{restore}\n{}", line("last drill by hand", drill)),
+        None => restore,
     }
 }
 

@@ -5,7 +5,7 @@
 //! in the repository all show these facts.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -84,6 +84,9 @@ pub enum Way {
 }
 
 impl Way {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Restore, Self::ByHand];
+
     /// Returns the word for documents, tasks and the catalog.
     pub fn word(self) -> &'static str {
         match self {
@@ -106,6 +109,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Passed, Self::Failed, Self::CouldNotRun];
+
     /// Returns the word for documents and the catalog.
     pub fn word(self) -> &'static str {
         match self {
@@ -344,6 +350,12 @@ impl Report {
     /// Returns the plain bytes that were restored.
     pub fn size_bytes(&self) -> u64 {
         self.sources.iter().fold(0, |sum, source| sum.saturating_add(source.size_bytes))
+    }
+
+    /// Returns whether all that did not hold is that the restore was too slow: everything is there.
+    pub fn is_only_slow(&self) -> bool {
+        let failed = || self.assertions.iter().filter(|one| one.answer == Answer::Failed);
+        failed().next().is_some() && failed().all(|one| one.kind == Question::Objective)
     }
 
     /// Returns what a later report's trend says of this drill.

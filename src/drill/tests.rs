@@ -2,6 +2,54 @@
 
 use super::*;
 
+/// A source that was restored in so many seconds.
+pub(crate) fn restored(name: &str, size_bytes: u64, seconds: f64) -> SourceReport {
+    SourceReport {
+        name: name.to_owned(),
+        kind: "mysql".to_owned(),
+        point: DateTime::UNIX_EPOCH,
+        version: None,
+        lab_version: None,
+        image: None,
+        entries: 1,
+        size_bytes,
+        seconds,
+    }
+}
+
+/// The report of a drill that ended at this instant, a minute after it began.
+pub(crate) fn report(
+    way: Way,
+    at: DateTime<Utc>,
+    assertions: Vec<Assertion>,
+    problem: Option<Trouble>,
+) -> Report {
+    Report {
+        schema: SCHEMA.to_owned(),
+        id: SnapshotId::at(at, u16::from(way == Way::ByHand)),
+        stack: "shop".to_owned(),
+        host: "host".to_owned(),
+        lifeboat: "0.1.0".to_owned(),
+        timezone: "UTC".to_owned(),
+        way,
+        from: "repository".to_owned(),
+        snapshot: SnapshotId::at(DateTime::UNIX_EPOCH, 7),
+        snapshot_began: DateTime::UNIX_EPOCH,
+        lab: "docker".to_owned(),
+        began: at,
+        ended: at + chrono::Duration::minutes(1),
+        outcome: Outcome::judge(&assertions, problem.as_ref()),
+        problem,
+        rto_seconds: Some(40.25),
+        objective_seconds: Some(3600),
+        phases: Vec::new(),
+        sources: vec![restored("mysql", 4000, 40.0)],
+        assertions,
+        notes: Vec::new(),
+        trend: Vec::new(),
+    }
+}
+
 fn held() -> Assertion {
     Assertion::held(Question::Contents, "contents", "all of it")
 }
@@ -16,7 +64,7 @@ fn a_drill_passes_only_when_something_was_asked_and_all_of_it_held() {
     let unasked = Assertion { answer: Answer::CouldNotRun, ..held() };
     assert_eq!(Outcome::judge(&[held(), held()], None), Outcome::Passed);
     assert_eq!(Outcome::judge(&[], None), Outcome::CouldNotRun, "nothing asked is nothing proven");
-    assert_eq!(Outcome::judge(&[unasked.clone()], None), Outcome::CouldNotRun);
+    assert_eq!(Outcome::judge(std::slice::from_ref(&unasked), None), Outcome::CouldNotRun);
     assert_eq!(Outcome::judge(&[held(), unasked.clone()], None), Outcome::CouldNotRun);
     assert_eq!(Outcome::judge(&[held(), unasked, failed.clone()], None), Outcome::Failed);
     assert_eq!(Outcome::judge(&[held()], Some(&trouble())), Outcome::CouldNotRun);
@@ -29,4 +77,15 @@ fn findings_beyond_the_limit_are_counted_and_not_named() {
     let assertion =
         Assertion::failed(Question::Reference, "files", "rows lack their object").with_findings(many, 9000);
     assert_eq!((assertion.findings.len(), assertion.findings_total), (FINDINGS_MAX, 9000));
+}
+
+#[test]
+fn a_drill_is_only_slow_when_nothing_but_its_time_did_not_hold() {
+    let slow = Assertion::failed(Question::Objective, "rto", "61 min of 60");
+    let lost = Assertion::failed(Question::Reference, "files", "rows lack their object");
+    let is_only_slow =
+        |assertions| report(Way::Restore, DateTime::UNIX_EPOCH, assertions, None).is_only_slow();
+    assert!(is_only_slow(vec![held(), slow.clone()]));
+    assert!(!is_only_slow(vec![slow, lost]));
+    assert!(!is_only_slow(vec![held()]));
 }

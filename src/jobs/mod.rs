@@ -9,6 +9,7 @@ pub mod compose;
 pub mod digest;
 pub mod doctor;
 pub mod drill;
+pub mod drilled;
 pub mod export;
 pub mod init;
 pub mod keys;

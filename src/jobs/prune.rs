@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{Duration, Utc};
+use chrono::{DateTime, Duration, Utc};
 use chrono_tz::Tz;
 
 use super::{
+    drilled,
     open::Opening,
     run::{Outcome, Remembered, RunContext, noted},
     seen::PlaceSeen,
@@ -108,17 +109,20 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Pruned>
 }
 
 /// Returns why nothing may be removed until a person has looked, if that is so.
-pub fn frozen(ledger: &Catalog) -> Result<Option<String>> {
+pub fn frozen(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Option<String>> {
     let open = ledger.open_incidents()?;
     let freezes = open.iter().find(|one| one.kind == Kind::Anomaly && one.acknowledged.is_none());
-    Ok(freezes.map(|one| format!("{} (incident {})", one.what, one.number)))
+    match freezes {
+        Some(one) => Ok(Some(format!("{} (incident {})", one.what, one.number))),
+        None => drilled::freezes(stack, ledger, &open, now),
+    }
 }
 
-/// Fails while a source looks as if much of it were lost: the older snapshots may be all that is left. Looks by itself,
-/// for nobody may have since the newest backup.
+/// Fails while a source looks as if much of it were lost, or no drill shows that what is there can be restored: the
+/// older snapshots may be all that is left. Looks by itself, for nobody may have since the newest backup.
 fn check_not_frozen(stack: &Stack, ledger: &Catalog, ground: &Ground) -> Result<()> {
     watch::look(stack, ledger, ground)?;
-    let Some(why) = frozen(ledger)? else { return Ok(()) };
+    let Some(why) = frozen(stack, ledger, ground.clock.now())? else { return Ok(()) };
     Err(Failure::new(ExitCode::Failed, "prune stands still until a person has looked")
         .because(why)
         .hint("If that is right, run `lifeboat incidents acknowledge NUMBER --note WHY`.")

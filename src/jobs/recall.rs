@@ -2,7 +2,8 @@
 //!
 //! A host that was made anew, or whose catalog broke, must not look as if nothing had ever been backed up: its service
 //! would call every task overdue, and nothing would be unusual for want of a past. Only what the store tells is
-//! recalled: runs that failed left no trace there.
+//! recalled: runs that failed left no trace there. Drills are not recalled yet; the reports of those that passed lie in
+//! the repository, signed, for [`Catalog::note_drill`].
 
 use std::collections::BTreeMap;
 

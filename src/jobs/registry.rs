@@ -102,6 +102,8 @@ pub struct ReadyTarget {
     pub target: Box<dyn Target>,
     /// Where it is, without secrets.
     pub place: String,
+    /// Whether entries become again what they were there, and not plain files.
+    pub is_native: bool,
 }
 
 /// Makes the target of a restore of `config`.
@@ -125,7 +127,7 @@ pub fn target(
         SourceKind::S3(kind) => Box::new(S3Target::new(name, kind, monitor)),
         SourceKind::Files(kind) => Box::new(FilesTarget::new(name, kind, monitor)),
     };
-    Ok(ReadyTarget { target, place })
+    Ok(ReadyTarget { target, place, is_native: true })
 }
 
 /// A files source is put below the folder as it was; any other source's entries become plain files in it.
@@ -135,5 +137,5 @@ fn folder_target(name: SourceName, kind: &SourceKind, folder: &Path, monitor: Sh
         SourceKind::Files(_) => Box::new(FilesTarget::into(name, folder, monitor)),
         _ => Box::new(EntryFolder::new(name, folder)),
     };
-    ReadyTarget { target, place }
+    ReadyTarget { target, place, is_native: matches!(kind, SourceKind::Files(_)) }
 }

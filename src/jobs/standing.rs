@@ -6,12 +6,13 @@ use chrono::{DateTime, Duration, Utc};
 use super::{
     backup::{GONE, POINT, host_name},
     doctor::{self, Room},
-    lock, prune,
+    drilled, lock, prune,
     seen::{self, PlaceSeen, REPOSITORY},
     tasks::{self, Scheduled},
 };
 use crate::{
     catalog::{Catalog, Run, RunEnd},
+    drill::Way,
     error::{ExitCode, Result},
     names::{Job, Task},
     policy::{SourceConfig, Stack},
@@ -36,7 +37,7 @@ pub fn gather(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Sta
     let mut all: Vec<Task> = scheduled.iter().map(|one| one.task.clone()).collect();
     all.extend(tasks::after_backup(stack));
     // What runs by hand or by another timer counts as well.
-    for job in [Job::Backup, Job::Sync, Job::Prune, Job::Verify] {
+    for job in [Job::Backup, Job::Sync, Job::Prune, Job::Verify, Job::Drill] {
         for task in tasks::tasks_of(stack, job) {
             if !ledger.runs_of(&task, 1)?.is_empty() {
                 all.push(task);
@@ -58,8 +59,9 @@ pub fn gather(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Sta
         sources: sources(stack, ledger)?,
         places: places(stack, ledger, now)?,
         resolved: ledger.resolved_incidents(now - RESOLVED_SHOWN)?,
-        prune_frozen: prune::frozen(ledger)?,
-        drill: None,
+        prune_frozen: prune::frozen(stack, ledger, now)?,
+        drill: drilled::last(ledger, Way::Restore)?,
+        by_hand: drilled::last(ledger, Way::ByHand)?,
         clock_skew_seconds: ledger.observed(doctor::CLOCKS)?.map(|(clocks, _)| clocks).unwrap_or_default(),
         next: upcoming(&tasks),
         tasks,
@@ -84,11 +86,8 @@ fn of_task(
     let runs = ledger.runs_of(&task, RUNS_BACK)?;
     let last = last_ended(&runs);
     let last_success = ledger.last_success(&task)?.and_then(|run| Some(run.end?.ended));
-    let kept = last_kept(ledger, &task, &runs)?;
     let interval = tasks::interval(stack, &task, now);
-    let watched = watched_since(ledger, &task)?;
-    let is_overdue = interval
-        .is_some_and(|interval| kept.or(watched).is_some_and(|since| now - since > overdue_after(interval)));
+    let is_overdue = is_overdue(stack, ledger, &task, now)?;
     let exit = last.and_then(|run| run.end.as_ref()).map(|end| end.exit);
     let state = match exit {
         _ if is_overdue => TaskState::Overdue,
@@ -107,6 +106,14 @@ fn of_task(
         next: cron.and_then(|cron| cron.next_after(now)),
         task,
     })
+}
+
+/// Returns whether a task on the schedule had no success for longer than that allows, since somebody watches over it.
+pub fn is_overdue(stack: &Stack, ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> Result<bool> {
+    let Some(interval) = tasks::interval(stack, task, now) else { return Ok(false) };
+    let kept = last_kept(ledger, task, &ledger.runs_of(task, RUNS_BACK)?)?;
+    let since = kept.or(watched_since(ledger, task)?);
+    Ok(since.is_some_and(|since| now - since > overdue_after(interval)))
 }
 
 /// Returns how long a task may be without a success.

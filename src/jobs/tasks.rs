@@ -3,11 +3,12 @@
 use chrono::{DateTime, Duration, Utc};
 
 use super::{
-    backup, digest, doctor, lock, prune,
+    backup, digest, doctor, drilled, lock, prune,
     run::{Outcome, Remembered, RunContext, noted},
     sync, verify,
 };
 use crate::{
+    drill::Way,
     error::{ExitCode, Failure, Result},
     names::{Job, Task},
     policy::Stack,
@@ -48,13 +49,18 @@ pub fn tasks_of(stack: &Stack, job: Job) -> Vec<Task> {
             let locked = stack.offsites.iter().filter(|offsite| offsite.settings.lock_days.is_some());
             locked.map(|offsite| Task::at(job, offsite.name.as_str())).collect()
         }
-        Job::Backup | Job::Drill | Job::Digest | Job::Doctor => vec![Task::of(job)],
+        Job::Drill => {
+            let by_hand = stack.drill.by_hand.then(|| drilled::task_of(Way::ByHand));
+            std::iter::once(drilled::task_of(Way::Restore)).chain(by_hand).collect()
+        }
+        Job::Backup | Job::Digest | Job::Doctor => vec![Task::of(job)],
     }
 }
 
-/// Returns the tasks that follow a backup at once.
+/// Returns the tasks that follow a backup at once: the copies, then the drill.
 pub fn after_backup(stack: &Stack) -> Vec<Task> {
-    stack.offsites_after_backup().map(|offsite| Task::at(Job::Sync, offsite.name.as_str())).collect()
+    let copies = stack.offsites_after_backup().map(|offsite| Task::at(Job::Sync, offsite.name.as_str()));
+    copies.chain(stack.drill.after_backup.then(|| drilled::task_of(Way::Restore))).collect()
 }
 
 /// Returns the times of a task, if it is on the schedule.
@@ -64,8 +70,24 @@ fn cron_of(stack: &Stack, task: &Task) -> Option<Cron> {
     is_of_stack.then(|| Cron::parse(fields, stack.timezone).ok()).flatten()
 }
 
-/// Returns the longest time that may lie between two runs of a task: between two slots of its schedule or, for a copy
-/// that follows each backup, of the backup's.
+/// Returns those of [`after_backup`] that follow a backup which ended so: what lacks a source is copied, and proves
+/// nothing when it is drilled.
+pub fn followers(stack: &Stack, backup: &Outcome) -> Vec<Task> {
+    let mut all = if backup.snapshot.is_some() { after_backup(stack) } else { Vec::new() };
+    all.retain(|task| task.job != Job::Drill || backup.exit() == ExitCode::Ok);
+    all
+}
+
+/// Returns after how many minutes a run of a task is given up, and the key of the policy that says so.
+pub fn deadline(stack: &Stack, task: &Task) -> Option<(u32, &'static str)> {
+    match task.job {
+        Job::Drill => Some((stack.drill.deadline_minutes, "`deadline_minutes` in [drill]")),
+        _ => stack.schedule.deadline_minutes.map(|minutes| (minutes, "`deadline_minutes` in [schedule]")),
+    }
+}
+
+/// Returns the longest time that may lie between two runs of a task: between two slots of its schedule or, for what
+/// follows each backup, of the backup's.
 pub fn interval(stack: &Stack, task: &Task, now: DateTime<Utc>) -> Option<Duration> {
     let of = |wanted: &Task| cron_of(stack, wanted)?.interval_max(now);
     let own = of(task);
@@ -105,17 +127,19 @@ pub async fn perform(context: RunContext<'_>, task: &Task) -> Result<Outcome> {
         }
         (Job::Doctor, _) => Ok(outcome(&doctor::of_stack(context).await?)),
         (Job::Digest, _) => Ok(outcome(&digest::of_stack(context).await?)),
-        (Job::Drill, _) => {
-            let not_yet = async {
-                let what = "this version has no drills yet: no restore was tried";
-                Err::<Outcome, _>(
-                    Failure::new(ExitCode::DrillNotRun, what)
-                        .hint("Try a restore by hand: `lifeboat restore latest --into SOURCE=/a/folder`."),
-                )
-            };
-            noted(context, task, not_yet).await
-        }
+        (Job::Drill, _) => no_drill_yet(context, task, drilled::way_of(task)).await,
     }
+}
+
+async fn no_drill_yet(context: RunContext<'_>, task: &Task, _way: Way) -> Result<Outcome> {
+    let not_yet = async {
+        let what = "this version has no drills yet: no restore was tried";
+        Err::<Outcome, _>(
+            Failure::new(ExitCode::DrillNotRun, what)
+                .hint("Try a restore by hand: `lifeboat restore latest --into SOURCE=/a/folder`."),
+        )
+    };
+    noted(context, task, not_yet).await
 }
 
 impl Remembered for Outcome {
@@ -125,10 +149,12 @@ impl Remembered for Outcome {
 }
 
 /// Returns whether a run that ended so may go better when it is tried again: a server or a store may be back, a disk
-/// mounted. What a person must put right is not tried again.
+/// mounted, a container engine at work. What a person must put right is not tried again, and what a drill found would
+/// be found again.
 pub fn may_pass(outcome: &Outcome) -> bool {
-    use ExitCode::{Busy, Failed, NoRepository, SourceDown, StoreDown};
-    !outcome.is_frozen && matches!(outcome.exit(), Failed | Busy | NoRepository | SourceDown | StoreDown)
+    use ExitCode::{Busy, DrillNotRun, Failed, NoRepository, SourceDown, StoreDown};
+    let may = matches!(outcome.exit(), Failed | Busy | NoRepository | SourceDown | StoreDown | DrillNotRun);
+    may && !outcome.is_frozen
 }
 
 #[cfg(test)]

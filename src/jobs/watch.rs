@@ -10,7 +10,7 @@
 use chrono::{DateTime, Duration, Utc};
 
 use super::{
-    anomaly, doctor, lock, notify,
+    anomaly, doctor, drilled, lock, notify,
     standing::{self, overdue_after},
     tasks,
 };
@@ -117,7 +117,7 @@ pub fn conditions(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result
     let scheduled: Vec<Task> = tasks::scheduled(stack).into_iter().map(|one| one.task).collect();
     let mut all = scheduled.clone();
     all.extend(tasks::after_backup(stack));
-    for job in [Job::Backup, Job::Sync, Job::Prune, Job::Verify] {
+    for job in [Job::Backup, Job::Sync, Job::Prune, Job::Verify, Job::Drill] {
         all.extend(tasks::tasks_of(stack, job));
     }
     all.sort();
@@ -129,6 +129,8 @@ pub fn conditions(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result
         let newest = if scheduled.contains(task) { ledger.newest_slot(task, now)? } else { None };
         found.extend(newest.as_ref().and_then(|slot| of_slot(slot, &runs)));
         found.extend(of_harm(ledger, task, newest.as_ref())?);
+        // What a drill found is told before that a later one could not run.
+        found.extend(drilled::condition(ledger, task)?);
         let of_run = of_runs(task, &runs, newest.as_ref());
         if let Some(run) = last_final(&runs, newest.as_ref())
             && of_run.as_ref().is_some_and(|one| one.kind == Kind::Partial)
@@ -222,6 +224,7 @@ fn of_runs(task: &Task, runs: &[Run], newest: Option<&Slot>) -> Option<Condition
     let end = last_final(runs, newest)?.end.as_ref().filter(|end| end.exit != 0)?;
     let is = |exit: ExitCode| end.exit == exit.number();
     let is_told = matches!(task.job, Job::Doctor | Job::Lock) && !is(ExitCode::StoreDown);
+    let is_told = is_told || is(ExitCode::DrillFailed);
     if is_told || is(ExitCode::Tampering) || is(ExitCode::Damage) {
         // What they found is told by itself.
         return None;
@@ -234,7 +237,11 @@ fn of_runs(task: &Task, runs: &[Run], newest: Option<&Slot>) -> Option<Condition
         (Kind::Failed, urgency_of(task))
     };
     let why = end.message.clone().unwrap_or_else(|| format!("it ended with code {}", end.exit));
-    let verb = if kind == Kind::Partial { "left something out" } else { "failed" };
+    let verb = match kind {
+        Kind::Partial => "left something out",
+        Kind::Drill => "could not run",
+        _ => "failed",
+    };
     Some(Condition {
         kind,
         about: task.to_string(),

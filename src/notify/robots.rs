@@ -17,7 +17,7 @@ use super::{
     http::{Answer, Caller, reveal},
     text::{self, Dialect},
 };
-use crate::status::Urgency;
+use crate::{drill::Outcome, status::Urgency};
 
 /// Bytes of a message that `DingTalk` takes (20 000 with everything around it).
 const DINGTALK_BYTES_MAX: usize = 18_000;
@@ -177,13 +177,11 @@ pub(super) async fn feishu(
 fn colour(message: &Message) -> &'static str {
     match (&message.topic, message.incident().map(|incident| incident.urgency)) {
         (Topic::Resolved(_) | Topic::Done(_), _) => "green",
-        (Topic::Drill(drill), _) => {
-            if drill.passed {
-                "green"
-            } else {
-                "red"
-            }
-        }
+        (Topic::Drill(drill), _) => match drill.outcome {
+            Outcome::Passed => "green",
+            Outcome::Failed => "red",
+            Outcome::CouldNotRun => "orange",
+        },
         (_, Some(Urgency::Page)) => "red",
         (_, Some(Urgency::Ticket)) => "orange",
         _ => "blue",

@@ -449,6 +449,7 @@ impl Default for RetentionConfig {
 /// How restores are proven.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the policy of its own")]
 pub struct DrillConfig {
     /// What a restore goes into.
     #[serde(default)]

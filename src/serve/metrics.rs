@@ -20,6 +20,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    drill::{Outcome, Way},
     error::{Context, ExitCode, Result},
     names::{Job, Task},
     status::{
@@ -95,7 +96,7 @@ pub fn render(standing: &Standing) -> String {
     for place in &standing.places {
         of_place(&mut sheet, place);
     }
-    if let Some(drill) = &standing.drill {
+    for drill in standing.drill.iter().chain(&standing.by_hand) {
         of_drill(&mut sheet, drill);
     }
     let mut registry = Registry::default();
@@ -222,10 +223,16 @@ fn of_place(sheet: &mut Sheet, place: &PlaceStanding) {
 }
 
 fn of_drill(sheet: &mut Sheet, drill: &DrillStanding) {
-    let store = ("store", REPOSITORY);
-    sheet.put("lifeboat_drill_passed", &[store], f64::from(drill.passed));
+    // As with the task that makes it: where the bytes came from may change from drill to drill.
+    let store = match drill.way {
+        Way::Restore => ("store", REPOSITORY),
+        Way::ByHand => ("store", drill.way.word()),
+    };
+    sheet.put("lifeboat_drill_passed", &[store], f64::from(drill.outcome == Outcome::Passed));
     sheet.put("lifeboat_drill_timestamp_seconds", &[store], seconds(drill.ended));
-    sheet.put("lifeboat_drill_rto_seconds", &[store], drill.rto_seconds as f64);
+    if let Some(rto) = drill.rto_seconds {
+        sheet.put("lifeboat_drill_rto_seconds", &[store], rto as f64);
+    }
     if let Some(objective) = drill.objective_seconds {
         sheet.put("lifeboat_drill_objective_seconds", &[store], objective as f64);
     }

@@ -351,6 +351,7 @@ fn forget(shared: &Shared, now: DateTime<Utc>) -> Result<()> {
     let before = now - chrono::Duration::days(i64::from(shared.stack().serve.remember_days));
     shared.ledger.forget_runs(before)?;
     shared.ledger.forget_slots(before)?;
+    shared.ledger.forget_drills(before)?;
     shared.ledger.forget_messages(before)
 }
 

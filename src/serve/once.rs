@@ -15,7 +15,7 @@ use super::{
     Shared, forget,
     log::{Format, Log},
     run::perform,
-    scheduler::{Scheduler, Start, overtime, wait_before},
+    scheduler::{Scheduler, Start, gave_up, overtime, wait_before},
     write_textfile,
 };
 use crate::{
@@ -93,8 +93,9 @@ impl Once<'_> {
                 break;
             }
             let outcome = self.tried(&task).await;
-            if task.job == Job::Backup && outcome.snapshot.is_some() {
-                queue.extend(tasks::after_backup(&stack).into_iter().filter(|one| !ends.contains_key(one)));
+            if task.job == Job::Backup {
+                let followers = tasks::followers(&stack, &outcome).into_iter();
+                queue.extend(followers.filter(|one| !ends.contains_key(one)));
             }
             ends.insert(task, outcome.exit());
             // A prune that comes next must know what is unusual about the backup.
@@ -110,7 +111,7 @@ impl Once<'_> {
         loop {
             let own_stop = self.stop.child_token();
             let (outcome, is_overtime) = self.within_deadline(task, attempt, &own_stop).await;
-            let outcome = if is_overtime { overtime(&self.shared.stack(), outcome) } else { outcome };
+            let outcome = if is_overtime { overtime(&self.shared.stack(), task, outcome) } else { outcome };
             self.log.ended(task, &outcome);
             if is_overtime || !may_pass(&outcome) || attempt > schedule.retries {
                 return outcome;
@@ -125,8 +126,8 @@ impl Once<'_> {
 
     /// Runs a task, and asks it to end when it takes too long; tells whether it did.
     async fn within_deadline(&self, task: &Task, attempt: u32, stop: &CancellationToken) -> (Outcome, bool) {
-        let minutes = self.shared.stack().schedule.deadline_minutes;
-        let limit = minutes.map(|minutes| Duration::from_secs(u64::from(minutes) * 60));
+        let deadline = tasks::deadline(&self.shared.stack(), task);
+        let limit = deadline.map(|(minutes, _)| Duration::from_secs(u64::from(minutes) * 60));
         let too_long = async {
             match limit {
                 Some(limit) => tokio::time::sleep(limit).await,
@@ -144,7 +145,8 @@ impl Once<'_> {
             }
         };
         let outcome = ended.unwrap_or_else(|failure| Outcome::failed(&failure));
-        (outcome.clone(), is_overtime && outcome.exit() == ExitCode::Interrupted)
+        let was_given_up = is_overtime && gave_up(&outcome);
+        (outcome, was_given_up)
     }
 
     /// Does what the policy's schedule says is due, and what follows from it.

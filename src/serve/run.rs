@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -14,11 +15,11 @@ use crate::{
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     jobs::{
-        notify,
+        drilled, notify,
         run::{Outcome, RunContext, stopped},
-        tasks,
+        tasks::{self, may_pass},
     },
-    names::Task,
+    names::{Job, Task},
     notify::{Phase, Topic},
     status::RunStanding,
 };
@@ -66,6 +67,11 @@ pub(super) async fn perform(
         Ok(outcome) => outcome.clone(),
         Err(failure) => Outcome::failed(failure),
     };
+    let is_tried_again =
+        may_pass(&outcome) && attempt <= shared.stack().schedule.retries && !stop.is_cancelled();
+    if task.job == Job::Drill && !is_tried_again {
+        tell_of_drill(shared, task, began, log);
+    }
     if outcome.exit() == ExitCode::Ok {
         tell(shared, log, ping(task, Phase::Succeeded, Some(&outcome)));
         let end = outcome.end(shared.ground.clock.now());
@@ -98,6 +104,13 @@ fn ping(task: &Task, phase: Phase, outcome: Option<&Outcome>) -> Topic {
 /// Writes a message down. That it cannot be written stops no run.
 fn tell(shared: &Shared, log: &Log, topic: Topic) {
     if let Err(failure) = notify::tell(&shared.stack(), &shared.ledger, topic, &shared.ground) {
+        log.failure(&failure);
+    }
+}
+
+/// Tells of the drill that a run made since `began`.
+fn tell_of_drill(shared: &Shared, task: &Task, began: DateTime<Utc>, log: &Log) {
+    if let Err(failure) = drilled::tell(&shared.stack(), &shared.ledger, task, began, &shared.ground) {
         log.failure(&failure);
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     catalog::{Catalog, Run, Slot, SlotState},
     error::{ExitCode, Failure, Result},
     jobs::{
+        drilled,
         open::RunLock,
         run::Outcome,
         seen, standing,
@@ -247,7 +248,7 @@ impl Scheduler {
     }
 
     fn check_deadline(&mut self, task: &Task, now: DateTime<Utc>) {
-        let Some(minutes) = self.stack.schedule.deadline_minutes else { return };
+        let Some((minutes, _)) = tasks::deadline(&self.stack, task) else { return };
         let Some(lane) = self.lanes.get_mut(task) else { return };
         if let State::Running { began, stop, is_overtime, .. } = &mut lane.state
             && now - *began > Duration::minutes(i64::from(minutes))
@@ -294,13 +295,39 @@ impl Scheduler {
         Ok(())
     }
 
+    /// Returns whether what has its turn begins only when something else is done: a drill when no other is at work, for
+    /// each would spoil what the other measures, and one that follows a backup when the copies have, for it may
+    /// restore from one of them.
+    fn waits_for(&self, task: &Task, turn: &Turn) -> bool {
+        if task.job != Job::Drill {
+            return false;
+        }
+        self.lanes.iter().filter(|(other, _)| *other != task).any(|(other, lane)| {
+            let is_at_work = matches!(lane.state, State::Running { .. });
+            let begins = matches!(lane.state, State::Idle) && lane.queued.is_some();
+            match other.job {
+                Job::Drill => is_at_work,
+                Job::Sync => turn.slot.is_none() && (is_at_work || begins),
+                _ => false,
+            }
+        })
+    }
+
     /// Begins what has its turn, if the lane is free.
     fn begin(&mut self, task: &Task, now: DateTime<Utc>) -> Option<Start> {
+        let lane = self.lanes.get(task)?;
+        let turn = match &lane.state {
+            State::Again { turn, not_before } if *not_before <= now => turn,
+            State::Running { .. } | State::Again { .. } => return None,
+            State::Idle => lane.queued.as_ref()?,
+        };
+        if self.waits_for(task, turn) {
+            return None;
+        }
         let lane = self.lanes.get_mut(task)?;
         let turn = match &lane.state {
-            State::Again { turn, not_before } if *not_before <= now => turn.clone(),
-            State::Running { .. } | State::Again { .. } => return None,
-            State::Idle => lane.queued.take()?,
+            State::Again { turn, .. } => turn.clone(),
+            _ => lane.queued.take()?,
         };
         let (stop, attempt) = (CancellationToken::new(), turn.attempt);
         let slot = turn.slot;
@@ -318,8 +345,8 @@ impl Scheduler {
         let State::Running { turn, began, is_overtime, .. } = std::mem::take(&mut lane.state) else {
             return outcome;
         };
-        let is_overtime = is_overtime && outcome.exit() == ExitCode::Interrupted;
-        let outcome = if is_overtime { overtime(&self.stack, outcome) } else { outcome };
+        let is_overtime = is_overtime && gave_up(&outcome);
+        let outcome = if is_overtime { overtime(&self.stack, task, outcome) } else { outcome };
         let schedule = &self.stack.schedule;
         let may_pass = may_pass(&outcome) && !is_overtime && turn.attempt <= schedule.retries;
         if may_pass {
@@ -327,8 +354,8 @@ impl Scheduler {
             lane.state =
                 State::Again { turn: Turn { attempt: turn.attempt + 1, ..turn.clone() }, not_before };
         }
-        if task.job == Job::Backup && outcome.snapshot.is_some() {
-            for follower in tasks::after_backup(&self.stack) {
+        if task.job == Job::Backup {
+            for follower in tasks::followers(&self.stack, &outcome) {
                 let lane = self.lanes.entry(follower).or_default();
                 lane.queued.get_or_insert(Turn { slot: None, attempt: 1 });
                 if matches!(lane.state, State::Again { turn: Turn { slot: None, .. }, .. }) {
@@ -366,12 +393,13 @@ impl Scheduler {
                     .find(|at| *at > now)
             });
             let other = match &lane.state {
-                State::Idle => lane.queued.as_ref().map(|_| now),
-                State::Again { not_before, .. } => Some(*not_before),
-                State::Running { began, is_overtime, .. } => schedule
-                    .deadline_minutes
+                State::Idle => lane.queued.as_ref().filter(|turn| !self.waits_for(task, turn)).map(|_| now),
+                State::Again { turn, not_before } => {
+                    Some(*not_before).filter(|_| !self.waits_for(task, turn))
+                }
+                State::Running { began, is_overtime, .. } => tasks::deadline(&self.stack, task)
                     .filter(|_| !is_overtime)
-                    .map(|minutes| *began + Duration::minutes(i64::from(minutes))),
+                    .map(|(minutes, _)| *began + Duration::minutes(i64::from(minutes))),
             };
             [slot, other]
         });
@@ -411,15 +439,21 @@ impl Scheduler {
     }
 }
 
-/// Returns the copies that were to follow the newest backup and have not: the service that made it stopped before.
+/// Returns what was to follow the newest backup and has not: the service that made it stopped before.
 fn lacks_newest(stack: &Stack, ledger: &Catalog) -> Result<Vec<Task>> {
     let backups = ledger.runs_of(&Task::of(Job::Backup), RUNS_BACK)?;
     let made = |run: &&Run| run.end.as_ref().is_some_and(|end| end.snapshot.is_some());
     let Some(newest) = backups.iter().find(made) else { return Ok(Vec::new()) };
     let mut lacking = Vec::new();
+    let is_whole = newest.end.as_ref().is_some_and(|end| end.exit == ExitCode::Ok.number());
     for task in tasks::after_backup(stack) {
-        let seen = seen::place(ledger, task.place.as_deref().unwrap_or_default())?;
-        if seen.newest_began.is_none_or(|began| began < newest.began) {
+        let is_lacking = if task.job == Job::Drill {
+            is_whole && drilled::is_owed(ledger, newest.began)?
+        } else {
+            let seen = seen::place(ledger, task.place.as_deref().unwrap_or_default())?;
+            seen.newest_began.is_none_or(|began| began < newest.began)
+        };
+        if is_lacking {
             lacking.push(task);
         }
     }
@@ -437,10 +471,17 @@ pub(super) fn wait_before(retry_minutes: u32, attempt: u32) -> Duration {
     Duration::minutes(doubled).min(WAIT_MAX)
 }
 
-pub(super) fn overtime(stack: &Stack, outcome: Outcome) -> Outcome {
-    let minutes = stack.schedule.deadline_minutes.unwrap_or_default();
-    let failure = Failure::new(ExitCode::Failed, format!("given up: not done after {minutes} minutes"))
-        .hint("Look what it waits for, or raise `deadline_minutes` in [schedule].");
+/// Returns whether a run that was asked to end did not come to its own.
+pub(super) fn gave_up(outcome: &Outcome) -> bool {
+    matches!(outcome.exit(), ExitCode::Interrupted | ExitCode::DrillNotRun)
+}
+
+/// Returns what became of a run that was given up. A drill that was has proven nothing, neither good nor bad.
+pub(super) fn overtime(stack: &Stack, task: &Task, outcome: Outcome) -> Outcome {
+    let (minutes, key) = tasks::deadline(stack, task).unwrap_or_default();
+    let exit = if task.job == Job::Drill { ExitCode::DrillNotRun } else { ExitCode::Failed };
+    let failure = Failure::new(exit, format!("given up: not done after {minutes} minutes"))
+        .hint(format!("Look what it waits for, or raise {key}."));
     Outcome { counts: outcome.counts, ..Outcome::failed(&failure) }
 }
 

@@ -221,6 +221,10 @@ fn stays(incident: &Incident, condition: &Condition, now: DateTime<Utc>) -> Opti
     if !is_muted && (worse || is_due && incident.acknowledged.is_none()) {
         next.reminders = next.reminders.saturating_add(1);
         next.told = now;
+        if worse {
+            // What a person took note of was something less.
+            next.acknowledged = None;
+        }
         return Some(Change::Reminded(next));
     }
     (next != *incident).then_some(Change::Altered(next))
@@ -330,7 +334,9 @@ mod tests {
         assert!(matches!(settle(&open, std::slice::from_ref(&ticket), at(600))[..], [Change::Reminded(_)]));
         open[0].acknowledged = Some("seen".into());
         assert_eq!(settle(&open, &[ticket], at(6000)), []);
-        assert!(matches!(settle(&open, &[failed("x")], at(6000))[..], [Change::Reminded(_)]));
+        let changes = settle(&open, &[failed("x")], at(6000));
+        assert_eq!(carry_out(&mut open, changes, at(6000)), ["reminded"]);
+        assert_eq!(open[0].acknowledged, None, "it was something less that a person had seen");
     }
 
     proptest! {

@@ -12,7 +12,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use self::incident::{Condition, Incident, Kind, Urgency};
-use crate::names::{SnapshotId, Task};
+use crate::{
+    drill::{Outcome, Way},
+    names::{SnapshotId, Task},
+};
 
 /// How well a stack is protected at one instant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,8 +42,10 @@ pub struct Standing {
     pub resolved: Vec<Incident>,
     /// Why prune stands still, if it does.
     pub prune_frozen: Option<String>,
-    /// The last drill.
+    /// The last drill of a restore.
     pub drill: Option<DrillStanding>,
+    /// The last drill of the recipe for recovery without lifeboat.
+    pub by_hand: Option<DrillStanding>,
     /// How far each clock is ahead of this host's, where it was found out: `repository`, offsites and sources by name.
     pub clock_skew_seconds: BTreeMap<String, f64>,
     /// The next runs, the nearest first.
@@ -193,14 +198,18 @@ pub struct PlaceStanding {
 /// The last drill.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DrillStanding {
+    /// How it restored.
+    pub way: Way,
+    /// Where the bytes came from: `repository`, or the name of an offsite.
+    pub from: String,
     /// The snapshot.
     pub snapshot: SnapshotId,
     /// When it ended.
     pub ended: DateTime<Utc>,
-    /// Whether every assertion held.
-    pub passed: bool,
-    /// How long the restore of everything took.
-    pub rto_seconds: u64,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// How long the restore of everything took, if everything was restored.
+    pub rto_seconds: Option<u64>,
     /// How long it may take.
     pub objective_seconds: Option<u64>,
     /// Assertions that held, that did not, and that could not be asked.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, Utc};
 use lifeboat::{
+    drill::{Outcome, Way},
     names::{Job, SnapshotId, Task},
     status::{
         Condition, DrillStanding, Incident, Kind, PlaceStanding, RunStanding, SourceStanding, Standing,
@@ -120,12 +121,24 @@ pub fn full() -> Standing {
         resolved: Vec::new(),
         prune_frozen: Some("im.salaries has lost half of its rows (incident 1)".to_owned()),
         drill: Some(DrillStanding {
+            way: Way::Restore,
+            from: "oss".to_owned(),
             snapshot: id(),
             ended: now() - Duration::hours(500),
-            passed: true,
-            rto_seconds: 680,
+            outcome: Outcome::Passed,
+            rto_seconds: Some(680),
             objective_seconds: Some(3600),
             assertions: [41, 0, 1],
+        }),
+        by_hand: Some(DrillStanding {
+            way: Way::ByHand,
+            from: "repository".to_owned(),
+            snapshot: id(),
+            ended: now() - Duration::hours(499),
+            outcome: Outcome::CouldNotRun,
+            rto_seconds: None,
+            objective_seconds: None,
+            assertions: [0, 0, 3],
         }),
         clock_skew_seconds: [("repository", 0.0), ("oss", -0.25), ("mysql", 70.5)]
             .map(|(thing, seconds)| (thing.to_owned(), seconds))
@@ -173,6 +186,7 @@ pub fn empty() -> Standing {
         incidents: Vec::new(),
         prune_frozen: None,
         drill: None,
+        by_hand: None,
         clock_skew_seconds: BTreeMap::new(),
         ..full
     }

@@ -42,6 +42,25 @@ fn a_plan_shows_what_would_be_done_and_touches_nothing() {
 }
 
 #[test]
+fn a_plan_says_how_long_it_takes_as_drills_from_the_same_place_have_measured() {
+    let (stage, _) = Stage::with_snapshot();
+    let words = ["restore", "latest", "--plan"];
+    stage.run(&words).ends(0).says("no drill has measured it yet");
+    stage.drilled("20261101T000000Z-0001", "oss", "passed", "held");
+    assert_eq!(
+        stage.run(&[&words[..], &["--json"]].concat()).ends(0).json()["plan"]["predicted_seconds"],
+        serde_json::Value::Null
+    );
+    stage.drilled("20261101T000000Z-0002", "repository", "passed", "held");
+    let plan = stage.run(&[&words[..], &["--json"]].concat()).ends(0).json()["plan"].clone();
+    let bytes = plan["sources"][0]["bytes"].as_f64().unwrap();
+    assert!(bytes > 0.0);
+    assert_eq!(plan["predicted_seconds"].as_f64(), Some(bytes));
+    assert_eq!(plan["sources"][0]["predicted_seconds"].as_f64(), Some(bytes));
+    stage.run(&words).ends(0).says("by what drills have measured");
+}
+
+#[test]
 fn a_target_that_is_not_empty_is_refused_and_left_alone() {
     let (stage, _) = Stage::with_snapshot();
     stage.write("data/app.env", "COLOUR=red\n");

@@ -143,6 +143,29 @@ impl Stage {
         found
     }
 
+    /// Notes a drill of `config`, 100 bytes in 100 seconds, with one question that was answered so.
+    pub fn drilled(&self, id: &str, from: &str, outcome: &str, answer: &str) {
+        let file =
+            self.files("state").into_iter().find(|file| file.extension().is_some_and(|e| e == "sqlite"));
+        let catalog = lifeboat::catalog::Catalog::open(&file.unwrap()).unwrap().0;
+        let report = serde_json::json!({
+            "schema": "lifeboat.drill-report/1", "id": id, "stack": STACK, "host": "h", "lifeboat": "0.1.0",
+            "timezone": "UTC", "way": "restore", "from": from, "snapshot": "20261101T000000Z-ffff",
+            "snapshot_began": "2026-11-01T00:00:00Z", "lab": "docker", "began": "2026-11-01T00:00:00Z",
+            "ended": "2026-11-01T00:10:00Z", "outcome": outcome, "problem": null, "rto_seconds": 100.0,
+            "objective_seconds": null, "phases": [], "notes": [], "trend": [],
+            "sources": [{
+                "name": "config", "kind": "files", "point": "2026-11-01T00:00:00Z", "version": null,
+                "lab_version": null, "image": null, "entries": 5, "size_bytes": 100, "seconds": 100.0,
+            }],
+            "assertions": [{
+                "name": "contents", "kind": "contents", "source": "config", "answer": answer,
+                "detail": "app.env", "findings": [], "findings_total": 0, "value": null,
+            }],
+        });
+        catalog.note_drill(&serde_json::from_value(report).unwrap(), None).unwrap();
+    }
+
     /// Changes the policy.
     pub fn edit(&self, change: impl FnOnce(String) -> String) {
         self.write("lifeboat.toml", &change(self.read("lifeboat.toml")));

@@ -29,13 +29,13 @@ fn a_job_that_is_named_is_done_now_and_ends_as_it_would_by_hand() {
     assert!(stage.read("metrics.prom").contains("lifeboat_last_success_timestamp_seconds"));
     stage.run(&["serve", "--once", "verify", "prune"]).ends(0).says("verify ended: ok");
     stage.run(&["serve", "--once", "dance"]).ends(2).tells("`dance` is no job of a schedule");
-    stage.run(&["serve", "--once", "drill"]).ends(42).tells("");
     set_schedule(&stage, &format!("{NIGHTLY}\nretries = 0"));
+    stage.run(&["serve", "--once", "drill"]).ends(42).tells("");
     std::fs::rename(stage.path("repo"), stage.path("gone")).unwrap();
     stage.run(&["serve", "--once", "backup"]).ends(10);
     let open = stage.run(&["incidents", "--json"]).ends(0).json();
     let kinds: Vec<_> = open["open"].as_array().unwrap().iter().map(|one| one["kind"].clone()).collect();
-    assert!(kinds.contains(&"failed".into()), "{kinds:?}");
+    assert!(kinds.contains(&"failed".into()) && kinds.contains(&"drill".into()), "{kinds:?}");
 }
 
 #[test]
@@ -57,6 +57,24 @@ fn an_incident_can_be_acknowledged_and_muted_with_an_end() {
     let after = stage.run(&["incidents", "--json"]).ends(0).json();
     assert_eq!(after["open"], serde_json::json!([]));
     assert_eq!(after["resolved"][0]["kind"], "failed");
+}
+
+#[test]
+fn a_drill_that_failed_stops_prune_until_a_later_one_passes() {
+    let stage = scheduled(NIGHTLY);
+    stage.run(&["serve", "--once", "backup", "--textfile", &stage.at("metrics.prom")]).ends(0);
+    stage.run(&["status"]).ends(0).says("last drill: none yet; no restore is proven");
+    assert!(!stage.read("metrics.prom").contains("lifeboat_drill_passed{"));
+    stage.drilled("20261101T000000Z-0001", "oss", "failed", "failed");
+    stage.run(&["prune", "--apply"]).ends(1).tells("1 of 1 assertions did not hold of what came from `oss`");
+    let standing = stage.run(&["status", "--json"]).ends(0).json();
+    assert_eq!((&standing["verdict"], &standing["drill"]["outcome"]), (&"danger".into(), &"failed".into()));
+    assert!(standing["prune_frozen"].as_str().unwrap().starts_with("drill failed"), "{standing}");
+    stage.drilled("20261101T000000Z-0002", "oss", "passed", "held");
+    stage.run(&["status"]).ends(0).says("last drill: passed").says("1 held, 0 failed, 0 not asked");
+    stage.run(&["prune", "--apply"]).ends(0);
+    stage.run(&["serve", "--once", "digest", "--textfile", &stage.at("metrics.prom")]).ends(0);
+    assert!(stage.read("metrics.prom").contains("lifeboat_drill_passed{"));
 }
 
 #[test]

@@ -187,7 +187,8 @@ fn a_week_of_nights_with_a_fault_in_each() {
     fs::rename(week.stage.path("data"), week.stage.path("lost")).unwrap();
     fs::create_dir(week.stage.path("data")).unwrap();
     week.until("Fri 09:30");
-    assert!(lifeboat::jobs::prune::frozen(&week.ledger).unwrap().is_some());
+    let now = week.ground.clock.now();
+    assert!(lifeboat::jobs::prune::frozen(&week.stack, &week.ledger, now).unwrap().is_some());
     fs::remove_dir(week.stage.path("data")).unwrap();
     fs::rename(week.stage.path("lost"), week.stage.path("data")).unwrap();
     week.acknowledge("the data was moved by mistake, and is back");

@@ -126,7 +126,7 @@ fn a_message_goes_to_those_who_subscribe_and_to_no_fallback() {
     assert_eq!(to(page()), "all usual");
     assert_eq!(to(over()), "all usual");
     assert_eq!(to(Topic::Done(run(0))), "all");
-    assert_eq!(to(Topic::Drill(drill(false))), "all usual");
+    assert_eq!(to(Topic::Drill(drill(crate::drill::Outcome::Failed))), "all usual");
     assert_eq!(to(Topic::Digest(Box::new(calm()))), "all quiet usual");
     assert_eq!(to(ping(Job::Backup)), "more-pings pings");
     assert_eq!(to(ping(Job::Sync)), "more-pings");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use crate::{
+    drill::{Outcome, Way},
     names::{Job, SnapshotId, Task},
     notify::{Message, Topic},
     policy::Language,
@@ -67,14 +68,20 @@ pub fn run(exit: u8) -> RunStanding {
     }
 }
 
-pub fn drill(passed: bool) -> DrillStanding {
+pub fn drill(outcome: Outcome) -> DrillStanding {
     DrillStanding {
+        way: Way::Restore,
+        from: "repository".into(),
         snapshot: SnapshotId::new("20261122T180001Z-8d88").unwrap(),
         ended: at("2026-11-22T19:21:20Z"),
-        passed,
-        rto_seconds: 680,
+        outcome,
+        rto_seconds: (outcome != Outcome::CouldNotRun).then_some(680),
         objective_seconds: Some(3600),
-        assertions: if passed { [7, 0, 0] } else { [5, 1, 1] },
+        assertions: match outcome {
+            Outcome::Passed => [7, 0, 0],
+            Outcome::Failed => [5, 1, 1],
+            Outcome::CouldNotRun => [0, 0, 7],
+        },
     }
 }
 
@@ -152,7 +159,8 @@ pub fn standing() -> Standing {
         incidents: vec![incident(Kind::Tampering, "repository", Urgency::Page), noted],
         resolved: vec![resolved()],
         prune_frozen: Some("somebody without the keys changed the repository".into()),
-        drill: Some(drill(true)),
+        drill: Some(drill(Outcome::Passed)),
+        by_hand: Some(DrillStanding { way: Way::ByHand, ..drill(Outcome::CouldNotRun) }),
         clock_skew_seconds: BTreeMap::new(),
         next: vec![
             Upcoming { task: Task::of(Job::Backup), at: at("2026-11-23T18:00:00Z") },
@@ -171,6 +179,7 @@ pub fn calm() -> Standing {
         incidents: Vec::new(),
         resolved: Vec::new(),
         prune_frozen: None,
+        by_hand: Some(DrillStanding { way: Way::ByHand, ..drill(Outcome::Passed) }),
         ..whole
     }
 }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     clock::StoppedClock,
+    drill::Outcome,
     names::{Job, Task},
     notify::{
         Limits, Message, Notifier, Phase, Refused, Topic,
@@ -155,7 +156,9 @@ async fn feishu_gets_a_card_and_a_signature_that_it_can_check() {
     assert!(body["card"]["header"]["title"]["content"].as_str().unwrap().contains("备份失败"), "{body}");
     let older = Robot::answering(200, r#"{"StatusCode":0,"StatusMessage":"success"}"#).await;
     let unsigned = RobotConfig { secret: None, ..older.robot() };
-    send(Channel::Feishu(unsigned), &message(Language::Zh, Topic::Drill(drill(true)))).await.unwrap();
+    send(Channel::Feishu(unsigned), &message(Language::Zh, Topic::Drill(drill(Outcome::Passed))))
+        .await
+        .unwrap();
     let body = older.receiver.only().json();
     assert_eq!(
         (&body["sign"], &body["card"]["header"]["template"]),

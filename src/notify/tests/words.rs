@@ -4,10 +4,11 @@ use proptest::prelude::*;
 
 use super::facts::{at, calm, drill, incident, message, resolved, run, standing};
 use crate::{
+    drill::{Outcome, Way},
     names::{Job, Task},
     notify::{Message, Phase, Topic, text::Dialect},
     policy::{Language, Occasion},
-    status::{Incident, Kind, Standing, Urgency, Verdict},
+    status::{DrillStanding, Incident, Kind, Standing, Urgency, Verdict},
 };
 
 const LANGUAGES: [Language; 2] = [Language::En, Language::Zh];
@@ -53,8 +54,10 @@ fn a_run_says_what_it_made_or_what_failed() {
 
 #[test]
 fn a_drill_says_how_long_it_took_and_what_held() {
-    assert_words!("drill_passed", Topic::Drill(drill(true)));
-    assert_words!("drill_failed", Topic::Drill(drill(false)));
+    assert_words!("drill_passed", Topic::Drill(drill(Outcome::Passed)));
+    assert_words!("drill_failed", Topic::Drill(drill(Outcome::Failed)));
+    let recipe = DrillStanding { way: Way::ByHand, from: "oss".into(), ..drill(Outcome::CouldNotRun) };
+    assert_words!("drill_could_not_run", Topic::Drill(recipe.clone()));
 }
 
 #[test]
@@ -68,6 +71,7 @@ fn a_digest_without_facts_does_not_look_good() {
     let nothing = Standing {
         verdict: Verdict::Unknown,
         drill: None,
+        by_hand: None,
         next: Vec::new(),
         tasks: Vec::new(),
         sources: standing()
@@ -186,7 +190,7 @@ fn a_message_is_for_its_occasion_and_urgent_when_it_pages() {
         (Some(Occasion::Trouble), false)
     );
     assert_eq!(of(Topic::Done(run(0))), (Some(Occasion::Success), false));
-    assert_eq!(of(Topic::Drill(drill(false))), (Some(Occasion::Drill), false));
+    assert_eq!(of(Topic::Drill(drill(Outcome::Failed))), (Some(Occasion::Drill), false));
     assert_eq!(of(Topic::Digest(Box::new(calm()))), (Some(Occasion::Digest), false));
     assert_eq!(of(Topic::Test), (None, false));
 }
@@ -196,7 +200,7 @@ fn a_message_is_the_same_after_it_lay_in_the_outbox() {
     for topic in [
         Topic::Opened(incident(Kind::Anomaly, "mysql", Urgency::Page)),
         Topic::Done(run(3)),
-        Topic::Drill(drill(false)),
+        Topic::Drill(drill(Outcome::Failed)),
         Topic::Digest(Box::new(standing())),
         Topic::Ping { task: Task::of(Job::Backup), phase: Phase::Failed, exit: Some(20), text: None },
         Topic::Test,

@@ -404,7 +404,8 @@ fn an_unusual_backup_stops_prune_until_a_person_has_looked() {
         assert_eq!(night(&mut stage, day, 1000), [""; 0]);
     }
     assert_eq!(night(&mut stage, 18, 400), ["opened anomaly mysql"]);
-    let frozen = |stage: &Stage| crate::jobs::prune::frozen(&stage.ledger).unwrap();
+    let frozen =
+        |stage: &Stage| crate::jobs::prune::frozen(&stage.stack, &stage.ledger, stage.now()).unwrap();
     assert!(frozen(&stage).unwrap().contains("60 % less"));
     // Next night all is as before: what happened still waits for a person.
     night(&mut stage, 19, 1000);
@@ -485,4 +486,99 @@ fn what_another_process_is_at_work_on_is_not_taken_up() {
     assert_eq!(stage.slots(&backup()), [("21 02:00".to_owned(), "running", false)]);
     drop(lock);
     assert_eq!(stage.restart(), [backup()]);
+}
+
+const DRILLS: &str =
+    "[drill]\nby_hand = true\nby_hand_image = \"tools\"\nafter_backup = true\ndeadline_minutes = 30\n";
+
+/// Returns the tasks that begin now.
+fn begun(starts: &[Start]) -> Vec<String> {
+    starts.iter().map(|start| start.task.to_string()).collect()
+}
+
+#[test]
+fn one_drill_is_made_at_a_time() {
+    let mut stage = Stage::new("drill = \"0 3 * * *\"", DRILLS, "2026-11-20T12:00:00Z");
+    stage.at("2026-11-21T03:00:00Z");
+    let first = stage.tick();
+    assert_eq!(begun(&first), ["drill"]);
+    stage.clock.advance(Duration::minutes(10));
+    assert!(stage.tick().is_empty());
+    let wakes = stage.scheduler.next(stage.now());
+    assert_eq!(wakes, Some(utc("2026-11-21T03:30:00Z")), "the deadline of the first");
+    stage.ends(&first[0], ExitCode::Ok);
+    let second = stage.tick();
+    assert_eq!(begun(&second), ["drill by-hand"]);
+    stage.ends(&second[0], ExitCode::Ok);
+    assert_eq!(stage.slots(&second[0].task), [("21 03:00".to_owned(), "done", false)]);
+    assert_eq!(stage.look(), [""; 0]);
+}
+
+#[test]
+fn a_drill_follows_a_whole_backup_when_the_copies_have() {
+    let mut stage = Stage::new(NIGHTLY, &format!("{DRILLS}{COPIES}"), "2026-11-20T12:00:00Z");
+    stage.at("2026-11-21T02:00:00Z");
+    let backup = stage.tick().remove(0);
+    stage.ends(&backup, ExitCode::Ok);
+    let copy = stage.tick();
+    assert_eq!(begun(&copy), ["sync nas"]);
+    assert!(stage.tick().is_empty());
+    // A copy that fails is tried again later, and holds up nobody.
+    stage.ends(&copy[0], ExitCode::StoreDown);
+    let drill = stage.tick();
+    assert_eq!(begun(&drill), ["drill"]);
+    stage.ends(&drill[0], ExitCode::Ok);
+    stage.at("2026-11-22T02:00:00Z");
+    let starts = stage.tick();
+    let backup = starts.iter().find(|start| start.task.job == Job::Backup).unwrap();
+    stage.ends(backup, ExitCode::Partial);
+    for start in starts.iter().filter(|start| start.task.job == Job::Sync) {
+        stage.ends(start, ExitCode::Ok);
+    }
+    let after = stage.tick();
+    assert_eq!(begun(&after), ["sync nas"], "what lacks a source is not drilled");
+}
+
+#[test]
+fn a_drill_that_was_to_follow_a_backup_follows_it_after_a_restart() {
+    let mut stage = Stage::new(NIGHTLY, DRILLS, "2026-11-20T12:00:00Z");
+    stage.at("2026-11-21T02:00:00Z");
+    let backup = stage.tick().remove(0);
+    stage.ends(&backup, ExitCode::Ok);
+    stage.restart();
+    let drill = stage.tick();
+    assert_eq!(begun(&drill), ["drill"]);
+    stage.ends(&drill[0], ExitCode::DrillFailed);
+    stage.restart();
+    assert!(stage.tick().is_empty());
+}
+
+#[test]
+fn a_drill_has_a_deadline_of_its_own_and_one_that_is_given_up_has_not_failed() {
+    let mut stage = Stage::new("drill = \"0 3 * * *\"\ndeadline_minutes = 5", DRILLS, "2026-11-20T12:00:00Z");
+    stage.at("2026-11-21T03:00:00Z");
+    let drill = stage.tick().remove(0);
+    stage.clock.advance(Duration::minutes(30));
+    stage.tick();
+    assert!(!drill.stop.is_cancelled());
+    stage.clock.advance(Duration::minutes(1));
+    stage.tick();
+    assert!(drill.stop.is_cancelled());
+    let outcome = Outcome { exit: Some(ExitCode::Interrupted), ..Outcome::default() };
+    let outcome = stage.scheduler.ended(&drill.task, outcome, stage.now());
+    assert_eq!(outcome.exit(), ExitCode::DrillNotRun);
+    assert_eq!(outcome.message.as_deref(), Some("given up: not done after 30 minutes"));
+    assert!(outcome.hint.unwrap().contains("[drill]"));
+    assert_eq!(stage.slots(&drill.task), [("21 03:00".to_owned(), "failed", false)]);
+}
+
+#[test]
+fn a_drill_that_could_not_run_is_tried_again_and_one_that_failed_is_not() {
+    for (exit, is_tried_again) in [(ExitCode::DrillNotRun, true), (ExitCode::DrillFailed, false)] {
+        let mut stage = Stage::new("drill = \"0 3 * * *\"", "", "2026-11-20T12:00:00Z");
+        stage.at("2026-11-21T03:00:00Z");
+        let drill = stage.tick().remove(0);
+        stage.ends(&drill, exit);
+        assert_eq!(stage.scheduler.waits(), is_tried_again, "{exit:?}");
+    }
 }

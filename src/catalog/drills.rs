@@ -1,0 +1,282 @@
+//! What drills found: a row for each, with its whole report.
+//!
+//! A catalog that was lost knows of none: the proofs of drills that passed are in the repository, signed. Whoever
+//! recalls them notes their reports here, the oldest first, as the drills themselves would have.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::{Catalog, instant, runs::KEPT, text_of};
+use crate::{
+    drill::{Outcome, Past, Report, SourceReport, TREND_MAX, Way},
+    error::{Context, ExitCode, Result},
+    names::SnapshotId,
+};
+
+/// One drill.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drilled {
+    /// Its id.
+    pub id: SnapshotId,
+    /// How it restored.
+    pub way: Way,
+    /// Where the bytes came from: `repository`, or the name of an offsite.
+    pub from: String,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// When the drill began.
+    pub began: DateTime<Utc>,
+    /// When it ended.
+    pub ended: DateTime<Utc>,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Whether all that did not hold is that the restore was too slow.
+    pub is_only_slow: bool,
+    /// How long the restore of everything took.
+    pub rto_seconds: Option<f64>,
+    /// How long it may take.
+    pub objective_seconds: Option<u64>,
+    /// Assertions that held, that did not, and that could not be asked.
+    pub assertions: [u64; 3],
+    /// Plain bytes that were restored.
+    pub size_bytes: u64,
+    /// Where its report lies for people, if it does.
+    pub files: Option<PathBuf>,
+}
+
+impl Drilled {
+    /// Returns what a later report's trend says of this drill.
+    pub fn past(&self) -> Past {
+        Past {
+            id: self.id.clone(),
+            snapshot: self.snapshot.clone(),
+            ended: self.ended,
+            outcome: self.outcome,
+            rto_seconds: self.rto_seconds,
+            size_bytes: self.size_bytes,
+        }
+    }
+}
+
+const COLUMNS: &str = "id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds, \
+    objective_seconds, held, failed, unasked, size_bytes, files";
+
+impl Catalog {
+    /// Notes what a drill found, and where its report lies for people. One that is known already is replaced.
+    pub fn note_drill(&self, report: &Report, files: Option<&Path>) -> Result<()> {
+        let body = serde_json::to_string(report)
+            .failed(ExitCode::Failed, || format!("the report of drill `{}` cannot be written", report.id))?;
+        let [held, failed, unasked] = report.counts();
+        let noted = self.connection().execute(
+            "INSERT INTO drills (id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds,
+                 objective_seconds, held, failed, unasked, size_bytes, files, report)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+             ON CONFLICT (id) DO UPDATE SET way = ?2, place = ?3, snapshot = ?4, began = ?5, ended = ?6,
+                 outcome = ?7, is_only_slow = ?8, rto_seconds = ?9, objective_seconds = ?10, held = ?11,
+                 failed = ?12, unasked = ?13, size_bytes = ?14, files = ?15, report = ?16",
+            params![
+                report.id.as_str(),
+                report.way.word(),
+                report.from,
+                report.snapshot.as_str(),
+                text_of(report.began),
+                text_of(report.ended),
+                report.outcome.word(),
+                report.is_only_slow(),
+                report.rto_seconds,
+                report.objective_seconds,
+                held,
+                failed,
+                unasked,
+                report.size_bytes(),
+                files.map(|path| path.to_string_lossy()),
+                body
+            ],
+        );
+        noted.map(drop).map_err(|error| self.trouble(error))
+    }
+
+    /// Returns the newest `limit` drills of a way, the newest first.
+    pub fn drills(&self, way: Way, limit: u32) -> Result<Vec<Drilled>> {
+        self.some_drills("way = ?2", params![limit, way.word()])
+    }
+
+    /// Returns the newest drill of a way, however it ended.
+    pub fn last_drill(&self, way: Way) -> Result<Option<Drilled>> {
+        Ok(self.drills(way, 1)?.pop())
+    }
+
+    /// Returns the newest drill of a way that could tell: one that could not run mended nothing and broke nothing.
+    pub fn last_told_drill(&self, way: Way) -> Result<Option<Drilled>> {
+        let unknown = Outcome::CouldNotRun.word();
+        Ok(self.some_drills("way = ?2 AND outcome <> ?3", params![1, way.word(), unknown])?.pop())
+    }
+
+    /// Returns what the next report's trend begins with, the oldest first.
+    pub fn drill_trend(&self, way: Way) -> Result<Vec<Past>> {
+        let newest = self.drills(way, u32::try_from(TREND_MAX).unwrap_or(u32::MAX))?;
+        Ok(newest.iter().rev().map(Drilled::past).collect())
+    }
+
+    /// Returns the report of a drill. What cannot be read was written by another version and counts as not there.
+    pub fn drill_report(&self, id: &SnapshotId) -> Result<Option<Report>> {
+        let connection = self.connection();
+        let read = || {
+            let mut query = connection.prepare_cached("SELECT report FROM drills WHERE id = ?1")?;
+            query.query_row(params![id.as_str()], |row| row.get::<_, String>(0)).optional()
+        };
+        let body = read().map_err(|error| self.trouble(error))?;
+        Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
+    }
+
+    /// Returns the sources of the newest `limit` drills that restored from this place and passed, the newest first:
+    /// they tell how long a real restore from there takes.
+    pub fn drilled_sources(&self, from: &str, limit: u32) -> Result<Vec<SourceReport>> {
+        let passed = self.some_drills(
+            "way = ?2 AND place = ?3 AND outcome = ?4",
+            params![limit, Way::Restore.word(), from, Outcome::Passed.word()],
+        )?;
+        let mut sources = Vec::new();
+        for one in passed {
+            sources.extend(self.drill_report(&one.id)?.into_iter().flat_map(|report| report.sources));
+        }
+        Ok(sources)
+    }
+
+    /// Forgets drills that ended before `before`, but the newest of each way.
+    pub fn forget_drills(&self, before: DateTime<Utc>) -> Result<()> {
+        let delete = self.connection().execute(
+            "DELETE FROM drills WHERE ended < ?1 AND n NOT IN (SELECT n FROM
+             (SELECT n, row_number() OVER (PARTITION BY way ORDER BY n DESC) AS rank FROM drills)
+             WHERE rank <= ?2)",
+            params![text_of(before), KEPT],
+        );
+        delete.map(drop).map_err(|error| self.trouble(error))
+    }
+
+    fn some_drills(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<Drilled>> {
+        let connection = self.connection();
+        let read = || {
+            let query = format!("SELECT {COLUMNS} FROM drills WHERE {condition} ORDER BY n DESC LIMIT ?1");
+            let mut query = connection.prepare_cached(&query)?;
+            query.query_map(values, drilled_of)?.collect::<rusqlite::Result<Vec<Drilled>>>()
+        };
+        read().map_err(|error| self.trouble(error))
+    }
+}
+
+fn drilled_of(row: &Row<'_>) -> rusqlite::Result<Drilled> {
+    let word = |column| row.get::<_, String>(column);
+    let strange = || rusqlite::Error::InvalidQuery;
+    let id = |column| SnapshotId::new(&word(column)?).map_err(|_| strange());
+    let (way, outcome) = (word(1)?, word(6)?);
+    Ok(Drilled {
+        id: id(0)?,
+        way: Way::ALL.into_iter().find(|one| one.word() == way).ok_or_else(strange)?,
+        from: word(2)?,
+        snapshot: id(3)?,
+        began: instant(row, 4)?,
+        ended: instant(row, 5)?,
+        outcome: Outcome::ALL.into_iter().find(|one| one.word() == outcome).ok_or_else(strange)?,
+        is_only_slow: row.get(7)?,
+        rto_seconds: row.get(8)?,
+        objective_seconds: row.get(9)?,
+        assertions: [row.get(10)?, row.get(11)?, row.get(12)?],
+        size_bytes: row.get(13)?,
+        files: row.get::<_, Option<String>>(14)?.map(PathBuf::from),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+
+    use super::*;
+    use crate::drill::{
+        Assertion, Question, Trouble,
+        tests::{report, restored},
+    };
+
+    fn at(hours: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + Duration::hours(hours)
+    }
+
+    fn trouble() -> Trouble {
+        Trouble { what: "the lab did not start".to_owned(), hints: Vec::new() }
+    }
+
+    #[test]
+    fn a_drill_is_there_once_as_it_was_noted_last_and_with_its_whole_report() {
+        let catalog = Catalog::in_memory().unwrap();
+        let held = Assertion::held(Question::Contents, "contents", "all of it");
+        let failed = Assertion::failed(Question::Reference, "files", "a row lacks its object");
+        let first = report(Way::Restore, at(1), vec![held.clone(), failed], None);
+        catalog.note_drill(&first, None).unwrap();
+        catalog.note_drill(&first, Some(Path::new("/reports/a.html"))).unwrap();
+        let by_hand = report(Way::ByHand, at(2), vec![held], None);
+        catalog.note_drill(&by_hand, None).unwrap();
+        let noted = catalog.drills(Way::Restore, 9).unwrap();
+        assert_eq!(noted.len(), 1);
+        let (one, past) = (&noted[0], first.past());
+        assert_eq!((one.past(), one.assertions, one.outcome), (past, [1, 1, 0], Outcome::Failed));
+        assert_eq!((&*one.from, one.began, one.objective_seconds), ("repository", at(1), Some(3600)));
+        assert_eq!(one.files.as_deref(), Some(Path::new("/reports/a.html")));
+        assert_eq!(catalog.drill_report(&first.id).unwrap(), Some(first));
+        assert_eq!(catalog.last_drill(Way::ByHand).unwrap().map(|one| one.id), Some(by_hand.id));
+        assert_eq!(catalog.drill_report(&SnapshotId::at(at(9), 9)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_drill_that_could_not_run_does_not_hide_the_one_that_could_tell() {
+        let catalog = Catalog::in_memory().unwrap();
+        let slow = Assertion::failed(Question::Objective, "rto", "61 min of 60");
+        let first = report(Way::Restore, at(1), vec![slow], None);
+        let second = report(Way::Restore, at(2), Vec::new(), Some(trouble()));
+        assert_eq!(catalog.last_told_drill(Way::Restore).unwrap(), None);
+        catalog.note_drill(&first, None).unwrap();
+        catalog.note_drill(&second, None).unwrap();
+        assert_eq!(catalog.last_drill(Way::Restore).unwrap().unwrap().outcome, Outcome::CouldNotRun);
+        let told = catalog.last_told_drill(Way::Restore).unwrap().unwrap();
+        assert_eq!((told.id, told.is_only_slow), (first.id.clone(), true));
+        assert_eq!(catalog.drill_trend(Way::Restore).unwrap(), [first.past(), second.past()]);
+    }
+
+    #[test]
+    fn only_what_passed_from_the_same_place_tells_how_fast_a_restore_is() {
+        let catalog = Catalog::in_memory().unwrap();
+        let held = || vec![Assertion::held(Question::Contents, "contents", "all of it")];
+        let note = |hours, from: &str, assertions, seconds| {
+            let sources = vec![restored("mysql", 1000, seconds)];
+            let one = report(Way::Restore, at(hours), assertions, None);
+            catalog.note_drill(&Report { from: from.to_owned(), sources, ..one }, None).unwrap();
+        };
+        note(1, "repository", held(), 1.0);
+        note(2, "repository", Vec::new(), 2.0);
+        note(3, "oss", held(), 3.0);
+        note(4, "repository", held(), 4.0);
+        let seconds = |from, limit| {
+            let sources = catalog.drilled_sources(from, limit).unwrap();
+            sources.into_iter().map(|one| one.seconds).collect::<Vec<_>>()
+        };
+        assert_eq!(seconds("repository", 5), [4.0, 1.0]);
+        assert_eq!(seconds("repository", 1), [4.0]);
+        assert_eq!(seconds("oss", 5), [3.0]);
+        assert_eq!(seconds("nas", 5), [0.0; 0]);
+    }
+
+    #[test]
+    fn old_drills_are_forgotten_but_the_newest_of_each_way_stay() {
+        let catalog = Catalog::in_memory().unwrap();
+        catalog.note_drill(&report(Way::ByHand, at(0), Vec::new(), None), None).unwrap();
+        for hours in 0..i64::from(KEPT) + 4 {
+            catalog.note_drill(&report(Way::Restore, at(hours), Vec::new(), None), None).unwrap();
+        }
+        catalog.forget_drills(at(2)).unwrap();
+        assert_eq!(catalog.drills(Way::Restore, 99).unwrap().len(), KEPT as usize + 2);
+        catalog.forget_drills(at(999)).unwrap();
+        assert_eq!(catalog.drills(Way::Restore, 99).unwrap().len(), KEPT as usize);
+        assert_eq!(catalog.drills(Way::ByHand, 99).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,448 @@
+//! What past drills say: how it is shown, what is wrong, whether prune stands still, and how long a restore takes.
+//!
+//! All of it is worked out from the drills that the catalog knows, so a drill that passes puts everything right by
+//! itself. One that could not run puts nothing right: what an earlier one found still holds. Nothing here names what is
+//! inside a source; the report does.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+
+use super::{notify, standing};
+use crate::{
+    catalog::{Catalog, Drilled, Run},
+    clock::Ground,
+    drill::{Outcome, Way},
+    error::{ExitCode, Result},
+    names::{Job, Task},
+    notify::Topic,
+    policy::Stack,
+    status::{Condition, DrillStanding, Incident, Kind, Urgency},
+};
+
+/// Drills that passed and tell how fast a restore is.
+const MEASURED: u32 = 5;
+
+/// Returns the way in which a task of the schedule drills.
+pub fn way_of(task: &Task) -> Way {
+    match &task.place {
+        Some(place) if place == Way::ByHand.word() => Way::ByHand,
+        _ => Way::Restore,
+    }
+}
+
+/// Returns the task of the schedule that drills in a way.
+pub fn task_of(way: Way) -> Task {
+    match way {
+        Way::Restore => Task::of(Job::Drill),
+        Way::ByHand => Task::at(Job::Drill, way.word()),
+    }
+}
+
+/// Returns the last drill of a way as it is shown.
+pub fn last(ledger: &Catalog, way: Way) -> Result<Option<DrillStanding>> {
+    Ok(ledger.last_drill(way)?.map(shown))
+}
+
+fn shown(drill: Drilled) -> DrillStanding {
+    let rounded = |seconds: f64| Duration::try_from_secs_f64(seconds.round()).ok().map(|time| time.as_secs());
+    DrillStanding {
+        way: drill.way,
+        from: drill.from,
+        snapshot: drill.snapshot,
+        ended: drill.ended,
+        outcome: drill.outcome,
+        rto_seconds: drill.rto_seconds.and_then(rounded),
+        objective_seconds: drill.objective_seconds,
+        assertions: drill.assertions,
+    }
+}
+
+/// Writes a message about the drill that a run of `task` made since `since`, however it ended. A run that ended before
+/// it could make a report is told by its incident.
+pub fn tell(
+    stack: &Stack,
+    ledger: &Catalog,
+    task: &Task,
+    since: DateTime<Utc>,
+    ground: &Ground,
+) -> Result<()> {
+    let Some(drill) = ledger.last_drill(way_of(task))?.filter(|drill| drill.began >= since) else {
+        return Ok(());
+    };
+    notify::tell(stack, ledger, Topic::Drill(shown(drill)), ground).map(drop)
+}
+
+/// Tells of a drill that failed, until a later one passes. Only what does not come back of a real restore is lost for
+/// good: a restore that is slow, or a recipe that must be mended, waits for the next working day.
+pub fn condition(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
+    if task.job != Job::Drill {
+        return Ok(None);
+    }
+    let Some(drill) = ledger.last_told_drill(way_of(task))?.filter(failed) else { return Ok(None) };
+    let [held, failed, unasked] = drill.assertions;
+    let what = if drill.is_only_slow {
+        format!("{task} was slower than it may be; everything came back from `{}`", drill.from)
+    } else {
+        let all = held + failed + unasked;
+        format!("{task} failed: {failed} of {all} assertions did not hold of what came from `{}`", drill.from)
+    };
+    let hint = match drill.files {
+        Some(path) => format!("Read its report: `{}`.", path.display()),
+        None => "Run `lifeboat drill` and read its report.".to_owned(),
+    };
+    let is_page = drill.way == Way::Restore && !drill.is_only_slow;
+    Ok(Some(Condition {
+        kind: Kind::Drill,
+        about: task.to_string(),
+        urgency: if is_page { Urgency::Page } else { Urgency::Ticket },
+        what,
+        hint: Some(hint),
+    }))
+}
+
+fn failed(drill: &Drilled) -> bool {
+    drill.outcome == Outcome::Failed
+}
+
+/// Returns why prune stands still, if that is for drills of a restore: the last one that could tell failed, or none has
+/// passed for too long, and nobody has acknowledged that. The older snapshots may be all that can be restored. A stack
+/// that never drills is not kept from pruning.
+pub fn freezes(
+    stack: &Stack,
+    ledger: &Catalog,
+    open: &[Incident],
+    now: DateTime<Utc>,
+) -> Result<Option<String>> {
+    let task = task_of(Way::Restore);
+    let about = task.to_string();
+    let is_told = |one: &&Incident| {
+        let is_of_runs = matches!(one.kind, Kind::Drill | Kind::Overdue | Kind::Missed);
+        is_of_runs && one.about == about && one.acknowledged.is_none()
+    };
+    let Some(incident) = open.iter().find(is_told).filter(|_| stack.drill.freeze_prune) else {
+        return Ok(None);
+    };
+    let lost = ledger.last_told_drill(Way::Restore)?.filter(|drill| failed(drill) && !drill.is_only_slow);
+    if lost.is_none() && !standing::is_overdue(stack, ledger, &task, now)? {
+        return Ok(None);
+    }
+    Ok(Some(format!("{} (incident {})", incident.what, incident.number)))
+}
+
+/// Returns how many bytes of each source a restore from this place brings back in a second: the median of the last
+/// drills that passed.
+pub fn rates(ledger: &Catalog, from: &str) -> Result<BTreeMap<String, f64>> {
+    let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for source in ledger.drilled_sources(from, MEASURED)? {
+        let rate = source.size_bytes as f64 / source.seconds;
+        if rate.is_finite() && rate > 0.0 {
+            all.entry(source.name).or_default().push(rate);
+        }
+    }
+    Ok(all.into_iter().filter_map(|(name, rates)| Some((name, median(rates)?))).collect())
+}
+
+/// Returns the median; of two in the middle the lower one, which promises less.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}
+
+/// Returns whether a backup that began at `since` still lacks the drill that follows it. A drill whose process died is
+/// not begun anew by the next service: it may be why.
+pub fn is_owed(ledger: &Catalog, since: DateTime<Utc>) -> Result<bool> {
+    let was_stopped =
+        |run: &Run| run.end.as_ref().is_some_and(|end| end.exit == ExitCode::Interrupted.number());
+    let newest = ledger.runs_of(&task_of(Way::Restore), 1)?.into_iter().next();
+    Ok(newest.is_none_or(|run| run.began < since || was_stopped(&run)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        catalog::RunEnd,
+        clock::{StoppedClock, System},
+        drill::{
+            Assertion, Question, Report,
+            tests::{report, restored},
+        },
+        jobs::{prune, watch},
+        policy::Need,
+        status::Verdict,
+    };
+
+    fn at(hours: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + chrono::Duration::hours(hours)
+    }
+
+    fn stack(more: &str) -> Stack {
+        let text = format!(
+            "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = {{ root = \"/repo\" }}\n\
+             recipients = [\"age1abc\"]\nstate_dir = \"/state\"\n{more}"
+        );
+        Stack::parse(&text, "p.toml", Need::Repository).unwrap()
+    }
+
+    fn held() -> Assertion {
+        Assertion::held(Question::Contents, "contents", "all of im.salaries")
+    }
+
+    fn lost() -> Assertion {
+        Assertion::failed(Question::Reference, "im.salaries", "hunter2 lacks its object")
+    }
+
+    fn slow() -> Assertion {
+        Assertion::failed(Question::Objective, "rto", "61 min of 60")
+    }
+
+    /// A stack whose drills are played, and its catalog.
+    struct Stage {
+        stack: Stack,
+        ledger: Catalog,
+        clock: StoppedClock,
+    }
+
+    impl Stage {
+        fn new(more: &str) -> Self {
+            let (ledger, clock) = (Catalog::in_memory().unwrap(), StoppedClock::at(at(0)));
+            Self { stack: stack(more), ledger, clock }
+        }
+
+        fn ground(&self) -> Ground {
+            Ground { clock: Arc::new(self.clock.clone()), dice: Arc::new(System) }
+        }
+
+        fn now(&self) -> DateTime<Utc> {
+            self.ground().clock.now()
+        }
+
+        /// Plays a drill that ends now, as the job notes it; one that asked nothing could not run.
+        fn drilled(&self, way: Way, assertions: Vec<Assertion>) -> Report {
+            self.clock.advance(chrono::Duration::hours(1));
+            let run = self.ledger.begin_run(&task_of(way), 1, self.now()).unwrap();
+            let found = report(way, self.now(), assertions, None);
+            self.ledger.note_drill(&found, None).unwrap();
+            let exit = match found.outcome {
+                Outcome::Passed => ExitCode::Ok,
+                Outcome::Failed => ExitCode::DrillFailed,
+                Outcome::CouldNotRun => ExitCode::DrillNotRun,
+            };
+            let end = RunEnd {
+                ended: found.ended,
+                exit: exit.number(),
+                snapshot: None,
+                added_bytes: 0,
+                message: Some("why".to_owned()),
+                hint: None,
+            };
+            self.ledger.end_run(run, &end).unwrap();
+            found
+        }
+
+        /// Looks what is wrong; returns what is open then.
+        fn open(&self) -> Vec<(Kind, String, Urgency)> {
+            watch::look(&self.stack, &self.ledger, &self.ground()).unwrap();
+            let open = self.ledger.open_incidents().unwrap();
+            open.into_iter().map(|one| (one.kind, one.condition.about, one.condition.urgency)).collect()
+        }
+
+        fn frozen(&self) -> Option<String> {
+            prune::frozen(&self.stack, &self.ledger, self.now()).unwrap()
+        }
+
+        fn acknowledge(&self) {
+            for one in self.ledger.open_incidents().unwrap() {
+                watch::acknowledge(&self.stack, &self.ledger, one.number, "seen", &self.ground()).unwrap();
+            }
+        }
+    }
+
+    fn told(task: &str, urgency: Urgency) -> Vec<(Kind, String, Urgency)> {
+        vec![(Kind::Drill, task.to_owned(), urgency)]
+    }
+
+    #[test]
+    fn a_drill_that_failed_pages_until_a_later_one_passes_and_one_that_could_not_run_ends_nothing() {
+        let stage = Stage::new("");
+        stage.drilled(Way::Restore, vec![held()]);
+        assert_eq!(stage.open(), []);
+        stage.drilled(Way::Restore, vec![held(), lost()]);
+        assert_eq!(stage.open(), told("drill", Urgency::Page));
+        stage.drilled(Way::Restore, Vec::new());
+        assert_eq!(stage.open(), told("drill", Urgency::Page));
+        let standing = standing::gather(&stage.stack, &stage.ledger, stage.now()).unwrap();
+        assert_eq!(standing.verdict, Verdict::Danger);
+        assert_eq!(standing.drill.map(|drill| drill.outcome), Some(Outcome::CouldNotRun));
+        stage.drilled(Way::Restore, vec![held()]);
+        assert_eq!(stage.open(), []);
+    }
+
+    #[test]
+    fn what_could_not_run_was_only_slow_or_was_the_recipe_waits_for_the_morning() {
+        let stage = Stage::new("[drill]\nby_hand = true\nby_hand_image = \"tools\"\n");
+        stage.drilled(Way::Restore, Vec::new());
+        assert_eq!(stage.open(), told("drill", Urgency::Ticket));
+        let what = stage.ledger.open_incidents().unwrap().remove(0).condition.what;
+        assert_eq!(what, "drill could not run: why");
+        stage.drilled(Way::Restore, vec![held(), slow()]);
+        assert_eq!(stage.open(), told("drill", Urgency::Ticket));
+        assert_eq!(stage.frozen(), None, "everything came back");
+        stage.drilled(Way::Restore, vec![held()]);
+        stage.drilled(Way::ByHand, vec![lost()]);
+        assert_eq!(stage.open(), told("drill by-hand", Urgency::Ticket));
+        assert_eq!(stage.frozen(), None, "lifeboat itself restores");
+        let standing = standing::gather(&stage.stack, &stage.ledger, stage.now()).unwrap();
+        let outcomes = [standing.drill, standing.by_hand].map(|drill| drill.unwrap().outcome);
+        assert_eq!((outcomes, standing.verdict), ([Outcome::Passed, Outcome::Failed], Verdict::Attention));
+    }
+
+    #[test]
+    fn an_incident_of_a_drill_names_the_report_and_nothing_that_is_inside_a_source() {
+        let stage = Stage::new("");
+        let found = stage.drilled(Way::Restore, vec![held(), lost()]);
+        let condition = || condition(&stage.ledger, &task_of(Way::Restore)).unwrap().unwrap();
+        assert_eq!(condition().hint.unwrap(), "Run `lifeboat drill` and read its report.");
+        stage.ledger.note_drill(&found, Some(std::path::Path::new("/reports/one.html"))).unwrap();
+        let Condition { what, hint, .. } = condition();
+        assert_eq!(what, "drill failed: 1 of 2 assertions did not hold of what came from `repository`");
+        assert_eq!(hint.unwrap(), "Read its report: `/reports/one.html`.");
+    }
+
+    #[test]
+    fn prune_stands_still_while_the_last_drill_failed_until_somebody_says_so_or_one_passes() {
+        let stage = Stage::new("");
+        assert_eq!((stage.open(), stage.frozen()), (Vec::new(), None), "who never drills may prune");
+        stage.drilled(Way::Restore, vec![lost()]);
+        stage.open();
+        let why = "drill failed: 1 of 1 assertions did not hold of what came from `repository` (incident 1)";
+        assert_eq!(stage.frozen().as_deref(), Some(why));
+        stage.drilled(Way::Restore, Vec::new());
+        stage.open();
+        assert_eq!(stage.frozen().as_deref(), Some(why), "what could not run mends nothing");
+        stage.acknowledge();
+        assert_eq!(stage.frozen(), None);
+        stage.drilled(Way::Restore, vec![held()]);
+        stage.open();
+        stage.drilled(Way::Restore, vec![lost()]);
+        stage.open();
+        assert!(stage.frozen().is_some(), "it failed anew");
+        stage.drilled(Way::Restore, vec![held()]);
+        stage.open();
+        assert_eq!(stage.frozen(), None);
+    }
+
+    #[test]
+    fn a_failure_after_one_that_could_not_run_was_acknowledged_stops_prune_all_the_same() {
+        let stage = Stage::new("");
+        stage.drilled(Way::Restore, Vec::new());
+        stage.open();
+        stage.acknowledge();
+        stage.drilled(Way::Restore, vec![lost()]);
+        assert_eq!(stage.open(), told("drill", Urgency::Page));
+        assert!(stage.frozen().is_some());
+    }
+
+    #[test]
+    fn a_policy_may_leave_prune_free() {
+        let stage = Stage::new("[drill]\nfreeze_prune = false\n");
+        stage.drilled(Way::Restore, vec![lost()]);
+        stage.open();
+        assert_eq!(stage.frozen(), None);
+    }
+
+    #[test]
+    fn prune_stands_still_when_drills_do_not_come_whatever_keeps_them() {
+        let scheduled = || {
+            let stage = Stage::new("[schedule]\ndrill = \"0 3 * * *\"\n");
+            standing::watch(&stage.ledger, &task_of(Way::Restore), stage.now()).unwrap();
+            stage
+        };
+        let never = scheduled();
+        never.clock.advance(chrono::Duration::hours(35));
+        assert_eq!((never.open(), never.frozen()), (Vec::new(), None));
+        never.clock.advance(chrono::Duration::hours(2));
+        assert_eq!(never.open(), [(Kind::Overdue, "drill".to_owned(), Urgency::Ticket)]);
+        assert!(never.frozen().unwrap().starts_with("drill has never succeeded"));
+        never.acknowledge();
+        assert_eq!(never.frozen(), None);
+        let broken = scheduled();
+        for _ in 0..36 {
+            broken.drilled(Way::Restore, Vec::new());
+        }
+        assert_eq!((broken.open(), broken.frozen()), (told("drill", Urgency::Ticket), None));
+        broken.drilled(Way::Restore, Vec::new());
+        broken.open();
+        assert_eq!(broken.frozen().as_deref(), Some("drill could not run: why (incident 1)"));
+    }
+
+    #[test]
+    fn the_median_of_the_last_five_that_passed_is_how_fast_a_source_comes_back() {
+        let ledger = Catalog::in_memory().unwrap();
+        let note = |hours, seconds: &[f64]| {
+            let sources =
+                ["mysql", "redis"].iter().zip(seconds).map(|(name, took)| restored(name, 1000, *took));
+            let one = report(Way::Restore, at(hours), vec![held()], None);
+            ledger.note_drill(&Report { sources: sources.collect(), ..one }, None).unwrap();
+        };
+        assert_eq!(rates(&ledger, "repository").unwrap(), BTreeMap::new());
+        // The first of the six is too old to count, and no time at all measures nothing.
+        for (hours, seconds) in
+            [&[1.0, 2.0][..], &[10.0, 0.0], &[20.0], &[40.0], &[5.0], &[10.0]].iter().enumerate()
+        {
+            note(i64::try_from(hours).unwrap(), seconds);
+        }
+        assert_eq!(rates(&ledger, "repository").unwrap(), BTreeMap::from([("mysql".to_owned(), 100.0)]));
+        assert_eq!(rates(&ledger, "oss").unwrap(), BTreeMap::new());
+        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), Some(2.0));
+    }
+
+    #[test]
+    fn a_drill_is_told_once_by_the_run_that_made_it() {
+        let hears = "[[notify]]\nkind = \"slack\"\nwebhook = { env = \"HOOK\" }\n";
+        let stage = Stage::new(hears);
+        let messages = || stage.ledger.due_messages(stage.now()).unwrap().len();
+        let tell = |since| {
+            let task = task_of(Way::Restore);
+            tell(&stage.stack, &stage.ledger, &task, since, &stage.ground()).unwrap();
+        };
+        tell(at(0));
+        assert_eq!(messages(), 0);
+        stage.drilled(Way::Restore, vec![held()]);
+        tell(at(2));
+        assert_eq!(messages(), 0, "a run that made none tells of none");
+        tell(at(1));
+        assert_eq!(messages(), 1);
+    }
+
+    #[test]
+    fn a_drill_that_died_with_its_service_is_not_owed_and_one_that_was_stopped_is() {
+        let (ledger, task) = (Catalog::in_memory().unwrap(), task_of(Way::Restore));
+        assert!(is_owed(&ledger, at(2)).unwrap());
+        let run = ledger.begin_run(&task, 1, at(1)).unwrap();
+        assert!(is_owed(&ledger, at(2)).unwrap(), "it is of the backup before");
+        assert!(!is_owed(&ledger, at(1)).unwrap());
+        let end = |exit: ExitCode| RunEnd {
+            ended: at(3),
+            exit: exit.number(),
+            snapshot: None,
+            added_bytes: 0,
+            message: None,
+            hint: None,
+        };
+        ledger.end_run(run, &end(ExitCode::Failed)).unwrap();
+        assert!(!is_owed(&ledger, at(1)).unwrap());
+        ledger.end_run(run, &end(ExitCode::Interrupted)).unwrap();
+        assert!(is_owed(&ledger, at(1)).unwrap());
+    }
+
+    #[test]
+    fn each_way_has_its_task_and_each_task_its_way() {
+        for way in Way::ALL {
+            assert_eq!(way_of(&task_of(way)), way);
+        }
+    }
+}
