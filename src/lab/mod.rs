@@ -10,11 +10,14 @@
 //! *Limits.* Each server has the memory, processors and time that [`Limits`] says. Servers are reached on this host
 //! only and have no way out.
 
+mod process;
+
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 
+pub use self::process::{ProcessLab, reap as reap_processes};
 use crate::{
     error::{ExitCode, Failure, Result},
     policy::LabKind,
@@ -164,7 +167,6 @@ pub trait Lab: Send + Sync {
 }
 
 /// Returns the failure of a lab: a drill that it keeps from running is not passed.
-#[allow(dead_code)]
 pub(crate) fn not_run(what: impl Into<String>) -> Failure {
     Failure::new(ExitCode::DrillNotRun, what)
 }
