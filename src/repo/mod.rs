@@ -57,6 +57,7 @@ pub use self::{
     kept::Kept,
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
     reader::{EntryLines, Snapshot},
+    recovery::{SCRIPT as RECOVERY_SCRIPT, is_own_script},
     salvage::{Lost, Salvage},
     survey::{SignedRefs, Survey},
     verify::{Damage, VerifyOptions, VerifyReport},
