@@ -185,11 +185,10 @@ fn judge(ended: &Ended, timeout: Duration, manifest: &Manifest) -> Assertion {
 /// Says what a good recovery brings back, and what the snapshot never had.
 fn brought_back(manifest: &Manifest) -> String {
     let entries: u64 = manifest.sources.iter().map(|source| source.entries).sum();
-    let mut text = format!("{entries} entries of {} sources", manifest.sources.len());
-    for one in &manifest.failed {
-        text.push_str(&format!("; `{}` is not in this snapshot: {}", one.what, one.why));
-    }
-    text
+    let mut parts = vec![format!("{entries} entries of {} sources", manifest.sources.len())];
+    let missing = manifest.failed.iter();
+    parts.extend(missing.map(|one| format!("`{}` is not in this snapshot: {}", one.what, one.why)));
+    parts.join("; ")
 }
 
 /// What did not hold: the first ones by name, all by count.
@@ -231,7 +230,7 @@ async fn compare(snapshot: &Snapshot, source: &SourceManifest, result: &Path) ->
             Found::Whole(digest) if digest == sha256 => {}
             Found::Whole(_) => findings.tell(|| format!("`{path}` has other bytes than were stored")),
             Found::Sized(found) => {
-                findings.tell(|| format!("`{path}` has {found} bytes instead of {wanted}"))
+                findings.tell(|| format!("`{path}` has {found} bytes instead of {wanted}"));
             }
             Found::Nothing => findings.tell(|| format!("`{path}` is missing")),
             Found::NoFile => findings.tell(|| format!("`{path}` is not a file")),
