@@ -3,8 +3,8 @@
 //!
 //! *Order.* What an earlier lab of the same drill left is ended and removed; a folder is made with the file that says
 //! whose it is; then all servers start at the same time, each noted there; the file with a database's password goes
-//! once it runs. *Crash.* The next lab of the same stack, host and task, or [`reap`], finds the file, ends what it names,
-//! if that is still the same process, and removes the folder.
+//! once it runs. *Crash.* The next lab of the same stack, host and task, or [`reap`], finds the file, ends what it
+//! names, if that is still the same process, and removes the folder.
 //!
 //! *Limits.* Processes are less apart than containers. They share the host's network: nothing but their own settings
 //! keeps them from talking to others. Memory is limited by what a server's own settings limit: the cache of a database,
