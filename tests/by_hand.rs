@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "by_hand/drilled.rs"]
+mod drilled;
 #[path = "repository/fixture.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;

@@ -11,12 +11,14 @@
 //! only and have no way out.
 
 pub mod docker;
+mod process;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 
+pub use self::process::{ProcessLab, reap as reap_processes};
 use crate::{
     error::{ExitCode, Failure, Result},
     policy::LabKind,

@@ -59,6 +59,7 @@ pub use self::{
     proofs::{Proofs, Prove, RestorePoints, SignedProof},
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
     reader::{EntryLines, Snapshot},
+    recovery::{SCRIPT as RECOVERY_SCRIPT, is_own_script},
     salvage::{Lost, Salvage},
     survey::{SignedRefs, Survey},
     verify::{Damage, VerifyOptions, VerifyReport},

@@ -7,6 +7,7 @@ mod questions;
 mod references;
 mod rows;
 pub mod contents;
+pub mod by_hand;
 mod scene;
 
 pub use self::{
