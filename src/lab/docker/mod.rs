@@ -1,15 +1,16 @@
 //! A lab of containers, in docker or podman.
 //!
-//! *Network.* Each lab has one of its own, closed: nothing in it reaches the world or another container, and nothing but
-//! this host reaches into it. This host is reached from inside, at what listens on all its addresses: a Redis that is
-//! restored fetches its dump from here. There are three ways in, and no port is published where one of the first two is open:
+//! *Network.* Each lab has one of its own, closed: nothing in it reaches the world or another container, and nothing
+//! but this host reaches into it. This host is reached from inside, at what listens on all its addresses: a Redis that
+//! is restored fetches its dump from here. There are three ways in, and no port is published where one of the first
+//! two is open:
 //!
 //! 1. The network's bridge is an interface of this host: servers are reached at their addresses.
 //! 2. This process runs in a container of the same engine: that container is attached to the network until the lab is
 //!    removed. Folders that a program is to see must then be mounted from the host.
 //! 3. The network is apart from this host, as with an engine without root or one in a machine of its own: servers are
-//!    published at 127.0.0.1 on ports that the engine chooses. Docker publishes nothing of a closed network, so there it
-//!    is an open one whose addresses are not translated: what leaves it finds no way back.
+//!    published at 127.0.0.1 on ports that the engine chooses. Docker publishes nothing of a closed network, so there
+//!    it is an open one whose addresses are not translated: what leaves it finds no way back.
 //!
 //! An engine on another machine is refused, unless this process runs there too.
 //!

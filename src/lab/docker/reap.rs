@@ -1,7 +1,7 @@
 //! What labs leave behind: found by its labels, and removed.
 //!
-//! *Order.* Containers with their volumes first, then networks, which nothing may be attached to. Each is tried whatever
-//! became of the others. *Crash.* What is left is found the next time by the same labels.
+//! *Order.* Containers with their volumes first, then networks, which nothing may be attached to. Each is tried
+//! whatever became of the others. *Crash.* What is left is found the next time by the same labels.
 
 use std::{
     collections::{BTreeSet, HashMap},
