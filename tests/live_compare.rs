@@ -125,7 +125,7 @@ impl Stage {
             stack: &stack,
             snapshot: &snapshot,
             lab: &self.lab,
-            cast: vec![Cast { config: self.copy.clone(), running: None }],
+            cast: vec![Cast { config: self.copy.clone(), running: None, folder: None }],
             ground: &ground,
             monitor: &monitor,
         };

@@ -3,6 +3,7 @@
 mod backup;
 mod catalog;
 mod doctor;
+mod drill;
 mod export;
 mod incidents;
 mod init;
@@ -43,6 +44,9 @@ use crate::{
 
 /// How long a run that was asked to end may take to finish what it has in hand.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The same, for a drill: it removes its lab.
+const LAB_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The same, for the service: it waits for its runs and then for its last messages.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(150);
@@ -111,6 +115,8 @@ enum Verb {
     Sync(sync::Sync),
     /// Forget what no rule keeps, and remove what nobody needs
     Prune(prune::Prune),
+    /// Restore everything into throwaway servers, and ask whether it is what was backed up
+    Drill(drill::Drill),
     /// Run the schedule: backups, copies, prune, checks, reports, metrics and messages
     Serve(serve::Serve),
     /// Show how well the stack is protected
@@ -223,6 +229,7 @@ impl Verb {
     fn patience(&self) -> Duration {
         match self {
             Self::Backup(_) | Self::Sync(_) | Self::Verify(_) => STOP_PATIENCE,
+            Self::Drill(_) => LAB_PATIENCE,
             Self::Serve(_) => SERVICE_PATIENCE,
             _ => Duration::ZERO,
         }
@@ -252,6 +259,7 @@ async fn run(args: Args, screen: Arc<Screen>, stop: CancellationToken) -> Result
         Verb::Kit(verb) => kit::run(verb, &session).await,
         Verb::Sync(verb) => sync::run(verb, &session).await,
         Verb::Prune(verb) => prune::run(verb, &session).await,
+        Verb::Drill(verb) => Box::pin(drill::run(verb, &session)).await,
         Verb::Serve(verb) => Box::pin(serve::run(verb, &session)).await,
         Verb::Status(verb) => status::run(&verb, &session),
         Verb::Incidents(verb) => incidents::run(&verb, &session),

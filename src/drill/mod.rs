@@ -17,6 +17,8 @@ use crate::names::SnapshotId;
 pub const SCHEMA: &str = "lifeboat.drill-report/1";
 /// Findings of one assertion that are named; more are counted.
 pub const FINDINGS_MAX: usize = 20;
+/// Characters of one text that are shown.
+const SHOWN_CHARS_MAX: usize = 500;
 /// Earlier drills that a report shows.
 pub const TREND_MAX: usize = 12;
 
@@ -275,11 +277,11 @@ impl Assertion {
     /// Makes an assertion that held.
     pub fn held(kind: Question, name: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
-            name: name.into(),
+            name: printable(&name.into()),
             kind,
             source: None,
             answer: Answer::Held,
-            detail: detail.into(),
+            detail: printable(&detail.into()),
             findings: Vec::new(),
             findings_total: 0,
             value: None,
@@ -312,12 +314,31 @@ impl Assertion {
 
     /// Names what did not hold; the first [`FINDINGS_MAX`] of `total` stay.
     #[must_use]
-    pub fn with_findings(mut self, mut findings: Vec<String>, total: u64) -> Self {
-        findings.truncate(FINDINGS_MAX);
+    pub fn with_findings(mut self, findings: Vec<String>, total: u64) -> Self {
         self.findings_total = total.max(findings.len() as u64);
-        self.findings = findings;
+        self.findings = findings.iter().take(FINDINGS_MAX).map(|finding| printable(finding)).collect();
         self
     }
+}
+
+/// Returns a text that a terminal, a page and a chat show as it is, and not longer than a few lines: names of rows,
+/// keys and objects hold whatever somebody put there.
+fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for (at, c) in text.chars().enumerate() {
+        if at == SHOWN_CHARS_MAX {
+            shown.push('…');
+            break;
+        }
+        // What turns the direction of text around can make it say something else.
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || turns || c == '\u{2028}' || c == '\u{2029}' {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// An earlier drill, for the trend.

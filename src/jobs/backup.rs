@@ -451,6 +451,7 @@ mod tests {
             let report = Report {
                 snapshot: SnapshotId::at(DateTime::UNIX_EPOCH, 1),
                 status: Status::Partial,
+                chosen: false,
                 sources,
                 added_bytes: 0,
                 added_packs: 0,

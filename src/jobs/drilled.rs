@@ -238,6 +238,7 @@ mod tests {
                 added_bytes: 0,
                 message: Some("why".to_owned()),
                 hint: None,
+                is_frozen: false,
             };
             self.ledger.end_run(run, &end).unwrap();
             found
@@ -432,6 +433,7 @@ mod tests {
             added_bytes: 0,
             message: None,
             hint: None,
+            is_frozen: false,
         };
         ledger.end_run(run, &end(ExitCode::Failed)).unwrap();
         assert!(!is_owed(&ledger, at(1)).unwrap());

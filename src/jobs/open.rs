@@ -256,6 +256,12 @@ fn state_file(stack: &Stack, place: &StoreConfig, ending: &str) -> PathBuf {
     state_dir(stack).join(format!("{}-{}.{ending}", stack.name, hex::encode(&digest[..4])))
 }
 
+/// Returns a word that tells the state of this stack, repository and folder from every other on this host.
+pub(super) fn state_mark(stack: &Stack) -> String {
+    let file = state_file(stack, &stack.repository.place, "");
+    hex::encode(&Sha256::digest(file.as_os_str().as_encoded_bytes())[..4])
+}
+
 /// Returns the folder for the catalog and the lock.
 pub(super) fn state_dir(stack: &Stack) -> PathBuf {
     if let Some(folder) = &stack.repository.settings.state_dir {

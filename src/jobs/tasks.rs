@@ -3,8 +3,8 @@
 use chrono::{DateTime, Duration, Utc};
 
 use super::{
-    backup, digest, doctor, drilled, lock, prune,
-    run::{Outcome, Remembered, RunContext, noted},
+    backup, digest, doctor, drill, drilled, lock, prune,
+    run::{Outcome, Remembered, RunContext},
     sync, verify,
 };
 use crate::{
@@ -127,19 +127,11 @@ pub async fn perform(context: RunContext<'_>, task: &Task) -> Result<Outcome> {
         }
         (Job::Doctor, _) => Ok(outcome(&doctor::of_stack(context).await?)),
         (Job::Digest, _) => Ok(outcome(&digest::of_stack(context).await?)),
-        (Job::Drill, _) => no_drill_yet(context, task, drilled::way_of(task)).await,
+        (Job::Drill, _) => {
+            let wanted = drill::Wanted::of(drilled::way_of(task));
+            Ok(outcome(&Box::pin(drill::of_stack(context, wanted)).await?))
+        }
     }
-}
-
-async fn no_drill_yet(context: RunContext<'_>, task: &Task, _way: Way) -> Result<Outcome> {
-    let not_yet = async {
-        let what = "this version has no drills yet: no restore was tried";
-        Err::<Outcome, _>(
-            Failure::new(ExitCode::DrillNotRun, what)
-                .hint("Try a restore by hand: `lifeboat restore latest --into SOURCE=/a/folder`."),
-        )
-    };
-    noted(context, task, not_yet).await
 }
 
 impl Remembered for Outcome {

@@ -1,6 +1,6 @@
 //! What a policy says about a store: its kind and opendal's own options, secrets by reference.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{
@@ -33,6 +33,14 @@ impl StoreConfig {
             }
         };
         self.options.iter().map(|(name, value)| Ok((name.clone(), read(value)?))).collect()
+    }
+
+    /// Returns the folder of this host that it is, if it is one.
+    pub fn folder(&self) -> Option<PathBuf> {
+        match self.options.get("root") {
+            Some(OptionValue::Text(root)) if self.store == "fs" => Some(PathBuf::from(root)),
+            _ => None,
+        }
     }
 
     /// Returns the secrets it needs and the options that name them.

@@ -564,6 +564,8 @@ pub enum Pick {
     Latest,
     /// Any, so that old ones are proven as well.
     Random,
+    /// The newest that is not younger than a random second since the oldest.
+    Second,
 }
 
 /// Rows that each name an object or a Redis key. The first column is the key; of objects a second, if there is one, is

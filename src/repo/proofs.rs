@@ -1,13 +1,13 @@
-//! Proofs: what drills found, signed and in the clear, so that whoever keeps or removes snapshots can tell without a key
-//! which of them were restored and found good.
+//! Proofs: what drills found, signed and in the clear, so that whoever keeps or removes snapshots can tell without a
+//! key which of them were restored and found good.
 //!
 //! A proof is of one commit: it names the SHA-256 of the refs that were restored. What is signed by a stranger, lies
 //! under another name, was made for another repository or names other refs than those that are committed proves nothing
 //! and is told. What nobody signed is nothing: its drill died.
 //!
-//! *Order.* The sealed report, the proof, its signature: that lies there last and is what counts. A signature is checked
-//! before what it signs is parsed. *Crash.* Before the signature there is no proof. What a drill that died has left is
-//! small and stays: nobody can tell it from one that goes on.
+//! *Order.* The sealed report, the proof, its signature: that lies there last and is what counts. A signature is
+//! checked before what it signs is parsed. *Crash.* Before the signature there is no proof. What a drill that died has
+//! left is small and stays: nobody can tell it from one that goes on.
 //!
 //! *Limits.* A proof has at most [`PROOF_BYTES_MAX`] bytes; for the report see [`report`].
 

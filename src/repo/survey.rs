@@ -397,7 +397,6 @@ impl Core {
         let proofs = self.proofs().await?.compared_with(&survey.good);
         Ok(Ledger {
             survey,
-            proofs,
             unsigned,
             orphans,
             strays,
@@ -409,6 +408,7 @@ impl Core {
             last_tombstone,
             packs,
             bad,
+            proofs,
         })
     }
 

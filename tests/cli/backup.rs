@@ -91,7 +91,7 @@ fn a_snapshot_of_named_sources_takes_no_place_of_a_whole_one() {
     let status = |stage: &Stage| stage.run(&["status", "--json"]).json();
     stage.run(&["catalog", "rebuild"]).ends(0);
     let told = status(&stage);
-    let backup = told["tasks"].as_array().unwrap().iter().find(|one| one["task"] == "backup").cloned();
+    let backup = told["tasks"].as_array().unwrap().iter().find(|one| one["task"]["job"] == "backup").cloned();
     let last = &backup.as_ref().unwrap()["last_run"]["snapshot"];
     assert_eq!(*last, whole[1].as_str(), "{told}");
 }

@@ -170,7 +170,7 @@ fn a_repository_of_format_3_tells_what_was_proven_and_what_was_chosen() {
     let found = ["snapshots", "proofs", "damage"].map(|what| verified[what].clone());
     assert_eq!(found, [2.into(), 1.into(), serde_json::json!([])]);
     let into = format!("config={}", stage.at("old"));
-    stage.run(&["restore", OF_FORMAT_3[0], "--into", &into, "--yes", "golden"]).ends(0);
+    stage.run(&["restore", OF_FORMAT_3[0], "--source", "config", "--into", &into, "--yes", "golden"]).ends(0);
     assert_eq!(stage.read("old/tmp/g3/data/a.txt"), "hello\n");
     // Of three, the rules keep one; the proven one stays, and the chosen one took no place of it.
     stage.snapshot();

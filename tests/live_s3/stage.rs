@@ -35,6 +35,7 @@ use lifeboat::{
     policy::{S3Config, SecretRef},
     s3::{S3Source, S3Target},
 };
+use secrecy::ExposeSecret;
 
 /// Keys that were seen to break something somewhere.
 pub const ODD_KEYS: [&str; 30] = [
@@ -114,13 +115,14 @@ pub fn body(bytes: &[u8]) -> ByteStream {
 
 /// Makes a client of the test's own.
 fn client() -> Client {
-    let credentials = Credentials::new(
-        env::var("S3_ACCESS_KEY").unwrap(),
-        env::var("S3_SECRET_KEY").unwrap(),
-        None,
-        None,
-        "test",
-    );
+    client_of(&config(&endpoint(), "*"))
+}
+
+/// Makes a client of the server that a policy names.
+pub fn client_of(server: &S3Config) -> Client {
+    let secret = |secret: &SecretRef| secret.resolve().unwrap().expose_secret().to_owned();
+    let (id, key) = (secret(&server.access_key), secret(&server.secret_key));
+    let credentials = Credentials::new(id, key, None, None, "test");
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(aws_smithy_http_client::tls::Provider::Rustls(
             aws_smithy_http_client::tls::rustls_provider::CryptoMode::Ring,
@@ -129,7 +131,7 @@ fn client() -> Client {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .http_client(http)
-        .endpoint_url(endpoint())
+        .endpoint_url(&server.endpoint)
         .region(Region::new("us-east-1"))
         .credentials_provider(credentials)
         .force_path_style(true)

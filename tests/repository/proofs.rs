@@ -126,7 +126,7 @@ async fn a_drill_that_passed_proves_the_commit_that_it_restored_and_tells_strang
     assert_eq!(proven(&ship, &store).await, []);
     let proof = drill(&ship, &store, &first.id, Outcome::Passed).await;
     assert_eq!((proof.assertions, proof.sources, proof.rto_seconds), ([1, 0, 0], 1, Some(61.5)));
-    assert_eq!(proven(&ship, &store).await, [first.id.clone()]);
+    assert_eq!(proven(&ship, &store).await, std::slice::from_ref(&first.id));
     let reader = ship.reader(&store).await.unwrap();
     let proofs = reader.proofs().await.unwrap();
     assert_eq!(proofs.good.iter().map(|one| &one.proof).collect::<Vec<_>>(), [&proof]);
@@ -215,7 +215,11 @@ async fn a_recording_that_dies_anywhere_is_believed_whole_or_not_at_all() {
             }
             assert_eq!(ship.verify(&fork).await.damage, []);
             drill(&ship, &fork, &made.id, Outcome::Passed).await;
-            assert_eq!(proven(&ship, &fork).await, [made.id.clone()], "the next one is not in its way");
+            assert_eq!(
+                proven(&ship, &fork).await,
+                std::slice::from_ref(&made.id),
+                "the next one is not in its way"
+            );
             if !struck {
                 break;
             }
@@ -339,7 +343,7 @@ async fn a_report_that_is_lost_or_changed_is_damage_and_its_proof_stays() {
         assert!(damage[0].object == object.as_str() && !damage[0].tampering, "{damage:?}");
         assert!(damage[0].what.contains(says), "{damage:?}");
         assert_eq!(damage[0].affects, [format!("the report of drill {}", proof.drill)]);
-        assert_eq!(proven(&ship, &fork).await, [made.id.clone()]);
+        assert_eq!(proven(&ship, &fork).await, std::slice::from_ref(&made.id));
         let failure = ship.reader(&fork).await.unwrap().drill_report(&proof.drill).await.unwrap_err();
         assert_eq!(failure.exit(), ExitCode::Damage);
     }
@@ -360,7 +364,7 @@ async fn keys_that_rotate_leave_proofs_as_they_are() {
     let repository = ship.maintain(&store).await.unwrap();
     let index = vec![ship.made.index_recipient.clone()];
     repository.rotate(vec![other.recipient], index, &ship.index_key()).await.unwrap();
-    assert_eq!(proven(&ship, &store).await, [made.id.clone()]);
+    assert_eq!(proven(&ship, &store).await, std::slice::from_ref(&made.id));
     let after = drill(&ship, &store, &made.id, Outcome::Passed).await;
     let identity = Identities::from_file(&keys.path().join(lifeboat::crypt::files::IDENTITY)).unwrap();
     for (identity, drill, opens) in [

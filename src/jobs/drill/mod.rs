@@ -1,17 +1,377 @@
 //! A drill: everything is restored into a lab and asked whether it is what was backed up.
+//!
+//! *Order.* The repository or a copy is opened, a snapshot is chosen, the lab's servers are started; every source is
+//! restored by the very code of a real restore; questions are asked; the lab is removed; the report is signed and
+//! stored. *Crash.* What a killed drill leaves behind is removed by the next one, and when the service starts
+//! ([`reap`]). A drill that was not run to its end is never one that passed.
+//!
+//! *Limits.* The lab's are in the policy; the whole drill has `deadline_minutes`.
 
 mod answers;
+pub mod by_hand;
+pub mod contents;
 mod objects;
+mod pick;
 mod programs;
 mod questions;
+mod record;
 mod references;
+mod rehearse;
 mod rows;
-pub mod contents;
-pub mod by_hand;
 mod scene;
+mod stage;
+mod watch;
+
+use std::{path::PathBuf, time::Duration};
 
 pub use self::{
     objects::ObjectBook,
     questions::Asking,
+    record::Recorded,
+    rehearse::Meddle,
     scene::{Cast, Scene},
 };
+use self::{rehearse::Rehearsal, watch::Watch};
+use super::{
+    backup::host_name,
+    drilled::task_of,
+    open::{Opening, state_dir},
+    restore,
+    run::{Outcome as RunOutcome, Remembered, RunContext, noted, stopped},
+    when::When,
+};
+use crate::{
+    clock::Ground,
+    crypt::{Identities, files},
+    drill::{self, Outcome, Report, Step, Trouble, Way},
+    error::{ExitCode, Failure, Result},
+    event::SharedMonitor,
+    lab::{self, Lab, Limits, Marks, ProcessLab, docker::DockerLab},
+    names::{PackId, SnapshotId, SourceName, Task},
+    policy::{LabKind, Pick, Stack},
+    repo::{Read, Repository, Snapshot, format::Refs},
+};
+
+/// The word for the stack's own repository where a drill may come from several places.
+pub const REPOSITORY: &str = "repository";
+/// How long a server of the lab may take until it accepts a connection.
+const START: Duration = Duration::from_mins(5);
+/// How long a lab may be older than the drill's deadline before anybody may remove it.
+const LIFETIME_GRACE: Duration = Duration::from_hours(1);
+
+/// What a person asks of a drill.
+pub struct Wanted {
+    /// How it restores.
+    pub way: Way,
+    /// The snapshot; as the policy picks it when not given.
+    pub when: Option<When>,
+    /// Where it comes from: [`REPOSITORY`] or the name of an offsite; as the policy says when not given.
+    pub from: Option<String>,
+    /// Opens the data; the policy's `identity` when not given.
+    pub identity: Option<Identities>,
+    /// The file that it is in: recovery by hand hands it to the recipe.
+    pub identity_file: Option<PathBuf>,
+    /// What is done to the lab between the restore and the questions: how drills themselves are tested.
+    pub meddle: Option<Meddle>,
+}
+
+impl Wanted {
+    /// Returns what the schedule asks for.
+    pub fn of(way: Way) -> Self {
+        Self { way, when: None, from: None, identity: None, identity_file: None, meddle: None }
+    }
+
+    fn task(&self) -> Task {
+        task_of(self.way)
+    }
+}
+
+/// A drill that was made, whatever came of it.
+#[derive(Clone, Debug)]
+pub struct Drilled {
+    /// What it found.
+    pub report: Report,
+    /// Where the report lies, and what could not be done with it.
+    pub recorded: Recorded,
+}
+
+impl Drilled {
+    /// Returns how a process that did only this would end.
+    pub fn exit(&self) -> ExitCode {
+        match self.report.outcome {
+            Outcome::Passed => ExitCode::Ok,
+            Outcome::Failed => ExitCode::DrillFailed,
+            Outcome::CouldNotRun => ExitCode::DrillNotRun,
+        }
+    }
+}
+
+impl Remembered for Drilled {
+    /// Nothing here names a table, a key or a file: the message may go into a chat. The report has the names.
+    fn outcome(&self) -> RunOutcome {
+        let [held, failed, unasked] = self.report.counts();
+        let message = match self.report.outcome {
+            Outcome::Passed => None,
+            Outcome::Failed => Some(format!("{failed} of {} checks did not hold", held + failed + unasked)),
+            Outcome::CouldNotRun => Some(match &self.report.problem {
+                Some(problem) => {
+                    format!("the drill could not be run to its end: {}", problem.what.replace('\n', ": "))
+                }
+                None => format!("{unasked} of {} checks could not be made", held + failed + unasked),
+            }),
+        };
+        let report =
+            self.recorded.folder.as_ref().map(|folder| format!("Read the report in {}.", folder.display()));
+        let hint = self.report.problem.iter().flat_map(|problem| problem.hints.iter().cloned()).chain(report);
+        let hint = hint.collect::<Vec<_>>().join(" ");
+        RunOutcome {
+            exit: Some(self.exit()),
+            snapshot: Some(self.report.snapshot.clone()),
+            hint: message.is_some().then_some(hint).filter(|hint| !hint.is_empty()),
+            message,
+            ..RunOutcome::default()
+        }
+    }
+}
+
+/// Makes a drill, as a run. Fails only where there is no snapshot to speak of, or when it was asked to end.
+pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Drilled> {
+    let task = wanted.task();
+    noted(context, &task, Box::pin(make(context, wanted))).await
+}
+
+/// Removes what drills of this stack that were killed left behind, and returns how many labs that were. A drill that is
+/// at work is left alone: it has its lock.
+pub async fn reap(context: RunContext<'_>) -> Result<u64> {
+    let RunContext { stack, ground, .. } = context;
+    let mut removed = 0;
+    for way in Way::ALL {
+        let task = task_of(way);
+        let Ok(_lock) = super::open::RunLock::take(stack, &task) else { continue };
+        watch::Workplace::clear(stack, way)?;
+        let Marks { stack: name, host, task, .. } = marks_of(stack, &task, "");
+        removed += match stack.drill.lab {
+            LabKind::Docker => {
+                let socket = stack.drill.socket.as_deref();
+                lab::docker::reap(socket, &name, &host, &task, ground.clock.now()).await?
+            }
+            LabKind::Process => lab::reap_processes(&labs(stack), &name, &host).await?,
+        };
+    }
+    Ok(removed)
+}
+
+/// Whoever can take a drill's run lock may remove its lab; so a lab is told apart by all that the lock is.
+fn marks_of(stack: &Stack, task: &Task, drill: &str) -> Marks {
+    Marks {
+        stack: stack.name.clone(),
+        host: format!("{}-{}", host_name(), super::open::state_mark(stack)),
+        task: task.to_string().replace(' ', "-"),
+        drill: drill.to_owned(),
+    }
+}
+
+/// Returns the folder of labs that are plain processes.
+fn labs(stack: &Stack) -> PathBuf {
+    state_dir(stack).join("labs")
+}
+
+async fn make(context: RunContext<'_>, wanted: Wanted) -> Result<Drilled> {
+    let RunContext { stack, ground, monitor, stop, .. } = context;
+    let (task, way, began) = (wanted.task(), wanted.way, ground.clock.now());
+    let mut watch = Watch::start();
+    let opened = watch.time(Step::Open, open(context, &wanted)).await.map_err(not_begun)?;
+    let mut report = blank(stack, ground.id_at(began), way, &opened, began);
+    let hold = opened.opening.hold(std::slice::from_ref(&report.snapshot), ground, monitor).await;
+
+    let deadline = Duration::from_secs(u64::from(stack.drill.deadline_minutes) * 60);
+    let limits = limits(stack, deadline);
+    let marks = marks_of(stack, &task, report.id.as_str());
+    monitor.step(None, format!("starting a lab for snapshot {}", report.snapshot));
+    let lab = match open_lab(stack, marks, limits, ground).await {
+        Ok(lab) => Some(lab),
+        Err(failure) => {
+            report.problem = Some(trouble(&failure));
+            None
+        }
+    };
+    let mut ended = Ok(());
+    if let Some(lab) = &lab {
+        report.lab = lab.describe();
+        let previous = record::previous(context, way);
+        let rehearsal = Rehearsal {
+            stack,
+            ground,
+            monitor,
+            opened: &opened,
+            lab: &**lab,
+            previous: previous.as_ref(),
+            report: &mut report,
+            watch: &mut watch,
+        };
+        let work = Box::pin(rehearsal.run(wanted.meddle));
+        ended = tokio::select! {
+            ended = work => ended,
+            () = stop.cancelled() => Err(stopped()),
+            () = tokio::time::sleep(deadline) => Err(late(stack.drill.deadline_minutes)),
+        };
+        if let Err(failure) = watch.time(Step::Remove, lab.remove()).await {
+            report.notes.push(failure.one_line());
+        }
+    }
+    release(hold, monitor).await;
+    watch::Workplace::clear(stack, way)?;
+    match ended {
+        Err(failure) if failure.exit() == ExitCode::Interrupted => return Err(failure),
+        Err(failure) => report.problem = Some(trouble(&failure)),
+        Ok(()) => {}
+    }
+    watch.conclude(&mut report);
+    report.ended = ground.clock.now();
+    report.outcome = Outcome::judge(&report.assertions, report.problem.as_ref());
+    let recorded = record::record(context, &opened, &mut report).await;
+    Ok(Drilled { report, recorded })
+}
+
+/// What a drill restores from.
+struct Opened {
+    /// [`REPOSITORY`] or the name of an offsite.
+    from: String,
+    opening: Opening,
+    repository: Repository<Read>,
+    snapshot: Snapshot,
+    /// SHA-256 of its refs.
+    refs: PackId,
+    /// The file with the identity.
+    identity: PathBuf,
+}
+
+async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
+    let RunContext { stack, ground, monitor, .. } = context;
+    let from = wanted.from.clone().unwrap_or_else(|| stack.drill.from.clone());
+    let offsite = (from != REPOSITORY).then_some(from.as_str());
+    let opening = Opening::named(stack, offsite, monitor)?;
+    let (identity, file) = match (&wanted.identity, &wanted.identity_file) {
+        (Some(identity), Some(file)) => (identity.clone(), file.clone()),
+        _ => identity(stack)?,
+    };
+    let repository = opening.read(identity, monitor).await?;
+    let refs = believed(&repository, monitor).await?;
+    let ids: Vec<SnapshotId> = refs.iter().map(|refs| refs.snapshot.clone()).collect();
+    let when = match &wanted.when {
+        Some(when) => when.clone(),
+        None => pick::when(stack.drill.pick, &ids, ground)?,
+    };
+    let sources: Vec<SourceName> = stack.sources.iter().map(|source| source.name.clone()).collect();
+    // One that was picked at random is that very one, whatever it lacks.
+    let id = match stack.drill.pick {
+        Pick::Random if wanted.when.is_none() => when.pick(&ids)?,
+        _ => restore::choose(&repository, &refs, &when, &sources).await?,
+    };
+    let snapshot = repository.snapshot(&id).await?;
+    let refs = snapshot.refs_sha256;
+    Ok(Opened { from, opening, repository, snapshot, refs, identity: file })
+}
+
+/// Returns the refs of all snapshots, oldest first; what is forged or broken is told and left out.
+async fn believed(repository: &Repository<Read>, monitor: &SharedMonitor) -> Result<Vec<Refs>> {
+    let (good, bad) = repository.survey().await?;
+    for (_, failure) in bad {
+        monitor.warn(None, format!("left out: {}", failure.one_line()), failure.first_hint());
+    }
+    Ok(good)
+}
+
+/// Returns the identity that the policy names, or the one in the keys folder where it opens without a passphrase; and
+/// its file.
+fn identity(stack: &Stack) -> Result<(Identities, PathBuf)> {
+    let beside = stack.repository.settings.keys.join(files::IDENTITY);
+    let beside = Some(beside).filter(|path| path.exists() && !Identities::is_protected(path));
+    if let Some(path) = stack.drill.identity.clone().or(beside) {
+        return Ok((Identities::from_file(&path)?, path));
+    }
+    Err(Failure::new(ExitCode::KeyRefused, "no identity is there that opens the data")
+        .hint("Set identity in [drill] to a file that opens without a passphrase, best on a host of its own.")
+        .hint("By hand: `lifeboat --identity FILE drill`."))
+}
+
+/// Returns the failure of a drill that did not come as far as a snapshot.
+fn not_begun(failure: Failure) -> Failure {
+    if matches!(failure.exit(), ExitCode::Interrupted | ExitCode::Usage) {
+        return failure;
+    }
+    let hints = failure.hints().to_vec();
+    let outer = Failure::new(ExitCode::DrillNotRun, "the drill could not begin").because(failure);
+    hints.into_iter().fold(outer, Failure::hint)
+}
+
+fn late(minutes: u32) -> Failure {
+    Failure::new(ExitCode::DrillNotRun, format!("the drill was given up after {minutes} minutes"))
+        .hint("Raise deadline_minutes in [drill], or give the lab a faster disk.")
+}
+
+fn trouble(failure: &Failure) -> Trouble {
+    Trouble { what: failure.chain().join("\n"), hints: failure.hints().to_vec() }
+}
+
+fn limits(stack: &Stack, deadline: Duration) -> Limits {
+    Limits {
+        memory_bytes: u64::from(stack.drill.memory_mib) << 20,
+        cpu_percent: stack.drill.cpu_percent,
+        data_in_memory: stack.drill.data_in_memory,
+        start: START.min(deadline),
+        lifetime: deadline + LIFETIME_GRACE,
+    }
+}
+
+async fn open_lab(stack: &Stack, marks: Marks, limits: Limits, ground: &Ground) -> Result<Box<dyn Lab>> {
+    Ok(match stack.drill.lab {
+        LabKind::Docker => {
+            Box::new(DockerLab::open(stack.drill.socket.as_deref(), marks, limits, ground.clock.now()).await?)
+        }
+        LabKind::Process => Box::new(ProcessLab::open(&labs(stack), marks, limits).await?),
+    })
+}
+
+async fn release(hold: Option<crate::repo::Hold>, monitor: &SharedMonitor) {
+    if let Some(hold) = hold
+        && let Err(failure) = hold.end().await
+    {
+        monitor.step(None, failure.one_line());
+    }
+}
+
+/// Returns a report of which nothing is known but what is drilled.
+fn blank(
+    stack: &Stack,
+    id: SnapshotId,
+    way: Way,
+    opened: &Opened,
+    began: chrono::DateTime<chrono::Utc>,
+) -> Report {
+    let snapshot = &opened.snapshot;
+    Report {
+        schema: drill::SCHEMA.to_owned(),
+        id,
+        stack: stack.name.clone(),
+        host: host_name(),
+        lifeboat: env!("CARGO_PKG_VERSION").to_owned(),
+        timezone: stack.timezone.name().to_owned(),
+        way,
+        from: opened.from.clone(),
+        snapshot: snapshot.refs.snapshot.clone(),
+        snapshot_began: snapshot.refs.began,
+        lab: lab::word(stack.drill.lab).to_owned(),
+        began,
+        ended: began,
+        outcome: Outcome::CouldNotRun,
+        problem: None,
+        rto_seconds: None,
+        objective_seconds: stack.drill.rto_minutes.map(|minutes| u64::from(minutes) * 60),
+        phases: Vec::new(),
+        sources: Vec::new(),
+        assertions: Vec::new(),
+        notes: Vec::new(),
+        trend: Vec::new(),
+    }
+}

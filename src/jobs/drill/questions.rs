@@ -40,7 +40,6 @@ pub struct Asking<'a> {
 }
 
 /// Asks everything that the policy asks of what was restored.
-#[expect(dead_code, reason = "the drill that calls it is not there yet")]
 pub(super) async fn ask(
     scene: &Scene<'_>,
     book: &mut ObjectBook,

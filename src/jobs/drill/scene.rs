@@ -1,5 +1,7 @@
 //! What questions are asked of: a snapshot, and the lab that it was restored into.
 
+use std::path::PathBuf;
+
 use crate::{
     clock::Ground,
     event::SharedMonitor,
@@ -15,8 +17,10 @@ pub struct Cast {
     /// The source as the policy has it, with the lab's address and credentials: what reads the original with the
     /// policy's words reads the copy with these.
     pub config: SourceConfig,
-    /// The server; `None` for files, which lie in a folder.
+    /// The server; `None` for files.
     pub running: Option<Running>,
+    /// The folder below which files were put as they were; `None` for servers.
+    pub folder: Option<PathBuf>,
 }
 
 /// A restored stack.

@@ -58,7 +58,7 @@ fn copy(name: &str, kind: SourceKind, inside: Option<&str>) -> Cast {
         inside: inside.to_owned(),
         image: "image".to_owned(),
     });
-    Cast { config: SourceConfig { name, kind }, running }
+    Cast { config: SourceConfig { name, kind }, running, folder: None }
 }
 
 fn cast(secret: &std::path::Path) -> Vec<Cast> {

@@ -1,0 +1,346 @@
+//! The middle of a drill: lab, restore, questions.
+//!
+//! *Order.* Servers start; each is waited for until it answers; all sources are restored; then the questions, those
+//! about the contents first, for what they read of the objects answers the references. *Crash.* See the drill.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_util::future::BoxFuture;
+
+use super::{
+    Opened, REPOSITORY,
+    by_hand::{self, Recovery},
+    contents,
+    objects::ObjectBook,
+    questions,
+    scene::{Cast, Scene},
+    stage::{self, Origin},
+    watch::{Watch, Workplace, rto_seconds},
+};
+use crate::{
+    clock::Ground,
+    drill::{Assertion, Phase, Question, Report, SourceReport, Step, Way},
+    error::{ExitCode, Failure, Result},
+    event::SharedMonitor,
+    flow::Selection,
+    jobs::{
+        registry::{self, Into, ReadyTarget},
+        restore::{self, Missing, Plan},
+    },
+    lab::{Lab, Server},
+    names::SourceName,
+    policy::{SourceConfig, Stack},
+    repo::Snapshot,
+};
+
+/// How long a server that accepts connections may take until it answers.
+const ANSWER_SECONDS_MAX: u64 = 120;
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Something that is done to a restored lab before it is asked.
+pub type Meddle = Box<dyn for<'s> FnOnce(&'s Scene<'s>) -> BoxFuture<'s, ()> + Send>;
+
+/// A drill under way.
+pub(super) struct Rehearsal<'a> {
+    pub(super) stack: &'a Stack,
+    pub(super) ground: &'a Ground,
+    pub(super) monitor: &'a SharedMonitor,
+    pub(super) opened: &'a Opened,
+    pub(super) lab: &'a dyn Lab,
+    /// The drill before of the same way.
+    pub(super) previous: Option<&'a Report>,
+    pub(super) report: &'a mut Report,
+    pub(super) watch: &'a mut Watch,
+}
+
+impl Rehearsal<'_> {
+    /// Restores and asks. Fails when it could not be run to its end; what did not hold stands in the report.
+    pub(super) async fn run(mut self, meddle: Option<Meddle>) -> Result<()> {
+        let workplace = Workplace::make(self.stack, self.report.way)?;
+        if self.report.way == Way::ByHand {
+            return self.by_hand(&workplace).await;
+        }
+        let origins = stage::origins(&self.opened.snapshot).await?;
+        let cast = self.raise(&origins, &workplace).await?;
+        if !self.restore(&cast, &origins).await? {
+            return Ok(());
+        }
+        let scene = Scene {
+            stack: self.stack,
+            snapshot: &self.opened.snapshot,
+            lab: self.lab,
+            cast,
+            ground: self.ground,
+            monitor: self.monitor,
+        };
+        if let Some(meddle) = meddle {
+            meddle(&scene).await;
+        }
+        let previous = self.previous;
+        let asked = self.watch.time(Step::Check, ask(&scene, previous)).await?;
+        self.report.assertions.extend(asked);
+        self.lab.check().await
+    }
+
+    /// Starts the lab's servers and returns how each source is reached there.
+    async fn raise(
+        &mut self,
+        origins: &BTreeMap<SourceName, Origin>,
+        workplace: &Workplace,
+    ) -> Result<Vec<Cast>> {
+        let wanted = wanted(self.stack, &self.opened.snapshot);
+        let unknown = Origin::default();
+        let servers: Vec<(&SourceConfig, Option<Server>)> = wanted
+            .iter()
+            .map(|config| {
+                let origin = origins.get(&config.name).unwrap_or(&unknown);
+                (*config, stage::server(self.stack, config, origin, self.ground))
+            })
+            .collect();
+        let to_start: Vec<Server> = servers.iter().filter_map(|(_, server)| server.clone()).collect();
+        let mut running = self.watch.time(Step::Lab, self.lab.start(&to_start)).await?.into_iter();
+        let mut cast = Vec::new();
+        for (config, server) in &servers {
+            cast.push(match server {
+                Some(server) => {
+                    let running = running.next().ok_or_else(|| {
+                        Failure::new(
+                            ExitCode::DrillNotRun,
+                            format!("the lab has no server for `{}`", config.name),
+                        )
+                    })?;
+                    stage::cast(config, server, &running, workplace.path())?
+                }
+                None => stage::cast_files(config, workplace.path()),
+            });
+        }
+        Ok(cast)
+    }
+
+    /// Restores all sources. Returns whether that went so well that something can be asked.
+    async fn restore(&mut self, cast: &[Cast], origins: &BTreeMap<SourceName, Origin>) -> Result<bool> {
+        let mut targets = Vec::new();
+        for one in cast {
+            targets.push((one.config.name.clone(), self.ready(one).await?));
+        }
+        let began = self.watch.elapsed();
+        let wanted = restore::Wanted {
+            targets,
+            by_name: false,
+            only: Selection::all(),
+            replace: false,
+            salvage: false,
+        };
+        let snapshot = &self.opened.snapshot;
+        let planned = restore::plan(snapshot, wanted, self.monitor).await;
+        let versions = planned.as_ref().map(versions).unwrap_or_default();
+        let done = match planned {
+            Ok(plan) => restore::execute(snapshot, plan, self.monitor).await,
+            Err(failure) => Err(failure),
+        };
+        let done = match done {
+            Ok(done) => done,
+            Err(failure) => return self.not_restored(failure, began).await,
+        };
+        let seconds = self.watch.elapsed() - began;
+        self.note_phases(&done, began, seconds);
+        self.note_sources(&done, cast, origins, &versions);
+        let missing = self.missing(&done.missing);
+        let total = missing.len() as u64;
+        let what = format!("{} sources, {} entries", done.restored.len(), count(&done));
+        self.report.assertions.push(if missing.is_empty() {
+            Assertion::held(Question::Restored, "everything was restored", what)
+        } else {
+            Assertion::failed(
+                Question::Restored,
+                "everything was restored",
+                format!("{what}; {total} are missing"),
+            )
+            .with_findings(missing, total)
+        });
+        self.conclude_time();
+        Ok(true)
+    }
+
+    /// Recovers by the repository's own recipe.
+    async fn by_hand(self, workplace: &Workplace) -> Result<()> {
+        let (stack, opened) = (self.stack, self.opened);
+        let offsite = (opened.from != REPOSITORY).then(|| stack.offsite(&opened.from)).flatten();
+        let place = offsite.map_or(&stack.repository.place, |offsite| &offsite.place);
+        let root = place.folder();
+        let settings = &stack.repository.settings;
+        let signers: Vec<String> = settings.signers.iter().chain(&settings.maintainers).cloned().collect();
+        let scratch = workplace.path().join("recovery");
+        let recovery = Recovery {
+            repository: &opened.repository,
+            snapshot: &opened.snapshot,
+            folder: root.as_deref(),
+            identity: &opened.identity,
+            signers: &signers,
+            image: stack.drill.by_hand_image.as_deref(),
+            scratch: &scratch,
+            timeout: Duration::from_secs(u64::from(stack.drill.deadline_minutes) * 60),
+        };
+        let began = self.watch.elapsed();
+        let answers = by_hand::recover(self.lab, &recovery).await?;
+        let seconds = self.watch.elapsed() - began;
+        // Recovering and comparing are one here: the files are compared one by one, and each is removed.
+        self.watch.note(Phase { step: Step::Restore, source: None, began_seconds: began, seconds });
+        self.report.rto_seconds = Some(rto_seconds(self.watch.phases()));
+        self.report.objective_seconds = None;
+        self.report.assertions.extend(answers);
+        Ok(())
+    }
+
+    /// Waits until a server of the lab answers.
+    async fn ready(&self, cast: &Cast) -> Result<ReadyTarget> {
+        let into = cast.folder.as_ref().map(|folder| Into::Folder(folder.clone()));
+        let until = tokio::time::Instant::now() + Duration::from_secs(ANSWER_SECONDS_MAX);
+        loop {
+            let mut target = registry::target(&cast.config, into.as_ref(), self.ground, self.monitor)?;
+            match target.target.inspect(&[]).await {
+                Ok(_) => return Ok(target),
+                Err(failure) if tokio::time::Instant::now() >= until => {
+                    let what = format!("the lab's server for `{}` does not answer", cast.config.name);
+                    return Err(Failure::new(ExitCode::DrillNotRun, what).because(failure));
+                }
+                Err(_) => self.lab.check().await?,
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// Tells a backup that cannot be restored from a lab that could not take it.
+    async fn not_restored(&mut self, failure: Failure, began: f64) -> Result<bool> {
+        self.lab.check().await?;
+        let seconds = self.watch.elapsed() - began;
+        self.watch.note(Phase { step: Step::Restore, source: None, began_seconds: began, seconds });
+        if matches!(failure.exit(), ExitCode::StoreDown | ExitCode::KeyRefused | ExitCode::Interrupted) {
+            return Err(failure);
+        }
+        let findings = failure.hints().to_vec();
+        let total = findings.len() as u64;
+        self.report.assertions.push(
+            Assertion::failed(Question::Restored, "everything was restored", failure.one_line())
+                .with_findings(findings, total),
+        );
+        Ok(false)
+    }
+
+    /// Sources are restored one after the other; each one's time is known, and what is left over is shared by all.
+    fn note_phases(&mut self, done: &restore::Outcome, began: f64, seconds: f64) {
+        let of_sources: f64 = done.restored.iter().map(|one| one.seconds).sum();
+        let mut at = began + (seconds - of_sources).max(0.0);
+        self.watch.note(Phase {
+            step: Step::Restore,
+            source: None,
+            began_seconds: began,
+            seconds: at - began,
+        });
+        for one in &done.restored {
+            let source = Some(one.source.to_string());
+            self.watch.note(Phase { step: Step::Restore, source, began_seconds: at, seconds: one.seconds });
+            at += one.seconds;
+        }
+    }
+
+    fn note_sources(
+        &mut self,
+        done: &restore::Outcome,
+        cast: &[Cast],
+        origins: &BTreeMap<SourceName, Origin>,
+        versions: &BTreeMap<SourceName, String>,
+    ) {
+        for one in &done.restored {
+            let manifest =
+                self.opened.snapshot.manifest.sources.iter().find(|source| source.name == one.source);
+            let Some(manifest) = manifest else { continue };
+            let version = origins.get(&one.source).and_then(|origin| origin.version.clone());
+            let lab_version = versions.get(&one.source).cloned().filter(|version| !version.is_empty());
+            if let (Some(here), Some(there)) = (&version, &lab_version)
+                && stage::release(here) != stage::release(there)
+            {
+                self.report.notes.push(format!(
+                    "{}: backed up from {here}, restored into {there}: set the image in [drill.images]",
+                    one.source
+                ));
+            }
+            self.report.notes.extend(one.tally.notes.iter().map(|note| format!("{}: {note}", one.source)));
+            let running = cast.iter().find(|cast| cast.config.name == one.source);
+            self.report.sources.push(SourceReport {
+                name: one.source.to_string(),
+                kind: manifest.kind.clone(),
+                point: manifest.point.at,
+                version,
+                lab_version,
+                image: running.and_then(|cast| Some(cast.running.as_ref()?.image.clone())),
+                entries: one.tally.entries,
+                size_bytes: one.tally.bytes,
+                seconds: one.seconds,
+            });
+        }
+    }
+
+    /// Returns what is not there now, a line each: what the restore says, and sources that the snapshot lacks.
+    fn missing(&self, missing: &[Missing]) -> Vec<String> {
+        let line = |one: &Missing| match &one.entry {
+            Some(entry) => format!("{}: {entry}: {}", one.source, one.why),
+            None => format!("{}: {}", one.source, one.why),
+        };
+        let manifest = &self.opened.snapshot.manifest;
+        let known = |name: &SourceName| {
+            manifest.sources.iter().any(|source| source.name == *name)
+                || missing.iter().any(|one| one.source == name.as_str())
+        };
+        let absent = self.stack.sources.iter().filter(|config| !known(&config.name));
+        let absent = absent.map(|config| format!("{}: the snapshot does not have it", config.name));
+        missing.iter().map(line).chain(absent).collect()
+    }
+
+    /// Notes the RTO, and whether it is what it must be.
+    fn conclude_time(&mut self) {
+        let seconds = rto_seconds(self.watch.phases());
+        self.report.rto_seconds = Some(seconds);
+        let Some(objective) = self.report.objective_seconds else { return };
+        let name = "the restore was as fast as it must be";
+        let detail = format!("{seconds:.0} s of {objective} s");
+        #[expect(clippy::cast_precision_loss, reason = "minutes of a policy")]
+        let is_fast = seconds <= objective as f64;
+        self.report.assertions.push(if is_fast {
+            Assertion::held(Question::Objective, name, detail)
+        } else {
+            Assertion::failed(Question::Objective, name, detail)
+        });
+    }
+}
+
+/// Returns the policy's sources that the snapshot has.
+fn wanted<'s>(stack: &'s Stack, snapshot: &Snapshot) -> Vec<&'s SourceConfig> {
+    let has = |name: &SourceName| snapshot.manifest.sources.iter().any(|source| source.name == *name);
+    stack.sources.iter().filter(|config| has(&config.name)).collect()
+}
+
+fn versions(plan: &Plan) -> BTreeMap<SourceName, String> {
+    plan.sources.iter().map(|source| (source.source.clone(), source.state.version.clone())).collect()
+}
+
+fn count(done: &restore::Outcome) -> u64 {
+    done.restored.iter().map(|one| one.tally.entries).sum()
+}
+
+/// Asks everything. The objects that are read for the first question are noted for the others.
+async fn ask(scene: &Scene<'_>, previous: Option<&Report>) -> Result<Vec<Assertion>> {
+    let mut book = ObjectBook::new()?;
+    let mut troubled = None;
+    let mut asked = contents::compare(scene, &mut |source, seen| {
+        if let Err(failure) = book.note_entry(source.as_str(), &seen.meta, seen.size_bytes, &seen.sha256) {
+            troubled.get_or_insert(failure);
+        }
+    })
+    .await;
+    if let Some(failure) = troubled {
+        return Err(failure.with_exit(ExitCode::DrillNotRun));
+    }
+    asked.extend(questions::ask(scene, &mut book, previous).await);
+    Ok(asked)
+}

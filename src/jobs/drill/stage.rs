@@ -1,0 +1,178 @@
+//! The stage of a drill: which servers the lab needs, and how each source is reached once they run.
+
+use std::{collections::BTreeMap, path::Path};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::scene::Cast;
+use crate::{
+    clock::Ground,
+    error::{Context, ExitCode, Result},
+    lab::{Product, Running, Server},
+    names::SourceName,
+    policy::{SecretRef, SourceConfig, SourceKind, Stack, Tls},
+    repo::{Snapshot, format::SourceManifest},
+};
+
+/// Images of servers whose version nobody knows.
+const MYSQL: &str = "mysql:8.0";
+const REDIS: &str = "redis:7";
+const S3: &str = "minio/minio";
+/// The path of the entry that a Redis source's dump is, whose trailer tells the server's version.
+const REDIS_DUMP: &str = "dump.rdb";
+
+/// What a snapshot says of the server that a source was read from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// The product and its version, as a person would say it: `MariaDB 10.11.6`.
+    pub(super) version: Option<String>,
+}
+
+/// Returns what the snapshot says of each source's server.
+pub(super) async fn origins(snapshot: &Snapshot) -> Result<BTreeMap<SourceName, Origin>> {
+    let mut origins = BTreeMap::new();
+    for source in &snapshot.manifest.sources {
+        let version = match source.kind.as_str() {
+            "redis" => redis_version(snapshot, source).await?,
+            _ => source.point.marks.get("version").cloned(),
+        };
+        origins.insert(source.name.clone(), Origin { version });
+    }
+    Ok(origins)
+}
+
+async fn redis_version(snapshot: &Snapshot, source: &SourceManifest) -> Result<Option<String>> {
+    let mut lines = snapshot.entries(source);
+    while let Some(record) = lines.next().await? {
+        if record.meta.path.as_str() == REDIS_DUMP {
+            let text = |name: &str| record.trailer.get(name).and_then(serde_json::Value::as_str);
+            let product = if text("rdb_flavour") == Some("valkey") { "Valkey" } else { "Redis" };
+            return Ok(text("redis_version").map(|version| format!("{product} {version}")));
+        }
+    }
+    Ok(None)
+}
+
+/// Returns the first two numbers of a version: `8.0` of `MySQL 8.0.36-debian`.
+pub(super) fn release(version: &str) -> Option<String> {
+    let numbers =
+        version.split([' ', '-', '+', ':']).find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    let mut parts = numbers.split('.');
+    let (major, minor) = (parts.next()?, parts.next()?);
+    let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    (is_number(major) && is_number(minor)).then(|| format!("{major}.{minor}"))
+}
+
+/// Returns the server that takes a source's place; `None` for files, which need a folder only.
+pub(super) fn server(
+    stack: &Stack,
+    config: &SourceConfig,
+    origin: &Origin,
+    ground: &Ground,
+) -> Option<Server> {
+    let (product, usual) = usual(&config.kind, origin)?;
+    let name = config.name.to_string();
+    Some(Server {
+        image: stack.drill.images.get(&name).cloned().unwrap_or(usual),
+        arguments: stack.drill.arguments.get(&name).cloned().unwrap_or_default(),
+        password: SecretString::from(ground.hex(32)),
+        product,
+        name,
+    })
+}
+
+/// Returns the product that a source was read from, and the image of the same release.
+fn usual(kind: &SourceKind, origin: &Origin) -> Option<(Product, String)> {
+    let version = origin.version.as_deref().unwrap_or_default();
+    let release = release(version);
+    let of = |image: &str, unknown: &str| match &release {
+        Some(release) => format!("{image}:{release}"),
+        None => unknown.to_owned(),
+    };
+    Some(match kind {
+        SourceKind::Mysql(_) if version.starts_with("MariaDB") => {
+            (Product::Mariadb, of("mariadb", "mariadb:lts"))
+        }
+        SourceKind::Mysql(_) => (Product::Mysql, of("mysql", MYSQL)),
+        SourceKind::Redis(_) if version.starts_with("Valkey") => (Product::Redis, of("valkey/valkey", REDIS)),
+        SourceKind::Redis(_) => (Product::Redis, of("redis", REDIS)),
+        SourceKind::S3(_) => (Product::S3, S3.to_owned()),
+        SourceKind::Files(_) => return None,
+    })
+}
+
+/// Returns the source as it is reached in the lab. Its password goes into a file in `folder`, which is the drill's own:
+/// so the engines read it as they read any other, and it stands in no argument and no environment.
+pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, folder: &Path) -> Result<Cast> {
+    let secret = |name: &str, text: &str| -> Result<SecretRef> {
+        let path = folder.join(format!("{}-{name}", config.name));
+        std::fs::write(&path, text)
+            .failed(ExitCode::DrillNotRun, || format!("`{}` cannot be written", path.display()))?;
+        Ok(SecretRef::File(path))
+    };
+    let password = server.password.expose_secret();
+    let mut kind = config.kind.clone();
+    match &mut kind {
+        SourceKind::Mysql(mysql) => {
+            (mysql.host, mysql.port, mysql.socket) =
+                (running.address.ip().to_string(), running.address.port(), None);
+            (mysql.user, mysql.tls) = (server.product.user().to_owned(), Tls::Off);
+            mysql.password = Some(secret("password", password)?);
+        }
+        SourceKind::Redis(redis) => {
+            redis.url = format!("redis://{}", running.address);
+            (redis.user, redis.ca_file, redis.advertise) = (None, None, None);
+            redis.password = Some(secret("password", password)?);
+        }
+        SourceKind::S3(s3) => {
+            s3.endpoint = format!("http://{}", running.address);
+            s3.access_key = secret("access-key", server.product.user())?;
+            s3.secret_key = secret("secret-key", password)?;
+        }
+        SourceKind::Files(_) => {}
+    }
+    let config = SourceConfig { name: config.name.clone(), kind };
+    Ok(Cast { config, running: Some(running.clone()), folder: None })
+}
+
+/// Returns files as they are found below `folder`, where a restore puts them as they were.
+pub(super) fn cast_files(config: &SourceConfig, folder: &Path) -> Cast {
+    let folder = folder.join(config.name.as_str());
+    let mut kind = config.kind.clone();
+    if let SourceKind::Files(files) = &mut kind {
+        for path in &mut files.paths {
+            *path = folder.join(path.strip_prefix("/").unwrap_or(path));
+        }
+    }
+    Cast { config: SourceConfig { name: config.name.clone(), kind }, running: None, folder: Some(folder) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_the_first_two_numbers_of_a_version() {
+        let of = |text| release(text);
+        assert_eq!(of("MySQL 8.0.36-debian").as_deref(), Some("8.0"));
+        assert_eq!(of("MariaDB 10.11.6-MariaDB-0+deb12u1").as_deref(), Some("10.11"));
+        assert_eq!(of("Redis 7.0.15").as_deref(), Some("7.0"));
+        assert_eq!(of("Redis 255.255.255").as_deref(), Some("255.255"));
+        assert_eq!(of("unknown"), None);
+        assert_eq!(of("9"), None);
+    }
+
+    #[test]
+    fn the_usual_image_is_of_the_release_that_was_backed_up() {
+        let mysql: SourceKind =
+            toml::from_str::<crate::policy::MysqlConfig>("user = \"x\"").map(SourceKind::Mysql).unwrap();
+        let image = |version: Option<&str>| {
+            usual(&mysql, &Origin { version: version.map(str::to_owned) })
+                .map(|(product, image)| (product, image))
+                .unwrap()
+        };
+        assert_eq!(image(Some("MySQL 8.0.36")), (Product::Mysql, "mysql:8.0".to_owned()));
+        assert_eq!(image(Some("MariaDB 10.11.6")), (Product::Mariadb, "mariadb:10.11".to_owned()));
+        assert_eq!(image(None), (Product::Mysql, "mysql:8.0".to_owned()));
+    }
+}

@@ -1,0 +1,43 @@
+//! Whatever ends a drill, nothing of its lab stays; and what could not be run has not passed.
+
+use rustix::process::Signal;
+
+use crate::{
+    remains,
+    stage::{send, wait_until},
+    stored,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_drill_that_was_killed_is_cleared_away_by_the_next() {
+    let (town, _) = stored("drillkill").await;
+    let mut child = town.stage.start(&["--json", "drill"]);
+    wait_until("the lab has servers", || remains("drillkill").len() >= 4);
+    send(&child, Signal::KILL);
+    child.wait().unwrap();
+    assert!(!remains("drillkill").is_empty(), "a killed process removes nothing");
+    let mut second = town.stage.start(&["--json", "drill"]);
+    wait_until("the next one has its lab", || remains("drillkill").len() >= 4);
+    send(&second, Signal::TERM);
+    assert_eq!(second.wait().unwrap().code(), Some(130));
+    assert_eq!(remains("drillkill"), Vec::<String>::new(), "who is asked to end removes the lab");
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_lab_that_cannot_be_is_no_drill_that_passed() {
+    let (town, _) = stored("drillnolab").await;
+    town.stage.edit(|text| text.replacen("[drill]\n", "[drill]\nsocket = \"/nowhere/docker.sock\"\n", 1));
+    let ran = town.run(&["--json", "drill"]).ends(42).json();
+    assert_eq!((&ran["passed"], &ran["outcome"]), (&false.into(), &"could_not_run".into()), "{ran:#}");
+    town.stage.edit(|text| text.replacen("socket = \"/nowhere/docker.sock\"\n", "", 1));
+    town.stage.edit(|text| text.replacen("memory_mib = 2048", "memory_mib = 12", 1));
+    let ran = town.run(&["--json", "drill"]).ends(42).json();
+    assert_eq!(ran["outcome"], "could_not_run", "{ran:#}");
+    let listed = town.run(&["--json", "snapshots"]).ends(0).json();
+    assert_eq!(listed["snapshots"][0]["proven"], false, "{listed:#}");
+    assert_eq!(remains("drillnolab"), Vec::<String>::new());
+    town.end().await;
+}
