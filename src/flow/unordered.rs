@@ -1,8 +1,9 @@
 //! Two sets of things, rows or keys, that come in any order and are far too many to remember: which of them differ?
 //!
 //! *Order.* First each side is summed up: a thing's key picks one of [`BUCKETS`] buckets, and each bucket has a sum of
-//! digests that does not depend on their order. Buckets that are equal hold the same. Then both sides are read again and
-//! only things of unequal buckets are looked at ([`Listing`]): equal ones cancel out, and the rest is what differs.
+//! digests that does not depend on their order. Buckets that are equal hold the same. Then both sides are read once
+//! more, and only things of unequal buckets are looked at ([`Listing`]): equal ones cancel out, and the rest is what
+//! differs.
 //!
 //! *Limits.* [`Sums`] take 3 MiB. A listing looks at buckets that hold [`LISTED_MAX`] things together; things of more
 //! unequal buckets than that are counted as far as the sums tell, and not named.
@@ -304,7 +305,10 @@ mod tests {
 
         /// Things without a key are counted as often as they are there.
         #[test]
-        fn copies_are_counted(before in prop::collection::vec(0_u32..6, 0..40), after in prop::collection::vec(0_u32..6, 0..40)) {
+        fn copies_are_counted(
+            before in prop::collection::vec(0_u32..6, 0..40),
+            after in prop::collection::vec(0_u32..6, 0..40),
+        ) {
             let pairs = |all: &[u32]| -> Vec<(u32, u32)> { all.iter().map(|n| (*n, 0)).collect() };
             let mut balance = BTreeMap::<u32, i64>::new();
             before.iter().for_each(|n| *balance.entry(*n).or_default() += 1);

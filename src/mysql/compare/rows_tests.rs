@@ -92,7 +92,9 @@ proptest! {
             }
         }
         expected.sort();
-        let lines = |rows: &BTreeMap<u16, (u8, u8)>| -> Vec<String> { rows.iter().map(|(id, row)| line(*id, *row)).collect() };
+        let lines = |rows: &BTreeMap<u16, (u8, u8)>| -> Vec<String> {
+            rows.iter().map(|(id, row)| line(*id, *row)).collect()
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut odds = runtime.block_on(differing("\"id\"", &lines(&rows), &lines(&after)));
         odds.named.sort();

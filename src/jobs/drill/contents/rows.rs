@@ -1,7 +1,7 @@
 //! MySQL: definitions by name, programs one by one, and rows by their key.
 //!
-//! *Order.* Entries first. Then, where pieces of a table differ, its rows as a set: a table may be cut into other pieces
-//! and hold the same rows.
+//! *Order.* Entries first. Then, where pieces of a table differ, its rows as a set: a table may be cut into other
+//! pieces and hold the same rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
