@@ -231,9 +231,7 @@ pub fn shown(bytes: &[u8], bytes_max: usize) -> String {
             let plain = is_plain.then_some(c);
             plain.into_iter().chain((!is_plain).then(|| c.escape_default()).into_iter().flatten())
         }));
-        for byte in chunk.invalid() {
-            out.push_str(&format!("\\x{byte:02x}"));
-        }
+        out.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
     }
     if cut.len() < bytes.len() { format!("{out}…") } else { out }
 }
@@ -253,8 +251,12 @@ mod tests {
 
     fn odds(stored: &[(u32, u32)], found: &[(u32, u32)], listed_max: u64) -> Odds {
         let (mut one, mut two) = (Sums::default(), Sums::default());
-        stored.iter().for_each(|(k, v)| one.add(&thing(*k, *v)));
-        found.iter().for_each(|(k, v)| two.add(&thing(*k, *v)));
+        for (key, value) in stored {
+            one.add(&thing(*key, *value));
+        }
+        for (key, value) in found {
+            two.add(&thing(*key, *value));
+        }
         let Some(mut listing) = Listing::limited(&one, &two, listed_max) else { return Odds::default() };
         let wanted = |all: &[(u32, u32)], listing: &Listing| -> Vec<(u32, u32)> {
             all.iter().copied().filter(|(k, v)| listing.wants(&thing(*k, *v))).collect()
@@ -311,8 +313,12 @@ mod tests {
         ) {
             let pairs = |all: &[u32]| -> Vec<(u32, u32)> { all.iter().map(|n| (*n, 0)).collect() };
             let mut balance = BTreeMap::<u32, i64>::new();
-            before.iter().for_each(|n| *balance.entry(*n).or_default() += 1);
-            after.iter().for_each(|n| *balance.entry(*n).or_default() -= 1);
+            for n in &before {
+                *balance.entry(*n).or_default() += 1;
+            }
+            for n in &after {
+                *balance.entry(*n).or_default() -= 1;
+            }
             let odds = odds(&pairs(&before), &pairs(&after), LISTED_MAX);
             prop_assert_eq!(odds.total, balance.values().map(|n| n.unsigned_abs()).sum::<u64>());
         }

@@ -129,11 +129,11 @@ async fn programs(
             (None, Some(found)) => differing_accounts(&stored, found, &pair.manifest.inventory)?,
             (None, None) => Vec::new(),
         };
-        named.into_iter().for_each(|line| findings.add(line));
+        findings.extend(named);
     }
     for script in scripts.into_values() {
         let named = one_by_one(&script.meta, None, &script)?;
-        named.into_iter().for_each(|line| findings.add(line));
+        findings.extend(named);
     }
     Ok(())
 }
