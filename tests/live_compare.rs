@@ -222,7 +222,7 @@ async fn objects_that_differ_are_named() {
     assert_eq!(asked.1, ["a", "b/ü", "c"].map(str::to_owned).into());
 
     bucket.delete("a").await;
-    bucket.put("b/ü", b"b/U ").await;
+    bucket.put("b/ü", b"longer").await;
     let put = bucket.client.put_object().bucket(&bucket.name).key("c").body(buckets::body(b"c"));
     put.content_type("image/png").metadata("owner", "me").send().await.unwrap();
     bucket.put("d", b"d").await;
@@ -289,28 +289,30 @@ async fn keys_that_differ_are_named_and_those_that_expired_meanwhile_are_not() {
     );
 }
 
+/// What the original holds.
+const SAMPLE: [&str; 17] = [
+    "CREATE DATABASE im CHARACTER SET utf8mb4",
+    "USE im",
+    "CREATE TABLE messages (id BIGINT, part INT, body TEXT, n INT, PRIMARY KEY (id, part))",
+    "INSERT INTO messages VALUES (1, 1, 'a\\tb', 1), (1, 2, 'b', NULL), (2, 1, 'c', 3), (3, 1, 'd', 4)",
+    "CREATE TABLE keyless (a INT, b VARCHAR(10))",
+    "INSERT INTO keyless VALUES (1, 'x'), (1, 'x'), (2, 'y')",
+    "CREATE TABLE whole (id INT PRIMARY KEY)",
+    "INSERT INTO whole VALUES (1)",
+    "CREATE TRIGGER t_a BEFORE INSERT ON messages FOR EACH ROW SET NEW.n = 1",
+    "CREATE TRIGGER t_b BEFORE UPDATE ON messages FOR EACH ROW SET NEW.n = 2",
+    "CREATE TRIGGER t_x BEFORE INSERT ON keyless FOR EACH ROW SET NEW.a = 1",
+    "CREATE VIEW v AS SELECT id FROM messages",
+    "CREATE PROCEDURE p () SELECT 1",
+    "CREATE FUNCTION f (n INT) RETURNS INT DETERMINISTIC RETURN n",
+    "CREATE USER 'app'@'%' IDENTIFIED BY 'secret'",
+    "GRANT SELECT ON im.* TO 'app'@'%'",
+    "CREATE USER 'other'@'%' IDENTIFIED BY 'secret'",
+];
+
 async fn rows_and_programs_that_differ_are_named(product: support::Product) {
     let (from, to) = (support::Server::empty(product).await, support::Server::empty(product).await);
-    from.run([
-        "CREATE DATABASE im CHARACTER SET utf8mb4",
-        "USE im",
-        "CREATE TABLE messages (id BIGINT, part INT, body TEXT, n INT, PRIMARY KEY (id, part))",
-        "INSERT INTO messages VALUES (1, 1, 'a\\tb', 1), (1, 2, 'b', NULL), (2, 1, 'c', 3), (3, 1, 'd', 4)",
-        "CREATE TABLE keyless (a INT, b VARCHAR(10))",
-        "INSERT INTO keyless VALUES (1, 'x'), (1, 'x'), (2, 'y')",
-        "CREATE TABLE whole (id INT PRIMARY KEY)",
-        "INSERT INTO whole VALUES (1)",
-        "CREATE TRIGGER t_a BEFORE INSERT ON messages FOR EACH ROW SET NEW.n = 1",
-        "CREATE TRIGGER t_b BEFORE UPDATE ON messages FOR EACH ROW SET NEW.n = 2",
-        "CREATE TRIGGER t_x BEFORE INSERT ON keyless FOR EACH ROW SET NEW.a = 1",
-        "CREATE VIEW v AS SELECT id FROM messages",
-        "CREATE PROCEDURE p () SELECT 1",
-        "CREATE FUNCTION f (n INT) RETURNS INT DETERMINISTIC RETURN n",
-        "CREATE USER 'app'@'%' IDENTIFIED BY 'secret'",
-        "GRANT SELECT ON im.* TO 'app'@'%'",
-        "CREATE USER 'other'@'%' IDENTIFIED BY 'secret'",
-    ])
-    .await;
+    from.run(SAMPLE).await;
     let kind = |server: &support::Server| SourceKind::Mysql(server.config.clone());
     let stage = Stage::of(kind(&from), kind(&to)).await;
     stage.restore_copy().await;

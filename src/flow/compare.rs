@@ -148,6 +148,10 @@ pub struct Compared {
     pub different: u64,
     /// Entries that could not be matched, because too many waited.
     pub unmatched: u64,
+    /// Entries that were stored and are compared.
+    pub stored: u64,
+    /// Entries that are there and are compared.
+    pub found: u64,
     /// What is there.
     pub counts: Counts,
     /// The instant that was read at.
@@ -291,6 +295,7 @@ impl<'a> Comparison<'a> {
     /// Takes an entry that was stored.
     pub fn stored(&mut self, seen: Seen) {
         if let Some(seen) = self.likeness.canonical(seen) {
+            self.compared.stored += 1;
             self.meet(Waiting { side: Side::Stored, seen, bytes: None });
         }
     }
@@ -300,6 +305,7 @@ impl<'a> Comparison<'a> {
         self.observer.held(&seen, bytes.as_ref());
         self.likeness.count(&seen, bytes.as_ref(), &mut self.compared.counts);
         if let Some(seen) = self.likeness.canonical(seen) {
+            self.compared.found += 1;
             self.meet(Waiting { side: Side::Found, seen, bytes });
         }
     }

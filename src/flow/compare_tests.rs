@@ -77,6 +77,7 @@ proptest! {
         found.sort_by_key(|(name, _)| u64::from(*name).wrapping_mul(order | 1).rotate_left(23));
         let (compared, heard) = run(&stored, &found, room);
         prop_assert_eq!(heard, vec![]);
+        prop_assert_eq!((compared.stored, compared.found), (stored.len() as u64, found.len() as u64));
         prop_assert_eq!(compared.is_same(), compared.same == stored.len() as u64);
     }
 }

@@ -1,8 +1,9 @@
 //! Two sets of things, rows or keys, that come in any order and are far too many to remember: which of them differ?
 //!
 //! *Order.* First each side is summed up: a thing's key picks one of [`BUCKETS`] buckets, and each bucket has a sum of
-//! digests that does not depend on their order. Buckets that are equal hold the same. Then both sides are read again and
-//! only things of unequal buckets are looked at ([`Listing`]): equal ones cancel out, and the rest is what differs.
+//! digests that does not depend on their order. Buckets that are equal hold the same. Then both sides are read once
+//! more, and only things of unequal buckets are looked at ([`Listing`]): equal ones cancel out, and the rest is what
+//! differs.
 //!
 //! *Limits.* [`Sums`] take 3 MiB. A listing looks at buckets that hold [`LISTED_MAX`] things together; things of more
 //! unequal buckets than that are counted as far as the sums tell, and not named.
@@ -230,9 +231,7 @@ pub fn shown(bytes: &[u8], bytes_max: usize) -> String {
             let plain = is_plain.then_some(c);
             plain.into_iter().chain((!is_plain).then(|| c.escape_default()).into_iter().flatten())
         }));
-        for byte in chunk.invalid() {
-            out.push_str(&format!("\\x{byte:02x}"));
-        }
+        out.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
     }
     if cut.len() < bytes.len() { format!("{out}…") } else { out }
 }
@@ -252,8 +251,12 @@ mod tests {
 
     fn odds(stored: &[(u32, u32)], found: &[(u32, u32)], listed_max: u64) -> Odds {
         let (mut one, mut two) = (Sums::default(), Sums::default());
-        stored.iter().for_each(|(k, v)| one.add(&thing(*k, *v)));
-        found.iter().for_each(|(k, v)| two.add(&thing(*k, *v)));
+        for (key, value) in stored {
+            one.add(&thing(*key, *value));
+        }
+        for (key, value) in found {
+            two.add(&thing(*key, *value));
+        }
         let Some(mut listing) = Listing::limited(&one, &two, listed_max) else { return Odds::default() };
         let wanted = |all: &[(u32, u32)], listing: &Listing| -> Vec<(u32, u32)> {
             all.iter().copied().filter(|(k, v)| listing.wants(&thing(*k, *v))).collect()
@@ -304,11 +307,18 @@ mod tests {
 
         /// Things without a key are counted as often as they are there.
         #[test]
-        fn copies_are_counted(before in prop::collection::vec(0_u32..6, 0..40), after in prop::collection::vec(0_u32..6, 0..40)) {
+        fn copies_are_counted(
+            before in prop::collection::vec(0_u32..6, 0..40),
+            after in prop::collection::vec(0_u32..6, 0..40),
+        ) {
             let pairs = |all: &[u32]| -> Vec<(u32, u32)> { all.iter().map(|n| (*n, 0)).collect() };
             let mut balance = BTreeMap::<u32, i64>::new();
-            before.iter().for_each(|n| *balance.entry(*n).or_default() += 1);
-            after.iter().for_each(|n| *balance.entry(*n).or_default() -= 1);
+            for n in &before {
+                *balance.entry(*n).or_default() += 1;
+            }
+            for n in &after {
+                *balance.entry(*n).or_default() -= 1;
+            }
             let odds = odds(&pairs(&before), &pairs(&after), LISTED_MAX);
             prop_assert_eq!(odds.total, balance.values().map(|n| n.unsigned_abs()).sum::<u64>());
         }

@@ -1,4 +1,4 @@
-//! When two objects are the same: what a server sets by itself is not compared, content and what its owner said of it is.
+//! When two objects are the same: what a server sets by itself is not compared; content is, and what its owner said.
 
 use bytes::Bytes;
 

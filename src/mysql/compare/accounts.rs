@@ -46,7 +46,9 @@ mod tests {
 
     fn script(statements: &[(&str, &str)]) -> Vec<u8> {
         let mut script = Script::default();
-        statements.iter().for_each(|(account, sql)| script.push(format!("-- account {account}\n{sql}")));
+        for (account, sql) in statements {
+            script.push(format!("-- account {account}\n{sql}"));
+        }
         script.to_bytes()
     }
 

@@ -144,7 +144,9 @@ mod tests {
 
     fn script(statements: &[&str]) -> Vec<u8> {
         let mut script = Script::default();
-        statements.iter().for_each(|statement| script.push(*statement));
+        for statement in statements {
+            script.push(*statement);
+        }
         script.to_bytes()
     }
 

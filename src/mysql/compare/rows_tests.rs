@@ -1,6 +1,6 @@
 //! Every edit of a table is named by its key and its columns, and nothing else is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ fn table(key: &str, rows: &[String], piece_rows: usize) -> EntryStream {
         r#"{{"columns":[{{"name":"id","type":"int","codec":"raw"}},{{"name":"a","type":"int","codec":"raw"}},
             {{"name":"b","type":"int","codec":"raw"}}],"key":[{key}],"engine":"InnoDB"}}"#
     );
-    let pieces: Vec<String> = rows.chunks(piece_rows).map(|rows| rows.concat()).collect();
+    let pieces: Vec<String> = rows.chunks(piece_rows).map(<[String]>::concat).collect();
     tokio::spawn(async move {
         let at = Place { db: AT.0.to_owned(), table: AT.1.to_owned() };
         let other = Place { db: AT.0.to_owned(), table: "other".to_owned() };
@@ -78,8 +78,8 @@ proptest! {
             after.entry(key).or_insert(row);
         }
         let mut expected = Vec::new();
-        let all: BTreeMap<u16, ()> = rows.keys().chain(after.keys()).map(|key| (*key, ())).collect();
-        for key in all.keys() {
+        let all: BTreeSet<u16> = rows.keys().chain(after.keys()).copied().collect();
+        for key in &all {
             match (rows.get(key), after.get(key)) {
                 (Some(_), None) => expected.push(format!("im.messages id={key} is missing")),
                 (None, Some(_)) => expected.push(format!("im.messages id={key} is extra")),
@@ -92,7 +92,9 @@ proptest! {
             }
         }
         expected.sort();
-        let lines = |rows: &BTreeMap<u16, (u8, u8)>| -> Vec<String> { rows.iter().map(|(id, row)| line(*id, *row)).collect() };
+        let lines = |rows: &BTreeMap<u16, (u8, u8)>| -> Vec<String> {
+            rows.iter().map(|(id, row)| line(*id, *row)).collect()
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut odds = runtime.block_on(differing("\"id\"", &lines(&rows), &lines(&after)));
         odds.named.sort();

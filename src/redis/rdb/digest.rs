@@ -44,9 +44,8 @@ pub(super) fn of_key(db: u64, key: &[u8], kind: &str, expires: Option<i64>, cont
     of_texts(&[b"key", &db.to_le_bytes(), key, kind.as_bytes(), expires, content])
 }
 
-/// Reads a value and digests what it holds; `None` when it is a hash of which every field has expired by `judged_at_ms`.
-///
-/// Without that instant nothing counts as expired.
+/// Reads a value and digests what it holds; `None` when it is a hash of which every field has expired by
+/// `judged_at_ms`. Without that instant nothing counts as expired.
 pub(super) fn of_value<R: Read>(
     tape: &mut Tape<R>,
     flavour: Flavour,

@@ -46,7 +46,7 @@ pub(super) async fn compare(pair: &Pair<'_>, config: &RedisConfig) -> Result<Ass
         return Err(lab::not_run(what));
     }
     let mut findings = Findings::default();
-    watch.alone.into_iter().for_each(|line| findings.add(line));
+    findings.extend(watch.alone);
     if watch.differs {
         let KeyOdds { odds, .. } = differing(pair, config).await?;
         findings.total += odds.total;

@@ -136,6 +136,12 @@ impl Findings {
         }
     }
 
+    fn extend(&mut self, lines: Vec<String>) {
+        for line in lines {
+            self.add(line);
+        }
+    }
+
     /// Returns how many more are named.
     fn room(&self) -> usize {
         FINDINGS_MAX.saturating_sub(self.named.len())

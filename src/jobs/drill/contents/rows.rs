@@ -1,7 +1,7 @@
 //! MySQL: definitions by name, programs one by one, and rows by their key.
 //!
-//! *Order.* Entries first. Then, where pieces of a table differ, its rows as a set: a table may be cut into other pieces
-//! and hold the same rows.
+//! *Order.* Entries first. Then, where pieces of a table differ, its rows as a set: a table may be cut into other
+//! pieces and hold the same rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -129,11 +129,11 @@ async fn programs(
             (None, Some(found)) => differing_accounts(&stored, found, &pair.manifest.inventory)?,
             (None, None) => Vec::new(),
         };
-        named.into_iter().for_each(|line| findings.add(line));
+        findings.extend(named);
     }
     for script in scripts.into_values() {
         let named = one_by_one(&script.meta, None, &script)?;
-        named.into_iter().for_each(|line| findings.add(line));
+        findings.extend(named);
     }
     Ok(())
 }
