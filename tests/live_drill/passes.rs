@@ -56,6 +56,7 @@ async fn a_whole_stack_passes_and_its_signed_proof_is_stored() {
 async fn a_copy_passes_with_the_cold_key_only() {
     let (town, snapshot) = stored("drillcopy").await;
     let root = town.stage.at("copy");
+    std::fs::create_dir(&root).unwrap();
     town.stage
         .append(&format!("[[offsite]]\nname = \"far\"\nstore = \"fs\"\noptions = {{ root = \"{root}\" }}\n"));
     town.run(&["sync"]).ends(0);
