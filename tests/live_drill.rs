@@ -7,10 +7,8 @@
 #[allow(dead_code, reason = "made for the tests of the S3 engine")]
 mod buckets;
 #[path = "redis_lab/mod.rs"]
-#[allow(dead_code, reason = "made for the tests of the Redis engine")]
 mod redis_lab;
 #[path = "cli/stage.rs"]
-#[allow(dead_code, reason = "made for the tests of the command line")]
 mod stage;
 #[path = "live_support/mysql.rs"]
 #[allow(dead_code, reason = "made for the tests of the MySQL engine")]
@@ -65,7 +63,7 @@ async fn stored(what: &str) -> (Town, String) {
         .await;
     town.stage.edit(|text| {
         let (_, rest) = text.split_once('\n').unwrap();
-        format!("stack = \"{}\"\n{rest}", what)
+        format!("stack = \"{what}\"\n{rest}")
     });
     town.stage.append(&questions(&town));
     let snapshot = town.run(&["--json", "backup"]).ends(0).json()["snapshot"].as_str().unwrap().to_owned();

@@ -327,7 +327,8 @@ async fn every_question_of_a_policy_is_asked(product: Product) {
     let redis = Redis::shared(8);
     let db = own("whole");
     let drill = furnish(&server, &redis, &db).await;
-    let copy = |of: &str, kind| Cast { config: SourceConfig { name: name(of), kind }, running: None, folder: None };
+    let copy =
+        |of: &str, kind| Cast { config: SourceConfig { name: name(of), kind }, running: None, folder: None };
     let s3 = "endpoint = \"http://127.0.0.1:1\"\naccess_key = { env = \"A\" }\nsecret_key = { env = \"B\" }";
     let cast = [
         copy("mysql", SourceKind::Mysql(server.config.clone())),

@@ -111,7 +111,7 @@ fn show(drilled: &Drilled, quiet: bool) {
             say(&format!("  {}: and {more} more", one.name));
         }
     }
-    report.notes.iter().for_each(|note| say(&format!("note: {}", note)));
+    report.notes.iter().for_each(|note| say(&format!("note: {note}")));
     if let Some(problem) = &report.problem {
         say(&format!("could not run: {}", problem.what));
         problem.hints.iter().for_each(|hint| say(&format!("hint: {hint}")));

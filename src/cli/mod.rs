@@ -46,7 +46,7 @@ use crate::{
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The same, for a drill: it removes its lab.
-const LAB_PATIENCE: Duration = Duration::from_secs(60);
+const LAB_PATIENCE: Duration = Duration::from_mins(1);
 
 /// The same, for the service: it waits for its runs and then for its last messages.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(150);

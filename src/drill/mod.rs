@@ -316,7 +316,7 @@ impl Assertion {
     #[must_use]
     pub fn with_findings(mut self, findings: Vec<String>, total: u64) -> Self {
         self.findings_total = total.max(findings.len() as u64);
-        self.findings = findings.iter().take(FINDINGS_MAX).map(|finding| printable(finding)).collect();
+        self.findings = findings.into_iter().take(FINDINGS_MAX).map(|finding| printable(&finding)).collect();
         self
     }
 }

@@ -48,7 +48,7 @@ use crate::{
     event::{Monitor, SharedMonitor},
     jobs::{
         backup::host_name,
-        notify,
+        drill, notify,
         open::{self, RunLock},
         recall::recall,
         standing,
@@ -161,6 +161,7 @@ impl Service {
             self.log.failure(&failure);
         }
         self.take_up();
+        self.reap();
         self.go_round();
         self.log.step(None, format!("ready: {} of stack {}", self.next_text(), self.shared.stack().name));
         self.log.step(None, format!("metrics and health at http://{address}/"));
@@ -200,6 +201,21 @@ impl Service {
                 // A store that does not answer, or is not there yet, is the next backup's to tell.
                 Err(failure) => log.failure(&failure),
             }
+        });
+    }
+
+    /// Removes what a drill left behind that died with the service before this one.
+    fn reap(&self) {
+        let (shared, log, runtime) = (self.shared.clone(), self.log.clone(), Handle::current());
+        let stack = shared.stack();
+        if stack.schedule.drill.is_none() && !stack.drill.after_backup {
+            return;
+        }
+        tokio::task::spawn_blocking(move || match runtime.block_on(drill::reap(&stack, &shared.ground)) {
+            Ok(0) => {}
+            Ok(count) => log.step(None, format!("removed {count} labs that drills had left behind")),
+            // An engine that is not there is the next drill's to tell.
+            Err(failure) => log.step(None, failure.one_line()),
         });
     }
 

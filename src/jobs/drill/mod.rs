@@ -142,8 +142,7 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Drilled
 
 /// Removes what drills of this stack that were killed left behind, and returns how many labs that were. A drill that is
 /// at work is left alone: it has its lock.
-pub async fn reap(context: RunContext<'_>) -> Result<u64> {
-    let RunContext { stack, ground, .. } = context;
+pub async fn reap(stack: &Stack, ground: &Ground) -> Result<u64> {
     let mut removed = 0;
     for way in Way::ALL {
         let task = task_of(way);

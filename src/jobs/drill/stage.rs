@@ -166,11 +166,8 @@ mod tests {
     fn the_usual_image_is_of_the_release_that_was_backed_up() {
         let mysql: SourceKind =
             toml::from_str::<crate::policy::MysqlConfig>("user = \"x\"").map(SourceKind::Mysql).unwrap();
-        let image = |version: Option<&str>| {
-            usual(&mysql, &Origin { version: version.map(str::to_owned) })
-                .map(|(product, image)| (product, image))
-                .unwrap()
-        };
+        let image =
+            |version: Option<&str>| usual(&mysql, &Origin { version: version.map(str::to_owned) }).unwrap();
         assert_eq!(image(Some("MySQL 8.0.36")), (Product::Mysql, "mysql:8.0".to_owned()));
         assert_eq!(image(Some("MariaDB 10.11.6")), (Product::Mariadb, "mariadb:10.11".to_owned()));
         assert_eq!(image(None), (Product::Mysql, "mysql:8.0".to_owned()));

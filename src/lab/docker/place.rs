@@ -191,7 +191,7 @@ mod tests {
              710 700 8:1 /var/lib/docker/containers/{id}/resolv.conf /etc/resolv.conf rw - ext4 /dev/sda1 rw\n\
              711 700 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n"
         );
-        assert_eq!(own_ids(&docker, "lifeboat"), [id.clone()]);
+        assert_eq!(own_ids(&docker, "lifeboat"), std::slice::from_ref(&id));
         let podman =
             format!("7 6 0:5 /overlay-containers/{id}/userdata/hosts /etc/hosts rw - tmpfs tmpfs rw\n");
         assert_eq!(own_ids(&podman, "0123456789ab"), [id.clone(), "0123456789ab".to_owned()]);

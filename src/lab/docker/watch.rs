@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_those_with_words() {
-        let log: String = (0..40).map(|number| format!("line {number}\u{1b}\r\n\n")).collect();
+        let log: String =
+            (0..40).map(|number| format!("line {number}\u{1b}\r\n\n")).collect::<Vec<_>>().concat();
         let lines = last_lines(&log);
         assert_eq!(lines.lines().count(), LINES_MAX);
         assert!(lines.starts_with("line 28\n") && lines.ends_with("line 39"));

@@ -377,7 +377,7 @@ mod tests {
         let Err(NotThere::Ended(status)) = ready(&mut child, free_port().unwrap(), false).await else {
             panic!("nobody listens there")
         };
-        fs::write(&log, (1..100).map(|n| format!("line {n}\n\n")).collect::<String>()).unwrap();
+        fs::write(&log, (1..100).map(|n| format!("line {n}\n\n")).collect::<Vec<_>>().concat()).unwrap();
         let failure = with_log(not_run(how(status)), &log);
         let last: Vec<String> = (92..100).map(|n| format!("line {n}")).collect();
         assert_eq!(failure.chain(), ["ended with exit code 3".to_owned(), last.join("\n")]);
