@@ -226,7 +226,12 @@ async fn keys_are_found(major: u8) {
     assert_eq!(walked, names().map(|key| redis.key(&key)).collect());
     let mut walked = Vec::new();
     let pattern = beginning_with(&redis.key(b"[a]*?"));
-    keys.walk(&pattern, |key| Ok(walked.push(key))).await.unwrap();
+    keys.walk(&pattern, |key| {
+        walked.push(key);
+        Ok(())
+    })
+    .await
+    .unwrap();
     assert_eq!(walked, [redis.key(b"[a]*?\\")]);
 
     let mut other = Keys::open(&name("redis"), &redis.config, DB + 1).await.unwrap();
