@@ -57,7 +57,12 @@ fn the_units_give_no_secret_to_the_environment_and_no_right_that_is_not_needed()
         }
         let environment: Vec<&str> =
             lines.iter().copied().filter(|line| line.starts_with("Environment")).collect();
-        assert_eq!(environment, ["Environment=XDG_STATE_HOME=/var/lib"], "{}", file.display());
+        let harmless = ["Environment=MALLOC_ARENA_MAX=2", "Environment=XDG_STATE_HOME=/var/lib"];
+        assert!(
+            environment.iter().all(|line| harmless.contains(line)),
+            "{}: {environment:?}",
+            file.display()
+        );
     }
 }
 

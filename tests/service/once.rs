@@ -30,6 +30,7 @@ fn a_job_that_is_named_is_done_now_and_ends_as_it_would_by_hand() {
     stage.run(&["serve", "--once", "verify", "prune"]).ends(0).says("verify ended: ok");
     stage.run(&["serve", "--once", "dance"]).ends(2).tells("`dance` is no job of a schedule");
     set_schedule(&stage, &format!("{NIGHTLY}\nretries = 0"));
+    stage.append("[drill]\nsocket = \"/nowhere/docker.sock\"\n");
     stage.run(&["serve", "--once", "drill"]).ends(42).tells("");
     std::fs::rename(stage.path("repo"), stage.path("gone")).unwrap();
     stage.run(&["serve", "--once", "backup"]).ends(10);

@@ -37,7 +37,7 @@ fn second(from: DateTime<Utc>, to: DateTime<Utc>, ground: &Ground) -> DateTime<U
 
 /// Returns a number below `sides`.
 fn dice(ground: &Ground, sides: u64) -> u64 {
-    u64::from_str_radix(&ground.hex(16), 16).unwrap_or(0) % sides.max(1)
+    u64::from_str_radix(&ground.hex(8), 16).unwrap_or(0) % sides.max(1)
 }
 
 #[cfg(test)]
