@@ -212,7 +212,8 @@ async fn make(context: RunContext<'_>, wanted: Wanted) -> Result<Drilled> {
         ended = tokio::select! {
             ended = work => ended,
             () = stop.cancelled() => Err(stopped()),
-            () = tokio::time::sleep(deadline) => Err(late(stack.drill.deadline_minutes)),
+            // A little before the service gives the run up, so that there is a report of it.
+            () = tokio::time::sleep(deadline.mul_f64(0.95)) => Err(late(stack.drill.deadline_minutes)),
         };
         if let Err(failure) = watch.time(Step::Remove, lab.remove()).await {
             report.notes.push(failure.one_line());

@@ -256,7 +256,9 @@ impl Rehearsal<'_> {
                 self.opened.snapshot.manifest.sources.iter().find(|source| source.name == one.source);
             let Some(manifest) = manifest else { continue };
             let version = origins.get(&one.source).and_then(|origin| origin.version.clone());
-            let lab_version = versions.get(&one.source).cloned().filter(|version| !version.is_empty());
+            let is_server = matches!(manifest.kind.as_str(), "mysql" | "redis");
+            // Of others the target tells where it is, which is no version.
+            let lab_version = versions.get(&one.source).filter(|_| is_server).cloned();
             if let (Some(here), Some(there)) = (&version, &lab_version)
                 && stage::release(here) != stage::release(there)
             {
