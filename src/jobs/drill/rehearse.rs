@@ -30,7 +30,7 @@ use crate::{
     lab::{Lab, Server},
     names::SourceName,
     policy::{SourceConfig, Stack},
-    repo::Snapshot,
+    repo::{Snapshot, format::SourceManifest},
 };
 
 /// How long a server that accepts connections may take until it answers.
@@ -148,7 +148,15 @@ impl Rehearsal<'_> {
         let missing = self.missing(&done.missing);
         let total = missing.len() as u64;
         let what = format!("{} sources, {} entries", done.restored.len(), count(&done));
-        self.report.assertions.push(if missing.is_empty() {
+        self.note_unasked();
+        self.report.assertions.push(if missing.is_empty() && count(&done) == 0 {
+            // Nothing was compared with nothing: that proves nothing.
+            Assertion::could_not_run(
+                Question::Restored,
+                "everything was restored",
+                "the snapshot holds no entry",
+            )
+        } else if missing.is_empty() {
             Assertion::held(Question::Restored, "everything was restored", what)
         } else {
             Assertion::failed(
@@ -297,6 +305,16 @@ impl Rehearsal<'_> {
         let absent = self.stack.sources.iter().filter(|config| !known(&config.name));
         let absent = absent.map(|config| format!("{}: the snapshot does not have it", config.name));
         missing.iter().map(line).chain(absent).collect()
+    }
+
+    /// Notes the sources of the snapshot that the policy does not have any more: nobody restores and asks them.
+    fn note_unasked(&mut self) {
+        let sources = self.opened.snapshot.manifest.sources.iter();
+        let unknown = sources.filter(|source| self.stack.source(source.name.as_str()).is_none());
+        let note = |source: &SourceManifest| {
+            format!("{}: the snapshot has it and the policy does not: it was not restored", source.name)
+        };
+        self.report.notes.extend(unknown.map(note));
     }
 
     /// Notes the RTO, and whether it is what it must be.
