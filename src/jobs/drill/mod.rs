@@ -220,7 +220,11 @@ async fn make(context: RunContext<'_>, wanted: Wanted) -> Result<Drilled> {
         }
     }
     release(hold, monitor).await;
-    watch::Workplace::clear(stack, way)?;
+    // What was found counts, whatever stays behind.
+    if let Err(failure) = watch::Workplace::clear(stack, way) {
+        monitor.warn(None, failure.one_line(), failure.first_hint());
+        report.notes.push(failure.one_line());
+    }
     match ended {
         Err(failure) if failure.exit() == ExitCode::Interrupted => return Err(failure),
         Err(failure) => report.problem = Some(trouble(&failure)),
@@ -297,7 +301,10 @@ fn identity(stack: &Stack) -> Result<(Identities, PathBuf)> {
 
 /// Returns the failure of a drill that did not come as far as a snapshot.
 fn not_begun(failure: Failure) -> Failure {
-    if matches!(failure.exit(), ExitCode::Interrupted | ExitCode::Usage) {
+    if matches!(
+        failure.exit(),
+        ExitCode::Interrupted | ExitCode::Usage | ExitCode::Damage | ExitCode::Tampering
+    ) {
         return failure;
     }
     let hints = failure.hints().to_vec();

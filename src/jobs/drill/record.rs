@@ -43,7 +43,7 @@ impl Recorded {
 /// Returns the drill before of this way, if the catalog has it.
 pub(super) fn previous(context: RunContext<'_>, way: Way) -> Option<Report> {
     let ledger = context.ledger().ok()?;
-    let last = ledger.last_drill(way).ok()??;
+    let last = ledger.last_told_drill(way).ok()??;
     ledger.drill_report(&last.id).ok()?
 }
 
