@@ -287,6 +287,18 @@ async fn a_copy_that_has_everything_says_so() {
 }
 
 #[tokio::test]
+async fn the_newest_of_many_snapshots_of_one_second_is_the_one_that_was_begun_last() {
+    let mut two = Two::new().await;
+    for _ in 0..8 {
+        two.ship.clock.advance(chrono::Duration::milliseconds(1) - chrono::Duration::hours(1));
+        two.backup(&[2, 3]).await;
+    }
+    let ids: BTreeSet<_> = two.made[1..].iter().map(|(id, _)| id.time()).collect();
+    assert_eq!(ids.len(), 1, "all of one second, or nothing is shown");
+    assert_eq!(two.sync().await.unwrap().state.newest.unwrap().0, two.made[9].0);
+}
+
+#[tokio::test]
 async fn what_a_copy_lacks_is_told_with_its_bytes_and_its_age() {
     let mut two = Two::new().await;
     two.backup(&[5]).await;

@@ -60,17 +60,17 @@ impl Copy<'_> {
         let lacks = wanted().filter(|one| !self.known.there.contains(&one.refs.snapshot));
         let behind =
             lacks.map(|one| (one.refs.snapshot.clone(), one.refs.began)).min_by_key(|(_, began)| *began);
-        let began = |id: &SnapshotId| {
-            let here = original.iter().find(|one| one.refs.snapshot == *id);
-            here.map_or_else(|| id.time(), |one| one.refs.began)
-        };
+        let beginnings: BTreeMap<&SnapshotId, DateTime<Utc>> =
+            original.iter().map(|one| (&one.refs.snapshot, one.refs.began)).collect();
+        let began = |id: &SnapshotId| beginnings.get(id).copied().unwrap_or_else(|| id.time());
         let standing: Vec<&SnapshotId> = self.known.there.difference(&self.known.forgotten).collect();
         let commits = self.commits.iter().filter(|(id, _)| standing.contains(id));
         let proven = self.proven_by.proven_of(commits.map(|(id, refs)| (id, *refs)));
         Ok(CopyState {
             snapshots: standing.len() as u64,
             proven: proven.len() as u64,
-            newest: standing.last().map(|id| ((*id).clone(), began(id))),
+            // The id tells the second only: of two snapshots of one second chance would make the newest.
+            newest: standing.iter().map(|id| (began(id), *id)).max().map(|(began, id)| (id.clone(), began)),
             packs_bytes: self.packs.values().sum(),
             lag_bytes: missing.values().sum(),
             behind,
