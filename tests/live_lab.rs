@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on says so by panicking, in its helpers too.
 
+#[path = "live_lab/podman.rs"]
+mod podman;
 #[path = "live_lab/stage.rs"]
 mod stage;
 

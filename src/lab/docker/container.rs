@@ -95,8 +95,13 @@ impl Frame<'_> {
         }
     }
 
-    /// Returns the container of a program.
-    pub fn program(&self, program: &Program, image: &Image) -> Result<ContainerCreateBody> {
+    /// Returns the container of a program, which finds `hosts` by their names.
+    pub fn program(
+        &self,
+        program: &Program,
+        image: &Image,
+        hosts: Vec<String>,
+    ) -> Result<ContainerCreateBody> {
         let writable = program.writable.iter().map(|pair| (pair, false));
         let binds = program.read_only.iter().map(|pair| (pair, true)).chain(writable);
         let mut mounts = Vec::new();
@@ -117,7 +122,7 @@ impl Frame<'_> {
             // In place of the image's own entry point, which may be a program itself.
             entrypoint: Some(program.command.clone()),
             env: Some(program.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
-            host_config: Some(HostConfig { mounts: Some(mounts), ..self.host() }),
+            host_config: Some(HostConfig { mounts: Some(mounts), extra_hosts: Some(hosts), ..self.host() }),
             ..self.body(image, Vec::new())
         })
     }
@@ -292,18 +297,24 @@ mod tests {
 
     #[test]
     fn a_program_takes_the_place_of_the_entry_point_and_sees_what_it_may() {
-        let body = made(Way::Address, &limits(), |frame, image| frame.program(&program(), image)).unwrap();
+        let body = made(Way::Address, &limits(), |frame, image| {
+            frame.program(&program(), image, vec!["db:172.30.0.2".to_owned()])
+        })
+        .unwrap();
         assert_eq!(body.entrypoint.unwrap(), ["sh", "-c", "true"]);
         assert_eq!(body.env.unwrap(), ["A=1=2"]);
-        let mounts = body.host_config.unwrap().mounts.unwrap();
+        let host = body.host_config.unwrap();
+        assert_eq!(host.extra_hosts.unwrap(), ["db:172.30.0.2"]);
+        let mounts = host.mounts.unwrap();
         let seen: Vec<_> = mounts.iter().map(|one| (one.source.as_deref(), one.read_only)).collect();
         assert_eq!(seen, [(Some("/srv/a"), Some(true)), (Some("/srv/b"), Some(false))]);
     }
 
     #[test]
     fn a_folder_inside_the_own_container_cannot_be_shared() {
-        let refused =
-            made(Way::Attached(Vec::new()), &limits(), |frame, image| frame.program(&program(), image));
+        let refused = made(Way::Attached(Vec::new()), &limits(), |frame, image| {
+            frame.program(&program(), image, Vec::new())
+        });
         assert_eq!(refused.unwrap_err().exit(), ExitCode::DrillNotRun);
     }
 }

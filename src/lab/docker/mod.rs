@@ -40,8 +40,8 @@ use bollard::{
     body_full,
     models::ContainerCreateBody,
     query_parameters::{
-        CreateContainerOptions, InspectContainerOptions, KillContainerOptions, StartContainerOptions,
-        UploadToContainerOptionsBuilder, WaitContainerOptionsBuilder,
+        CreateContainerOptions, KillContainerOptions, StartContainerOptions, UploadToContainerOptionsBuilder,
+        WaitContainerOptionsBuilder,
     },
 };
 use chrono::{DateTime, Utc};
@@ -209,6 +209,22 @@ impl DockerLab {
         self.started.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Returns where a program finds the servers that run, `name:address` each: not every engine answers for names in
+    /// a closed network.
+    async fn hosts(&self) -> Result<Vec<String>> {
+        let place = self.place().await?;
+        let mut hosts = Vec::new();
+        for Started { name, container, .. } in self.started() {
+            let found = watch::look_at(&self.engine.docker, &container).await;
+            let found = found.failed(ExitCode::DrillNotRun, || {
+                format!("failed to look at the server `{name}` of the lab")
+            })?;
+            let address = found.network_settings.and_then(|settings| place.address(&settings));
+            hosts.extend(address.map(|address| format!("{name}:{address}")));
+        }
+        Ok(hosts)
+    }
+
     async fn image_of(&self, program: &Program) -> Result<Image> {
         let beside =
             |name: &str| self.started().into_iter().find(|one| one.name == name).map(|one| one.image);
@@ -234,7 +250,7 @@ impl DockerLab {
             // It may have ended by itself in this moment.
             let _ = docker.kill_container(container, None::<KillContainerOptions>).await;
         }
-        let found = docker.inspect_container(container, None::<InspectContainerOptions>).await;
+        let found = watch::look_at(docker, container).await;
         let found =
             found.failed(ExitCode::DrillNotRun, || format!("failed to see how `{}` ended", program.name))?;
         let state = found.state.unwrap_or_default();
@@ -290,7 +306,7 @@ impl Lab for DockerLab {
 
     async fn run(&self, program: &Program) -> Result<Ended> {
         let image = self.image_of(program).await?;
-        let body = self.frame().await?.program(program, &image)?;
+        let body = self.frame().await?.program(program, &image, self.hosts().await?)?;
         let container = self.create(&program.name, body).await?;
         let ended = async {
             self.begin(&program.name, &container).await?;

@@ -90,9 +90,12 @@ impl Place {
             let port = bindings.iter().find_map(|one| one.host_port.as_ref()?.parse().ok())?;
             return Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         }
-        let address: IpAddr =
-            found.networks.as_ref()?.get(&self.network)?.ip_address.as_ref()?.parse().ok()?;
-        Some(SocketAddr::from((address, port)))
+        Some(SocketAddr::from((self.address(found)?, port)))
+    }
+
+    /// Returns a container's address in the network.
+    pub fn address(&self, found: &NetworkSettings) -> Option<IpAddr> {
+        found.networks.as_ref()?.get(&self.network)?.ip_address.as_ref()?.parse().ok()
     }
 
     /// Returns the path by which the engine finds what this process has at `path`; `None` if it does not.

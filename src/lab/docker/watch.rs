@@ -2,12 +2,14 @@
 
 use bollard::{
     Docker,
-    models::ContainerState,
+    errors::Error,
+    models::{ContainerInspectResponse, ContainerState},
     query_parameters::{InspectContainerOptions, LogsOptionsBuilder},
 };
 use futures_util::{StreamExt, pin_mut};
+use tokio::time::sleep;
 
-use super::super::not_run;
+use super::{super::not_run, PAUSE};
 use crate::error::{Context, ExitCode, Failure, Result};
 
 /// Lines of a log that are told, and characters of each.
@@ -15,16 +17,26 @@ const LINES_MAX: usize = 12;
 const COLUMNS_MAX: usize = 300;
 /// Bytes of a log that these lines are looked for in.
 const TAIL_BYTES: usize = 16 << 10;
+/// How often a container is looked at that cannot be read.
+const LOOKS_MAX: u32 = 50;
 /// How a process ends that was killed.
 const KILLED: i64 = 128 + 9;
 
+/// Looks at a container. Podman says `stopped` of one that has ended and is not tidied up yet, a word that docker has
+/// not: for so long there is nothing to be read, so it is asked again.
+pub(super) async fn look_at(docker: &Docker, id: &str) -> Result<ContainerInspectResponse, Error> {
+    for _ in 1..LOOKS_MAX {
+        match docker.inspect_container(id, None::<InspectContainerOptions>).await {
+            Err(Error::JsonDataError { .. }) => sleep(PAUSE).await,
+            found => return found,
+        }
+    }
+    docker.inspect_container(id, None::<InspectContainerOptions>).await
+}
+
 /// Fails when the container of the server `name` does not run.
-pub(super) async fn runs(
-    docker: &Docker,
-    id: &str,
-    name: &str,
-) -> Result<bollard::models::ContainerInspectResponse> {
-    let found = docker.inspect_container(id, None::<InspectContainerOptions>).await;
+pub(super) async fn runs(docker: &Docker, id: &str, name: &str) -> Result<ContainerInspectResponse> {
+    let found = look_at(docker, id).await;
     let found = found
         .failed(ExitCode::DrillNotRun, || format!("failed to look at the server `{name}` of the lab"))?;
     match found.state.as_ref().and_then(|state| reason(name, state)) {
