@@ -9,9 +9,9 @@ use mysql_async::{Conn, Row, prelude::Queryable};
 use super::{
     codec::Bound,
     conn::{Server, bytes},
-    layout::{Layout, Place},
+    layout::{Column, Layout, Place},
     sql::ident,
-    tsv::{KeyHash, begins_piece, push_field},
+    tsv::{KeyHash, begins_piece},
 };
 use crate::error::Result;
 
@@ -20,7 +20,7 @@ pub(super) const WALK_ROWS: u64 = 1 << 17;
 /// Rows among which a border is looked for; the first of them is taken where there is none.
 pub(super) const WINDOW_ROWS: u64 = 2048;
 
-/// The values of a key, as its codecs read them.
+/// The values of a key, as they lie in the table: each in the charset of its column.
 type Key = Vec<Vec<u8>>;
 
 /// Walks one table.
@@ -58,9 +58,9 @@ impl<'a> Walk<'a> {
     /// Returns the key at which the next range begins.
     async fn find_border(&self, server: &Server, conn: &mut Conn) -> Result<Option<Key>> {
         let bounds = bounds(self.layout);
-        let columns = self.layout.columns.iter();
-        let read = |name: &String| columns.clone().find(|c| c.name == *name).map(|c| c.codec.read(&c.name));
-        let list: Vec<String> = self.layout.key.iter().filter_map(read).collect();
+        let column = |name: &String| self.layout.columns.iter().find(|column| column.name == *name);
+        let columns: Vec<&Column> = self.layout.key.iter().filter_map(column).collect();
+        let list: Vec<String> = columns.iter().map(|column| column.codec.read(&column.name)).collect();
         let after = self.from.as_ref().map(|from| format!(" WHERE {}", not_before(&bounds, from)));
         let sql = format!(
             "SELECT {} {}{}{} LIMIT {WALK_ROWS}, {WINDOW_ROWS}",
@@ -72,7 +72,7 @@ impl<'a> Walk<'a> {
         let doing = format!("divide table `{}`", self.at);
         let rows: Vec<Row> = conn.query(sql).await.map_err(|error| server.failure(&doing, error))?;
         let keys: Vec<Key> = rows.iter().map(key_of).collect();
-        let chosen = keys.iter().find(|key| begins_piece(hash(key)));
+        let chosen = keys.iter().find(|key| begins_piece(hash(&columns, key)));
         // Near the end of the table a border that is none is not worth a range.
         let forced = keys.first().filter(|_| keys.len() as u64 == WINDOW_ROWS);
         Ok(chosen.or(forced).cloned())
@@ -84,12 +84,12 @@ fn key_of(row: &Row) -> Key {
 }
 
 /// Hashes a key as the writer of rows does: by the written form of its fields.
-fn hash(key: &Key) -> u64 {
+fn hash(columns: &[&Column], key: &Key) -> u64 {
     let mut hash = KeyHash::new();
     let mut field = Vec::new();
-    for value in key {
+    for (column, value) in columns.iter().zip(key) {
         field.clear();
-        push_field(&mut field, Some(value));
+        column.codec.push(&mut field, value);
         hash.field(&field);
     }
     hash.finish()

@@ -151,7 +151,7 @@ struct Pieces<'a> {
     range: &'a Range,
     sink: &'a EntrySink,
     key_fields: Vec<usize>,
-    enums: Vec<bool>,
+    codecs: Vec<Codec>,
     body: Option<BodyWriter>,
     part: u32,
     buffer: Vec<u8>,
@@ -168,7 +168,7 @@ impl<'a> Pieces<'a> {
         let layout = &range.table.layout;
         Self {
             key_fields: layout.key_fields(),
-            enums: layout.columns.iter().map(|column| column.codec == Codec::Enum).collect(),
+            codecs: layout.columns.iter().map(|column| column.codec).collect(),
             body: None,
             range,
             sink,
@@ -211,8 +211,9 @@ impl<'a> Pieces<'a> {
             let from = self.buffer.len();
             match row.as_ref(at) {
                 Some(Value::Bytes(bytes)) => {
-                    push_field(&mut self.buffer, Some(bytes));
-                    if bytes == b"0" && self.enums.get(at) == Some(&true) {
+                    let codec = self.codecs.get(at).copied().unwrap_or(Codec::Raw);
+                    codec.push(&mut self.buffer, bytes);
+                    if bytes == b"0" && codec == Codec::Enum {
                         self.piece_enum_zeros += 1;
                     }
                 }

@@ -157,19 +157,22 @@ impl Reading<'_> {
         }
     }
 
+    /// From here on results are not converted: keys bound ranges by their bytes in the charset of their column, and
+    /// programs are kept as they are written.
     async fn rows(&mut self) -> FlowResult<BTreeMap<Place, u64>> {
         let workers = std::mem::take(&mut self.snapshot.workers);
         let tables = by_size(self.server, &mut self.snapshot, &self.content.tables).await?;
+        let as_they_are = "SET SESSION character_set_results=binary";
+        self.server.run(&mut self.snapshot.names, as_they_are, "prepare its session").await?;
         let (counts, workers) =
             rows::send(self.server, tables, &mut self.snapshot.names, workers, &self.sink).await?;
         self.snapshot.workers = workers;
         Ok(counts)
     }
 
-    /// What comes after the data. Programs are asked for on a session whose results are not converted.
+    /// What comes after the data.
     async fn programs(&mut self) -> FlowResult<()> {
         let (server, sink, names) = (self.server, &self.sink, &mut self.snapshot.names);
-        server.run(names, "SET SESSION character_set_results=binary", "prepare its session").await?;
         for db in &self.content.databases {
             programs::send_routines(server, names, db, sink).await?;
         }

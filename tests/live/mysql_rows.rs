@@ -16,6 +16,8 @@ use crate::support::{Product, Server, own, source, target};
 
 crate::on_both!(
     a_large_table_is_read_by_several_workers_each_row_once,
+    keys_in_any_charset_divide_a_table_into_ranges,
+    a_value_longer_than_half_a_packet_comes_back,
     a_second_reading_after_one_insert_shares_nearly_all_chunks,
     a_piece_that_breaks_off_leaves_no_row,
     a_piece_that_lost_a_row_is_not_committed,
@@ -173,6 +175,59 @@ async fn a_large_table_is_read_by_several_workers_each_row_once(product: Product
         let (before, after) = (recorded.rows(table).concat(), again.rows(table).concat());
         assert!(before == after, "`{table}` differs after a restore");
     }
+    server.run([format!("DROP DATABASE {db}")]).await;
+}
+
+async fn keys_in_any_charset_divide_a_table_into_ranges(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("charsets");
+    fresh(&server, db).await;
+    fill(&server, db, "filled", "PRIMARY KEY (id)", 150_000).await;
+    // Bytes that are other letters, or none, when they are taken for another charset's.
+    let all = [("latin1", "'é','ü'"), ("gbk", "'中','文'"), ("utf16", "'密','b'"), ("utf8mb4", "'🐬','é'")];
+    for (charset, letters) in all {
+        let letter = format!("ELT(1 + id DIV 2 MOD 4, 'a', {letters}, 'z')");
+        server
+            .run([
+                format!("CREATE TABLE {db}.{charset} (k VARCHAR(80) CHARACTER SET {charset} PRIMARY KEY)"),
+                format!("INSERT INTO {db}.{charset} SELECT CONCAT({letter}, SHA2(id, 224)) FROM {db}.filled"),
+            ])
+            .await;
+    }
+    server.run([format!("CREATE TABLE {db}.bytes (k VARBINARY(40) PRIMARY KEY)")]).await;
+    server.run([format!("INSERT INTO {db}.bytes SELECT UNHEX(SHA2(id, 256)) FROM {db}.filled")]).await;
+    let config = server.only(&[db]);
+    let recorded = Recorded::read(&config).await;
+    for table in all.map(|(charset, _)| charset).iter().chain(&["bytes"]) {
+        let pieces = recorded.rows(table);
+        assert!(pieces.len() > 1, "`{table}` came in one piece");
+        let lines = pieces.iter().flat_map(|piece| piece.split(|b| *b == b'\n'));
+        let keys: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
+        let distinct: BTreeSet<&[u8]> = keys.iter().copied().collect();
+        assert_eq!((keys.len(), distinct.len()), (150_000, 150_000), "`{table}`");
+    }
+    server.run([format!("DROP DATABASE {db}")]).await;
+}
+
+async fn a_value_longer_than_half_a_packet_comes_back(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("long");
+    fresh(&server, db).await;
+    let most_bytes: u64 = server.ask("SELECT @@max_allowed_packet").await.parse().unwrap();
+    let long = format!("REPEAT('\\0a\\n\\t', {})", (most_bytes / 2 + (4 << 20)) / 4);
+    server
+        .run([
+            format!("CREATE TABLE {db}.t (id INT PRIMARY KEY, b LONGBLOB NOT NULL, t LONGTEXT NOT NULL)"),
+            format!("INSERT INTO {db}.t VALUES (1, {long}, ''), (2, '', {long}), (3, '', '')"),
+        ])
+        .await;
+    let of = |column: &str, id: u8| format!("(SELECT SHA2({column}, 256) FROM {db}.t WHERE id = {id})");
+    let digest = format!("SELECT CONCAT({}, {}, {})", of("b", 1), of("t", 2), of("b", 3));
+    let before = server.ask(&digest).await;
+    let config = server.only(&[db]);
+    let recorded = Recorded::read(&config).await;
+    recorded.write(&config, ALL(true)).await.expect("it is loaded again");
+    assert_eq!(server.ask(&digest).await, before);
     server.run([format!("DROP DATABASE {db}")]).await;
 }
 
