@@ -87,7 +87,8 @@ fn secret_file(secret: &str) -> PathBuf {
     path.to_path_buf()
 }
 
-fn config(endpoint: &str, bucket: &str) -> S3Config {
+/// Returns the settings of a source of one bucket.
+pub fn config(endpoint: &str, bucket: &str) -> S3Config {
     S3Config {
         endpoint: endpoint.to_owned(),
         region: "us-east-1".to_owned(),
