@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The least that loads.
-const SMALL: &str = r#"
+pub(crate) const SMALL: &str = r#"
 stack = "shop"
 [repository]
 store = "fs"
