@@ -8,6 +8,9 @@ mod buckets;
 #[path = "repository/fixture.rs"]
 #[allow(dead_code, reason = "made for the tests of the repository")]
 mod fixture;
+#[path = "live_s3/proxy.rs"]
+#[allow(dead_code, reason = "made for the tests of the S3 engine")]
+mod proxy;
 #[path = "redis_lab/mod.rs"]
 mod redis_lab;
 #[path = "live_support/mysql.rs"]
@@ -33,6 +36,7 @@ use lifeboat::{
     names::SnapshotId,
     policy::{FilesConfig, Need, SourceConfig, SourceKind, Stack},
     repo::Label,
+    s3::{Sample, WHOLE_MIN},
     store::MemoryStore,
 };
 
@@ -77,6 +81,7 @@ struct Stage {
     original: SourceConfig,
     copy: SourceConfig,
     lab: Found,
+    objects_percent: u32,
 }
 
 impl Stage {
@@ -95,7 +100,7 @@ impl Stage {
         settle(read, written).unwrap();
         let label = Label { stack: "im-suite".into(), host: "test".into(), ..Label::default() };
         let id = writer.commit(label, Vec::new()).await.unwrap().id;
-        Self { ship, store, id, original, copy, lab: Found::default() }
+        Self { ship, store, id, original, copy, lab: Found::default(), objects_percent: 100 }
     }
 
     /// Restores the snapshot into `target`.
@@ -120,8 +125,10 @@ impl Stage {
         let snapshot = self.ship.reader(&self.store).await.unwrap().snapshot(&self.id).await.unwrap();
         let mut stack = Stack::parse(POLICY, "policy.toml", Need::Repository).unwrap();
         stack.sources.push(self.original.clone());
+        stack.drill.objects_percent = self.objects_percent;
         let (ground, monitor) = (Ground::system(), NoMonitor::shared());
         let scene = Scene {
+            drill: self.id.clone(),
             stack: &stack,
             snapshot: &snapshot,
             lab: &self.lab,
@@ -203,17 +210,7 @@ async fn objects_that_differ_are_named() {
     for key in ["a", "b/ü", "c"] {
         bucket.put(key, key.as_bytes()).await;
     }
-    let config = || {
-        SourceKind::S3(lifeboat::policy::S3Config {
-            endpoint: std::env::var("S3_ENDPOINT").unwrap(),
-            region: "us-east-1".to_owned(),
-            buckets: vec![bucket.name.clone()],
-            exclude: Vec::new(),
-            access_key: lifeboat::policy::SecretRef::Env("S3_ACCESS_KEY".into()),
-            secret_key: lifeboat::policy::SecretRef::Env("S3_SECRET_KEY".into()),
-            concurrency: 8,
-        })
-    };
+    let config = || SourceKind::S3(buckets::config(&buckets::endpoint(), &bucket.name));
     let stage = Stage::of(config(), config()).await;
     // The same again, written later: the dates are the server's own.
     bucket.put("a", b"a").await;
@@ -236,6 +233,85 @@ async fn objects_that_differ_are_named() {
         format!("object {name}/d is extra"),
     ];
     Stage::failed(&(asked, objects), &lines.each_ref().map(String::as_str));
+}
+
+/// Returns the keys of objects whose bytes were asked for, sorted.
+fn read_keys(proxy: &proxy::Proxy) -> Vec<String> {
+    let lines = proxy.requests().into_iter().filter(|line| buckets::reads_an_object(line));
+    let key = |line: String| line.split(['/', '?', ' ']).nth(3).unwrap_or_default().to_owned();
+    let mut keys: Vec<String> = lines.map(key).collect();
+    keys.sort();
+    keys
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn of_objects_outside_the_sample_all_but_the_bytes_is_compared() {
+    let bucket = buckets::Bucket::new("sample").await;
+    let name = bucket.name.clone();
+    let keys: Vec<String> = (0..WHOLE_MIN + 10).map(|n| format!("k{n:03}")).collect();
+    for key in &keys {
+        bucket.put(key, key.as_bytes()).await;
+    }
+    let config = |endpoint: &str| SourceKind::S3(buckets::config(endpoint, &name));
+    let proxy = proxy::Proxy::start(&buckets::endpoint(), Vec::new()).await;
+    let mut stage = Stage::of(config(&buckets::endpoint()), config(&proxy.url())).await;
+    stage.objects_percent = 1;
+    let lots = Sample::new(stage.id.as_str(), 1);
+    let mut by_lot = keys.clone();
+    by_lot.sort_by_key(|key| lots.lot(&name, key.as_bytes()));
+    let (read, unread) = by_lot.split_at(WHOLE_MIN);
+    let mut read = read.to_vec();
+    read.sort();
+
+    let asked = stage.ask().await;
+    Stage::held(&asked);
+    let detail = "110 objects, 1 bucket, 440 bytes; \
+                  100 of 110 objects read whole, the rest by size and facts: the same";
+    assert_eq!(asked.0.detail, detail);
+    assert_eq!((asked.0.value, asked.1.len()), (Some(110), 110), "all are known to be there");
+    assert_eq!(read_keys(&proxy), read, "and no other");
+
+    let [gone, longer, other, typed, tagged, ..] = unread else { unreachable!() };
+    bucket.put(&read[0], b"K000").await;
+    bucket.delete(gone).await;
+    bucket.put(longer, b"longer").await;
+    // Its length is the same, and the server tells that its bytes are not.
+    bucket.put(other, &other.to_uppercase().into_bytes()).await;
+    let again = |key: &String| {
+        let put = bucket.client.put_object().bucket(&name).key(key);
+        put.body(buckets::body(key.as_bytes()))
+    };
+    again(typed).content_type("image/png").send().await.unwrap();
+    again(tagged).tagging("colour=red").send().await.unwrap();
+    let (mut asked, objects) = stage.ask().await;
+    let mut lines = [
+        format!("object {name}/{} differs: content", read[0]),
+        format!("object {name}/{gone} is missing"),
+        format!("object {name}/{longer} differs: size, content"),
+        format!("object {name}/{other} differs: content"),
+        format!("object {name}/{typed} differs: content-type"),
+        format!("object {name}/{tagged} differs: tags colour"),
+    ];
+    lines.sort();
+    asked.findings.sort();
+    Stage::failed(&(asked, objects), &lines.each_ref().map(String::as_str));
+    assert!(unread.iter().all(|key| !read_keys(&proxy).contains(key)), "{:?}", read_keys(&proxy));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_bucket_of_few_objects_is_read_whole_whatever_the_share() {
+    let bucket = buckets::Bucket::new("few").await;
+    for key in ["a", "b/ü", "c"] {
+        bucket.put(key, key.as_bytes()).await;
+    }
+    let config = || SourceKind::S3(buckets::config(&buckets::endpoint(), &bucket.name));
+    let mut stage = Stage::of(config(), config()).await;
+    stage.objects_percent = 1;
+    let asked = stage.ask().await;
+    Stage::held(&asked);
+    assert_eq!(asked.0.detail, "3 objects, 1 bucket, 6 bytes; 3 of 3 objects read whole: the same");
 }
 
 /// Waits until a command's answer is a number.

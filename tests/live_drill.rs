@@ -61,13 +61,18 @@ async fn stored(what: &str) -> (Town, String) {
             town.db
         )])
         .await;
-    town.stage.edit(|text| {
-        let (_, rest) = text.split_once('\n').unwrap();
-        format!("stack = \"{what}\"\n{rest}")
-    });
+    rename(&town, what);
     town.stage.append(&questions(&town));
     let snapshot = town.run(&["--json", "backup"]).ends(0).json()["snapshot"].as_str().unwrap().to_owned();
     (town, snapshot)
+}
+
+/// Gives a stack a name of its own.
+fn rename(town: &Town, name: &str) {
+    town.stage.edit(|text| {
+        let (_, rest) = text.split_once('\n').unwrap();
+        format!("stack = \"{name}\"\n{rest}")
+    });
 }
 
 /// Returns what docker still has of the labs of a stack.

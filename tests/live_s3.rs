@@ -12,12 +12,16 @@ mod stage;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use aws_sdk_s3::{config::http::HttpRequest, primitives::ByteStream};
+use aws_sdk_s3::{
+    config::http::HttpRequest,
+    primitives::ByteStream,
+    types::{CompletedMultipartUpload, CompletedPart},
+};
 use lifeboat::{
     error::ExitCode,
     event::Recorder,
     flow::{FlowError, Likeness, Selection, Source, Target, WriteOptions, conformance, pipe},
-    s3::S3Likeness,
+    s3::{S3Likeness, Sample, WHOLE_MIN},
 };
 
 use self::{
@@ -187,6 +191,71 @@ async fn objects_that_change_or_vanish_during_the_run_are_seen_as_they_are() {
     assert!(!seen.entries.contains_key(&format!("{}/b", bucket.name)));
     assert_eq!(seen.point.marks["vanished"], "1");
     assert!(seen.problems.is_empty(), "{:?}", seen.problems);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn objects_that_are_not_read_are_told_as_they_are() {
+    let bucket = Bucket::new("facts").await;
+    let keys: Vec<String> = (0..WHOLE_MIN + 6).map(|n| format!("k{n:03}")).collect();
+    for key in &keys {
+        bucket.put(key, b"old").await;
+    }
+    let sample = Sample::new("seed", 1);
+    let mut by_lot = keys.clone();
+    by_lot.sort_by_key(|key| sample.lot(&bucket.name, key.as_bytes()));
+    let [changed, gone, refused, parts, tagged, plain] = &by_lot[WHOLE_MIN..] else { unreachable!() };
+    put_in_one_part(&bucket, parts, b"old").await;
+    let put = bucket.client.put_object().bucket(&bucket.name).key(tagged).tagging("colour=red&size=s");
+    put.content_type("text/x-old").metadata("owner", "me").body(stage::body(b"old")).send().await.unwrap();
+
+    let (one, two) = (bucket.hand(), bucket.hand());
+    let target = |key: &str| -> &'static str { format!("/{key}").leak() };
+    let (newer, lost) = (changed.clone(), gone.clone());
+    let faults = vec![
+        Fault::before("HEAD", target(changed), move || {
+            let (hand, key) = (one.clone(), newer.clone());
+            Box::pin(async move { hand.put(&key, b"newer").await })
+        }),
+        Fault::before("HEAD", target(gone), move || {
+            let (hand, key) = (two.clone(), lost.clone());
+            Box::pin(async move { hand.delete(&key).await })
+        }),
+        Fault::status("HEAD", target(refused), 403).always(),
+    ];
+    let proxy = Proxy::start(&stage::endpoint(), faults).await;
+    let seen = read(&bucket.source_at(&proxy.url()).sampled(sample)).await;
+
+    assert_eq!(seen.reused(), 4, "those of which the bytes were not read");
+    let object = |key: &String| seen.object(&bucket.name, key);
+    assert_eq!(object(changed).meta.attrs["size"], 5);
+    assert_eq!(object(changed).trailer["md5"], object(changed).meta.attrs["etag"]);
+    assert!(!seen.entries.contains_key(&format!("{}/{gone}", bucket.name)));
+    assert_eq!(seen.point.marks["vanished"], "1");
+    assert_eq!(seen.problems.len(), 1, "{:?}", seen.problems);
+    assert_eq!(seen.problems[0].what, format!("{}/{refused}", bucket.name));
+    assert!(!object(parts).trailer.contains_key("md5"), "its ETag is no MD5: {:?}", object(parts).meta.attrs);
+    assert_eq!(object(plain).bytes, b"");
+    // The facts are those of a reading of the bytes.
+    let whole = read(&bucket.source()).await;
+    for key in [tagged, plain, parts] {
+        assert_eq!(object(key).meta, whole.object(&bucket.name, key).meta);
+    }
+    assert_eq!(object(tagged).meta.attrs["tags"]["colour"], "red");
+    let read = proxy.requests().iter().filter(|line| stage::reads_an_object(line)).count();
+    assert_eq!(read, WHOLE_MIN);
+}
+
+/// Puts an object as an upload of one part: its `ETag` is no MD5 of its bytes.
+async fn put_in_one_part(bucket: &Bucket, key: &str, bytes: &[u8]) {
+    let upload = bucket.client.create_multipart_upload().bucket(&bucket.name).key(key).send().await.unwrap();
+    let id = upload.upload_id().unwrap();
+    let part = bucket.client.upload_part().bucket(&bucket.name).key(key).upload_id(id).part_number(1);
+    let part = part.body(stage::body(bytes)).send().await.unwrap();
+    let part = CompletedPart::builder().part_number(1).set_e_tag(part.e_tag().map(str::to_owned)).build();
+    let all = CompletedMultipartUpload::builder().parts(part).build();
+    let end = bucket.client.complete_multipart_upload().bucket(&bucket.name).key(key).upload_id(id);
+    end.multipart_upload(all).send().await.unwrap();
 }
 
 #[tokio::test]

@@ -201,16 +201,16 @@ mod tests {
     use super::*;
     use crate::{
         jobs::lock::{
-            LOCKED_COPY, TestNote,
+            TestNote,
             extend::{Counts, Extended},
+            locked_copy,
         },
         names::Key,
-        policy::Need,
     };
 
     #[test]
     fn a_look_tells_what_a_person_asks_first() {
-        let stack = Stack::parse(LOCKED_COPY, "p.toml", Need::Repository).unwrap();
+        let stack = locked_copy();
         let at = Utc.with_ymd_and_hms(2026, 1, 2, 3, 4, 5).unwrap();
         let hint = Some("Set lock_mode.".to_owned());
         let wrong = vec![("a lock cannot be shortened: the lock is weaker".to_owned(), hint)];

@@ -10,6 +10,8 @@ mod range;
 mod seal;
 mod sign;
 
+#[cfg(test)]
+pub(crate) use self::open::pair;
 pub use self::{
     open::{Identities, identity_text},
     protect::{NoPassphrase, Passphrase, protect},

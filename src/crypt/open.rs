@@ -135,16 +135,17 @@ pub(super) fn refusal(cause: age::DecryptError, what: &str) -> Failure {
     }
 }
 
+/// Makes an identity and what seals to it.
+#[cfg(test)]
+pub(crate) fn pair() -> (Identities, super::Recipients) {
+    let identity = age::x25519::Identity::generate();
+    let public = identity.to_public().to_string();
+    (Identities(vec![identity]), super::Recipients::parse(&[public]).unwrap())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypt::Recipients;
-
-    fn pair() -> (Identities, Recipients) {
-        let identity = age::x25519::Identity::generate();
-        let public = identity.to_public().to_string();
-        (Identities(vec![identity]), Recipients::parse(&[public]).unwrap())
-    }
 
     #[test]
     fn what_is_sealed_opens_with_the_right_identity_only() {

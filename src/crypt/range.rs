@@ -107,13 +107,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::crypt::Recipients;
+    use crate::crypt::pair;
 
     fn sealed(plain: &[u8]) -> (Identities, Vec<u8>) {
-        let identity = age::x25519::Identity::generate();
-        let to = Recipients::parse(&[identity.to_public().to_string()]).unwrap();
-        let text = identity.to_string();
-        (Identities::from_text(text.expose_secret()).unwrap(), to.seal(plain).unwrap())
+        let (identities, to) = pair();
+        (identities, to.seal(plain).unwrap())
     }
 
     proptest! {

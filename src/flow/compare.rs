@@ -52,6 +52,11 @@ pub trait Likeness: Send + Sync {
     /// not compared at all.
     fn canonical(&self, seen: Seen) -> Option<Seen>;
 
+    /// Returns the names of the facts in which two canonical entries differ; none when they hold the same.
+    fn differences(&self, stored: &Seen, found: &Seen) -> Vec<String> {
+        differences(stored, found)
+    }
+
     /// Returns what a person calls it: `object im-files/a.jpg`.
     fn name(&self, meta: &EntryMeta) -> String;
 
@@ -344,7 +349,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn settle(&mut self, stored: &Seen, found: Waiting) {
-        let facts = differences(stored, &found.seen);
+        let facts = self.likeness.differences(stored, &found.seen);
         if facts.is_empty() {
             self.compared.same += 1;
             return;
@@ -384,7 +389,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// Returns the names of the facts in which two entries differ; none when they hold the same.
+/// Returns the names of the facts in which two entries differ, each of which counts.
 pub fn differences(stored: &Seen, found: &Seen) -> Vec<String> {
     let mut facts = Vec::new();
     if stored.size_bytes != found.size_bytes {

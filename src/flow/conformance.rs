@@ -9,9 +9,7 @@ use sha2::{Digest, Sha256};
 
 pub use super::Seen;
 use super::{
-    EntryMeta, FlowError, Likeness, Point, Source, Stage, Target, WriteOptions, channel,
-    compare::{self, differences},
-    pipe,
+    EntryMeta, FlowError, Likeness, Point, Source, Stage, Target, WriteOptions, channel, compare, pipe,
 };
 
 /// A whole reading of a source.
@@ -104,7 +102,7 @@ pub async fn piping_is_copying(pair: &dyn Pair) {
     let (before, after) = (normal(&before), normal(&after));
     for (path, seen) in &before {
         let copy = after.get(path).unwrap_or_else(|| panic!("`{path}` is missing in the copy"));
-        let facts = differences(seen, copy);
+        let facts = pair.likeness().differences(seen, copy);
         assert!(facts.is_empty(), "`{path}` differs in the copy: {}\n{seen:#?}\n{copy:#?}", facts.join(", "));
     }
     assert_eq!(before.len(), after.len(), "the copy has entries that the source had not");

@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 
 use self::extend::{Counts, Depth, Extended, Notes, Wanted, count, go_through};
 #[cfg(test)]
-pub(crate) use self::note::LOCKED_COPY;
+pub(crate) use self::note::locked_copy;
 pub use self::note::{FailedNote, LockNote, TestNote};
 use super::{
     open::{self, Opening, offsite_of},

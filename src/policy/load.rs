@@ -347,6 +347,11 @@ fn drill<'a>(
     if config.cpu_percent == Some(0) {
         reader.wrong(&section, "cpu_percent", "`cpu_percent` cannot be 0".to_owned(), "");
     }
+    if !(1..=100).contains(&config.objects_percent) {
+        let hint = "100 reads every object whole; existence, size and metadata are always compared.";
+        let message = "`objects_percent` must be from 1 to 100".to_owned();
+        reader.wrong(&section, "objects_percent", message, hint);
+    }
     for (key, path) in [("identity", &config.identity), ("reports", &config.reports)] {
         if let Some(path) = path {
             check::absolute(reader, &section, key, &path.display().to_string());

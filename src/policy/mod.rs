@@ -39,3 +39,5 @@ pub use self::{
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use self::tests::SMALL;

@@ -490,6 +490,10 @@ pub struct DrillConfig {
     /// Whether the lab's data lies in memory instead of on a disk.
     #[serde(default)]
     pub data_in_memory: bool,
+    /// So many of a bucket's objects are read back byte for byte, by chance; of the others there are existence, size,
+    /// the server's own checksum and metadata.
+    #[serde(default = "default_drill_objects_percent")]
+    pub objects_percent: u32,
     /// The container engine's address; `DOCKER_HOST` or the usual socket when not given.
     #[serde(default)]
     pub socket: Option<String>,
@@ -532,6 +536,7 @@ impl Default for DrillConfig {
             memory_mib: default_drill_memory_mib(),
             cpu_percent: None,
             data_in_memory: false,
+            objects_percent: default_drill_objects_percent(),
             socket: None,
             images: BTreeMap::new(),
             by_hand_image: None,
@@ -705,4 +710,7 @@ fn default_drill_deadline_minutes() -> u32 {
 }
 fn default_drill_memory_mib() -> u32 {
     1024
+}
+fn default_drill_objects_percent() -> u32 {
+    100
 }

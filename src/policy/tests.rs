@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The least that loads.
-const SMALL: &str = r#"
+pub(crate) const SMALL: &str = r#"
 stack = "shop"
 [repository]
 store = "fs"
@@ -147,9 +147,18 @@ fn the_effective_policy_says_the_same_again() {
     }
 }
 
+/// Returns what is effective of [`SMALL`], and of it the tables of drills.
+fn effective() -> (String, String) {
+    let text = parse(SMALL).unwrap().effective().unwrap();
+    let (above, below) = text.split_once("[drill]\n").unwrap();
+    let (drill, below) = below.split_once("[anomaly]\n").unwrap();
+    (format!("{above}[anomaly]\n{below}"), format!("[drill]\n{drill}"))
+}
+
 #[test]
 fn the_effective_policy_shows_the_defaults() {
-    insta::assert_snapshot!(parse(SMALL).unwrap().effective().unwrap(), @r#"
+    let (text, _) = effective();
+    insta::assert_snapshot!(text, @r#"
     stack = "shop"
     timezone = "UTC"
     language = "en"
@@ -190,6 +199,20 @@ fn the_effective_policy_shows_the_defaults() {
     min_keep = 3
     remove_percent_max = 50
 
+    [anomaly]
+    shrink_percent = 30
+    grow_percent = 400
+
+    [serve]
+    listen = "127.0.0.1:9412"
+    remember_days = 400
+    "#);
+}
+
+#[test]
+fn the_effective_policy_shows_the_defaults_of_drills() {
+    let (_, drill) = effective();
+    insta::assert_snapshot!(drill, @r#"
     [drill]
     lab = "docker"
     from = "repository"
@@ -200,6 +223,7 @@ fn the_effective_policy_shows_the_defaults() {
     deadline_minutes = 240
     memory_mib = 1024
     data_in_memory = false
+    objects_percent = 100
     reference = []
     expect = []
     freshness = []
@@ -208,14 +232,6 @@ fn the_effective_policy_shows_the_defaults() {
     [drill.images]
 
     [drill.arguments]
-
-    [anomaly]
-    shrink_percent = 30
-    grow_percent = 400
-
-    [serve]
-    listen = "127.0.0.1:9412"
-    remember_days = 400
     "#);
 }
 
@@ -523,6 +539,7 @@ fn what_drills_ask_is_checked() {
 by_hand = true
 identity = "key.txt"
 cpu_percent = 0
+objects_percent = 0
 [drill.arguments]
 dbb = ["--lower-case-table-names=1"]
 [[drill.reference]]
@@ -557,22 +574,24 @@ access_key = { env = "A" }
 secret_key = { env = "B" }
 "#;
     insta::assert_snapshot!(told_with(more), @r#"
-    policy `p.toml` has 10 problems
+    policy `p.toml` has 11 problems
     p.toml:13:11: `by_hand` needs `by_hand_image`
     p.toml:14:12: `identity` must be an absolute path, not `key.txt`
     p.toml:15:15: `cpu_percent` cannot be 0
-    p.toml:17:1: source `dbb` is not in the policy
-    p.toml:22:15: it is not said which keys must have a row
-    p.toml:23:1: `bucket` is empty
-    p.toml:27:11: `im-files/[a` is no glob: unclosed character class; missing ']'
-    p.toml:33:12: `Peking` is no time zone
-    p.toml:36:11: `command` is empty
-    p.toml:37:19: `timeout_minutes` cannot be 0
+    p.toml:16:19: `objects_percent` must be from 1 to 100
+    p.toml:18:1: source `dbb` is not in the policy
+    p.toml:23:15: it is not said which keys must have a row
+    p.toml:24:1: `bucket` is empty
+    p.toml:28:11: `im-files/[a` is no glob: unclosed character class; missing ']'
+    p.toml:34:12: `Peking` is no time zone
+    p.toml:37:11: `command` is empty
+    p.toml:38:19: `timeout_minutes` cannot be 0
     hint: Line 13: Name an image that has bash, age, zstd, tar, jq and minisign.
-    hint: Line 22: Write a glob in `orphans`, as "session:*".
-    hint: Line 23: Name the bucket of the objects.
-    hint: Line 33: Use a name of the IANA database, as "Asia/Shanghai".
-    hint: Line 36: Write ["/path/to/program", "argument"].
+    hint: Line 16: 100 reads every object whole; existence, size and metadata are always compared.
+    hint: Line 23: Write a glob in `orphans`, as "session:*".
+    hint: Line 24: Name the bucket of the objects.
+    hint: Line 34: Use a name of the IANA database, as "Asia/Shanghai".
+    hint: Line 37: Write ["/path/to/program", "argument"].
     "#);
 }
 

@@ -239,16 +239,8 @@ pub fn read_members(
 
 #[cfg(test)]
 mod tests {
-    use age::secrecy::ExposeSecret;
-
     use super::*;
-    use crate::crypt::Identities;
-
-    fn keys() -> (Identities, Recipients) {
-        let identity = age::x25519::Identity::generate();
-        let recipients = Recipients::parse(&[identity.to_public().to_string()]).unwrap();
-        (Identities::from_text(identity.to_string().expose_secret()).unwrap(), recipients)
-    }
+    use crate::crypt::pair;
 
     fn build(recipients: &Recipients, chunks: &[Vec<u8>]) -> SealedPack {
         let mut builder = PackBuilder::new(PackKind::Data, 0, recipients, 1 << 20).unwrap();
@@ -274,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_pack_gives_back_every_chunk_and_its_index() {
-        let (identities, recipients) = keys();
+        let (identities, recipients) = pair();
         let pack = build(&recipients, &chunks());
         let reader = identities.reader(&pack.bytes[..], "pack").unwrap();
         let mut seen = Vec::new();
@@ -290,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_frame_can_be_read_alone() {
-        let (identities, recipients) = keys();
+        let (identities, recipients) = pair();
         let pack = build(&recipients, &chunks());
         let plain = identities.open(&pack.bytes, "pack").unwrap();
         for chunk in &pack.record.inner.chunks {
@@ -316,7 +308,7 @@ mod tests {
 
     #[test]
     fn the_seek_table_is_the_standard_one() {
-        let (identities, recipients) = keys();
+        let (identities, recipients) = pair();
         let pack = build(&recipients, &chunks());
         let plain = identities.open(&pack.bytes, "pack").unwrap();
         let table = zeekstd::SeekTable::from_seekable(&mut std::io::Cursor::new(&plain)).unwrap();

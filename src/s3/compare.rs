@@ -2,8 +2,14 @@
 
 use bytes::Bytes;
 
-use super::{facts::TAGS_UNREAD, merge::TORN};
-use crate::flow::{EntryMeta, Likeness, Seen, Stage, compare::Counts};
+use super::{facts::TAGS_UNREAD, fetch::MD5, merge::TORN};
+use crate::flow::{
+    EntryMeta, Likeness, Seen, Stage,
+    compare::{Counts, differences},
+};
+
+/// What objects are counted by of which the bytes were read.
+pub const READ_WHOLE: &str = "objects read whole";
 
 /// What a server sets by itself or a restore leaves to it: dates, the form of an `ETag`, where and how it keeps the
 /// object. Retention is kept as a record and not set again; the length stands in the entry itself.
@@ -23,9 +29,19 @@ impl Likeness for S3Likeness {
             (seen.sha256, seen.size_bytes) = (String::new(), 0);
         }
         seen.meta.attrs.retain(|name, _| !OWN.contains(&name.as_str()));
-        // The digest of the bytes says more, and is there when the bytes were read.
-        seen.trailer.remove("md5");
         Some(seen)
+    }
+
+    /// Where bytes were not read, the server's MD5 of them is compared; where they were, their digest says more.
+    fn differences(&self, stored: &Seen, found: &Seen) -> Vec<String> {
+        let mut facts = differences(stored, found);
+        let count = facts.len();
+        facts.retain(|fact| fact != MD5);
+        let are_known = [stored, found].iter().all(|seen| seen.trailer.contains_key(MD5));
+        if facts.len() < count && are_known && !facts.iter().any(|fact| fact == "content") {
+            facts.push("content".to_owned());
+        }
+        facts
     }
 
     fn name(&self, meta: &EntryMeta) -> String {
@@ -39,6 +55,50 @@ impl Likeness for S3Likeness {
     fn count(&self, seen: &Seen, _bytes: Option<&Bytes>, counts: &mut Counts) {
         let what = if seen.meta.stage == Stage::Data { "objects" } else { "buckets" };
         *counts.entry(what.to_owned()).or_default() += 1;
+        if what == "objects" && !seen.sha256.is_empty() {
+            *counts.entry(READ_WHOLE.to_owned()).or_default() += 1;
+        }
         *counts.entry("bytes".to_owned()).or_default() += if what == "objects" { seen.size_bytes } else { 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::EntryPath;
+
+    const HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn object(sha256: &str, md5: Option<&str>, size_bytes: u64) -> Seen {
+        let meta = EntryMeta::new(EntryPath::new("b/k").unwrap(), Stage::Data, "b").with("size", size_bytes);
+        let trailer = md5.map(|md5| (MD5.to_owned(), md5.into())).into_iter().collect();
+        S3Likeness.canonical(Seen { meta, trailer, sha256: sha256.to_owned(), size_bytes }).unwrap()
+    }
+
+    #[test]
+    fn the_servers_md5_stands_in_for_bytes_that_were_not_read() {
+        let stored = object(HASH, Some("aa"), 3);
+        for (found, facts) in [
+            (object("", Some("aa"), 3), vec![]),
+            (object("", Some("bb"), 3), vec!["content"]),
+            (object("", Some("bb"), 4), vec!["size", "content"]),
+            // Of an object that was put together from parts the server has none.
+            (object("", None, 3), vec![]),
+            (object("", None, 4), vec!["size"]),
+            (object(&HASH.replace('e', "f"), Some("bb"), 3), vec!["content"]),
+        ] {
+            assert_eq!(S3Likeness.differences(&stored, &found), facts, "{found:?}");
+        }
+        assert!(S3Likeness.differences(&object(HASH, None, 3), &object("", Some("aa"), 3)).is_empty());
+    }
+
+    #[test]
+    fn objects_that_were_read_are_counted_apart() {
+        let mut counts = Counts::new();
+        for seen in [object(HASH, None, 3), object("", None, 4)] {
+            S3Likeness.count(&seen, None, &mut counts);
+        }
+        let counts: Vec<_> = counts.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+        assert_eq!(counts, [("bytes", 7), ("objects", 2), (READ_WHOLE, 1)]);
     }
 }

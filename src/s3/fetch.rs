@@ -1,4 +1,4 @@
-//! One object's bytes, whole or not at all.
+//! One object's bytes, whole or not at all; or what the server says of it, without its bytes.
 //!
 //! *Order.* Every GET carries `If-Match` with the listed `ETag`, so all bytes are of one version of the
 //! object. An object of at most [`WHOLE_BYTES_MAX`] is read and checked before its entry begins; a longer
@@ -14,6 +14,7 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,8 +23,7 @@ use std::{
 };
 
 use aws_sdk_s3::{
-    operation::get_object::{GetObjectError, GetObjectOutput},
-    primitives::ByteStream,
+    error::ProvideErrorMetadata, operation::get_object::GetObjectOutput, primitives::ByteStream,
 };
 use bytes::{Bytes, BytesMut};
 use md5::{Digest, Md5};
@@ -42,6 +42,8 @@ use crate::{
 
 /// Bytes up to which an object is read into memory before its entry begins.
 pub(super) const WHOLE_BYTES_MAX: u64 = 1 << 20;
+/// The trailer's name for the MD5 of an object's bytes.
+pub(super) const MD5: &str = "md5";
 /// How often an object that changes under us is tried.
 const OPEN_TRIES: u32 = 3;
 /// How often a broken body is taken up again before some progress is made.
@@ -53,10 +55,20 @@ const PROGRESS_BYTES: u64 = 64 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Fetcher {
     server: Server,
-    /// Whether the server is known to say how many tags an object has; else each object is asked.
-    tells_tags: Arc<AtomicBool>,
+    /// Whether the server is known to say how many tags an object has, to a GET and to a HEAD; else each object is
+    /// asked.
+    tells_tags: Arc<[AtomicBool; 2]>,
     /// Whether the server does not know tags at all.
     no_tags: Arc<AtomicBool>,
+}
+
+/// How much of an object is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Its bytes and what is said of it.
+    Whole,
+    /// What is said of it.
+    Facts,
 }
 
 /// An object that was opened.
@@ -77,6 +89,13 @@ pub(super) enum Opened {
         /// Its bytes, to be pumped.
         pump: Box<Pump>,
     },
+    /// One of which only the facts were read.
+    Known {
+        /// Its entry.
+        meta: EntryMeta,
+        /// What its entry ends with.
+        trailer: Attrs,
+    },
     /// It was deleted after it was listed, which is nobody's fault.
     Vanished,
     /// It cannot be read.
@@ -92,12 +111,13 @@ pub(super) struct Pump {
     body: ByteStream,
 }
 
-/// How one attempt at a request for an object ended.
-enum Got {
-    Answer(Box<GetObjectOutput>),
+/// How one attempt at an object failed.
+enum Miss {
     Changed,
     Vanished,
     Refused(String),
+    /// What came is not good.
+    Broken(String),
 }
 
 impl Fetcher {
@@ -107,104 +127,150 @@ impl Fetcher {
     }
 
     /// Opens an object; an error is one that ends the run.
-    pub(super) async fn open(&self, bucket: &str, mut listed: Listed) -> Result<Opened> {
+    pub(super) async fn open(&self, bucket: &str, mut listed: Listed, extent: Extent) -> Result<Opened> {
         let mut why = String::new();
         for _ in 0..OPEN_TRIES {
-            match self.get(bucket, &listed, 0).await? {
-                Got::Answer(answer) => match self.begin(bucket, &listed, *answer).await? {
-                    Ok(opened) => return Ok(opened),
-                    Err(broken) => why = broken,
-                },
-                Got::Refused(why) => return Ok(refused(bucket, &listed, why)),
-                gone_or_changed => {
-                    // A listing that goes on showing what cannot be had is damage and no deletion.
-                    why = match gone_or_changed {
-                        Got::Vanished => "the server lists it and says that it is not there".to_owned(),
-                        _ => "it changed each time that it was read".to_owned(),
-                    };
-                    match Lister::look_up(&self.server, bucket, &listed.key).await? {
-                        Some(now) => listed = now,
-                        None => return Ok(Opened::Vanished),
-                    }
+            let tried = match extent {
+                Extent::Whole => self.begin(bucket, &listed).await?,
+                Extent::Facts => self.look(bucket, &listed).await?,
+            };
+            let is_gone = match tried {
+                Ok(opened) => return Ok(opened),
+                Err(Miss::Refused(why)) => return Ok(refused(bucket, &listed, why)),
+                Err(Miss::Broken(broken)) => {
+                    why = broken;
+                    continue;
                 }
+                Err(Miss::Vanished) => true,
+                Err(Miss::Changed) => false,
+            };
+            // A listing that goes on showing what cannot be had is damage and no deletion.
+            why = if is_gone {
+                "the server lists it and says that it is not there".to_owned()
+            } else {
+                "it changed each time that it was read".to_owned()
+            };
+            match Lister::look_up(&self.server, bucket, &listed.key).await? {
+                Some(now) => listed = now,
+                None => return Ok(Opened::Vanished),
             }
         }
         Ok(refused(bucket, &listed, why))
     }
 
-    /// Turns an answer into an opened object, or tells why its bytes are not good.
-    async fn begin(
-        &self,
-        bucket: &str,
-        listed: &Listed,
-        answer: GetObjectOutput,
-    ) -> Result<Result<Opened, String>> {
-        let mut facts = Facts::of_get(&answer);
-        let length = answer.content_length().and_then(|length| u64::try_from(length).ok());
-        if length.is_some_and(|length| length != listed.size_bytes) {
-            let length = length.unwrap_or_default();
-            return Ok(Err(format!(
-                "the listing says {} bytes, the server sends {length}",
-                listed.size_bytes
-            )));
-        }
-        match self.tags(bucket, listed, &facts).await? {
-            Ok(tags) => facts.tags = tags,
-            // The bytes are worth having without them.
-            Err(why) => facts.tags_unread = Some(why),
-        }
+    /// Begins to read an object's bytes.
+    async fn begin(&self, bucket: &str, listed: &Listed) -> Result<Result<Opened, Miss>> {
+        let answer = match self.get(bucket, listed, 0).await? {
+            Ok(answer) => *answer,
+            Err(miss) => return Ok(Err(miss)),
+        };
+        let (facts, length) = (Facts::of_get(&answer), answer.content_length());
+        let facts = match self.whole_facts(bucket, listed, (facts, length), Extent::Whole).await? {
+            Ok(facts) => facts,
+            Err(broken) => return Ok(Err(broken)),
+        };
         let meta = object_meta(bucket, listed, &facts)?;
         if listed.size_bytes > WHOLE_BYTES_MAX {
             let (fetcher, bucket, listed) = (self.clone(), bucket.to_owned(), listed.clone());
             let pump = Box::new(Pump { fetcher, bucket, listed, facts, body: answer.body });
             return Ok(Ok(Opened::Streaming { meta, pump }));
         }
-        Ok(collect(answer.body, listed.size_bytes).await.and_then(|bytes| {
+        let whole = collect(answer.body, listed.size_bytes).await.and_then(|bytes| {
             let md5 = hex::encode(Md5::digest(&bytes));
             check(listed, &facts, &md5)?;
             Ok(Opened::Whole { meta, bytes, trailer: trailer(&md5) })
-        }))
+        });
+        Ok(whole.map_err(Miss::Broken))
     }
 
-    async fn get(&self, bucket: &str, listed: &Listed, from: u64) -> Result<Got> {
+    /// Asks for an object's facts. An `ETag` that is the MD5 of the bytes stands in the trailer, as if they were read.
+    async fn look(&self, bucket: &str, listed: &Listed) -> Result<Result<Opened, Miss>> {
+        let request = self.server.client.head_object().bucket(bucket).key(&listed.key);
+        let answer = match request.if_match(format!("\"{}\"", listed.etag)).send().await {
+            Ok(answer) => answer,
+            Err(error) => return self.miss(bucket, error).map(Err),
+        };
+        let (facts, length) = (Facts::of_head(&answer), answer.content_length());
+        let facts = match self.whole_facts(bucket, listed, (facts, length), Extent::Facts).await? {
+            Ok(facts) => facts,
+            Err(broken) => return Ok(Err(broken)),
+        };
+        let is_known = is_md5(&listed.etag) && facts.etag_is_of_plain_bytes();
+        let trailer = if is_known { trailer(&listed.etag) } else { Attrs::new() };
+        Ok(Ok(Opened::Known { meta: object_meta(bucket, listed, &facts)?, trailer }))
+    }
+
+    /// Checks the length of an answer and adds the tags to its facts.
+    async fn whole_facts(
+        &self,
+        bucket: &str,
+        listed: &Listed,
+        (mut facts, length): (Facts, Option<i64>),
+        extent: Extent,
+    ) -> Result<Result<Facts, Miss>> {
+        let length = length.and_then(|length| u64::try_from(length).ok());
+        if let Some(length) = length.filter(|length| *length != listed.size_bytes) {
+            let why = format!("the listing says {} bytes, the server sends {length}", listed.size_bytes);
+            return Ok(Err(Miss::Broken(why)));
+        }
+        match self.tags(bucket, listed, &facts, extent).await? {
+            Ok(tags) => facts.tags = tags,
+            // The rest is worth having without them.
+            Err(why) => facts.tags_unread = Some(why),
+        }
+        Ok(Ok(facts))
+    }
+
+    async fn get(
+        &self,
+        bucket: &str,
+        listed: &Listed,
+        from: u64,
+    ) -> Result<Result<Box<GetObjectOutput>, Miss>> {
         let range = (from > 0).then(|| format!("bytes={from}-"));
         let request = self.server.client.get_object().bucket(bucket).key(&listed.key).set_range(range);
-        let answer = request.if_match(format!("\"{}\"", listed.etag)).send().await;
-        match answer {
-            Ok(answer) => Ok(Got::Answer(Box::new(answer))),
-            Err(error) => self.refusal(bucket, error),
+        match request.if_match(format!("\"{}\"", listed.etag)).send().await {
+            Ok(answer) => Ok(Ok(Box::new(answer))),
+            Err(error) => self.miss(bucket, error).map(Err),
         }
     }
 
-    /// Tells what a failed GET means: the run ends only when the server is gone or knows us not.
-    fn refusal(&self, bucket: &str, error: CallError<GetObjectError>) -> Result<Got> {
+    /// Tells what a failed request for an object means: the run ends only when the server is gone or knows us not.
+    fn miss<E>(&self, bucket: &str, error: CallError<E>) -> Result<Miss>
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
         let told = Told::from(&error);
         match told {
             Some(told) if told.is_about_credentials() || told.code == "NoSuchBucket" => {
                 Err(self.server.failure(&format!("read bucket `{bucket}`"), error))
             }
-            Some(told) if told.is_absent() => Ok(Got::Vanished),
-            Some(told) if told.status == 412 => Ok(Got::Changed),
-            Some(told) => Ok(Got::Refused(told.text())),
+            Some(told) if told.is_absent() => Ok(Miss::Vanished),
+            Some(told) if told.status == 412 => Ok(Miss::Changed),
+            Some(told) => Ok(Miss::Refused(told.text())),
             None => Err(self.server.failure(&format!("read bucket `{bucket}`"), error)),
         }
     }
 
     /// Returns the object's tags, or why they cannot be read.
     ///
-    /// AWS, `MinIO` and Ceph count the tags in a GET's answer and send no count for none; a server that was
-    /// never seen to count is asked.
+    /// AWS, `MinIO` and Ceph count the tags in their answer and send no count for none; a server that was never seen
+    /// to count is asked. What holds for a GET need not hold for a HEAD.
     async fn tags(
         &self,
         bucket: &str,
         listed: &Listed,
         facts: &Facts,
+        extent: Extent,
     ) -> Result<Result<BTreeMap<String, String>, String>> {
-        let counts = matches!(self.server.product(), Some("AmazonS3" | "MinIO"));
+        let (tells_tags, counts) = match (extent, self.server.product()) {
+            (Extent::Whole, product) => (&self.tells_tags[0], matches!(product, Some("AmazonS3" | "MinIO"))),
+            (Extent::Facts, product) => (&self.tells_tags[1], product == Some("MinIO")),
+        };
         if facts.tag_count.is_some() || counts {
-            self.tells_tags.store(true, Ordering::Relaxed);
+            tells_tags.store(true, Ordering::Relaxed);
         }
-        let none = facts.tag_count.unwrap_or(0) == 0 && self.tells_tags.load(Ordering::Relaxed);
+        let none = facts.tag_count.unwrap_or(0) == 0 && tells_tags.load(Ordering::Relaxed);
         if none || self.no_tags.load(Ordering::Relaxed) {
             return Ok(Ok(BTreeMap::new()));
         }
@@ -256,11 +322,11 @@ impl Pump {
                 break format!("its body broke off {tries} times, the last time after {done} bytes");
             }
             match self.fetcher.get(&self.bucket, &self.listed, done).await? {
-                Got::Answer(answer) if resumes(&answer, done) => self.body = answer.body,
-                Got::Answer(_) => break "the server cannot send the rest of a broken body".to_owned(),
-                Got::Changed => break "it was replaced while it was read".to_owned(),
-                Got::Vanished => break "it was deleted while it was read".to_owned(),
-                Got::Refused(why) => break why,
+                Ok(answer) if resumes(&answer, done) => self.body = answer.body,
+                Ok(_) => break "the server cannot send the rest of a broken body".to_owned(),
+                Err(Miss::Changed) => break "it was replaced while it was read".to_owned(),
+                Err(Miss::Vanished) => break "it was deleted while it was read".to_owned(),
+                Err(Miss::Refused(why) | Miss::Broken(why)) => break why,
             }
         };
         writer.finish_with([(TORN.to_owned(), torn.clone().into())].into()).await?;
@@ -301,7 +367,7 @@ fn check(listed: &Listed, facts: &Facts, md5: &str) -> Result<(), String> {
 }
 
 fn trailer(md5: &str) -> Attrs {
-    [("md5".to_owned(), md5.into())].into()
+    [(MD5.to_owned(), md5.into())].into()
 }
 
 fn refused(bucket: &str, listed: &Listed, why: String) -> Opened {

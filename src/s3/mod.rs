@@ -9,9 +9,9 @@
 //! | [`listing`] | all keys of a bucket in order, with proof that the order held |
 //! | [`facts`] | what is kept of an object beside its bytes |
 //! | [`bucket`] | a bucket's own settings |
-//! | [`fetch`] | one object's bytes, whole or not at all |
+//! | [`fetch`] | one object's bytes, whole or not at all; or its facts alone |
 //! | [`merge`] | what the previous snapshot had, walked beside the listing |
-//! | [`source`] | the reader |
+//! | [`source`], [`sample`] | the reader; which objects it reads whole, where not all |
 //! | [`put`], [`standing`] | one object written; what stands in the target's buckets already |
 //! | [`target`] | the writer |
 //! | [`examine`] | whether buckets can be backed up |
@@ -30,8 +30,14 @@ mod fetch;
 mod listing;
 mod merge;
 mod put;
+mod sample;
 mod source;
 mod standing;
 mod target;
 
-pub use self::{compare::S3Likeness, source::S3Source, target::S3Target};
+pub use self::{
+    compare::{READ_WHOLE, S3Likeness},
+    sample::{Sample, WHOLE_MIN},
+    source::S3Source,
+    target::S3Target,
+};

@@ -1,8 +1,9 @@
 //! The reader: buckets and their objects, in order, reading only what changed.
 //!
 //! *Order.* Inventory (the buckets), then every bucket's settings, then bucket by bucket its objects in key
-//! order. Entries begin in that order so that the next run can walk this one beside its listing; bodies
-//! stream side by side, at most `concurrency` objects at a time.
+//! order; where only a sample of them is read whole, each bucket is listed before to draw it. Entries begin in
+//! that order so that the next run can walk this one beside its listing; bodies stream side by side, at most
+//! `concurrency` objects at a time.
 //!
 //! *Crash.* Nothing is written anywhere; a run that stops is run again. Objects that vanish between listing
 //! and reading are counted (`vanished` in the point), objects that cannot be read are reported, and a bucket
@@ -14,6 +15,7 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use chrono::SecondsFormat;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use tokio::{
@@ -25,15 +27,16 @@ use super::{
     bucket,
     client::Server,
     facts::TAGS_UNREAD,
-    fetch::{Fetcher, Opened},
+    fetch::{Extent, Fetcher, Opened},
     listing::Lister,
     merge::{Change, Merge},
+    sample::Sample,
 };
 use crate::{
     clock::Ground,
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
-    flow::{EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Source},
+    flow::{EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Reuse, Source},
     names::SourceName,
     policy::S3Config,
 };
@@ -48,12 +51,21 @@ pub struct S3Source {
     config: S3Config,
     ground: Ground,
     monitor: SharedMonitor,
+    sample: Option<Sample>,
 }
 
 impl S3Source {
     /// Makes a source; nothing is asked of the server yet.
     pub fn new(name: SourceName, config: S3Config, ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, ground, monitor }
+        Self { name, config, ground, monitor, sample: None }
+    }
+
+    /// Reads the objects of a sample whole, and of all others only what the server says of them: each is sent as one
+    /// that is reused from nothing, so this is for comparing and not for a backup.
+    #[must_use]
+    pub fn sampled(mut self, sample: Sample) -> Self {
+        self.sample = Some(sample);
+        self
     }
 }
 
@@ -68,6 +80,7 @@ struct Run {
     server: Server,
     fetcher: Fetcher,
     exclude: GlobSet,
+    sample: Option<Sample>,
     permits: Arc<Semaphore>,
     concurrency: usize,
     sink: EntrySink,
@@ -100,6 +113,7 @@ impl Source for S3Source {
             fetcher: Fetcher::new(&server),
             server,
             exclude: exclusion(&self.config.exclude)?,
+            sample: self.sample,
             permits: Arc::new(Semaphore::new(concurrency)),
             concurrency,
             sink: sink.clone(),
@@ -157,12 +171,13 @@ impl Run {
     }
 
     async fn list(&self, name: &str, merge: &mut Merge, queue: mpsc::Sender<Turn>) -> FlowResult<()> {
+        let limit = self.limit(name).await?;
         let mut lister = Lister::new(&self.server, name);
         let (mut change, mut listed_count) = (Change::default(), 0);
         while let Some(listed) = lister.next().await? {
             listed_count += 1;
             let same = merge.unchanged(name, &listed, &mut change).await?;
-            if self.exclude.is_match(format!("{name}/{}", listed.key)) {
+            if self.is_excluded(name, &listed.key) {
                 continue;
             }
             let turn = if let Some(previous) = same {
@@ -170,7 +185,9 @@ impl Run {
             } else {
                 let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
                 let (fetcher, bucket) = (self.fetcher.clone(), name.to_owned());
-                Turn::Opening(tokio::spawn(async move { fetcher.open(&bucket, listed).await }), permit)
+                let extent = self.extent(name, &listed.key, limit);
+                let opening = tokio::spawn(async move { fetcher.open(&bucket, listed, extent).await });
+                Turn::Opening(opening, permit)
             };
             if queue.send(turn).await.is_err() {
                 // The other half failed, and says why.
@@ -186,6 +203,30 @@ impl Run {
             self.sink.report_gone(Problem { what: format!("bucket {name}"), why }).await?;
         }
         Ok(())
+    }
+
+    fn is_excluded(&self, bucket: &str, key: &str) -> bool {
+        self.exclude.is_match(format!("{bucket}/{key}"))
+    }
+
+    /// Returns the highest lot of a bucket that is read whole.
+    async fn limit(&self, bucket: &str) -> Result<u64> {
+        let Some(sample) = &self.sample else { return Ok(u64::MAX) };
+        let (mut lister, mut lots) = (Lister::new(&self.server, bucket), sample.count());
+        while let Some(listed) = lister.next().await? {
+            let counts = !self.is_excluded(bucket, &listed.key);
+            if counts && lots.add(sample.lot(bucket, listed.key.as_bytes())) {
+                break;
+            }
+        }
+        Ok(lots.limit())
+    }
+
+    fn extent(&self, bucket: &str, key: &str, limit: u64) -> Extent {
+        match &self.sample {
+            Some(sample) if !sample.takes(bucket, key, limit) => Extent::Facts,
+            _ => Extent::Whole,
+        }
     }
 
     async fn take_turns(&self, mut turns: mpsc::Receiver<Turn>) -> FlowResult<()> {
@@ -218,7 +259,9 @@ impl Run {
         permit: OwnedSemaphorePermit,
         pumps: &mut JoinSet<FlowResult<()>>,
     ) -> FlowResult<()> {
-        if let Opened::Whole { meta, .. } | Opened::Streaming { meta, .. } = &opened {
+        if let Opened::Whole { meta, .. } | Opened::Streaming { meta, .. } | Opened::Known { meta, .. } =
+            &opened
+        {
             self.untagged.fetch_add(u64::from(meta.attrs.contains_key(TAGS_UNREAD)), Ordering::Relaxed);
         }
         match opened {
@@ -240,6 +283,7 @@ impl Run {
                 });
                 Ok(())
             }
+            Opened::Known { meta, trailer } => self.sink.reuse(meta, trailer, Reuse(Bytes::new())).await,
             Opened::Vanished => {
                 self.vanished.fetch_add(1, Ordering::Relaxed);
                 Ok(())

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{remains, stored};
+use crate::{questions, remains, rename, stored, town::Town};
 
 fn answers(drill: &Value) -> Vec<(String, String)> {
     let text = |one: &Value, name: &str| one[name].as_str().unwrap().to_owned();
@@ -48,6 +48,49 @@ async fn a_whole_stack_passes_and_its_signed_proof_is_stored() {
     let by_hand = town.run(&["--json", "drill", "--by-hand"]).ends(0).json();
     assert_eq!(by_hand["passed"], true, "{by_hand:#}");
     assert_eq!(by_hand["way"], "by-hand");
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_share_of_the_objects_is_read_whole_and_with_it_those_of_rows_with_a_hash() {
+    let town = Town::with_policy("drillshare").await;
+    let (db, bucket) = (&town.db, &town.bucket.name);
+    let mut statements = vec![format!("CREATE TABLE {db}.bulk (path VARCHAR(99), hash CHAR(64), size INT)")];
+    for n in 0..130 {
+        let (path, body) = (format!("bulk/{n}"), format!("object {n}"));
+        town.bucket.put(&path, body.as_bytes()).await;
+        statements
+            .push(format!("INSERT INTO {db}.bulk VALUES ('{path}', SHA2('{body}', 256), LENGTH('{body}'))"));
+        statements.push(format!("INSERT INTO {db}.files VALUES (1000 + {n}, '{path}')"));
+    }
+    town.mysql.run(&statements).await;
+    let more = format!(
+        "[[drill.reference]]\nname = \"hashes\"\nsource = \"mysql\"\nin = \"minio\"\nbucket = \"{bucket}\"\n\
+         query = \"SELECT path, hash, size FROM {db}.bulk\"\norphans = \"bulk/*\"\norphans_max = 0\n"
+    );
+    let questions = questions(&town).replacen("[drill]\n", "[drill]\nobjects_percent = 1\n", 1);
+    rename(&town, "drillshare");
+    town.stage.append(&format!("{questions}{more}"));
+    town.run(&["backup"]).ends(0);
+    let drilled = town.run(&["--json", "drill"]).ends(0).json();
+    assert_eq!(drilled["passed"], true, "{drilled:#}");
+    let detail = |kind: &str, what: &str| -> String {
+        let of_kind = drilled["assertions"].as_array().unwrap().iter().filter(|one| one["kind"] == kind);
+        let mut named = of_kind.filter(|one| one["name"] == what || one["source"] == what);
+        named.next().unwrap()["detail"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        detail("reference", "hashes"),
+        "130 rows, 0 missing; 130 objects, 0 without a row; \
+         the SHA-256 of 100 objects compared, of 30 only existence and size"
+    );
+    // A hundred of the bucket, and a hundred of those that have a hash: most of them are the same.
+    let contents = detail("contents", "minio");
+    let (_, read) = contents.split_once("bytes; ").unwrap();
+    let (read, rest) = read.split_once(" of 150 objects read whole").unwrap();
+    assert!((100..150).contains(&read.parse::<u32>().unwrap()), "{contents}");
+    assert_eq!(rest, ", the rest by size and facts: the same");
     town.end().await;
 }
 

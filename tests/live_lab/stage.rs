@@ -1,11 +1,10 @@
 //! A stack of a test's own, and who talks to its servers.
 
+#[path = "../live_support/s3.rs"]
+mod s3;
+
 use std::{collections::BTreeMap, env, net::SocketAddr, process::Command, time::Duration};
 
-use aws_sdk_s3::{
-    Client,
-    config::{BehaviorVersion, Credentials, Region},
-};
 use lifeboat::{
     clock::{Clock, System},
     lab::{Lab, Limits, Marks, Product, Program, Server, docker::DockerLab},
@@ -171,19 +170,7 @@ pub async fn redis_says<T: redis::FromRedisValue>(address: SocketAddr, command: 
 
 /// Lists the buckets of an S3 server, with a signed request.
 pub async fn s3_buckets(address: SocketAddr) -> Vec<String> {
-    let http = aws_smithy_http_client::Builder::new()
-        .tls_provider(aws_smithy_http_client::tls::Provider::Rustls(
-            aws_smithy_http_client::tls::rustls_provider::CryptoMode::Ring,
-        ))
-        .build_https();
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(http)
-        .endpoint_url(format!("http://{address}"))
-        .region(Region::new("us-east-1"))
-        .credentials_provider(Credentials::new(Product::S3.user(), PASSWORD, None, None, "test"))
-        .force_path_style(true)
-        .build();
-    let listed = Client::from_conf(config).list_buckets().send().await.unwrap();
+    let client = s3::client(&format!("http://{address}"), Product::S3.user(), PASSWORD);
+    let listed = client.list_buckets().send().await.unwrap();
     listed.buckets().iter().map(|bucket| bucket.name().unwrap().to_owned()).collect()
 }

@@ -1,5 +1,8 @@
 //! Buckets that clean up after themselves, and snapshots in memory.
 
+#[path = "../live_support/s3.rs"]
+mod s3;
+
 use std::{
     collections::BTreeMap,
     env,
@@ -14,7 +17,6 @@ use std::{
 use async_trait::async_trait;
 use aws_sdk_s3::{
     Client,
-    config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation},
     primitives::ByteStream,
     types::{
         BucketLifecycleConfiguration, BucketVersioningStatus, CorsConfiguration, CorsRule, DefaultRetention,
@@ -87,7 +89,8 @@ fn secret_file(secret: &str) -> PathBuf {
     path.to_path_buf()
 }
 
-fn config(endpoint: &str, bucket: &str) -> S3Config {
+/// Returns the settings of a source of one bucket.
+pub fn config(endpoint: &str, bucket: &str) -> S3Config {
     S3Config {
         endpoint: endpoint.to_owned(),
         region: "us-east-1".to_owned(),
@@ -121,24 +124,7 @@ fn client() -> Client {
 /// Makes a client of the server that a policy names.
 pub fn client_of(server: &S3Config) -> Client {
     let secret = |secret: &SecretRef| secret.resolve().unwrap().expose_secret().to_owned();
-    let (id, key) = (secret(&server.access_key), secret(&server.secret_key));
-    let credentials = Credentials::new(id, key, None, None, "test");
-    let http = aws_smithy_http_client::Builder::new()
-        .tls_provider(aws_smithy_http_client::tls::Provider::Rustls(
-            aws_smithy_http_client::tls::rustls_provider::CryptoMode::Ring,
-        ))
-        .build_https();
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(http)
-        .endpoint_url(&server.endpoint)
-        .region(Region::new("us-east-1"))
-        .credentials_provider(credentials)
-        .force_path_style(true)
-        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        .build();
-    Client::from_conf(config)
+    s3::client(&server.endpoint, &secret(&server.access_key), &secret(&server.secret_key))
 }
 
 /// A bucket of one test.

@@ -18,6 +18,7 @@ mod record;
 mod references;
 mod rehearse;
 mod rows;
+mod sample;
 mod scene;
 mod stage;
 mod watch;

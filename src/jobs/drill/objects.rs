@@ -27,11 +27,11 @@ const TRANSACTION_ROWS: u32 = 50_000;
 
 const TABLES: &str = "
     CREATE TABLE objects (
-        place INTEGER NOT NULL, key BLOB NOT NULL, size_bytes INTEGER NOT NULL, sha256 BLOB NOT NULL
+        place INTEGER NOT NULL, key BLOB NOT NULL, size_bytes INTEGER NOT NULL, sha256 BLOB
     ) STRICT;
 ";
 
-/// The objects of a lab: source, bucket, key, size and SHA-256 of each.
+/// The objects of a lab: source, bucket, key and size of each, and the SHA-256 of those that were read.
 pub struct ObjectBook {
     pages: Arc<Mutex<Pages>>,
 }
@@ -44,6 +44,8 @@ pub(super) struct Pages {
     /// Rows that wait for their transaction's end.
     waiting: u32,
     is_sorted: bool,
+    /// Whether there are objects whose bytes were not read.
+    pub(super) has_unread: bool,
     /// Whether something could not be written: what is missing here would be taken for missing in the lab.
     is_torn: bool,
 }
@@ -59,12 +61,19 @@ impl ObjectBook {
             Ok(connection)
         };
         let connection = open().map_err(trouble)?;
-        let pages =
-            Pages { connection, places: BTreeMap::new(), waiting: 0, is_sorted: false, is_torn: false };
+        let pages = Pages {
+            connection,
+            places: BTreeMap::new(),
+            waiting: 0,
+            is_sorted: false,
+            has_unread: false,
+            is_torn: false,
+        };
         Ok(Self { pages: Arc::new(Mutex::new(pages)) })
     }
 
-    /// Notes an object; each is noted once, all of them before the first question. `sha256` is hex.
+    /// Notes an object; each is noted once, all of them before the first question. `sha256` is hex, and empty when the
+    /// bytes were not read.
     pub fn note(
         &mut self,
         source: &str,
@@ -73,12 +82,14 @@ impl ObjectBook {
         size_bytes: u64,
         sha256: &str,
     ) -> Result<()> {
-        let hash = hex::decode(sha256).ok().filter(|hash| hash.len() == 32);
+        let hash = hex::decode(sha256).ok().filter(|hash| matches!(hash.len(), 0 | 32));
         let hash = hash.ok_or_else(|| {
             Failure::new(ExitCode::Failed, format!("`{sha256}` is no SHA-256 of an object of `{source}`"))
         })?;
+        let hash = Some(hash).filter(|hash| !hash.is_empty());
         let mut pages = self.pages();
         assert!(!pages.is_sorted, "objects are noted before the first question");
+        pages.has_unread |= hash.is_none();
         let place = pages.place_to_be(source, bucket);
         let size_bytes = i64::try_from(size_bytes).unwrap_or(i64::MAX);
         pages.write(
@@ -214,6 +225,21 @@ mod tests {
             .query_one("SELECT place, key, size_bytes, sha256 FROM objects", [], read)
             .unwrap();
         assert_eq!(all, (place, "2026/图 1.png".into(), 3, hex::decode(HASH).unwrap()));
+    }
+
+    #[test]
+    fn an_object_that_was_not_read_is_noted_without_a_hash() {
+        let mut book = ObjectBook::new().unwrap();
+        book.note("minio", "b", b"read", 1, HASH).unwrap();
+        assert!(!book.pages().has_unread);
+        book.note("minio", "b", b"unread", 2, "").unwrap();
+        let mut pages = book.pages();
+        pages.sort().unwrap();
+        assert!(pages.has_unread);
+        let sql = "SELECT key, size_bytes FROM objects WHERE sha256 IS NULL";
+        let unread: (Vec<u8>, u64) =
+            pages.connection.query_one(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        assert_eq!(unread, (b"unread".into(), 2));
     }
 
     #[test]

@@ -230,6 +230,11 @@ fn summary(config: &ReferenceConfig, thing: &str, tally: &Tally, earlier: Option
         let objects = counted(objects, thing, &format!("{thing}s"));
         text = format!("{text}; {objects}, {} without a row", tally.count(Fault::Orphan));
     }
+    if tally.unread > 0 {
+        let hashes = counted(tally.hashes, "object", "objects");
+        text =
+            format!("{text}; the SHA-256 of {hashes} compared, of {} only existence and size", tally.unread);
+    }
     if config.growth_max.is_some() && earlier.is_none() {
         text.push_str("; no drill before to compare the growth with");
     }
@@ -259,6 +264,10 @@ fn nothing(config: &ReferenceConfig, thing: &str, tally: &Tally) -> Option<Strin
             Some(format!(
                 "`{glob}` matches no {thing} of the {place}, not even those that rows name: write a glob of {thing}s"
             ))
+        }
+        _ if tally.unread > 0 && tally.hashes == 0 => {
+            let unread = counted(tally.unread, "object was", "objects were");
+            Some(format!("{unread} not read, and no other has a row with a SHA-256: no SHA-256 was compared"))
         }
         _ => None,
     }

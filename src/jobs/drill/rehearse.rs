@@ -66,6 +66,7 @@ impl Rehearsal<'_> {
             return Ok(());
         }
         let scene = Scene {
+            drill: self.report.id.clone(),
             stack: self.stack,
             snapshot: &self.opened.snapshot,
             lab: self.lab,

@@ -31,6 +31,10 @@ pub(super) const DIFFERENT: &str = "
     FROM rows r LEFT JOIN objects o ON o.place = ?1 AND o.key = r.key
     WHERE o.key IS NULL OR r.sha256 <> o.sha256 OR r.size_bytes <> o.size_bytes
     ORDER BY r.key";
+/// Rows with a SHA-256 whose object's bytes were read, and those whose object's were not.
+pub(super) const READ: &str = "
+    SELECT count(o.sha256), count(*) - count(o.sha256)
+    FROM rows r JOIN objects o ON o.place = ?1 AND o.key = r.key WHERE r.sha256 IS NOT NULL";
 /// Each object of a bucket, and whether a row names it.
 pub(super) const OBJECTS: &str = "
     SELECT o.key, EXISTS (SELECT 1 FROM rows r WHERE r.key = o.key)
@@ -63,6 +67,10 @@ pub(super) struct Tally {
     pub(super) rows: u64,
     /// Rows that name nothing.
     pub(super) nameless: u64,
+    /// Rows whose SHA-256 was held against that of their object.
+    pub(super) hashes: u64,
+    /// Rows whose SHA-256 was not, because the bytes of their object were not read.
+    pub(super) unread: u64,
     /// Objects or keys that must have a row; `None` when nobody looked.
     pub(super) objects: Option<u64>,
     faults: BTreeMap<Fault, (u64, Vec<String>)>,
@@ -207,13 +215,15 @@ pub(super) fn hold(pages: &Pages, place: Option<i64>, names: &Names, tally: &mut
         while let Some(row) = rows.next()? {
             let key = names.show(row.get_ref(0)?.as_blob()?);
             let (says, size): (Option<Vec<u8>>, Option<i64>) = (row.get(1)?, row.get(2)?);
-            let (Some(has), Some(has_size)) =
-                (row.get::<_, Option<Vec<u8>>>(3)?, row.get::<_, Option<i64>>(4)?)
-            else {
+            let (has, has_size): (Option<Vec<u8>>, Option<i64>) = (row.get(3)?, row.get(4)?);
+            let Some(has_size) = has_size else {
                 tally.add(Fault::Missing, 1, || format!("row {key} has no {}", names.thing));
                 continue;
             };
-            if let Some(says) = says.filter(|says| *says != has) {
+            // What was not read has no hash, which is not another one.
+            if let (Some(says), Some(has)) = (says, has)
+                && says != has
+            {
                 tally.add(Fault::Hash, 1, || {
                     let (says, has) = (hex::encode(says), hex::encode(has));
                     format!("object {key} has another SHA-256: row says {says}, object has {has}")
@@ -224,6 +234,10 @@ pub(super) fn hold(pages: &Pages, place: Option<i64>, names: &Names, tally: &mut
                     format!("object {key} has another size: row says {size} bytes, object has {has_size}")
                 });
             }
+        }
+        if pages.has_unread {
+            let counts = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            (tally.hashes, tally.unread) = pages.connection.query_row(READ, params![place], counts)?;
         }
         Ok(())
     };

@@ -6,7 +6,7 @@ use crate::{
     clock::Ground,
     event::SharedMonitor,
     lab::{Lab, Running},
-    names::SourceName,
+    names::{SnapshotId, SourceName},
     policy::{SourceConfig, Stack},
     repo::Snapshot,
 };
@@ -25,6 +25,8 @@ pub struct Cast {
 
 /// A restored stack.
 pub struct Scene<'a> {
+    /// The drill: what is drawn by lot is drawn anew for each.
+    pub drill: SnapshotId,
     /// The policy.
     pub stack: &'a Stack,
     /// What was restored.

@@ -110,18 +110,11 @@ impl LockNote {
 
 /// A policy whose only copy is locked.
 #[cfg(test)]
-pub(crate) const LOCKED_COPY: &str = r#"
-stack = "shop"
-[repository]
-store = "fs"
-options = { root = "/backups" }
-recipients = ["age1abc"]
-[[offsite]]
-name = "far"
-store = "s3"
-options = { bucket = "b" }
-lock_days = 30
-"#;
+pub(crate) fn locked_copy() -> crate::policy::Stack {
+    let copy = "[[offsite]]\nname = \"far\"\nstore = \"s3\"\noptions = { bucket = \"b\" }\nlock_days = 30\n";
+    let text = format!("{}{copy}", crate::policy::SMALL);
+    crate::policy::Stack::parse(&text, "p.toml", crate::policy::Need::Repository).unwrap()
+}
 
 #[cfg(test)]
 mod tests {
@@ -129,7 +122,6 @@ mod tests {
     use crate::{
         catalog::Catalog,
         jobs::{lock::observation, watch},
-        policy::{Need, Stack},
     };
 
     fn days(days: i64) -> DateTime<Utc> {
@@ -158,7 +150,7 @@ mod tests {
     /// Returns what the watch says of the lock when this is remembered.
     #[track_caller]
     fn told(note: &LockNote, now: DateTime<Utc>) -> Option<(Urgency, String)> {
-        let stack = Stack::parse(LOCKED_COPY, "p.toml", Need::Repository).unwrap();
+        let stack = locked_copy();
         let ledger = Catalog::in_memory().unwrap();
         ledger.observe(&observation("far"), note, now).unwrap();
         let mut found = watch::conditions(&stack, &ledger, now).unwrap();

@@ -83,15 +83,8 @@ fn is_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use age::secrecy::ExposeSecret;
-
     use super::*;
-
-    fn keys() -> (Identities, Recipients) {
-        let identity = age::x25519::Identity::generate();
-        let recipients = Recipients::parse(&[identity.to_public().to_string()]).unwrap();
-        (Identities::from_text(identity.to_string().expose_secret()).unwrap(), recipients)
-    }
+    use crate::crypt::pair;
 
     fn file(name: &str, content: &[u8]) -> (String, Vec<u8>) {
         (name.to_owned(), content.to_vec())
@@ -103,17 +96,17 @@ mod tests {
 
     #[test]
     fn the_files_of_a_report_come_back_as_they_were() {
-        let (identities, recipients) = keys();
+        let (identities, recipients) = pair();
         let files =
             [file("report.json", b"{}"), file("report.json.minisig", b""), file("junit.xml", &[7; 5000])];
         let sealed = seal(&files, &recipients).unwrap();
         assert_eq!(open(&sealed, &identities, "x").unwrap(), files);
-        assert_eq!(open(&sealed, &keys().0, "x").unwrap_err().exit(), ExitCode::KeyRefused);
+        assert_eq!(open(&sealed, &pair().0, "x").unwrap_err().exit(), ExitCode::KeyRefused);
     }
 
     #[test]
     fn a_report_that_climbs_repeats_itself_or_has_no_end_is_refused() {
-        let (identities, recipients) = keys();
+        let (identities, recipients) = pair();
         let long = "n".repeat(101);
         for name in ["", "../x", "a/b", ".hidden", "a b", "图", long.as_str()] {
             assert!(seal(&[file(name, b"x")], &recipients).is_err(), "{name}");

@@ -15,7 +15,7 @@ mod rows;
 
 use async_trait::async_trait;
 
-use super::{Cast, Scene};
+use super::{Cast, Scene, sample};
 use crate::{
     drill::{Assertion, FINDINGS_MAX, Question},
     error::{Failure, Result},
@@ -28,6 +28,7 @@ use crate::{
     names::SourceName,
     policy::SourceKind,
     repo::{EntryLines, format::SourceManifest},
+    s3::{READ_WHOLE, S3Source, Sample},
 };
 
 /// The name of the assertion in reports.
@@ -63,13 +64,16 @@ struct Pair<'a> {
     cast: &'a Cast,
     manifest: &'a SourceManifest,
     likeness: Box<dyn Likeness>,
+    /// The objects that are read whole; all when not given.
+    sample: Option<Sample>,
 }
 
 async fn of_source(scene: &Scene<'_>, cast: &Cast, each_object: EachObject<'_>) -> Result<Assertion> {
     let name = &cast.config.name;
     let original = scene.stack.source(name.as_str());
     let likeness = registry::likeness(&cast.config, original);
-    let pair = Pair { scene, cast, manifest: scene.snapshot.source(name)?, likeness };
+    let sample = sample::of_source(scene, cast).await;
+    let pair = Pair { scene, cast, manifest: scene.snapshot.source(name)?, likeness, sample };
     match &cast.config.kind {
         SourceKind::Mysql(config) => rows::compare(&pair, config).await,
         SourceKind::Redis(config) => keys::compare(&pair, config).await,
@@ -81,7 +85,12 @@ async fn of_source(scene: &Scene<'_>, cast: &Cast, each_object: EachObject<'_>) 
 impl Pair<'_> {
     /// Returns the source that reads the lab. What it has to say was said when the original was read.
     fn source(&self) -> Result<Box<dyn Source>> {
-        registry::source(&self.cast.config, self.scene.ground, &NoMonitor::shared()).source
+        let (ground, monitor) = (self.scene.ground, NoMonitor::shared());
+        if let (SourceKind::S3(config), Some(sample)) = (&self.cast.config.kind, &self.sample) {
+            let source = S3Source::new(self.name().clone(), config.clone(), ground.clone(), monitor);
+            return Ok(Box::new(source.sampled(sample.clone())));
+        }
+        registry::source(&self.cast.config, ground, &monitor).source
     }
 
     fn name(&self) -> &SourceName {
@@ -95,11 +104,22 @@ impl Pair<'_> {
         compared.map_err(|error| error.about(self.name()))
     }
 
+    /// Says how many objects were read, where that need not be all.
+    fn extent(&self, counts: &Counts) -> String {
+        if self.sample.is_none() {
+            return String::new();
+        }
+        let count = |name: &str| counts.get(name).copied().unwrap_or(0);
+        let (read, all) = (count(READ_WHOLE), count("objects"));
+        let rest = if read < all { ", the rest by size and facts" } else { "" };
+        format!("; {} of {} {READ_WHOLE}{rest}", grouped(read), grouped(all))
+    }
+
     /// Says what was found. `counts` are what the detail tells, the first of them the assertion's value.
     fn verdict(&self, compared: &Compared, findings: Findings, counts: &[&str]) -> Assertion {
         let known = |what: &String| self.manifest.problems.iter().any(|problem| problem.what == *what);
         let mut unread = compared.problems.iter().filter(|problem| !known(&problem.what));
-        let held = tell(&compared.counts, counts);
+        let held = tell(&compared.counts, counts) + &self.extent(&compared.counts);
         let value = counts.first().and_then(|first| compared.counts.get(*first)).copied().unwrap_or(0);
         let assertion = if findings.total > 0 {
             let at_least = if findings.is_open { "at least " } else { "" };

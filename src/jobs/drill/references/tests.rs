@@ -109,6 +109,42 @@ async fn a_row_is_held_against_its_own_object_alone() {
 }
 
 #[tokio::test]
+async fn an_object_that_was_not_read_is_there_and_has_no_other_hash() {
+    let book = book(&[(b"a", 1, A), (b"b", 2, ""), (b"c", 3, ""), (b"d", 4, "")]);
+    let rows: [&[&str]; 4] = [&["a", A, "1"], &["b", B, "2"], &["c", A, "3"], &["d", "-", "4"]];
+    let assertion = asked(&book, "", &rows).await;
+    assert_eq!(assertion.answer, Answer::Held, "{assertion:#?}");
+    assert_eq!(
+        assertion.detail,
+        "4 rows, 0 missing; 4 objects, 0 without a row; the SHA-256 of 1 object compared, of 2 only existence and size"
+    );
+    // What is known of it without its bytes still counts.
+    let rows: [&[&str]; 4] = [&["a", B, "1"], &["b", B, "9"], &["gone", A, "1"], &["d", "-", "4"]];
+    let assertion = asked(&book, "orphans_max = 0", &rows).await;
+    assert_eq!(
+        assertion.findings,
+        [
+            "row `im-files/gone` has no object".to_owned(),
+            format!("object `im-files/a` has another SHA-256: row says {B}, object has {A}"),
+            "object `im-files/b` has another size: row says 9 bytes, object has 2".to_owned(),
+            "object `im-files/c` has no row".to_owned(),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn hashes_of_which_none_was_compared_have_not_held() {
+    let book = book(&[(b"a", 1, ""), (b"b", 2, "")]);
+    let assertion = asked(&book, "", &[&["a", A, "1"], &["b", "-", "2"]]).await;
+    assert_eq!(assertion.answer, Answer::CouldNotRun);
+    assert_eq!(
+        assertion.detail,
+        "1 object was not read, and no other has a row with a SHA-256: no SHA-256 was compared"
+    );
+    assert_eq!(asked(&book, "", &[&["a", "-", "1"]]).await.answer, Answer::Held, "no row asks for a hash");
+}
+
+#[tokio::test]
 async fn limits_are_the_most_that_may_be() {
     let book = book(&[(b"a", 1, A), (b"x", 1, A)]);
     let rows: [&[&str]; 3] = [&["a"], &["gone"], &["lost"]];
@@ -358,7 +394,7 @@ async fn both_sides_are_walked_by_key_and_never_sorted_in_memory() {
     let book = book(&[(b"a", 1, A)]);
     asked(&book, "", &[&["a"]]).await;
     let pages = book.pages();
-    for sql in [rows::DIFFERENT, rows::OBJECTS] {
+    for sql in [rows::DIFFERENT, rows::READ, rows::OBJECTS] {
         let mut statement = pages.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let plan: Vec<String> =
             statement.query_map([0], |row| row.get(3)).unwrap().collect::<Result<_, _>>().unwrap();
