@@ -60,6 +60,13 @@ impl Drilled {
     }
 }
 
+/// A failure that nothing has answered: no drill of the same way and place that ended later, of the same snapshot or a
+/// newer one, brought back what it lacked. What was only slow had brought back everything, and may be slow still.
+const UNANSWERED: &str = "outcome = 'failed' AND NOT EXISTS (SELECT 1 FROM drills AS later
+    WHERE later.way = drills.way AND later.place = drills.place AND later.snapshot >= drills.snapshot
+    AND (later.ended, later.n) > (drills.ended, drills.n)
+    AND (later.outcome = 'passed' OR later.is_only_slow AND NOT drills.is_only_slow))";
+
 const COLUMNS: &str = "id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds, \
     objective_seconds, held, failed, unasked, size_bytes, files";
 
@@ -114,6 +121,13 @@ impl Catalog {
         Ok(self.some_drills("way = ?2 AND outcome <> ?3", params![1, way.word(), unknown])?.pop())
     }
 
+    /// Returns the drills of a way whose failure still holds, the newest first. One is answered by a later drill of the
+    /// same way and place that passed, of the same snapshot or a newer one: what comes from elsewhere, or was older,
+    /// says nothing about it.
+    pub fn unanswered_drills(&self, way: Way) -> Result<Vec<Drilled>> {
+        self.some_drills(&format!("way = ?2 AND {UNANSWERED}"), params![u32::MAX, way.word()])
+    }
+
     /// Returns what the next report's trend begins with, the oldest first.
     pub fn drill_trend(&self, way: Way) -> Result<Vec<Past>> {
         let newest = self.drills(way, u32::try_from(TREND_MAX).unwrap_or(u32::MAX))?;
@@ -145,21 +159,23 @@ impl Catalog {
         Ok(sources)
     }
 
-    /// Forgets drills that ended before `before`, but the newest of each way.
+    /// Forgets drills that ended before `before`, but the newest of each way and those whose failure still holds.
     pub fn forget_drills(&self, before: DateTime<Utc>) -> Result<()> {
-        let delete = self.connection().execute(
+        let delete = format!(
             "DELETE FROM drills WHERE ended < ?1 AND n NOT IN (SELECT n FROM
-             (SELECT n, row_number() OVER (PARTITION BY way ORDER BY n DESC) AS rank FROM drills)
-             WHERE rank <= ?2)",
-            params![text_of(before), KEPT],
+             (SELECT n, row_number() OVER (PARTITION BY way ORDER BY ended DESC, n DESC) AS rank FROM drills)
+             WHERE rank <= ?2) AND n NOT IN (SELECT n FROM drills WHERE {UNANSWERED})"
         );
+        let delete = self.connection().execute(&delete, params![text_of(before), KEPT]);
         delete.map(drop).map_err(|error| self.trouble(error))
     }
 
     fn some_drills(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<Drilled>> {
         let connection = self.connection();
         let read = || {
-            let query = format!("SELECT {COLUMNS} FROM drills WHERE {condition} ORDER BY n DESC LIMIT ?1");
+            let query = format!(
+                "SELECT {COLUMNS} FROM drills WHERE {condition} ORDER BY ended DESC, n DESC LIMIT ?1"
+            );
             let mut query = connection.prepare_cached(&query)?;
             query.query_map(values, drilled_of)?.collect::<rusqlite::Result<Vec<Drilled>>>()
         };
@@ -241,6 +257,55 @@ mod tests {
         let told = catalog.last_told_drill(Way::Restore).unwrap().unwrap();
         assert_eq!((told.id, told.is_only_slow), (first.id.clone(), true));
         assert_eq!(catalog.drill_trend(Way::Restore).unwrap(), [first.past(), second.past()]);
+    }
+
+    #[test]
+    fn a_failure_is_answered_by_a_later_pass_of_its_way_and_place_and_of_no_older_snapshot() {
+        let held = || Assertion::held(Question::Contents, "contents", "all of it");
+        let lost = || Assertion::failed(Question::Contents, "contents", "a row is gone");
+        let slow = || Assertion::failed(Question::Objective, "rto", "61 min of 60");
+        let made = |hours, from: &str, day: i64, assertion| Report {
+            from: from.to_owned(),
+            snapshot: SnapshotId::at(at(24 * day), 7),
+            ..report(Way::Restore, at(hours), vec![held(), assertion], None)
+        };
+        let by_hand = report(Way::ByHand, at(99), vec![held()], None);
+        let by_hand = Report { snapshot: SnapshotId::at(at(24 * 9), 7), ..by_hand };
+        for (what, later, stands) in [
+            ("the same snapshot", made(8, "oss", 5, held()), false),
+            ("a newer one", made(8, "oss", 6, held()), false),
+            ("an older one", made(8, "oss", 4, held()), true),
+            ("another place", made(8, "repository", 6, held()), true),
+            ("another way", by_hand, true),
+            ("a drill before", made(6, "oss", 6, held()), true),
+            ("one that was slow, and brought it back", made(8, "oss", 5, slow()), false),
+        ] {
+            let catalog = Catalog::in_memory().unwrap();
+            let failed = made(7, "oss", 5, lost());
+            catalog.note_drill(&failed, None).unwrap();
+            catalog.note_drill(&later, None).unwrap();
+            let unanswered = catalog.unanswered_drills(Way::Restore).unwrap();
+            assert_eq!(unanswered.iter().any(|one| one.id == failed.id), stands, "{what}");
+        }
+        let catalog = Catalog::in_memory().unwrap();
+        catalog.note_drill(&made(1, "oss", 5, slow()), None).unwrap();
+        catalog.note_drill(&made(2, "oss", 5, slow()), None).unwrap();
+        assert_eq!(catalog.unanswered_drills(Way::Restore).unwrap().len(), 2, "slow is no answer to slow");
+    }
+
+    #[test]
+    fn a_failure_that_holds_is_not_forgotten_however_old_it_is() {
+        let catalog = Catalog::in_memory().unwrap();
+        let lost = Assertion::failed(Question::Contents, "contents", "a row is gone");
+        let failed = report(Way::Restore, at(0), vec![lost], None);
+        catalog.note_drill(&Report { from: "oss".to_owned(), ..failed.clone() }, None).unwrap();
+        for hours in 1..i64::from(KEPT) + 4 {
+            let held = Assertion::held(Question::Contents, "contents", "all of it");
+            catalog.note_drill(&report(Way::Restore, at(hours), vec![held], None), None).unwrap();
+        }
+        catalog.forget_drills(at(999)).unwrap();
+        let all = catalog.drills(Way::Restore, 99).unwrap();
+        assert_eq!((all.len(), &all[all.len() - 1].id), (KEPT as usize + 1, &failed.id));
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! What past drills say: how it is shown, what is wrong, whether prune stands still, and how long a restore takes.
 //!
-//! All of it is worked out from the drills that the catalog knows, so a drill that passes puts everything right by
-//! itself. One that could not run puts nothing right: what an earlier one found still holds. Nothing here names what is
-//! inside a source; the report does.
+//! All of it is worked out from the drills that the catalog knows, so a drill that passes puts right by itself what an
+//! earlier one found: of the same way and place, and of no older a snapshot. One that could not run, that came from
+//! elsewhere or that restored what was older puts nothing right. Nothing here names what is inside a source; the report
+//! does.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 
@@ -12,7 +16,7 @@ use super::{notify, standing};
 use crate::{
     catalog::{Catalog, Drilled, Run},
     clock::Ground,
-    drill::{Outcome, Way},
+    drill::Way,
     error::{ExitCode, Result},
     names::{Job, Task},
     notify::Topic,
@@ -73,39 +77,47 @@ pub fn tell(
     notify::tell(stack, ledger, Topic::Drill(shown(drill)), ground).map(drop)
 }
 
-/// Tells of a drill that failed, until a later one passes. Only what does not come back of a real restore is lost for
-/// good: a restore that is slow, or a recipe that must be mended, waits for the next working day.
+/// Tells of drills that failed, each until a later one answers it: see [`Catalog::unanswered_drills`]. Only what does
+/// not come back of a real restore is lost for good: a restore that is slow, or a recipe that must be mended, waits for
+/// the next working day.
 pub fn condition(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
     if task.job != Job::Drill {
         return Ok(None);
     }
-    let Some(drill) = ledger.last_told_drill(way_of(task))?.filter(failed) else { return Ok(None) };
+    let failures = ledger.unanswered_drills(way_of(task))?;
+    let lost = failures.iter().find(|drill| !drill.is_only_slow);
+    let Some(drill) = lost.or(failures.first()) else { return Ok(None) };
     let [held, failed, unasked] = drill.assertions;
-    let what = if drill.is_only_slow {
+    let mut what = if drill.is_only_slow {
         format!("{task} was slower than it may be; everything came back from `{}`", drill.from)
     } else {
         let all = held + failed + unasked;
         format!("{task} failed: {failed} of {all} assertions did not hold of what came from `{}`", drill.from)
     };
-    let hint = match drill.files {
+    let others: BTreeSet<&str> =
+        failures.iter().map(|one| &*one.from).filter(|from| *from != drill.from).collect();
+    if !others.is_empty() {
+        let names: Vec<String> = others.iter().map(|from| format!("`{from}`")).collect();
+        what = format!("{what}; what came from {} did not pass either", names.join(", "));
+    }
+    let report = match &drill.files {
         Some(path) => format!("Read its report: `{}`.", path.display()),
-        None => "Run `lifeboat drill` and read its report.".to_owned(),
+        None => "Read its report.".to_owned(),
     };
+    let (from, snapshot) = (&drill.from, &drill.snapshot);
+    let over =
+        format!("It is over when a drill from `{from}` passes, of snapshot {snapshot} or a newer one.");
     let is_page = drill.way == Way::Restore && !drill.is_only_slow;
     Ok(Some(Condition {
         kind: Kind::Drill,
         about: task.to_string(),
         urgency: if is_page { Urgency::Page } else { Urgency::Ticket },
         what,
-        hint: Some(hint),
+        hint: Some(format!("{report} {over}")),
     }))
 }
 
-fn failed(drill: &Drilled) -> bool {
-    drill.outcome == Outcome::Failed
-}
-
-/// Returns why prune stands still, if that is for drills of a restore: the last one that could tell failed, or none has
+/// Returns why prune stands still, if that is for drills of a restore: one failed and none has answered it, or none has
 /// passed for too long, and nobody has acknowledged that. The older snapshots may be all that can be restored. A stack
 /// that never drills is not kept from pruning.
 pub fn freezes(
@@ -116,18 +128,20 @@ pub fn freezes(
 ) -> Result<Option<String>> {
     let task = task_of(Way::Restore);
     let about = task.to_string();
-    let is_told = |one: &&Incident| {
-        let is_of_runs = matches!(one.kind, Kind::Drill | Kind::Overdue | Kind::Missed);
-        is_of_runs && one.about == about && one.acknowledged.is_none()
+    let told = |kinds: &[Kind]| {
+        let is_told =
+            |one: &&Incident| kinds.contains(&one.kind) && one.about == about && one.acknowledged.is_none();
+        open.iter().find(is_told)
     };
-    let Some(incident) = open.iter().find(is_told).filter(|_| stack.drill.freeze_prune) else {
-        return Ok(None);
-    };
-    let lost = ledger.last_told_drill(Way::Restore)?.filter(|drill| failed(drill) && !drill.is_only_slow);
-    if lost.is_none() && !standing::is_overdue(stack, ledger, &task, now)? {
+    if !stack.drill.freeze_prune {
         return Ok(None);
     }
-    Ok(Some(format!("{} (incident {})", incident.what, incident.number)))
+    let has_lost = ledger.unanswered_drills(Way::Restore)?.iter().any(|drill| !drill.is_only_slow);
+    let mut why = told(&[Kind::Drill]).filter(|_| has_lost);
+    if why.is_none() && standing::is_overdue(stack, ledger, &task, now)? {
+        why = told(&[Kind::Drill, Kind::Overdue, Kind::Missed]);
+    }
+    Ok(why.map(|incident| format!("{} (incident {})", incident.what, incident.number)))
 }
 
 /// Returns how many bytes of each source a restore from this place brings back in a second: the median of the last
@@ -167,10 +181,11 @@ mod tests {
         catalog::RunEnd,
         clock::{StoppedClock, System},
         drill::{
-            Assertion, Question, Report,
+            Assertion, Outcome, Question, Report,
             tests::{report, restored},
         },
         jobs::{prune, watch},
+        names::SnapshotId,
         policy::Need,
         status::Verdict,
     };
@@ -222,9 +237,16 @@ mod tests {
 
         /// Plays a drill that ends now, as the job notes it; one that asked nothing could not run.
         fn drilled(&self, way: Way, assertions: Vec<Assertion>) -> Report {
+            self.drilled_of(way, "repository", 0, assertions)
+        }
+
+        /// As [`Self::drilled`], from this place and of the snapshot of this day.
+        fn drilled_of(&self, way: Way, from: &str, day: i64, assertions: Vec<Assertion>) -> Report {
             self.clock.advance(chrono::Duration::hours(1));
             let run = self.ledger.begin_run(&task_of(way), 1, self.now()).unwrap();
+            let snapshot = SnapshotId::at(at(24 * day), 7);
             let found = report(way, self.now(), assertions, None);
+            let found = Report { from: from.to_owned(), snapshot, ..found };
             self.ledger.note_drill(&found, None).unwrap();
             let exit = match found.outcome {
                 Outcome::Passed => ExitCode::Ok,
@@ -283,6 +305,33 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_is_over_only_when_its_place_gives_back_that_snapshot_or_a_newer_one() {
+        let stage = Stage::new("");
+        stage.drilled_of(Way::Restore, "oss", 5, vec![held(), lost()]);
+        for (from, day) in [("repository", 9), ("oss", 4)] {
+            stage.drilled_of(Way::Restore, from, day, vec![held()]);
+            assert_eq!(stage.open(), told("drill", Urgency::Page), "{from} {day}");
+            assert!(stage.frozen().is_some(), "{from} {day}");
+        }
+        stage.drilled_of(Way::Restore, "repository", 9, vec![held(), slow()]);
+        assert_eq!(
+            stage.open(),
+            told("drill", Urgency::Page),
+            "what is lost counts for more than what is slow"
+        );
+        let what = stage.ledger.open_incidents().unwrap().remove(0).condition.what;
+        assert_eq!(
+            what,
+            "drill failed: 1 of 2 assertions did not hold of what came from `oss`; what came from `repository` \
+             did not pass either"
+        );
+        stage.drilled_of(Way::Restore, "oss", 6, vec![held()]);
+        assert_eq!((stage.open(), stage.frozen()), (told("drill", Urgency::Ticket), None));
+        stage.drilled_of(Way::Restore, "repository", 9, vec![held()]);
+        assert_eq!(stage.open(), []);
+    }
+
+    #[test]
     fn what_could_not_run_was_only_slow_or_was_the_recipe_waits_for_the_morning() {
         let stage = Stage::new("[drill]\nby_hand = true\nby_hand_image = \"tools\"\n");
         stage.drilled(Way::Restore, Vec::new());
@@ -306,11 +355,12 @@ mod tests {
         let stage = Stage::new("");
         let found = stage.drilled(Way::Restore, vec![held(), lost()]);
         let condition = || condition(&stage.ledger, &task_of(Way::Restore)).unwrap().unwrap();
-        assert_eq!(condition().hint.unwrap(), "Run `lifeboat drill` and read its report.");
+        let over = "It is over when a drill from `repository` passes, of snapshot 19700101T000000Z-0007 or a newer one.";
+        assert_eq!(condition().hint.unwrap(), format!("Read its report. {over}"));
         stage.ledger.note_drill(&found, Some(std::path::Path::new("/reports/one.html"))).unwrap();
         let Condition { what, hint, .. } = condition();
         assert_eq!(what, "drill failed: 1 of 2 assertions did not hold of what came from `repository`");
-        assert_eq!(hint.unwrap(), "Read its report: `/reports/one.html`.");
+        assert_eq!(hint.unwrap(), format!("Read its report: `/reports/one.html`. {over}"));
     }
 
     #[test]
