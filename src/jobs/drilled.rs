@@ -114,11 +114,13 @@ pub fn condition(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
         urgency: if is_page { Urgency::Page } else { Urgency::Ticket },
         what,
         hint: Some(format!("{report} {over}")),
+        drill: failures.iter().map(|one| one.id.clone()).max(),
     }))
 }
 
 /// Returns why prune stands still, if that is for drills of a restore: one failed and none has answered it, or none has
-/// passed for too long, and nobody has acknowledged that. The older snapshots may be all that can be restored. A stack
+/// passed for too long, and nobody has acknowledged that. What was acknowledged are the drills up to then: one that fails
+/// later stops prune again. The older snapshots may be all that can be restored. A stack
 /// that never drills is not kept from pruning.
 pub fn freezes(
     stack: &Stack,
@@ -187,7 +189,7 @@ mod tests {
         jobs::{prune, watch},
         names::SnapshotId,
         policy::Need,
-        status::Verdict,
+        status::{Verdict, incident::Change},
     };
 
     fn at(hours: i64) -> DateTime<Utc> {
@@ -384,6 +386,42 @@ mod tests {
         stage.drilled(Way::Restore, vec![held()]);
         stage.open();
         assert_eq!(stage.frozen(), None);
+    }
+
+    #[test]
+    fn a_failure_after_one_that_was_acknowledged_is_told_and_stops_prune_again() {
+        let stage = Stage::new("");
+        stage.drilled(Way::Restore, vec![lost()]);
+        stage.open();
+        stage.acknowledge();
+        stage.open();
+        assert_eq!(stage.frozen(), None);
+        // What nobody has acknowledged, of a drill that did not come, says nothing about the one that failed.
+        let missed = Condition {
+            kind: Kind::Missed,
+            about: "drill".to_owned(),
+            urgency: Urgency::Info,
+            what: "it did not run".to_owned(),
+            hint: None,
+            drill: None,
+        };
+        stage.ledger.open_incident(&missed, stage.now()).unwrap();
+        assert_eq!(stage.frozen(), None);
+        stage.drilled(Way::Restore, vec![lost()]);
+        let changes = watch::look(&stage.stack, &stage.ledger, &stage.ground()).unwrap();
+        assert!(
+            changes.iter().any(|one| matches!(one, Change::Reminded(one) if one.kind == Kind::Drill)),
+            "{changes:?}"
+        );
+        assert!(stage.frozen().is_some());
+        stage.acknowledge();
+        stage.drilled_of(Way::Restore, "oss", 3, vec![lost()]);
+        stage.open();
+        assert!(stage.frozen().is_some(), "another place, another failure");
+        stage.acknowledge();
+        stage.drilled_of(Way::Restore, "oss", 3, vec![held()]);
+        stage.open();
+        assert_eq!(stage.frozen(), None, "a person took note of the one that is left");
     }
 
     #[test]

@@ -180,6 +180,7 @@ fn of_slot(slot: &Slot, runs: &[Run]) -> Option<Condition> {
         urgency: if task.job == Job::Backup { Urgency::Ticket } else { Urgency::Info },
         what,
         hint: Some("Look why with `systemctl status lifeboat` or the container's log.".to_owned()),
+        drill: None,
     })
 }
 
@@ -208,6 +209,7 @@ fn of_harm(ledger: &Catalog, task: &Task, newest: Option<&Slot>) -> Result<Optio
         urgency: Urgency::Page,
         what: format!("{task} failed: {why}"),
         hint: end.hint,
+        drill: None,
     }))
 }
 
@@ -248,6 +250,7 @@ fn of_runs(task: &Task, runs: &[Run], newest: Option<&Slot>) -> Option<Condition
         urgency,
         what: format!("{task} {verb}: {why}"),
         hint: end.hint.clone(),
+        drill: None,
     })
 }
 
@@ -277,6 +280,7 @@ fn of_age(stack: &Stack, ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> R
         urgency: urgency_of(task),
         what,
         hint: Some(format!("Run it by hand and see what it says: `lifeboat {task}`.")),
+        drill: None,
     }))
 }
 
@@ -295,6 +299,7 @@ fn of_copies(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<
                 urgency: Urgency::Ticket,
                 what: format!("copy `{}` lacks a snapshot that is {} old", place.name, span(behind)),
                 hint: Some(format!("Run `lifeboat sync {}` and see what it says.", place.name)),
+                drill: None,
             });
         }
     }
@@ -332,6 +337,7 @@ fn of_doctor(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<
         urgency: if finding.status == Status::Broken { Urgency::Ticket } else { Urgency::Info },
         what: format!("not so: {}: {}", finding.what, finding.detail),
         hint: finding.hint,
+        drill: None,
         about: finding.id,
     };
     Ok(wrong.map(condition).collect())
@@ -345,6 +351,7 @@ fn of_policy(ledger: &Catalog) -> Result<Option<Condition>> {
         urgency: Urgency::Ticket,
         what: format!("the policy's file cannot be used, the older one still counts: {why}"),
         hint: Some("Run `lifeboat policy check`, then `systemctl reload lifeboat`.".to_owned()),
+        drill: None,
     }))
 }
 
@@ -359,6 +366,7 @@ fn of_channels(stack: &Stack, ledger: &Catalog) -> Result<Vec<Condition>> {
                 urgency: Urgency::Ticket,
                 what: format!("channel `{}` takes no messages: {why}", channel.name),
                 hint: Some(format!("Run `lifeboat notify test {}`.", channel.name)),
+                drill: None,
             });
         }
     }

@@ -79,6 +79,7 @@ fn incident(number: i64, kind: Kind, urgency: Urgency) -> Incident {
             about: "im.salaries".to_owned(),
             urgency,
             what: "the table `im.salaries` is gone".to_owned(),
+            drill: None,
             hint: Some("ask hunter2".to_owned()),
         },
         opened: now(),
