@@ -115,6 +115,12 @@ impl Catalog {
         Ok(self.drills(way, 1)?.pop())
     }
 
+    /// Returns the newest drill of a way that brought everything back, if only too slowly.
+    pub fn last_whole_drill(&self, way: Way) -> Result<Option<Drilled>> {
+        let whole = "way = ?2 AND (outcome = ?3 OR is_only_slow)";
+        Ok(self.some_drills(whole, params![1, way.word(), Outcome::Passed.word()])?.pop())
+    }
+
     /// Returns the newest drill of a way that could tell: one that could not run mended nothing and broke nothing.
     pub fn last_told_drill(&self, way: Way) -> Result<Option<Drilled>> {
         let unknown = Outcome::CouldNotRun.word();
@@ -145,11 +151,11 @@ impl Catalog {
         Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
     }
 
-    /// Returns the sources of the newest `limit` drills that restored from this place and passed, the newest first:
-    /// they tell how long a real restore from there takes.
+    /// Returns the sources of the newest `limit` drills that brought everything back from this place, if only too slowly,
+    /// the newest first: they tell how long a real restore from there takes.
     pub fn drilled_sources(&self, from: &str, limit: u32) -> Result<Vec<SourceReport>> {
         let passed = self.some_drills(
-            "way = ?2 AND place = ?3 AND outcome = ?4",
+            "way = ?2 AND place = ?3 AND (outcome = ?4 OR is_only_slow)",
             params![limit, Way::Restore.word(), from, Outcome::Passed.word()],
         )?;
         let mut sources = Vec::new();
@@ -248,7 +254,8 @@ mod tests {
     fn a_drill_that_could_not_run_does_not_hide_the_one_that_could_tell() {
         let catalog = Catalog::in_memory().unwrap();
         let slow = Assertion::failed(Question::Objective, "rto", "61 min of 60");
-        let first = report(Way::Restore, at(1), vec![slow], None);
+        let held = Assertion::held(Question::Contents, "contents", "all of it");
+        let first = report(Way::Restore, at(1), vec![held, slow], None);
         let second = report(Way::Restore, at(2), Vec::new(), Some(trouble()));
         assert_eq!(catalog.last_told_drill(Way::Restore).unwrap(), None);
         catalog.note_drill(&first, None).unwrap();
@@ -309,9 +316,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_passed_from_the_same_place_tells_how_fast_a_restore_is() {
+    fn only_what_came_back_from_the_same_place_tells_how_fast_a_restore_is() {
         let catalog = Catalog::in_memory().unwrap();
         let held = || vec![Assertion::held(Question::Contents, "contents", "all of it")];
+        let slow = || Assertion::failed(Question::Objective, "rto", "61 min of 60");
         let note = |hours, from: &str, assertions, seconds| {
             let sources = vec![restored("mysql", 1000, seconds)];
             let one = report(Way::Restore, at(hours), assertions, None);
@@ -320,6 +328,7 @@ mod tests {
         note(1, "repository", held(), 1.0);
         note(2, "repository", Vec::new(), 2.0);
         note(3, "oss", held(), 3.0);
+        note(5, "nas", [held(), vec![slow()]].concat(), 7.0);
         note(4, "repository", held(), 4.0);
         let seconds = |from, limit| {
             let sources = catalog.drilled_sources(from, limit).unwrap();
@@ -328,7 +337,8 @@ mod tests {
         assert_eq!(seconds("repository", 5), [4.0, 1.0]);
         assert_eq!(seconds("repository", 1), [4.0]);
         assert_eq!(seconds("oss", 5), [3.0]);
-        assert_eq!(seconds("nas", 5), [0.0; 0]);
+        assert_eq!(seconds("nas", 5), [7.0], "what was too slow is how slow it is");
+        assert_eq!(seconds("far", 5), [0.0; 0]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::{notify, standing};
+use super::{notify, standing, tasks};
 use crate::{
     catalog::{Catalog, Drilled, Run},
     clock::Ground,
@@ -24,7 +24,7 @@ use crate::{
     status::{Condition, DrillStanding, Incident, Kind, Urgency},
 };
 
-/// Drills that passed and tell how fast a restore is.
+/// Drills that brought everything back and tell how fast a restore is.
 const MEASURED: u32 = 5;
 
 /// Returns the way in which a task of the schedule drills.
@@ -140,14 +140,24 @@ pub fn freezes(
     }
     let has_lost = ledger.unanswered_drills(Way::Restore)?.iter().any(|drill| !drill.is_only_slow);
     let mut why = told(&[Kind::Drill]).filter(|_| has_lost);
-    if why.is_none() && standing::is_overdue(stack, ledger, &task, now)? {
+    if why.is_none() && is_overdue(stack, ledger, now)? {
         why = told(&[Kind::Drill, Kind::Overdue, Kind::Missed]);
     }
     Ok(why.map(|incident| format!("{} (incident {})", incident.what, incident.number)))
 }
 
+/// Returns whether no drill has shown for too long that what there is can be restored. One that was only too slow has
+/// not succeeded, and has shown it.
+fn is_overdue(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<bool> {
+    let task = task_of(Way::Restore);
+    let Some(interval) = tasks::interval(stack, &task, now) else { return Ok(false) };
+    let whole = ledger.last_whole_drill(Way::Restore)?;
+    let has_shown = whole.is_some_and(|drill| now - drill.ended <= standing::overdue_after(interval));
+    Ok(!has_shown && standing::is_overdue(stack, ledger, &task, now)?)
+}
+
 /// Returns how many bytes of each source a restore from this place brings back in a second: the median of the last
-/// drills that passed.
+/// drills that brought everything back.
 pub fn rates(ledger: &Catalog, from: &str) -> Result<BTreeMap<String, f64>> {
     let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for source in ledger.drilled_sources(from, MEASURED)? {
@@ -466,6 +476,20 @@ mod tests {
         broken.drilled(Way::Restore, Vec::new());
         broken.open();
         assert_eq!(broken.frozen().as_deref(), Some("drill could not run: why (incident 1)"));
+    }
+
+    #[test]
+    fn drills_that_are_always_too_slow_keep_nobody_from_pruning() {
+        let stage = Stage::new("[schedule]\ndrill = \"0 3 * * *\"\n");
+        standing::watch(&stage.ledger, &task_of(Way::Restore), stage.now()).unwrap();
+        for _ in 0..5 {
+            stage.clock.advance(chrono::Duration::hours(23));
+            stage.drilled(Way::Restore, vec![held(), slow()]);
+            assert_eq!((stage.open(), stage.frozen()), (told("drill", Urgency::Ticket), None));
+        }
+        stage.clock.advance(chrono::Duration::hours(37));
+        stage.open();
+        assert!(stage.frozen().is_some(), "none came any more");
     }
 
     #[test]

@@ -351,6 +351,9 @@ pub struct Proof {
     pub way: Way,
     /// What came of it.
     pub outcome: Outcome,
+    /// Whether it failed for its time alone: everything was restored, and all else that was asked held.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_slow: bool,
     /// When the drill began.
     #[serde(deserialize_with = "stored_time")]
     pub began: DateTime<Utc>,

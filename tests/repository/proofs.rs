@@ -184,6 +184,34 @@ async fn the_last_drill_that_settles_it_counts() {
 }
 
 #[tokio::test]
+async fn what_came_back_too_slowly_is_proven_all_the_same() {
+    let (ship, store, made) = launched().await;
+    let held = || Assertion::held(Question::Contents, "users", "the same");
+    let slow = || Assertion::failed(Question::Objective, "rto", "61 min of 60");
+    let unasked = || Assertion::could_not_run(Question::Command, "app", "no lab");
+    let lost = || Assertion::failed(Question::Contents, "users", "row 7 differs");
+    for (assertions, is_proven) in [
+        (vec![held(), slow()], true),
+        (vec![slow()], false),
+        (vec![held(), slow(), unasked()], false),
+        (vec![held(), slow(), lost()], false),
+    ] {
+        let fork = store.fork();
+        let outcome = Outcome::judge(&assertions, None);
+        let of = |report: Report| Report { outcome, assertions: assertions.clone(), ..report };
+        let report = of(found(&ship.ground(), &made.id, WAY, Outcome::Passed));
+        record(&ship, &fork, &report).await.unwrap();
+        assert_eq!(!proven(&ship, &fork).await.is_empty(), is_proven, "{report:?}");
+        // One that is slow takes no earlier proof away either, nor does one that does not know.
+        let fork = store.fork();
+        drill(&ship, &fork, &made.id, Outcome::Passed).await;
+        let report = of(found(&ship.ground(), &made.id, WAY, Outcome::Passed));
+        record(&ship, &fork, &report).await.unwrap();
+        assert_eq!(!proven(&ship, &fork).await.is_empty(), outcome != Outcome::Failed || is_proven);
+    }
+}
+
+#[tokio::test]
 async fn a_recording_that_dies_anywhere_is_believed_whole_or_not_at_all() {
     let (ship, store, made) = launched().await;
     let refs = refs_of(&ship, &store, &made.id).await;
