@@ -32,7 +32,7 @@ use crate::{
     crypt::{Recipients, SigningKey},
     drill::{Outcome, Report, Way},
     error::{Context, ExitCode, Failure, Result},
-    names::{Key, PackId, SnapshotId},
+    names::{Key, PackId, SnapshotId, SourceName},
     store::{Listed, Put},
 };
 
@@ -293,6 +293,7 @@ impl Repository<Prove> {
             snapshot: drill.snapshot.clone(),
             refs,
             way: drill.way,
+            from: SourceName::new(&drill.from).ok(),
             outcome: drill.outcome,
             only_slow: drill.is_only_slow(),
             began: drill.began,

@@ -166,6 +166,20 @@ async fn only_a_restore_that_was_asked_something_and_passed_proves() {
 }
 
 #[tokio::test]
+async fn a_proof_says_from_which_place_the_drill_restored_and_the_first_ones_are_believed_without() {
+    let (ship, store, made) = launched().await;
+    let of_copy = Report { from: "oss".into(), ..found(&ship.ground(), &made.id, WAY, Outcome::Passed) };
+    let proof = record(&ship, &store, &of_copy).await.unwrap();
+    assert_eq!(proof.from, Some(lifeboat::names::SourceName::new("oss").unwrap()));
+    let lies = ship.reader(&store).await.unwrap().proofs().await.unwrap().good.remove(0).proof;
+    assert_eq!(lies, proof);
+    let mut first: serde_json::Value = serde_json::from_slice(&bytes_of(&proof)).unwrap();
+    assert_eq!(first.as_object_mut().unwrap().remove("from").unwrap(), "oss");
+    plant(&store, &proof.drill, first.to_string().as_bytes(), &ship.signing());
+    assert_eq!(proven(&ship, &store).await, [made.id]);
+}
+
+#[tokio::test]
 async fn the_last_drill_that_settles_it_counts() {
     use Outcome::{CouldNotRun, Failed, Passed};
     let (ship, store, made) = launched().await;
