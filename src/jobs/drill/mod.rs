@@ -115,7 +115,8 @@ impl Remembered for Drilled {
             Outcome::Failed => Some(format!("{failed} of {} checks did not hold", held + failed + unasked)),
             Outcome::CouldNotRun => Some(match &self.report.problem {
                 Some(problem) => {
-                    format!("the drill could not be run to its end: {}", problem.what.replace('\n', ": "))
+                    let what = problem.what.lines().next().unwrap_or_default();
+                    format!("the drill could not be run to its end: {what}")
                 }
                 None => format!("{unasked} of {} checks could not be made", held + failed + unasked),
             }),
@@ -380,5 +381,27 @@ fn blank(
         assertions: Vec::new(),
         notes: Vec::new(),
         trend: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drill::tests::report;
+
+    fn drilled(problem: Option<Trouble>) -> Drilled {
+        let report = report(Way::Restore, chrono::DateTime::UNIX_EPOCH, Vec::new(), problem);
+        Drilled { report, recorded: Recorded::default() }
+    }
+
+    #[test]
+    fn only_what_failed_goes_into_the_message_and_why_stays_in_the_report() {
+        let what = "the lab has no server for `mysql`\nthe image is not there\nline\nafter line".to_owned();
+        let outcome = drilled(Some(Trouble { what, hints: vec!["Pull it.".to_owned()] })).outcome();
+        assert_eq!(
+            outcome.message.as_deref(),
+            Some("the drill could not be run to its end: the lab has no server for `mysql`")
+        );
+        assert_eq!(outcome.hint.as_deref(), Some("Pull it."));
     }
 }
