@@ -6,7 +6,6 @@ use rusqlite::{Row, params};
 use super::{Catalog, instant, maybe_instant, text_of};
 use crate::{
     error::Result,
-    names::SnapshotId,
     status::{Condition, Incident, Kind, Urgency},
 };
 
@@ -38,7 +37,7 @@ impl Catalog {
                 condition.what,
                 condition.hint,
                 text_of(now),
-                condition.drill.as_ref().map(SnapshotId::as_str)
+                condition.drill
             ],
         );
         let is_new = insert.map_err(|error| self.trouble(error))? > 0;
@@ -51,9 +50,9 @@ impl Catalog {
     pub fn note_incident(&self, incident: &Incident) -> Result<bool> {
         let update = self.connection().execute(
             "UPDATE incidents SET urgency = ?2, what = ?3, hint = ?4, reminders = ?5, told = ?6, resolved = ?7,
-             drill = nullif(max(coalesce(?9, ''), coalesce(drill, '')), ''),
+             drill = nullif(max(coalesce(?9, 0), coalesce(drill, 0)), 0),
              acknowledged = CASE
-                 WHEN coalesce(?9, '') > coalesce(drill, '') THEN ?8
+                 WHEN coalesce(?9, 0) > coalesce(drill, 0) THEN ?8
                  WHEN urgency = 'info' AND ?2 <> 'info' OR urgency = 'ticket' AND ?2 = 'page' THEN ?8
                  ELSE coalesce(acknowledged, ?8) END
              WHERE n = ?1 AND resolved IS NULL",
@@ -66,7 +65,7 @@ impl Catalog {
                 text_of(incident.told),
                 incident.resolved.map(text_of),
                 incident.acknowledged,
-                incident.drill.as_ref().map(SnapshotId::as_str)
+                incident.drill
             ],
         );
         update.map(|count| count > 0).map_err(|error| self.trouble(error))
@@ -122,7 +121,6 @@ impl Catalog {
 fn incident_of(row: &Row<'_>) -> rusqlite::Result<Incident> {
     let word = |column| row.get::<_, String>(column);
     let strange = || rusqlite::Error::InvalidQuery;
-    let drill = row.get::<_, Option<String>>(12)?.map(|id| SnapshotId::new(&id)).transpose();
     Ok(Incident {
         number: row.get(0)?,
         condition: Condition {
@@ -131,7 +129,7 @@ fn incident_of(row: &Row<'_>) -> rusqlite::Result<Incident> {
             urgency: Urgency::of(&word(3)?).ok_or_else(strange)?,
             what: word(4)?,
             hint: row.get(5)?,
-            drill: drill.map_err(|_| strange())?,
+            drill: row.get(12)?,
         },
         opened: instant(row, 6)?,
         reminders: row.get(7)?,
@@ -170,7 +168,7 @@ mod tests {
         assert_eq!(catalog.open_incident(&page, at).unwrap(), None, "one of a kind is open at a time");
         let mut first = catalog.open_incidents().unwrap().remove(0);
         first.condition.urgency = Urgency::Page;
-        first.condition.drill = Some(SnapshotId::at(at, 3));
+        first.condition.drill = Some(3);
         first.reminders = 3;
         first.told = at + Duration::hours(9);
         first.acknowledged = Some("on it".into());
@@ -193,9 +191,8 @@ mod tests {
         let at = DateTime::UNIX_EPOCH;
         let failed = condition(Kind::Failed, Urgency::Page);
         let stale = catalog.open_incident(&failed, at).unwrap().unwrap();
-        let drill = |n| SnapshotId::at(at, n);
         catalog.acknowledge(stale.number, "on it").unwrap();
-        let newer = Condition { drill: Some(drill(1)), ..failed.clone() };
+        let newer = Condition { drill: Some(1), ..failed.clone() };
         assert!(catalog.note_incident(&Incident { condition: newer, ..stale.clone() }).unwrap());
         assert_eq!(
             catalog.incident(stale.number).unwrap().unwrap().acknowledged,

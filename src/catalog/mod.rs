@@ -122,7 +122,8 @@ const MIGRATIONS: [&str; 5] = ["
     ) STRICT;
     CREATE INDEX drills_by_way ON drills (way, n);
 ", "
-    ALTER TABLE incidents ADD COLUMN drill TEXT;
+    ALTER TABLE incidents ADD COLUMN drill INTEGER;
+    ALTER TABLE drills ADD COLUMN trouble TEXT;
 "];
 
 /// The open catalog.

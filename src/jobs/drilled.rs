@@ -12,15 +12,16 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::{notify, standing, tasks};
+use super::{notify, seen::REPOSITORY, standing, tasks};
 use crate::{
     catalog::{Catalog, Drilled, Run},
     clock::Ground,
-    drill::Way,
+    drill::{Outcome, Way},
     error::{ExitCode, Result},
     names::{Job, Task},
     notify::Topic,
     policy::Stack,
+    repo::format::Proof,
     status::{Condition, DrillStanding, Incident, Kind, Urgency},
 };
 
@@ -43,6 +44,15 @@ pub fn task_of(way: Way) -> Task {
     }
 }
 
+/// Returns how a run that made such a drill ends.
+pub fn exit_of(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Passed => ExitCode::Ok,
+        Outcome::Failed => ExitCode::DrillFailed,
+        Outcome::CouldNotRun => ExitCode::DrillNotRun,
+    }
+}
+
 /// Returns the last drill of a way as it is shown.
 pub fn last(ledger: &Catalog, way: Way) -> Result<Option<DrillStanding>> {
     Ok(ledger.last_drill(way)?.map(shown))
@@ -59,6 +69,7 @@ fn shown(drill: Drilled) -> DrillStanding {
         rto_seconds: drill.rto_seconds.and_then(rounded),
         objective_seconds: drill.objective_seconds,
         assertions: drill.assertions,
+        trouble: drill.trouble,
     }
 }
 
@@ -102,7 +113,7 @@ pub fn condition(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
     }
     let report = match &drill.files {
         Some(path) => format!("Read its report: `{}`.", path.display()),
-        None => "Read its report.".to_owned(),
+        None => "Read its report, on the host that made it.".to_owned(),
     };
     let (from, snapshot) = (&drill.from, &drill.snapshot);
     let over =
@@ -114,14 +125,45 @@ pub fn condition(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
         urgency: if is_page { Urgency::Page } else { Urgency::Ticket },
         what,
         hint: Some(format!("{report} {over}")),
-        drill: failures.iter().map(|one| one.id.clone()).max(),
+        drill: failures.iter().map(|one| one.number).max(),
     }))
 }
 
+/// Takes in what drills of any host found, as their proofs in a repository or a copy tell: what fails elsewhere counts
+/// here by the same rules.
+pub fn learn(stack: &Stack, ledger: &Catalog, proofs: &[Proof], now: DateTime<Utc>) -> Result<()> {
+    for proof in proofs {
+        ledger.learn_drill(&of_proof(proof))?;
+    }
+    // Proofs are never removed, and a catalog remembers for some time only.
+    ledger.forget_drills(now - chrono::Duration::days(i64::from(stack.serve.remember_days)))
+}
+
+/// Returns what a proof says of its drill.
+pub fn of_proof(proof: &Proof) -> Drilled {
+    Drilled {
+        number: 0,
+        id: proof.drill.clone(),
+        way: proof.way,
+        from: proof.from.as_ref().map_or(REPOSITORY, |from| from.as_str()).to_owned(),
+        snapshot: proof.snapshot.clone(),
+        began: proof.began,
+        ended: proof.ended,
+        outcome: proof.outcome,
+        is_only_slow: proof.only_slow,
+        rto_seconds: proof.rto_seconds,
+        objective_seconds: None,
+        assertions: proof.assertions,
+        size_bytes: 0,
+        files: None,
+        trouble: None,
+    }
+}
+
 /// Returns why prune stands still, if that is for drills of a restore: one failed and none has answered it, or none has
-/// passed for too long, and nobody has acknowledged that. What was acknowledged are the drills up to then: one that fails
-/// later stops prune again. The older snapshots may be all that can be restored. A stack
-/// that never drills is not kept from pruning.
+/// passed for too long, and nobody has acknowledged that. What was acknowledged are the drills known until then: one
+/// that fails later stops prune again. The older snapshots may be all that can be restored. A stack that never drills
+/// is not kept from pruning.
 pub fn freezes(
     stack: &Stack,
     ledger: &Catalog,
@@ -193,7 +235,7 @@ mod tests {
         catalog::RunEnd,
         clock::{StoppedClock, System},
         drill::{
-            Assertion, Outcome, Question, Report,
+            Assertion, Question, Report,
             tests::{report, restored},
         },
         jobs::{prune, watch},
@@ -260,11 +302,7 @@ mod tests {
             let found = report(way, self.now(), assertions, None);
             let found = Report { from: from.to_owned(), snapshot, ..found };
             self.ledger.note_drill(&found, None).unwrap();
-            let exit = match found.outcome {
-                Outcome::Passed => ExitCode::Ok,
-                Outcome::Failed => ExitCode::DrillFailed,
-                Outcome::CouldNotRun => ExitCode::DrillNotRun,
-            };
+            let exit = exit_of(found.outcome);
             let end = RunEnd {
                 ended: found.ended,
                 exit: exit.number(),
@@ -368,7 +406,7 @@ mod tests {
         let found = stage.drilled(Way::Restore, vec![held(), lost()]);
         let condition = || condition(&stage.ledger, &task_of(Way::Restore)).unwrap().unwrap();
         let over = "It is over when a drill from `repository` passes, of snapshot 19700101T000000Z-0007 or a newer one.";
-        assert_eq!(condition().hint.unwrap(), format!("Read its report. {over}"));
+        assert_eq!(condition().hint.unwrap(), format!("Read its report, on the host that made it. {over}"));
         stage.ledger.note_drill(&found, Some(std::path::Path::new("/reports/one.html"))).unwrap();
         let Condition { what, hint, .. } = condition();
         assert_eq!(what, "drill failed: 1 of 2 assertions did not hold of what came from `repository`");

@@ -11,8 +11,6 @@
 use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::names::SnapshotId;
-
 /// How urgent an incident is, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -134,9 +132,10 @@ pub struct Condition {
     pub what: String,
     /// What to do, whole sentences.
     pub hint: Option<String>,
-    /// The newest drill that shows it, where drills do: a newer one that fails is news, whatever a person said before.
+    /// The newest drill that shows it, where drills do, by its number in the catalog: one that fails and that nobody
+    /// knew of is news, whatever a person said before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drill: Option<SnapshotId>,
+    pub drill: Option<i64>,
 }
 
 /// One thing that is wrong, from the moment it is seen until it is over.
@@ -221,7 +220,7 @@ fn stays(incident: &Incident, condition: &Condition, now: DateTime<Utc>) -> Opti
     let is_news = condition.urgency > incident.urgency || condition.drill > incident.drill;
     let mut next = Incident { condition: condition.clone(), ..incident.clone() };
     // When the newest is answered, those before it are no news.
-    next.condition.drill = condition.drill.clone().max(incident.drill.clone());
+    next.condition.drill = condition.drill.max(incident.drill);
     if is_news {
         next.acknowledged = None;
     }
@@ -349,9 +348,9 @@ mod tests {
 
     #[test]
     fn a_newer_drill_that_fails_is_told_and_unsays_what_a_person_said_to_the_one_before() {
-        let of = |day: i64| Condition {
+        let of = |number| Condition {
             kind: Kind::Drill,
-            drill: Some(SnapshotId::at(at(1440 * day), 1)),
+            drill: Some(number),
             ..failed("one of two did not hold")
         };
         let mut open = Vec::new();

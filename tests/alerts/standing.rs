@@ -130,6 +130,7 @@ pub fn full() -> Standing {
             rto_seconds: Some(680),
             objective_seconds: Some(3600),
             assertions: [41, 0, 1],
+            trouble: None,
         }),
         by_hand: Some(DrillStanding {
             way: Way::ByHand,
@@ -140,6 +141,7 @@ pub fn full() -> Standing {
             rto_seconds: None,
             objective_seconds: None,
             assertions: [0, 0, 3],
+            trouble: None,
         }),
         clock_skew_seconds: [("repository", 0.0), ("oss", -0.25), ("mysql", 70.5)]
             .map(|(thing, seconds)| (thing.to_owned(), seconds))

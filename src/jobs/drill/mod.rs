@@ -110,7 +110,7 @@ impl Remembered for Drilled {
     /// Nothing here names a table, a key or a file: the message may go into a chat. The report has the names.
     fn outcome(&self) -> RunOutcome {
         let [held, failed, unasked] = self.report.counts();
-        let message = match self.report.outcome {
+        let found = match self.report.outcome {
             Outcome::Passed => None,
             Outcome::Failed => Some(format!("{failed} of {} checks did not hold", held + failed + unasked)),
             Outcome::CouldNotRun => Some(match &self.report.problem {
@@ -124,6 +124,9 @@ impl Remembered for Drilled {
         let report =
             self.recorded.folder.as_ref().map(|folder| format!("Read the report in {}.", folder.display()));
         let hint = self.report.problem.iter().flat_map(|problem| problem.hints.iter().cloned()).chain(report);
+        let hint = hint.chain(self.recorded.troubles.iter().filter_map(|(_, hint)| hint.clone()));
+        let message: Vec<String> = found.into_iter().chain(self.recorded.trouble()).collect();
+        let message = (!message.is_empty()).then(|| message.join("; "));
         let hint = hint.collect::<Vec<_>>().join(" ");
         RunOutcome {
             exit: Some(self.exit()),
@@ -403,5 +406,20 @@ mod tests {
             Some("the drill could not be run to its end: the lab has no server for `mysql`")
         );
         assert_eq!(outcome.hint.as_deref(), Some("Pull it."));
+    }
+
+    #[test]
+    fn what_could_not_be_recorded_stands_in_the_run_and_changes_nothing_of_how_it_ended() {
+        let mut passed = drilled(None);
+        passed.report.outcome = Outcome::Passed;
+        assert_eq!(passed.outcome().message, None);
+        passed.recorded.troubles = vec![
+            ("no proof in `oss`: refused\nwith a page".to_owned(), Some("Add it.".to_owned())),
+            ("no room".to_owned(), None),
+        ];
+        let outcome = passed.outcome();
+        assert_eq!(outcome.exit(), ExitCode::Ok);
+        assert_eq!(outcome.message.as_deref(), Some("no proof in `oss`: refused; no room"));
+        assert_eq!(outcome.hint.as_deref(), Some("Add it."));
     }
 }

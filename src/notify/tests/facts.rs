@@ -83,6 +83,7 @@ pub fn drill(outcome: Outcome) -> DrillStanding {
             Outcome::Failed => [5, 1, 1],
             Outcome::CouldNotRun => [0, 0, 7],
         },
+        trouble: None,
     }
 }
 
