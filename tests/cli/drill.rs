@@ -107,3 +107,31 @@ fn a_failure_that_only_the_copy_tells_of_is_learned_when_the_copy_is_pruned() {
     stage.run(&["prune", "--apply", "--offsite", "far"]).ends(1).tells("did not hold");
     stage.run(&["prune", "--apply"]).ends(1).tells("did not hold");
 }
+
+#[test]
+fn a_catalog_that_was_lost_learns_again_what_drills_have_found() {
+    let stage = with_copy();
+    stage.run(&["drill"]).ends(0);
+    drill_elsewhere(&stage, "false", &["--from", "far"]).ends(41);
+    let rebuild = || {
+        std::fs::remove_dir_all(stage.path("state")).unwrap();
+        let ran = stage.run(&["--json", "catalog", "rebuild"]).ends(0);
+        assert_eq!(ran.json()["drills"], 2, "{ran:?}");
+        let standing = standing(&stage);
+        let drill = &standing["drill"];
+        assert_eq!((&drill["outcome"], &drill["from"]), (&"failed".into(), &"far".into()), "{standing:#}");
+        stage.run(&["prune", "--apply"]).ends(1).tells("of what came from `far`");
+        ran
+    };
+    rebuild();
+    let into = format!("config={}", stage.at("back"));
+    let plan = ["restore", "latest", "--plan", "--into", &into];
+    stage.run(&plan).ends(0).says("by what drills have measured");
+    // Where the reports are lost or closed, their proofs tell what counts.
+    for file in stage.files("repo/drills").iter().filter(|file| file.extension().is_some_and(|e| e == "age"))
+    {
+        std::fs::remove_file(file).unwrap();
+    }
+    rebuild().tells("is missing");
+    stage.run(&plan).ends(0).says("no drill has measured it yet");
+}

@@ -34,7 +34,7 @@ pub use self::{
 use self::{rehearse::Rehearsal, watch::Watch};
 use super::{
     backup::host_name,
-    drilled::task_of,
+    drilled::{exit_of, task_of},
     open::{Opening, state_dir},
     restore,
     run::{Outcome as RunOutcome, Remembered, RunContext, noted, stopped},
@@ -98,11 +98,7 @@ pub struct Drilled {
 impl Drilled {
     /// Returns how a process that did only this would end.
     pub fn exit(&self) -> ExitCode {
-        match self.report.outcome {
-            Outcome::Passed => ExitCode::Ok,
-            Outcome::Failed => ExitCode::DrillFailed,
-            Outcome::CouldNotRun => ExitCode::DrillNotRun,
-        }
+        exit_of(self.report.outcome)
     }
 }
 
