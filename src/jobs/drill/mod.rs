@@ -35,7 +35,7 @@ use self::{rehearse::Rehearsal, watch::Watch};
 use super::{
     backup::host_name,
     drilled::{exit_of, task_of},
-    open::{Opening, state_dir},
+    open::{Opening, believed, state_dir},
     restore,
     run::{Outcome as RunOutcome, Remembered, RunContext, noted, stopped},
     when::When,
@@ -49,7 +49,7 @@ use crate::{
     lab::{self, Lab, Limits, Marks, ProcessLab, docker::DockerLab},
     names::{PackId, SnapshotId, SourceName, Task},
     policy::{LabKind, Pick, Stack},
-    repo::{Read, Repository, Snapshot, format::Refs},
+    repo::{Read, Repository, Snapshot},
 };
 
 /// The word for the stack's own repository where a drill may come from several places.
@@ -275,15 +275,6 @@ async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
     let snapshot = repository.snapshot(&id).await?;
     let refs = snapshot.refs_sha256;
     Ok(Opened { from, opening, repository, snapshot, refs, identity: file })
-}
-
-/// Returns the refs of all snapshots, oldest first; what is forged or broken is told and left out.
-async fn believed(repository: &Repository<Read>, monitor: &SharedMonitor) -> Result<Vec<Refs>> {
-    let (good, bad) = repository.survey().await?;
-    for (_, failure) in bad {
-        monitor.warn(None, format!("left out: {}", failure.one_line()), failure.first_hint());
-    }
-    Ok(good)
 }
 
 /// Returns the identity that the policy names, or the one in the keys folder where it opens without a passphrase; and
