@@ -66,7 +66,7 @@ impl Drilled {
 
 /// A failure that nothing has answered: no drill of the same way and place that ended later, of the same snapshot or a
 /// newer one, brought back what it lacked. What was only slow had brought back everything, and may be slow still.
-const UNANSWERED: &str = "outcome = 'failed' AND NOT EXISTS (SELECT 1 FROM drills AS later
+const UNANSWERED: &str = "outcome = 'failed' AND NOT is_settled AND NOT EXISTS (SELECT 1 FROM drills AS later
     WHERE later.way = drills.way AND later.place = drills.place AND later.snapshot >= drills.snapshot
     AND (later.ended, later.n) > (drills.ended, drills.n)
     AND (later.outcome = 'passed' OR later.is_only_slow AND NOT drills.is_only_slow))";
@@ -171,6 +171,13 @@ impl Catalog {
     /// says nothing about it.
     pub fn unanswered_drills(&self, way: Way) -> Result<Vec<Drilled>> {
         self.some_drills(&format!("way = ?2 AND {UNANSWERED}"), params![u32::MAX, way.word()])
+    }
+
+    /// Notes that a person's word ends the failure of a drill: no later drill can answer it.
+    pub fn settle_drill(&self, drill: &Drilled) -> Result<()> {
+        let update = "UPDATE drills SET is_settled = 1 WHERE n = ?1";
+        let noted = self.connection().execute(update, params![drill.number]);
+        noted.map(drop).map_err(|error| self.trouble(error))
     }
 
     /// Returns what the next report's trend begins with, the oldest first.

@@ -124,6 +124,7 @@ const MIGRATIONS: [&str; 5] = ["
 ", "
     ALTER TABLE incidents ADD COLUMN drill INTEGER;
     ALTER TABLE drills ADD COLUMN trouble TEXT;
+    ALTER TABLE drills ADD COLUMN is_settled INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// The open catalog.

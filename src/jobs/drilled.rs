@@ -129,6 +129,18 @@ pub fn condition(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
     }))
 }
 
+/// Ends, by a person's word, the failures of drills from places that the policy does not name any more: no drill will
+/// answer them.
+pub fn settle(stack: &Stack, ledger: &Catalog, about: &str) -> Result<()> {
+    let is_named = |from: &str| from == REPOSITORY || stack.offsite(from).is_some();
+    for way in Way::ALL.into_iter().filter(|way| task_of(*way).to_string() == about) {
+        for drill in ledger.unanswered_drills(way)?.iter().filter(|drill| !is_named(&drill.from)) {
+            ledger.settle_drill(drill)?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes in what drills of any host found, as their proofs in a repository or a copy tell: what fails elsewhere counts
 /// here by the same rules.
 pub fn learn(stack: &Stack, ledger: &Catalog, proofs: &[Proof], now: DateTime<Utc>) -> Result<()> {
@@ -470,6 +482,22 @@ mod tests {
         stage.drilled_of(Way::Restore, "oss", 3, vec![held()]);
         stage.open();
         assert_eq!(stage.frozen(), None, "a person took note of the one that is left");
+    }
+
+    #[test]
+    fn a_failure_of_a_place_that_is_gone_is_over_when_somebody_has_taken_note() {
+        let far = "[[offsite]]\nname = \"far\"\nstore = \"fs\"\noptions = { root = \"/far\" }\n";
+        let mut stage = Stage::new(far);
+        stage.drilled_of(Way::Restore, "far", 3, vec![lost()]);
+        stage.open();
+        stage.acknowledge();
+        assert_eq!(stage.open(), told("drill", Urgency::Page), "a drill from there may answer it");
+        stage.stack = stack("");
+        assert_eq!(stage.open(), told("drill", Urgency::Page), "nothing goes away by an edit of the policy");
+        stage.acknowledge();
+        assert_eq!((stage.open(), stage.frozen()), (Vec::new(), None));
+        stage.drilled_of(Way::Restore, "far", 3, vec![lost()]);
+        assert_eq!(stage.open(), told("drill", Urgency::Page), "and yet it comes back");
     }
 
     #[test]

@@ -73,8 +73,9 @@ pub fn open_one(ledger: &Catalog, number: i64) -> Result<Incident> {
     })
 }
 
-/// Notes what a person said to an incident. What waited for that is over with it; a source that was unusual is accepted
-/// as it is now, so that a further loss opens a new incident.
+/// Notes what a person said to an incident. What waited for that is over with it; a source that was unusual is
+/// accepted as it is now, so that a further loss opens a new incident. What a drill found of a place that the policy
+/// does not name any more is over too.
 pub fn acknowledge(
     stack: &Stack,
     ledger: &Catalog,
@@ -96,6 +97,9 @@ pub fn acknowledge(
         if let Some(run) = newest {
             anomaly::accept(ledger, &incident.about, &run, ground.clock.now())?;
         }
+    }
+    if incident.kind == Kind::Drill {
+        drilled::settle(stack, ledger, &incident.about)?;
     }
     ledger.acknowledge(number, note)?;
     incident.acknowledged = Some(note.to_owned());
