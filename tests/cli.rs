@@ -11,6 +11,8 @@ mod backup;
 mod catalog;
 #[path = "cli/doctor.rs"]
 mod doctor;
+#[path = "cli/drill.rs"]
+mod drill;
 #[path = "cli/export.rs"]
 mod export;
 #[path = "cli/golden.rs"]

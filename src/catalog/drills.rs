@@ -1,7 +1,7 @@
 //! What drills found: a row for each, with its whole report.
 //!
-//! A catalog that was lost knows of none: the proofs of drills that passed are in the repository, signed. Whoever
-//! recalls them notes their reports here, the oldest first, as the drills themselves would have.
+//! A catalog that was lost knows of none, and none of those that other hosts made: their proofs are in the repository,
+//! signed. Whoever reads them notes what they tell ([`Catalog::learn_drill`]), or the report where that can be opened.
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,8 @@ use crate::{
 /// One drill.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drilled {
+    /// Its number in the catalog, in the order in which that learned of drills: not that in which they were made.
+    pub number: i64,
     /// Its id.
     pub id: SnapshotId,
     /// How it restored.
@@ -44,6 +46,8 @@ pub struct Drilled {
     pub size_bytes: u64,
     /// Where its report lies for people, if it does.
     pub files: Option<PathBuf>,
+    /// What of it could not be recorded, if something.
+    pub trouble: Option<String>,
 }
 
 impl Drilled {
@@ -60,8 +64,15 @@ impl Drilled {
     }
 }
 
-const COLUMNS: &str = "id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds, \
-    objective_seconds, held, failed, unasked, size_bytes, files";
+/// A failure that nothing has answered: no drill of the same way and place that ended later, of the same snapshot or a
+/// newer one, brought back what it lacked. What was only slow had brought back everything, and may be slow still.
+const UNANSWERED: &str = "outcome = 'failed' AND NOT is_settled AND NOT EXISTS (SELECT 1 FROM drills AS later
+    WHERE later.way = drills.way AND later.place = drills.place AND later.snapshot >= drills.snapshot
+    AND (later.ended, later.n) > (drills.ended, drills.n)
+    AND (later.outcome = 'passed' OR later.is_only_slow AND NOT drills.is_only_slow))";
+
+const COLUMNS: &str = "n, id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds, \
+    objective_seconds, held, failed, unasked, size_bytes, files, trouble";
 
 impl Catalog {
     /// Notes what a drill found, and where its report lies for people. One that is known already is replaced.
@@ -98,6 +109,40 @@ impl Catalog {
         noted.map(drop).map_err(|error| self.trouble(error))
     }
 
+    /// Notes a drill of which only the proof is known, unless more of it is known already. Returns whether it was new.
+    pub fn learn_drill(&self, drill: &Drilled) -> Result<bool> {
+        let [held, failed, unasked] = drill.assertions;
+        let noted = self.connection().execute(
+            "INSERT OR IGNORE INTO drills (id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds,
+                 objective_seconds, held, failed, unasked, size_bytes, files, trouble, report)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, NULL, NULL, '')",
+            params![
+                drill.id.as_str(),
+                drill.way.word(),
+                drill.from,
+                drill.snapshot.as_str(),
+                text_of(drill.began),
+                text_of(drill.ended),
+                drill.outcome.word(),
+                drill.is_only_slow,
+                drill.rto_seconds,
+                drill.objective_seconds,
+                held,
+                failed,
+                unasked,
+                drill.size_bytes,
+            ],
+        );
+        noted.map(|count| count > 0).map_err(|error| self.trouble(error))
+    }
+
+    /// Notes what of a drill could not be recorded, if something.
+    pub fn note_drill_trouble(&self, id: &SnapshotId, trouble: Option<&str>) -> Result<()> {
+        let update = "UPDATE drills SET trouble = ?2 WHERE id = ?1";
+        let noted = self.connection().execute(update, params![id.as_str(), trouble]);
+        noted.map(drop).map_err(|error| self.trouble(error))
+    }
+
     /// Returns the newest `limit` drills of a way, the newest first.
     pub fn drills(&self, way: Way, limit: u32) -> Result<Vec<Drilled>> {
         self.some_drills("way = ?2", params![limit, way.word()])
@@ -108,10 +153,31 @@ impl Catalog {
         Ok(self.drills(way, 1)?.pop())
     }
 
-    /// Returns the newest drill of a way that could tell: one that could not run mended nothing and broke nothing.
+    /// Returns the newest drill of a way that brought everything back, if only too slowly.
+    pub fn last_whole_drill(&self, way: Way) -> Result<Option<Drilled>> {
+        let whole = "way = ?2 AND (outcome = ?3 OR is_only_slow)";
+        Ok(self.some_drills(whole, params![1, way.word(), Outcome::Passed.word()])?.pop())
+    }
+
+    /// Returns the newest drill of a way that could tell, of those whose report is here: one that could not run mended
+    /// nothing and broke nothing.
     pub fn last_told_drill(&self, way: Way) -> Result<Option<Drilled>> {
-        let unknown = Outcome::CouldNotRun.word();
-        Ok(self.some_drills("way = ?2 AND outcome <> ?3", params![1, way.word(), unknown])?.pop())
+        let told = "way = ?2 AND outcome <> ?3 AND report <> ''";
+        Ok(self.some_drills(told, params![1, way.word(), Outcome::CouldNotRun.word()])?.pop())
+    }
+
+    /// Returns the drills of a way whose failure still holds, the newest first. One is answered by a later drill of the
+    /// same way and place that passed, of the same snapshot or a newer one: what comes from elsewhere, or was older,
+    /// says nothing about it.
+    pub fn unanswered_drills(&self, way: Way) -> Result<Vec<Drilled>> {
+        self.some_drills(&format!("way = ?2 AND {UNANSWERED}"), params![u32::MAX, way.word()])
+    }
+
+    /// Notes that a person's word ends the failure of a drill: no later drill can answer it.
+    pub fn settle_drill(&self, drill: &Drilled) -> Result<()> {
+        let update = "UPDATE drills SET is_settled = 1 WHERE n = ?1";
+        let noted = self.connection().execute(update, params![drill.number]);
+        noted.map(drop).map_err(|error| self.trouble(error))
     }
 
     /// Returns what the next report's trend begins with, the oldest first.
@@ -131,11 +197,11 @@ impl Catalog {
         Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
     }
 
-    /// Returns the sources of the newest `limit` drills that restored from this place and passed, the newest first:
-    /// they tell how long a real restore from there takes.
+    /// Returns the sources of the newest `limit` drills that brought everything back from this place, if only too
+    /// slowly, the newest first: they tell how long a real restore from there takes.
     pub fn drilled_sources(&self, from: &str, limit: u32) -> Result<Vec<SourceReport>> {
         let passed = self.some_drills(
-            "way = ?2 AND place = ?3 AND outcome = ?4",
+            "way = ?2 AND place = ?3 AND (outcome = ?4 OR is_only_slow) AND report <> ''",
             params![limit, Way::Restore.word(), from, Outcome::Passed.word()],
         )?;
         let mut sources = Vec::new();
@@ -145,21 +211,23 @@ impl Catalog {
         Ok(sources)
     }
 
-    /// Forgets drills that ended before `before`, but the newest of each way.
+    /// Forgets drills that ended before `before`, but the newest of each way and those whose failure still holds.
     pub fn forget_drills(&self, before: DateTime<Utc>) -> Result<()> {
-        let delete = self.connection().execute(
+        let delete = format!(
             "DELETE FROM drills WHERE ended < ?1 AND n NOT IN (SELECT n FROM
-             (SELECT n, row_number() OVER (PARTITION BY way ORDER BY n DESC) AS rank FROM drills)
-             WHERE rank <= ?2)",
-            params![text_of(before), KEPT],
+             (SELECT n, row_number() OVER (PARTITION BY way ORDER BY ended DESC, n DESC) AS rank FROM drills)
+             WHERE rank <= ?2) AND n NOT IN (SELECT n FROM drills WHERE {UNANSWERED})"
         );
+        let delete = self.connection().execute(&delete, params![text_of(before), KEPT]);
         delete.map(drop).map_err(|error| self.trouble(error))
     }
 
     fn some_drills(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<Drilled>> {
         let connection = self.connection();
         let read = || {
-            let query = format!("SELECT {COLUMNS} FROM drills WHERE {condition} ORDER BY n DESC LIMIT ?1");
+            let query = format!(
+                "SELECT {COLUMNS} FROM drills WHERE {condition} ORDER BY ended DESC, n DESC LIMIT ?1"
+            );
             let mut query = connection.prepare_cached(&query)?;
             query.query_map(values, drilled_of)?.collect::<rusqlite::Result<Vec<Drilled>>>()
         };
@@ -171,21 +239,23 @@ fn drilled_of(row: &Row<'_>) -> rusqlite::Result<Drilled> {
     let word = |column| row.get::<_, String>(column);
     let strange = || rusqlite::Error::InvalidQuery;
     let id = |column| SnapshotId::new(&word(column)?).map_err(|_| strange());
-    let (way, outcome) = (word(1)?, word(6)?);
+    let (way, outcome) = (word(2)?, word(7)?);
     Ok(Drilled {
-        id: id(0)?,
+        number: row.get(0)?,
+        id: id(1)?,
         way: Way::ALL.into_iter().find(|one| one.word() == way).ok_or_else(strange)?,
-        from: word(2)?,
-        snapshot: id(3)?,
-        began: instant(row, 4)?,
-        ended: instant(row, 5)?,
+        from: word(3)?,
+        snapshot: id(4)?,
+        began: instant(row, 5)?,
+        ended: instant(row, 6)?,
         outcome: Outcome::ALL.into_iter().find(|one| one.word() == outcome).ok_or_else(strange)?,
-        is_only_slow: row.get(7)?,
-        rto_seconds: row.get(8)?,
-        objective_seconds: row.get(9)?,
-        assertions: [row.get(10)?, row.get(11)?, row.get(12)?],
-        size_bytes: row.get(13)?,
-        files: row.get::<_, Option<String>>(14)?.map(PathBuf::from),
+        is_only_slow: row.get(8)?,
+        rto_seconds: row.get(9)?,
+        objective_seconds: row.get(10)?,
+        assertions: [row.get(11)?, row.get(12)?, row.get(13)?],
+        size_bytes: row.get(14)?,
+        files: row.get::<_, Option<String>>(15)?.map(PathBuf::from),
+        trouble: row.get(16)?,
     })
 }
 
@@ -215,6 +285,7 @@ mod tests {
         let first = report(Way::Restore, at(1), vec![held.clone(), failed], None);
         catalog.note_drill(&first, None).unwrap();
         catalog.note_drill(&first, Some(Path::new("/reports/a.html"))).unwrap();
+        catalog.note_drill_trouble(&first.id, Some("no proof")).unwrap();
         let by_hand = report(Way::ByHand, at(2), vec![held], None);
         catalog.note_drill(&by_hand, None).unwrap();
         let noted = catalog.drills(Way::Restore, 9).unwrap();
@@ -223,6 +294,7 @@ mod tests {
         assert_eq!((one.past(), one.assertions, one.outcome), (past, [1, 1, 0], Outcome::Failed));
         assert_eq!((&*one.from, one.began, one.objective_seconds), ("repository", at(1), Some(3600)));
         assert_eq!(one.files.as_deref(), Some(Path::new("/reports/a.html")));
+        assert_eq!(one.trouble.as_deref(), Some("no proof"));
         assert_eq!(catalog.drill_report(&first.id).unwrap(), Some(first));
         assert_eq!(catalog.last_drill(Way::ByHand).unwrap().map(|one| one.id), Some(by_hand.id));
         assert_eq!(catalog.drill_report(&SnapshotId::at(at(9), 9)).unwrap(), None);
@@ -232,7 +304,8 @@ mod tests {
     fn a_drill_that_could_not_run_does_not_hide_the_one_that_could_tell() {
         let catalog = Catalog::in_memory().unwrap();
         let slow = Assertion::failed(Question::Objective, "rto", "61 min of 60");
-        let first = report(Way::Restore, at(1), vec![slow], None);
+        let held = Assertion::held(Question::Contents, "contents", "all of it");
+        let first = report(Way::Restore, at(1), vec![held, slow], None);
         let second = report(Way::Restore, at(2), Vec::new(), Some(trouble()));
         assert_eq!(catalog.last_told_drill(Way::Restore).unwrap(), None);
         catalog.note_drill(&first, None).unwrap();
@@ -244,9 +317,83 @@ mod tests {
     }
 
     #[test]
-    fn only_what_passed_from_the_same_place_tells_how_fast_a_restore_is() {
+    fn a_failure_is_answered_by_a_later_pass_of_its_way_and_place_and_of_no_older_snapshot() {
+        let held = || Assertion::held(Question::Contents, "contents", "all of it");
+        let lost = || Assertion::failed(Question::Contents, "contents", "a row is gone");
+        let slow = || Assertion::failed(Question::Objective, "rto", "61 min of 60");
+        let made = |hours, from: &str, day: i64, assertion| Report {
+            from: from.to_owned(),
+            snapshot: SnapshotId::at(at(24 * day), 7),
+            ..report(Way::Restore, at(hours), vec![held(), assertion], None)
+        };
+        let by_hand = report(Way::ByHand, at(99), vec![held()], None);
+        let by_hand = Report { snapshot: SnapshotId::at(at(24 * 9), 7), ..by_hand };
+        for (what, later, stands) in [
+            ("the same snapshot", made(8, "oss", 5, held()), false),
+            ("a newer one", made(8, "oss", 6, held()), false),
+            ("an older one", made(8, "oss", 4, held()), true),
+            ("another place", made(8, "repository", 6, held()), true),
+            ("another way", by_hand, true),
+            ("a drill before", made(6, "oss", 6, held()), true),
+            ("one that was slow, and brought it back", made(8, "oss", 5, slow()), false),
+        ] {
+            let catalog = Catalog::in_memory().unwrap();
+            let failed = made(7, "oss", 5, lost());
+            catalog.note_drill(&failed, None).unwrap();
+            catalog.note_drill(&later, None).unwrap();
+            let unanswered = catalog.unanswered_drills(Way::Restore).unwrap();
+            assert_eq!(unanswered.iter().any(|one| one.id == failed.id), stands, "{what}");
+        }
+        let catalog = Catalog::in_memory().unwrap();
+        catalog.note_drill(&made(1, "oss", 5, slow()), None).unwrap();
+        catalog.note_drill(&made(2, "oss", 5, slow()), None).unwrap();
+        assert_eq!(catalog.unanswered_drills(Way::Restore).unwrap().len(), 2, "slow is no answer to slow");
+    }
+
+    #[test]
+    fn a_drill_that_is_learned_from_its_proof_counts_and_hides_no_report() {
+        let catalog = Catalog::in_memory().unwrap();
+        let lost = Assertion::failed(Question::Contents, "contents", "a row is gone");
+        let own = report(Way::Restore, at(5), vec![lost.clone()], None);
+        catalog.note_drill(&own, None).unwrap();
+        let noted = catalog.last_drill(Way::Restore).unwrap().unwrap();
+        assert!(!catalog.learn_drill(&Drilled { size_bytes: 0, ..noted.clone() }).unwrap());
+        assert_eq!(catalog.last_drill(Way::Restore).unwrap(), Some(noted.clone()));
+        let other =
+            Drilled { id: SnapshotId::at(at(9), 9), ended: at(9), from: "oss".to_owned(), ..noted.clone() };
+        assert!(catalog.learn_drill(&other).unwrap());
+        let learned = catalog.last_drill(Way::Restore).unwrap().unwrap();
+        assert!(learned.number > noted.number);
+        assert_eq!(learned, Drilled { number: learned.number, ..other });
+        assert_eq!(catalog.drill_report(&learned.id).unwrap(), None);
+        assert_eq!(catalog.last_told_drill(Way::Restore).unwrap(), Some(noted), "it has the report");
+        assert_eq!(catalog.unanswered_drills(Way::Restore).unwrap().len(), 2);
+        // What was found is written down after its proof lies there.
+        let whole = report(Way::Restore, at(9), vec![lost], None);
+        catalog.note_drill(&Report { id: learned.id.clone(), ..whole }, None).unwrap();
+        assert_eq!(catalog.last_told_drill(Way::Restore).unwrap().unwrap().number, learned.number);
+    }
+
+    #[test]
+    fn a_failure_that_holds_is_not_forgotten_however_old_it_is() {
+        let catalog = Catalog::in_memory().unwrap();
+        let lost = Assertion::failed(Question::Contents, "contents", "a row is gone");
+        let failed = report(Way::Restore, at(0), vec![lost], None);
+        catalog.note_drill(&Report { from: "oss".to_owned(), ..failed.clone() }, None).unwrap();
+        for hours in 1..i64::from(KEPT) + 4 {
+            let held = Assertion::held(Question::Contents, "contents", "all of it");
+            catalog.note_drill(&report(Way::Restore, at(hours), vec![held], None), None).unwrap();
+        }
+        catalog.forget_drills(at(999)).unwrap();
+        let all = catalog.drills(Way::Restore, 99).unwrap();
+        assert_eq!((all.len(), &all[all.len() - 1].id), (KEPT as usize + 1, &failed.id));
+    }
+
+    #[test]
+    fn only_what_came_back_from_the_same_place_tells_how_fast_a_restore_is() {
         let catalog = Catalog::in_memory().unwrap();
         let held = || vec![Assertion::held(Question::Contents, "contents", "all of it")];
+        let slow = || Assertion::failed(Question::Objective, "rto", "61 min of 60");
         let note = |hours, from: &str, assertions, seconds| {
             let sources = vec![restored("mysql", 1000, seconds)];
             let one = report(Way::Restore, at(hours), assertions, None);
@@ -255,6 +402,7 @@ mod tests {
         note(1, "repository", held(), 1.0);
         note(2, "repository", Vec::new(), 2.0);
         note(3, "oss", held(), 3.0);
+        note(5, "nas", [held(), vec![slow()]].concat(), 7.0);
         note(4, "repository", held(), 4.0);
         let seconds = |from, limit| {
             let sources = catalog.drilled_sources(from, limit).unwrap();
@@ -263,7 +411,8 @@ mod tests {
         assert_eq!(seconds("repository", 5), [4.0, 1.0]);
         assert_eq!(seconds("repository", 1), [4.0]);
         assert_eq!(seconds("oss", 5), [3.0]);
-        assert_eq!(seconds("nas", 5), [0.0; 0]);
+        assert_eq!(seconds("nas", 5), [7.0], "what was too slow is how slow it is");
+        assert_eq!(seconds("far", 5), [0.0; 0]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
 };
 
 const COLUMNS: &str = "n, kind, about, urgency, what, hint, opened, reminders, told, resolved, acknowledged,
-    muted_until";
+    muted_until, drill";
 
 impl Catalog {
     /// Opens an incident; none when one of the same kind about the same thing is open: another process that looked
@@ -28,15 +28,16 @@ impl Catalog {
         };
         let connection = self.connection();
         let insert = connection.execute(
-            "INSERT OR IGNORE INTO incidents (kind, about, urgency, what, hint, opened, reminders, told)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?6)",
+            "INSERT OR IGNORE INTO incidents (kind, about, urgency, what, hint, opened, reminders, told, drill)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?6, ?7)",
             params![
                 condition.kind.word(),
                 condition.about,
                 condition.urgency.word(),
                 condition.what,
                 condition.hint,
-                text_of(now)
+                text_of(now),
+                condition.drill
             ],
         );
         let is_new = insert.map_err(|error| self.trouble(error))? > 0;
@@ -44,11 +45,14 @@ impl Catalog {
     }
 
     /// Writes an incident as it is now, unless it is over meanwhile; returns whether it was not. What a person said to
-    /// it meanwhile stays, unless it was less urgent then, and for how long it is mute is [`Self::mute`]'s alone.
+    /// it meanwhile stays, unless it was less urgent then or an older drill's, and for how long it is mute is
+    /// [`Self::mute`]'s alone.
     pub fn note_incident(&self, incident: &Incident) -> Result<bool> {
         let update = self.connection().execute(
             "UPDATE incidents SET urgency = ?2, what = ?3, hint = ?4, reminders = ?5, told = ?6, resolved = ?7,
+             drill = nullif(max(coalesce(?9, 0), coalesce(drill, 0)), 0),
              acknowledged = CASE
+                 WHEN coalesce(?9, 0) > coalesce(drill, 0) THEN ?8
                  WHEN urgency = 'info' AND ?2 <> 'info' OR urgency = 'ticket' AND ?2 = 'page' THEN ?8
                  ELSE coalesce(acknowledged, ?8) END
              WHERE n = ?1 AND resolved IS NULL",
@@ -60,7 +64,8 @@ impl Catalog {
                 incident.reminders,
                 text_of(incident.told),
                 incident.resolved.map(text_of),
-                incident.acknowledged
+                incident.acknowledged,
+                incident.drill
             ],
         );
         update.map(|count| count > 0).map_err(|error| self.trouble(error))
@@ -124,6 +129,7 @@ fn incident_of(row: &Row<'_>) -> rusqlite::Result<Incident> {
             urgency: Urgency::of(&word(3)?).ok_or_else(strange)?,
             what: word(4)?,
             hint: row.get(5)?,
+            drill: row.get(12)?,
         },
         opened: instant(row, 6)?,
         reminders: row.get(7)?,
@@ -147,6 +153,7 @@ mod tests {
             urgency,
             what: "it failed".into(),
             hint: Some("Look.".into()),
+            drill: None,
         }
     }
 
@@ -161,6 +168,7 @@ mod tests {
         assert_eq!(catalog.open_incident(&page, at).unwrap(), None, "one of a kind is open at a time");
         let mut first = catalog.open_incidents().unwrap().remove(0);
         first.condition.urgency = Urgency::Page;
+        first.condition.drill = Some(3);
         first.reminders = 3;
         first.told = at + Duration::hours(9);
         first.acknowledged = Some("on it".into());
@@ -183,6 +191,14 @@ mod tests {
         let at = DateTime::UNIX_EPOCH;
         let failed = condition(Kind::Failed, Urgency::Page);
         let stale = catalog.open_incident(&failed, at).unwrap().unwrap();
+        catalog.acknowledge(stale.number, "on it").unwrap();
+        let newer = Condition { drill: Some(1), ..failed.clone() };
+        assert!(catalog.note_incident(&Incident { condition: newer, ..stale.clone() }).unwrap());
+        assert_eq!(
+            catalog.incident(stale.number).unwrap().unwrap().acknowledged,
+            None,
+            "a newer drill failed"
+        );
         catalog.acknowledge(stale.number, "on it").unwrap();
         catalog.mute(stale.number, at + Duration::days(1)).unwrap();
         assert!(catalog.note_incident(&Incident { reminders: 1, ..stale.clone() }).unwrap());

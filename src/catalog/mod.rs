@@ -82,7 +82,7 @@ const TABLES: &str = "
 ";
 
 /// What made each later version out of the one before. A step that was shipped is never changed.
-const MIGRATIONS: [&str; 4] = ["
+const MIGRATIONS: [&str; 5] = ["
     ALTER TABLE runs ADD COLUMN place TEXT;
     ALTER TABLE runs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1;
     ALTER TABLE runs ADD COLUMN hint TEXT;
@@ -121,6 +121,10 @@ const MIGRATIONS: [&str; 4] = ["
         report TEXT NOT NULL
     ) STRICT;
     CREATE INDEX drills_by_way ON drills (way, n);
+", "
+    ALTER TABLE incidents ADD COLUMN drill INTEGER;
+    ALTER TABLE drills ADD COLUMN trouble TEXT;
+    ALTER TABLE drills ADD COLUMN is_settled INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// The open catalog.

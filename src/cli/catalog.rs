@@ -6,7 +6,10 @@ use serde_json::json;
 use super::{json, session::Session};
 use crate::{
     error::{ExitCode, Result},
-    jobs::{open::Opening, recall},
+    jobs::{
+        open::Opening,
+        recall::{self, Recalled},
+    },
 };
 
 /// The local memory of what the repository holds.
@@ -33,13 +36,17 @@ pub(super) async fn run(args: &Catalog, session: &Session) -> Result<ExitCode> {
     let indexes = opening.catalog.origins()?.len();
     let recalled = recall::recall(&stack, &opening.catalog, &monitor).await?;
     if session.json {
-        let facts = json!({ "snapshots": snapshots, "packs": packs, "indexes": indexes, "runs": recalled });
+        let facts = json!({ "snapshots": snapshots, "packs": packs, "indexes": indexes, "runs": recalled.backups, "drills": recalled.drills });
         json::print(&json::document("catalog", facts));
     } else {
         session
             .report(&format!("the catalog knows {snapshots} snapshots, {packs} packs and {indexes} indexes"));
-        if recalled > 0 {
-            session.report(&format!("it had forgotten its past: {recalled} backups were recalled"));
+        let Recalled { backups, drills } = recalled;
+        if backups > 0 {
+            session.report(&format!("it had forgotten its past: {backups} backups were recalled"));
+        }
+        if drills > 0 {
+            session.report(&format!("{drills} drills were recalled by their proofs"));
         }
     }
     Ok(ExitCode::Ok)

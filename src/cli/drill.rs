@@ -43,9 +43,6 @@ pub(super) async fn run(args: Drill, session: &Session) -> Result<ExitCode> {
     let identity_file = session.identity.clone();
     let wanted = drill::Wanted { when, from: args.from, identity, identity_file, ..drill::Wanted::of(way) };
     let drilled = drill::of_stack(session.context(&stack, &monitor), wanted).await?;
-    for (what, hint) in &drilled.recorded.troubles {
-        monitor.warn(None, what.clone(), hint.as_deref());
-    }
     if session.json {
         json::print(&json::document("drill", facts(&drilled)));
     } else {
@@ -70,6 +67,8 @@ fn facts(drilled: &Drilled) -> serde_json::Value {
         map.insert("assertions".to_owned(), report.assertions.iter().map(rename).collect());
         map.insert("report".to_owned(), json!(drilled.recorded.folder));
         map.insert("proof".to_owned(), json!(drilled.recorded.stored));
+        let trouble = |(what, hint): &(String, Option<String>)| json!({ "what": what, "hint": hint });
+        map.insert("unrecorded".to_owned(), drilled.recorded.troubles.iter().map(trouble).collect());
     }
     facts
 }

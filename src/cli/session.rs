@@ -11,7 +11,12 @@ use crate::{
     crypt::{Identities, files},
     error::{ExitCode, Failure, Result},
     event::{Monitor, SharedMonitor},
-    jobs::{no_source, open::Opening, run::RunContext, when::When},
+    jobs::{
+        no_source,
+        open::{Opening, believed},
+        run::RunContext,
+        when::When,
+    },
     names::SnapshotId,
     policy::{self, Need, SourceConfig, Stack},
     repo::{Hold, Read, Repository, format::Refs},
@@ -142,14 +147,9 @@ impl Session {
         when.pick(&refs.into_iter().map(|refs| refs.snapshot).collect::<Vec<_>>())
     }
 
-    /// Returns the refs of all snapshots, oldest first. Those that are forged or broken are told and keep
-    /// nobody from the others.
+    /// As [`believed`], telling on the screen.
     pub async fn believed(&self, repository: &Repository<Read>) -> Result<Vec<Refs>> {
-        let (good, bad) = repository.survey().await?;
-        for (_, failure) in bad {
-            self.screen.warn(None, format!("left out: {}", failure.one_line()), failure.first_hint());
-        }
-        Ok(good)
+        believed(repository, &self.monitor()).await
     }
 }
 

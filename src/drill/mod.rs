@@ -1,7 +1,8 @@
 //! What a drill found, as facts: which snapshot was restored, how long that took, what was asked and what held.
 //!
 //! A drill is *passed* only when something was asked, everything that was asked held and nothing kept it from asking:
-//! "could not run" is its own answer and never a good one. Reports, metrics, messages, retention and the signed proof
+//! "could not run" is its own answer and never a good one. One that was only too slow has failed, and yet shows that
+//! everything comes back. Reports, metrics, messages, retention and the signed proof
 //! in the repository all show these facts.
 
 #[cfg(test)]
@@ -123,14 +124,17 @@ impl Outcome {
         }
     }
 
-    /// Judges a drill: what failed has failed whatever else could not be asked; what could not be asked has not held;
-    /// and nothing asked is nothing proven.
+    /// Judges a drill: what is lost is lost whatever else could not be asked; what could not be asked has not held;
+    /// nothing asked is nothing proven; and it was too slow only where all else is known to be good.
     pub fn judge(assertions: &[Assertion], problem: Option<&Trouble>) -> Self {
         let any = |answer: Answer| assertions.iter().any(|one| one.answer == answer);
-        if any(Answer::Failed) {
+        let is_lost = |one: &Assertion| one.answer == Answer::Failed && one.kind != Question::Objective;
+        if assertions.iter().any(is_lost) {
             Self::Failed
         } else if problem.is_some() || any(Answer::CouldNotRun) || !any(Answer::Held) {
             Self::CouldNotRun
+        } else if any(Answer::Failed) {
+            Self::Failed
         } else {
             Self::Passed
         }
@@ -373,10 +377,11 @@ impl Report {
         self.sources.iter().fold(0, |sum, source| sum.saturating_add(source.size_bytes))
     }
 
-    /// Returns whether all that did not hold is that the restore was too slow: everything is there.
+    /// Returns whether all that did not hold is that the restore was too slow: everything is there, for all else was
+    /// asked and held.
     pub fn is_only_slow(&self) -> bool {
-        let failed = || self.assertions.iter().filter(|one| one.answer == Answer::Failed);
-        failed().next().is_some() && failed().all(|one| one.kind == Question::Objective)
+        let mut failed = self.assertions.iter().filter(|one| one.answer == Answer::Failed);
+        self.outcome == Outcome::Failed && failed.all(|one| one.kind == Question::Objective)
     }
 
     /// Returns what a later report's trend says of this drill.

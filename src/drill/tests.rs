@@ -69,6 +69,12 @@ fn a_drill_passes_only_when_something_was_asked_and_all_of_it_held() {
     assert_eq!(Outcome::judge(&[held(), unasked, failed.clone()], None), Outcome::Failed);
     assert_eq!(Outcome::judge(&[held()], Some(&trouble())), Outcome::CouldNotRun);
     assert_eq!(Outcome::judge(&[failed], Some(&trouble())), Outcome::Failed, "what failed stays failed");
+    let slow = Assertion::failed(Question::Objective, "rto", "61 min of 60");
+    assert_eq!(Outcome::judge(&[held(), slow.clone()], None), Outcome::Failed);
+    let given_up = Outcome::judge(&[held(), slow.clone()], Some(&trouble()));
+    assert_eq!(given_up, Outcome::CouldNotRun, "that everything came back is not known");
+    let unasked = Assertion { answer: Answer::CouldNotRun, ..held() };
+    assert_eq!(Outcome::judge(&[held(), slow, unasked], None), Outcome::CouldNotRun);
 }
 
 #[test]
@@ -83,8 +89,9 @@ fn findings_beyond_the_limit_are_counted_and_not_named() {
 fn a_drill_is_only_slow_when_nothing_but_its_time_did_not_hold() {
     let slow = Assertion::failed(Question::Objective, "rto", "61 min of 60");
     let lost = Assertion::failed(Question::Reference, "files", "rows lack their object");
-    let is_only_slow =
-        |assertions| report(Way::Restore, DateTime::UNIX_EPOCH, assertions, None).is_only_slow();
+    let of = |assertions, problem| report(Way::Restore, DateTime::UNIX_EPOCH, assertions, problem);
+    let is_only_slow = |assertions| of(assertions, None).is_only_slow();
+    assert!(!of(vec![held(), slow.clone()], Some(trouble())).is_only_slow(), "nobody knows what else");
     assert!(is_only_slow(vec![held(), slow.clone()]));
     assert!(!is_only_slow(vec![slow, lost]));
     assert!(!is_only_slow(vec![held()]));

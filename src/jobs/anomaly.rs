@@ -150,7 +150,8 @@ pub fn of_run(ledger: &Catalog, config: &AnomalyConfig, run: &Run) -> Result<Vec
         urgency: Urgency::Page,
         what: format!("source `{about}` is unusual: {}", texts.join("; ")),
         about,
-        hint: Some(
+        drill: None,
+            hint: Some(
             "Prune stands still. If that is right, run `lifeboat incidents acknowledge NUMBER --note WHY`; if not, \
              restore from an older snapshot: all of them are still there."
                 .to_owned(),

@@ -1,14 +1,18 @@
 //! What past drills say: how it is shown, what is wrong, whether prune stands still, and how long a restore takes.
 //!
-//! All of it is worked out from the drills that the catalog knows, so a drill that passes puts everything right by
-//! itself. One that could not run puts nothing right: what an earlier one found still holds. Nothing here names what is
-//! inside a source; the report does.
+//! All of it is worked out from the drills that the catalog knows, so a drill that passes puts right by itself what an
+//! earlier one found: of the same way and place, and of no older a snapshot. One that could not run, that came from
+//! elsewhere or that restored what was older puts nothing right. Nothing here names what is inside a source; the report
+//! does.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 
-use super::{notify, standing};
+use super::{notify, seen::REPOSITORY, standing, tasks};
 use crate::{
     catalog::{Catalog, Drilled, Run},
     clock::Ground,
@@ -17,10 +21,11 @@ use crate::{
     names::{Job, Task},
     notify::Topic,
     policy::Stack,
+    repo::format::Proof,
     status::{Condition, DrillStanding, Incident, Kind, Urgency},
 };
 
-/// Drills that passed and tell how fast a restore is.
+/// Drills that brought everything back and tell how fast a restore is.
 const MEASURED: u32 = 5;
 
 /// Returns the way in which a task of the schedule drills.
@@ -36,6 +41,15 @@ pub fn task_of(way: Way) -> Task {
     match way {
         Way::Restore => Task::of(Job::Drill),
         Way::ByHand => Task::at(Job::Drill, way.word()),
+    }
+}
+
+/// Returns how a run that made such a drill ends.
+pub fn exit_of(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Passed => ExitCode::Ok,
+        Outcome::Failed => ExitCode::DrillFailed,
+        Outcome::CouldNotRun => ExitCode::DrillNotRun,
     }
 }
 
@@ -55,6 +69,7 @@ fn shown(drill: Drilled) -> DrillStanding {
         rto_seconds: drill.rto_seconds.and_then(rounded),
         objective_seconds: drill.objective_seconds,
         assertions: drill.assertions,
+        trouble: drill.trouble,
     }
 }
 
@@ -73,41 +88,94 @@ pub fn tell(
     notify::tell(stack, ledger, Topic::Drill(shown(drill)), ground).map(drop)
 }
 
-/// Tells of a drill that failed, until a later one passes. Only what does not come back of a real restore is lost for
-/// good: a restore that is slow, or a recipe that must be mended, waits for the next working day.
+/// Tells of drills that failed, each until a later one answers it: see [`Catalog::unanswered_drills`]. Only what does
+/// not come back of a real restore is lost for good: a restore that is slow, or a recipe that must be mended, waits for
+/// the next working day.
 pub fn condition(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
     if task.job != Job::Drill {
         return Ok(None);
     }
-    let Some(drill) = ledger.last_told_drill(way_of(task))?.filter(failed) else { return Ok(None) };
+    let failures = ledger.unanswered_drills(way_of(task))?;
+    let lost = failures.iter().find(|drill| !drill.is_only_slow);
+    let Some(drill) = lost.or(failures.first()) else { return Ok(None) };
     let [held, failed, unasked] = drill.assertions;
-    let what = if drill.is_only_slow {
+    let mut what = if drill.is_only_slow {
         format!("{task} was slower than it may be; everything came back from `{}`", drill.from)
     } else {
         let all = held + failed + unasked;
         format!("{task} failed: {failed} of {all} assertions did not hold of what came from `{}`", drill.from)
     };
-    let hint = match drill.files {
+    let others: BTreeSet<&str> =
+        failures.iter().map(|one| &*one.from).filter(|from| *from != drill.from).collect();
+    if !others.is_empty() {
+        let names: Vec<String> = others.iter().map(|from| format!("`{from}`")).collect();
+        what = format!("{what}; what came from {} did not pass either", names.join(", "));
+    }
+    let report = match &drill.files {
         Some(path) => format!("Read its report: `{}`.", path.display()),
-        None => "Run `lifeboat drill` and read its report.".to_owned(),
+        None => "Read its report, on the host that made it.".to_owned(),
     };
+    let (from, snapshot) = (&drill.from, &drill.snapshot);
+    let over =
+        format!("It is over when a drill from `{from}` passes, of snapshot {snapshot} or a newer one.");
     let is_page = drill.way == Way::Restore && !drill.is_only_slow;
     Ok(Some(Condition {
         kind: Kind::Drill,
         about: task.to_string(),
         urgency: if is_page { Urgency::Page } else { Urgency::Ticket },
         what,
-        hint: Some(hint),
+        hint: Some(format!("{report} {over}")),
+        drill: failures.iter().map(|one| one.number).max(),
     }))
 }
 
-fn failed(drill: &Drilled) -> bool {
-    drill.outcome == Outcome::Failed
+/// Ends, by a person's word, the failures of drills from places that the policy does not name any more: no drill will
+/// answer them.
+pub fn settle(stack: &Stack, ledger: &Catalog, about: &str) -> Result<()> {
+    let is_named = |from: &str| from == REPOSITORY || stack.offsite(from).is_some();
+    for way in Way::ALL.into_iter().filter(|way| task_of(*way).to_string() == about) {
+        for drill in ledger.unanswered_drills(way)?.iter().filter(|drill| !is_named(&drill.from)) {
+            ledger.settle_drill(drill)?;
+        }
+    }
+    Ok(())
 }
 
-/// Returns why prune stands still, if that is for drills of a restore: the last one that could tell failed, or none has
-/// passed for too long, and nobody has acknowledged that. The older snapshots may be all that can be restored. A stack
-/// that never drills is not kept from pruning.
+/// Takes in what drills of any host found, as their proofs in a repository or a copy tell: what fails elsewhere counts
+/// here by the same rules.
+pub fn learn(stack: &Stack, ledger: &Catalog, proofs: &[Proof], now: DateTime<Utc>) -> Result<()> {
+    for proof in proofs {
+        ledger.learn_drill(&of_proof(proof))?;
+    }
+    // Proofs are never removed, and a catalog remembers for some time only.
+    ledger.forget_drills(now - chrono::Duration::days(i64::from(stack.serve.remember_days)))
+}
+
+/// Returns what a proof says of its drill.
+pub fn of_proof(proof: &Proof) -> Drilled {
+    Drilled {
+        number: 0,
+        id: proof.drill.clone(),
+        way: proof.way,
+        from: proof.from.as_ref().map_or(REPOSITORY, |from| from.as_str()).to_owned(),
+        snapshot: proof.snapshot.clone(),
+        began: proof.began,
+        ended: proof.ended,
+        outcome: proof.outcome,
+        is_only_slow: proof.only_slow,
+        rto_seconds: proof.rto_seconds,
+        objective_seconds: None,
+        assertions: proof.assertions,
+        size_bytes: 0,
+        files: None,
+        trouble: None,
+    }
+}
+
+/// Returns why prune stands still, if that is for drills of a restore: one failed and none has answered it, or none has
+/// passed for too long, and nobody has acknowledged that. What was acknowledged are the drills known until then: one
+/// that fails later stops prune again. The older snapshots may be all that can be restored. A stack that never drills
+/// is not kept from pruning.
 pub fn freezes(
     stack: &Stack,
     ledger: &Catalog,
@@ -116,22 +184,34 @@ pub fn freezes(
 ) -> Result<Option<String>> {
     let task = task_of(Way::Restore);
     let about = task.to_string();
-    let is_told = |one: &&Incident| {
-        let is_of_runs = matches!(one.kind, Kind::Drill | Kind::Overdue | Kind::Missed);
-        is_of_runs && one.about == about && one.acknowledged.is_none()
+    let told = |kinds: &[Kind]| {
+        let is_told =
+            |one: &&Incident| kinds.contains(&one.kind) && one.about == about && one.acknowledged.is_none();
+        open.iter().find(is_told)
     };
-    let Some(incident) = open.iter().find(is_told).filter(|_| stack.drill.freeze_prune) else {
-        return Ok(None);
-    };
-    let lost = ledger.last_told_drill(Way::Restore)?.filter(|drill| failed(drill) && !drill.is_only_slow);
-    if lost.is_none() && !standing::is_overdue(stack, ledger, &task, now)? {
+    if !stack.drill.freeze_prune {
         return Ok(None);
     }
-    Ok(Some(format!("{} (incident {})", incident.what, incident.number)))
+    let has_lost = ledger.unanswered_drills(Way::Restore)?.iter().any(|drill| !drill.is_only_slow);
+    let mut why = told(&[Kind::Drill]).filter(|_| has_lost);
+    if why.is_none() && is_overdue(stack, ledger, now)? {
+        why = told(&[Kind::Drill, Kind::Overdue, Kind::Missed]);
+    }
+    Ok(why.map(|incident| format!("{} (incident {})", incident.what, incident.number)))
+}
+
+/// Returns whether no drill has shown for too long that what there is can be restored. One that was only too slow has
+/// not succeeded, and has shown it.
+fn is_overdue(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<bool> {
+    let task = task_of(Way::Restore);
+    let Some(interval) = tasks::interval(stack, &task, now) else { return Ok(false) };
+    let whole = ledger.last_whole_drill(Way::Restore)?;
+    let has_shown = whole.is_some_and(|drill| now - drill.ended <= standing::overdue_after(interval));
+    Ok(!has_shown && standing::is_overdue(stack, ledger, &task, now)?)
 }
 
 /// Returns how many bytes of each source a restore from this place brings back in a second: the median of the last
-/// drills that passed.
+/// drills that brought everything back.
 pub fn rates(ledger: &Catalog, from: &str) -> Result<BTreeMap<String, f64>> {
     let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for source in ledger.drilled_sources(from, MEASURED)? {
@@ -171,8 +251,9 @@ mod tests {
             tests::{report, restored},
         },
         jobs::{prune, watch},
+        names::SnapshotId,
         policy::Need,
-        status::Verdict,
+        status::{Verdict, incident::Change},
     };
 
     fn at(hours: i64) -> DateTime<Utc> {
@@ -222,15 +303,18 @@ mod tests {
 
         /// Plays a drill that ends now, as the job notes it; one that asked nothing could not run.
         fn drilled(&self, way: Way, assertions: Vec<Assertion>) -> Report {
+            self.drilled_of(way, "repository", 0, assertions)
+        }
+
+        /// As [`Self::drilled`], from this place and of the snapshot of this day.
+        fn drilled_of(&self, way: Way, from: &str, day: i64, assertions: Vec<Assertion>) -> Report {
             self.clock.advance(chrono::Duration::hours(1));
             let run = self.ledger.begin_run(&task_of(way), 1, self.now()).unwrap();
+            let snapshot = SnapshotId::at(at(24 * day), 7);
             let found = report(way, self.now(), assertions, None);
+            let found = Report { from: from.to_owned(), snapshot, ..found };
             self.ledger.note_drill(&found, None).unwrap();
-            let exit = match found.outcome {
-                Outcome::Passed => ExitCode::Ok,
-                Outcome::Failed => ExitCode::DrillFailed,
-                Outcome::CouldNotRun => ExitCode::DrillNotRun,
-            };
+            let exit = exit_of(found.outcome);
             let end = RunEnd {
                 ended: found.ended,
                 exit: exit.number(),
@@ -283,6 +367,33 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_is_over_only_when_its_place_gives_back_that_snapshot_or_a_newer_one() {
+        let stage = Stage::new("");
+        stage.drilled_of(Way::Restore, "oss", 5, vec![held(), lost()]);
+        for (from, day) in [("repository", 9), ("oss", 4)] {
+            stage.drilled_of(Way::Restore, from, day, vec![held()]);
+            assert_eq!(stage.open(), told("drill", Urgency::Page), "{from} {day}");
+            assert!(stage.frozen().is_some(), "{from} {day}");
+        }
+        stage.drilled_of(Way::Restore, "repository", 9, vec![held(), slow()]);
+        assert_eq!(
+            stage.open(),
+            told("drill", Urgency::Page),
+            "what is lost counts for more than what is slow"
+        );
+        let what = stage.ledger.open_incidents().unwrap().remove(0).condition.what;
+        assert_eq!(
+            what,
+            "drill failed: 1 of 2 assertions did not hold of what came from `oss`; what came from `repository` \
+             did not pass either"
+        );
+        stage.drilled_of(Way::Restore, "oss", 6, vec![held()]);
+        assert_eq!((stage.open(), stage.frozen()), (told("drill", Urgency::Ticket), None));
+        stage.drilled_of(Way::Restore, "repository", 9, vec![held()]);
+        assert_eq!(stage.open(), []);
+    }
+
+    #[test]
     fn what_could_not_run_was_only_slow_or_was_the_recipe_waits_for_the_morning() {
         let stage = Stage::new("[drill]\nby_hand = true\nby_hand_image = \"tools\"\n");
         stage.drilled(Way::Restore, Vec::new());
@@ -306,11 +417,12 @@ mod tests {
         let stage = Stage::new("");
         let found = stage.drilled(Way::Restore, vec![held(), lost()]);
         let condition = || condition(&stage.ledger, &task_of(Way::Restore)).unwrap().unwrap();
-        assert_eq!(condition().hint.unwrap(), "Run `lifeboat drill` and read its report.");
+        let over = "It is over when a drill from `repository` passes, of snapshot 19700101T000000Z-0007 or a newer one.";
+        assert_eq!(condition().hint.unwrap(), format!("Read its report, on the host that made it. {over}"));
         stage.ledger.note_drill(&found, Some(std::path::Path::new("/reports/one.html"))).unwrap();
         let Condition { what, hint, .. } = condition();
         assert_eq!(what, "drill failed: 1 of 2 assertions did not hold of what came from `repository`");
-        assert_eq!(hint.unwrap(), "Read its report: `/reports/one.html`.");
+        assert_eq!(hint.unwrap(), format!("Read its report: `/reports/one.html`. {over}"));
     }
 
     #[test]
@@ -334,6 +446,58 @@ mod tests {
         stage.drilled(Way::Restore, vec![held()]);
         stage.open();
         assert_eq!(stage.frozen(), None);
+    }
+
+    #[test]
+    fn a_failure_after_one_that_was_acknowledged_is_told_and_stops_prune_again() {
+        let stage = Stage::new("");
+        stage.drilled(Way::Restore, vec![lost()]);
+        stage.open();
+        stage.acknowledge();
+        stage.open();
+        assert_eq!(stage.frozen(), None);
+        // What nobody has acknowledged, of a drill that did not come, says nothing about the one that failed.
+        let missed = Condition {
+            kind: Kind::Missed,
+            about: "drill".to_owned(),
+            urgency: Urgency::Info,
+            what: "it did not run".to_owned(),
+            hint: None,
+            drill: None,
+        };
+        stage.ledger.open_incident(&missed, stage.now()).unwrap();
+        assert_eq!(stage.frozen(), None);
+        stage.drilled(Way::Restore, vec![lost()]);
+        let changes = watch::look(&stage.stack, &stage.ledger, &stage.ground()).unwrap();
+        assert!(
+            changes.iter().any(|one| matches!(one, Change::Reminded(one) if one.kind == Kind::Drill)),
+            "{changes:?}"
+        );
+        assert!(stage.frozen().is_some());
+        stage.acknowledge();
+        stage.drilled_of(Way::Restore, "oss", 3, vec![lost()]);
+        stage.open();
+        assert!(stage.frozen().is_some(), "another place, another failure");
+        stage.acknowledge();
+        stage.drilled_of(Way::Restore, "oss", 3, vec![held()]);
+        stage.open();
+        assert_eq!(stage.frozen(), None, "a person took note of the one that is left");
+    }
+
+    #[test]
+    fn a_failure_of_a_place_that_is_gone_is_over_when_somebody_has_taken_note() {
+        let far = "[[offsite]]\nname = \"far\"\nstore = \"fs\"\noptions = { root = \"/far\" }\n";
+        let mut stage = Stage::new(far);
+        stage.drilled_of(Way::Restore, "far", 3, vec![lost()]);
+        stage.open();
+        stage.acknowledge();
+        assert_eq!(stage.open(), told("drill", Urgency::Page), "a drill from there may answer it");
+        stage.stack = stack("");
+        assert_eq!(stage.open(), told("drill", Urgency::Page), "nothing goes away by an edit of the policy");
+        stage.acknowledge();
+        assert_eq!((stage.open(), stage.frozen()), (Vec::new(), None));
+        stage.drilled_of(Way::Restore, "far", 3, vec![lost()]);
+        assert_eq!(stage.open(), told("drill", Urgency::Page), "and yet it comes back");
     }
 
     #[test]
@@ -378,6 +542,20 @@ mod tests {
         broken.drilled(Way::Restore, Vec::new());
         broken.open();
         assert_eq!(broken.frozen().as_deref(), Some("drill could not run: why (incident 1)"));
+    }
+
+    #[test]
+    fn drills_that_are_always_too_slow_keep_nobody_from_pruning() {
+        let stage = Stage::new("[schedule]\ndrill = \"0 3 * * *\"\n");
+        standing::watch(&stage.ledger, &task_of(Way::Restore), stage.now()).unwrap();
+        for _ in 0..5 {
+            stage.clock.advance(chrono::Duration::hours(23));
+            stage.drilled(Way::Restore, vec![held(), slow()]);
+            assert_eq!((stage.open(), stage.frozen()), (told("drill", Urgency::Ticket), None));
+        }
+        stage.clock.advance(chrono::Duration::hours(37));
+        stage.open();
+        assert!(stage.frozen().is_some(), "none came any more");
     }
 
     #[test]

@@ -19,7 +19,10 @@ use crate::{
     event::SharedMonitor,
     names::{PackId, SnapshotId, Task},
     policy::{OffsiteConfig, Stack, StoreConfig},
-    repo::{Append, Clear, CopyReport, CopySettings, Hold, Maintain, Place, Read, Repository, format::Proof},
+    repo::{
+        Append, Clear, CopyReport, CopySettings, Hold, Maintain, Place, Read, Repository,
+        format::{Proof, Refs},
+    },
     store::{
         self, Opened, Pace, Trash,
         probe::{probe, refuses_prune, refuses_prune_of_kept},
@@ -198,6 +201,16 @@ impl Opening {
         };
         Repository::read(self.place.clone(), identities, monitor).await
     }
+}
+
+/// Returns the refs of all snapshots, oldest first. Those that are forged or broken are told and keep nobody from the
+/// others.
+pub async fn believed(repository: &Repository<Read>, monitor: &SharedMonitor) -> Result<Vec<Refs>> {
+    let (good, bad) = repository.survey().await?;
+    for (_, failure) in bad {
+        monitor.warn(None, format!("left out: {}", failure.one_line()), failure.first_hint());
+    }
+    Ok(good)
 }
 
 /// A proof that lies in a repository.

@@ -1,6 +1,7 @@
 //! Prune: what the policy keeps is kept, what nobody needs goes.
 //!
-//! *Order.* A plan that a person reads, then that same plan carried out: forget, condemn; days later sweep.
+//! *Order.* A plan that a person reads, then that same plan carried out: forget, condemn; days later sweep. Before it
+//! is carried out the catalog learns what drills of any host found, by their proofs: a failure stops it here too.
 //! *Crash.* Nothing that counts as a snapshot ever lacks anything; see `repo::prune`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +23,7 @@ use crate::{
     event::SharedMonitor,
     names::{Job, SnapshotId, Task},
     policy::Stack,
-    repo::{self, Inspection, Maintain, PrunePlan, PruneReport, Repository, Terms},
+    repo::{self, Inspection, Maintain, PrunePlan, PruneReport, Repository, Terms, format::Proof},
     retention::{self, Candidate, Decided, Rules},
     status::Kind,
     store::Trash,
@@ -93,11 +94,13 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Pruned>
     let task = Task { job: Job::Prune, place: wanted.offsite.clone() };
     let ledger = context.ledger()?;
     noted(context, &task, async {
-        check_not_frozen(stack, &ledger, ground)?;
         let opening = Opening::named(stack, wanted.offsite.as_deref(), monitor)?;
         let repository = opening.maintain(stack, monitor).await?;
         let asked = asked(stack, wanted.offsite.as_deref(), wanted.forget)?;
         let planned = plan(&repository, &asked, ground, monitor).await?;
+        // Also what answers a failure may be known by its proof alone.
+        drilled::learn(stack, &ledger, &planned.drills, ground.clock.now())?;
+        check_not_frozen(stack, &ledger, ground)?;
         opening.check_for_prune(ground).await?;
         let report = apply(&repository, planned.clone(), wanted.accepted, ground, monitor).await?;
         let stays = if wanted.empty_trash { Duration::zero() } else { TRASH_STAYS };
@@ -155,6 +158,8 @@ pub struct Planned {
     pub proven: BTreeSet<SnapshotId>,
     /// When each snapshot was begun.
     pub began: BTreeMap<SnapshotId, chrono::DateTime<Utc>>,
+    /// What drills found, the oldest first.
+    pub drills: Vec<Proof>,
     /// What is done by it.
     pub plan: PrunePlan,
 }
@@ -176,8 +181,9 @@ pub async fn plan(
     let began = seen.snapshots().map(|one| (one.refs.snapshot.clone(), one.refs.began)).collect();
     let terms = Terms { is_copy: asked.delay_days.is_some(), ..asked.terms };
     let plan = repo::plan(&seen, &remove, terms, now);
+    let drills = seen.drills().cloned().collect();
     let proven = seen.proven.into_keys().collect();
-    Ok(Planned { decided, pins: seen.pins, proven, began, plan })
+    Ok(Planned { decided, pins: seen.pins, proven, began, drills, plan })
 }
 
 /// Asks the rules; where the sources are divided over hosts, for each signer's snapshots by themselves. Counted

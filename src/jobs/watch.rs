@@ -73,8 +73,9 @@ pub fn open_one(ledger: &Catalog, number: i64) -> Result<Incident> {
     })
 }
 
-/// Notes what a person said to an incident. What waited for that is over with it; a source that was unusual is accepted
-/// as it is now, so that a further loss opens a new incident.
+/// Notes what a person said to an incident. What waited for that is over with it; a source that was unusual is
+/// accepted as it is now, so that a further loss opens a new incident. What a drill found of a place that the policy
+/// does not name any more is over too.
 pub fn acknowledge(
     stack: &Stack,
     ledger: &Catalog,
@@ -96,6 +97,9 @@ pub fn acknowledge(
         if let Some(run) = newest {
             anomaly::accept(ledger, &incident.about, &run, ground.clock.now())?;
         }
+    }
+    if incident.kind == Kind::Drill {
+        drilled::settle(stack, ledger, &incident.about)?;
     }
     ledger.acknowledge(number, note)?;
     incident.acknowledged = Some(note.to_owned());
@@ -180,6 +184,7 @@ fn of_slot(slot: &Slot, runs: &[Run]) -> Option<Condition> {
         urgency: if task.job == Job::Backup { Urgency::Ticket } else { Urgency::Info },
         what,
         hint: Some("Look why with `systemctl status lifeboat` or the container's log.".to_owned()),
+        drill: None,
     })
 }
 
@@ -208,6 +213,7 @@ fn of_harm(ledger: &Catalog, task: &Task, newest: Option<&Slot>) -> Result<Optio
         urgency: Urgency::Page,
         what: format!("{task} failed: {why}"),
         hint: end.hint,
+        drill: None,
     }))
 }
 
@@ -248,6 +254,7 @@ fn of_runs(task: &Task, runs: &[Run], newest: Option<&Slot>) -> Option<Condition
         urgency,
         what: format!("{task} {verb}: {why}"),
         hint: end.hint.clone(),
+        drill: None,
     })
 }
 
@@ -277,6 +284,7 @@ fn of_age(stack: &Stack, ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> R
         urgency: urgency_of(task),
         what,
         hint: Some(format!("Run it by hand and see what it says: `lifeboat {task}`.")),
+        drill: None,
     }))
 }
 
@@ -295,6 +303,7 @@ fn of_copies(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<
                 urgency: Urgency::Ticket,
                 what: format!("copy `{}` lacks a snapshot that is {} old", place.name, span(behind)),
                 hint: Some(format!("Run `lifeboat sync {}` and see what it says.", place.name)),
+                drill: None,
             });
         }
     }
@@ -332,6 +341,7 @@ fn of_doctor(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<Vec<
         urgency: if finding.status == Status::Broken { Urgency::Ticket } else { Urgency::Info },
         what: format!("not so: {}: {}", finding.what, finding.detail),
         hint: finding.hint,
+        drill: None,
         about: finding.id,
     };
     Ok(wrong.map(condition).collect())
@@ -345,6 +355,7 @@ fn of_policy(ledger: &Catalog) -> Result<Option<Condition>> {
         urgency: Urgency::Ticket,
         what: format!("the policy's file cannot be used, the older one still counts: {why}"),
         hint: Some("Run `lifeboat policy check`, then `systemctl reload lifeboat`.".to_owned()),
+        drill: None,
     }))
 }
 
@@ -359,6 +370,7 @@ fn of_channels(stack: &Stack, ledger: &Catalog) -> Result<Vec<Condition>> {
                 urgency: Urgency::Ticket,
                 what: format!("channel `{}` takes no messages: {why}", channel.name),
                 hint: Some(format!("Run `lifeboat notify test {}`.", channel.name)),
+                drill: None,
             });
         }
     }

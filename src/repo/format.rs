@@ -349,8 +349,15 @@ pub struct Proof {
     pub refs: PackId,
     /// How it was restored.
     pub way: Way,
+    /// Where the bytes came from, as the policy of the host that drilled calls it: `repository`, or the name of an
+    /// offsite. The first proofs did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<SourceName>,
     /// What came of it.
     pub outcome: Outcome,
+    /// Whether it failed for its time alone: everything was restored, and all else that was asked held.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_slow: bool,
     /// When the drill began.
     #[serde(deserialize_with = "stored_time")]
     pub began: DateTime<Utc>,

@@ -50,7 +50,7 @@ use crate::{
         backup::host_name,
         drill, notify,
         open::{self, RunLock},
-        recall::recall,
+        recall::{Recalled, recall},
         standing,
         watch::{self, POLICY_REFUSED},
     },
@@ -193,10 +193,15 @@ impl Service {
         tokio::task::spawn_blocking(move || {
             let monitor: SharedMonitor = log.clone();
             match runtime.block_on(recall(&shared.stack(), &shared.ledger, &monitor)) {
-                Ok(0) => {}
-                Ok(count) => {
-                    let what = format!("the catalog is new: {count} backups were recalled from the store");
-                    log.step(None, what);
+                Ok(Recalled { backups, drills }) => {
+                    if backups > 0 {
+                        let what =
+                            format!("the catalog is new: {backups} backups were recalled from the store");
+                        log.step(None, what);
+                    }
+                    if drills > 0 {
+                        log.step(None, format!("{drills} drills were recalled from the store"));
+                    }
                 }
                 // A store that does not answer, or is not there yet, is the next backup's to tell.
                 Err(failure) => log.failure(&failure),

@@ -132,6 +132,10 @@ pub struct Condition {
     pub what: String,
     /// What to do, whole sentences.
     pub hint: Option<String>,
+    /// The newest drill that shows it, where drills do, by its number in the catalog: one that fails and that nobody
+    /// knew of is news, whatever a person said before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<i64>,
 }
 
 /// One thing that is wrong, from the moment it is seen until it is over.
@@ -210,21 +214,23 @@ pub fn settle(open: &[Incident], conditions: &[Condition], now: DateTime<Utc>) -
     changes
 }
 
-/// Says what changes about an incident that is still there.
+/// Says what changes about an incident that is still there. What is worse, or shown by a newer drill, is news: what a
+/// person took note of was something else.
 fn stays(incident: &Incident, condition: &Condition, now: DateTime<Utc>) -> Option<Change> {
-    let worse = condition.urgency > incident.urgency;
+    let is_news = condition.urgency > incident.urgency || condition.drill > incident.drill;
     let mut next = Incident { condition: condition.clone(), ..incident.clone() };
+    // When the newest is answered, those before it are no news.
+    next.condition.drill = condition.drill.max(incident.drill);
+    if is_news {
+        next.acknowledged = None;
+    }
     let is_muted = incident.muted_until.is_some_and(|until| now < until);
     let wait = REMIND_AFTER[(incident.reminders as usize).min(REMIND_AFTER.len() - 1)];
     // Told by a clock that was ahead: nobody waits until that comes.
     let is_due = (incident.told + wait <= now || incident.told > now) && condition.urgency > Urgency::Info;
-    if !is_muted && (worse || is_due && incident.acknowledged.is_none()) {
+    if !is_muted && (is_news || is_due && incident.acknowledged.is_none()) {
         next.reminders = next.reminders.saturating_add(1);
         next.told = now;
-        if worse {
-            // What a person took note of was something less.
-            next.acknowledged = None;
-        }
         return Some(Change::Reminded(next));
     }
     (next != *incident).then_some(Change::Altered(next))
@@ -247,6 +253,7 @@ mod tests {
             urgency: Urgency::Page,
             what: what.into(),
             hint: None,
+            drill: None,
         }
     }
 
@@ -337,6 +344,34 @@ mod tests {
         let changes = settle(&open, &[failed("x")], at(6000));
         assert_eq!(carry_out(&mut open, changes, at(6000)), ["reminded"]);
         assert_eq!(open[0].acknowledged, None, "it was something less that a person had seen");
+    }
+
+    #[test]
+    fn a_newer_drill_that_fails_is_told_and_unsays_what_a_person_said_to_the_one_before() {
+        let of = |number| Condition {
+            kind: Kind::Drill,
+            drill: Some(number),
+            ..failed("one of two did not hold")
+        };
+        let mut open = Vec::new();
+        let changes = settle(&open, &[of(1)], at(0));
+        carry_out(&mut open, changes, at(0));
+        open[0].acknowledged = Some("seen".into());
+        assert_eq!(settle(&open, &[of(1)], at(5000)), []);
+        let changes = settle(&open, &[of(2)], at(5001));
+        assert_eq!(carry_out(&mut open, changes, at(5001)), ["reminded"]);
+        assert_eq!(open[0].acknowledged, None);
+        // The newer one is answered, the first is not: that is no news, to whoever took note of both.
+        open[0].acknowledged = Some("seen too".into());
+        assert_eq!(settle(&open, &[of(1)], at(9000)), []);
+        assert_eq!(settle(&open, &[of(2)], at(9000)), []);
+        // Who wants quiet has it; prune does not go on by that.
+        open[0].muted_until = Some(at(20_000));
+        let changes = settle(&open, &[of(3)], at(9001));
+        assert_eq!(carry_out(&mut open, changes, at(9001)), [""; 0]);
+        assert_eq!(open[0].acknowledged, None);
+        let changes = settle(&open, &[of(3)], at(20_000));
+        assert_eq!(carry_out(&mut open, changes, at(20_000)), ["reminded"]);
     }
 
     proptest! {

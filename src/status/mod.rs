@@ -214,6 +214,9 @@ pub struct DrillStanding {
     pub objective_seconds: Option<u64>,
     /// Assertions that held, that did not, and that could not be asked.
     pub assertions: [u64; 3],
+    /// What of it could not be recorded: its report, its proof.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// A run that will be.

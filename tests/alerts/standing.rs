@@ -79,6 +79,7 @@ fn incident(number: i64, kind: Kind, urgency: Urgency) -> Incident {
             about: "im.salaries".to_owned(),
             urgency,
             what: "the table `im.salaries` is gone".to_owned(),
+            drill: None,
             hint: Some("ask hunter2".to_owned()),
         },
         opened: now(),
@@ -129,6 +130,7 @@ pub fn full() -> Standing {
             rto_seconds: Some(680),
             objective_seconds: Some(3600),
             assertions: [41, 0, 1],
+            trouble: None,
         }),
         by_hand: Some(DrillStanding {
             way: Way::ByHand,
@@ -139,6 +141,7 @@ pub fn full() -> Standing {
             rto_seconds: None,
             objective_seconds: None,
             assertions: [0, 0, 3],
+            trouble: None,
         }),
         clock_skew_seconds: [("repository", 0.0), ("oss", -0.25), ("mysql", 70.5)]
             .map(|(thing, seconds)| (thing.to_owned(), seconds))

@@ -166,6 +166,20 @@ async fn only_a_restore_that_was_asked_something_and_passed_proves() {
 }
 
 #[tokio::test]
+async fn a_proof_says_from_which_place_the_drill_restored_and_the_first_ones_are_believed_without() {
+    let (ship, store, made) = launched().await;
+    let of_copy = Report { from: "oss".into(), ..found(&ship.ground(), &made.id, WAY, Outcome::Passed) };
+    let proof = record(&ship, &store, &of_copy).await.unwrap();
+    assert_eq!(proof.from, Some(lifeboat::names::SourceName::new("oss").unwrap()));
+    let lies = ship.reader(&store).await.unwrap().proofs().await.unwrap().good.remove(0).proof;
+    assert_eq!(lies, proof);
+    let mut first: serde_json::Value = serde_json::from_slice(&bytes_of(&proof)).unwrap();
+    assert_eq!(first.as_object_mut().unwrap().remove("from").unwrap(), "oss");
+    plant(&store, &proof.drill, first.to_string().as_bytes(), &ship.signing());
+    assert_eq!(proven(&ship, &store).await, [made.id]);
+}
+
+#[tokio::test]
 async fn the_last_drill_that_settles_it_counts() {
     use Outcome::{CouldNotRun, Failed, Passed};
     let (ship, store, made) = launched().await;
@@ -180,6 +194,34 @@ async fn the_last_drill_that_settles_it_counts() {
             drill(&ship, &fork, &made.id, *outcome).await;
         }
         assert_eq!(!proven(&ship, &fork).await.is_empty(), is_proven, "{outcomes:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_came_back_too_slowly_is_proven_all_the_same() {
+    let (ship, store, made) = launched().await;
+    let held = || Assertion::held(Question::Contents, "users", "the same");
+    let slow = || Assertion::failed(Question::Objective, "rto", "61 min of 60");
+    let unasked = || Assertion::could_not_run(Question::Command, "app", "no lab");
+    let lost = || Assertion::failed(Question::Contents, "users", "row 7 differs");
+    for (assertions, is_proven) in [
+        (vec![held(), slow()], true),
+        (vec![slow()], false),
+        (vec![held(), slow(), unasked()], false),
+        (vec![held(), slow(), lost()], false),
+    ] {
+        let fork = store.fork();
+        let outcome = Outcome::judge(&assertions, None);
+        let of = |report: Report| Report { outcome, assertions: assertions.clone(), ..report };
+        let report = of(found(&ship.ground(), &made.id, WAY, Outcome::Passed));
+        record(&ship, &fork, &report).await.unwrap();
+        assert_eq!(!proven(&ship, &fork).await.is_empty(), is_proven, "{report:?}");
+        // One that is slow takes no earlier proof away either, nor does one that does not know.
+        let fork = store.fork();
+        drill(&ship, &fork, &made.id, Outcome::Passed).await;
+        let report = of(found(&ship.ground(), &made.id, WAY, Outcome::Passed));
+        record(&ship, &fork, &report).await.unwrap();
+        assert_eq!(!proven(&ship, &fork).await.is_empty(), outcome != Outcome::Failed || is_proven);
     }
 }
 

@@ -35,8 +35,8 @@ pub use self::{
 use self::{rehearse::Rehearsal, watch::Watch};
 use super::{
     backup::host_name,
-    drilled::task_of,
-    open::{Opening, state_dir},
+    drilled::{exit_of, task_of},
+    open::{Opening, believed, state_dir},
     restore,
     run::{Outcome as RunOutcome, Remembered, RunContext, noted, stopped},
     when::When,
@@ -50,7 +50,7 @@ use crate::{
     lab::{self, Lab, Limits, Marks, ProcessLab, docker::DockerLab},
     names::{PackId, SnapshotId, SourceName, Task},
     policy::{LabKind, Pick, Stack},
-    repo::{Read, Repository, Snapshot, format::Refs},
+    repo::{Read, Repository, Snapshot},
 };
 
 /// The word for the stack's own repository where a drill may come from several places.
@@ -99,11 +99,7 @@ pub struct Drilled {
 impl Drilled {
     /// Returns how a process that did only this would end.
     pub fn exit(&self) -> ExitCode {
-        match self.report.outcome {
-            Outcome::Passed => ExitCode::Ok,
-            Outcome::Failed => ExitCode::DrillFailed,
-            Outcome::CouldNotRun => ExitCode::DrillNotRun,
-        }
+        exit_of(self.report.outcome)
     }
 }
 
@@ -111,12 +107,13 @@ impl Remembered for Drilled {
     /// Nothing here names a table, a key or a file: the message may go into a chat. The report has the names.
     fn outcome(&self) -> RunOutcome {
         let [held, failed, unasked] = self.report.counts();
-        let message = match self.report.outcome {
+        let found = match self.report.outcome {
             Outcome::Passed => None,
             Outcome::Failed => Some(format!("{failed} of {} checks did not hold", held + failed + unasked)),
             Outcome::CouldNotRun => Some(match &self.report.problem {
                 Some(problem) => {
-                    format!("the drill could not be run to its end: {}", problem.what.replace('\n', ": "))
+                    let what = problem.what.lines().next().unwrap_or_default();
+                    format!("the drill could not be run to its end: {what}")
                 }
                 None => format!("{unasked} of {} checks could not be made", held + failed + unasked),
             }),
@@ -124,6 +121,9 @@ impl Remembered for Drilled {
         let report =
             self.recorded.folder.as_ref().map(|folder| format!("Read the report in {}.", folder.display()));
         let hint = self.report.problem.iter().flat_map(|problem| problem.hints.iter().cloned()).chain(report);
+        let hint = hint.chain(self.recorded.troubles.iter().filter_map(|(_, hint)| hint.clone()));
+        let message: Vec<String> = found.into_iter().chain(self.recorded.trouble()).collect();
+        let message = (!message.is_empty()).then(|| message.join("; "));
         let hint = hint.collect::<Vec<_>>().join(" ");
         RunOutcome {
             exit: Some(self.exit()),
@@ -278,15 +278,6 @@ async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
     Ok(Opened { from, opening, repository, snapshot, refs, identity: file })
 }
 
-/// Returns the refs of all snapshots, oldest first; what is forged or broken is told and left out.
-async fn believed(repository: &Repository<Read>, monitor: &SharedMonitor) -> Result<Vec<Refs>> {
-    let (good, bad) = repository.survey().await?;
-    for (_, failure) in bad {
-        monitor.warn(None, format!("left out: {}", failure.one_line()), failure.first_hint());
-    }
-    Ok(good)
-}
-
 /// Returns the identity that the policy names, or the one in the keys folder where it opens without a passphrase; and
 /// its file.
 fn identity(stack: &Stack) -> Result<(Identities, PathBuf)> {
@@ -381,5 +372,42 @@ fn blank(
         assertions: Vec::new(),
         notes: Vec::new(),
         trend: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drill::tests::report;
+
+    fn drilled(problem: Option<Trouble>) -> Drilled {
+        let report = report(Way::Restore, chrono::DateTime::UNIX_EPOCH, Vec::new(), problem);
+        Drilled { report, recorded: Recorded::default() }
+    }
+
+    #[test]
+    fn only_what_failed_goes_into_the_message_and_why_stays_in_the_report() {
+        let what = "the lab has no server for `mysql`\nthe image is not there\nline\nafter line".to_owned();
+        let outcome = drilled(Some(Trouble { what, hints: vec!["Pull it.".to_owned()] })).outcome();
+        assert_eq!(
+            outcome.message.as_deref(),
+            Some("the drill could not be run to its end: the lab has no server for `mysql`")
+        );
+        assert_eq!(outcome.hint.as_deref(), Some("Pull it."));
+    }
+
+    #[test]
+    fn what_could_not_be_recorded_stands_in_the_run_and_changes_nothing_of_how_it_ended() {
+        let mut passed = drilled(None);
+        passed.report.outcome = Outcome::Passed;
+        assert_eq!(passed.outcome().message, None);
+        passed.recorded.troubles = vec![
+            ("no proof in `oss`: refused\nwith a page".to_owned(), Some("Add it.".to_owned())),
+            ("no room".to_owned(), None),
+        ];
+        let outcome = passed.outcome();
+        assert_eq!(outcome.exit(), ExitCode::Ok);
+        assert_eq!(outcome.message.as_deref(), Some("no proof in `oss`: refused; no room"));
+        assert_eq!(outcome.hint.as_deref(), Some("Add it."));
     }
 }

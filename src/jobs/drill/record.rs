@@ -1,8 +1,9 @@
 //! The report of a drill: rendered, signed, put into its folder, into the repository and into the catalog.
 //!
 //! *Order.* The trend of earlier drills goes into the report first; files are written and signed; the proof is stored
-//! in the place that was drilled and in the stack's repository, its signature last; the catalog is told. *Crash.* What
-//! is missing then is missing: a proof without its signature proves nothing, and the next drill makes its own.
+//! in the place that was drilled and in the stack's repository, its signature last; the catalog is told. What cannot be
+//! done is told and keeps nothing else from being done. *Crash.* What is missing then is missing: a proof without its
+//! signature proves nothing, and the next drill makes its own.
 
 use std::{
     fs,
@@ -36,7 +37,17 @@ pub struct Recorded {
 
 impl Recorded {
     fn note(&mut self, failure: &Failure) {
-        self.troubles.push((failure.one_line(), failure.first_hint().map(str::to_owned)));
+        let told = (failure.one_line(), failure.first_hint().map(str::to_owned));
+        if !self.troubles.contains(&told) {
+            self.troubles.push(told);
+        }
+    }
+
+    /// Returns what could not be done, in one line.
+    pub fn trouble(&self) -> Option<String> {
+        let first = |(what, _): &(String, _)| what.lines().next().unwrap_or_default().to_owned();
+        let told = self.troubles.iter().map(first).collect::<Vec<_>>().join("; ");
+        (!told.is_empty()).then_some(told)
     }
 }
 
@@ -67,13 +78,16 @@ pub(super) async fn record(context: RunContext<'_>, opened: &Opened, report: &mu
         Ok(folder) => recorded.folder = Some(folder),
         Err(failure) => recorded.note(&failure),
     }
-    match store(context, opened, report, &files).await {
-        Ok(()) => recorded.stored = true,
-        Err(failure) => recorded.note(&failure),
-    }
-    let noted = ledger.and_then(|ledger| ledger.note_drill(report, recorded.folder.as_deref()));
+    store(context, opened, report, &files, &mut recorded).await;
+    let noted = ledger.and_then(|ledger| {
+        ledger.note_drill(report, recorded.folder.as_deref())?;
+        ledger.note_drill_trouble(&report.id, recorded.trouble().as_deref())
+    });
     if let Err(failure) = noted {
         recorded.note(&failure);
+    }
+    for (what, hint) in &recorded.troubles {
+        context.monitor.warn(None, what.clone(), hint.as_deref());
     }
     recorded
 }
@@ -116,25 +130,48 @@ fn write(stack: &Stack, report: &Report, files: &[(String, Vec<u8>)]) -> Result<
     Ok(folder)
 }
 
-/// Stores the signed proof where the drill read from, and in the stack's repository, from which copies get it.
+/// Stores the signed proof where the drill read from, and in the stack's repository, from which copies get it. A place
+/// that cannot be written to keeps the proof from no other.
 async fn store(
     context: RunContext<'_>,
     opened: &Opened,
     report: &Report,
     files: &[(String, Vec<u8>)],
-) -> Result<()> {
+    recorded: &mut Recorded,
+) {
     let RunContext { stack, monitor, .. } = context;
-    let refs = opened.refs;
-    let proven = opened.opening.record_proof(stack, report, refs, files).await?.proven;
-    note_proven(context, &opened.from, proven)?;
-    if opened.from == REPOSITORY {
-        return Ok(());
+    if !stack.repository.settings.signing_key().exists() {
+        let what = "the drill proves nothing to others, for this host has no key that signs";
+        let hint =
+            "`lifeboat keys new` makes one; its public half belongs to signers in every host's policy.";
+        return recorded.note(&Failure::new(ExitCode::KeyRefused, what).hint(hint));
     }
-    let recorded = Opening::new(stack, monitor)?.record_proof(stack, report, refs, files).await;
-    let recorded = recorded.map_err(|failure| {
-        failure.hint("The offsite has the proof. Prune of the repository does not know of it.")
-    })?;
-    note_proven(context, REPOSITORY, recorded.proven)
+    let from = opened.from.as_str();
+    let mut places = vec![(from, Ok(&opened.opening))];
+    let repository = (from != REPOSITORY).then(|| Opening::new(stack, monitor));
+    places.extend(repository.as_ref().map(|opening| (REPOSITORY, opening.as_ref())));
+    for (place, opening) in places {
+        let proof = match opening {
+            Ok(opening) => opening.record_proof(stack, report, opened.refs, files).await,
+            Err(failure) => Err(Failure::new(failure.exit(), failure.one_line())),
+        };
+        let noted = match proof {
+            Ok(proof) => {
+                recorded.stored |= place == REPOSITORY;
+                note_proven(context, place, proof.proven)
+            }
+            Err(failure) => Err(not_there(place, failure)),
+        };
+        if let Err(failure) = noted {
+            recorded.note(&failure);
+        }
+    }
+}
+
+fn not_there(place: &str, failure: Failure) -> Failure {
+    Failure::new(failure.exit(), format!("the proof of the drill is not in `{place}`"))
+        .because(failure)
+        .hint("Whoever looks or prunes there does not know what it found. It needs a credential that may add objects.")
 }
 
 /// Notes how many snapshots of a place are proven now.

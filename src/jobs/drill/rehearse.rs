@@ -15,11 +15,11 @@ use super::{
     questions,
     scene::{Cast, Scene},
     stage::{self, Origin},
-    watch::{Watch, Workplace, rto_seconds},
+    watch::{Watch, Workplace, judge_time, rto_seconds},
 };
 use crate::{
     clock::Ground,
-    drill::{Assertion, Phase, Question, Report, SourceReport, Step, Way},
+    drill::{Answer, Assertion, Phase, Question, Report, SourceReport, Step, Way},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::Selection,
@@ -148,6 +148,7 @@ impl Rehearsal<'_> {
         self.note_sources(&done, cast, origins, &versions);
         let missing = self.missing(&done.missing);
         let total = missing.len() as u64;
+        let is_whole = missing.is_empty() && count(&done) > 0;
         let what = format!("{} sources, {} entries", done.restored.len(), count(&done));
         self.note_unasked();
         self.report.assertions.push(if missing.is_empty() && count(&done) == 0 {
@@ -167,7 +168,7 @@ impl Rehearsal<'_> {
             )
             .with_findings(missing, total)
         });
-        self.conclude_time();
+        self.conclude_time(is_whole);
         Ok(true)
     }
 
@@ -195,7 +196,8 @@ impl Rehearsal<'_> {
         let seconds = self.watch.elapsed() - began;
         // Recovering and comparing are one here: the files are compared one by one, and each is removed.
         self.watch.note(Phase { step: Step::Restore, source: None, began_seconds: began, seconds });
-        self.report.rto_seconds = Some(rto_seconds(self.watch.phases()));
+        let is_whole = answers.iter().all(|one| one.answer == Answer::Held);
+        self.report.rto_seconds = rto_seconds(self.watch.phases(), is_whole);
         self.report.objective_seconds = None;
         self.report.assertions.extend(answers);
         Ok(())
@@ -319,19 +321,11 @@ impl Rehearsal<'_> {
     }
 
     /// Notes the RTO, and whether it is what it must be.
-    fn conclude_time(&mut self) {
-        let seconds = rto_seconds(self.watch.phases());
-        self.report.rto_seconds = Some(seconds);
-        let Some(objective) = self.report.objective_seconds else { return };
-        let name = "the restore was as fast as it must be";
-        let detail = format!("{seconds:.0} s of {objective} s");
-        #[expect(clippy::cast_precision_loss, reason = "minutes of a policy")]
-        let is_fast = seconds <= objective as f64;
-        self.report.assertions.push(if is_fast {
-            Assertion::held(Question::Objective, name, detail)
-        } else {
-            Assertion::failed(Question::Objective, name, detail)
-        });
+    fn conclude_time(&mut self, is_whole: bool) {
+        let rto_seconds = rto_seconds(self.watch.phases(), is_whole);
+        self.report.rto_seconds = rto_seconds;
+        let asked = self.report.objective_seconds.map(|objective| judge_time(rto_seconds, objective));
+        self.report.assertions.extend(asked);
     }
 }
 

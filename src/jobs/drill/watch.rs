@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    drill::{Phase, Report, Step, Way},
+    drill::{Assertion, Phase, Question, Report, Step, Way},
     error::{Context, ExitCode, Result},
     jobs::open::state_dir,
     policy::Stack,
@@ -56,9 +56,23 @@ impl Watch {
     }
 }
 
-/// Returns how long a restore of everything took, if everything was restored.
-pub(super) fn rto_seconds(phases: &[Phase]) -> f64 {
-    phases.iter().filter(|phase| phase.step.counts()).map(|phase| phase.seconds).sum()
+/// Returns how long a restore of everything took, if everything was restored: half a restore is no measure.
+pub(super) fn rto_seconds(phases: &[Phase], is_whole: bool) -> Option<f64> {
+    let counting = phases.iter().filter(|phase| phase.step.counts());
+    is_whole.then(|| counting.map(|phase| phase.seconds).sum())
+}
+
+/// Says whether a restore was as fast as it must be.
+pub(super) fn judge_time(rto_seconds: Option<f64>, objective_seconds: u64) -> Assertion {
+    let name = "the restore was as fast as it must be";
+    let Some(seconds) = rto_seconds else {
+        return Assertion::could_not_run(Question::Objective, name, "not everything was restored");
+    };
+    let detail = format!("{seconds:.0} s of {objective_seconds} s");
+    #[expect(clippy::cast_precision_loss, reason = "minutes of a policy")]
+    let is_fast = seconds <= objective_seconds as f64;
+    let say = if is_fast { Assertion::held } else { Assertion::failed };
+    say(Question::Objective, name, detail)
 }
 
 /// A folder that nobody else can look into: for the lab's throwaway passwords and for files that are restored.
@@ -91,5 +105,27 @@ impl Workplace {
 
     pub(super) fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drill::Answer;
+
+    #[test]
+    fn the_time_of_a_restore_is_told_only_of_one_that_brought_everything_back() {
+        let phase = |step, seconds| Phase { step, source: None, began_seconds: 0.0, seconds };
+        let phases = [phase(Step::Open, 1.0), phase(Step::Lab, 50.0), phase(Step::Restore, 60.0)];
+        assert_eq!(rto_seconds(&phases, true), Some(61.0));
+        assert_eq!(rto_seconds(&phases, false), None);
+        for (rto, answer, detail) in [
+            (Some(60.0), Answer::Held, "60 s of 60 s"),
+            (Some(61.0), Answer::Failed, "61 s of 60 s"),
+            (None, Answer::CouldNotRun, "not everything was restored"),
+        ] {
+            let asked = judge_time(rto, 60);
+            assert_eq!((asked.answer, &*asked.detail, asked.kind), (answer, detail, Question::Objective));
+        }
     }
 }

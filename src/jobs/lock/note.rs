@@ -66,8 +66,14 @@ impl LockNote {
         stale_after: Duration,
         now: DateTime<Utc>,
     ) -> Option<Condition> {
-        let condition =
-            |urgency, what, hint| Condition { kind: Kind::Lock, about: name.to_owned(), urgency, what, hint };
+        let condition = |urgency, what, hint| Condition {
+            kind: Kind::Lock,
+            about: name.to_owned(),
+            urgency,
+            what,
+            hint,
+            drill: None,
+        };
         let tested = |test: &TestNote, urgency| {
             let (wrong, hint) = test.wrong.first().cloned().unwrap_or_default();
             condition(urgency, format!("the lock of copy `{name}` is {}: {wrong}", test.verdict), hint)

@@ -40,6 +40,7 @@ pub fn incident(kind: Kind, about: &str, urgency: Urgency) -> Incident {
             about: about.into(),
             urgency,
             what: "source `mysql` cannot be read: connection refused".into(),
+            drill: None,
             hint: Some("Is the server running? Start it, then run `lifeboat backup`.".into()),
         },
         opened: at("2026-11-22T18:00:14Z"),
@@ -82,6 +83,7 @@ pub fn drill(outcome: Outcome) -> DrillStanding {
             Outcome::Failed => [5, 1, 1],
             Outcome::CouldNotRun => [0, 0, 7],
         },
+        trouble: None,
     }
 }
 

@@ -56,6 +56,9 @@ fn a_run_says_what_it_made_or_what_failed() {
 fn a_drill_says_how_long_it_took_and_what_held() {
     assert_words!("drill_passed", Topic::Drill(drill(Outcome::Passed)));
     assert_words!("drill_failed", Topic::Drill(drill(Outcome::Failed)));
+    let trouble = Some("the proof of the drill is not in `oss`: the store refused".to_owned());
+    let unrecorded = DrillStanding { trouble, ..drill(Outcome::Passed) };
+    assert_words!("drill_unrecorded", Topic::Drill(unrecorded.clone()));
     let recipe = DrillStanding { way: Way::ByHand, from: "oss".into(), ..drill(Outcome::CouldNotRun) };
     assert_words!("drill_could_not_run", Topic::Drill(recipe.clone()));
 }

@@ -83,6 +83,11 @@ impl Inspection {
         self.ledger.survey.good.iter()
     }
 
+    /// Returns what drills found that are believed, the oldest first; of snapshots that are gone too.
+    pub fn drills(&self) -> impl Iterator<Item = &Proof> {
+        self.ledger.proofs.good.iter().map(|one| &one.proof)
+    }
+
     /// Returns the tombstones that tell what the original of this copy has forgotten, and when.
     pub fn forgotten_upstream(&self) -> BTreeMap<SnapshotId, DateTime<Utc>> {
         self.ledger.explanations.iter().map(|one| (one.snapshot.clone(), one.at)).collect()
