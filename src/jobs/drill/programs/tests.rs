@@ -148,6 +148,28 @@ async fn a_program_that_fails_is_quoted() {
 }
 
 #[tokio::test]
+async fn a_program_that_could_not_be_executed_or_was_killed_has_not_run() {
+    for (code, detail) in [
+        (126, "it could not be executed (exit code 126)"),
+        (127, "it, or a program that it needs, was not found (exit code 127)"),
+        (137, "it was ended by signal 9 (SIGKILL), as one is that takes too much memory (exit code 137)"),
+        (139, "it was ended by signal 11 (exit code 139)"),
+        (143, "it was ended by signal 15 (exit code 143)"),
+        (-1, "it ended without an exit code"),
+    ] {
+        let assertions = asked(&Stage::says(Ok(ended(Some(code), "sh: 1: smoke\n"))), &[], SMOKE).await;
+        let one = &assertions[0];
+        assert_eq!((one.answer, one.detail.as_str()), (Answer::CouldNotRun, detail));
+        assert_eq!((one.value, one.findings.as_slice()), (Some(code), ["sh: 1: smoke".to_owned()].as_slice()));
+    }
+    // What a program ends with by its own will, it has said.
+    for code in [1, 2, 125, 128, 193, 255] {
+        let assertions = asked(&Stage::says(Ok(ended(Some(code), ""))), &[], SMOKE).await;
+        assert_eq!(assertions[0].answer, Answer::Failed, "{code}");
+    }
+}
+
+#[tokio::test]
 async fn a_program_that_takes_too_long_has_failed() {
     let assertions = asked(&Stage::says(Ok(ended(None, "waiting\n"))), &[], SMOKE).await;
     assert_eq!(assertions[0].answer, Answer::Failed);
