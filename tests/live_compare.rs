@@ -289,6 +289,61 @@ async fn keys_that_differ_are_named_and_those_that_expired_meanwhile_are_not() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn keys_that_have_all_expired_prove_nothing() {
+    let from = redis_lab::Lab::start(8).await;
+    let copies = [redis_lab::Lab::start(8).await, redis_lab::Lab::start(8).await];
+    // What has expired stays until somebody asks for it: the dumps have it, also when this takes long.
+    for lab in [&from, &copies[1]] {
+        let _: String = lab.say(0, "DEBUG SET-ACTIVE-EXPIRE 0").await;
+    }
+    let _: u64 = from.say(3, "RPUSH c x").await;
+    let _: u64 = from.say(3, "PEXPIRE c 2000").await;
+    for key in ["a", "b"] {
+        let _: String = from.say(0, &format!("SET {key} x PX 2000")).await;
+    }
+    let kind = |lab: &redis_lab::Lab| SourceKind::Redis(lab.config());
+    let mut stages = Vec::new();
+    for copy in &copies {
+        let stage = Stage::of(kind(&from), kind(copy)).await;
+        stage.restore_copy().await;
+        stages.push(stage);
+    }
+    until(&from, "EXISTS a b", 0).await;
+    until(&copies[0], "DBSIZE", 0).await;
+    until(&copies[1], "DBSIZE", 2).await;
+    for stage in &stages {
+        let (asked, _) = stage.ask().await;
+        assert_eq!(asked.answer, Answer::CouldNotRun, "{asked:#?}");
+        assert_eq!(asked.detail, "all 3 keys have expired since the snapshot: nothing was compared");
+        assert_eq!(asked.value, Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn keys_that_have_expired_are_told_beside_those_that_are_there() {
+    let (from, to) = (redis_lab::Lab::start(8).await, redis_lab::Lab::start(8).await);
+    for lab in [&from, &to] {
+        let _: String = lab.say(0, "DEBUG SET-ACTIVE-EXPIRE 0").await;
+    }
+    let _: String = from.say(0, "SET stays x").await;
+    let _: String = from.say(0, "SET goes x PX 2000").await;
+    let kind = |lab: &redis_lab::Lab| SourceKind::Redis(lab.config());
+    let stage = Stage::of(kind(&from), kind(&to)).await;
+    stage.restore_copy().await;
+    until(&from, "EXISTS goes", 0).await;
+    let detail = "1 key, 1 string key, 1 expired since the snapshot: the same";
+    for there in [2, 1] {
+        until(&to, "DBSIZE", there).await;
+        let asked = stage.ask().await;
+        Stage::held(&asked);
+        assert_eq!((asked.0.detail.as_str(), asked.0.value), (detail, Some(1)));
+        let _: String = to.say(0, "DEBUG SET-ACTIVE-EXPIRE 1").await;
+    }
+}
+
 /// What the original holds.
 const SAMPLE: [&str; 17] = [
     "CREATE DATABASE im CHARACTER SET utf8mb4",

@@ -26,6 +26,10 @@ use crate::{
 
 /// Bytes of a key that are shown.
 const KEY_BYTES_SHOWN: usize = 200;
+/// How many keys there are, in [`Counts`]; those of each type have its name before this.
+pub const KEYS: &str = "keys";
+/// How many there are whose time has run out.
+pub const EXPIRED: &str = "expired since the snapshot";
 /// What is compared of what a dump's end tells: the rest is the server's own.
 const COMPARED: [&str; 4] = ["keys", "functions", "modules", "digest"];
 
@@ -48,14 +52,28 @@ impl Likeness for RedisLikeness {
     }
 
     fn count(&self, seen: &Seen, _bytes: Option<&Bytes>, counts: &mut Counts) {
-        let keys = seen.trailer.get("keys").cloned();
-        let keys: BTreeMap<u64, KeyCount> =
-            keys.and_then(|keys| serde_json::from_value(keys).ok()).unwrap_or_default();
-        for (kind, count) in keys.into_values().flatten() {
-            *counts.entry(format!("{kind} keys")).or_default() += count;
-            *counts.entry("keys".to_owned()).or_default() += count;
+        let by_kind = |name: &str| -> KeyCount {
+            let told = seen.trailer.get(name).cloned();
+            let told: BTreeMap<u64, KeyCount> =
+                told.and_then(|told| serde_json::from_value(told).ok()).unwrap_or_default();
+            told.into_values().flatten().fold(KeyCount::new(), |mut sum, (kind, count)| {
+                *sum.entry(kind).or_default() += count;
+                sum
+            })
+        };
+        // A dump has keys that are gone for everybody who asks for them.
+        let expired = by_kind("expired");
+        for (kind, count) in by_kind("keys") {
+            let gone = expired.get(&kind).copied().unwrap_or(0).min(count);
+            note_keys(counts, &kind, count - gone);
+            *counts.entry(EXPIRED.to_owned()).or_default() += gone;
         }
     }
+}
+
+fn note_keys(counts: &mut Counts, kind: &str, count: u64) {
+    *counts.entry(format!("{kind} {KEYS}")).or_default() += count;
+    *counts.entry(KEYS.to_owned()).or_default() += count;
 }
 
 /// Returns whether an entry of a reading tells nothing of its keys: they are of a newer format than this version knows.
@@ -78,10 +96,8 @@ impl Dump {
 pub struct KeyOdds {
     /// The keys.
     pub odds: Odds,
-    /// Keys that the stored dump has and that have expired since.
-    pub expired: u64,
-    /// Keys that are there and have not expired.
-    pub keys: u64,
+    /// The keys that are there and have not expired, and how many of the stored dump have: [`EXPIRED`].
+    pub counts: Counts,
 }
 
 /// Compares two dumps as they are at `now_ms`, which is not before the later of them was taken.
@@ -98,13 +114,15 @@ pub async fn differing_keys(stored: Dump, found: Dump, now_ms: i64, named_max: u
 fn differing(stored: &Spool, found: &Spool, now_ms: i64, named_max: usize) -> Result<KeyOdds, RdbError> {
     let (mut one, mut two) = (Sums::default(), Sums::default());
     let expired = walk(stored, now_ms, |thing, _| one.add(thing))?;
-    let mut keys = 0;
+    let mut counts = Counts::from([(EXPIRED.to_owned(), expired)]);
     walk(found, now_ms, |thing, what| {
-        keys += u64::from(matches!(what, What::Key { .. }));
+        if let What::Key { kind, .. } = what {
+            note_keys(&mut counts, kind, 1);
+        }
         two.add(thing);
     })?;
     let Some(mut listing) = Listing::of(&one, &two) else {
-        return Ok(KeyOdds { odds: Odds::default(), expired, keys });
+        return Ok(KeyOdds { odds: Odds::default(), counts });
     };
     walk(stored, now_ms, |thing, what| {
         if listing.wants(thing) {
@@ -116,19 +134,19 @@ fn differing(stored: &Spool, found: &Spool, now_ms: i64, named_max: usize) -> Re
             listing.found(thing, what.name(), Vec::new());
         }
     })?;
-    Ok(KeyOdds { odds: listing.finish(named_max), expired, keys })
+    Ok(KeyOdds { odds: listing.finish(named_max), counts })
 }
 
 /// What a thing of a dump is.
 enum What<'a> {
-    Key { db: u64, key: &'a [u8] },
+    Key { db: u64, key: &'a [u8], kind: &'a str },
     Function,
 }
 
 impl What<'_> {
     fn name(&self) -> String {
         match self {
-            Self::Key { db, key } => format!("db {db} key \"{}\"", shown(key, KEY_BYTES_SHOWN)),
+            Self::Key { db, key, .. } => format!("db {db} key \"{}\"", shown(key, KEY_BYTES_SHOWN)),
             Self::Function => "a function library".to_owned(),
         }
     }
@@ -144,7 +162,7 @@ fn walk(spool: &Spool, now_ms: i64, mut visit: impl FnMut(&Thing, &What<'_>)) ->
             Item::Key(found) => {
                 let key = Thing::key(&[&found.db.to_le_bytes(), &found.key]);
                 let thing = Thing { key, whole: found.digest.unwrap_or_default() };
-                visit(&thing, &What::Key { db: found.db, key: &found.key });
+                visit(&thing, &What::Key { db: found.db, key: &found.key, kind: &found.kind });
             }
             Item::Function { digest, .. } => {
                 let whole = digest.unwrap_or_default();
