@@ -365,6 +365,28 @@ const SAMPLE: [&str; 17] = [
     "CREATE USER 'other'@'%' IDENTIFIED BY 'secret'",
 ];
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn accounts_that_are_too_many_to_be_compared_are_not_told_as_the_same() {
+    let product = support::Product::Mysql;
+    let (from, to) = (support::Server::empty(product).await, support::Server::empty(product).await);
+    from.run(["CREATE USER 'app'@'%' IDENTIFIED BY 'secret'"]).await;
+    let kind = |server: &support::Server| SourceKind::Mysql(server.config.clone());
+    let few = Stage::of(kind(&from), kind(&to)).await;
+    few.restore_copy().await;
+    Stage::held(&few.ask().await);
+    let comment = "x".repeat(1 << 20);
+    from.run((0..17).map(|n| format!("CREATE USER 'u{n}'@'%' COMMENT '{comment}'"))).await;
+    let many = Stage::of(kind(&from), kind(&to)).await;
+    // Whichever side has too many.
+    for stage in [Stage { copy: many.original.clone(), ..few }, many] {
+        let (asked, _) = stage.ask().await;
+        assert_eq!(asked.answer, Answer::CouldNotRun, "{asked:#?}");
+        let why = "but the users, roles and grants are more than 16.0 MiB: too many to be compared";
+        assert!(asked.detail.ends_with(why), "{}", asked.detail);
+    }
+}
+
 async fn rows_and_programs_that_differ_are_named(product: support::Product) {
     let (from, to) = (support::Server::empty(product).await, support::Server::empty(product).await);
     from.run(SAMPLE).await;

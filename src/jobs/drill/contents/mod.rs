@@ -112,6 +112,8 @@ impl Pair<'_> {
             let count = grouped(compared.unmatched);
             let detail = format!("{held}, but {count} entries come in an order too different to be compared");
             Assertion::could_not_run(Question::Contents, NAME, detail)
+        } else if let Some(why) = findings.uncompared {
+            Assertion::could_not_run(Question::Contents, NAME, format!("{held}, but {why}"))
         } else {
             Assertion::held(Question::Contents, NAME, format!("{held}: the same"))
         };
@@ -126,6 +128,8 @@ struct Findings {
     total: u64,
     /// Whether there may be more than that.
     is_open: bool,
+    /// What could not be compared, and why.
+    uncompared: Option<String>,
 }
 
 impl Findings {
