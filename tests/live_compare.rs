@@ -115,8 +115,8 @@ impl Stage {
         self.restore(registry::target(&self.copy, None, &ground, &monitor).unwrap().target).await;
     }
 
-    /// Compares; returns the answer and the objects that were met.
-    async fn ask(&self) -> (Assertion, BTreeSet<String>) {
+    /// Compares; returns the answer and the objects that were met, if these were all.
+    async fn ask(&self) -> (Assertion, Option<BTreeSet<String>>) {
         let snapshot = self.ship.reader(&self.store).await.unwrap().snapshot(&self.id).await.unwrap();
         let mut stack = Stack::parse(POLICY, "policy.toml", Need::Repository).unwrap();
         stack.sources.push(self.original.clone());
@@ -133,19 +133,19 @@ impl Stage {
         let mut each = |_: &lifeboat::names::SourceName, seen: &lifeboat::flow::Seen| {
             objects.insert(seen.meta.text("key").unwrap_or_default().to_owned());
         };
-        let mut all = contents::compare(&scene, &mut each).await;
-        assert_eq!(all.len(), 1);
-        (all.remove(0), objects)
+        let mut contents = contents::compare(&scene, &mut each).await;
+        assert_eq!(contents.assertions.len(), 1);
+        (contents.assertions.remove(0), contents.unread.is_empty().then_some(objects))
     }
 
     #[track_caller]
-    fn held(asked: &(Assertion, BTreeSet<String>)) {
+    fn held(asked: &(Assertion, Option<BTreeSet<String>>)) {
         assert_eq!(asked.0.answer, Answer::Held, "{:#?}", asked.0);
         assert!(asked.0.detail.ends_with(": the same"), "{}", asked.0.detail);
     }
 
     #[track_caller]
-    fn failed(asked: &(Assertion, BTreeSet<String>), findings: &[&str]) {
+    fn failed(asked: &(Assertion, Option<BTreeSet<String>>), findings: &[&str]) {
         assert_eq!(asked.0.answer, Answer::Failed, "{:#?}", asked.0);
         assert_eq!(asked.0.findings, findings);
         assert_eq!(asked.0.findings_total, findings.len() as u64);
@@ -214,12 +214,12 @@ async fn objects_that_differ_are_named() {
             concurrency: 8,
         })
     };
-    let stage = Stage::of(config(), config()).await;
+    let mut stage = Stage::of(config(), config()).await;
     // The same again, written later: the dates are the server's own.
     bucket.put("a", b"a").await;
     let asked = stage.ask().await;
     Stage::held(&asked);
-    assert_eq!(asked.1, ["a", "b/ü", "c"].map(str::to_owned).into());
+    assert_eq!(asked.1, Some(["a", "b/ü", "c"].map(str::to_owned).into()));
 
     bucket.delete("a").await;
     bucket.put("b/ü", b"longer").await;
@@ -236,6 +236,12 @@ async fn objects_that_differ_are_named() {
         format!("object {name}/d is extra"),
     ];
     Stage::failed(&(asked, objects), &lines.each_ref().map(String::as_str));
+
+    // A server that is gone is no answer, and what was not read is not missing.
+    let SourceKind::S3(copy) = &mut stage.copy.kind else { unreachable!("it is a bucket") };
+    copy.endpoint = "http://127.0.0.1:1".to_owned();
+    let (asked, objects) = stage.ask().await;
+    assert_eq!((asked.answer, objects), (Answer::CouldNotRun, None));
 }
 
 /// Waits until a command's answer is a number.

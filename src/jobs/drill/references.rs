@@ -2,7 +2,8 @@
 //!
 //! *Order.* The rows are read first; then each is held against what it names; then what must have a row is walked.
 //!
-//! A reference that looked at nothing has not held: without rows and without objects it could not run.
+//! A reference that looked at nothing has not held: without rows and without objects it could not run. Neither could
+//! one of which the objects were not all read.
 
 use std::ops::ControlFlow;
 
@@ -101,6 +102,7 @@ async fn in_bucket(
     let (source, bucket) = (config.inside.clone(), config.bucket.clone().unwrap_or_default());
     let names = names.clone();
     book.think(move |pages| {
+        pages.check_read(&source)?;
         let place = pages.place(&source, &bucket);
         rows::hold(pages, place, &names, &mut tally)?;
         rows::orphans(pages, place, glob.as_ref(), &names, &mut tally)?;

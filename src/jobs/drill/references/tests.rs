@@ -74,6 +74,20 @@ async fn rows_that_have_their_objects_hold() {
 }
 
 #[tokio::test]
+async fn what_was_not_read_is_not_missing() {
+    let mut book = book(&[(b"a", 1, A)]);
+    // The lab's server died after the first object.
+    book.note_unread("minio");
+    let failure = answer(&book, &config(""), [row(&["a"]), row(&["b"])], None).await.unwrap_err();
+    assert_eq!(failure.exit(), ExitCode::DrillNotRun);
+    let what = "the objects of `minio` could not all be read: none can be called missing";
+    assert_eq!(failure.to_string(), what);
+    let other = ReferenceConfig { inside: "other".to_owned(), ..config("") };
+    let assertion = answer(&book, &other, [row(&["a"])], None).await.unwrap();
+    assert_eq!(assertion.answer, Answer::Held, "another source was");
+}
+
+#[tokio::test]
 async fn every_fault_is_named() {
     let book = book(&[(b"a", 1, A), (b"b", 2, A), (b"c", 3, A), (b"x", 4, A)]);
     let rows: [&[&str]; 5] =
