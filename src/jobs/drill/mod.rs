@@ -29,7 +29,7 @@ pub use self::{
     questions::Asking,
     record::Recorded,
     rehearse::Meddle,
-    scene::{Cast, Scene},
+    scene::{Cast, Dumps, Scene},
 };
 use self::{rehearse::Rehearsal, watch::Watch};
 use super::{

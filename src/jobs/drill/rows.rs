@@ -18,9 +18,12 @@ use crate::{
 };
 
 const ROWS: &str = "
-    DROP TABLE IF EXISTS found; DROP TABLE IF EXISTS rows;
+    DROP TABLE IF EXISTS found; DROP TABLE IF EXISTS rows; DROP TABLE IF EXISTS absent;
     CREATE TABLE rows (key BLOB NOT NULL, sha256 BLOB, size_bytes INTEGER) STRICT;
     CREATE TABLE found (key BLOB NOT NULL) STRICT;
+    CREATE TABLE absent (
+        key BLOB PRIMARY KEY, rows INTEGER NOT NULL, is_expired INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ";
 /// All columns are in the index, so that walking it never jumps to the table.
 const SORTED: &str = "CREATE INDEX rows_by_key ON rows (key, sha256, size_bytes);";
@@ -63,6 +66,8 @@ pub(super) struct Tally {
     pub(super) rows: u64,
     /// Rows that name nothing.
     pub(super) nameless: u64,
+    /// Rows of which the key has expired since the snapshot.
+    pub(super) expired: u64,
     /// Objects or keys that must have a row; `None` when nobody looked.
     pub(super) objects: Option<u64>,
     faults: BTreeMap<Fault, (u64, Vec<String>)>,
@@ -290,6 +295,40 @@ pub(super) fn next_keys(pages: &Pages, after: &[u8], count: usize) -> Result<Vec
         rows.collect()
     };
     read().map_err(trouble)
+}
+
+/// Remembers a key that so many rows name and that is not there.
+pub(super) fn absent(pages: &mut Pages, key: &[u8], rows: u64) -> Result<()> {
+    pages.write("INSERT INTO absent VALUES (?1, ?2, FALSE)", params![key, rows])
+}
+
+/// Returns whether a key was remembered as not there.
+pub(super) fn are_absent(pages: &Pages) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM absent)";
+    pages.connection.query_row(sql, [], |row| row.get(0)).map_err(trouble)
+}
+
+/// Notes that a key has expired since the snapshot; of those that are there, nothing is noted.
+pub(super) fn expired(pages: &mut Pages, key: &[u8]) -> Result<()> {
+    pages.write("UPDATE absent SET is_expired = TRUE WHERE key = ?1", params![key])
+}
+
+/// Counts the keys that are not there: what has expired is not missing.
+pub(super) fn count_absent(pages: &Pages, names: &Names, tally: &mut Tally) -> Result<()> {
+    let mut walk = || -> rusqlite::Result<()> {
+        let mut statement = pages.connection.prepare("SELECT * FROM absent ORDER BY key")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (key, count) = (row.get_ref(0)?.as_blob()?, row.get(1)?);
+            if row.get(2)? {
+                tally.expired += count;
+            } else {
+                tally.add(Fault::Missing, count, || format!("row {} has no key", names.show(key)));
+            }
+        }
+        Ok(())
+    };
+    walk().map_err(trouble)
 }
 
 /// Returns whether a glob of the policy matches a key, whatever bytes it has.

@@ -5,10 +5,11 @@ use crate::{
     drill::{Answer, Assertion, FINDINGS_MAX, Question},
     error::Result,
     flow::{
-        Oddity, STREAM_DEPTH, Seen, Selection, channel,
+        Oddity, STREAM_DEPTH, Seen, channel,
         compare::{Counts, Difference, Observer},
         settle,
     },
+    jobs::drill::scene::Dumps,
     lab,
     policy::RedisConfig,
     redis::compare::{Dump, EXPIRED, KEYS, KeyOdds, differing_keys, is_opaque},
@@ -64,7 +65,11 @@ pub(super) async fn compare(pair: &Pair<'_>, config: &RedisConfig) -> Result<Ass
 
 /// Nothing was compared with nothing: that proves nothing.
 fn none_left(expired: u64) -> Assertion {
-    let keys = if expired == 1 { "the only key has".to_owned() } else { format!("all {} keys have", grouped(expired)) };
+    let keys = if expired == 1 {
+        "the only key has".to_owned()
+    } else {
+        format!("all {} keys have", grouped(expired))
+    };
     let detail = format!("{keys} expired since the snapshot: nothing was compared");
     Assertion::could_not_run(Question::Contents, NAME, detail).with_value(0)
 }
@@ -79,11 +84,7 @@ fn kinds(counts: &Counts) -> Vec<&str> {
 async fn differing(pair: &Pair<'_>, config: &RedisConfig) -> Result<KeyOdds> {
     let clock = &pair.scene.ground.clock;
     let (name, now_ms) = (pair.name(), || clock.now().timestamp_millis());
-    let (sink, entries) = channel(STREAM_DEPTH);
-    let all = Selection::all();
-    let read = pair.scene.snapshot.read_source(name, &all, sink, pair.scene.monitor);
-    let (read, taken) = tokio::join!(read, Dump::take(entries, config, now_ms()));
-    let ((), stored) = settle(read, taken).map_err(|error| error.about(name))?;
+    let stored = pair.scene.dump(name, config).await?;
     let (sink, entries) = channel(STREAM_DEPTH);
     let (read, taken) = tokio::join!(pair.source()?.read(sink, None), Dump::take(entries, config, now_ms()));
     let ((), found) = settle(read, taken).map_err(|error| error.about(name))?;

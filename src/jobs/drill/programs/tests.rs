@@ -6,12 +6,14 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::{
+    clock::Ground,
     drill::Answer,
     event::{NoMonitor, SharedMonitor},
-    jobs::drill::ObjectBook,
+    jobs::drill::{Dumps, ObjectBook},
     lab::{Lab, Running, Server},
     names::{SnapshotId, SourceName},
-    policy::{DrillConfig, SourceConfig},
+    policy::{DrillConfig, RedisConfig, SourceConfig},
+    redis::compare::Dump,
 };
 
 /// A lab without servers.
@@ -47,6 +49,13 @@ impl Lab for Stage {
     }
     async fn remove(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Dumps for Stage {
+    async fn dump(&self, _: &SourceName, _: &RedisConfig) -> Result<Dump> {
+        unreachable!("no reference is asked for")
     }
 }
 
@@ -86,8 +95,10 @@ async fn asked(stage: &Stage, cast: &[Cast], drill: &str) -> Vec<Assertion> {
         drill: &drill,
         snapshot: &snapshot,
         points: BTreeMap::new(),
+        dumps: stage,
         cast,
         lab: stage,
+        ground: &Ground::system(),
         monitor: &monitor,
     };
     asking.ask(&mut ObjectBook::new().unwrap(), None).await
@@ -160,7 +171,10 @@ async fn a_program_that_could_not_be_executed_or_was_killed_has_not_run() {
         let assertions = asked(&Stage::says(Ok(ended(Some(code), "sh: 1: smoke\n"))), &[], SMOKE).await;
         let one = &assertions[0];
         assert_eq!((one.answer, one.detail.as_str()), (Answer::CouldNotRun, detail));
-        assert_eq!((one.value, one.findings.as_slice()), (Some(code), ["sh: 1: smoke".to_owned()].as_slice()));
+        assert_eq!(
+            (one.value, one.findings.as_slice()),
+            (Some(code), ["sh: 1: smoke".to_owned()].as_slice())
+        );
     }
     // What a program ends with by its own will, it has said.
     for code in [1, 2, 125, 128, 193, 255] {
