@@ -248,6 +248,8 @@ struct Opened {
     refs: PackId,
     /// The file with the identity.
     identity: PathBuf,
+    /// What is said of snapshots that cannot be believed.
+    left_out: Option<String>,
 }
 
 async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
@@ -260,7 +262,7 @@ async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
         _ => identity(stack)?,
     };
     let repository = opening.read(identity, monitor).await?;
-    let refs = believed(&repository, monitor).await?;
+    let (refs, left_out) = believed(&repository, monitor).await?;
     let ids: Vec<SnapshotId> = refs.iter().map(|refs| refs.snapshot.clone()).collect();
     let when = match &wanted.when {
         Some(when) => when.clone(),
@@ -274,16 +276,21 @@ async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
     };
     let snapshot = repository.snapshot(&id).await?;
     let refs = snapshot.refs_sha256;
-    Ok(Opened { from, opening, repository, snapshot, refs, identity: file })
+    Ok(Opened { from, opening, repository, snapshot, refs, identity: file, left_out })
 }
 
-/// Returns the refs of all snapshots, oldest first; what is forged or broken is told and left out.
-async fn believed(repository: &Repository<Read>, monitor: &SharedMonitor) -> Result<Vec<Refs>> {
+/// Returns the refs of all snapshots, oldest first; what is forged or broken is told and left out, and the report says
+/// so too.
+async fn believed(
+    repository: &Repository<Read>,
+    monitor: &SharedMonitor,
+) -> Result<(Vec<Refs>, Option<String>)> {
     let (good, bad) = repository.survey().await?;
+    let left_out = pick::left_out(bad.iter().map(|(key, _)| key));
     for (_, failure) in bad {
         monitor.warn(None, format!("left out: {}", failure.one_line()), failure.first_hint());
     }
-    Ok(good)
+    Ok((good, left_out))
 }
 
 /// Returns the identity that the policy names, or the one in the keys folder where it opens without a passphrase; and
@@ -378,7 +385,7 @@ fn blank(
         phases: Vec::new(),
         sources: Vec::new(),
         assertions: Vec::new(),
-        notes: Vec::new(),
+        notes: opened.left_out.iter().cloned().collect(),
         trend: Vec::new(),
     }
 }
