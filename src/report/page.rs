@@ -1,7 +1,8 @@
 //! The report as a page for people: one file without script that loads nothing, for a phone, a screen and paper.
 //!
-//! `page/page.html` says what stands where, `page/words.<language>` says it in words, `chart` draws. Everything that is
-//! inserted passes the one formatter here, which makes it harmless.
+//! `page/page.html` says what stands where, `page/words.<language>` says it in words, `chart` draws. What was found
+//! (names of checks, details, findings, notes) is English in every language: evidence is searched for as it stands.
+//! Everything that is inserted passes the one formatter here, which makes it harmless.
 
 use std::sync::Arc;
 
