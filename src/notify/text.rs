@@ -13,7 +13,8 @@ use minijinja::{Environment, Error, ErrorKind, context, value::Serde};
 use super::{Message, Topic, hidden::one_line};
 use crate::{
     names::ByteCount,
-    policy::{Language, grouped, local},
+    plain::grouped,
+    policy::{Language, local},
 };
 
 /// Characters of one thing that is inserted; what failed may be told at length by a server.

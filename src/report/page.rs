@@ -13,15 +13,13 @@ use minijinja::{
 };
 use serde::Serialize;
 
-use super::{
-    chart,
-    plain::{escaped, visible},
-};
+use super::{chart, visible};
 use crate::{
     drill::{Answer, Assertion, Report, SourceReport},
     error::{Context, ExitCode, Result},
     names::ByteCount,
-    policy::{Language, grouped, local},
+    plain::{escaped, grouped},
+    policy::{Language, local},
 };
 
 /// What the page is made of, in every language.

@@ -1,6 +1,6 @@
 //! Redis: one dump against another, and the keys that differ.
 
-use super::{Findings, NAME, Pair, grouped};
+use super::{Findings, NAME, Pair};
 use crate::{
     drill::{Answer, Assertion, FINDINGS_MAX, Question},
     error::Result,
@@ -11,6 +11,7 @@ use crate::{
     },
     jobs::drill::scene::Dumps,
     lab,
+    plain::grouped,
     policy::RedisConfig,
     redis::compare::{Dump, EXPIRED, KEYS, KeyOdds, differing_keys, is_opaque},
 };

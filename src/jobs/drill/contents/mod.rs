@@ -28,6 +28,7 @@ use crate::{
     },
     jobs::registry,
     names::SourceName,
+    plain::grouped,
     policy::SourceKind,
     repo::{EntryLines, format::SourceManifest},
 };
@@ -212,18 +213,6 @@ fn tell(counts: &Counts, names: &[&str]) -> String {
 
 fn singular(plural: &str) -> &str {
     plural.strip_suffix('s').unwrap_or(plural)
-}
-
-fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]
