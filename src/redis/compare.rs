@@ -19,13 +19,14 @@ use crate::{
     flow::{
         EntryMeta, EntryStream, FlowResult, Likeness, Seen,
         compare::Counts,
-        unordered::{Listing, Odds, Sums, Thing, shown},
+        unordered::{Listing, Odds, Sums, Thing},
     },
+    plain::of_bytes,
     policy::RedisConfig,
 };
 
-/// Bytes of a key that are shown.
-const KEY_BYTES_SHOWN: usize = 200;
+/// Characters of a key that are shown.
+const KEY_CHARS_SHOWN: usize = 200;
 /// How many keys there are, in [`Counts`]; those of each type have its name before this.
 pub const KEYS: &str = "keys";
 /// How many there are whose time has run out.
@@ -162,7 +163,9 @@ enum What<'a> {
 impl What<'_> {
     fn name(&self) -> String {
         match self {
-            Self::Key { db, key, .. } => format!("db {db} key \"{}\"", shown(key, KEY_BYTES_SHOWN)),
+            Self::Key { db, key, .. } => {
+                format!("db {db} key \"{}\"", of_bytes(key, KEY_CHARS_SHOWN).replace('"', "\\\""))
+            }
             Self::Function => "a function library".to_owned(),
         }
     }

@@ -15,6 +15,7 @@ use crate::{
     drill::FINDINGS_MAX,
     error::{ExitCode, Failure, Result},
     mysql::Answer,
+    plain,
 };
 
 const ROWS: &str = "
@@ -336,24 +337,7 @@ pub(super) fn matches(glob: &GlobMatcher, key: &[u8]) -> bool {
     glob.is_match_candidate(&Candidate::from_bytes(key))
 }
 
-/// Returns bytes as people read them: what is no text or would move the line is escaped.
+/// Returns a key, or a column, as people read it.
 pub(super) fn shown(bytes: &[u8]) -> String {
-    // No character has more than four bytes.
-    let begin = &bytes[..bytes.len().min(4 * SHOWN_CHARS_MAX)];
-    let mut text = String::new();
-    for chunk in begin.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\\' => text.push_str("\\\\"),
-                c if c.is_control() => text.extend(c.escape_default()),
-                c => text.push(c),
-            }
-        }
-        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    if let Some((cut, _)) = text.char_indices().nth(SHOWN_CHARS_MAX) {
-        text.truncate(cut);
-        text.push('…');
-    }
-    text
+    plain::of_bytes(bytes, SHOWN_CHARS_MAX)
 }
