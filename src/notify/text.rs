@@ -13,7 +13,7 @@ use minijinja::{Environment, Error, ErrorKind, context, value::Serde};
 use super::{Message, Topic, hidden::one_line};
 use crate::{
     names::ByteCount,
-    plain::grouped,
+    plain::{escaped, grouped},
     policy::{Language, local},
 };
 
@@ -261,10 +261,6 @@ impl Dialect {
             Self::Slack => text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"),
         }
     }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Renders a template of the policy.
