@@ -4,7 +4,7 @@
 //!
 //! | floor | modules | duty |
 //! |---|---|---|
-//! | 0 | [`names`] | what things are called |
+//! | 0 | [`names`], [`plain`] | what things are called, values as people read them |
 //! | 1 | [`clock`], [`error`], [`event`] | time and chance, how runs end, what happens meanwhile |
 //! | 1 | [`drill`] | what a drill found |
 //! | 2 | [`finding`], [`flow`], [`retention`] | what was seen, entries on their way, which snapshots stay |
@@ -22,6 +22,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::cast_sign_loss))]
 
 pub mod names;
+pub mod plain;
 
 pub mod clock;
 pub mod drill;

@@ -5,20 +5,30 @@
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
-use chrono::{DateTime, TimeZone as _, Utc};
+use chrono::{DateTime, TimeDelta, TimeZone as _, Utc};
 use lifeboat::{
+    clock::{Ground, StoppedClock},
     drill::{Answer, Assertion},
     error::{ExitCode, Result},
     event::{NoMonitor, SharedMonitor},
-    jobs::drill::{Asking, Cast, ObjectBook},
+    flow::{STREAM_DEPTH, Source as _, channel, settle},
+    jobs::drill::{Asking, Cast, Dumps, ObjectBook},
     lab::{Ended, Lab, Program, Running, Server as LabServer},
     mysql,
     names::{SnapshotId, SourceName},
     policy::{DrillConfig, RedisConfig, SecretRef, SourceConfig, SourceKind},
-    redis::keys::{Keys, beginning_with},
+    redis::{
+        RedisSource,
+        compare::Dump,
+        keys::{Keys, beginning_with},
+    },
 };
 use support::{Product, Server, own};
 
@@ -44,6 +54,24 @@ impl Lab for Fixtures {
     async fn remove(&self) -> Result<()> {
         unreachable!("they stay")
     }
+}
+
+/// The dump of a snapshot, to be asked for once.
+struct Held(Mutex<Option<Dump>>);
+
+#[async_trait]
+impl Dumps for Held {
+    async fn dump(&self, _: &SourceName, _: &RedisConfig) -> Result<Dump> {
+        Ok(self.0.lock().unwrap().take().unwrap())
+    }
+}
+
+/// Takes a dump of all that a Redis holds.
+async fn dumped(config: &RedisConfig) -> Held {
+    let (sink, entries) = channel(STREAM_DEPTH);
+    let source = RedisSource::new(name("redis"), config.clone(), Ground::system(), NoMonitor::shared());
+    let (read, taken) = tokio::join!(Box::new(source).read(sink, None), Dump::take(entries, config, 0));
+    Held(Mutex::new(Some(settle(read, taken).unwrap().1)))
 }
 
 fn name(name: &str) -> SourceName {
@@ -88,6 +116,11 @@ impl Redis {
             commands.cmd("SET").arg(self.key(&name)).arg("x").arg("EX").arg(600).ignore();
         }
         commands.query_async::<()>(&mut connection).await.unwrap();
+    }
+
+    async fn remove(&self, name: &[u8]) {
+        let mut connection = self.client.get_multiplexed_async_connection().await.unwrap();
+        redis::cmd("DEL").arg(self.key(name)).exec_async(&mut connection).await.unwrap();
     }
 }
 
@@ -259,6 +292,7 @@ fn point() -> DateTime<Utc> {
 /// Fills a database and a Redis, and returns what the policy asks of them.
 async fn furnish(server: &Server, redis: &Redis, db: &str) -> DrillConfig {
     let key = |name: &str| String::from_utf8(redis.key(name.as_bytes())).unwrap();
+    let [one, two, five] = ["session:1", "session:2", "session:5"].map(key);
     server
         .run([
             format!("CREATE DATABASE {db}"),
@@ -266,13 +300,12 @@ async fn furnish(server: &Server, redis: &Redis, db: &str) -> DrillConfig {
             format!("INSERT INTO {db}.files VALUES ('/im/图 1.png', '{HASH}', 3), ('/im/gone', NULL, NULL), (NULL, NULL, NULL)"),
             format!("CREATE TABLE {db}.sessions (token VARCHAR(99), at DATETIME)"),
             format!(
-                "INSERT INTO {db}.sessions VALUES ('{}', '2026-11-01 10:50:00'), ('{}', '2026-11-01 10:51:00')",
-                key("session:1"),
-                key("session:2"),
+                "INSERT INTO {db}.sessions VALUES ('{one}', '2026-11-01 10:50:00'), \
+                 ('{two}', '2026-11-01 10:51:00'), ('{five}', '2026-11-01 10:49:00')",
             ),
         ])
         .await;
-    redis.set(["session:1", "session:3", "other:4"].map(|name| name.as_bytes().to_vec())).await;
+    redis.set(["session:1", "session:3", "other:4", "session:5"].map(|name| name.as_bytes().to_vec())).await;
     let prefix = &redis.prefix;
     let text = format!(
         "
@@ -345,8 +378,21 @@ async fn every_question_of_a_policy_is_asked(product: Product) {
     let monitor: SharedMonitor = NoMonitor::shared();
     let snapshot = SnapshotId::new("20261101T030000Z-7f3a").unwrap();
     let points = BTreeMap::from([(name("mysql"), point())]);
-    let asking =
-        Asking { drill: &drill, snapshot: &snapshot, points, cast: &cast, lab: &Fixtures, monitor: &monitor };
+    // One key was there when the snapshot was made, for ten minutes; the drill is a quarter of an hour later.
+    let dumps = dumped(&redis.config).await;
+    redis.remove(b"session:5").await;
+    let clock = Arc::new(StoppedClock::at(Ground::system().clock.now() + TimeDelta::minutes(15)));
+    let ground = Ground { clock, ..Ground::system() };
+    let asking = Asking {
+        drill: &drill,
+        snapshot: &snapshot,
+        points,
+        dumps: &dumps,
+        cast: &cast,
+        lab: &Fixtures,
+        ground: &ground,
+        monitor: &monitor,
+    };
     let assertions = asking.ask(&mut book, None).await;
     server.run([format!("DROP DATABASE {db}")]).await;
 
@@ -372,6 +418,11 @@ async fn every_question_of_a_policy_is_asked(product: Product) {
     assert_eq!(
         assertions[0].detail,
         "2 rows (1 more name nothing), 1 missing; 1 object, 0 without a row; 0 may be missing"
+    );
+    assert_eq!(
+        assertions[1].detail,
+        "3 rows, 1 missing, 1 key has expired since the snapshot; 2 keys, 1 without a row; 0 may be missing; \
+         0 keys may be without a row"
     );
     assert_eq!(assertions[2].detail, "1 row, 0 missing");
     assert!(assertions[4].detail.contains("error 1146"), "{}", assertions[4].detail);

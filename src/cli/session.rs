@@ -149,7 +149,7 @@ impl Session {
 
     /// As [`believed`], telling on the screen.
     pub async fn believed(&self, repository: &Repository<Read>) -> Result<Vec<Refs>> {
-        believed(repository, &self.monitor()).await
+        Ok(believed(repository, &self.monitor()).await?.0)
     }
 }
 

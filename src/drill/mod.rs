@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::names::SnapshotId;
+use crate::{names::SnapshotId, plain};
 
 /// What a report says it is.
 pub const SCHEMA: &str = "lifeboat.drill-report/1";
@@ -328,21 +328,7 @@ impl Assertion {
 /// Returns a text that a terminal, a page and a chat show as it is, and not longer than a few lines: names of rows,
 /// keys and objects hold whatever somebody put there.
 fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for (at, c) in text.chars().enumerate() {
-        if at == SHOWN_CHARS_MAX {
-            shown.push('…');
-            break;
-        }
-        // What turns the direction of text around can make it say something else.
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || turns || c == '\u{2028}' || c == '\u{2029}' {
-            shown.extend(c.escape_unicode());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
+    plain::visible(text, SHOWN_CHARS_MAX)
 }
 
 /// An earlier drill, for the trend.

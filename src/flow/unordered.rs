@@ -221,21 +221,6 @@ fn put(other: &mut Vec<Version>, own: &mut Vec<Version>, version: Version) {
     }
 }
 
-/// Writes bytes as a person reads them: text as it is, what cannot be printed escaped, `bytes_max` of them.
-pub fn shown(bytes: &[u8], bytes_max: usize) -> String {
-    let cut = &bytes[..bytes.len().min(bytes_max)];
-    let mut out = String::new();
-    for chunk in cut.utf8_chunks() {
-        out.extend(chunk.valid().chars().flat_map(|c| {
-            let is_plain = !c.is_control() && c != '"' && c != '\\';
-            let plain = is_plain.then_some(c);
-            plain.into_iter().chain((!is_plain).then(|| c.escape_default()).into_iter().flatten())
-        }));
-        out.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    if cut.len() < bytes.len() { format!("{out}…") } else { out }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -330,11 +315,5 @@ mod tests {
         let odds = odds(&stored, &[], 10);
         assert!(odds.is_open && odds.total == 500, "{odds:?}");
         assert!((1..=11).contains(&odds.named.len()), "{}", odds.named.len());
-    }
-
-    #[test]
-    fn bytes_that_are_no_text_are_escaped() {
-        assert_eq!(shown(b"a\x00\xff\n\"\xe5\xaf\x86", 100), "a\\u{0}\\xff\\n\\\"密");
-        assert_eq!(shown(b"abcdef", 3), "abc…");
     }
 }

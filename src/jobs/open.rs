@@ -17,7 +17,7 @@ use crate::{
     drill::Report,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    names::{PackId, SnapshotId, Task},
+    names::{Key, PackId, SnapshotId, Task},
     policy::{OffsiteConfig, Stack, StoreConfig},
     repo::{
         Append, Clear, CopyReport, CopySettings, Hold, Maintain, Place, Read, Repository,
@@ -203,14 +203,17 @@ impl Opening {
     }
 }
 
-/// Returns the refs of all snapshots, oldest first. Those that are forged or broken are told and keep nobody from the
-/// others.
-pub async fn believed(repository: &Repository<Read>, monitor: &SharedMonitor) -> Result<Vec<Refs>> {
+/// Returns the refs of all snapshots, oldest first, and the names of those that are forged or broken: they are told and
+/// keep nobody from the others.
+pub async fn believed(
+    repository: &Repository<Read>,
+    monitor: &SharedMonitor,
+) -> Result<(Vec<Refs>, Vec<Key>)> {
     let (good, bad) = repository.survey().await?;
-    for (_, failure) in bad {
+    for (_, failure) in &bad {
         monitor.warn(None, format!("left out: {}", failure.one_line()), failure.first_hint());
     }
-    Ok(good)
+    Ok((good, bad.into_iter().map(|(key, _)| key).collect()))
 }
 
 /// A proof that lies in a repository.

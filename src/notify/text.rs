@@ -13,7 +13,8 @@ use minijinja::{Environment, Error, ErrorKind, context, value::Serde};
 use super::{Message, Topic, hidden::one_line};
 use crate::{
     names::ByteCount,
-    policy::{Language, grouped, local},
+    plain::{escaped, grouped},
+    policy::{Language, local},
 };
 
 /// Characters of one thing that is inserted; what failed may be told at length by a server.
@@ -260,10 +261,6 @@ impl Dialect {
             Self::Slack => text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"),
         }
     }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Renders a template of the policy.

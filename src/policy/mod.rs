@@ -18,7 +18,7 @@ mod stack;
 mod text;
 
 pub use self::{
-    language::{grouped, local},
+    language::local,
     load::{Need, find_policy},
     notify::{
         AddressConfig, Channel, EmailConfig, ExecConfig, HealthchecksConfig, MailEncryption, NotifyConfig,

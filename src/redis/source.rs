@@ -169,6 +169,9 @@ fn trailer(survey: &Survey, digest: Option<String>) -> Attrs {
     let mut facts = Attrs::new();
     let mut tell = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
     tell("keys", json!(survey.keys));
+    if !survey.expired.is_empty() {
+        tell("expired", json!(survey.expired));
+    }
     tell("functions", json!(survey.functions));
     tell("modules", json!(modules));
     tell("rdb_version", json!(survey.rdb_version));

@@ -5,8 +5,11 @@
 
 use std::fmt::Write as _;
 
-use super::plain::{escaped, visible};
-use crate::drill::{Answer, Assertion, Outcome, Question, Report, Way};
+use super::visible;
+use crate::{
+    drill::{Answer, Assertion, Outcome, Question, Report, Way},
+    plain::escaped,
+};
 
 /// A test case.
 struct Case {

@@ -2,18 +2,23 @@
 //!
 //! All of it is made from a [`Report`] alone: nothing here reads, asks or prints. What a report tells may have been
 //! chosen by a stranger (a row's name, an object's key, a server's answer), so every form makes it harmless in one
-//! place (`plain`), and none of them loads anything or runs anything.
+//! place ([`crate::plain`]), and none of them loads anything or runs anything.
 
 mod chart;
 mod junit;
 mod page;
-mod plain;
 #[cfg(test)]
 mod tests;
 
 pub use self::{junit::junit, page::html};
 
-use crate::drill::{Report, SCHEMA};
+use crate::{
+    drill::{Report, SCHEMA},
+    plain,
+};
+
+/// Characters of one thing that is shown; `report.json` has all of it.
+const CHARS_MAX: usize = 1_000;
 
 /// Writes the report for programs: the same report gives the same bytes. [`schema`] says what is in them.
 pub fn json(report: &Report) -> Vec<u8> {
@@ -29,4 +34,9 @@ pub fn schema() -> serde_json::Value {
     schema["title"] = SCHEMA.into();
     schema["properties"]["schema"]["const"] = SCHEMA.into();
     schema
+}
+
+/// Returns a text of a report as it is shown.
+fn visible(text: &str) -> String {
+    plain::visible(text, CHARS_MAX)
 }

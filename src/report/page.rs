@@ -1,7 +1,8 @@
 //! The report as a page for people: one file without script that loads nothing, for a phone, a screen and paper.
 //!
-//! `page/page.html` says what stands where, `page/words.<language>` says it in words, `chart` draws. Everything that is
-//! inserted passes the one formatter here, which makes it harmless.
+//! `page/page.html` says what stands where, `page/words.<language>` says it in words, `chart` draws. What was found
+//! (names of checks, details, findings, notes) is English in every language: evidence is searched for as it stands.
+//! Everything that is inserted passes the one formatter here, which makes it harmless.
 
 use std::sync::Arc;
 
@@ -12,15 +13,13 @@ use minijinja::{
 };
 use serde::Serialize;
 
-use super::{
-    chart,
-    plain::{escaped, visible},
-};
+use super::{chart, visible};
 use crate::{
     drill::{Answer, Assertion, Report, SourceReport},
     error::{Context, ExitCode, Result},
     names::ByteCount,
-    policy::{Language, grouped, local},
+    plain::{escaped, grouped},
+    policy::{Language, local},
 };
 
 /// What the page is made of, in every language.

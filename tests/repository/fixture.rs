@@ -123,6 +123,16 @@ impl Ship {
         self.change_config(store, |config| config.pack_size_bytes = size_bytes).await;
     }
 
+    /// Signs a config with another size of the largest chunk, before anything is stored.
+    pub async fn set_chunk_size(&self, store: &MemoryStore, size_bytes: u32) {
+        self.change_config(store, |config| {
+            let chunker = &mut config.chunker;
+            (chunker.min_bytes, chunker.avg_bytes) = (size_bytes / 4, size_bytes / 2);
+            chunker.max_bytes = size_bytes;
+        })
+        .await;
+    }
+
     pub async fn change_config(&self, store: &MemoryStore, change: impl FnOnce(&mut Config)) {
         let bytes = store.get(&layout::config(), None).await.unwrap();
         let mut config: Config = serde_json::from_slice(&bytes).unwrap();

@@ -113,7 +113,9 @@ async fn a_pack_that_is_gone_costs_what_only_it_has() {
 #[tokio::test]
 async fn a_hole_in_the_entry_list_costs_the_entries_that_stand_in_it() {
     let (ship, store) = Ship::launched().await;
-    // Long names make a list of several chunks, each in a pack of its own.
+    // Long names make a list of 2 MiB and more: of three chunks at least, wherever the repository's seed cuts them,
+    // each in a pack of its own.
+    ship.set_chunk_size(&store, 1 << 20).await;
     let long = |n: u64| format!("{n:05}/{}", hex::encode(noise(1500, n)));
     let cargo = Cargo::of("minio", (0..700).map(|n| parcel(&long(n), format!("{n}"))).collect());
     let id = ship.backup(&store, &cargo).await.unwrap().id;

@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use qrcode::{Color, EcLevel, QrCode};
 
 use super::sheet::{Block, CODE, Languages, Sheet, TITLE, Words};
-use crate::error::{Context, ExitCode, Result};
+use crate::{
+    error::{Context, ExitCode, Result},
+    plain::escaped,
+};
 
 /// Light squares that a reader needs around a code.
 const QUIET: usize = 4;
@@ -69,10 +72,6 @@ fn words(words: Words, languages: Languages) -> String {
     let paragraphs =
         paragraphs.map(|(language, words)| format!("<p lang=\"{language}\">{}</p>", escaped(words)));
     format!("<div class=\"words\">{}</div>\n", paragraphs.collect::<String>())
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Draws a QR code, a path of one rectangle for each run of dark squares.

@@ -30,7 +30,7 @@ pub use self::{
     questions::Asking,
     record::Recorded,
     rehearse::Meddle,
-    scene::{Cast, Scene},
+    scene::{Cast, Dumps, Scene},
 };
 use self::{rehearse::Rehearsal, watch::Watch};
 use super::{
@@ -249,6 +249,8 @@ struct Opened {
     refs: PackId,
     /// The file with the identity.
     identity: PathBuf,
+    /// What is said of snapshots that cannot be believed.
+    left_out: Option<String>,
 }
 
 async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
@@ -261,7 +263,8 @@ async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
         _ => identity(stack)?,
     };
     let repository = opening.read(identity, monitor).await?;
-    let refs = believed(&repository, monitor).await?;
+    let (refs, unbelieved) = believed(&repository, monitor).await?;
+    let left_out = pick::left_out(unbelieved.iter());
     let ids: Vec<SnapshotId> = refs.iter().map(|refs| refs.snapshot.clone()).collect();
     let when = match &wanted.when {
         Some(when) => when.clone(),
@@ -275,7 +278,7 @@ async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
     };
     let snapshot = repository.snapshot(&id).await?;
     let refs = snapshot.refs_sha256;
-    Ok(Opened { from, opening, repository, snapshot, refs, identity: file })
+    Ok(Opened { from, opening, repository, snapshot, refs, identity: file, left_out })
 }
 
 /// Returns the identity that the policy names, or the one in the keys folder where it opens without a passphrase; and
@@ -370,7 +373,7 @@ fn blank(
         phases: Vec::new(),
         sources: Vec::new(),
         assertions: Vec::new(),
-        notes: Vec::new(),
+        notes: opened.left_out.iter().cloned().collect(),
         trend: Vec::new(),
     }
 }

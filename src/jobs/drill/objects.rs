@@ -9,7 +9,7 @@
 //! each object or row.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -48,6 +48,8 @@ pub(super) struct Pages {
     pub(super) has_unread: bool,
     /// Whether something could not be written: what is missing here would be taken for missing in the lab.
     is_torn: bool,
+    /// Sources of which not every object was read: the same.
+    unread: BTreeSet<String>,
 }
 
 impl ObjectBook {
@@ -68,8 +70,14 @@ impl ObjectBook {
             is_sorted: false,
             has_unread: false,
             is_torn: false,
+            unread: BTreeSet::new(),
         };
         Ok(Self { pages: Arc::new(Mutex::new(pages)) })
+    }
+
+    /// Notes that not every object of a source was read: what is not in the book may be there all the same.
+    pub fn note_unread(&mut self, source: &str) {
+        self.pages().unread.insert(source.to_owned());
     }
 
     /// Notes an object; each is noted once, all of them before the first question. `sha256` is hex, and empty when the
@@ -135,6 +143,15 @@ impl Pages {
     /// Returns the number of a source's bucket, `None` when it has no object.
     pub(super) fn place(&self, source: &str, bucket: &str) -> Option<i64> {
         self.places.get(&(source.to_owned(), bucket.to_owned())).copied()
+    }
+
+    /// Fails when not every object of a source was read.
+    pub(super) fn check_read(&self, source: &str) -> Result<()> {
+        if self.unread.contains(source) {
+            let what = format!("the objects of `{source}` could not all be read: none can be called missing");
+            return Err(Failure::new(ExitCode::DrillNotRun, what));
+        }
+        Ok(())
     }
 
     fn place_to_be(&mut self, source: &str, bucket: &str) -> i64 {

@@ -6,9 +6,13 @@ use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
     jobs::when::When,
-    names::SnapshotId,
+    names::{Key, SnapshotId},
     policy::Pick,
+    repo::format::layout,
 };
+
+/// Snapshots that cannot be believed and are named; more are counted.
+const NAMED_MAX: usize = 5;
 
 /// Returns what a person would have said to get the snapshot that `pick` means; `ids` come oldest first.
 ///
@@ -26,6 +30,23 @@ pub(super) fn when(pick: Pick, ids: &[SnapshotId], ground: &Ground) -> Result<Wh
             When::Id(id.to_string())
         }
         Pick::Second => When::NotAfter(second(oldest.time(), ground.clock.now(), ground)),
+    })
+}
+
+/// Returns what a report says of refs that cannot be believed, and so were not to choose from, if there are any.
+pub(super) fn left_out<'k>(refs: impl Iterator<Item = &'k Key>) -> Option<String> {
+    let shown = |key: &Key| layout::refs_of(key).map_or_else(|| key.to_string(), |(id, _)| id.to_string());
+    let mut ids: Vec<String> = refs.map(shown).collect();
+    ids.sort();
+    ids.dedup();
+    let (named, more) = ids.split_at(ids.len().min(NAMED_MAX));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    let count = if ids.len() == 1 { "1 snapshot".to_owned() } else { format!("{} snapshots", ids.len()) };
+    (!ids.is_empty()).then(|| {
+        format!(
+            "the refs of {count} were left out, for they cannot be believed: {}{more}: run `lifeboat verify`",
+            named.join(", ")
+        )
     })
 }
 
@@ -60,6 +81,25 @@ mod tests {
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), ids);
         assert_eq!(when(Pick::Latest, &ids, &ground).unwrap(), When::Latest);
+    }
+
+    #[test]
+    fn snapshots_that_cannot_be_believed_are_counted_and_the_first_are_named() {
+        let keys: Vec<Key> = (1..=9)
+            .flat_map(|day| {
+                let id = SnapshotId::new(&format!("2026100{day}T020000Z-000{day}")).unwrap();
+                [layout::refs(&id, 0), layout::refs(&id, 1)]
+            })
+            .collect();
+        assert_eq!(left_out([].into_iter()), None);
+        assert_eq!(
+            left_out(keys[..2].iter()).unwrap(),
+            "the refs of 1 snapshot were left out, for they cannot be believed: 20261001T020000Z-0001: \
+             run `lifeboat verify`"
+        );
+        let all = left_out(keys.iter()).unwrap();
+        assert!(all.starts_with("the refs of 9 snapshots were left out, "), "{all}");
+        assert!(all.ends_with(", 20261005T020000Z-0005 and 4 more: run `lifeboat verify`"), "{all}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! A program learns where the lab's servers are and the throwaway credentials made for them. Nothing of the stack's own
 //! credentials is among it.
+//!
+//! One that could not be executed, or that a signal ended, has not said that anything is wrong: it could not run.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,6 +19,9 @@ use crate::{
 
 #[cfg(test)]
 mod tests;
+
+/// The exit code of a program that was ended by the last of the signals.
+const SIGNALLED_MAX: i64 = 128 + 64;
 
 /// Runs a command of the policy. Fails when it cannot be started.
 pub(super) async fn run(asking: &Asking<'_>, config: &CommandConfig) -> Result<Assertion> {
@@ -89,9 +94,11 @@ fn judge(config: &CommandConfig, ended: &Ended) -> Assertion {
     let (kind, name) = (Question::Command, &config.name);
     let assertion = match ended.code {
         Some(0) => return Assertion::held(kind, name, "it ended with exit code 0").with_value(0),
-        Some(code) => {
-            Assertion::failed(kind, name, format!("it ended with exit code {code}")).with_value(code)
+        Some(code) => match unsaid(code) {
+            None => Assertion::failed(kind, name, format!("it ended with exit code {code}")),
+            Some(why) => Assertion::could_not_run(kind, name, why),
         }
+        .with_value(code),
         None => {
             let minutes = if config.timeout_minutes == 1 { "minute" } else { "minutes" };
             Assertion::failed(kind, name, format!("did not end within {} {minutes}", config.timeout_minutes))
@@ -101,4 +108,17 @@ fn judge(config: &CommandConfig, ended: &Ended) -> Assertion {
     let last = &lines[lines.len().saturating_sub(FINDINGS_MAX)..];
     let last = last.iter().map(|line| shown(line.as_bytes())).collect();
     assertion.with_findings(last, lines.len() as u64)
+}
+
+/// Returns why a program has not come to say anything, if so. Exit codes are as a shell counts them.
+fn unsaid(code: i64) -> Option<String> {
+    Some(match code {
+        126 => "it could not be executed (exit code 126)".to_owned(),
+        127 => "it, or a program that it needs, was not found (exit code 127)".to_owned(),
+        137 => "it was ended by signal 9 (SIGKILL), as one is that takes too much memory (exit code 137)"
+            .to_owned(),
+        129..=SIGNALLED_MAX => format!("it was ended by signal {} (exit code {code})", code - 128),
+        ..0 => "it ended without an exit code".to_owned(),
+        _ => return None,
+    })
 }

@@ -11,9 +11,10 @@ use super::{
     answers::{Single, judge_age, judge_number},
     objects::ObjectBook,
     programs, references,
-    scene::{Cast, Scene},
+    scene::{Cast, Dumps, Scene},
 };
 use crate::{
+    clock::Ground,
     drill::{Assertion, Question, Report},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
@@ -31,10 +32,14 @@ pub struct Asking<'a> {
     pub snapshot: &'a SnapshotId,
     /// The instant that each source was read at.
     pub points: BTreeMap<SourceName, DateTime<Utc>>,
+    /// What the snapshot holds of Redis.
+    pub dumps: &'a dyn Dumps,
     /// The sources that were restored.
     pub cast: &'a [Cast],
     /// Where they were restored to.
     pub lab: &'a dyn Lab,
+    /// Time and chance.
+    pub ground: &'a Ground,
     /// Who hears what happens.
     pub monitor: &'a SharedMonitor,
 }
@@ -56,8 +61,10 @@ impl<'a> Asking<'a> {
             drill: &scene.stack.drill,
             snapshot: &scene.snapshot.refs.snapshot,
             points: sources.map(|source| (source.name.clone(), source.point.at)).collect(),
+            dumps: scene,
             cast: &scene.cast,
             lab: scene.lab,
+            ground: scene.ground,
             monitor: scene.monitor,
         }
     }

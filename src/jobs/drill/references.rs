@@ -2,7 +2,8 @@
 //!
 //! *Order.* The rows are read first; then each is held against what it names; then what must have a row is walked.
 //!
-//! A reference that looked at nothing has not held: without rows and without objects it could not run.
+//! A reference that looked at nothing has not held: without rows and without objects it could not run. Neither could
+//! one of which the objects were not all read.
 
 use std::ops::ControlFlow;
 
@@ -19,7 +20,10 @@ use crate::{
     mysql,
     names::SourceName,
     policy::{MysqlConfig, RedisConfig, ReferenceConfig, SourceKind},
-    redis::keys::{BATCH_KEYS, Keys, beginning_with},
+    redis::{
+        compare::Dump,
+        keys::{BATCH_KEYS, Keys, beginning_with},
+    },
 };
 
 #[cfg(test)]
@@ -49,7 +53,7 @@ pub(super) async fn ask(
         SourceKind::S3(_) => in_bucket(book, config, glob, &names, tally).await?,
         SourceKind::Redis(redis) => {
             let place = (&inside.config.name, redis);
-            in_database(book, place, (config, glob), &names, tally).await?
+            in_database(asking, book, place, (config, glob), &names, tally).await?
         }
         other => {
             let what = format!("source `{}` is of kind {}, not s3 or redis", config.inside, other.word());
@@ -101,6 +105,7 @@ async fn in_bucket(
     let (source, bucket) = (config.inside.clone(), config.bucket.clone().unwrap_or_default());
     let names = names.clone();
     book.think(move |pages| {
+        pages.check_read(&source)?;
         let place = pages.place(&source, &bucket);
         rows::hold(pages, place, &names, &mut tally)?;
         rows::orphans(pages, place, glob.as_ref(), &names, &mut tally)?;
@@ -109,8 +114,10 @@ async fn in_bucket(
     .await
 }
 
-/// Holds rows and the keys of a database against each other.
+/// Holds rows and the keys of a database against each other. Keys go on expiring in the lab: of those that are not
+/// there, the stored dump says which have.
 async fn in_database(
+    asking: &Asking<'_>,
     book: &ObjectBook,
     (source, redis): (&SourceName, &RedisConfig),
     (config, glob): (&ReferenceConfig, Option<GlobMatcher>),
@@ -125,13 +132,18 @@ async fn in_database(
         let there = keys.are_there(&batch).await?;
         for ((key, count), is_there) in batch.iter().zip(counts).zip(there) {
             if !is_there {
-                tally.add(Fault::Missing, count, || format!("row {} has no key", names.show(key)));
+                rows::absent(&mut book.pages(), key, count)?;
             }
         }
         match batch.into_iter().next_back() {
             Some(last) => after = last,
             None => break,
         }
+    }
+    if rows::are_absent(&book.pages())? {
+        let dump = asking.dumps.dump(source, redis).await?;
+        let now_ms = asking.ground.clock.now().timestamp_millis();
+        tally = without(book, dump, (config.db, now_ms), names, tally).await?;
     }
     let (Some(glob), Some(pattern)) = (glob, &config.orphans) else { return Ok(tally) };
     let plain = pattern.find(['*', '?', '[', '{', '\\']).map_or(pattern.as_str(), |at| &pattern[..at]);
@@ -142,6 +154,23 @@ async fn in_database(
     let names = names.clone();
     let look = move |pages: &mut _| rows::orphan_keys(pages, &names, &mut tally).map(|()| tally);
     book.think(look).await
+}
+
+/// Tells the keys that have expired since the snapshot from those that are missing.
+async fn without(
+    book: &ObjectBook,
+    dump: Dump,
+    (db, now_ms): (u32, i64),
+    names: &Names,
+    mut tally: Tally,
+) -> Result<Tally> {
+    let names = names.clone();
+    book.think(move |pages| {
+        dump.expired(db, now_ms, |key| rows::expired(pages, key))?;
+        rows::count_absent(pages, &names, &mut tally)?;
+        Ok(tally)
+    })
+    .await
 }
 
 /// Returns how many were missing in the drill before; `None` when that is not known for sure.
@@ -226,6 +255,10 @@ fn summary(config: &ReferenceConfig, thing: &str, tally: &Tally, earlier: Option
     };
     let rows = counted(tally.named(), "row", "rows");
     let mut text = format!("{rows}{nameless}, {} missing", tally.count(Fault::Missing));
+    if tally.expired > 0 {
+        let expired = counted(tally.expired, "key has", "keys have");
+        text = format!("{text}, {expired} expired since the snapshot");
+    }
     if let Some(objects) = tally.objects {
         let objects = counted(objects, thing, &format!("{thing}s"));
         text = format!("{text}; {objects}, {} without a row", tally.count(Fault::Orphan));
@@ -260,7 +293,13 @@ fn nothing(config: &ReferenceConfig, thing: &str, tally: &Tally) -> Option<Strin
         (0, ..) if config.orphans_max.is_none() => Some(format!(
             "{returned} and `orphans_max` does not say how many {thing}s may be without a row: nothing was compared"
         )),
-        (named, 0, Some(glob)) if config.orphans_max.is_some() && named > tally.count(Fault::Missing) => {
+        (named @ 1.., 0, _) if named == tally.expired => {
+            let keys = counted(named, "key that a row names has", "keys that rows name have");
+            Some(format!("{keys} expired since the snapshot: nothing was compared"))
+        }
+        (named, 0, Some(glob))
+            if config.orphans_max.is_some() && named > tally.count(Fault::Missing) + tally.expired =>
+        {
             Some(format!(
                 "`{glob}` matches no {thing} of the {place}, not even those that rows name: write a glob of {thing}s"
             ))

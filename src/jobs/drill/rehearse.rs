@@ -347,7 +347,7 @@ fn count(done: &restore::Outcome) -> u64 {
 async fn ask(scene: &Scene<'_>, previous: Option<&Report>) -> Result<Vec<Assertion>> {
     let mut book = ObjectBook::new()?;
     let mut troubled = None;
-    let mut asked = contents::compare(scene, &mut |source, seen| {
+    let contents = contents::compare(scene, &mut |source, seen| {
         if let Err(failure) = book.note_entry(source.as_str(), &seen.meta, seen.size_bytes, &seen.sha256) {
             troubled.get_or_insert(failure);
         }
@@ -356,6 +356,8 @@ async fn ask(scene: &Scene<'_>, previous: Option<&Report>) -> Result<Vec<Asserti
     if let Some(failure) = troubled {
         return Err(failure.with_exit(ExitCode::DrillNotRun));
     }
+    contents.unread.iter().for_each(|source| book.note_unread(source.as_str()));
+    let mut asked = contents.assertions;
     asked.extend(questions::ask(scene, &mut book, previous).await);
     Ok(asked)
 }

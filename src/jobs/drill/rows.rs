@@ -15,12 +15,16 @@ use crate::{
     drill::FINDINGS_MAX,
     error::{ExitCode, Failure, Result},
     mysql::Answer,
+    plain,
 };
 
 const ROWS: &str = "
-    DROP TABLE IF EXISTS found; DROP TABLE IF EXISTS rows;
+    DROP TABLE IF EXISTS found; DROP TABLE IF EXISTS rows; DROP TABLE IF EXISTS absent;
     CREATE TABLE rows (key BLOB NOT NULL, sha256 BLOB, size_bytes INTEGER) STRICT;
     CREATE TABLE found (key BLOB NOT NULL) STRICT;
+    CREATE TABLE absent (
+        key BLOB PRIMARY KEY, rows INTEGER NOT NULL, is_expired INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ";
 /// All columns are in the index, so that walking it never jumps to the table.
 const SORTED: &str = "CREATE INDEX rows_by_key ON rows (key, sha256, size_bytes);";
@@ -71,6 +75,8 @@ pub(super) struct Tally {
     pub(super) hashes: u64,
     /// Rows whose SHA-256 was not, because the bytes of their object were not read.
     pub(super) unread: u64,
+    /// Rows of which the key has expired since the snapshot.
+    pub(super) expired: u64,
     /// Objects or keys that must have a row; `None` when nobody looked.
     pub(super) objects: Option<u64>,
     faults: BTreeMap<Fault, (u64, Vec<String>)>,
@@ -306,29 +312,46 @@ pub(super) fn next_keys(pages: &Pages, after: &[u8], count: usize) -> Result<Vec
     read().map_err(trouble)
 }
 
+/// Remembers a key that so many rows name and that is not there.
+pub(super) fn absent(pages: &mut Pages, key: &[u8], rows: u64) -> Result<()> {
+    pages.write("INSERT INTO absent VALUES (?1, ?2, FALSE)", params![key, rows])
+}
+
+/// Returns whether a key was remembered as not there.
+pub(super) fn are_absent(pages: &Pages) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM absent)";
+    pages.connection.query_row(sql, [], |row| row.get(0)).map_err(trouble)
+}
+
+/// Notes that a key has expired since the snapshot; of those that are there, nothing is noted.
+pub(super) fn expired(pages: &mut Pages, key: &[u8]) -> Result<()> {
+    pages.write("UPDATE absent SET is_expired = TRUE WHERE key = ?1", params![key])
+}
+
+/// Counts the keys that are not there: what has expired is not missing.
+pub(super) fn count_absent(pages: &Pages, names: &Names, tally: &mut Tally) -> Result<()> {
+    let mut walk = || -> rusqlite::Result<()> {
+        let mut statement = pages.connection.prepare("SELECT * FROM absent ORDER BY key")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (key, count) = (row.get_ref(0)?.as_blob()?, row.get(1)?);
+            if row.get(2)? {
+                tally.expired += count;
+            } else {
+                tally.add(Fault::Missing, count, || format!("row {} has no key", names.show(key)));
+            }
+        }
+        Ok(())
+    };
+    walk().map_err(trouble)
+}
+
 /// Returns whether a glob of the policy matches a key, whatever bytes it has.
 pub(super) fn matches(glob: &GlobMatcher, key: &[u8]) -> bool {
     glob.is_match_candidate(&Candidate::from_bytes(key))
 }
 
-/// Returns bytes as people read them: what is no text or would move the line is escaped.
+/// Returns a key, or a column, as people read it.
 pub(super) fn shown(bytes: &[u8]) -> String {
-    // No character has more than four bytes.
-    let begin = &bytes[..bytes.len().min(4 * SHOWN_CHARS_MAX)];
-    let mut text = String::new();
-    for chunk in begin.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\\' => text.push_str("\\\\"),
-                c if c.is_control() => text.extend(c.escape_default()),
-                c => text.push(c),
-            }
-        }
-        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    if let Some((cut, _)) = text.char_indices().nth(SHOWN_CHARS_MAX) {
-        text.truncate(cut);
-        text.push('…');
-    }
-    text
+    plain::of_bytes(bytes, SHOWN_CHARS_MAX)
 }

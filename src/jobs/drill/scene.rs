@@ -2,12 +2,17 @@
 
 use std::path::PathBuf;
 
+use async_trait::async_trait;
+
 use crate::{
     clock::Ground,
+    error::Result,
     event::SharedMonitor,
+    flow::{STREAM_DEPTH, Selection, channel, settle},
     lab::{Lab, Running},
     names::{SnapshotId, SourceName},
-    policy::{SourceConfig, Stack},
+    policy::{RedisConfig, SourceConfig, Stack},
+    redis::compare::Dump,
     repo::Snapshot,
 };
 
@@ -45,5 +50,24 @@ impl Scene<'_> {
     /// Returns the copy of a source.
     pub fn copy_of(&self, name: &SourceName) -> Option<&Cast> {
         self.cast.iter().find(|one| one.config.name == *name)
+    }
+}
+
+/// The dumps that a snapshot holds.
+#[async_trait]
+pub trait Dumps: Sync {
+    /// Returns the stored dump of a Redis source. `config` says where a dump may lie meanwhile.
+    async fn dump(&self, source: &SourceName, config: &RedisConfig) -> Result<Dump>;
+}
+
+#[async_trait]
+impl Dumps for Scene<'_> {
+    async fn dump(&self, source: &SourceName, config: &RedisConfig) -> Result<Dump> {
+        let (sink, entries) = channel(STREAM_DEPTH);
+        let (all, now_ms) = (Selection::all(), self.ground.clock.now().timestamp_millis());
+        let read = self.snapshot.read_source(source, &all, sink, self.monitor);
+        let (read, taken) = tokio::join!(read, Dump::take(entries, config, now_ms));
+        let ((), dump) = settle(read, taken).map_err(|error| error.about(source))?;
+        Ok(dump)
     }
 }

@@ -11,14 +11,15 @@ use crate::{
     error::{Context, ExitCode, Failure},
     flow::{
         Entry, EntryStream, FlowResult,
-        unordered::{Listing, Odd, Odds, Sums, Thing, shown},
+        unordered::{Listing, Odd, Odds, Sums, Thing},
     },
+    plain::of_bytes,
 };
 
 /// Bytes of a table's layout.
 const LAYOUT_BYTES_MAX: usize = 16 << 20;
-/// Bytes of a key's column that are shown.
-const FIELD_BYTES_SHOWN: usize = 80;
+/// Characters of a key's column that are shown.
+const FIELD_CHARS_SHOWN: usize = 80;
 /// Bytes that one row may have.
 const ROW_BYTES_MAX: usize = 2 << 30;
 
@@ -146,7 +147,7 @@ impl<'a> Row<'a> {
             key.key_fields.iter().filter_map(|at| Some((key.columns.get(*at)?, *self.fields.get(*at)?)));
         let pairs = named.map(|(column, field)| {
             // What is written with a backslash is an escape already.
-            let text = shown(field, FIELD_BYTES_SHOWN).replace("\\\\", "\\");
+            let text = of_bytes(field, FIELD_CHARS_SHOWN).replace("\\\\", "\\");
             format!("{}={text}", column.escape_debug())
         });
         let pairs: Vec<String> = pairs.collect();

@@ -49,8 +49,8 @@ pub(crate) struct Survey {
     pub(crate) introspected: bool,
     /// Keys by database and type.
     pub(crate) keys: BTreeMap<u64, KeyCount>,
-    /// Keys by database whose expiry had passed at the time given to the walk.
-    pub(crate) expired: BTreeMap<u64, u64>,
+    /// Those of them whose expiry had passed at the time given to the walk.
+    pub(crate) expired: BTreeMap<u64, KeyCount>,
     /// Function libraries.
     pub(crate) functions: u64,
     /// Module types in values and outside them.
@@ -129,7 +129,8 @@ impl Survey {
                         survey.modules.insert(module.to_owned());
                     }
                     if found.expires_at_ms.is_some_and(|at| at <= now_ms) {
-                        *survey.expired.entry(found.db).or_default() += 1;
+                        let kind = found.kind.clone();
+                        *survey.expired.entry(found.db).or_default().entry(kind).or_default() += 1;
                     }
                     *survey.keys.entry(found.db).or_default().entry(found.kind).or_default() += 1;
                     if let Some(digest) = found.digest {

@@ -2,14 +2,15 @@
 
 use bytes::Bytes;
 
-use super::{Findings, Pair, grouped};
+use super::{Findings, Pair};
 use crate::{
-    drill::Assertion,
+    drill::{Answer, Assertion},
     error::Result,
     flow::{
         Likeness, Seen, Stage,
         compare::{Compared, Difference, Observer},
     },
+    plain::grouped,
 };
 
 struct Watch<'a> {
@@ -30,12 +31,13 @@ impl Observer for Watch<'_> {
     }
 }
 
-/// Compares a source whose entries are what its owner knows by name; `each` hears of all that are data.
+/// Compares a source whose entries are what its owner knows by name; `each` hears of all that are data. Says whether
+/// these were all.
 pub(super) async fn compare(
     pair: &Pair<'_>,
     what: &str,
     each: &mut (dyn FnMut(&Seen) + Send),
-) -> Result<Assertion> {
+) -> Result<(Assertion, bool)> {
     let mut watch = Watch { likeness: &*pair.likeness, each, findings: Findings::default() };
     let compared = pair.entries(&mut watch).await?;
     let mut findings = watch.findings;
@@ -53,5 +55,7 @@ pub(super) async fn compare(
     } else {
         &["files", "folders", "links", "bytes"]
     };
-    Ok(pair.verdict(&compared, findings, counts))
+    let assertion = pair.verdict(&compared, findings, counts);
+    let is_read = assertion.answer != Answer::CouldNotRun && pair.unread(&compared).is_none();
+    Ok((assertion, is_read))
 }

@@ -1,21 +1,20 @@
 //! Redis: one dump against another, and the keys that differ.
 
-use super::{Findings, Pair};
+use super::{Findings, NAME, Pair};
 use crate::{
-    drill::{Assertion, FINDINGS_MAX},
+    drill::{Answer, Assertion, FINDINGS_MAX, Question},
     error::Result,
     flow::{
-        Oddity, STREAM_DEPTH, Seen, Selection, channel,
+        Oddity, STREAM_DEPTH, Seen, channel,
         compare::{Counts, Difference, Observer},
         settle,
     },
+    jobs::drill::scene::Dumps,
     lab,
+    plain::grouped,
     policy::RedisConfig,
-    redis::compare::{Dump, KeyOdds, differing_keys, is_opaque},
+    redis::compare::{Dump, EXPIRED, KEYS, KeyOdds, differing_keys, is_opaque},
 };
-
-/// What the detail tells of; the types that were met follow.
-const COUNTS: &str = "keys";
 
 #[derive(Default)]
 struct Watch {
@@ -40,7 +39,7 @@ impl Observer for Watch {
 
 pub(super) async fn compare(pair: &Pair<'_>, config: &RedisConfig) -> Result<Assertion> {
     let mut watch = Watch::default();
-    let compared = pair.entries(&mut watch).await?;
+    let mut compared = pair.entries(&mut watch).await?;
     if watch.opaque {
         let what = "the dump is of a newer format: its keys cannot be told apart by this version";
         return Err(lab::not_run(what));
@@ -48,7 +47,8 @@ pub(super) async fn compare(pair: &Pair<'_>, config: &RedisConfig) -> Result<Ass
     let mut findings = Findings::default();
     findings.extend(watch.alone);
     if watch.differs {
-        let KeyOdds { odds, .. } = differing(pair, config).await?;
+        let KeyOdds { odds, counts } = differing(pair, config).await?;
+        compared.counts = counts;
         findings.total += odds.total;
         findings.is_open = odds.is_open;
         findings
@@ -56,23 +56,36 @@ pub(super) async fn compare(pair: &Pair<'_>, config: &RedisConfig) -> Result<Ass
             .extend(odds.named.into_iter().map(|odd| format!("{} {}", odd.name, odd.oddity.verb())));
     }
     let kinds = kinds(&compared.counts);
-    let counts: Vec<&str> = std::iter::once(COUNTS).chain(kinds.iter().map(String::as_str)).collect();
-    Ok(pair.verdict(&compared, findings, &counts))
+    let assertion = pair.verdict(&compared, findings, &kinds);
+    let count = |name| compared.counts.get(name).copied().unwrap_or(0);
+    Ok(match (assertion.answer, count(KEYS), count(EXPIRED)) {
+        (Answer::Held, 0, expired @ 1..) => none_left(expired),
+        _ => assertion,
+    })
 }
 
-fn kinds(counts: &Counts) -> Vec<String> {
-    counts.keys().filter(|name| *name != COUNTS).cloned().collect()
+/// Nothing was compared with nothing: that proves nothing.
+fn none_left(expired: u64) -> Assertion {
+    let keys = if expired == 1 {
+        "the only key has".to_owned()
+    } else {
+        format!("all {} keys have", grouped(expired))
+    };
+    let detail = format!("{keys} expired since the snapshot: nothing was compared");
+    Assertion::could_not_run(Question::Contents, NAME, detail).with_value(0)
+}
+
+/// Returns what the detail tells of: all keys, those of each type, and what is gone.
+fn kinds(counts: &Counts) -> Vec<&str> {
+    let kinds = counts.keys().map(String::as_str).filter(|name| ![KEYS, EXPIRED].contains(name));
+    std::iter::once(KEYS).chain(kinds).chain([EXPIRED]).collect()
 }
 
 /// Takes both dumps once more and judges them at one instant.
 async fn differing(pair: &Pair<'_>, config: &RedisConfig) -> Result<KeyOdds> {
     let clock = &pair.scene.ground.clock;
     let (name, now_ms) = (pair.name(), || clock.now().timestamp_millis());
-    let (sink, entries) = channel(STREAM_DEPTH);
-    let all = Selection::all();
-    let read = pair.scene.snapshot.read_source(name, &all, sink, pair.scene.monitor);
-    let (read, taken) = tokio::join!(read, Dump::take(entries, config, now_ms()));
-    let ((), stored) = settle(read, taken).map_err(|error| error.about(name))?;
+    let stored = pair.scene.dump(name, config).await?;
     let (sink, entries) = channel(STREAM_DEPTH);
     let (read, taken) = tokio::join!(pair.source()?.read(sink, None), Dump::take(entries, config, now_ms()));
     let ((), found) = settle(read, taken).map_err(|error| error.about(name))?;

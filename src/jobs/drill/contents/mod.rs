@@ -13,6 +13,8 @@ mod entries;
 mod keys;
 mod rows;
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
 use super::{Cast, Scene, sample};
@@ -21,11 +23,12 @@ use crate::{
     error::{Failure, Result},
     event::{Event, NoMonitor},
     flow::{
-        Likeness, Seen, Source,
+        Likeness, Problem, Seen, Source,
         compare::{self, Compared, Counts, Observer, Stored},
     },
     jobs::registry,
     names::SourceName,
+    plain::grouped,
     policy::SourceKind,
     repo::{EntryLines, format::SourceManifest},
     s3::{READ_WHOLE, S3Source, Sample},
@@ -37,10 +40,19 @@ const NAME: &str = "contents";
 /// Hears of each object of the lab: the source, and what was read of it.
 pub type EachObject<'a> = &'a mut (dyn FnMut(&SourceName, &Seen) + Send);
 
+/// What comparing came to.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The answers, one for each source.
+    pub assertions: Vec<Assertion>,
+    /// The sources of which not everything was read.
+    pub unread: BTreeSet<SourceName>,
+}
+
 /// Asks of each source whether the lab holds what the snapshot holds; `each_object` is called with all objects of the
 /// lab on the way.
-pub async fn compare(scene: &Scene<'_>, each_object: EachObject<'_>) -> Vec<Assertion> {
-    let mut all = Vec::new();
+pub async fn compare(scene: &Scene<'_>, each_object: EachObject<'_>) -> Contents {
+    let mut contents = Contents::default();
     for cast in &scene.cast {
         let source = cast.config.name.clone();
         scene.monitor.event(Event::SourceBegan {
@@ -48,14 +60,17 @@ pub async fn compare(scene: &Scene<'_>, each_object: EachObject<'_>) -> Vec<Asse
             verb: "compare",
             size_bytes_expected: None,
         });
-        let asked = match of_source(scene, cast, each_object).await {
-            Ok(assertion) => assertion,
-            Err(failure) => could_not(scene, failure).await,
+        let (asked, is_read) = match of_source(scene, cast, each_object).await {
+            Ok(asked) => asked,
+            Err(failure) => (could_not(scene, failure).await, false),
         };
         scene.monitor.event(Event::SourceEnded { source: source.clone() });
-        all.push(asked.about(source.to_string()));
+        contents.assertions.push(asked.about(source.to_string()));
+        if !is_read {
+            contents.unread.insert(source);
+        }
     }
-    all
+    contents
 }
 
 /// One source of a scene: its two sides, to be read as often as it takes.
@@ -68,15 +83,16 @@ struct Pair<'a> {
     sample: Option<Sample>,
 }
 
-async fn of_source(scene: &Scene<'_>, cast: &Cast, each_object: EachObject<'_>) -> Result<Assertion> {
+/// Asks of one source; says whether all that the lab holds of it was read.
+async fn of_source(scene: &Scene<'_>, cast: &Cast, each_object: EachObject<'_>) -> Result<(Assertion, bool)> {
     let name = &cast.config.name;
     let original = scene.stack.source(name.as_str());
     let likeness = registry::likeness(&cast.config, original);
     let sample = sample::of_source(scene, cast).await;
     let pair = Pair { scene, cast, manifest: scene.snapshot.source(name)?, likeness, sample };
     match &cast.config.kind {
-        SourceKind::Mysql(config) => rows::compare(&pair, config).await,
-        SourceKind::Redis(config) => keys::compare(&pair, config).await,
+        SourceKind::Mysql(config) => Ok((rows::compare(&pair, config).await?, true)),
+        SourceKind::Redis(config) => Ok((keys::compare(&pair, config).await?, true)),
         SourceKind::S3(_) => entries::compare(&pair, "objects", &mut |seen| each_object(name, seen)).await,
         SourceKind::Files(_) => entries::compare(&pair, "files", &mut |_| {}).await,
     }
@@ -115,23 +131,29 @@ impl Pair<'_> {
         format!("; {} of {} {READ_WHOLE}{rest}", grouped(read), grouped(all))
     }
 
+    /// Returns something that the lab holds and that cannot be read, if the backup could read it.
+    fn unread<'c>(&self, compared: &'c Compared) -> Option<&'c Problem> {
+        let known = |what: &String| self.manifest.problems.iter().any(|problem| problem.what == *what);
+        compared.problems.iter().find(|problem| !known(&problem.what))
+    }
+
     /// Says what was found. `counts` are what the detail tells, the first of them the assertion's value.
     fn verdict(&self, compared: &Compared, findings: Findings, counts: &[&str]) -> Assertion {
-        let known = |what: &String| self.manifest.problems.iter().any(|problem| problem.what == *what);
-        let mut unread = compared.problems.iter().filter(|problem| !known(&problem.what));
         let held = tell(&compared.counts, counts) + &self.extent(&compared.counts);
         let value = counts.first().and_then(|first| compared.counts.get(*first)).copied().unwrap_or(0);
         let assertion = if findings.total > 0 {
             let at_least = if findings.is_open { "at least " } else { "" };
             let detail = format!("{held}: {at_least}{} not as in the snapshot", grouped(findings.total));
             Assertion::failed(Question::Contents, NAME, detail).with_findings(findings.named, findings.total)
-        } else if let Some(problem) = unread.next() {
+        } else if let Some(problem) = self.unread(compared) {
             let detail = format!("{held}, but {} cannot be read: {}", problem.what, problem.why);
             Assertion::could_not_run(Question::Contents, NAME, detail)
         } else if compared.unmatched > 0 {
             let count = grouped(compared.unmatched);
             let detail = format!("{held}, but {count} entries come in an order too different to be compared");
             Assertion::could_not_run(Question::Contents, NAME, detail)
+        } else if let Some(why) = findings.uncompared {
+            Assertion::could_not_run(Question::Contents, NAME, format!("{held}, but {why}"))
         } else {
             Assertion::held(Question::Contents, NAME, format!("{held}: the same"))
         };
@@ -146,6 +168,8 @@ struct Findings {
     total: u64,
     /// Whether there may be more than that.
     is_open: bool,
+    /// What could not be compared, and why.
+    uncompared: Option<String>,
 }
 
 impl Findings {
@@ -209,18 +233,6 @@ fn tell(counts: &Counts, names: &[&str]) -> String {
 
 fn singular(plural: &str) -> &str {
     plural.strip_suffix('s').unwrap_or(plural)
-}
-
-fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]

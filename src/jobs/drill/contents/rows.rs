@@ -24,6 +24,7 @@ use crate::{
             name_rows, selection, sum_rows, table_of,
         },
     },
+    names::ByteCount,
     policy::MysqlConfig,
 };
 
@@ -36,6 +37,17 @@ const SCRIPTS_MAX: usize = 1000;
 /// A database and a table.
 type Table = (String, String);
 
+/// The users, roles and grants of the lab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Accounts {
+    /// It shows none.
+    Unknown,
+    /// They are here.
+    Kept(Bytes),
+    /// They are more than [`KEPT_BYTES_MAX`].
+    TooMany,
+}
+
 /// What differs, sorted by what is asked next.
 struct Watch<'a> {
     likeness: &'a dyn Likeness,
@@ -46,14 +58,14 @@ struct Watch<'a> {
     rows: BTreeSet<Table>,
     /// Scripts of programs by path.
     scripts: BTreeMap<String, Difference>,
-    accounts: Option<Bytes>,
+    accounts: Accounts,
     findings: Findings,
 }
 
 impl Observer for Watch<'_> {
     fn held(&mut self, seen: &Seen, bytes: Option<&Bytes>) {
         if is_accounts(&seen.meta) {
-            self.accounts = bytes.cloned();
+            self.accounts = bytes.cloned().map_or(Accounts::TooMany, Accounts::Kept);
         }
     }
 
@@ -84,7 +96,7 @@ pub(super) async fn compare(pair: &Pair<'_>, config: &MysqlConfig) -> Result<Ass
         layouts: BTreeMap::new(),
         rows: BTreeSet::new(),
         scripts: BTreeMap::new(),
-        accounts: None,
+        accounts: Accounts::Unknown,
         findings: Findings::default(),
     };
     let compared = pair.entries(&mut watch).await?;
@@ -95,7 +107,7 @@ pub(super) async fn compare(pair: &Pair<'_>, config: &MysqlConfig) -> Result<Ass
         .into_iter()
         .filter(|(table, _)| !tables.contains_key(table))
         .for_each(|(_, line)| findings.add(line));
-    programs(pair, scripts, accounts.as_ref(), &mut findings).await?;
+    programs(pair, scripts, &accounts, &mut findings).await?;
     for table in rows.iter().filter(|table| is_whole(table)) {
         let at = (table.0.as_str(), table.1.as_str());
         rows_of(pair, config, at, &mut findings).await.map_err(|error| error.about(pair.name()))?;
@@ -107,27 +119,33 @@ pub(super) async fn compare(pair: &Pair<'_>, config: &MysqlConfig) -> Result<Ass
 async fn programs(
     pair: &Pair<'_>,
     mut scripts: BTreeMap<String, Difference>,
-    accounts: Option<&Bytes>,
+    accounts: &Accounts,
     findings: &mut Findings,
 ) -> Result<()> {
-    if scripts.is_empty() && accounts.is_none() {
+    if scripts.is_empty() && *accounts == Accounts::Unknown {
         return Ok(());
     }
     let mut lines = pair.scene.snapshot.entries(pair.manifest);
     while let Some(record) = lines.next().await? {
         let script = scripts.remove(record.meta.path.as_str());
-        let is_wanted = script.is_some() || is_accounts(&record.meta);
-        if !is_wanted || record.size_bytes > KEPT_BYTES_MAX as u64 {
-            if let Some(script) = script {
-                findings.add(script.text(&*pair.likeness));
+        if script.is_none() && !is_accounts(&record.meta) {
+            continue;
+        }
+        if record.size_bytes > KEPT_BYTES_MAX as u64 {
+            match script {
+                Some(script) => findings.add(script.text(&*pair.likeness)),
+                None => findings.uncompared = accounts.uncompared(true),
             }
             continue;
         }
         let stored = pair.scene.snapshot.entry_bytes(&record, KEPT_BYTES_MAX as u64).await?;
         let named = match (&script, accounts) {
             (Some(script), _) => one_by_one(&record.meta, Some(&stored), script)?,
-            (None, Some(found)) => differing_accounts(&stored, found, &pair.manifest.inventory)?,
-            (None, None) => Vec::new(),
+            (None, Accounts::Kept(found)) => differing_accounts(&stored, found, &pair.manifest.inventory)?,
+            (None, _) => {
+                findings.uncompared = accounts.uncompared(false);
+                Vec::new()
+            }
         };
         findings.extend(named);
     }
@@ -136,6 +154,22 @@ async fn programs(
         findings.extend(named);
     }
     Ok(())
+}
+
+impl Accounts {
+    /// Returns why they are not compared with those that were stored, if so. Where the lab shows none, they are
+    /// missing, which was told.
+    fn uncompared(&self, are_stored_too_many: bool) -> Option<String> {
+        let are_too_many = match self {
+            Self::Unknown => false,
+            Self::Kept(_) => are_stored_too_many,
+            Self::TooMany => true,
+        };
+        are_too_many.then(|| {
+            let limit = ByteCount(KEPT_BYTES_MAX as u64);
+            format!("the users, roles and grants are more than {limit}: too many to be compared")
+        })
+    }
 }
 
 /// Names the programs that differ; the script itself where that says nothing.

@@ -6,12 +6,14 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::{
+    clock::Ground,
     drill::Answer,
     event::{NoMonitor, SharedMonitor},
-    jobs::drill::ObjectBook,
+    jobs::drill::{Dumps, ObjectBook},
     lab::{Lab, Running, Server},
     names::{SnapshotId, SourceName},
-    policy::{DrillConfig, SourceConfig},
+    policy::{DrillConfig, RedisConfig, SourceConfig},
+    redis::compare::Dump,
 };
 
 /// A lab without servers.
@@ -47,6 +49,13 @@ impl Lab for Stage {
     }
     async fn remove(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Dumps for Stage {
+    async fn dump(&self, _: &SourceName, _: &RedisConfig) -> Result<Dump> {
+        unreachable!("no reference is asked for")
     }
 }
 
@@ -86,8 +95,10 @@ async fn asked(stage: &Stage, cast: &[Cast], drill: &str) -> Vec<Assertion> {
         drill: &drill,
         snapshot: &snapshot,
         points: BTreeMap::new(),
+        dumps: stage,
         cast,
         lab: stage,
+        ground: &Ground::system(),
         monitor: &monitor,
     };
     asking.ask(&mut ObjectBook::new().unwrap(), None).await
@@ -145,6 +156,31 @@ async fn a_program_that_fails_is_quoted() {
     assert_eq!((failed.answer, failed.detail.as_str()), (Answer::Failed, "it ended with exit code 3"));
     assert_eq!((failed.findings.len(), failed.findings_total), (FINDINGS_MAX, 30));
     assert_eq!((failed.findings[0].as_str(), failed.findings[19].as_str()), ("line 11", "line 30"));
+}
+
+#[tokio::test]
+async fn a_program_that_could_not_be_executed_or_was_killed_has_not_run() {
+    for (code, detail) in [
+        (126, "it could not be executed (exit code 126)"),
+        (127, "it, or a program that it needs, was not found (exit code 127)"),
+        (137, "it was ended by signal 9 (SIGKILL), as one is that takes too much memory (exit code 137)"),
+        (139, "it was ended by signal 11 (exit code 139)"),
+        (143, "it was ended by signal 15 (exit code 143)"),
+        (-1, "it ended without an exit code"),
+    ] {
+        let assertions = asked(&Stage::says(Ok(ended(Some(code), "sh: 1: smoke\n"))), &[], SMOKE).await;
+        let one = &assertions[0];
+        assert_eq!((one.answer, one.detail.as_str()), (Answer::CouldNotRun, detail));
+        assert_eq!(
+            (one.value, one.findings.as_slice()),
+            (Some(code), ["sh: 1: smoke".to_owned()].as_slice())
+        );
+    }
+    // What a program ends with by its own will, it has said.
+    for code in [1, 2, 125, 128, 193, 255] {
+        let assertions = asked(&Stage::says(Ok(ended(Some(code), ""))), &[], SMOKE).await;
+        assert_eq!(assertions[0].answer, Answer::Failed, "{code}");
+    }
 }
 
 #[tokio::test]

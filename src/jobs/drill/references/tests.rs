@@ -74,6 +74,20 @@ async fn rows_that_have_their_objects_hold() {
 }
 
 #[tokio::test]
+async fn what_was_not_read_is_not_missing() {
+    let mut book = book(&[(b"a", 1, A)]);
+    // The lab's server died after the first object.
+    book.note_unread("minio");
+    let failure = answer(&book, &config(""), [row(&["a"]), row(&["b"])], None).await.unwrap_err();
+    assert_eq!(failure.exit(), ExitCode::DrillNotRun);
+    let what = "the objects of `minio` could not all be read: none can be called missing";
+    assert_eq!(failure.to_string(), what);
+    let other = ReferenceConfig { inside: "other".to_owned(), ..config("") };
+    let assertion = answer(&book, &other, [row(&["a"])], None).await.unwrap();
+    assert_eq!(assertion.answer, Answer::Held, "another source was");
+}
+
+#[tokio::test]
 async fn every_fault_is_named() {
     let book = book(&[(b"a", 1, A), (b"b", 2, A), (b"c", 3, A), (b"x", 4, A)]);
     let rows: [&[&str]; 5] =
@@ -177,6 +191,63 @@ async fn what_is_missing_may_grow_by_so_much() {
     let assertion = answer(&book, &config, rows(), Some(1)).await.unwrap();
     assert!(assertion.detail.ends_with("; 2 more are missing than in the drill before, 1 may"));
     assert_eq!(assertion.findings.len(), 3);
+}
+
+/// Asks of keys, none of which is there: `dump` is what the snapshot holds, `now_ms` the time of the drill.
+async fn keys_gone(more: &str, rows: &[&str], dump: Dump, now_ms: i64) -> Assertion {
+    let text = format!("source = \"mysql\"\nquery = \"SELECT 1\"\nin = \"redis\"\ndb = 3\n{more}");
+    let config: ReferenceConfig = toml::from_str(&text).unwrap();
+    let names = names(&config, &SourceKind::Redis(toml::from_str("url = \"redis://x\"").unwrap()));
+    let book = ObjectBook::new().unwrap();
+    book.think(Names::begin).await.unwrap();
+    let mut tally = Tally::default();
+    for key in rows {
+        names.take(&mut book.pages(), &mut tally, &row(&[key])).unwrap();
+    }
+    book.think(rows::sort).await.unwrap();
+    let absent = rows::next_keys(&book.pages(), b"", 99).unwrap();
+    for (key, count) in absent {
+        rows::absent(&mut book.pages(), &key, count).unwrap();
+    }
+    assert!(rows::are_absent(&book.pages()).unwrap());
+    let tally = without(&book, dump, (3, now_ms), &names, tally).await.unwrap();
+    judge(&config, names.thing, &tally, None)
+}
+
+#[tokio::test]
+async fn a_key_that_has_expired_since_the_snapshot_is_not_missing() {
+    let dump = || {
+        Dump::sample(&[
+            (3, "expired", Some(1000)),
+            (3, "later", Some(2000)),
+            (3, "stays", None),
+            (0, "other", Some(1000)),
+        ])
+    };
+    let rows = ["expired", "expired", "later", "stays", "other", "never was"];
+    let assertion = keys_gone("", &rows, dump(), 1000).await;
+    assert_eq!(assertion.answer, Answer::Failed);
+    assert_eq!(
+        assertion.findings,
+        ["later", "never was", "other", "stays"].map(|key| format!("row `{key}` has no key"))
+    );
+    assert_eq!((assertion.value, assertion.findings_total), (Some(4), 4));
+    assert_eq!(
+        assertion.detail,
+        "6 rows, 4 missing, 2 keys have expired since the snapshot; 0 may be missing"
+    );
+    let assertion = keys_gone("missing_max = 1", &["expired", "stays"], dump(), 1000).await;
+    assert_eq!(assertion.answer, Answer::Held, "{}", assertion.detail);
+    assert_eq!(assertion.detail, "2 rows, 1 missing, 1 key has expired since the snapshot");
+}
+
+#[tokio::test]
+async fn a_reference_of_which_every_key_has_expired_has_compared_nothing() {
+    let dump = Dump::sample(&[(3, "a", Some(1000)), (3, "b", Some(1000))]);
+    let assertion = keys_gone("", &["a", "b", "b"], dump, 1000).await;
+    assert_eq!(assertion.answer, Answer::CouldNotRun);
+    let detail = "3 keys that rows name have expired since the snapshot: nothing was compared";
+    assert_eq!(assertion.detail, detail);
 }
 
 #[test]
