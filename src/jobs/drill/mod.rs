@@ -10,6 +10,8 @@
 mod answers;
 pub mod by_hand;
 pub mod contents;
+#[cfg(test)]
+mod endings;
 mod objects;
 mod pick;
 mod programs;
@@ -43,7 +45,7 @@ use super::{
 use crate::{
     clock::Ground,
     crypt::{Identities, files},
-    drill::{self, Outcome, Report, Step, Trouble, Way},
+    drill::{self, Assertion, Outcome, Question, Report, Step, Trouble, Way},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     lab::{self, Lab, Limits, Marks, ProcessLab, docker::DockerLab},
@@ -54,6 +56,8 @@ use crate::{
 
 /// The word for the stack's own repository where a drill may come from several places.
 pub const REPOSITORY: &str = "repository";
+/// What a drill finds not to hold where stored bytes are missing or changed.
+const SOUND: &str = "the snapshot can be read";
 /// How long a server of the lab may take until it accepts a connection.
 const START: Duration = Duration::from_mins(5);
 /// How long a lab may be older than the drill's deadline before anybody may remove it.
@@ -220,16 +224,8 @@ async fn make(context: RunContext<'_>, wanted: Wanted) -> Result<Drilled> {
         }
     }
     release(hold, monitor).await;
-    // What was found counts, whatever stays behind.
-    if let Err(failure) = watch::Workplace::clear(stack, way) {
-        monitor.warn(None, failure.one_line(), failure.first_hint());
-        report.notes.push(failure.one_line());
-    }
-    match ended {
-        Err(failure) if failure.exit() == ExitCode::Interrupted => return Err(failure),
-        Err(failure) => report.problem = Some(trouble(&failure)),
-        Ok(()) => {}
-    }
+    clear_away(stack, &mut report, monitor);
+    settle(&mut report, ended)?;
     watch.conclude(&mut report);
     report.ended = ground.clock.now();
     report.outcome = Outcome::judge(&report.assertions, report.problem.as_ref());
@@ -301,15 +297,43 @@ fn identity(stack: &Stack) -> Result<(Identities, PathBuf)> {
 
 /// Returns the failure of a drill that did not come as far as a snapshot.
 fn not_begun(failure: Failure) -> Failure {
-    if matches!(
-        failure.exit(),
-        ExitCode::Interrupted | ExitCode::Usage | ExitCode::Damage | ExitCode::Tampering
-    ) {
+    if matches!(failure.exit(), ExitCode::Interrupted | ExitCode::Usage) || is_damage(&failure) {
         return failure;
     }
     let hints = failure.hints().to_vec();
     let outer = Failure::new(ExitCode::DrillNotRun, "the drill could not begin").because(failure);
     hints.into_iter().fold(outer, Failure::hint)
+}
+
+/// Removes what the drill has on this host. What was found counts, whatever stays behind.
+fn clear_away(stack: &Stack, report: &mut Report, monitor: &SharedMonitor) {
+    if let Err(failure) = watch::Workplace::clear(stack, report.way) {
+        monitor.warn(None, failure.one_line(), failure.first_hint());
+        report.notes.push(failure.one_line());
+    }
+}
+
+/// Puts into the report what broke a drill off. Damage is an answer, and a bad one: the backup cannot be restored.
+fn settle(report: &mut Report, ended: Result<()>) -> Result<()> {
+    match ended {
+        Err(failure) if failure.exit() == ExitCode::Interrupted => return Err(failure),
+        Err(failure) if is_damage(&failure) => report.assertions.push(not_sound(SOUND, &failure)),
+        Err(failure) => report.problem = Some(trouble(&failure)),
+        Ok(()) => {}
+    }
+    Ok(())
+}
+
+/// Returns whether a failure says that the backup itself is bad, wherever it was met.
+fn is_damage(failure: &Failure) -> bool {
+    matches!(failure.exit(), ExitCode::Damage | ExitCode::Tampering)
+}
+
+/// Returns the assertion that a failure of the backup is; what to do stands below it.
+fn not_sound(name: &str, failure: &Failure) -> Assertion {
+    let findings = failure.hints().to_vec();
+    let total = findings.len() as u64;
+    Assertion::failed(Question::Restored, name, failure.one_line()).with_findings(findings, total)
 }
 
 fn late(minutes: u32) -> Failure {

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use super::{
     Opened, REPOSITORY,
     by_hand::{self, Recovery},
-    contents,
+    contents, is_damage, not_sound,
     objects::ObjectBook,
     questions,
     scene::{Cast, Scene},
@@ -35,6 +35,8 @@ use crate::{
 
 /// How long a server that accepts connections may take until it answers.
 const ANSWER_SECONDS_MAX: u64 = 120;
+/// What a drill asks first.
+const RESTORED: &str = "everything was restored";
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Something that is done to a restored lab before it is asked.
@@ -151,20 +153,12 @@ impl Rehearsal<'_> {
         self.note_unasked();
         self.report.assertions.push(if missing.is_empty() && count(&done) == 0 {
             // Nothing was compared with nothing: that proves nothing.
-            Assertion::could_not_run(
-                Question::Restored,
-                "everything was restored",
-                "the snapshot holds no entry",
-            )
+            Assertion::could_not_run(Question::Restored, RESTORED, "the snapshot holds no entry")
         } else if missing.is_empty() {
-            Assertion::held(Question::Restored, "everything was restored", what)
+            Assertion::held(Question::Restored, RESTORED, what)
         } else {
-            Assertion::failed(
-                Question::Restored,
-                "everything was restored",
-                format!("{what}; {total} are missing"),
-            )
-            .with_findings(missing, total)
+            Assertion::failed(Question::Restored, RESTORED, format!("{what}; {total} are missing"))
+                .with_findings(missing, total)
         });
         self.conclude_time();
         Ok(true)
@@ -220,18 +214,15 @@ impl Rehearsal<'_> {
 
     /// Tells a backup that cannot be restored from a lab that could not take it.
     async fn not_restored(&mut self, failure: Failure, began: f64) -> Result<bool> {
-        self.lab.check().await?;
         let seconds = self.watch.elapsed() - began;
         self.watch.note(Phase { step: Step::Restore, source: None, began_seconds: began, seconds });
+        if !is_damage(&failure) {
+            self.lab.check().await?;
+        }
         if matches!(failure.exit(), ExitCode::StoreDown | ExitCode::KeyRefused | ExitCode::Interrupted) {
             return Err(failure);
         }
-        let findings = failure.hints().to_vec();
-        let total = findings.len() as u64;
-        self.report.assertions.push(
-            Assertion::failed(Question::Restored, "everything was restored", failure.one_line())
-                .with_findings(findings, total),
-        );
+        self.report.assertions.push(not_sound(RESTORED, &failure));
         Ok(false)
     }
 
