@@ -12,7 +12,7 @@ use super::{
     by_hand::{self, Recovery},
     contents, is_damage, not_sound,
     objects::ObjectBook,
-    questions,
+    questions::Asking,
     scene::{Cast, Scene},
     stage::{self, Origin},
     watch::{Watch, Workplace, rto_seconds},
@@ -22,7 +22,7 @@ use crate::{
     drill::{Assertion, Phase, Question, Report, SourceReport, Step, Way},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    flow::Selection,
+    flow::{Seen, Selection},
     jobs::{
         registry::{self, Into, ReadyTarget},
         restore::{self, Missing, Plan},
@@ -79,8 +79,8 @@ impl Rehearsal<'_> {
             meddle(&scene).await;
         }
         let previous = self.previous;
-        let asked = self.watch.time(Step::Check, ask(&scene, previous)).await?;
-        self.report.assertions.extend(asked);
+        let asking = ask(&scene, previous, &mut self.report.assertions);
+        self.watch.time(Step::Check, asking).await;
         self.lab.check().await
     }
 
@@ -339,19 +339,21 @@ fn count(done: &restore::Outcome) -> u64 {
     done.restored.iter().map(|one| one.tally.entries).sum()
 }
 
-/// Asks everything. The objects that are read for the first question are noted for the others.
-async fn ask(scene: &Scene<'_>, previous: Option<&Report>) -> Result<Vec<Assertion>> {
-    let mut book = ObjectBook::new()?;
-    let mut troubled = None;
-    let mut asked = contents::compare(scene, &mut |source, seen| {
-        if let Err(failure) = book.note_entry(source.as_str(), &seen.meta, seen.size_bytes, &seen.sha256) {
-            troubled.get_or_insert(failure);
-        }
-    })
-    .await;
-    if let Some(failure) = troubled {
-        return Err(failure.with_exit(ExitCode::DrillNotRun));
+/// Asks everything; each answer is told as soon as it is there. The objects that are read for the first question are
+/// noted for the others.
+async fn ask(scene: &Scene<'_>, previous: Option<&Report>, answers: &mut Vec<Assertion>) {
+    let mut book = ObjectBook::new();
+    for cast in &scene.cast {
+        let mut note = |source: &SourceName, seen: &Seen| {
+            let noted = book
+                .as_mut()
+                .map(|book| book.note_entry(source.as_str(), &seen.meta, seen.size_bytes, &seen.sha256));
+            // A book that lacks an object is none: the object would be taken for missing in the lab.
+            if let Ok(Err(failure)) = noted {
+                book = Err(failure);
+            }
+        };
+        answers.push(contents::compare(scene, cast, &mut note).await);
     }
-    asked.extend(questions::ask(scene, &mut book, previous).await);
-    Ok(asked)
+    Asking::of(scene).ask(book.as_ref(), previous, answers).await;
 }

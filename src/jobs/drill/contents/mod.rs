@@ -3,7 +3,7 @@
 //! The very source that makes backups reads the lab, and what it sends is compared with the snapshot's entry lists; no
 //! data is fetched for that. Only where something differs both sides are read again, to name the row, key or object.
 //!
-//! *Order.* Source by source, in the order of the backup. *Crash.* Nothing is changed anywhere; what cannot be read
+//! *Order.* One source at a time, in the order of the backup. *Crash.* Nothing is changed anywhere; what cannot be read
 //! could not be asked, which is not the same as held.
 //!
 //! *Limits.* Those of [`crate::flow::compare`] and [`crate::flow::unordered`]; findings are named up to
@@ -36,25 +36,21 @@ const NAME: &str = "contents";
 /// Hears of each object of the lab: the source, and what was read of it.
 pub type EachObject<'a> = &'a mut (dyn FnMut(&SourceName, &Seen) + Send);
 
-/// Asks of each source whether the lab holds what the snapshot holds; `each_object` is called with all objects of the
+/// Asks whether the lab holds of one source what the snapshot holds; `each_object` is called with all objects of the
 /// lab on the way.
-pub async fn compare(scene: &Scene<'_>, each_object: EachObject<'_>) -> Vec<Assertion> {
-    let mut all = Vec::new();
-    for cast in &scene.cast {
-        let source = cast.config.name.clone();
-        scene.monitor.event(Event::SourceBegan {
-            source: source.clone(),
-            verb: "compare",
-            size_bytes_expected: None,
-        });
-        let asked = match of_source(scene, cast, each_object).await {
-            Ok(assertion) => assertion,
-            Err(failure) => could_not(scene, failure).await,
-        };
-        scene.monitor.event(Event::SourceEnded { source: source.clone() });
-        all.push(asked.about(source.to_string()));
-    }
-    all
+pub async fn compare(scene: &Scene<'_>, cast: &Cast, each_object: EachObject<'_>) -> Assertion {
+    let source = cast.config.name.clone();
+    scene.monitor.event(Event::SourceBegan {
+        source: source.clone(),
+        verb: "compare",
+        size_bytes_expected: None,
+    });
+    let asked = match of_source(scene, cast, each_object).await {
+        Ok(assertion) => assertion,
+        Err(failure) => could_not(scene, failure).await,
+    };
+    scene.monitor.event(Event::SourceEnded { source: source.clone() });
+    asked.about(source.to_string())
 }
 
 /// One source of a scene: its two sides, to be read as often as it takes.
