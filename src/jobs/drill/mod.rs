@@ -10,6 +10,7 @@
 mod answers;
 pub mod by_hand;
 pub mod contents;
+mod drift;
 #[cfg(test)]
 mod endings;
 mod objects;
@@ -26,6 +27,7 @@ mod watch;
 
 use std::{path::PathBuf, time::Duration};
 
+use self::{drift::Drift, rehearse::Rehearsal, watch::Watch};
 pub use self::{
     objects::ObjectBook,
     questions::Asking,
@@ -33,7 +35,6 @@ pub use self::{
     rehearse::Meddle,
     scene::{Cast, Scene},
 };
-use self::{rehearse::Rehearsal, watch::Watch};
 use super::{
     backup::host_name,
     drilled::task_of,
@@ -50,7 +51,7 @@ use crate::{
     event::SharedMonitor,
     lab::{self, Lab, Limits, Marks, ProcessLab, docker::DockerLab},
     names::{PackId, SnapshotId, SourceName, Task},
-    policy::{LabKind, Pick, Stack},
+    policy::{LabKind, Stack},
     repo::{Read, Repository, Snapshot, format::Refs},
 };
 
@@ -240,6 +241,8 @@ struct Opened {
     opening: Opening,
     repository: Repository<Read>,
     snapshot: Snapshot,
+    /// Where the policy has other sources.
+    drift: Drift,
     /// SHA-256 of its refs.
     refs: PackId,
     /// The file with the identity.
@@ -257,20 +260,21 @@ async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
     };
     let repository = opening.read(identity, monitor).await?;
     let refs = believed(&repository, monitor).await?;
-    let ids: Vec<SnapshotId> = refs.iter().map(|refs| refs.snapshot.clone()).collect();
-    let when = match &wanted.when {
-        Some(when) => when.clone(),
-        None => pick::when(stack.drill.pick, &ids, ground)?,
-    };
-    let sources: Vec<SourceName> = stack.sources.iter().map(|source| source.name.clone()).collect();
-    // One that was picked at random is that very one, whatever it lacks.
-    let id = match stack.drill.pick {
-        Pick::Random if wanted.when.is_none() => when.pick(&ids)?,
-        _ => restore::choose(&repository, &refs, &when, &sources).await?,
+    let id = match &wanted.when {
+        Some(when) => {
+            let sources: Vec<SourceName> = stack.sources.iter().map(|source| source.name.clone()).collect();
+            restore::choose(&repository, &refs, when, &sources).await?
+        }
+        None => pick::choose(stack, &repository, &refs, ground).await?,
     };
     let snapshot = repository.snapshot(&id).await?;
+    let drift = match wanted.way {
+        Way::Restore => Drift::of(stack, &snapshot, &repository, &refs).await,
+        // The recipe asks no policy.
+        Way::ByHand => Drift::default(),
+    };
     let refs = snapshot.refs_sha256;
-    Ok(Opened { from, opening, repository, snapshot, refs, identity: file })
+    Ok(Opened { from, opening, repository, snapshot, drift, refs, identity: file })
 }
 
 /// Returns the refs of all snapshots, oldest first; what is forged or broken is told and left out.

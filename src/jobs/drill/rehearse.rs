@@ -29,8 +29,8 @@ use crate::{
     },
     lab::{Lab, Server},
     names::SourceName,
-    policy::{SourceConfig, Stack},
-    repo::{Snapshot, format::SourceManifest},
+    policy::{DrillConfig, SourceConfig, Stack},
+    repo::Snapshot,
 };
 
 /// How long a server that accepts connections may take until it answers.
@@ -62,11 +62,18 @@ impl Rehearsal<'_> {
         if self.report.way == Way::ByHand {
             return self.by_hand(&workplace).await;
         }
+        self.tell_drift();
         let origins = stage::origins(&self.opened.snapshot).await?;
         let cast = self.raise(&origins, &workplace).await?;
+        if cast.is_empty() {
+            self.tell_nothing();
+            return Ok(());
+        }
         if !self.restore(&cast, &origins).await? {
             return Ok(());
         }
+        let (questions, left_out) = self.opened.drift.questions(&self.stack.drill);
+        self.report.notes.extend(left_out);
         let scene = Scene {
             stack: self.stack,
             snapshot: &self.opened.snapshot,
@@ -79,7 +86,7 @@ impl Rehearsal<'_> {
             meddle(&scene).await;
         }
         let previous = self.previous;
-        let asking = ask(&scene, previous, &mut self.report.assertions);
+        let asking = ask(&scene, &questions, previous, &mut self.report.assertions);
         self.watch.time(Step::Check, asking).await;
         self.lab.check().await
     }
@@ -150,7 +157,6 @@ impl Rehearsal<'_> {
         let missing = self.missing(&done.missing);
         let total = missing.len() as u64;
         let what = format!("{} sources, {} entries", done.restored.len(), count(&done));
-        self.note_unasked();
         self.report.assertions.push(if missing.is_empty() && count(&done) == 0 {
             // Nothing was compared with nothing: that proves nothing.
             Assertion::could_not_run(Question::Restored, RESTORED, "the snapshot holds no entry")
@@ -282,30 +288,32 @@ impl Rehearsal<'_> {
         }
     }
 
-    /// Returns what is not there now, a line each: what the restore says, and sources that the snapshot lacks.
+    /// Returns what is not there now, a line each: what the restore says, and sources that the snapshot lost.
     fn missing(&self, missing: &[Missing]) -> Vec<String> {
         let line = |one: &Missing| match &one.entry {
             Some(entry) => format!("{}: {entry}: {}", one.source, one.why),
             None => format!("{}: {}", one.source, one.why),
         };
-        let manifest = &self.opened.snapshot.manifest;
-        let known = |name: &SourceName| {
-            manifest.sources.iter().any(|source| source.name == *name)
-                || missing.iter().any(|one| one.source == name.as_str())
-        };
-        let absent = self.stack.sources.iter().filter(|config| !known(&config.name));
-        let absent = absent.map(|config| format!("{}: the snapshot does not have it", config.name));
-        missing.iter().map(line).chain(absent).collect()
+        missing.iter().map(line).chain(self.opened.drift.lost()).collect()
     }
 
-    /// Notes the sources of the snapshot that the policy does not have any more: nobody restores and asks them.
-    fn note_unasked(&mut self) {
-        let sources = self.opened.snapshot.manifest.sources.iter();
-        let unknown = sources.filter(|source| self.stack.source(source.name.as_str()).is_none());
-        let note = |source: &SourceManifest| {
-            format!("{}: the snapshot has it and the policy does not: it was not restored", source.name)
-        };
-        self.report.notes.extend(unknown.map(note));
+    /// Tells where the policy has other sources than the snapshot.
+    fn tell_drift(&mut self) {
+        self.report.notes.extend(self.opened.drift.notes());
+        self.report.assertions.extend(self.opened.drift.unknown());
+    }
+
+    /// Tells of a snapshot of which nothing can be restored what it should have had. What the policy lost was told.
+    fn tell_nothing(&mut self) {
+        let failed = self.opened.snapshot.manifest.failed.iter();
+        let failed = failed.map(|failed| format!("{}: {}", failed.what, failed.why));
+        let missing: Vec<String> = failed.chain(self.opened.drift.lost()).collect();
+        let total = missing.len() as u64;
+        if total > 0 {
+            let none =
+                Assertion::failed(Question::Restored, RESTORED, format!("0 sources; {total} are missing"));
+            self.report.assertions.push(none.with_findings(missing, total));
+        }
     }
 
     /// Notes the RTO, and whether it is what it must be.
@@ -341,7 +349,12 @@ fn count(done: &restore::Outcome) -> u64 {
 
 /// Asks everything; each answer is told as soon as it is there. The objects that are read for the first question are
 /// noted for the others.
-async fn ask(scene: &Scene<'_>, previous: Option<&Report>, answers: &mut Vec<Assertion>) {
+async fn ask(
+    scene: &Scene<'_>,
+    questions: &DrillConfig,
+    previous: Option<&Report>,
+    answers: &mut Vec<Assertion>,
+) {
     let mut book = ObjectBook::new();
     for cast in &scene.cast {
         let mut note = |source: &SourceName, seen: &Seen| {
@@ -355,5 +368,6 @@ async fn ask(scene: &Scene<'_>, previous: Option<&Report>, answers: &mut Vec<Ass
         };
         answers.push(contents::compare(scene, cast, &mut note).await);
     }
-    Asking::of(scene).ask(book.as_ref(), previous, answers).await;
+    let asking = Asking { drill: questions, ..Asking::of(scene) };
+    asking.ask(book.as_ref(), previous, answers).await;
 }
