@@ -14,7 +14,13 @@ mod redis_lab;
 #[allow(dead_code, reason = "made for the tests of the MySQL engine")]
 mod support;
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use fixture::Ship;
@@ -76,6 +82,8 @@ struct Stage {
     id: SnapshotId,
     original: SourceConfig,
     copy: SourceConfig,
+    /// Where files that take its place lie as they were.
+    folder: Option<PathBuf>,
     lab: Found,
 }
 
@@ -95,7 +103,7 @@ impl Stage {
         settle(read, written).unwrap();
         let label = Label { stack: "im-suite".into(), host: "test".into(), ..Label::default() };
         let id = writer.commit(label, Vec::new()).await.unwrap().id;
-        Self { ship, store, id, original, copy, lab: Found::default() }
+        Self { ship, store, id, original, copy, folder: None, lab: Found::default() }
     }
 
     /// Restores the snapshot into `target`.
@@ -125,7 +133,7 @@ impl Stage {
             stack: &stack,
             snapshot: &snapshot,
             lab: &self.lab,
-            cast: vec![Cast { config: self.copy.clone(), running: None, folder: None }],
+            cast: vec![Cast { config: self.copy.clone(), running: None, folder: self.folder.clone() }],
             ground: &ground,
             monitor: &monitor,
         };
@@ -164,6 +172,7 @@ async fn files_that_differ_are_named() {
     }
     let copied = lab.path().join(root.strip_prefix("/").unwrap());
     let mut stage = Stage::of(files(&root), files(&copied)).await;
+    stage.folder = Some(lab.path().to_owned());
     let name = stage.original.name.clone();
     stage.restore(Box::new(FilesTarget::into(name, lab.path(), NoMonitor::shared()))).await;
     let asked = stage.ask().await;

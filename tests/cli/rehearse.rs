@@ -217,3 +217,18 @@ fn a_snapshot_of_a_shard_is_whole_by_itself_and_each_shard_comes_up() {
         seen.insert(drill["snapshot"].as_str().unwrap().to_owned());
     }
 }
+
+#[test]
+fn what_the_policy_leaves_out_today_neither_fails_nor_weakens_the_drill_of_an_older_snapshot() {
+    let (stage, _) = rehearsed();
+    let whole = detail(&drilled(&stage, &[], 0), CONFIG.0).to_owned();
+    let paths = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| format!("\"{}\"", stage.at(name))).collect();
+        format!("paths = [{}]", names.join(", "))
+    };
+    let (then, now) = (paths(&["data"]), paths(&["another", "data/conf"]));
+    stage.edit(|text| text.replacen(&then, &format!("{now}\nexclude = [\"**/nginx.conf\"]"), 1));
+    let drill = drilled(&stage, &[], 0);
+    assert_eq!(answers(&drill), [RESTORED, CONFIG], "{drill:#}");
+    assert_eq!(detail(&drill, CONFIG.0), whole);
+}

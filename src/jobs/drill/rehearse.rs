@@ -110,18 +110,16 @@ impl Rehearsal<'_> {
         let mut running = self.watch.time(Step::Lab, self.lab.start(&to_start)).await?.into_iter();
         let mut cast = Vec::new();
         for (config, server) in &servers {
-            cast.push(match server {
-                Some(server) => {
-                    let running = running.next().ok_or_else(|| {
-                        Failure::new(
-                            ExitCode::DrillNotRun,
-                            format!("the lab has no server for `{}`", config.name),
-                        )
-                    })?;
-                    stage::cast(config, server, &running, workplace.path())?
-                }
-                None => stage::cast_files(config, workplace.path()),
-            });
+            let Some(server) = server else {
+                let inventory = &self.opened.snapshot.source(&config.name)?.inventory;
+                cast.push(stage::cast_files(config, inventory, workplace.path()));
+                continue;
+            };
+            let running = running.next().ok_or_else(|| {
+                let what = format!("the lab has no server for `{}`", config.name);
+                Failure::new(ExitCode::DrillNotRun, what)
+            })?;
+            cast.push(stage::cast(config, server, &running, workplace.path())?);
         }
         Ok(cast)
     }

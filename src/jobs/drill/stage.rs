@@ -1,6 +1,9 @@
 //! The stage of a drill: which servers the lab needs, and how each source is reached once they run.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -101,8 +104,10 @@ fn usual(kind: &SourceKind, origin: &Origin) -> Option<(Product, String)> {
     })
 }
 
-/// Returns the source as it is reached in the lab. Its password goes into a file in `folder`, which is the drill's own:
-/// so the engines read it as they read any other, and it stands in no argument and no environment.
+/// Returns the source as it is reached in the lab, with all that is in it: what was left out of the snapshot was not
+/// restored, and what the policy leaves out today says nothing of a snapshot of its day. Its password goes into a file
+/// in `folder`, which is the drill's own: so the engines read it as they read any other, and it stands in no argument
+/// and no environment.
 pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, folder: &Path) -> Result<Cast> {
     let secret = |name: &str, text: &str| -> Result<SecretRef> {
         let path = folder.join(format!("{}-{name}", config.name));
@@ -117,6 +122,7 @@ pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, fo
             (mysql.host, mysql.port, mysql.socket) =
                 (running.address.ip().to_string(), running.address.port(), None);
             (mysql.user, mysql.tls) = (server.product.user().to_owned(), Tls::Off);
+            (mysql.databases, mysql.exclude) = everything();
             mysql.password = Some(secret("password", password)?);
         }
         SourceKind::Redis(redis) => {
@@ -126,6 +132,7 @@ pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, fo
         }
         SourceKind::S3(s3) => {
             s3.endpoint = format!("http://{}", running.address);
+            (s3.buckets, s3.exclude) = everything();
             s3.access_key = secret("access-key", server.product.user())?;
             s3.secret_key = secret("secret-key", password)?;
         }
@@ -135,14 +142,25 @@ pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, fo
     Ok(Cast { config, running: Some(running.clone()), folder: None })
 }
 
-/// Returns files as they are found below `folder`, where a restore puts them as they were.
-pub(super) fn cast_files(config: &SourceConfig, folder: &Path) -> Cast {
+/// The globs of what is taken, and of what is left out.
+fn everything() -> (Vec<String>, Vec<String>) {
+    (vec!["*".to_owned()], Vec::new())
+}
+
+/// Returns files as they are found below `folder`, where a restore puts them as they were. Their paths are those of the
+/// snapshot: the policy may have others since.
+pub(super) fn cast_files(config: &SourceConfig, inventory: &[String], folder: &Path) -> Cast {
     let folder = folder.join(config.name.as_str());
     let mut kind = config.kind.clone();
     if let SourceKind::Files(files) = &mut kind {
-        for path in &mut files.paths {
-            *path = folder.join(path.strip_prefix("/").unwrap_or(path));
-        }
+        let of_item = |item: &String| {
+            // A name that is no text stands in the inventory as it is shown.
+            let named = files.paths.iter().find(|path| path.to_string_lossy() == item.as_str());
+            named.cloned().unwrap_or_else(|| item.into())
+        };
+        let paths: Vec<PathBuf> = inventory.iter().map(of_item).collect();
+        files.paths = paths.iter().map(|path| folder.join(path.strip_prefix("/").unwrap_or(path))).collect();
+        files.exclude.clear();
     }
     Cast { config: SourceConfig { name: config.name.clone(), kind }, running: None, folder: Some(folder) }
 }
@@ -171,5 +189,37 @@ mod tests {
         assert_eq!(image(Some("MySQL 8.0.36")), (Product::Mysql, "mysql:8.0".to_owned()));
         assert_eq!(image(Some("MariaDB 10.11.6")), (Product::Mariadb, "mariadb:10.11".to_owned()));
         assert_eq!(image(None), (Product::Mysql, "mysql:8.0".to_owned()));
+    }
+
+    /// Returns how a source of the policy is reached in a lab.
+    fn copied(kind: SourceKind, folder: &Path) -> SourceKind {
+        let config = SourceConfig { name: SourceName::new("source").unwrap(), kind };
+        let stack = Stack::parse(
+            "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = { root = \"/repo\" }\n\
+             recipients = [\"age1abc\"]\n",
+            "p.toml",
+            crate::policy::Need::Repository,
+        );
+        let server = server(&stack.unwrap(), &config, &Origin::default(), &Ground::system()).unwrap();
+        let address = ([127, 0, 0, 1], 4000).into();
+        let (name, inside, image) = (server.name.clone(), String::new(), String::new());
+        cast(&config, &server, &Running { name, address, inside, image }, folder).unwrap().config.kind
+    }
+
+    #[test]
+    fn a_lab_is_read_whole_whatever_the_policy_leaves_out_today() {
+        let dir = tempfile::tempdir().unwrap();
+        let mysql = "user = \"x\"\ndatabases = [\"im\"]\nexclude = [\"im.log\", \"accounts\"]";
+        let SourceKind::Mysql(mysql) = copied(SourceKind::Mysql(toml::from_str(mysql).unwrap()), dir.path())
+        else {
+            unreachable!()
+        };
+        assert_eq!((mysql.databases, mysql.exclude), everything());
+        let s3 = "endpoint = \"http://x\"\naccess_key = { env = \"A\" }\nsecret_key = { env = \"B\" }\n\
+                  buckets = [\"im-*\"]\nexclude = [\"im-tmp/**\"]";
+        let SourceKind::S3(s3) = copied(SourceKind::S3(toml::from_str(s3).unwrap()), dir.path()) else {
+            unreachable!()
+        };
+        assert_eq!((s3.buckets, s3.exclude), everything());
     }
 }

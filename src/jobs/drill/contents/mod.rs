@@ -63,8 +63,7 @@ struct Pair<'a> {
 
 async fn of_source(scene: &Scene<'_>, cast: &Cast, each_object: EachObject<'_>) -> Result<Assertion> {
     let name = &cast.config.name;
-    let original = scene.stack.source(name.as_str());
-    let likeness = registry::likeness(&cast.config, original);
+    let likeness = registry::likeness(&cast.config, cast.folder.as_deref());
     let pair = Pair { scene, cast, manifest: scene.snapshot.source(name)?, likeness };
     match &cast.config.kind {
         SourceKind::Mysql(config) => rows::compare(&pair, config).await,
