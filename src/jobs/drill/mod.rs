@@ -8,6 +8,7 @@
 //! *Limits.* The lab's are in the policy; the whole drill has `deadline_minutes`.
 
 mod answers;
+mod blame;
 pub mod by_hand;
 pub mod contents;
 mod drift;

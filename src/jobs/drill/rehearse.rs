@@ -8,9 +8,9 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::future::BoxFuture;
 
 use super::{
-    Opened, REPOSITORY,
+    Opened, REPOSITORY, blame,
     by_hand::{self, Recovery},
-    contents, is_damage, not_sound,
+    contents, not_sound,
     objects::ObjectBook,
     questions::Asking,
     scene::{Cast, Scene},
@@ -147,7 +147,7 @@ impl Rehearsal<'_> {
         };
         let done = match done {
             Ok(done) => done,
-            Err(failure) => return self.not_restored(failure, began).await,
+            Err(failure) => return self.not_restored(failure, cast, began).await,
         };
         let seconds = self.watch.elapsed() - began;
         self.note_phases(&done, began, seconds);
@@ -200,31 +200,40 @@ impl Rehearsal<'_> {
 
     /// Waits until a server of the lab answers.
     async fn ready(&self, cast: &Cast) -> Result<ReadyTarget> {
-        let into = cast.folder.as_ref().map(|folder| Into::Folder(folder.clone()));
         let until = tokio::time::Instant::now() + Duration::from_secs(ANSWER_SECONDS_MAX);
         loop {
-            let mut target = registry::target(&cast.config, into.as_ref(), self.ground, self.monitor)?;
-            match target.target.inspect(&[]).await {
-                Ok(_) => return Ok(target),
-                Err(failure) if tokio::time::Instant::now() >= until => {
-                    let what = format!("the lab's server for `{}` does not answer", cast.config.name);
-                    return Err(Failure::new(ExitCode::DrillNotRun, what).because(failure));
-                }
+            match self.answering(cast).await {
+                Ok(target) => return Ok(target),
+                Err(failure) if tokio::time::Instant::now() >= until => return Err(silent(cast, failure)),
                 Err(_) => self.lab.check().await?,
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 
+    /// Returns the target of a restore, if it answers.
+    async fn answering(&self, cast: &Cast) -> Result<ReadyTarget> {
+        let into = cast.folder.as_ref().map(|folder| Into::Folder(folder.clone()));
+        let mut target = registry::target(&cast.config, into.as_ref(), self.ground, self.monitor)?;
+        target.target.inspect(&[]).await?;
+        Ok(target)
+    }
+
     /// Tells a backup that cannot be restored from a lab that could not take it.
-    async fn not_restored(&mut self, failure: Failure, began: f64) -> Result<bool> {
+    async fn not_restored(&mut self, failure: Failure, cast: &[Cast], began: f64) -> Result<bool> {
         let seconds = self.watch.elapsed() - began;
         self.watch.note(Phase { step: Step::Restore, source: None, began_seconds: began, seconds });
-        if !is_damage(&failure) {
-            self.lab.check().await?;
-        }
         if matches!(failure.exit(), ExitCode::StoreDown | ExitCode::KeyRefused | ExitCode::Interrupted) {
             return Err(failure);
+        }
+        if let Some(reason) = blame::of_lab(self.lab, &failure).await {
+            return Err(reason);
+        }
+        if failure.exit() == ExitCode::SourceDown {
+            // A server that runs and answers nobody refused nothing.
+            for one in cast {
+                self.answering(one).await.map_err(|failure| silent(one, failure))?;
+            }
         }
         self.report.assertions.push(not_sound(RESTORED, &failure));
         Ok(false)
@@ -329,6 +338,11 @@ impl Rehearsal<'_> {
             Assertion::failed(Question::Objective, name, detail)
         });
     }
+}
+
+fn silent(cast: &Cast, failure: Failure) -> Failure {
+    let what = format!("the lab's server for `{}` does not answer", cast.config.name);
+    Failure::new(ExitCode::DrillNotRun, what).because(failure)
 }
 
 /// Returns the policy's sources that the snapshot has.
