@@ -1,6 +1,6 @@
 //! What ends a drill before its time, and what is left of its verdict.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc, time::Instant};
 
 use chrono::DateTime;
 
@@ -82,4 +82,27 @@ fn a_folder_that_stays_behind_is_told_and_takes_nothing_from_the_verdict() {
     assert!(report.notes[0].contains("shop-restore.work` cannot be removed"), "{:?}", report.notes);
     assert_eq!((judged(&report), &report.problem), (Outcome::Failed, &None));
     assert!(left.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_of_a_drill_ends_when_its_time_is_up() {
+    let state = tempfile::tempdir().unwrap();
+    let (stack, left) = (stack(state.path(), "[drill]\ndeadline_minutes = 5\n"), Duration::from_mins(3));
+    assert_eq!(in_time(&stack, left, async { Ok(7) }).await.unwrap(), 7);
+    let began = tokio::time::Instant::now();
+    let late = in_time(&stack, left, std::future::pending::<Result<()>>()).await.unwrap_err();
+    assert_eq!((late.exit(), began.elapsed().as_secs()), (ExitCode::DrillNotRun, 180));
+    assert_eq!(late.to_string(), "the drill was given up after 5 minutes");
+}
+
+#[test]
+fn the_deadline_counts_from_the_drills_own_beginning() {
+    let (hour, now) = (Duration::from_hours(1), Instant::now());
+    let began = |minutes| Watch::since(now.checked_sub(Duration::from_mins(minutes)).unwrap());
+    let left = began(0).left(hour);
+    assert!(left <= Duration::from_mins(57) && left > Duration::from_mins(50), "{left:?}");
+    // What opening took is not given again.
+    let left = began(40).left(hour);
+    assert!(left <= Duration::from_mins(17) && left > Duration::from_mins(10), "{left:?}");
+    assert_eq!(began(58).left(hour), Duration::ZERO);
 }

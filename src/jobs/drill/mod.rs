@@ -184,47 +184,42 @@ fn labs(stack: &Stack) -> PathBuf {
 async fn make(context: RunContext<'_>, wanted: Wanted) -> Result<Drilled> {
     let RunContext { stack, ground, monitor, stop, .. } = context;
     let (task, way, began) = (wanted.task(), wanted.way, ground.clock.now());
+    let deadline = Duration::from_secs(u64::from(stack.drill.deadline_minutes) * 60);
     let mut watch = Watch::start();
-    let opened = watch.time(Step::Open, open(context, &wanted)).await.map_err(not_begun)?;
+    let opening = in_time(stack, watch.left(deadline), open(context, &wanted));
+    let opened = watch.time(Step::Open, opening).await.map_err(not_begun)?;
     let mut report = blank(stack, ground.id_at(began), way, &opened, began);
     let hold = opened.opening.hold(std::slice::from_ref(&report.snapshot), ground, monitor).await;
 
-    let deadline = Duration::from_secs(u64::from(stack.drill.deadline_minutes) * 60);
     let limits = limits(stack, deadline);
     let marks = marks_of(stack, &task, report.id.as_str());
     monitor.step(None, format!("starting a lab for snapshot {}", report.snapshot));
-    let lab = match open_lab(stack, marks, limits, ground).await {
-        Ok(lab) => Some(lab),
-        Err(failure) => {
-            report.problem = Some(trouble(&failure));
-            None
+    // Whoever asks a drill to end waits for this: it removes what a killed one left.
+    let lab = in_time(stack, watch.left(deadline), open_lab(stack, marks, limits, ground)).await;
+    let ended = match lab {
+        Ok(lab) => {
+            report.lab = lab.describe();
+            let previous = record::previous(context, way);
+            let left = watch.left(deadline);
+            let rehearsal = Rehearsal {
+                stack,
+                ground,
+                monitor,
+                opened: &opened,
+                lab: &*lab,
+                previous: previous.as_ref(),
+                report: &mut report,
+                watch: &mut watch,
+            };
+            let work = in_time(stack, left, Box::pin(rehearsal.run(wanted.meddle)));
+            let ended = stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped()));
+            if let Err(failure) = watch.time(Step::Remove, lab.remove()).await {
+                report.notes.push(failure.one_line());
+            }
+            ended
         }
+        Err(failure) => Err(failure),
     };
-    let mut ended = Ok(());
-    if let Some(lab) = &lab {
-        report.lab = lab.describe();
-        let previous = record::previous(context, way);
-        let rehearsal = Rehearsal {
-            stack,
-            ground,
-            monitor,
-            opened: &opened,
-            lab: &**lab,
-            previous: previous.as_ref(),
-            report: &mut report,
-            watch: &mut watch,
-        };
-        let work = Box::pin(rehearsal.run(wanted.meddle));
-        ended = tokio::select! {
-            ended = work => ended,
-            () = stop.cancelled() => Err(stopped()),
-            // A little before the service gives the run up, so that there is a report of it.
-            () = tokio::time::sleep(deadline.mul_f64(0.95)) => Err(late(stack.drill.deadline_minutes)),
-        };
-        if let Err(failure) = watch.time(Step::Remove, lab.remove()).await {
-            report.notes.push(failure.one_line());
-        }
-    }
     release(hold, monitor).await;
     clear_away(stack, &mut report, monitor);
     settle(&mut report, ended)?;
@@ -233,6 +228,12 @@ async fn make(context: RunContext<'_>, wanted: Wanted) -> Result<Drilled> {
     report.outcome = Outcome::judge(&report.assertions, report.problem.as_ref());
     let recorded = record::record(context, &opened, &mut report).await;
     Ok(Drilled { report, recorded })
+}
+
+/// Does a part of a drill, unless its time is up before that is done.
+async fn in_time<T>(stack: &Stack, left: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Err(late(stack.drill.deadline_minutes));
+    tokio::time::timeout(left, work).await.unwrap_or_else(late)
 }
 
 /// What a drill restores from.
