@@ -279,6 +279,8 @@ impl Rehearsal<'_> {
                     one.source
                 ));
             }
+            let config = self.stack.source(one.source.as_str());
+            self.report.notes.extend(config.and_then(|config| stage::unmatched(self.stack, config)));
             self.report.notes.extend(one.tally.notes.iter().map(|note| format!("{}: {note}", one.source)));
             let running = cast.iter().find(|cast| cast.config.name == one.source);
             self.report.sources.push(SourceReport {

@@ -13,7 +13,7 @@ use crate::{
     error::{Context, ExitCode, Result},
     lab::{Product, Running, Server},
     names::SourceName,
-    policy::{SecretRef, SourceConfig, SourceKind, Stack, Tls},
+    policy::{LabKind, SecretRef, SourceConfig, SourceKind, Stack, Tls},
     repo::{Snapshot, format::SourceManifest},
 };
 
@@ -101,6 +101,25 @@ fn usual(kind: &SourceKind, origin: &Origin) -> Option<(Product, String)> {
         SourceKind::Redis(_) => (Product::Redis, of("redis", REDIS)),
         SourceKind::S3(_) => (Product::S3, S3.to_owned()),
         SourceKind::Files(_) => return None,
+    })
+}
+
+/// Returns what a person should know of an S3 server that nobody chose: a snapshot does not tell the release of the one
+/// that it was read from, so no image can be of the same.
+pub(super) fn unmatched(stack: &Stack, config: &SourceConfig) -> Option<String> {
+    if !matches!(config.kind, SourceKind::S3(_)) {
+        return None;
+    }
+    let name = &config.name;
+    let is_chosen = stack.drill.images.contains_key(name.as_str());
+    Some(match stack.drill.lab {
+        LabKind::Docker if is_chosen => return None,
+        LabKind::Docker => format!(
+            "{name}: restored into the newest `{S3}`, whatever release was backed up: set its image in [drill.images]"
+        ),
+        LabKind::Process => {
+            format!("{name}: restored into this host's own S3 server, whatever release was backed up")
+        }
     })
 }
 
@@ -221,5 +240,27 @@ mod tests {
             unreachable!()
         };
         assert_eq!((s3.buckets, s3.exclude), everything());
+    }
+
+    #[test]
+    fn an_s3_server_that_nobody_chose_is_told() {
+        let stack = |more: &str| {
+            let text = format!(
+                "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = {{ root = \"/repo\" }}\n\
+                 recipients = [\"age1abc\"]\n[[source]]\nname = \"minio\"\nkind = \"s3\"\n\
+                 endpoint = \"http://x\"\naccess_key = {{ env = \"A\" }}\nsecret_key = {{ env = \"B\" }}\n\
+                 [[source]]\nname = \"files\"\nkind = \"files\"\npaths = [\"/data\"]\n{more}"
+            );
+            Stack::parse(&text, "p.toml", crate::policy::Need::Repository).unwrap()
+        };
+        let told = |stack: &Stack| -> Vec<Option<String>> {
+            stack.sources.iter().map(|config| unmatched(stack, config)).collect()
+        };
+        let usual = "minio: restored into the newest `minio/minio`, whatever release was backed up: \
+                     set its image in [drill.images]";
+        assert_eq!(told(&stack("")), [Some(usual.to_owned()), None]);
+        let own = "minio: restored into this host's own S3 server, whatever release was backed up";
+        assert_eq!(told(&stack("[drill]\nlab = \"process\"\n")), [Some(own.to_owned()), None]);
+        assert_eq!(told(&stack("[drill.images]\nminio = \"minio/minio:1\"\n")), [None, None]);
     }
 }
