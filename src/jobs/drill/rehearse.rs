@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::Ground,
-    drill::{Assertion, Phase, Question, Report, SourceReport, Step, Way},
+    drill::{self, Assertion, Phase, Question, Report, SourceReport, Step, Way},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{Seen, Selection},
@@ -272,7 +272,7 @@ impl Rehearsal<'_> {
             // Of others the target tells where it is, which is no version.
             let lab_version = versions.get(&one.source).filter(|_| is_server).cloned();
             if let (Some(here), Some(there)) = (&version, &lab_version)
-                && stage::release(here) != stage::release(there)
+                && drill::release(here) != drill::release(there)
             {
                 self.report.notes.push(format!(
                     "{}: backed up from {here}, restored into {there}: set the image in [drill.images]",

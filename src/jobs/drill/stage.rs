@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::scene::Cast;
 use crate::{
     clock::Ground,
+    drill,
     error::{Context, ExitCode, Result},
     lab::{Product, Running, Server},
     names::SourceName,
@@ -56,16 +57,6 @@ async fn redis_version(snapshot: &Snapshot, source: &SourceManifest) -> Result<O
     Ok(None)
 }
 
-/// Returns the first two numbers of a version: `8.0` of `MySQL 8.0.36-debian`.
-pub(super) fn release(version: &str) -> Option<String> {
-    let numbers =
-        version.split([' ', '-', '+', ':']).find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
-    let mut parts = numbers.split('.');
-    let (major, minor) = (parts.next()?, parts.next()?);
-    let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
-    (is_number(major) && is_number(minor)).then(|| format!("{major}.{minor}"))
-}
-
 /// Returns the server that takes a source's place; `None` for files, which need a folder only.
 pub(super) fn server(
     stack: &Stack,
@@ -87,7 +78,7 @@ pub(super) fn server(
 /// Returns the product that a source was read from, and the image of the same release.
 fn usual(kind: &SourceKind, origin: &Origin) -> Option<(Product, String)> {
     let version = origin.version.as_deref().unwrap_or_default();
-    let release = release(version);
+    let release = drill::release(version);
     let of = |image: &str, unknown: &str| match &release {
         Some(release) => format!("{image}:{release}"),
         None => unknown.to_owned(),
@@ -187,17 +178,6 @@ pub(super) fn cast_files(config: &SourceConfig, inventory: &[String], folder: &P
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_release_is_the_first_two_numbers_of_a_version() {
-        let of = |text| release(text);
-        assert_eq!(of("MySQL 8.0.36-debian").as_deref(), Some("8.0"));
-        assert_eq!(of("MariaDB 10.11.6-MariaDB-0+deb12u1").as_deref(), Some("10.11"));
-        assert_eq!(of("Redis 7.0.15").as_deref(), Some("7.0"));
-        assert_eq!(of("Redis 255.255.255").as_deref(), Some("255.255"));
-        assert_eq!(of("unknown"), None);
-        assert_eq!(of("9"), None);
-    }
 
     #[test]
     fn the_usual_image_is_of_the_release_that_was_backed_up() {
