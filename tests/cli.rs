@@ -35,6 +35,8 @@ mod offsite;
 mod policy;
 #[path = "cli/prune.rs"]
 mod prune;
+#[path = "cli/rehearse.rs"]
+mod rehearse;
 #[path = "cli/restore.rs"]
 mod restore;
 #[path = "cli/salvage.rs"]

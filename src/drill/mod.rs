@@ -212,6 +212,17 @@ pub struct SourceReport {
     pub seconds: f64,
 }
 
+/// Returns the first two numbers of a version, within which servers understand each other: `8.0` of
+/// `MySQL 8.0.36-debian`.
+pub fn release(version: &str) -> Option<String> {
+    let numbers =
+        version.split([' ', '-', '+', ':']).find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    let mut parts = numbers.split('.');
+    let (major, minor) = (parts.next()?, parts.next()?);
+    let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    (is_number(major) && is_number(minor)).then(|| format!("{major}.{minor}"))
+}
+
 /// Something that was asked of what was restored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

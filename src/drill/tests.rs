@@ -105,3 +105,14 @@ fn what_somebody_put_into_a_name_turns_no_terminal_around() {
     assert!(assertion.findings[0].starts_with("key \\u{1b}[2J\\n\\u{202e}evil xxx"));
     assert!(assertion.findings[0].ends_with("x… (+515)"));
 }
+
+#[test]
+fn a_release_is_the_first_two_numbers_of_a_version() {
+    let of = |text| release(text);
+    assert_eq!(of("MySQL 8.0.36-debian").as_deref(), Some("8.0"));
+    assert_eq!(of("MariaDB 10.11.6-MariaDB-0+deb12u1").as_deref(), Some("10.11"));
+    assert_eq!(of("Redis 7.0.15").as_deref(), Some("7.0"));
+    assert_eq!(of("Redis 255.255.255").as_deref(), Some("255.255"));
+    assert_eq!(of("unknown"), None);
+    assert_eq!(of("9"), None);
+}

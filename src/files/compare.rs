@@ -29,17 +29,6 @@ impl FilesLikeness {
         Self { below: Some(folder.to_owned()), ..Self::in_place() }
     }
 
-    /// Compares a copy whose paths are those of the original below a folder.
-    pub fn of_copy(original: &[PathBuf], copy: &[PathBuf]) -> Self {
-        let folder = original.first().zip(copy.first()).and_then(|(original, copy)| {
-            let inside = original.strip_prefix("/").ok()?;
-            let depth = copy.components().count().checked_sub(inside.components().count())?;
-            let folder: PathBuf = copy.components().take(depth).collect();
-            (copy.ends_with(inside) && folder != Path::new("/")).then_some(folder)
-        });
-        folder.map_or_else(Self::in_place, |folder| Self::below(&folder))
-    }
-
     /// Takes the folder off the paths of an entry.
     fn outside(&self, meta: &mut EntryMeta) {
         let Some(folder) = &self.below else { return };

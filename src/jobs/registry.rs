@@ -31,17 +31,14 @@ pub fn source(config: &SourceConfig, ground: &Ground, monitor: &SharedMonitor) -
     Ready { name: config.name.clone(), kind: config.kind.word(), source: Ok(source) }
 }
 
-/// Returns when two entries of a source are the same. `original` is the source in the policy, where `config` is a copy
-/// of it that lies elsewhere.
-pub fn likeness(config: &SourceConfig, original: Option<&SourceConfig>) -> Box<dyn Likeness> {
-    match (&config.kind, original.map(|original| &original.kind)) {
+/// Returns when two entries of a source are the same. What is compared may be a copy that lies below `folder`.
+pub fn likeness(config: &SourceConfig, folder: Option<&Path>) -> Box<dyn Likeness> {
+    match (&config.kind, folder) {
         (SourceKind::Mysql(_), _) => Box::new(MysqlLikeness),
         (SourceKind::Redis(_), _) => Box::new(RedisLikeness),
         (SourceKind::S3(_), _) => Box::new(S3Likeness),
-        (SourceKind::Files(copy), Some(SourceKind::Files(original))) => {
-            Box::new(FilesLikeness::of_copy(&original.paths, &copy.paths))
-        }
-        (SourceKind::Files(_), _) => Box::new(FilesLikeness::in_place()),
+        (SourceKind::Files(_), Some(folder)) => Box::new(FilesLikeness::below(folder)),
+        (SourceKind::Files(_), None) => Box::new(FilesLikeness::in_place()),
     }
 }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{chart, visible};
 use crate::{
-    drill::{Answer, Assertion, Report, SourceReport},
+    drill::{self, Answer, Assertion, Report, SourceReport},
     error::{Context, ExitCode, Result},
     names::ByteCount,
     plain::{escaped, grouped},
@@ -85,15 +85,10 @@ fn source(facts: &SourceReport) -> Source<'_> {
     )]
     let rate = (facts.seconds > 0.0 && rate.is_finite()).then_some(rate as u64);
     let differs = match (&facts.version, &facts.lab_version) {
-        (Some(version), Some(lab)) => release(version) != release(lab),
+        (Some(version), Some(lab)) => drill::release(version) != drill::release(lab),
         _ => false,
     };
     Source { facts, rate, differs }
-}
-
-/// Returns the first two numbers of a version: `8.4` of `8.4.3-log`.
-fn release(version: &str) -> Vec<&str> {
-    version.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty()).take(2).collect()
 }
 
 /// An assertion, and how many of its findings are not named.

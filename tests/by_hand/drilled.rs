@@ -57,7 +57,8 @@ impl Wreck {
             scratch: &scratch,
             timeout: Duration::from_mins(4),
         };
-        let answers = recover(lab, &what).await.unwrap();
+        let mut answers = Vec::new();
+        recover(lab, &what, &mut answers).await.unwrap();
         assert!(!scratch.exists(), "plain data stays");
         answers
     }
@@ -182,6 +183,37 @@ async fn a_file_that_is_missing_other_or_too_much_is_named() {
     let mut more = answers[3].findings.clone();
     more.sort();
     assert_eq!(more, ["`minio/empty` was not stored", "`minio/new/x` was not stored"]);
+}
+
+#[tokio::test]
+async fn what_was_found_stays_found_when_the_recovery_breaks_off_and_its_folder_stays() {
+    let wreck = wreck().await;
+    let lab = lab(&wreck).await;
+    // Where the folder was is a file now: nothing can be read there, and it is no folder to remove.
+    let mishap = Mishap(&lab, |result| {
+        let scratch = result.parent().unwrap();
+        fs::remove_dir_all(scratch).unwrap();
+        fs::write(scratch, "").unwrap();
+    });
+    let repository = wreck.ship.reader(&FsStore::new(wreck.repository())).await.unwrap();
+    let snapshot = repository.snapshot(&wreck.id).await.unwrap();
+    let (scratch, folder) = (wreck.dir.path().join("state/by-hand"), wreck.repository());
+    let what = Recovery {
+        repository: &repository,
+        snapshot: &snapshot,
+        folder: Some(folder.as_path()),
+        identity: &wreck.identity(),
+        signers: std::slice::from_ref(&wreck.ship.made.signer),
+        image: None,
+        scratch: &scratch,
+        timeout: Duration::from_mins(4),
+    };
+    let mut answers = Vec::new();
+    let failure = recover(&mishap, &what, &mut answers).await.unwrap_err();
+    assert_eq!(failure.exit(), lifeboat::error::ExitCode::DrillNotRun);
+    assert_eq!(names(&answers), ALL[..3]);
+    let found: Vec<Answer> = answers.iter().map(|one| one.answer).collect();
+    assert_eq!(found, [Answer::Held, Answer::Failed, Answer::Failed]);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::stage::Stage;
 
 /// Makes a stack of three sources and two shards: the first has the usual policy, the other `second.toml`.
-fn divided() -> Stage {
+pub fn divided() -> Stage {
     let stage = Stage::with_files();
     for name in ["more", "most"] {
         stage.write(&format!("{name}/file"), name);
@@ -29,7 +29,7 @@ fn second_policy(stage: &Stage) {
     stage.write("second.toml", &stage.read("lifeboat.toml").replacen("\nkeys = ", &key, 1));
 }
 
-fn sources(stage: &Stage, policy: &str, shard: &str) -> Vec<String> {
+pub fn sources(stage: &Stage, policy: &str, shard: &str) -> Vec<String> {
     let words = ["--policy", policy, "backup", "--shard", shard, "--json"];
     let report = stage.run(&words).ends(0).json();
     let sources = report["sources"].as_array().unwrap().iter();

@@ -73,13 +73,12 @@ pub struct Recovery<'a> {
 }
 
 /// Recovers a snapshot by hand and tells whether that worked. Fails where it is not known: a lab that does not run a
-/// program, a folder that cannot be written.
-pub async fn recover(lab: &dyn Lab, what: &Recovery<'_>) -> Result<Vec<Assertion>> {
+/// program, a folder that cannot be written. What was found until then is in `answers` all the same.
+pub async fn recover(lab: &dyn Lab, what: &Recovery<'_>, answers: &mut Vec<Assertion>) -> Result<()> {
     clear(what.scratch).await?;
-    let answers = recover_into(lab, what).await;
+    let ended = recover_into(lab, what, answers).await;
     let cleared = clear(what.scratch).await;
-    let answers = answers?;
-    cleared.map(|()| answers)
+    ended.and(cleared)
 }
 
 /// Removes what a drill that was killed left in its folder: plain data.
@@ -92,7 +91,7 @@ pub async fn clear(scratch: &Path) -> Result<()> {
     }
 }
 
-async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>) -> Result<Vec<Assertion>> {
+async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>, answers: &mut Vec<Assertion>) -> Result<()> {
     let result = what.scratch.join("recovered");
     make(&result)?;
     let folder = if let Some(folder) = what.folder {
@@ -107,23 +106,27 @@ async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>) -> Result<Vec<Assertio
         Ok(script) if repo::is_own_script(&script) => {}
         Ok(_) => {
             let why = "the script in the repository is not one that this lifeboat knows; it was not run";
-            return Ok(vec![not_run(why)]);
+            answers.push(not_run(why));
+            return Ok(());
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(vec![failed("there is no recover.sh in the repository")]);
+            answers.push(failed("there is no recover.sh in the repository"));
+            return Ok(());
         }
-        Err(error) => return Ok(vec![not_run(&format!("recover.sh cannot be read: {error}"))]),
+        Err(error) => {
+            answers.push(not_run(&format!("recover.sh cannot be read: {error}")));
+            return Ok(());
+        }
     }
     let ended = lab.run(&program(what, &folder, &result)).await?;
-    let ran = judge(&ended, what.timeout, &what.snapshot.manifest);
-    let mut answers = vec![ran];
+    answers.push(judge(&ended, what.timeout, &what.snapshot.manifest));
     if ended.code == Some(0) {
         for source in &what.snapshot.manifest.sources {
             answers.push(compare(what.snapshot, source, &result).await?);
         }
         answers.push(look_for_more(&what.snapshot.manifest, &result).await?);
     }
-    Ok(answers)
+    Ok(())
 }
 
 fn make(folder: &Path) -> Result<()> {

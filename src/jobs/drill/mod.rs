@@ -8,8 +8,12 @@
 //! *Limits.* The lab's are in the policy; the whole drill has `deadline_minutes`.
 
 mod answers;
+mod blame;
 pub mod by_hand;
 pub mod contents;
+mod drift;
+#[cfg(test)]
+mod endings;
 mod objects;
 mod pick;
 mod programs;
@@ -25,6 +29,7 @@ mod watch;
 
 use std::{path::PathBuf, time::Duration};
 
+use self::{drift::Drift, rehearse::Rehearsal, watch::Watch};
 pub use self::{
     objects::ObjectBook,
     questions::Asking,
@@ -32,7 +37,6 @@ pub use self::{
     rehearse::Meddle,
     scene::{Cast, Dumps, Scene},
 };
-use self::{rehearse::Rehearsal, watch::Watch};
 use super::{
     backup::host_name,
     drilled::{exit_of, task_of},
@@ -44,17 +48,19 @@ use super::{
 use crate::{
     clock::Ground,
     crypt::{Identities, files},
-    drill::{self, Outcome, Report, Step, Trouble, Way},
+    drill::{self, Assertion, Outcome, Question, Report, Step, Trouble, Way},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     lab::{self, Lab, Limits, Marks, ProcessLab, docker::DockerLab},
     names::{PackId, SnapshotId, SourceName, Task},
-    policy::{LabKind, Pick, Stack},
+    policy::{LabKind, Stack},
     repo::{Read, Repository, Snapshot},
 };
 
 /// The word for the stack's own repository where a drill may come from several places.
 pub const REPOSITORY: &str = "repository";
+/// What a drill finds not to hold where stored bytes are missing or changed.
+const SOUND: &str = "the snapshot can be read";
 /// How long a server of the lab may take until it accepts a connection.
 const START: Duration = Duration::from_mins(5);
 /// How long a lab may be older than the drill's deadline before anybody may remove it.
@@ -179,63 +185,56 @@ fn labs(stack: &Stack) -> PathBuf {
 async fn make(context: RunContext<'_>, wanted: Wanted) -> Result<Drilled> {
     let RunContext { stack, ground, monitor, stop, .. } = context;
     let (task, way, began) = (wanted.task(), wanted.way, ground.clock.now());
+    let deadline = Duration::from_secs(u64::from(stack.drill.deadline_minutes) * 60);
     let mut watch = Watch::start();
-    let opened = watch.time(Step::Open, open(context, &wanted)).await.map_err(not_begun)?;
+    let opening = in_time(stack, watch.left(deadline), open(context, &wanted));
+    let opened = watch.time(Step::Open, opening).await.map_err(not_begun)?;
     let mut report = blank(stack, ground.id_at(began), way, &opened, began);
     let hold = opened.opening.hold(std::slice::from_ref(&report.snapshot), ground, monitor).await;
 
-    let deadline = Duration::from_secs(u64::from(stack.drill.deadline_minutes) * 60);
     let limits = limits(stack, deadline);
     let marks = marks_of(stack, &task, report.id.as_str());
     monitor.step(None, format!("starting a lab for snapshot {}", report.snapshot));
-    let lab = match open_lab(stack, marks, limits, ground).await {
-        Ok(lab) => Some(lab),
-        Err(failure) => {
-            report.problem = Some(trouble(&failure));
-            None
+    // Whoever asks a drill to end waits for this: it removes what a killed one left.
+    let lab = in_time(stack, watch.left(deadline), open_lab(stack, marks, limits, ground)).await;
+    let ended = match lab {
+        Ok(lab) => {
+            report.lab = lab.describe();
+            let previous = record::previous(context, way);
+            let left = watch.left(deadline);
+            let rehearsal = Rehearsal {
+                stack,
+                ground,
+                monitor,
+                opened: &opened,
+                lab: &*lab,
+                previous: previous.as_ref(),
+                report: &mut report,
+                watch: &mut watch,
+            };
+            let work = in_time(stack, left, Box::pin(rehearsal.run(wanted.meddle)));
+            let ended = stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped()));
+            if let Err(failure) = watch.time(Step::Remove, lab.remove()).await {
+                report.notes.push(failure.one_line());
+            }
+            ended
         }
+        Err(failure) => Err(failure),
     };
-    let mut ended = Ok(());
-    if let Some(lab) = &lab {
-        report.lab = lab.describe();
-        let previous = record::previous(context, way);
-        let rehearsal = Rehearsal {
-            stack,
-            ground,
-            monitor,
-            opened: &opened,
-            lab: &**lab,
-            previous: previous.as_ref(),
-            report: &mut report,
-            watch: &mut watch,
-        };
-        let work = Box::pin(rehearsal.run(wanted.meddle));
-        ended = tokio::select! {
-            ended = work => ended,
-            () = stop.cancelled() => Err(stopped()),
-            // A little before the service gives the run up, so that there is a report of it.
-            () = tokio::time::sleep(deadline.mul_f64(0.95)) => Err(late(stack.drill.deadline_minutes)),
-        };
-        if let Err(failure) = watch.time(Step::Remove, lab.remove()).await {
-            report.notes.push(failure.one_line());
-        }
-    }
     release(hold, monitor).await;
-    // What was found counts, whatever stays behind.
-    if let Err(failure) = watch::Workplace::clear(stack, way) {
-        monitor.warn(None, failure.one_line(), failure.first_hint());
-        report.notes.push(failure.one_line());
-    }
-    match ended {
-        Err(failure) if failure.exit() == ExitCode::Interrupted => return Err(failure),
-        Err(failure) => report.problem = Some(trouble(&failure)),
-        Ok(()) => {}
-    }
+    clear_away(stack, &mut report, monitor);
+    settle(&mut report, ended)?;
     watch.conclude(&mut report);
     report.ended = ground.clock.now();
     report.outcome = Outcome::judge(&report.assertions, report.problem.as_ref());
     let recorded = record::record(context, &opened, &mut report).await;
     Ok(Drilled { report, recorded })
+}
+
+/// Does a part of a drill, unless its time is up before that is done.
+async fn in_time<T>(stack: &Stack, left: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Err(late(stack.drill.deadline_minutes));
+    tokio::time::timeout(left, work).await.unwrap_or_else(late)
 }
 
 /// What a drill restores from.
@@ -245,6 +244,8 @@ struct Opened {
     opening: Opening,
     repository: Repository<Read>,
     snapshot: Snapshot,
+    /// Where the policy has other sources.
+    drift: Drift,
     /// SHA-256 of its refs.
     refs: PackId,
     /// The file with the identity.
@@ -265,20 +266,21 @@ async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
     let repository = opening.read(identity, monitor).await?;
     let (refs, unbelieved) = believed(&repository, monitor).await?;
     let left_out = pick::left_out(unbelieved.iter());
-    let ids: Vec<SnapshotId> = refs.iter().map(|refs| refs.snapshot.clone()).collect();
-    let when = match &wanted.when {
-        Some(when) => when.clone(),
-        None => pick::when(stack.drill.pick, &ids, ground)?,
-    };
-    let sources: Vec<SourceName> = stack.sources.iter().map(|source| source.name.clone()).collect();
-    // One that was picked at random is that very one, whatever it lacks.
-    let id = match stack.drill.pick {
-        Pick::Random if wanted.when.is_none() => when.pick(&ids)?,
-        _ => restore::choose(&repository, &refs, &when, &sources).await?,
+    let id = match &wanted.when {
+        Some(when) => {
+            let sources: Vec<SourceName> = stack.sources.iter().map(|source| source.name.clone()).collect();
+            restore::choose(&repository, &refs, when, &sources).await?
+        }
+        None => pick::choose(stack, &repository, &refs, ground).await?,
     };
     let snapshot = repository.snapshot(&id).await?;
+    let drift = match wanted.way {
+        Way::Restore => Drift::of(stack, &snapshot, &repository, &refs).await,
+        // The recipe asks no policy.
+        Way::ByHand => Drift::default(),
+    };
     let refs = snapshot.refs_sha256;
-    Ok(Opened { from, opening, repository, snapshot, refs, identity: file, left_out })
+    Ok(Opened { from, opening, repository, snapshot, drift, refs, identity: file, left_out })
 }
 
 /// Returns the identity that the policy names, or the one in the keys folder where it opens without a passphrase; and
@@ -296,15 +298,43 @@ fn identity(stack: &Stack) -> Result<(Identities, PathBuf)> {
 
 /// Returns the failure of a drill that did not come as far as a snapshot.
 fn not_begun(failure: Failure) -> Failure {
-    if matches!(
-        failure.exit(),
-        ExitCode::Interrupted | ExitCode::Usage | ExitCode::Damage | ExitCode::Tampering
-    ) {
+    if matches!(failure.exit(), ExitCode::Interrupted | ExitCode::Usage) || is_damage(&failure) {
         return failure;
     }
     let hints = failure.hints().to_vec();
     let outer = Failure::new(ExitCode::DrillNotRun, "the drill could not begin").because(failure);
     hints.into_iter().fold(outer, Failure::hint)
+}
+
+/// Removes what the drill has on this host. What was found counts, whatever stays behind.
+fn clear_away(stack: &Stack, report: &mut Report, monitor: &SharedMonitor) {
+    if let Err(failure) = watch::Workplace::clear(stack, report.way) {
+        monitor.warn(None, failure.one_line(), failure.first_hint());
+        report.notes.push(failure.one_line());
+    }
+}
+
+/// Puts into the report what broke a drill off. Damage is an answer, and a bad one: the backup cannot be restored.
+fn settle(report: &mut Report, ended: Result<()>) -> Result<()> {
+    match ended {
+        Err(failure) if failure.exit() == ExitCode::Interrupted => return Err(failure),
+        Err(failure) if is_damage(&failure) => report.assertions.push(not_sound(SOUND, &failure)),
+        Err(failure) => report.problem = Some(trouble(&failure)),
+        Ok(()) => {}
+    }
+    Ok(())
+}
+
+/// Returns whether a failure says that the backup itself is bad, wherever it was met.
+fn is_damage(failure: &Failure) -> bool {
+    matches!(failure.exit(), ExitCode::Damage | ExitCode::Tampering)
+}
+
+/// Returns the assertion that a failure of the backup is; what to do stands below it.
+fn not_sound(name: &str, failure: &Failure) -> Assertion {
+    let findings = failure.hints().to_vec();
+    let total = findings.len() as u64;
+    Assertion::failed(Question::Restored, name, failure.one_line()).with_findings(findings, total)
 }
 
 fn late(minutes: u32) -> Failure {

@@ -1,36 +1,110 @@
-//! Which snapshot a drill takes.
+//! Which snapshot a drill takes where nobody names one.
+//!
+//! Only what stands for its whole stack, or for a whole shard of it, is drawn. Of a stack that is divided into shards
+//! the newest snapshot is that of one of them, so the shard is drawn first. What holds a source that the policy has no
+//! more is drawn last: nobody knows how to restore that.
+
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 
 use crate::{
     clock::Ground,
-    error::{ExitCode, Failure, Result},
-    jobs::when::When,
-    names::{Key, SnapshotId},
-    policy::Pick,
-    repo::format::layout,
+    error::Result,
+    jobs::{restore, when::When},
+    names::{Key, SnapshotId, SourceName},
+    policy::{Pick, Stack},
+    repo::{
+        Read, Repository,
+        format::{Refs, layout},
+    },
 };
 
 /// Snapshots that cannot be believed and are named; more are counted.
 const NAMED_MAX: usize = 5;
 
-/// Returns what a person would have said to get the snapshot that `pick` means; `ids` come oldest first.
+/// Returns the snapshot that the policy's `pick` means; `refs` come oldest first.
+pub(super) async fn choose(
+    stack: &Stack,
+    repository: &Repository<Read>,
+    refs: &[Refs],
+    ground: &Ground,
+) -> Result<SnapshotId> {
+    let sources: Vec<SourceName> = stack.sources.iter().map(|source| source.name.clone()).collect();
+    let is_latest = stack.drill.pick == Pick::Latest;
+    let is_sharded = stack.repository.settings.sharded;
+    // The newest one is what a restore would take, also where something of it could not be read.
+    let is_fit = |one: &&Refs| if is_latest && !is_sharded { !one.chosen } else { one.is_whole() };
+    let mut pool: Vec<Refs> = refs.iter().filter(is_fit).cloned().collect();
+    if pool.is_empty() {
+        pool = refs.to_vec();
+    }
+    if is_latest && is_sharded {
+        return newest_of_a_shard(&sources, repository, &pool, ground).await;
+    }
+    if is_latest {
+        return restore::choose(repository, &pool, &When::Latest, &sources).await;
+    }
+    let ids: Vec<SnapshotId> = pool.iter().map(|refs| refs.snapshot.clone()).collect();
+    let order = order(stack.drill.pick, &ids, ground)?;
+    for id in &order {
+        let Some(refs) = pool.iter().find(|refs| refs.snapshot == *id) else { continue };
+        // One whose manifest is damaged is not passed over in silence: opening it says what is wrong.
+        let Ok(manifest) = repository.manifest(refs).await else { return Ok(id.clone()) };
+        if manifest.sources.iter().all(|source| sources.contains(&source.name)) {
+            return Ok(id.clone());
+        }
+    }
+    Ok(order[0].clone())
+}
+
+/// Returns the newest snapshot of a shard, any of them. How many there are stands nowhere: it takes so many snapshots
+/// to have every source.
+async fn newest_of_a_shard(
+    sources: &[SourceName],
+    repository: &Repository<Read>,
+    pool: &[Refs],
+    ground: &Ground,
+) -> Result<SnapshotId> {
+    let mut newest = Vec::new();
+    let mut missing: BTreeSet<&SourceName> = sources.iter().collect();
+    for refs in pool.iter().rev() {
+        let Ok(manifest) = repository.manifest(refs).await else { return Ok(refs.snapshot.clone()) };
+        let before = missing.len();
+        missing.retain(|name| !manifest.sources.iter().any(|source| source.name == **name));
+        if missing.len() < before {
+            newest.push(refs.snapshot.clone());
+        }
+        if missing.is_empty() {
+            break;
+        }
+    }
+    let ids: Vec<SnapshotId> = pool.iter().map(|refs| refs.snapshot.clone()).collect();
+    let drawn = if newest.is_empty() { When::Latest.fitting(&ids)? } else { drawn(&newest, ground) };
+    Ok(drawn[0].clone())
+}
+
+/// Returns the snapshots in the order in which they are wanted, never none; `ids` come oldest first.
 ///
 /// A random second lies between the oldest snapshot and now, and means the newest snapshot that is not younger.
-pub(super) fn when(pick: Pick, ids: &[SnapshotId], ground: &Ground) -> Result<When> {
-    let (Some(oldest), Some(newest)) = (ids.first(), ids.last()) else {
-        return Err(Failure::new(ExitCode::Usage, "there is no snapshot yet")
-            .hint("Make one with `lifeboat backup`."));
-    };
-    Ok(match pick {
-        Pick::Latest => When::Latest,
-        Pick::Random => {
-            let at = dice(ground, ids.len() as u64);
-            let id = usize::try_from(at).ok().and_then(|at| ids.get(at)).unwrap_or(newest);
-            When::Id(id.to_string())
-        }
-        Pick::Second => When::NotAfter(second(oldest.time(), ground.clock.now(), ground)),
-    })
+fn order(pick: Pick, ids: &[SnapshotId], ground: &Ground) -> Result<Vec<SnapshotId>> {
+    let newest_first = When::Latest.fitting(ids)?;
+    match pick {
+        Pick::Latest => Ok(newest_first),
+        Pick::Random => Ok(drawn(ids, ground)),
+        Pick::Second => When::NotAfter(second(ids[0].time(), ground.clock.now(), ground)).fitting(ids),
+    }
+}
+
+/// Returns all of them as they are drawn, each order as likely as any other.
+fn drawn(ids: &[SnapshotId], ground: &Ground) -> Vec<SnapshotId> {
+    let mut left = ids.to_vec();
+    let mut drawn = Vec::new();
+    while !left.is_empty() {
+        let at = usize::try_from(dice(ground, left.len() as u64)).unwrap_or(0);
+        drawn.push(left.swap_remove(at.min(left.len() - 1)));
+    }
+    drawn
 }
 
 /// Returns what a report says of refs that cannot be believed, and so were not to choose from, if there are any.
@@ -64,6 +138,7 @@ fn dice(ground: &Ground, sides: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ExitCode;
 
     fn ids() -> Vec<SnapshotId> {
         ["20261001T020000Z-0001", "20261002T020000Z-0002", "20261003T020000Z-0003"]
@@ -74,13 +149,15 @@ mod tests {
     #[test]
     fn every_snapshot_comes_up_and_none_that_is_not_there() {
         let (ids, ground) = (ids(), Ground::system());
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..300 {
-            seen.insert(when(Pick::Random, &ids, &ground).unwrap().pick(&ids).unwrap());
-            seen.insert(when(Pick::Second, &ids, &ground).unwrap().pick(&ids).unwrap());
+        for pick in [Pick::Random, Pick::Second] {
+            let first = |_| order(pick, &ids, &ground).unwrap().swap_remove(0);
+            let seen: BTreeSet<SnapshotId> = (0..300).map(first).collect();
+            assert_eq!(seen.into_iter().collect::<Vec<_>>(), ids, "{pick:?}");
         }
-        assert_eq!(seen.into_iter().collect::<Vec<_>>(), ids);
-        assert_eq!(when(Pick::Latest, &ids, &ground).unwrap(), When::Latest);
+        let mut all = order(Pick::Random, &ids, &ground).unwrap();
+        all.sort();
+        assert_eq!(all, ids, "each is wanted once");
+        assert_eq!(order(Pick::Latest, &ids, &ground).unwrap()[0], ids[2]);
     }
 
     #[test]
@@ -104,6 +181,8 @@ mod tests {
 
     #[test]
     fn without_a_snapshot_there_is_nothing_to_drill() {
-        assert_eq!(when(Pick::Latest, &[], &Ground::system()).unwrap_err().exit(), ExitCode::Usage);
+        for pick in [Pick::Latest, Pick::Random, Pick::Second] {
+            assert_eq!(order(pick, &[], &Ground::system()).unwrap_err().exit(), ExitCode::Usage);
+        }
     }
 }

@@ -24,6 +24,9 @@ use crate::{
     policy::{DrillConfig, ExpectConfig, FreshnessConfig, MysqlConfig, SourceKind},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// What questions need to know of a scene.
 pub struct Asking<'a> {
     /// What the policy asks.
@@ -44,15 +47,6 @@ pub struct Asking<'a> {
     pub monitor: &'a SharedMonitor,
 }
 
-/// Asks everything that the policy asks of what was restored.
-pub(super) async fn ask(
-    scene: &Scene<'_>,
-    book: &mut ObjectBook,
-    previous: Option<&Report>,
-) -> Vec<Assertion> {
-    Asking::of(scene).ask(book, previous).await
-}
-
 impl<'a> Asking<'a> {
     /// Takes what is needed out of a scene.
     pub fn of(scene: &'a Scene<'_>) -> Self {
@@ -69,31 +63,38 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// Asks everything. `book` has every object of the lab; `previous` is the drill before.
-    pub async fn ask(&self, book: &mut ObjectBook, previous: Option<&Report>) -> Vec<Assertion> {
-        let mut all = Vec::new();
+    /// Asks everything. `book` has every object of the lab, or why it has not; `previous` is the drill before. Each
+    /// answer is in `answers` before the next question: whatever breaks a drill off, what was found stays found.
+    pub async fn ask(
+        &self,
+        book: Result<&ObjectBook, &Failure>,
+        previous: Option<&Report>,
+        answers: &mut Vec<Assertion>,
+    ) {
         for config in &self.drill.references {
             let name = references::name_of(config);
             self.tell(&name);
-            let answer = references::ask(self, config, book, previous).await;
-            all.push(self.settle(answer, (Question::Reference, &name, Some(&config.source))).await);
+            let answer = match book {
+                Ok(book) => references::ask(self, config, book, previous).await,
+                Err(failure) => Err(Failure::new(ExitCode::DrillNotRun, failure.one_line())),
+            };
+            answers.push(self.settle(answer, (Question::Reference, &name, Some(&config.source))).await);
         }
         for config in &self.drill.expectations {
             self.tell(&config.name);
-            let answer = self.expect(config).await;
-            all.push(self.settle(answer, (Question::Expectation, &config.name, Some(&config.source))).await);
+            let about = (Question::Expectation, config.name.as_str(), Some(&config.source));
+            answers.push(self.settle(self.expect(config).await, about).await);
         }
         for config in &self.drill.freshness {
             self.tell(&config.name);
-            let answer = self.newest(config).await;
-            all.push(self.settle(answer, (Question::Freshness, &config.name, Some(&config.source))).await);
+            let about = (Question::Freshness, config.name.as_str(), Some(&config.source));
+            answers.push(self.settle(self.newest(config).await, about).await);
         }
         for config in &self.drill.commands {
             self.tell(&config.name);
-            let answer = programs::run(self, config).await;
-            all.push(self.settle(answer, (Question::Command, &config.name, None)).await);
+            let about = (Question::Command, config.name.as_str(), None);
+            answers.push(self.settle(programs::run(self, config).await, about).await);
         }
-        all
     }
 
     fn tell(&self, name: &str) {

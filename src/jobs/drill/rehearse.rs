@@ -8,33 +8,35 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::future::BoxFuture;
 
 use super::{
-    Opened, REPOSITORY,
+    Opened, REPOSITORY, blame,
     by_hand::{self, Recovery},
-    contents,
+    contents, not_sound,
     objects::ObjectBook,
-    questions,
+    questions::Asking,
     scene::{Cast, Scene},
     stage::{self, Origin},
     watch::{Watch, Workplace, judge_time, rto_seconds},
 };
 use crate::{
     clock::Ground,
-    drill::{Answer, Assertion, Phase, Question, Report, SourceReport, Step, Way},
+    drill::{self, Answer, Assertion, Phase, Question, Report, SourceReport, Step, Way},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    flow::Selection,
+    flow::{Seen, Selection},
     jobs::{
         registry::{self, Into, ReadyTarget},
         restore::{self, Missing, Plan},
     },
     lab::{Lab, Server},
     names::SourceName,
-    policy::{SourceConfig, Stack},
-    repo::{Snapshot, format::SourceManifest},
+    policy::{DrillConfig, SourceConfig, Stack},
+    repo::Snapshot,
 };
 
 /// How long a server that accepts connections may take until it answers.
 const ANSWER_SECONDS_MAX: u64 = 120;
+/// What a drill asks first.
+const RESTORED: &str = "everything was restored";
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Something that is done to a restored lab before it is asked.
@@ -60,11 +62,18 @@ impl Rehearsal<'_> {
         if self.report.way == Way::ByHand {
             return self.by_hand(&workplace).await;
         }
+        self.tell_drift();
         let origins = stage::origins(&self.opened.snapshot).await?;
         let cast = self.raise(&origins, &workplace).await?;
+        if cast.is_empty() {
+            self.tell_nothing();
+            return Ok(());
+        }
         if !self.restore(&cast, &origins).await? {
             return Ok(());
         }
+        let (questions, left_out) = self.opened.drift.questions(&self.stack.drill);
+        self.report.notes.extend(left_out);
         let scene = Scene {
             drill: self.report.id.clone(),
             stack: self.stack,
@@ -78,8 +87,8 @@ impl Rehearsal<'_> {
             meddle(&scene).await;
         }
         let previous = self.previous;
-        let asked = self.watch.time(Step::Check, ask(&scene, previous)).await?;
-        self.report.assertions.extend(asked);
+        let asking = ask(&scene, &questions, previous, &mut self.report.assertions);
+        self.watch.time(Step::Check, asking).await;
         self.lab.check().await
     }
 
@@ -102,18 +111,16 @@ impl Rehearsal<'_> {
         let mut running = self.watch.time(Step::Lab, self.lab.start(&to_start)).await?.into_iter();
         let mut cast = Vec::new();
         for (config, server) in &servers {
-            cast.push(match server {
-                Some(server) => {
-                    let running = running.next().ok_or_else(|| {
-                        Failure::new(
-                            ExitCode::DrillNotRun,
-                            format!("the lab has no server for `{}`", config.name),
-                        )
-                    })?;
-                    stage::cast(config, server, &running, workplace.path())?
-                }
-                None => stage::cast_files(config, workplace.path()),
-            });
+            let Some(server) = server else {
+                let inventory = &self.opened.snapshot.source(&config.name)?.inventory;
+                cast.push(stage::cast_files(config, inventory, workplace.path()));
+                continue;
+            };
+            let running = running.next().ok_or_else(|| {
+                let what = format!("the lab has no server for `{}`", config.name);
+                Failure::new(ExitCode::DrillNotRun, what)
+            })?;
+            cast.push(stage::cast(config, server, &running, workplace.path())?);
         }
         Ok(cast)
     }
@@ -141,32 +148,24 @@ impl Rehearsal<'_> {
         };
         let done = match done {
             Ok(done) => done,
-            Err(failure) => return self.not_restored(failure, began).await,
+            Err(failure) => return self.not_restored(failure, cast, began).await,
         };
         let seconds = self.watch.elapsed() - began;
         self.note_phases(&done, began, seconds);
         self.note_sources(&done, cast, origins, &versions);
         let missing = self.missing(&done.missing);
         let total = missing.len() as u64;
-        let is_whole = missing.is_empty() && count(&done) > 0;
+        let is_asked = self.opened.drift.unknown().next().is_none();
+        let is_whole = missing.is_empty() && count(&done) > 0 && is_asked;
         let what = format!("{} sources, {} entries", done.restored.len(), count(&done));
-        self.note_unasked();
         self.report.assertions.push(if missing.is_empty() && count(&done) == 0 {
             // Nothing was compared with nothing: that proves nothing.
-            Assertion::could_not_run(
-                Question::Restored,
-                "everything was restored",
-                "the snapshot holds no entry",
-            )
+            Assertion::could_not_run(Question::Restored, RESTORED, "the snapshot holds no entry")
         } else if missing.is_empty() {
-            Assertion::held(Question::Restored, "everything was restored", what)
+            Assertion::held(Question::Restored, RESTORED, what)
         } else {
-            Assertion::failed(
-                Question::Restored,
-                "everything was restored",
-                format!("{what}; {total} are missing"),
-            )
-            .with_findings(missing, total)
+            Assertion::failed(Question::Restored, RESTORED, format!("{what}; {total} are missing"))
+                .with_findings(missing, total)
         });
         self.conclude_time(is_whole);
         Ok(true)
@@ -192,49 +191,54 @@ impl Rehearsal<'_> {
             timeout: Duration::from_secs(u64::from(stack.drill.deadline_minutes) * 60),
         };
         let began = self.watch.elapsed();
-        let answers = by_hand::recover(self.lab, &recovery).await?;
+        by_hand::recover(self.lab, &recovery, &mut self.report.assertions).await?;
         let seconds = self.watch.elapsed() - began;
         // Recovering and comparing are one here: the files are compared one by one, and each is removed.
         self.watch.note(Phase { step: Step::Restore, source: None, began_seconds: began, seconds });
-        let is_whole = answers.iter().all(|one| one.answer == Answer::Held);
+        let is_whole = self.report.assertions.iter().all(|one| one.answer == Answer::Held);
         self.report.rto_seconds = rto_seconds(self.watch.phases(), is_whole);
         self.report.objective_seconds = None;
-        self.report.assertions.extend(answers);
         Ok(())
     }
 
     /// Waits until a server of the lab answers.
     async fn ready(&self, cast: &Cast) -> Result<ReadyTarget> {
-        let into = cast.folder.as_ref().map(|folder| Into::Folder(folder.clone()));
         let until = tokio::time::Instant::now() + Duration::from_secs(ANSWER_SECONDS_MAX);
         loop {
-            let mut target = registry::target(&cast.config, into.as_ref(), self.ground, self.monitor)?;
-            match target.target.inspect(&[]).await {
-                Ok(_) => return Ok(target),
-                Err(failure) if tokio::time::Instant::now() >= until => {
-                    let what = format!("the lab's server for `{}` does not answer", cast.config.name);
-                    return Err(Failure::new(ExitCode::DrillNotRun, what).because(failure));
-                }
+            match self.answering(cast).await {
+                Ok(target) => return Ok(target),
+                Err(failure) if tokio::time::Instant::now() >= until => return Err(silent(cast, failure)),
                 Err(_) => self.lab.check().await?,
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 
+    /// Returns the target of a restore, if it answers.
+    async fn answering(&self, cast: &Cast) -> Result<ReadyTarget> {
+        let into = cast.folder.as_ref().map(|folder| Into::Folder(folder.clone()));
+        let mut target = registry::target(&cast.config, into.as_ref(), self.ground, self.monitor)?;
+        target.target.inspect(&[]).await?;
+        Ok(target)
+    }
+
     /// Tells a backup that cannot be restored from a lab that could not take it.
-    async fn not_restored(&mut self, failure: Failure, began: f64) -> Result<bool> {
-        self.lab.check().await?;
+    async fn not_restored(&mut self, failure: Failure, cast: &[Cast], began: f64) -> Result<bool> {
         let seconds = self.watch.elapsed() - began;
         self.watch.note(Phase { step: Step::Restore, source: None, began_seconds: began, seconds });
         if matches!(failure.exit(), ExitCode::StoreDown | ExitCode::KeyRefused | ExitCode::Interrupted) {
             return Err(failure);
         }
-        let findings = failure.hints().to_vec();
-        let total = findings.len() as u64;
-        self.report.assertions.push(
-            Assertion::failed(Question::Restored, "everything was restored", failure.one_line())
-                .with_findings(findings, total),
-        );
+        if let Some(reason) = blame::of_lab(self.lab, &failure).await {
+            return Err(reason);
+        }
+        if failure.exit() == ExitCode::SourceDown {
+            // A server that runs and answers nobody refused nothing.
+            for one in cast {
+                self.answering(one).await.map_err(|failure| silent(one, failure))?;
+            }
+        }
+        self.report.assertions.push(not_sound(RESTORED, &failure));
         Ok(false)
     }
 
@@ -271,13 +275,15 @@ impl Rehearsal<'_> {
             // Of others the target tells where it is, which is no version.
             let lab_version = versions.get(&one.source).filter(|_| is_server).cloned();
             if let (Some(here), Some(there)) = (&version, &lab_version)
-                && stage::release(here) != stage::release(there)
+                && drill::release(here) != drill::release(there)
             {
                 self.report.notes.push(format!(
                     "{}: backed up from {here}, restored into {there}: set the image in [drill.images]",
                     one.source
                 ));
             }
+            let config = self.stack.source(one.source.as_str());
+            self.report.notes.extend(config.and_then(|config| stage::unmatched(self.stack, config)));
             self.report.notes.extend(one.tally.notes.iter().map(|note| format!("{}: {note}", one.source)));
             let running = cast.iter().find(|cast| cast.config.name == one.source);
             self.report.sources.push(SourceReport {
@@ -294,30 +300,32 @@ impl Rehearsal<'_> {
         }
     }
 
-    /// Returns what is not there now, a line each: what the restore says, and sources that the snapshot lacks.
+    /// Returns what is not there now, a line each: what the restore says, and sources that the snapshot lost.
     fn missing(&self, missing: &[Missing]) -> Vec<String> {
         let line = |one: &Missing| match &one.entry {
             Some(entry) => format!("{}: {entry}: {}", one.source, one.why),
             None => format!("{}: {}", one.source, one.why),
         };
-        let manifest = &self.opened.snapshot.manifest;
-        let known = |name: &SourceName| {
-            manifest.sources.iter().any(|source| source.name == *name)
-                || missing.iter().any(|one| one.source == name.as_str())
-        };
-        let absent = self.stack.sources.iter().filter(|config| !known(&config.name));
-        let absent = absent.map(|config| format!("{}: the snapshot does not have it", config.name));
-        missing.iter().map(line).chain(absent).collect()
+        missing.iter().map(line).chain(self.opened.drift.lost()).collect()
     }
 
-    /// Notes the sources of the snapshot that the policy does not have any more: nobody restores and asks them.
-    fn note_unasked(&mut self) {
-        let sources = self.opened.snapshot.manifest.sources.iter();
-        let unknown = sources.filter(|source| self.stack.source(source.name.as_str()).is_none());
-        let note = |source: &SourceManifest| {
-            format!("{}: the snapshot has it and the policy does not: it was not restored", source.name)
-        };
-        self.report.notes.extend(unknown.map(note));
+    /// Tells where the policy has other sources than the snapshot.
+    fn tell_drift(&mut self) {
+        self.report.notes.extend(self.opened.drift.notes());
+        self.report.assertions.extend(self.opened.drift.unknown());
+    }
+
+    /// Tells of a snapshot of which nothing can be restored what it should have had. What the policy lost was told.
+    fn tell_nothing(&mut self) {
+        let failed = self.opened.snapshot.manifest.failed.iter();
+        let failed = failed.map(|failed| format!("{}: {}", failed.what, failed.why));
+        let missing: Vec<String> = failed.chain(self.opened.drift.lost()).collect();
+        let total = missing.len() as u64;
+        if total > 0 {
+            let none =
+                Assertion::failed(Question::Restored, RESTORED, format!("0 sources; {total} are missing"));
+            self.report.assertions.push(none.with_findings(missing, total));
+        }
     }
 
     /// Notes the RTO, and whether it is what it must be.
@@ -327,6 +335,11 @@ impl Rehearsal<'_> {
         let asked = self.report.objective_seconds.map(|objective| judge_time(rto_seconds, objective));
         self.report.assertions.extend(asked);
     }
+}
+
+fn silent(cast: &Cast, failure: Failure) -> Failure {
+    let what = format!("the lab's server for `{}` does not answer", cast.config.name);
+    Failure::new(ExitCode::DrillNotRun, what).because(failure)
 }
 
 /// Returns the policy's sources that the snapshot has.
@@ -343,21 +356,31 @@ fn count(done: &restore::Outcome) -> u64 {
     done.restored.iter().map(|one| one.tally.entries).sum()
 }
 
-/// Asks everything. The objects that are read for the first question are noted for the others.
-async fn ask(scene: &Scene<'_>, previous: Option<&Report>) -> Result<Vec<Assertion>> {
-    let mut book = ObjectBook::new()?;
-    let mut troubled = None;
-    let contents = contents::compare(scene, &mut |source, seen| {
-        if let Err(failure) = book.note_entry(source.as_str(), &seen.meta, seen.size_bytes, &seen.sha256) {
-            troubled.get_or_insert(failure);
+/// Asks everything; each answer is told as soon as it is there. The objects that are read for the first question are
+/// noted for the others.
+async fn ask(
+    scene: &Scene<'_>,
+    questions: &DrillConfig,
+    previous: Option<&Report>,
+    answers: &mut Vec<Assertion>,
+) {
+    let mut book = ObjectBook::new();
+    for cast in &scene.cast {
+        let mut note = |source: &SourceName, seen: &Seen| {
+            let noted = book
+                .as_mut()
+                .map(|book| book.note_entry(source.as_str(), &seen.meta, seen.size_bytes, &seen.sha256));
+            // A book that lacks an object is none: the object would be taken for missing in the lab.
+            if let Ok(Err(failure)) = noted {
+                book = Err(failure);
+            }
+        };
+        let (answer, is_read) = contents::compare(scene, cast, &mut note).await;
+        answers.push(answer);
+        if let (Ok(book), false) = (&mut book, is_read) {
+            book.note_unread(cast.config.name.as_str());
         }
-    })
-    .await;
-    if let Some(failure) = troubled {
-        return Err(failure.with_exit(ExitCode::DrillNotRun));
     }
-    contents.unread.iter().for_each(|source| book.note_unread(source.as_str()));
-    let mut asked = contents.assertions;
-    asked.extend(questions::ask(scene, &mut book, previous).await);
-    Ok(asked)
+    let asking = Asking { drill: questions, ..Asking::of(scene) };
+    asking.ask(book.as_ref(), previous, answers).await;
 }

@@ -1,16 +1,20 @@
 //! The stage of a drill: which servers the lab needs, and how each source is reached once they run.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::scene::Cast;
 use crate::{
     clock::Ground,
+    drill,
     error::{Context, ExitCode, Result},
     lab::{Product, Running, Server},
     names::SourceName,
-    policy::{SecretRef, SourceConfig, SourceKind, Stack, Tls},
+    policy::{LabKind, SecretRef, SourceConfig, SourceKind, Stack, Tls},
     repo::{Snapshot, format::SourceManifest},
 };
 
@@ -53,16 +57,6 @@ async fn redis_version(snapshot: &Snapshot, source: &SourceManifest) -> Result<O
     Ok(None)
 }
 
-/// Returns the first two numbers of a version: `8.0` of `MySQL 8.0.36-debian`.
-pub(super) fn release(version: &str) -> Option<String> {
-    let numbers =
-        version.split([' ', '-', '+', ':']).find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
-    let mut parts = numbers.split('.');
-    let (major, minor) = (parts.next()?, parts.next()?);
-    let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
-    (is_number(major) && is_number(minor)).then(|| format!("{major}.{minor}"))
-}
-
 /// Returns the server that takes a source's place; `None` for files, which need a folder only.
 pub(super) fn server(
     stack: &Stack,
@@ -84,7 +78,7 @@ pub(super) fn server(
 /// Returns the product that a source was read from, and the image of the same release.
 fn usual(kind: &SourceKind, origin: &Origin) -> Option<(Product, String)> {
     let version = origin.version.as_deref().unwrap_or_default();
-    let release = release(version);
+    let release = drill::release(version);
     let of = |image: &str, unknown: &str| match &release {
         Some(release) => format!("{image}:{release}"),
         None => unknown.to_owned(),
@@ -101,8 +95,29 @@ fn usual(kind: &SourceKind, origin: &Origin) -> Option<(Product, String)> {
     })
 }
 
-/// Returns the source as it is reached in the lab. Its password goes into a file in `folder`, which is the drill's own:
-/// so the engines read it as they read any other, and it stands in no argument and no environment.
+/// Returns what a person should know of an S3 server that nobody chose: a snapshot does not tell the release of the one
+/// that it was read from, so no image can be of the same.
+pub(super) fn unmatched(stack: &Stack, config: &SourceConfig) -> Option<String> {
+    if !matches!(config.kind, SourceKind::S3(_)) {
+        return None;
+    }
+    let name = &config.name;
+    let is_chosen = stack.drill.images.contains_key(name.as_str());
+    Some(match stack.drill.lab {
+        LabKind::Docker if is_chosen => return None,
+        LabKind::Docker => format!(
+            "{name}: restored into the newest `{S3}`, whatever release was backed up: set its image in [drill.images]"
+        ),
+        LabKind::Process => {
+            format!("{name}: restored into this host's own S3 server, whatever release was backed up")
+        }
+    })
+}
+
+/// Returns the source as it is reached in the lab, with all that is in it: what was left out of the snapshot was not
+/// restored, and what the policy leaves out today says nothing of a snapshot of its day. Its password goes into a file
+/// in `folder`, which is the drill's own: so the engines read it as they read any other, and it stands in no argument
+/// and no environment.
 pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, folder: &Path) -> Result<Cast> {
     let secret = |name: &str, text: &str| -> Result<SecretRef> {
         let path = folder.join(format!("{}-{name}", config.name));
@@ -117,6 +132,7 @@ pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, fo
             (mysql.host, mysql.port, mysql.socket) =
                 (running.address.ip().to_string(), running.address.port(), None);
             (mysql.user, mysql.tls) = (server.product.user().to_owned(), Tls::Off);
+            (mysql.databases, mysql.exclude) = everything();
             mysql.password = Some(secret("password", password)?);
         }
         SourceKind::Redis(redis) => {
@@ -126,6 +142,7 @@ pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, fo
         }
         SourceKind::S3(s3) => {
             s3.endpoint = format!("http://{}", running.address);
+            (s3.buckets, s3.exclude) = everything();
             s3.access_key = secret("access-key", server.product.user())?;
             s3.secret_key = secret("secret-key", password)?;
         }
@@ -135,14 +152,25 @@ pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, fo
     Ok(Cast { config, running: Some(running.clone()), folder: None })
 }
 
-/// Returns files as they are found below `folder`, where a restore puts them as they were.
-pub(super) fn cast_files(config: &SourceConfig, folder: &Path) -> Cast {
+/// The globs of what is taken, and of what is left out.
+fn everything() -> (Vec<String>, Vec<String>) {
+    (vec!["*".to_owned()], Vec::new())
+}
+
+/// Returns files as they are found below `folder`, where a restore puts them as they were. Their paths are those of the
+/// snapshot: the policy may have others since.
+pub(super) fn cast_files(config: &SourceConfig, inventory: &[String], folder: &Path) -> Cast {
     let folder = folder.join(config.name.as_str());
     let mut kind = config.kind.clone();
     if let SourceKind::Files(files) = &mut kind {
-        for path in &mut files.paths {
-            *path = folder.join(path.strip_prefix("/").unwrap_or(path));
-        }
+        let of_item = |item: &String| {
+            // A name that is no text stands in the inventory as it is shown.
+            let named = files.paths.iter().find(|path| path.to_string_lossy() == item.as_str());
+            named.cloned().unwrap_or_else(|| item.into())
+        };
+        let paths: Vec<PathBuf> = inventory.iter().map(of_item).collect();
+        files.paths = paths.iter().map(|path| folder.join(path.strip_prefix("/").unwrap_or(path))).collect();
+        files.exclude.clear();
     }
     Cast { config: SourceConfig { name: config.name.clone(), kind }, running: None, folder: Some(folder) }
 }
@@ -150,17 +178,6 @@ pub(super) fn cast_files(config: &SourceConfig, folder: &Path) -> Cast {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_release_is_the_first_two_numbers_of_a_version() {
-        let of = |text| release(text);
-        assert_eq!(of("MySQL 8.0.36-debian").as_deref(), Some("8.0"));
-        assert_eq!(of("MariaDB 10.11.6-MariaDB-0+deb12u1").as_deref(), Some("10.11"));
-        assert_eq!(of("Redis 7.0.15").as_deref(), Some("7.0"));
-        assert_eq!(of("Redis 255.255.255").as_deref(), Some("255.255"));
-        assert_eq!(of("unknown"), None);
-        assert_eq!(of("9"), None);
-    }
 
     #[test]
     fn the_usual_image_is_of_the_release_that_was_backed_up() {
@@ -171,5 +188,59 @@ mod tests {
         assert_eq!(image(Some("MySQL 8.0.36")), (Product::Mysql, "mysql:8.0".to_owned()));
         assert_eq!(image(Some("MariaDB 10.11.6")), (Product::Mariadb, "mariadb:10.11".to_owned()));
         assert_eq!(image(None), (Product::Mysql, "mysql:8.0".to_owned()));
+    }
+
+    /// Returns how a source of the policy is reached in a lab.
+    fn copied(kind: SourceKind, folder: &Path) -> SourceKind {
+        let config = SourceConfig { name: SourceName::new("source").unwrap(), kind };
+        let stack = Stack::parse(
+            "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = { root = \"/repo\" }\n\
+             recipients = [\"age1abc\"]\n",
+            "p.toml",
+            crate::policy::Need::Repository,
+        );
+        let server = server(&stack.unwrap(), &config, &Origin::default(), &Ground::system()).unwrap();
+        let address = ([127, 0, 0, 1], 4000).into();
+        let (name, inside, image) = (server.name.clone(), String::new(), String::new());
+        cast(&config, &server, &Running { name, address, inside, image }, folder).unwrap().config.kind
+    }
+
+    #[test]
+    fn a_lab_is_read_whole_whatever_the_policy_leaves_out_today() {
+        let dir = tempfile::tempdir().unwrap();
+        let mysql = "user = \"x\"\ndatabases = [\"im\"]\nexclude = [\"im.log\", \"accounts\"]";
+        let SourceKind::Mysql(mysql) = copied(SourceKind::Mysql(toml::from_str(mysql).unwrap()), dir.path())
+        else {
+            unreachable!()
+        };
+        assert_eq!((mysql.databases, mysql.exclude), everything());
+        let s3 = "endpoint = \"http://x\"\naccess_key = { env = \"A\" }\nsecret_key = { env = \"B\" }\n\
+                  buckets = [\"im-*\"]\nexclude = [\"im-tmp/**\"]";
+        let SourceKind::S3(s3) = copied(SourceKind::S3(toml::from_str(s3).unwrap()), dir.path()) else {
+            unreachable!()
+        };
+        assert_eq!((s3.buckets, s3.exclude), everything());
+    }
+
+    #[test]
+    fn an_s3_server_that_nobody_chose_is_told() {
+        let stack = |more: &str| {
+            let text = format!(
+                "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = {{ root = \"/repo\" }}\n\
+                 recipients = [\"age1abc\"]\n[[source]]\nname = \"minio\"\nkind = \"s3\"\n\
+                 endpoint = \"http://x\"\naccess_key = {{ env = \"A\" }}\nsecret_key = {{ env = \"B\" }}\n\
+                 [[source]]\nname = \"files\"\nkind = \"files\"\npaths = [\"/data\"]\n{more}"
+            );
+            Stack::parse(&text, "p.toml", crate::policy::Need::Repository).unwrap()
+        };
+        let told = |stack: &Stack| -> Vec<Option<String>> {
+            stack.sources.iter().map(|config| unmatched(stack, config)).collect()
+        };
+        let usual = "minio: restored into the newest `minio/minio`, whatever release was backed up: \
+                     set its image in [drill.images]";
+        assert_eq!(told(&stack("")), [Some(usual.to_owned()), None]);
+        let own = "minio: restored into this host's own S3 server, whatever release was backed up";
+        assert_eq!(told(&stack("[drill]\nlab = \"process\"\n")), [Some(own.to_owned()), None]);
+        assert_eq!(told(&stack("[drill.images]\nminio = \"minio/minio:1\"\n")), [None, None]);
     }
 }

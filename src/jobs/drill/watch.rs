@@ -5,7 +5,7 @@ use std::{
     future::Future,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -15,6 +15,9 @@ use crate::{
     policy::Stack,
 };
 
+/// The part of a drill's deadline that is the drill's own; the rest is for its end.
+const OWN_SHARE: f64 = 0.95;
+
 /// Tells how long each step took.
 pub(super) struct Watch {
     began: Instant,
@@ -23,7 +26,11 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn start() -> Self {
-        Self { began: Instant::now(), phases: Vec::new() }
+        Self::since(Instant::now())
+    }
+
+    pub(super) fn since(began: Instant) -> Self {
+        Self { began, phases: Vec::new() }
     }
 
     /// Does `work` and notes how long it took.
@@ -38,6 +45,12 @@ impl Watch {
     /// Returns the seconds since the drill began.
     pub(super) fn elapsed(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
+    }
+
+    /// Returns how long the drill may still take. A little of `deadline` is kept back, so that it ends by itself, with
+    /// a report and without a lab, before whoever began it gives it up.
+    pub(super) fn left(&self, deadline: Duration) -> Duration {
+        deadline.mul_f64(OWN_SHARE).saturating_sub(self.began.elapsed())
     }
 
     /// Returns what was done so far.

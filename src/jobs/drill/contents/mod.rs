@@ -3,7 +3,7 @@
 //! The very source that makes backups reads the lab, and what it sends is compared with the snapshot's entry lists; no
 //! data is fetched for that. Only where something differs both sides are read again, to name the row, key or object.
 //!
-//! *Order.* Source by source, in the order of the backup. *Crash.* Nothing is changed anywhere; what cannot be read
+//! *Order.* One source at a time, in the order of the backup. *Crash.* Nothing is changed anywhere; what cannot be read
 //! could not be asked, which is not the same as held.
 //!
 //! *Limits.* Those of [`crate::flow::compare`] and [`crate::flow::unordered`]; findings are named up to
@@ -12,8 +12,6 @@
 mod entries;
 mod keys;
 mod rows;
-
-use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 
@@ -40,37 +38,21 @@ const NAME: &str = "contents";
 /// Hears of each object of the lab: the source, and what was read of it.
 pub type EachObject<'a> = &'a mut (dyn FnMut(&SourceName, &Seen) + Send);
 
-/// What comparing came to.
-#[derive(Debug, Default)]
-pub struct Contents {
-    /// The answers, one for each source.
-    pub assertions: Vec<Assertion>,
-    /// The sources of which not everything was read.
-    pub unread: BTreeSet<SourceName>,
-}
-
-/// Asks of each source whether the lab holds what the snapshot holds; `each_object` is called with all objects of the
-/// lab on the way.
-pub async fn compare(scene: &Scene<'_>, each_object: EachObject<'_>) -> Contents {
-    let mut contents = Contents::default();
-    for cast in &scene.cast {
-        let source = cast.config.name.clone();
-        scene.monitor.event(Event::SourceBegan {
-            source: source.clone(),
-            verb: "compare",
-            size_bytes_expected: None,
-        });
-        let (asked, is_read) = match of_source(scene, cast, each_object).await {
-            Ok(asked) => asked,
-            Err(failure) => (could_not(scene, failure).await, false),
-        };
-        scene.monitor.event(Event::SourceEnded { source: source.clone() });
-        contents.assertions.push(asked.about(source.to_string()));
-        if !is_read {
-            contents.unread.insert(source);
-        }
-    }
-    contents
+/// Asks whether the lab holds of one source what the snapshot holds, and says whether all that the lab holds of it was
+/// read; `each_object` is called with all objects of the lab on the way.
+pub async fn compare(scene: &Scene<'_>, cast: &Cast, each_object: EachObject<'_>) -> (Assertion, bool) {
+    let source = cast.config.name.clone();
+    scene.monitor.event(Event::SourceBegan {
+        source: source.clone(),
+        verb: "compare",
+        size_bytes_expected: None,
+    });
+    let (asked, is_read) = match of_source(scene, cast, each_object).await {
+        Ok(asked) => asked,
+        Err(failure) => (could_not(scene, failure).await, false),
+    };
+    scene.monitor.event(Event::SourceEnded { source: source.clone() });
+    (asked.about(source.to_string()), is_read)
 }
 
 /// One source of a scene: its two sides, to be read as often as it takes.
@@ -86,8 +68,7 @@ struct Pair<'a> {
 /// Asks of one source; says whether all that the lab holds of it was read.
 async fn of_source(scene: &Scene<'_>, cast: &Cast, each_object: EachObject<'_>) -> Result<(Assertion, bool)> {
     let name = &cast.config.name;
-    let original = scene.stack.source(name.as_str());
-    let likeness = registry::likeness(&cast.config, original);
+    let likeness = registry::likeness(&cast.config, cast.folder.as_deref());
     let sample = sample::of_source(scene, cast).await;
     let pair = Pair { scene, cast, manifest: scene.snapshot.source(name)?, likeness, sample };
     match &cast.config.kind {

@@ -101,7 +101,9 @@ async fn asked(stage: &Stage, cast: &[Cast], drill: &str) -> Vec<Assertion> {
         ground: &Ground::system(),
         monitor: &monitor,
     };
-    asking.ask(&mut ObjectBook::new().unwrap(), None).await
+    let (book, mut answers) = (ObjectBook::new(), Vec::new());
+    asking.ask(book.as_ref(), None, &mut answers).await;
+    answers
 }
 
 const SMOKE: &str = "[[command]]\nname = \"smoke\"\ncommand = [\"/smoke\", \"-v\"]\ntimeout_minutes = 2";

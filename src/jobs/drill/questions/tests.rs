@@ -1,0 +1,88 @@
+//! Questions that are broken off, and what had been found by then.
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+
+use super::*;
+use crate::{
+    drill::Answer,
+    event::NoMonitor,
+    lab::{Ended, Program, Running, Server},
+    policy::RedisConfig,
+    redis::compare::Dump,
+};
+
+/// A lab in which `false` fails at once and any other program never ends.
+struct Slow;
+
+#[async_trait]
+impl Lab for Slow {
+    fn describe(&self) -> String {
+        "slow".to_owned()
+    }
+    async fn start(&self, _: &[Server]) -> Result<Vec<Running>> {
+        Ok(Vec::new())
+    }
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+    async fn run(&self, program: &Program) -> Result<Ended> {
+        if program.command != ["false"] {
+            std::future::pending::<()>().await;
+        }
+        Ok(Ended { code: Some(1), output: "a row is missing".to_owned() })
+    }
+    async fn remove(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A snapshot that is not looked into.
+struct Nothing;
+
+#[async_trait]
+impl Dumps for Nothing {
+    async fn dump(&self, _: &SourceName, _: &RedisConfig) -> Result<Dump> {
+        unreachable!("no reference into Redis is asked for")
+    }
+}
+
+const TWO: &str = "
+    [[reference]]
+    source = \"mysql\"
+    query = \"SELECT path FROM im.files\"
+    in = \"minio\"
+    bucket = \"im-files\"
+    [[command]]
+    name = \"quick\"
+    command = [\"false\"]
+    [[command]]
+    name = \"slow\"
+    command = [\"sleep\", \"infinity\"]
+";
+
+#[test]
+fn what_was_found_before_a_drill_broke_off_stays_found() {
+    let drill: DrillConfig = toml::from_str(TWO).unwrap();
+    let (monitor, snapshot) = (NoMonitor::shared(), SnapshotId::new("20261101T030000Z-7f3a").unwrap());
+    let asking = Asking {
+        drill: &drill,
+        snapshot: &snapshot,
+        points: BTreeMap::new(),
+        dumps: &Nothing,
+        cast: &[],
+        lab: &Slow,
+        ground: &Ground::system(),
+        monitor: &monitor,
+    };
+    let full = Failure::new(ExitCode::Failed, "the temporary file of a drill's comparisons failed")
+        .because("database or disk is full");
+    let mut answers = Vec::new();
+    // Nobody waits for the program that never ends.
+    assert_eq!(asking.ask(Err(&full), None, &mut answers).now_or_never(), None);
+    let told: Vec<(&str, Answer)> = answers.iter().map(|one| (one.name.as_str(), one.answer)).collect();
+    assert_eq!(told, [("mysql in minio/im-files", Answer::CouldNotRun), ("quick", Answer::Failed)]);
+    let why = "the temporary file of a drill's comparisons failed: database or disk is full";
+    assert_eq!(answers[0].detail, why);
+    assert_eq!(answers[1].findings, ["a row is missing"]);
+}
