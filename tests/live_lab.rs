@@ -45,7 +45,8 @@ async fn servers_start_together_and_know_their_passwords() {
     let stack = Stack::new("together");
     let lab = stack.lab("drill").await;
     let mut database = server("db", Product::Mysql, "MYSQL_IMAGE");
-    database.arguments = vec!["--max-connections=77".to_owned()];
+    database.arguments =
+        ["--max-connections=77", "--event-scheduler=ON", "--log-bin=told"].map(str::to_owned).to_vec();
     let all = [database, redis("cache"), server("objects", Product::S3, "S3_IMAGE")];
     let running = lab.start(&all).await.unwrap();
     lab.check().await.unwrap();

@@ -146,19 +146,19 @@ fn environment(server: &Server) -> Vec<String> {
     }
 }
 
+/// Returns what a server is told: what a lab needs, what the policy adds, and then what the policy cannot undo, for of
+/// two the last one counts.
 fn command(server: &Server, limits: &Limits) -> Vec<String> {
+    let is_database = matches!(server.product, Product::Mysql | Product::Mariadb);
     let mut command: Vec<String> = match server.product {
         Product::Mysql | Product::Mariadb => {
             let pool_bytes = (limits.memory_bytes / 3).max(POOL_BYTES_MIN);
             let mut all = [
                 // What is restored is not changed again, and a crash loses nothing that is not in the repository.
-                "--skip-log-bin",
                 "--innodb-flush-log-at-trx-commit=2",
                 "--sync-binlog=0",
                 "--local-infile=ON",
                 "--max-allowed-packet=1G",
-                // Events of the restored stack must not fire in a drill.
-                "--event-scheduler=OFF",
                 "--skip-name-resolve",
             ]
             .map(str::to_owned)
@@ -170,6 +170,10 @@ fn command(server: &Server, limits: &Limits) -> Vec<String> {
         Product::S3 => ["server", data_folder(server.product)].map(str::to_owned).into(),
     };
     command.extend(server.arguments.iter().cloned());
+    if is_database {
+        // Events of the restored stack must never fire in a drill, and nothing may be fed from one.
+        command.extend(["--event-scheduler=OFF", "--skip-log-bin"].map(str::to_owned));
+    }
     command
 }
 
@@ -269,11 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_told_what_a_lab_needs_and_then_what_the_policy_says() {
-        let mysql = command(&server(Product::Mysql), &limits());
-        assert!(mysql.contains(&"--event-scheduler=OFF".to_owned()));
-        assert!(mysql.contains(&"--innodb-buffer-pool-size=104857600".to_owned()));
-        assert_eq!(mysql.last().map(String::as_str), Some("--one-more"));
+    fn the_policy_may_change_what_a_server_is_told_but_not_wake_its_events() {
+        for product in [Product::Mysql, Product::Mariadb] {
+            let told = command(&server(product), &limits());
+            let at = |argument: &str| told.iter().position(|one| one == argument).unwrap();
+            assert!(at("--innodb-buffer-pool-size=104857600") < at("--one-more"));
+            assert_eq!(told[at("--one-more") + 1..], ["--event-scheduler=OFF", "--skip-log-bin"]);
+        }
         let s3 = command(&server(Product::S3), &limits());
         assert_eq!(s3, ["server", "/data", "--one-more"]);
     }

@@ -3,8 +3,8 @@
 //! A password is in a file that only the server's user can read, never among arguments. `MinIO` takes it from its
 //! environment only: it was made for this lab, opens nothing else, and is gone with it.
 //!
-//! What the policy adds stands before what keeps the server on this host and its events asleep, so it cannot undo
-//! that.
+//! What the policy adds stands before what keeps the server on this host, its events asleep and its binlog off, so it
+//! cannot undo that.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -147,14 +147,14 @@ fn database(
     let cache = (limits.memory_bytes / 4).max(CACHE_BYTES_MIN);
     let mut arguments = words(&[
         "--no-defaults",
-        "--skip-log-bin",
         "--innodb-flush-log-at-trx-commit=2",
         "--max-allowed-packet=1G",
         "--local-infile=ON",
     ]);
     arguments.push(with("--innodb-buffer-pool-size=", cache.to_string()));
     arguments.extend(server.arguments.iter().map(OsString::from));
-    arguments.extend(words(&["--skip-name-resolve", "--event-scheduler=OFF", "--bind-address=127.0.0.1"]));
+    arguments.extend(words(&["--skip-name-resolve", "--event-scheduler=OFF", "--skip-log-bin"]));
+    arguments.push("--bind-address=127.0.0.1".into());
     arguments.push(with("--port=", port.to_string()));
     arguments.push(with("--datadir=", home.data()));
     arguments.push(with("--tmpdir=", home.temporary()));
