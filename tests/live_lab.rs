@@ -111,6 +111,9 @@ async fn a_lab_reaches_its_own_servers_and_nothing_else() {
     assert!(!gets_to(&lab, &format!("{}/6379", elsewhere.ip())).await);
     assert!(!gets_to(&lab, "elsewhere/6379").await);
     assert!(!gets_to(&lab, "1.1.1.1/443").await);
+    let alone = Program { is_alone: true, ..bash("ls /sys/class/net; exec 3<>/dev/tcp/cache/6379") };
+    let alone = lab.run(&alone).await.unwrap();
+    assert!(!alone.output.contains("eth0") && alone.code == Some(1), "{alone:?}");
     // Names are asked of the engine, which has nobody else to ask.
     let names = lab.run(&bash("grep nameserver /etc/resolv.conf")).await.unwrap();
     assert_eq!(names.output, "nameserver 127.0.0.11\n");

@@ -337,6 +337,7 @@ async fn a_program_that_takes_too_long_is_ended_and_each_is_noted() {
         environment: BTreeMap::new(),
         read_only: Vec::new(),
         writable: Vec::new(),
+        is_alone: false,
         timeout: Duration::from_millis(300),
     };
     let ended = lab.run(&program).await.unwrap();

@@ -130,6 +130,8 @@ pub struct Program {
     pub read_only: Vec<(PathBuf, PathBuf)>,
     /// Folders that it may write to, and where it finds them.
     pub writable: Vec<(PathBuf, PathBuf)>,
+    /// Whether it needs no network: in a container it has none, and does not find the servers either.
+    pub is_alone: bool,
     /// How long it may take.
     pub timeout: Duration,
 }

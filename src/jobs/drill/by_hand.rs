@@ -147,6 +147,8 @@ fn program(what: &Recovery<'_>, folder: &Path, result: &Path) -> Program {
         environment: BTreeMap::new(),
         read_only: vec![(folder.to_owned(), REPOSITORY.into()), (what.identity.to_owned(), IDENTITY.into())],
         writable: vec![(result.to_owned(), RESULT.into())],
+        // It is given the identity, and has nobody to talk to.
+        is_alone: true,
         timeout: what.timeout,
     }
 }

@@ -113,12 +113,17 @@ impl Frame<'_> {
                 ..Mount::default()
             });
         }
+        let mut body = self.body(image, Vec::new());
+        let mut host = HostConfig { mounts: Some(mounts), ..self.host() };
+        if program.is_alone {
+            (host.network_mode, host.dns, body.networking_config) = (Some("none".to_owned()), None, None);
+        }
         Ok(ContainerCreateBody {
             // In place of the image's own entry point, which may be a program itself.
             entrypoint: Some(program.command.clone()),
             env: Some(program.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
-            host_config: Some(HostConfig { mounts: Some(mounts), ..self.host() }),
-            ..self.body(image, Vec::new())
+            host_config: Some(host),
+            ..body
         })
     }
 }
@@ -245,6 +250,7 @@ mod tests {
             environment: BTreeMap::from([("A".to_owned(), "1=2".to_owned())]),
             read_only: vec![("/srv/a".into(), "/a".into())],
             writable: vec![("/srv/b".into(), "/b".into())],
+            is_alone: false,
             timeout: Duration::from_secs(1),
         }
     }
@@ -304,6 +310,15 @@ mod tests {
         let mounts = body.host_config.unwrap().mounts.unwrap();
         let seen: Vec<_> = mounts.iter().map(|one| (one.source.as_deref(), one.read_only)).collect();
         assert_eq!(seen, [(Some("/srv/a"), Some(true)), (Some("/srv/b"), Some(false))]);
+    }
+
+    #[test]
+    fn a_program_that_is_alone_has_no_network() {
+        let alone = Program { is_alone: true, ..program() };
+        let body = made(Way::Address, &limits(), |frame, image| frame.program(&alone, image)).unwrap();
+        let host = body.host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!((host.dns, body.networking_config), (None, None));
     }
 
     #[test]

@@ -172,6 +172,7 @@ mod tests {
             environment: BTreeMap::new(),
             read_only: Vec::new(),
             writable: Vec::new(),
+            is_alone: false,
             timeout: Duration::from_mins(1),
         }
     }
