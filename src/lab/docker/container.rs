@@ -33,6 +33,8 @@ pub(super) struct Frame<'a> {
     pub labels: &'a HashMap<String, String>,
     pub place: &'a Place,
     pub is_podman: bool,
+    /// This process's user and group, where root of a container is root of the host: what a program writes is theirs.
+    pub owner: Option<String>,
 }
 
 impl Frame<'_> {
@@ -123,6 +125,7 @@ impl Frame<'_> {
             entrypoint: Some(program.command.clone()),
             env: Some(program.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
             host_config: Some(host),
+            user: self.owner.clone().filter(|_| !program.writable.is_empty()),
             ..body
         })
     }
@@ -238,7 +241,7 @@ mod tests {
     fn made<T>(way: Way, limits: &Limits, make: impl FnOnce(&Frame<'_>, &Image) -> T) -> T {
         let place = Place { network: "lab".to_owned(), way };
         let image = Image { id: "sha256:11".to_owned(), shown: String::new() };
-        make(&Frame { limits, labels: &HashMap::new(), place: &place, is_podman: false }, &image)
+        make(&Frame { limits, labels: &HashMap::new(), place: &place, is_podman: false, owner: None }, &image)
     }
 
     fn program() -> Program {
@@ -319,6 +322,21 @@ mod tests {
         let host = body.host_config.unwrap();
         assert_eq!(host.network_mode.as_deref(), Some("none"));
         assert_eq!((host.dns, body.networking_config), (None, None));
+    }
+
+    #[test]
+    fn what_a_program_writes_belongs_to_who_runs_lifeboat() {
+        let user = |program: Program, owner: Option<&str>| {
+            made(Way::Address, &limits(), |frame, image| {
+                let owner = owner.map(str::to_owned);
+                let frame =
+                    Frame { owner, limits: frame.limits, labels: frame.labels, place: frame.place, ..*frame };
+                frame.program(&program, image).unwrap().user
+            })
+        };
+        assert_eq!(user(program(), Some("1000:100")).as_deref(), Some("1000:100"));
+        assert_eq!(user(Program { writable: Vec::new(), ..program() }, Some("1000:100")), None);
+        assert_eq!(user(program(), None), None, "root of the container is this very user");
     }
 
     #[test]

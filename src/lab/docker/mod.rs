@@ -49,6 +49,7 @@ use futures_util::{
     StreamExt,
     future::{join_all, try_join_all},
 };
+use rustix::process::{getegid, geteuid};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -145,8 +146,15 @@ impl DockerLab {
     }
 
     async fn frame(&self) -> Result<Frame<'_>> {
-        let is_podman = self.engine.is_podman;
-        Ok(Frame { limits: &self.limits, labels: &self.labels, place: self.place().await?, is_podman })
+        let owner = format!("{}:{}", geteuid().as_raw(), getegid().as_raw());
+        Ok(Frame {
+            limits: &self.limits,
+            labels: &self.labels,
+            place: self.place().await?,
+            is_podman: self.engine.is_podman,
+            // An engine without root maps root of its containers to this user.
+            owner: Some(owner).filter(|_| !self.engine.is_apart),
+        })
     }
 
     async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<String> {
