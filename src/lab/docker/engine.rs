@@ -41,6 +41,7 @@ fn choose(said: Option<&str>, runtime: Option<&str>, exists: impl Fn(&str) -> bo
 }
 
 /// An engine that answered.
+#[derive(Clone)]
 pub(super) struct Engine {
     /// The client.
     pub docker: Docker,
