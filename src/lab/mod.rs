@@ -12,13 +12,17 @@
 
 pub mod docker;
 mod process;
+mod tree;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-pub use self::process::{ProcessLab, reap as reap_processes};
+pub use self::{
+    process::{ProcessLab, reap as reap_processes},
+    tree::remove_tree,
+};
 use crate::{
     error::{ExitCode, Failure, Result},
     policy::LabKind,

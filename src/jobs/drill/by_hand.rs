@@ -26,7 +26,7 @@ use tokio::task::spawn_blocking;
 use crate::{
     drill::{Assertion, FINDINGS_MAX, Question},
     error::{Context, ExitCode, Result},
-    lab::{Ended, Lab, Program},
+    lab::{self, Ended, Lab, Program},
     names::ChunkId,
     repo::{
         self, Read as Readable, Repository, Snapshot,
@@ -86,10 +86,9 @@ pub async fn recover(lab: &dyn Lab, what: &Recovery<'_>) -> Result<Vec<Assertion
 pub async fn clear(scratch: &Path) -> Result<()> {
     let gone = scratch.to_owned();
     let told = || format!("folder `{}` with recovered data cannot be removed", scratch.display());
-    match spawn_blocking(move || fs::remove_dir_all(gone)).await.failed(ExitCode::DrillNotRun, told)? {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed.failed(ExitCode::DrillNotRun, told),
-    }
+    let removed =
+        spawn_blocking(move || lab::remove_tree(&gone)).await.failed(ExitCode::DrillNotRun, told)?;
+    removed.failed(ExitCode::DrillNotRun, told)
 }
 
 async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>) -> Result<Vec<Assertion>> {

@@ -12,6 +12,7 @@ use crate::{
     drill::{Phase, Report, Step, Way},
     error::{Context, ExitCode, Result},
     jobs::open::state_dir,
+    lab,
     policy::Stack,
 };
 
@@ -81,12 +82,7 @@ impl Workplace {
     /// Removes it with all that is in it.
     pub(super) fn clear(stack: &Stack, way: Way) -> Result<()> {
         let path = Self::of(stack, way);
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).failed(ExitCode::Failed, || format!("`{}` cannot be removed", path.display()))
-            }
-            _ => Ok(()),
-        }
+        lab::remove_tree(&path).failed(ExitCode::Failed, || format!("`{}` cannot be removed", path.display()))
     }
 
     pub(super) fn path(&self) -> &Path {

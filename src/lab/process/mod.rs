@@ -20,7 +20,7 @@ mod trace;
 use std::{
     collections::HashSet,
     fs::{self, DirBuilder, File},
-    io::{ErrorKind, Read, Seek, SeekFrom},
+    io::{Read, Seek, SeekFrom},
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -42,7 +42,7 @@ use self::{
     tools::{Account, Tools, check_passable},
     trace::{Process, Trace},
 };
-use super::{Ended, Lab, Limits, Marks, Program, Running, Server, not_run};
+use super::{Ended, Lab, Limits, Marks, Program, Running, Server, not_run, remove_tree};
 use crate::error::{Context, ExitCode, Failure, Result};
 
 /// How often a server is started anew because another program took its port.
@@ -253,12 +253,9 @@ pub async fn reap(root: &Path, stack: &str, host: &str) -> Result<u64> {
 async fn clear(folder: &Path, trace: &Trace) -> Result<()> {
     trace.end().await?;
     let gone = folder.to_owned();
-    let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(gone)).await;
+    let removed = tokio::task::spawn_blocking(move || remove_tree(&gone)).await;
     let what = || format!("folder `{}` cannot be removed", folder.display());
-    match removed.failed(ExitCode::DrillNotRun, what)? {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed.failed(ExitCode::DrillNotRun, what),
-    }
+    removed.failed(ExitCode::DrillNotRun, what)?.failed(ExitCode::DrillNotRun, what)
 }
 
 /// Waits until the server accepts a connection on this port, and it is really the server that does.
