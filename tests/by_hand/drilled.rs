@@ -218,3 +218,46 @@ async fn a_script_that_lifeboat_did_not_put_there_is_not_run() {
     fs::remove_file(wreck.repository().join("recover.sh")).unwrap();
     assert_eq!(wreck.only_answer(&lab).await.answer, Answer::Failed);
 }
+
+/// A lab before which somebody changes the script of the repository.
+struct Intruder<'a> {
+    lab: &'a dyn Lab,
+    script: PathBuf,
+    ran: PathBuf,
+}
+
+#[async_trait]
+impl Lab for Intruder<'_> {
+    fn describe(&self) -> String {
+        self.lab.describe()
+    }
+
+    async fn start(&self, servers: &[Server]) -> Result<Vec<Running>> {
+        self.lab.start(servers).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.lab.check().await
+    }
+
+    async fn run(&self, program: &Program) -> Result<Ended> {
+        fs::remove_file(&self.script).unwrap();
+        fs::write(&self.script, format!("touch '{}'\n", self.ran.display())).unwrap();
+        self.lab.run(program).await
+    }
+
+    async fn remove(&self) -> Result<()> {
+        self.lab.remove().await
+    }
+}
+
+#[tokio::test]
+async fn a_script_that_is_changed_after_it_was_looked_at_does_not_run() {
+    let wreck = wreck().await;
+    let lab = lab(&wreck).await;
+    let (script, ran) = (wreck.repository().join("recover.sh"), wreck.dir.path().join("ran"));
+    let intruder = Intruder { lab: &lab, script, ran: ran.clone() };
+    let answers = wreck.drill(&intruder, true, |_| ()).await;
+    assert!(!ran.exists());
+    assert!(answers.iter().all(|one| one.answer == Answer::Held), "{answers:?}");
+}

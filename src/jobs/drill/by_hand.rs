@@ -6,7 +6,9 @@
 //! after the other, each removed once it was; what is left then is too much. *Crash.* The folder holds plain data: it
 //! is removed at the end whatever came of it, and by the next one if lifeboat was killed.
 //!
-//! The script is not signed, and it is given an identity: one that lifeboat did not put there is not run.
+//! The script is not signed, and it is given an identity: one that lifeboat did not put there is not run. What runs are
+//! the very bytes that were looked at: they lie in a folder of the drill's own that looks like the repository, by
+//! links.
 //!
 //! *Limits.* One entry of the list and one piece of a file are in memory. The folder needs twice the plain bytes of the
 //! snapshot, and room for its packs where they are fetched.
@@ -15,7 +17,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File},
     io::{ErrorKind, Read},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, symlink},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,8 +36,11 @@ use crate::{
     },
 };
 
-/// Where the script finds the repository.
+/// Where the script lies, beside links to what the repository has.
 const REPOSITORY: &str = "/repository";
+/// Where these lead: the repository, and how it is reached from the folder beside it.
+const STORE: &str = "/store";
+const BESIDE: &str = "../store";
 /// Where it finds the identity.
 const IDENTITY: &str = "/identity.txt";
 /// Where it writes to.
@@ -97,13 +102,15 @@ async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>) -> Result<Vec<Assertio
     let folder = if let Some(folder) = what.folder {
         folder.to_owned()
     } else {
-        let fetched = what.scratch.join("repository");
+        let fetched = what.scratch.join("fetched");
         make(&fetched)?;
         what.repository.fetch_for_recovery(&what.snapshot.refs, &fetched).await?;
         fetched
     };
-    match fs::read(folder.join(repo::RECOVERY_SCRIPT)) {
-        Ok(script) if repo::is_own_script(&script) => {}
+    let folder = fs::canonicalize(&folder)
+        .failed(ExitCode::DrillNotRun, || format!("folder `{}` is not there", folder.display()))?;
+    let script = match fs::read(folder.join(repo::RECOVERY_SCRIPT)) {
+        Ok(script) if repo::is_own_script(&script) => script,
         Ok(_) => {
             let why = "the script in the repository is not one that this lifeboat knows; it was not run";
             return Ok(vec![not_run(why)]);
@@ -112,8 +119,10 @@ async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>) -> Result<Vec<Assertio
             return Ok(vec![failed("there is no recover.sh in the repository")]);
         }
         Err(error) => return Ok(vec![not_run(&format!("recover.sh cannot be read: {error}"))]),
-    }
-    let ended = lab.run(&program(what, &folder, &result)).await?;
+    };
+    let view = view(&folder, &script, what.scratch)
+        .failed(ExitCode::DrillNotRun, || format!("recover.sh cannot be put beside `{}`", folder.display()))?;
+    let ended = lab.run(&program(what, &view, &folder, &result)).await?;
     let ran = judge(&ended, what.timeout, &what.snapshot.manifest);
     let mut answers = vec![ran];
     if ended.code == Some(0) {
@@ -130,7 +139,23 @@ fn make(folder: &Path) -> Result<()> {
     made.failed(ExitCode::DrillNotRun, || format!("folder `{}` cannot be made", folder.display()))
 }
 
-fn program(what: &Recovery<'_>, folder: &Path, result: &Path) -> Program {
+/// Makes a folder that looks like the repository, with these bytes as its script: whoever may write to the repository
+/// could have put others there meanwhile. The links lead to the same place on this host and in a container.
+fn view(repository: &Path, script: &[u8], scratch: &Path) -> std::io::Result<PathBuf> {
+    let view = scratch.join("repository");
+    DirBuilder::new().mode(0o700).create(&view)?;
+    symlink(repository, view.join(BESIDE))?;
+    for item in fs::read_dir(repository)? {
+        let name = item?.file_name();
+        if name != repo::RECOVERY_SCRIPT {
+            symlink(Path::new(BESIDE).join(&name), view.join(&name))?;
+        }
+    }
+    fs::write(view.join(repo::RECOVERY_SCRIPT), script)?;
+    Ok(view)
+}
+
+fn program(what: &Recovery<'_>, view: &Path, folder: &Path, result: &Path) -> Program {
     let script = format!("{REPOSITORY}/{}", repo::RECOVERY_SCRIPT);
     let mut command: Vec<String> =
         ["bash", &script, "-i", IDENTITY, "-o", RESULT].into_iter().map(str::to_owned).collect();
@@ -144,7 +169,11 @@ fn program(what: &Recovery<'_>, folder: &Path, result: &Path) -> Program {
         beside: None,
         command,
         environment: BTreeMap::new(),
-        read_only: vec![(folder.to_owned(), REPOSITORY.into()), (what.identity.to_owned(), IDENTITY.into())],
+        read_only: vec![
+            (view.to_owned(), REPOSITORY.into()),
+            (folder.to_owned(), STORE.into()),
+            (what.identity.to_owned(), IDENTITY.into()),
+        ],
         writable: vec![(result.to_owned(), RESULT.into())],
         // It is given the identity, and has nobody to talk to.
         is_alone: true,
