@@ -5,7 +5,7 @@ use std::{os::unix::fs::symlink, time::Duration};
 use async_trait::async_trait;
 use lifeboat::{
     drill::{Answer, Assertion, Question},
-    error::Result,
+    error::{ExitCode, Result},
     flow::Problem,
     jobs::drill::by_hand::{Recovery, recover},
     lab::{Ended, Lab, Limits, Marks, ProcessLab, Program, Running, Server},
@@ -40,6 +40,16 @@ impl Wreck {
         is_near: bool,
         change: impl FnOnce(&mut Snapshot),
     ) -> Vec<Assertion> {
+        self.drill_with(lab, is_near, &self.identity(), change).await.unwrap()
+    }
+
+    async fn drill_with(
+        &self,
+        lab: &dyn Lab,
+        is_near: bool,
+        identity: &Path,
+        change: impl FnOnce(&mut Snapshot),
+    ) -> Result<Vec<Assertion>> {
         let repository = self.ship.reader(&FsStore::new(self.repository())).await.unwrap();
         let mut snapshot = repository.snapshot(&self.id).await.unwrap();
         change(&mut snapshot);
@@ -51,13 +61,13 @@ impl Wreck {
             repository: &repository,
             snapshot: &snapshot,
             folder: is_near.then_some(folder.as_path()),
-            identity: &self.identity(),
+            identity,
             signers: std::slice::from_ref(&self.ship.made.signer),
             image: None,
             scratch: &scratch,
             timeout: Duration::from_mins(4),
         };
-        let answers = recover(lab, &what).await.unwrap();
+        let answers = recover(lab, &what).await;
         assert!(!scratch.exists(), "plain data stays");
         answers
     }
@@ -260,4 +270,24 @@ async fn a_script_that_is_changed_after_it_was_looked_at_does_not_run() {
     let answers = wreck.drill(&intruder, true, |_| ()).await;
     assert!(!ran.exists());
     assert!(answers.iter().all(|one| one.answer == Answer::Held), "{answers:?}");
+}
+
+#[tokio::test]
+async fn an_identity_is_found_from_where_a_person_stands_and_one_under_a_passphrase_is_refused() {
+    let wreck = wreck().await;
+    let lab = lab(&wreck).await;
+    let whole = wreck.identity();
+    // As it is named from the folder that the test runs in.
+    let up: PathBuf = std::env::current_dir().unwrap().iter().skip(1).map(|_| "..").collect();
+    let relative = up.join(whole.strip_prefix("/").unwrap());
+    let answers = wreck.drill_with(&lab, true, &relative, |_| ()).await.unwrap();
+    assert!(answers.iter().all(|one| one.answer == Answer::Held), "{answers:?}");
+
+    let protected = wreck.dir.path().join("protected.txt");
+    let text = crypt::protect(&fs::read_to_string(whole).unwrap(), &"correct horse".into()).unwrap();
+    fs::write(&protected, text).unwrap();
+    let failure = wreck.drill_with(&lab, true, &protected, |_| ()).await.unwrap_err();
+    assert_eq!(failure.exit(), ExitCode::DrillNotRun);
+    assert!(failure.to_string().contains("is under a passphrase"), "{failure}");
+    assert!(failure.hints()[0].contains("identity in [drill]"), "{:?}", failure.hints());
 }

@@ -26,8 +26,9 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use crate::{
+    crypt::Identities,
     drill::{Assertion, FINDINGS_MAX, Question},
-    error::{Context, ExitCode, Result},
+    error::{Context, ExitCode, Failure, Result},
     lab::{self, Ended, Lab, Program},
     names::ChunkId,
     repo::{
@@ -65,7 +66,7 @@ pub struct Recovery<'a> {
     pub snapshot: &'a Snapshot,
     /// The folder that the repository lies in; where it lies elsewhere it is fetched first.
     pub folder: Option<&'a Path>,
-    /// The file with the identity that opens the data, without a passphrase.
+    /// The file with the identity that opens the data; one under a passphrase is refused.
     pub identity: &'a Path,
     /// The public keys of all who sign in this repository, maintainers too, as they stand on the recovery sheet.
     pub signers: &'a [String],
@@ -96,7 +97,24 @@ pub async fn clear(scratch: &Path) -> Result<()> {
     removed.failed(ExitCode::DrillNotRun, told)
 }
 
+/// Returns where the identity is. In a lab nobody can type a passphrase.
+fn identity(given: &Path) -> Result<PathBuf> {
+    let told = || format!("the identity `{}` cannot be read", given.display());
+    let path = fs::canonicalize(given).failed(ExitCode::DrillNotRun, told)?;
+    if Identities::is_protected(&path) {
+        let what =
+            format!("the identity `{}` is under a passphrase, which nobody can type here", path.display());
+        return Err(Failure::new(ExitCode::DrillNotRun, what)
+            .hint(
+                "Give the drill an identity that opens without one: identity in [drill], or --identity FILE.",
+            )
+            .hint("With a passphrase recover.sh runs at a terminal only: RECOVERY.md says how."));
+    }
+    Ok(path)
+}
+
 async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>) -> Result<Vec<Assertion>> {
+    let identity = identity(what.identity)?;
     let result = what.scratch.join("recovered");
     make(&result)?;
     let folder = if let Some(folder) = what.folder {
@@ -120,9 +138,10 @@ async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>) -> Result<Vec<Assertio
         }
         Err(error) => return Ok(vec![not_run(&format!("recover.sh cannot be read: {error}"))]),
     };
-    let view = view(&folder, &script, what.scratch)
-        .failed(ExitCode::DrillNotRun, || format!("recover.sh cannot be put beside `{}`", folder.display()))?;
-    let ended = lab.run(&program(what, &view, &folder, &result)).await?;
+    let view = view(&folder, &script, what.scratch).failed(ExitCode::DrillNotRun, || {
+        format!("recover.sh cannot be put beside `{}`", folder.display())
+    })?;
+    let ended = lab.run(&program(what, &identity, &view, &folder, &result)).await?;
     let ran = judge(&ended, what.timeout, &what.snapshot.manifest);
     let mut answers = vec![ran];
     if ended.code == Some(0) {
@@ -155,7 +174,7 @@ fn view(repository: &Path, script: &[u8], scratch: &Path) -> std::io::Result<Pat
     Ok(view)
 }
 
-fn program(what: &Recovery<'_>, view: &Path, folder: &Path, result: &Path) -> Program {
+fn program(what: &Recovery<'_>, identity: &Path, view: &Path, folder: &Path, result: &Path) -> Program {
     let script = format!("{REPOSITORY}/{}", repo::RECOVERY_SCRIPT);
     let mut command: Vec<String> =
         ["bash", &script, "-i", IDENTITY, "-o", RESULT].into_iter().map(str::to_owned).collect();
@@ -172,7 +191,7 @@ fn program(what: &Recovery<'_>, view: &Path, folder: &Path, result: &Path) -> Pr
         read_only: vec![
             (view.to_owned(), REPOSITORY.into()),
             (folder.to_owned(), STORE.into()),
-            (what.identity.to_owned(), IDENTITY.into()),
+            (identity.to_owned(), IDENTITY.into()),
         ],
         writable: vec![(result.to_owned(), RESULT.into())],
         // It is given the identity, and has nobody to talk to.
