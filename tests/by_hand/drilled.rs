@@ -9,13 +9,15 @@ use lifeboat::{
     flow::Problem,
     jobs::drill::by_hand::{Recovery, recover},
     lab::{Ended, Lab, Limits, Marks, ProcessLab, Program, Running, Server},
+    names::SourceName,
     repo::Snapshot,
 };
 
 use super::*;
 
-const ALL: [&str; 4] = [
+const ALL: [&str; 5] = [
     "recover.sh brings the snapshot back",
+    "everything was brought back",
     "`minio` recovered by hand is what was stored",
     "`redis` recovered by hand is what was stored",
     "nothing else was brought back",
@@ -60,6 +62,7 @@ impl Wreck {
         let what = Recovery {
             repository: &repository,
             snapshot: &snapshot,
+            sources: &["minio", "redis"].map(|name| SourceName::new(name).unwrap()),
             folder: is_near.then_some(folder.as_path()),
             identity,
             signers: std::slice::from_ref(&self.ship.made.signer),
@@ -89,19 +92,14 @@ async fn a_good_repository_passes_where_it_lies_and_fetched() {
     let wreck = wreck().await;
     let lab = lab(&wreck).await;
     for is_near in [true, false] {
-        let why = Problem { what: "mysql".into(), why: "it did not answer".into() };
-        let answers = wreck.drill(&lab, is_near, |snapshot| snapshot.manifest.failed.push(why)).await;
+        let answers = wreck.drill(&lab, is_near, |_| ()).await;
         assert_eq!(names(&answers), ALL);
         assert!(answers.iter().all(|one| one.answer == Answer::Held), "{answers:?}");
         assert_eq!(answers[0].kind, Question::Restored);
         let entries = entries().len();
-        let all = format!(
-            "{} entries of 2 sources; `mysql` is not in this snapshot: it did not answer",
-            entries + 1
-        );
-        assert_eq!(answers[0].detail, all);
-        assert!(answers[1].detail.starts_with(&format!("{entries} entries, ")), "{}", answers[1].detail);
-        assert_eq!((answers[2].source.as_deref(), answers[2].kind), (Some("redis"), Question::Contents));
+        assert_eq!(answers[1].detail, format!("2 sources, {} entries", entries + 1));
+        assert!(answers[2].detail.starts_with(&format!("{entries} entries, ")), "{}", answers[2].detail);
+        assert_eq!((answers[3].source.as_deref(), answers[3].kind), (Some("redis"), Question::Contents));
     }
     lab.remove().await.unwrap();
 }
@@ -127,6 +125,24 @@ async fn a_pack_of_which_one_byte_changed_fails_by_its_name_and_so_does_one_that
         let answers = wreck.drill(&lab, is_near, |_| ()).await;
         assert_eq!(answers[0].detail, format!("exit code 1: recover.sh: pack {pack} is missing"));
     }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_lacks_something_has_not_been_brought_back() {
+    let wreck = wreck().await;
+    let lab = lab(&wreck).await;
+    let problem = |what: &str, why: &str| Problem { what: what.into(), why: why.into() };
+    let answers = wreck
+        .drill(&lab, true, |snapshot| {
+            snapshot.manifest.failed.push(problem("mysql", "it did not answer"));
+            snapshot.manifest.sources[0].problems.push(problem("big/er", "access is denied"));
+        })
+        .await;
+    assert_eq!((names(&answers), answers[1].answer), (ALL.to_vec(), Answer::Failed));
+    assert_eq!(answers[1].findings, ["mysql: it did not answer", "minio: big/er: access is denied"]);
+    assert_eq!(answers[1].findings_total, 2);
+    // The others hold: what is there was brought back.
+    assert_eq!(answers.iter().filter(|one| one.answer == Answer::Held).count(), 4);
 }
 
 /// A lab in which something happens to what the script has brought back.
@@ -176,8 +192,8 @@ async fn a_file_that_is_missing_other_or_too_much_is_named() {
     let answers = wreck.drill(&mishap, true, |_| ()).await;
     assert_eq!(names(&answers), ALL);
     let found: Vec<Answer> = answers.iter().map(|one| one.answer).collect();
-    assert_eq!(found, [Answer::Held, Answer::Failed, Answer::Held, Answer::Failed]);
-    let mut findings = answers[1].findings.clone();
+    assert_eq!(found, [Answer::Held, Answer::Held, Answer::Failed, Answer::Held, Answer::Failed]);
+    let mut findings = answers[2].findings.clone();
     findings.sort();
     assert_eq!(
         findings,
@@ -188,8 +204,8 @@ async fn a_file_that_is_missing_other_or_too_much_is_named() {
             "`one` has 2 bytes instead of 1",
         ]
     );
-    assert_eq!(answers[1].findings_total, 4);
-    let mut more = answers[3].findings.clone();
+    assert_eq!(answers[2].findings_total, 4);
+    let mut more = answers[4].findings.clone();
     more.sort();
     assert_eq!(more, ["`minio/empty` was not stored", "`minio/new/x` was not stored"]);
 }

@@ -30,7 +30,7 @@ use crate::{
     drill::{Assertion, FINDINGS_MAX, Question},
     error::{Context, ExitCode, Failure, Result},
     lab::{self, Ended, Lab, Program},
-    names::ChunkId,
+    names::{ChunkId, SourceName},
     repo::{
         self, Read as Readable, Repository, Snapshot,
         format::{EntryRecord, Manifest, SourceManifest},
@@ -48,6 +48,8 @@ const IDENTITY: &str = "/identity.txt";
 const RESULT: &str = "/recovered";
 /// The answer to whether the script can be run to its end.
 const RUNS: &str = "recover.sh brings the snapshot back";
+/// The answer to whether anything lacks that should have been stored.
+const ALL: &str = "everything was brought back";
 /// The answer to whether there is more than was stored.
 const NO_MORE: &str = "nothing else was brought back";
 /// Lines of the script's output that are shown when it failed.
@@ -64,6 +66,8 @@ pub struct Recovery<'a> {
     pub repository: &'a Repository<Readable>,
     /// The snapshot.
     pub snapshot: &'a Snapshot,
+    /// The sources that a whole snapshot has.
+    pub sources: &'a [SourceName],
     /// The folder that the repository lies in; where it lies elsewhere it is fetched first.
     pub folder: Option<&'a Path>,
     /// The file with the identity that opens the data; one under a passphrase is refused.
@@ -142,9 +146,9 @@ async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>) -> Result<Vec<Assertio
         format!("recover.sh cannot be put beside `{}`", folder.display())
     })?;
     let ended = lab.run(&program(what, &identity, &view, &folder, &result)).await?;
-    let ran = judge(&ended, what.timeout, &what.snapshot.manifest);
-    let mut answers = vec![ran];
+    let mut answers = vec![judge(&ended, what.timeout)];
     if ended.code == Some(0) {
+        answers.push(all_there(&what.snapshot.manifest, what.sources));
         for source in &what.snapshot.manifest.sources {
             answers.push(compare(what.snapshot, source, &result).await?);
         }
@@ -210,7 +214,7 @@ fn not_run(why: &str) -> Assertion {
 
 /// Tells from how the script ended whether it brought the snapshot back. What the place lacked says nothing about the
 /// repository.
-fn judge(ended: &Ended, timeout: Duration, manifest: &Manifest) -> Assertion {
+fn judge(ended: &Ended, timeout: Duration) -> Assertion {
     let lines: Vec<&str> = ended.output.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = lines.last().copied().unwrap_or("it said nothing");
     let lacks = lines.iter().rev().find(|line| {
@@ -219,7 +223,7 @@ fn judge(ended: &Ended, timeout: Duration, manifest: &Manifest) -> Assertion {
     });
     match ended.code {
         None => not_run(&format!("the script was not done after {} s", timeout.as_secs())),
-        Some(0) => Assertion::held(Question::Restored, RUNS, brought_back(manifest)),
+        Some(0) => Assertion::held(Question::Restored, RUNS, "exit code 0"),
         Some(126 | 127) => not_run(last),
         Some(_) if lacks.is_some() => not_run(lacks.copied().unwrap_or(last)),
         Some(code) if code > 128 => not_run(&format!("the script was ended by signal {}", code - 128)),
@@ -231,13 +235,33 @@ fn judge(ended: &Ended, timeout: Duration, manifest: &Manifest) -> Assertion {
     }
 }
 
-/// Says what a good recovery brings back, and what the snapshot never had.
-fn brought_back(manifest: &Manifest) -> String {
+/// Tells whether a good recovery of this snapshot brings everything back. What the backup had left out nobody can bring
+/// back, and of nothing nothing is proven.
+fn all_there(manifest: &Manifest, wanted: &[SourceName]) -> Assertion {
+    let mut missing = Findings::default();
+    for failed in &manifest.failed {
+        missing.tell(|| format!("{}: {}", failed.what, failed.why));
+    }
+    for source in &manifest.sources {
+        for problem in &source.problems {
+            missing.tell(|| format!("{}: {}: {}", source.name, problem.what, problem.why));
+        }
+    }
+    let is_told = |name: &SourceName| manifest.failed.iter().any(|failed| failed.what == name.as_str());
+    let is_there = |name: &SourceName| manifest.sources.iter().any(|source| source.name == *name);
+    for name in wanted.iter().filter(|name| !is_there(name) && !is_told(name)) {
+        missing.tell(|| format!("{name}: the snapshot does not have it"));
+    }
     let entries: u64 = manifest.sources.iter().map(|source| source.entries).sum();
-    let mut parts = vec![format!("{entries} entries of {} sources", manifest.sources.len())];
-    let missing = manifest.failed.iter();
-    parts.extend(missing.map(|one| format!("`{}` is not in this snapshot: {}", one.what, one.why)));
-    parts.join("; ")
+    let detail = format!("{} sources, {entries} entries", manifest.sources.len());
+    if missing.total > 0 {
+        let detail = format!("{detail}; {} are missing", missing.total);
+        Assertion::failed(Question::Restored, ALL, detail).with_findings(missing.named, missing.total)
+    } else if entries == 0 {
+        Assertion::could_not_run(Question::Restored, ALL, "the snapshot holds no entry")
+    } else {
+        Assertion::held(Question::Restored, ALL, detail)
+    }
 }
 
 /// What did not hold: the first ones by name, all by count.
@@ -376,6 +400,7 @@ mod tests {
     use super::*;
     use crate::drill::Answer;
 
+    /// Of a snapshot that got nothing.
     fn manifest() -> Manifest {
         serde_json::from_value(serde_json::json!({
             "format": 1, "snapshot": "20261101T030000Z-7f3a", "stack": "town", "host": "tower",
@@ -387,7 +412,7 @@ mod tests {
 
     fn judged(code: Option<i64>, output: &str) -> (Answer, String) {
         let ended = Ended { code, output: output.to_owned() };
-        let answer = judge(&ended, Duration::from_mins(2), &manifest());
+        let answer = judge(&ended, Duration::from_mins(2));
         (answer.answer, answer.detail)
     }
 
@@ -410,9 +435,27 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_the_snapshot_never_had_are_told() {
-        let (answer, detail) = judged(Some(0), "done\n");
-        assert_eq!(answer, Answer::Held);
-        assert_eq!(detail, "0 entries of 0 sources; `redis` is not in this snapshot: it did not answer");
+    fn what_the_snapshot_never_had_is_missing_and_nothing_proves_nothing() {
+        let names = |all: &[&str]| -> Vec<SourceName> {
+            all.iter().map(|name| SourceName::new(name).unwrap()).collect()
+        };
+        let answer = |manifest: &Manifest, wanted: &[&str]| {
+            let told = all_there(manifest, &names(wanted));
+            (told.answer, told.detail, told.findings)
+        };
+        let missing = |lines: &[&str], detail: &str| {
+            (Answer::Failed, detail.to_owned(), lines.iter().map(|line| (*line).to_owned()).collect())
+        };
+        let mut partial = manifest();
+        let (redis, mysql) = ("redis: it did not answer", "mysql: the snapshot does not have it");
+        assert_eq!(answer(&partial, &["redis"]), missing(&[redis], "0 sources, 0 entries; 1 are missing"));
+        assert_eq!(
+            answer(&partial, &["mysql", "redis"]),
+            missing(&[redis, mysql], "0 sources, 0 entries; 2 are missing")
+        );
+        partial.failed.clear();
+        assert_eq!(answer(&partial, &["mysql"]), missing(&[mysql], "0 sources, 0 entries; 1 are missing"));
+        let nothing = (Answer::CouldNotRun, "the snapshot holds no entry".to_owned(), Vec::new());
+        assert_eq!(answer(&partial, &[]), nothing);
     }
 }
