@@ -3,6 +3,7 @@
 use rustix::process::Signal;
 
 use crate::{
+    host::Service,
     remains,
     stage::{send, wait_until},
     stored,
@@ -22,6 +23,24 @@ async fn a_drill_that_was_killed_is_cleared_away_by_the_next() {
     send(&second, Signal::TERM);
     assert_eq!(second.wait().unwrap().code(), Some(130));
     assert_eq!(remains("drillkill"), Vec::<String>::new(), "who is asked to end removes the lab");
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_drill_that_was_killed_is_cleared_away_when_the_service_starts() {
+    let (town, _) = stored("drillserve").await;
+    let mut child = town.stage.start(&["--json", "drill"]);
+    wait_until("the lab has servers", || remains("drillserve").len() >= 4);
+    send(&child, Signal::KILL);
+    let killed = std::time::Instant::now();
+    child.wait().unwrap();
+    let service = Service::start(&town.stage);
+    wait_until("nothing is left of the lab", || remains("drillserve").is_empty());
+    println!("from SIGKILL until nothing was left: {} ms", killed.elapsed().as_millis());
+    service.says("removed 1 labs that drills had left behind");
+    assert!(!town.stage.exists("state/drills/drillserve-restore.work"));
+    service.stop();
     town.end().await;
 }
 

@@ -79,6 +79,11 @@ impl Workplace {
         Ok(Self(path))
     }
 
+    /// Returns whether a drill is at work in it, or left it behind.
+    pub(super) fn is_there(stack: &Stack, way: Way) -> bool {
+        Self::of(stack, way).exists()
+    }
+
     /// Removes it with all that is in it.
     pub(super) fn clear(stack: &Stack, way: Way) -> Result<()> {
         let path = Self::of(stack, way);

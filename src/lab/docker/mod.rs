@@ -67,7 +67,10 @@ use self::{
     place::Place,
     reap::Which,
 };
-pub use self::{engine::address, reap::reap};
+pub use self::{
+    engine::{address, answers},
+    reap::reap,
+};
 use super::{Ended, Lab, Limits, Marks, OUTPUT_BYTES_MAX, Product, Program, Running, Server, not_run};
 use crate::error::{Context, ExitCode, Failure, Result};
 
