@@ -37,6 +37,16 @@ pub(super) struct Recipe {
     pub(super) once: Option<PathBuf>,
 }
 
+/// A server that is to be started, and with what.
+struct Order<'a> {
+    server: &'a Server,
+    home: &'a Home,
+    port: u16,
+    limits: &'a Limits,
+    tools: &'a Tools,
+    password: &'a str,
+}
+
 /// A server's folder, and whom it belongs to.
 pub(super) struct Home {
     pub(super) folder: PathBuf,
@@ -119,21 +129,16 @@ pub(super) fn serve(
     if password.is_empty() || !password.chars().all(|c| c.is_ascii_alphanumeric()) {
         return Err(not_run("the lab's own passwords must be letters and digits"));
     }
+    let order = Order { server, home, port, limits, tools, password };
     match server.product {
-        Product::Mysql | Product::Mariadb => database(server, home, port, limits, tools, password),
-        Product::Redis => redis(server, home, port, limits, tools, password),
-        Product::S3 => objects(server, home, port, limits, tools, password),
+        Product::Mysql | Product::Mariadb => database(&order),
+        Product::Redis => redis(&order),
+        Product::S3 => objects(&order),
     }
 }
 
-fn database(
-    server: &Server,
-    home: &Home,
-    port: u16,
-    limits: &Limits,
-    tools: &Tools,
-    password: &str,
-) -> Result<Recipe> {
+fn database(order: &Order<'_>) -> Result<Recipe> {
+    let &Order { server, home, port, limits, tools, password } = order;
     let is_mysql = server.product == Product::Mysql;
     let program = if is_mysql { tools.mysqld()? } else { tools.need(&["mariadbd"])? };
     // A statement a line. Names are not resolved, so `localhost` means the socket only.
@@ -168,14 +173,8 @@ fn database(
     Ok(Recipe { program, arguments, environment: Vec::new(), greets: true, once: Some(once) })
 }
 
-fn redis(
-    server: &Server,
-    home: &Home,
-    port: u16,
-    limits: &Limits,
-    tools: &Tools,
-    password: &str,
-) -> Result<Recipe> {
+fn redis(order: &Order<'_>) -> Result<Recipe> {
+    let &Order { server, home, port, limits, tools, password } = order;
     let program = tools.need(&["redis-server", "valkey-server"])?;
     let memory = limits.memory_bytes;
     // The server's folder is where it is started in.
@@ -190,14 +189,8 @@ fn redis(
     Ok(Recipe { program, arguments, environment: Vec::new(), greets: false, once: None })
 }
 
-fn objects(
-    server: &Server,
-    home: &Home,
-    port: u16,
-    limits: &Limits,
-    tools: &Tools,
-    password: &str,
-) -> Result<Recipe> {
+fn objects(order: &Order<'_>) -> Result<Recipe> {
+    let &Order { server, home, port, limits, tools, password } = order;
     let program = tools.need(&["minio"])?;
     let mut arguments = words(&["server"]);
     arguments.extend(server.arguments.iter().map(OsString::from));
