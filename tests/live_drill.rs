@@ -14,6 +14,9 @@ mod stage;
 #[allow(dead_code, reason = "made for the tests of the MySQL engine")]
 mod support;
 
+#[path = "service/host.rs"]
+#[allow(dead_code, reason = "made for the tests of the service")]
+mod host;
 #[path = "live_cli/town.rs"]
 #[allow(dead_code, reason = "made for the tests of the command line")]
 mod town;

@@ -47,7 +47,8 @@ async fn servers_start_together_and_know_their_passwords() {
     let stack = Stack::new("together");
     let lab = stack.lab("drill").await;
     let mut database = server("db", Product::Mysql, "MYSQL_IMAGE");
-    database.arguments = vec!["--max-connections=77".to_owned()];
+    database.arguments =
+        ["--max-connections=77", "--event-scheduler=ON", "--log-bin=told"].map(str::to_owned).to_vec();
     let all = [database, redis("cache"), server("objects", Product::S3, "S3_IMAGE")];
     let running = lab.start(&all).await.unwrap();
     lab.check().await.unwrap();
@@ -112,6 +113,9 @@ async fn a_lab_reaches_its_own_servers_and_nothing_else() {
     assert!(!gets_to(&lab, &format!("{}/6379", elsewhere.ip())).await);
     assert!(!gets_to(&lab, "elsewhere/6379").await);
     assert!(!gets_to(&lab, "1.1.1.1/443").await);
+    let alone = Program { is_alone: true, ..bash("ls /sys/class/net; exec 3<>/dev/tcp/cache/6379") };
+    let alone = lab.run(&alone).await.unwrap();
+    assert!(!alone.output.contains("eth0") && alone.code == Some(1), "{alone:?}");
     // Names are asked of the engine, which has nobody else to ask.
     let names = lab.run(&bash("grep nameserver /etc/resolv.conf")).await.unwrap();
     assert_eq!(names.output, "nameserver 127.0.0.11\n");

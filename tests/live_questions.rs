@@ -397,10 +397,9 @@ async fn every_question_of_a_policy_is_asked(product: Product) {
     asking.ask(Ok(&book), None, &mut assertions).await;
     server.run([format!("DROP DATABASE {db}")]).await;
 
-    let told: Vec<(&str, Answer, &[String])> = assertions
-        .iter()
-        .map(|one: &Assertion| (one.name.as_str(), one.answer, one.findings.as_slice()))
-        .collect();
+    let parts = |one: &Assertion| (one.name.clone(), one.answer, one.findings.clone());
+    let told: Vec<_> = assertions.iter().map(parts).collect();
+    let told: Vec<_> = told.iter().map(|(name, answer, found)| (&**name, *answer, &**found)).collect();
     let (gone, lost) = ("row `im-files/gone` has no object".to_owned(), redis.prefix.clone());
     let sessions = [format!("row `{lost}session:2` has no key"), format!("key `{lost}session:3` has no row")];
     assert_eq!(

@@ -12,13 +12,17 @@
 
 pub mod docker;
 mod process;
+mod tree;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-pub use self::process::{ProcessLab, reap as reap_processes};
+pub use self::{
+    process::{ProcessLab, reap as reap_processes},
+    tree::remove_tree,
+};
 use crate::{
     error::{ExitCode, Failure, Result},
     policy::LabKind,
@@ -130,6 +134,8 @@ pub struct Program {
     pub read_only: Vec<(PathBuf, PathBuf)>,
     /// Folders that it may write to, and where it finds them.
     pub writable: Vec<(PathBuf, PathBuf)>,
+    /// Whether it needs no network: in a container it has none, and does not find the servers either.
+    pub is_alone: bool,
     /// How long it may take.
     pub timeout: Duration,
 }

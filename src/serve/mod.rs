@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{log::Format, once::once};
 use self::{
     log::Log,
-    run::{Ended, begin},
+    run::{Ended, begin, clear_away},
     scheduler::Scheduler,
 };
 use crate::{
@@ -48,7 +48,7 @@ use crate::{
     event::{Monitor, SharedMonitor},
     jobs::{
         backup::host_name,
-        drill, notify,
+        notify,
         open::{self, RunLock},
         recall::{Recalled, recall},
         standing,
@@ -66,6 +66,8 @@ const WATCH_EVERY: chrono::Duration = chrono::Duration::seconds(30);
 const DELIVER_EVERY: Duration = Duration::from_secs(2);
 /// How long runs that were asked to end may take to finish what they have in hand.
 const STOP_PATIENCE: Duration = Duration::from_mins(1);
+/// How long the start waits for what drills left behind to be removed.
+const REAP_PATIENCE: Duration = Duration::from_secs(5);
 /// How often what is too old is forgotten.
 const FORGET_EVERY: chrono::Duration = chrono::Duration::hours(24);
 /// Runs that wait to be taken note of.
@@ -161,7 +163,7 @@ impl Service {
             self.log.failure(&failure);
         }
         self.take_up();
-        self.reap();
+        self.reap().await;
         self.go_round();
         self.log.step(None, format!("ready: {} of stack {}", self.next_text(), self.shared.stack().name));
         self.log.step(None, format!("metrics and health at http://{address}/"));
@@ -209,19 +211,12 @@ impl Service {
         });
     }
 
-    /// Removes what a drill left behind that died with the service before this one.
-    fn reap(&self) {
+    /// Removes what a drill left behind that died with the service before this one, or by hand. A drill that is due now
+    /// is to find its lock free, so that is waited for; but an engine may be slow, and the rest of the service is not.
+    async fn reap(&self) {
         let (shared, log, runtime) = (self.shared.clone(), self.log.clone(), Handle::current());
-        let stack = shared.stack();
-        if stack.schedule.drill.is_none() && !stack.drill.after_backup {
-            return;
-        }
-        tokio::task::spawn_blocking(move || match runtime.block_on(drill::reap(&stack, &shared.ground)) {
-            Ok(0) => {}
-            Ok(count) => log.step(None, format!("removed {count} labs that drills had left behind")),
-            // An engine that is not there is the next drill's to tell.
-            Err(failure) => log.step(None, failure.one_line()),
-        });
+        let reaped = tokio::task::spawn_blocking(move || runtime.block_on(clear_away(&shared, &log)));
+        let _ = tokio::time::timeout(REAP_PATIENCE, reaped).await;
     }
 
     /// Makes the catalog again if it broke. A service that cannot write down what it does goes on all the same: a

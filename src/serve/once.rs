@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Shared, forget,
     log::{Format, Log},
-    run::perform,
+    run::{clear_away, perform},
     scheduler::{Scheduler, Start, gave_up, overtime, wait_before},
     write_textfile,
 };
@@ -81,6 +81,7 @@ impl Once<'_> {
             standing::watch(&self.shared.ledger, &one.task, self.now())?;
         }
         if let Ok(_lock) = RunLock::of_schedule(&stack) {
+            clear_away(self.shared, self.log).await;
             let mut scheduler = self.scheduler();
             self.bury(&mut scheduler);
             scheduler.give_up_slots(self.now());
@@ -160,6 +161,7 @@ impl Once<'_> {
             }
             Err(failure) => return Err(failure),
         };
+        clear_away(self.shared, self.log).await;
         let mut scheduler = self.scheduler();
         for task in scheduler.recover(self.now()) {
             self.log.warn(None, format!("{task} died with the process before this one"), None);

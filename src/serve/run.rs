@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Shared, log::Log, scheduler::Start};
 use crate::{
     error::{ExitCode, Failure, Result},
-    event::SharedMonitor,
+    event::{Monitor, SharedMonitor},
     jobs::{
-        drilled, notify,
+        drill, drilled, notify,
         run::{Outcome, RunContext, stopped},
         tasks::{self, may_pass},
     },
@@ -43,6 +43,9 @@ pub(super) fn begin(start: Start, shared: Arc<Shared>, log: Arc<Log>, tell: mpsc
         let Start { task, attempt, stop } = start;
         let run = || runtime.block_on(perform(&shared, &task, attempt, &stop, &log));
         let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            if task.job == Job::Drill {
+                runtime.block_on(clear_away(&shared, &log));
+            }
             Err(Failure::new(ExitCode::Failed, "the program made a mistake")
                 .hint("Please report it with the lines of the log before this one."))
         });
@@ -129,8 +132,61 @@ async fn work(
         stop.cancelled().await;
         tokio::time::sleep(STOP_PATIENCE).await;
     };
-    tokio::select! {
+    let ended = tokio::select! {
         ended = Box::pin(tasks::perform(context, task)) => ended,
         () = too_long => Err(stopped()),
+    };
+    // A drill that came to no report may not have come to the removal of its lab either.
+    if task.job == Job::Drill && ended.is_err() {
+        clear_away(shared, log).await;
+    }
+    ended
+}
+
+/// Removes what drills left behind that died or were given up.
+pub(super) async fn clear_away(shared: &Shared, log: &Log) {
+    let reaped = drill::reap(&shared.stack(), &shared.ground).await;
+    if reaped.labs > 0 {
+        log.step(None, format!("removed {} labs that drills had left behind", reaped.labs));
+    }
+    for failure in reaped.troubles {
+        log.warn(None, failure.one_line(), failure.first_hint());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{RwLock, atomic::AtomicI64};
+
+    use super::*;
+    use crate::{
+        clock::Ground,
+        event::NoMonitor,
+        jobs::open,
+        policy::{Need, Stack},
+        serve::log::Format,
+    };
+
+    #[tokio::test]
+    async fn a_drill_that_came_to_no_report_is_cleared_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().display();
+        let text = format!(
+            "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = {{ root = \"{at}/repo\" }}\n\
+             recipients = [\"age1abc\"]\nstate_dir = \"{at}/state\"\n[drill]\nlab = \"process\"\n"
+        );
+        let stack = Stack::parse(&text, "p.toml", Need::Repository).unwrap();
+        let ledger = open::ledger(&stack, &NoMonitor::shared()).unwrap();
+        let stack = RwLock::new(Arc::new(stack));
+        let ground = Ground::system();
+        let log = Arc::new(Log::new(Format::Json, ground.clock.clone()));
+        let shared = Shared { stack, ledger, ground, textfile: None, looked: AtomicI64::new(0) };
+        let work = dir.path().join("state/drills/shop-restore.work");
+        for (job, stays) in [(Job::Verify, true), (Job::Drill, false)] {
+            std::fs::create_dir_all(&work).unwrap();
+            let ended = perform(&shared, &Task::of(job), 1, &CancellationToken::new(), &log).await;
+            assert!(ended.is_err(), "there is no repository");
+            assert_eq!(work.exists(), stays, "{job:?}");
+        }
     }
 }

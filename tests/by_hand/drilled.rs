@@ -5,17 +5,19 @@ use std::{os::unix::fs::symlink, time::Duration};
 use async_trait::async_trait;
 use lifeboat::{
     drill::{Answer, Assertion, Question},
-    error::Result,
+    error::{ExitCode, Result},
     flow::Problem,
     jobs::drill::by_hand::{Recovery, recover},
     lab::{Ended, Lab, Limits, Marks, ProcessLab, Program, Running, Server},
+    names::SourceName,
     repo::Snapshot,
 };
 
 use super::*;
 
-const ALL: [&str; 4] = [
+const ALL: [&str; 5] = [
     "recover.sh brings the snapshot back",
+    "everything was brought back",
     "`minio` recovered by hand is what was stored",
     "`redis` recovered by hand is what was stored",
     "nothing else was brought back",
@@ -40,6 +42,16 @@ impl Wreck {
         is_near: bool,
         change: impl FnOnce(&mut Snapshot),
     ) -> Vec<Assertion> {
+        self.drill_with(lab, is_near, &self.identity(), change).await.unwrap()
+    }
+
+    async fn drill_with(
+        &self,
+        lab: &dyn Lab,
+        is_near: bool,
+        identity: &Path,
+        change: impl FnOnce(&mut Snapshot),
+    ) -> Result<Vec<Assertion>> {
         let repository = self.ship.reader(&FsStore::new(self.repository())).await.unwrap();
         let mut snapshot = repository.snapshot(&self.id).await.unwrap();
         change(&mut snapshot);
@@ -50,17 +62,18 @@ impl Wreck {
         let what = Recovery {
             repository: &repository,
             snapshot: &snapshot,
+            sources: &["minio", "redis"].map(|name| SourceName::new(name).unwrap()),
             folder: is_near.then_some(folder.as_path()),
-            identity: &self.identity(),
+            identity,
             signers: std::slice::from_ref(&self.ship.made.signer),
             image: None,
             scratch: &scratch,
             timeout: Duration::from_mins(4),
         };
         let mut answers = Vec::new();
-        recover(lab, &what, &mut answers).await.unwrap();
+        let recovered = recover(lab, &what, &mut answers).await;
         assert!(!scratch.exists(), "plain data stays");
-        answers
+        recovered.map(|()| answers)
     }
 
     /// Returns the only answer of a drill that came to no comparison.
@@ -80,19 +93,14 @@ async fn a_good_repository_passes_where_it_lies_and_fetched() {
     let wreck = wreck().await;
     let lab = lab(&wreck).await;
     for is_near in [true, false] {
-        let why = Problem { what: "mysql".into(), why: "it did not answer".into() };
-        let answers = wreck.drill(&lab, is_near, |snapshot| snapshot.manifest.failed.push(why)).await;
+        let answers = wreck.drill(&lab, is_near, |_| ()).await;
         assert_eq!(names(&answers), ALL);
         assert!(answers.iter().all(|one| one.answer == Answer::Held), "{answers:?}");
         assert_eq!(answers[0].kind, Question::Restored);
         let entries = entries().len();
-        let all = format!(
-            "{} entries of 2 sources; `mysql` is not in this snapshot: it did not answer",
-            entries + 1
-        );
-        assert_eq!(answers[0].detail, all);
-        assert!(answers[1].detail.starts_with(&format!("{entries} entries, ")), "{}", answers[1].detail);
-        assert_eq!((answers[2].source.as_deref(), answers[2].kind), (Some("redis"), Question::Contents));
+        assert_eq!(answers[1].detail, format!("2 sources, {} entries", entries + 1));
+        assert!(answers[2].detail.starts_with(&format!("{entries} entries, ")), "{}", answers[2].detail);
+        assert_eq!((answers[3].source.as_deref(), answers[3].kind), (Some("redis"), Question::Contents));
     }
     lab.remove().await.unwrap();
 }
@@ -118,6 +126,24 @@ async fn a_pack_of_which_one_byte_changed_fails_by_its_name_and_so_does_one_that
         let answers = wreck.drill(&lab, is_near, |_| ()).await;
         assert_eq!(answers[0].detail, format!("exit code 1: recover.sh: pack {pack} is missing"));
     }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_lacks_something_has_not_been_brought_back() {
+    let wreck = wreck().await;
+    let lab = lab(&wreck).await;
+    let problem = |what: &str, why: &str| Problem { what: what.into(), why: why.into() };
+    let answers = wreck
+        .drill(&lab, true, |snapshot| {
+            snapshot.manifest.failed.push(problem("mysql", "it did not answer"));
+            snapshot.manifest.sources[0].problems.push(problem("big/er", "access is denied"));
+        })
+        .await;
+    assert_eq!((names(&answers), answers[1].answer), (ALL.to_vec(), Answer::Failed));
+    assert_eq!(answers[1].findings, ["mysql: it did not answer", "minio: big/er: access is denied"]);
+    assert_eq!(answers[1].findings_total, 2);
+    // The others hold: what is there was brought back.
+    assert_eq!(answers.iter().filter(|one| one.answer == Answer::Held).count(), 4);
 }
 
 /// A lab in which something happens to what the script has brought back.
@@ -167,8 +193,8 @@ async fn a_file_that_is_missing_other_or_too_much_is_named() {
     let answers = wreck.drill(&mishap, true, |_| ()).await;
     assert_eq!(names(&answers), ALL);
     let found: Vec<Answer> = answers.iter().map(|one| one.answer).collect();
-    assert_eq!(found, [Answer::Held, Answer::Failed, Answer::Held, Answer::Failed]);
-    let mut findings = answers[1].findings.clone();
+    assert_eq!(found, [Answer::Held, Answer::Held, Answer::Failed, Answer::Held, Answer::Failed]);
+    let mut findings = answers[2].findings.clone();
     findings.sort();
     assert_eq!(
         findings,
@@ -179,8 +205,8 @@ async fn a_file_that_is_missing_other_or_too_much_is_named() {
             "`one` has 2 bytes instead of 1",
         ]
     );
-    assert_eq!(answers[1].findings_total, 4);
-    let mut more = answers[3].findings.clone();
+    assert_eq!(answers[2].findings_total, 4);
+    let mut more = answers[4].findings.clone();
     more.sort();
     assert_eq!(more, ["`minio/empty` was not stored", "`minio/new/x` was not stored"]);
 }
@@ -201,6 +227,7 @@ async fn what_was_found_stays_found_when_the_recovery_breaks_off_and_its_folder_
     let what = Recovery {
         repository: &repository,
         snapshot: &snapshot,
+        sources: &["minio", "redis"].map(|name| SourceName::new(name).unwrap()),
         folder: Some(folder.as_path()),
         identity: &wreck.identity(),
         signers: std::slice::from_ref(&wreck.ship.made.signer),
@@ -211,9 +238,9 @@ async fn what_was_found_stays_found_when_the_recovery_breaks_off_and_its_folder_
     let mut answers = Vec::new();
     let failure = recover(&mishap, &what, &mut answers).await.unwrap_err();
     assert_eq!(failure.exit(), lifeboat::error::ExitCode::DrillNotRun);
-    assert_eq!(names(&answers), ALL[..3]);
+    assert_eq!(names(&answers), ALL[..4]);
     let found: Vec<Answer> = answers.iter().map(|one| one.answer).collect();
-    assert_eq!(found, [Answer::Held, Answer::Failed, Answer::Failed]);
+    assert_eq!(found, [Answer::Held, Answer::Held, Answer::Failed, Answer::Failed]);
 }
 
 #[tokio::test]
@@ -249,4 +276,67 @@ async fn a_script_that_lifeboat_did_not_put_there_is_not_run() {
     assert!(!ran.exists());
     fs::remove_file(wreck.repository().join("recover.sh")).unwrap();
     assert_eq!(wreck.only_answer(&lab).await.answer, Answer::Failed);
+}
+
+/// A lab before which somebody changes the script of the repository.
+struct Intruder<'a> {
+    lab: &'a dyn Lab,
+    script: PathBuf,
+    ran: PathBuf,
+}
+
+#[async_trait]
+impl Lab for Intruder<'_> {
+    fn describe(&self) -> String {
+        self.lab.describe()
+    }
+
+    async fn start(&self, servers: &[Server]) -> Result<Vec<Running>> {
+        self.lab.start(servers).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.lab.check().await
+    }
+
+    async fn run(&self, program: &Program) -> Result<Ended> {
+        fs::remove_file(&self.script).unwrap();
+        fs::write(&self.script, format!("touch '{}'\n", self.ran.display())).unwrap();
+        self.lab.run(program).await
+    }
+
+    async fn remove(&self) -> Result<()> {
+        self.lab.remove().await
+    }
+}
+
+#[tokio::test]
+async fn a_script_that_is_changed_after_it_was_looked_at_does_not_run() {
+    let wreck = wreck().await;
+    let lab = lab(&wreck).await;
+    let (script, ran) = (wreck.repository().join("recover.sh"), wreck.dir.path().join("ran"));
+    let intruder = Intruder { lab: &lab, script, ran: ran.clone() };
+    let answers = wreck.drill(&intruder, true, |_| ()).await;
+    assert!(!ran.exists());
+    assert!(answers.iter().all(|one| one.answer == Answer::Held), "{answers:?}");
+}
+
+#[tokio::test]
+async fn an_identity_is_found_from_where_a_person_stands_and_one_under_a_passphrase_is_refused() {
+    let wreck = wreck().await;
+    let lab = lab(&wreck).await;
+    let whole = wreck.identity();
+    // As it is named from the folder that the test runs in.
+    let up: PathBuf = std::env::current_dir().unwrap().iter().skip(1).map(|_| "..").collect();
+    let relative = up.join(whole.strip_prefix("/").unwrap());
+    let answers = wreck.drill_with(&lab, true, &relative, |_| ()).await.unwrap();
+    assert!(answers.iter().all(|one| one.answer == Answer::Held), "{answers:?}");
+
+    let protected = wreck.dir.path().join("protected.txt");
+    let text = crypt::protect(&fs::read_to_string(whole).unwrap(), &"correct horse".into()).unwrap();
+    fs::write(&protected, text).unwrap();
+    let failure = wreck.drill_with(&lab, true, &protected, |_| ()).await.unwrap_err();
+    assert_eq!(failure.exit(), ExitCode::DrillNotRun);
+    assert!(failure.to_string().contains("is under a passphrase"), "{failure}");
+    assert!(failure.hints()[0].contains("identity in [drill]"), "{:?}", failure.hints());
 }

@@ -3,25 +3,55 @@
 use rustix::process::Signal;
 
 use crate::{
+    host::Service,
     remains,
     stage::{send, wait_until},
     stored,
 };
 
+/// Returns a stack's name that is this run's alone: what is left of another one's is not counted.
+fn own(name: &str) -> String {
+    format!("{name}{}", std::process::id())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn a_drill_that_was_killed_is_cleared_away_by_the_next() {
-    let (town, _) = stored("drillkill").await;
+    let stack = own("drillkill");
+    let (town, _) = stored(&stack).await;
     let mut child = town.stage.start(&["--json", "drill"]);
-    wait_until("the lab has servers", || remains("drillkill").len() >= 4);
+    wait_until("the lab has servers", || remains(&stack).len() >= 4);
     send(&child, Signal::KILL);
     child.wait().unwrap();
-    assert!(!remains("drillkill").is_empty(), "a killed process removes nothing");
+    let left = remains(&stack);
+    assert!(!left.is_empty(), "a killed process removes nothing");
     let mut second = town.stage.start(&["--json", "drill"]);
-    wait_until("the next one has its lab", || remains("drillkill").len() >= 4);
+    wait_until("the next one has its lab", || {
+        let now = remains(&stack);
+        now.len() >= 4 && left.iter().all(|id| !now.contains(id))
+    });
     send(&second, Signal::TERM);
     assert_eq!(second.wait().unwrap().code(), Some(130));
-    assert_eq!(remains("drillkill"), Vec::<String>::new(), "who is asked to end removes the lab");
+    assert_eq!(remains(&stack), Vec::<String>::new(), "who is asked to end removes the lab");
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_drill_that_was_killed_is_cleared_away_when_the_service_starts() {
+    let stack = own("drillserve");
+    let (town, _) = stored(&stack).await;
+    let mut child = town.stage.start(&["--json", "drill"]);
+    wait_until("the lab has servers", || remains(&stack).len() >= 4);
+    send(&child, Signal::KILL);
+    let killed = std::time::Instant::now();
+    child.wait().unwrap();
+    let service = Service::start(&town.stage);
+    wait_until("nothing is left of the lab", || remains(&stack).is_empty());
+    println!("from SIGKILL until nothing was left: {} ms", killed.elapsed().as_millis());
+    service.says("removed 1 labs that drills had left behind");
+    assert!(!town.stage.exists(&format!("state/drills/{stack}-restore.work")));
+    service.stop();
     town.end().await;
 }
 

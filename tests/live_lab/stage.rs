@@ -60,6 +60,7 @@ pub fn bash(script: &str) -> Program {
         environment: BTreeMap::new(),
         read_only: Vec::new(),
         writable: Vec::new(),
+        is_alone: false,
         timeout: Duration::from_mins(1),
     }
 }

@@ -6,7 +6,7 @@ use chrono::Duration;
 use rustix::process::Signal;
 
 use crate::{
-    host::{Service, kept_slot, scheduled, set_schedule, snapshots},
+    host::{Left, Service, kept_slot, scheduled, set_schedule, snapshots},
     stage::{Silent, Stage, closed_port, wait_until},
 };
 
@@ -204,5 +204,17 @@ fn the_log_is_json_with_the_time_the_level_and_the_task_and_holds_no_secret() {
         assert!(!line.to_string().contains("s3cr3t"), "{line}");
     }
     assert!(service.lines().iter().any(|line| line.contains("\"task\":\"backup\"")));
+    service.stop();
+}
+
+#[test]
+fn what_a_killed_drill_left_is_removed_when_the_service_starts_though_none_is_on_the_schedule() {
+    let stage = scheduled(NIGHTLY);
+    stage.snapshot();
+    stage.append("[drill]\nlab = \"process\"\n");
+    let left = Left::by_a_killed_drill(&stage);
+    let service = Service::start(&stage);
+    left.is_gone(&stage);
+    service.says("removed 1 labs that drills had left behind");
     service.stop();
 }

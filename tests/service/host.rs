@@ -9,6 +9,7 @@ use std::{
 
 use chrono::{DateTime, Duration, Utc};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::stage::{Stage, closed_port, send, wait_until};
 
@@ -136,4 +137,49 @@ pub fn scheduled(schedule: &str) -> Stage {
 
 pub fn snapshots(stage: &Stage) -> usize {
     stage.run(&["snapshots", "--json"]).ends(0).json()["snapshots"].as_array().unwrap().len()
+}
+
+/// What a killed drill left behind.
+pub struct Left {
+    killed: std::time::Instant,
+    pids: Vec<i64>,
+}
+
+impl Left {
+    /// Drills in a lab of processes until its program `forever` runs, and kills the drill.
+    pub fn by_a_killed_drill(stage: &Stage) -> Self {
+        stage.append("[[drill.command]]\nname = \"forever\"\ncommand = [\"sh\", \"-c\", \"sleep 1000\"]\n");
+        let mut drill = stage.start(&["drill"]);
+        let mut trace = Value::Null;
+        wait_until("the lab runs its program", || {
+            let files = stage.files("state/labs").into_iter();
+            let file = files.into_iter().find(|file| file.ends_with("lab.json"));
+            let read = file.and_then(|file| serde_json::from_slice(&std::fs::read(file).ok()?).ok());
+            trace = read.unwrap_or_default();
+            trace["processes"].as_array().is_some_and(|all| all.iter().any(|one| one["program"] == "forever"))
+        });
+        send(&drill, Signal::KILL);
+        let killed = std::time::Instant::now();
+        drill.wait().unwrap();
+        let pids = trace["processes"].as_array().unwrap().iter().map(|one| one["pid"].as_i64().unwrap());
+        let left = Self { killed, pids: pids.collect() };
+        assert!(left.pids.iter().any(|pid| runs(*pid)), "who is killed ends nothing");
+        assert!(stage.exists("state/drills/demo-restore.work"));
+        left
+    }
+
+    /// Waits until nothing of it is there.
+    pub fn is_gone(&self, stage: &Stage) {
+        wait_until("what the drill left is removed", || {
+            let work = stage.exists("state/drills/demo-restore.work");
+            !work && stage.files("state/labs").is_empty() && !self.pids.iter().any(|pid| runs(*pid))
+        });
+        println!("from SIGKILL until nothing was left: {} ms", self.killed.elapsed().as_millis());
+    }
+}
+
+/// Returns whether a process runs; one that only waits to be taken leave of does not.
+fn runs(pid: i64) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|text| !text.rsplit_once(')').unwrap().1.trim_start().starts_with('Z'))
 }

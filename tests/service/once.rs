@@ -4,7 +4,7 @@ use chrono::Duration;
 use rustix::process::Signal;
 
 use crate::{
-    host::{kept_slot, scheduled, set_schedule, snapshots},
+    host::{Left, kept_slot, scheduled, set_schedule, snapshots},
     stage::{Silent, ran, send},
 };
 
@@ -158,4 +158,18 @@ fn prune_by_hand_right_after_a_backup_by_hand_sees_what_that_lost() {
     stage.write("data/large", "");
     stage.run(&["backup"]).ends(0);
     stage.run(&["prune", "--apply"]).ends(1).tells("prune stands still until a person has looked");
+}
+
+#[test]
+fn a_timer_removes_what_a_killed_drill_left() {
+    let stage = scheduled(NIGHTLY);
+    stage.snapshot();
+    stage.append("[drill]\nlab = \"process\"\n");
+    for call in [&["serve", "--once"][..], &["serve", "--once", "verify"]] {
+        let policy = stage.read("lifeboat.toml");
+        let left = Left::by_a_killed_drill(&stage);
+        stage.run(call).ends(0).says("removed 1 labs that drills had left behind");
+        left.is_gone(&stage);
+        stage.write("lifeboat.toml", &policy);
+    }
 }

@@ -6,7 +6,9 @@
 //! after the other, each removed once it was; what is left then is too much. *Crash.* The folder holds plain data: it
 //! is removed at the end whatever came of it, and by the next one if lifeboat was killed.
 //!
-//! The script is not signed, and it is given an identity: one that lifeboat did not put there is not run.
+//! The script is not signed, and it is given an identity: one that lifeboat did not put there is not run. What runs are
+//! the very bytes that were looked at: they lie in a folder of the drill's own that looks like the repository, by
+//! links.
 //!
 //! *Limits.* One entry of the list and one piece of a file are in memory. The folder needs twice the plain bytes of the
 //! snapshot, and room for its packs where they are fetched.
@@ -15,7 +17,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File},
     io::{ErrorKind, Read},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, symlink},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,24 +26,30 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use crate::{
+    crypt::Identities,
     drill::{Assertion, FINDINGS_MAX, Question},
-    error::{Context, ExitCode, Result},
-    lab::{Ended, Lab, Program},
-    names::ChunkId,
+    error::{Context, ExitCode, Failure, Result},
+    lab::{self, Ended, Lab, Program},
+    names::{ChunkId, SourceName},
     repo::{
         self, Read as Readable, Repository, Snapshot,
         format::{EntryRecord, Manifest, SourceManifest},
     },
 };
 
-/// Where the script finds the repository.
+/// Where the script lies, beside links to what the repository has.
 const REPOSITORY: &str = "/repository";
+/// Where these lead: the repository, and how it is reached from the folder beside it.
+const STORE: &str = "/store";
+const BESIDE: &str = "../store";
 /// Where it finds the identity.
 const IDENTITY: &str = "/identity.txt";
 /// Where it writes to.
 const RESULT: &str = "/recovered";
 /// The answer to whether the script can be run to its end.
 const RUNS: &str = "recover.sh brings the snapshot back";
+/// The answer to whether anything lacks that should have been stored.
+const ALL: &str = "everything was brought back";
 /// The answer to whether there is more than was stored.
 const NO_MORE: &str = "nothing else was brought back";
 /// Lines of the script's output that are shown when it failed.
@@ -58,9 +66,11 @@ pub struct Recovery<'a> {
     pub repository: &'a Repository<Readable>,
     /// The snapshot.
     pub snapshot: &'a Snapshot,
+    /// The sources that a whole snapshot has.
+    pub sources: &'a [SourceName],
     /// The folder that the repository lies in; where it lies elsewhere it is fetched first.
     pub folder: Option<&'a Path>,
-    /// The file with the identity that opens the data, without a passphrase.
+    /// The file with the identity that opens the data; one under a passphrase is refused.
     pub identity: &'a Path,
     /// The public keys of all who sign in this repository, maintainers too, as they stand on the recovery sheet.
     pub signers: &'a [String],
@@ -85,25 +95,43 @@ pub async fn recover(lab: &dyn Lab, what: &Recovery<'_>, answers: &mut Vec<Asser
 pub async fn clear(scratch: &Path) -> Result<()> {
     let gone = scratch.to_owned();
     let told = || format!("folder `{}` with recovered data cannot be removed", scratch.display());
-    match spawn_blocking(move || fs::remove_dir_all(gone)).await.failed(ExitCode::DrillNotRun, told)? {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed.failed(ExitCode::DrillNotRun, told),
+    let removed =
+        spawn_blocking(move || lab::remove_tree(&gone)).await.failed(ExitCode::DrillNotRun, told)?;
+    removed.failed(ExitCode::DrillNotRun, told)
+}
+
+/// Returns where the identity is. In a lab nobody can type a passphrase.
+fn identity(given: &Path) -> Result<PathBuf> {
+    let told = || format!("the identity `{}` cannot be read", given.display());
+    let path = fs::canonicalize(given).failed(ExitCode::DrillNotRun, told)?;
+    if Identities::is_protected(&path) {
+        let what =
+            format!("the identity `{}` is under a passphrase, which nobody can type here", path.display());
+        return Err(Failure::new(ExitCode::DrillNotRun, what)
+            .hint(
+                "Give the drill an identity that opens without one: identity in [drill], or --identity FILE.",
+            )
+            .hint("With a passphrase recover.sh runs at a terminal only: RECOVERY.md says how."));
     }
+    Ok(path)
 }
 
 async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>, answers: &mut Vec<Assertion>) -> Result<()> {
+    let identity = identity(what.identity)?;
     let result = what.scratch.join("recovered");
     make(&result)?;
     let folder = if let Some(folder) = what.folder {
         folder.to_owned()
     } else {
-        let fetched = what.scratch.join("repository");
+        let fetched = what.scratch.join("fetched");
         make(&fetched)?;
         what.repository.fetch_for_recovery(&what.snapshot.refs, &fetched).await?;
         fetched
     };
-    match fs::read(folder.join(repo::RECOVERY_SCRIPT)) {
-        Ok(script) if repo::is_own_script(&script) => {}
+    let folder = fs::canonicalize(&folder)
+        .failed(ExitCode::DrillNotRun, || format!("folder `{}` is not there", folder.display()))?;
+    let script = match fs::read(folder.join(repo::RECOVERY_SCRIPT)) {
+        Ok(script) if repo::is_own_script(&script) => script,
         Ok(_) => {
             let why = "the script in the repository is not one that this lifeboat knows; it was not run";
             answers.push(not_run(why));
@@ -117,10 +145,14 @@ async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>, answers: &mut Vec<Asse
             answers.push(not_run(&format!("recover.sh cannot be read: {error}")));
             return Ok(());
         }
-    }
-    let ended = lab.run(&program(what, &folder, &result)).await?;
-    answers.push(judge(&ended, what.timeout, &what.snapshot.manifest));
+    };
+    let view = view(&folder, &script, what.scratch).failed(ExitCode::DrillNotRun, || {
+        format!("recover.sh cannot be put beside `{}`", folder.display())
+    })?;
+    let ended = lab.run(&program(what, &identity, &view, &folder, &result)).await?;
+    answers.push(judge(&ended, what.timeout));
     if ended.code == Some(0) {
+        answers.push(all_there(&what.snapshot.manifest, what.sources));
         for source in &what.snapshot.manifest.sources {
             answers.push(compare(what.snapshot, source, &result).await?);
         }
@@ -134,7 +166,23 @@ fn make(folder: &Path) -> Result<()> {
     made.failed(ExitCode::DrillNotRun, || format!("folder `{}` cannot be made", folder.display()))
 }
 
-fn program(what: &Recovery<'_>, folder: &Path, result: &Path) -> Program {
+/// Makes a folder that looks like the repository, with these bytes as its script: whoever may write to the repository
+/// could have put others there meanwhile. The links lead to the same place on this host and in a container.
+fn view(repository: &Path, script: &[u8], scratch: &Path) -> std::io::Result<PathBuf> {
+    let view = scratch.join("repository");
+    DirBuilder::new().mode(0o700).create(&view)?;
+    symlink(repository, view.join(BESIDE))?;
+    for item in fs::read_dir(repository)? {
+        let name = item?.file_name();
+        if name != repo::RECOVERY_SCRIPT {
+            symlink(Path::new(BESIDE).join(&name), view.join(&name))?;
+        }
+    }
+    fs::write(view.join(repo::RECOVERY_SCRIPT), script)?;
+    Ok(view)
+}
+
+fn program(what: &Recovery<'_>, identity: &Path, view: &Path, folder: &Path, result: &Path) -> Program {
     let script = format!("{REPOSITORY}/{}", repo::RECOVERY_SCRIPT);
     let mut command: Vec<String> =
         ["bash", &script, "-i", IDENTITY, "-o", RESULT].into_iter().map(str::to_owned).collect();
@@ -148,8 +196,14 @@ fn program(what: &Recovery<'_>, folder: &Path, result: &Path) -> Program {
         beside: None,
         command,
         environment: BTreeMap::new(),
-        read_only: vec![(folder.to_owned(), REPOSITORY.into()), (what.identity.to_owned(), IDENTITY.into())],
+        read_only: vec![
+            (view.to_owned(), REPOSITORY.into()),
+            (folder.to_owned(), STORE.into()),
+            (identity.to_owned(), IDENTITY.into()),
+        ],
         writable: vec![(result.to_owned(), RESULT.into())],
+        // It is given the identity, and has nobody to talk to.
+        is_alone: true,
         timeout: what.timeout,
     }
 }
@@ -164,7 +218,7 @@ fn not_run(why: &str) -> Assertion {
 
 /// Tells from how the script ended whether it brought the snapshot back. What the place lacked says nothing about the
 /// repository.
-fn judge(ended: &Ended, timeout: Duration, manifest: &Manifest) -> Assertion {
+fn judge(ended: &Ended, timeout: Duration) -> Assertion {
     let lines: Vec<&str> = ended.output.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = lines.last().copied().unwrap_or("it said nothing");
     let lacks = lines.iter().rev().find(|line| {
@@ -173,7 +227,7 @@ fn judge(ended: &Ended, timeout: Duration, manifest: &Manifest) -> Assertion {
     });
     match ended.code {
         None => not_run(&format!("the script was not done after {} s", timeout.as_secs())),
-        Some(0) => Assertion::held(Question::Restored, RUNS, brought_back(manifest)),
+        Some(0) => Assertion::held(Question::Restored, RUNS, "exit code 0"),
         Some(126 | 127) => not_run(last),
         Some(_) if lacks.is_some() => not_run(lacks.copied().unwrap_or(last)),
         Some(code) if code > 128 => not_run(&format!("the script was ended by signal {}", code - 128)),
@@ -185,13 +239,33 @@ fn judge(ended: &Ended, timeout: Duration, manifest: &Manifest) -> Assertion {
     }
 }
 
-/// Says what a good recovery brings back, and what the snapshot never had.
-fn brought_back(manifest: &Manifest) -> String {
+/// Tells whether a good recovery of this snapshot brings everything back. What the backup had left out nobody can bring
+/// back, and of nothing nothing is proven.
+fn all_there(manifest: &Manifest, wanted: &[SourceName]) -> Assertion {
+    let mut missing = Findings::default();
+    for failed in &manifest.failed {
+        missing.tell(|| format!("{}: {}", failed.what, failed.why));
+    }
+    for source in &manifest.sources {
+        for problem in &source.problems {
+            missing.tell(|| format!("{}: {}: {}", source.name, problem.what, problem.why));
+        }
+    }
+    let is_told = |name: &SourceName| manifest.failed.iter().any(|failed| failed.what == name.as_str());
+    let is_there = |name: &SourceName| manifest.sources.iter().any(|source| source.name == *name);
+    for name in wanted.iter().filter(|name| !is_there(name) && !is_told(name)) {
+        missing.tell(|| format!("{name}: the snapshot does not have it"));
+    }
     let entries: u64 = manifest.sources.iter().map(|source| source.entries).sum();
-    let mut parts = vec![format!("{entries} entries of {} sources", manifest.sources.len())];
-    let missing = manifest.failed.iter();
-    parts.extend(missing.map(|one| format!("`{}` is not in this snapshot: {}", one.what, one.why)));
-    parts.join("; ")
+    let detail = format!("{} sources, {entries} entries", manifest.sources.len());
+    if missing.total > 0 {
+        let detail = format!("{detail}; {} are missing", missing.total);
+        Assertion::failed(Question::Restored, ALL, detail).with_findings(missing.named, missing.total)
+    } else if entries == 0 {
+        Assertion::could_not_run(Question::Restored, ALL, "the snapshot holds no entry")
+    } else {
+        Assertion::held(Question::Restored, ALL, detail)
+    }
 }
 
 /// What did not hold: the first ones by name, all by count.
@@ -330,6 +404,7 @@ mod tests {
     use super::*;
     use crate::drill::Answer;
 
+    /// Of a snapshot that got nothing.
     fn manifest() -> Manifest {
         serde_json::from_value(serde_json::json!({
             "format": 1, "snapshot": "20261101T030000Z-7f3a", "stack": "town", "host": "tower",
@@ -341,7 +416,7 @@ mod tests {
 
     fn judged(code: Option<i64>, output: &str) -> (Answer, String) {
         let ended = Ended { code, output: output.to_owned() };
-        let answer = judge(&ended, Duration::from_mins(2), &manifest());
+        let answer = judge(&ended, Duration::from_mins(2));
         (answer.answer, answer.detail)
     }
 
@@ -364,9 +439,27 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_the_snapshot_never_had_are_told() {
-        let (answer, detail) = judged(Some(0), "done\n");
-        assert_eq!(answer, Answer::Held);
-        assert_eq!(detail, "0 entries of 0 sources; `redis` is not in this snapshot: it did not answer");
+    fn what_the_snapshot_never_had_is_missing_and_nothing_proves_nothing() {
+        let names = |all: &[&str]| -> Vec<SourceName> {
+            all.iter().map(|name| SourceName::new(name).unwrap()).collect()
+        };
+        let answer = |manifest: &Manifest, wanted: &[&str]| {
+            let told = all_there(manifest, &names(wanted));
+            (told.answer, told.detail, told.findings)
+        };
+        let missing = |lines: &[&str], detail: &str| {
+            (Answer::Failed, detail.to_owned(), lines.iter().map(|line| (*line).to_owned()).collect())
+        };
+        let mut partial = manifest();
+        let (redis, mysql) = ("redis: it did not answer", "mysql: the snapshot does not have it");
+        assert_eq!(answer(&partial, &["redis"]), missing(&[redis], "0 sources, 0 entries; 1 are missing"));
+        assert_eq!(
+            answer(&partial, &["mysql", "redis"]),
+            missing(&[redis, mysql], "0 sources, 0 entries; 2 are missing")
+        );
+        partial.failed.clear();
+        assert_eq!(answer(&partial, &["mysql"]), missing(&[mysql], "0 sources, 0 entries; 1 are missing"));
+        let nothing = (Answer::CouldNotRun, "the snapshot holds no entry".to_owned(), Vec::new());
+        assert_eq!(answer(&partial, &[]), nothing);
     }
 }

@@ -18,6 +18,7 @@ mod objects;
 mod pick;
 mod programs;
 mod questions;
+mod reap;
 mod record;
 mod references;
 mod rehearse;
@@ -33,6 +34,7 @@ use self::{drift::Drift, rehearse::Rehearsal, watch::Watch};
 pub use self::{
     objects::ObjectBook,
     questions::Asking,
+    reap::{Reaped, reap},
     record::Recorded,
     rehearse::Meddle,
     scene::{Cast, Dumps, Scene},
@@ -145,26 +147,6 @@ impl Remembered for Drilled {
 pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Drilled> {
     let task = wanted.task();
     noted(context, &task, Box::pin(make(context, wanted))).await
-}
-
-/// Removes what drills of this stack that were killed left behind, and returns how many labs that were. A drill that is
-/// at work is left alone: it has its lock.
-pub async fn reap(stack: &Stack, ground: &Ground) -> Result<u64> {
-    let mut removed = 0;
-    for way in Way::ALL {
-        let task = task_of(way);
-        let Ok(_lock) = super::open::RunLock::take(stack, &task) else { continue };
-        watch::Workplace::clear(stack, way)?;
-        let Marks { stack: name, host, task, .. } = marks_of(stack, &task, "");
-        removed += match stack.drill.lab {
-            LabKind::Docker => {
-                let socket = stack.drill.socket.as_deref();
-                lab::docker::reap(socket, &name, &host, &task, ground.clock.now()).await?
-            }
-            LabKind::Process => lab::reap_processes(&labs(stack), &name, &host).await?,
-        };
-    }
-    Ok(removed)
 }
 
 /// Whoever can take a drill's run lock may remove its lab; so a lab is told apart by all that the lock is.

@@ -57,6 +57,7 @@ fn program(asking: &Asking<'_>, config: &CommandConfig) -> Result<Program> {
         environment,
         read_only,
         writable: Vec::new(),
+        is_alone: false,
         timeout: Duration::from_secs(u64::from(config.timeout_minutes) * 60),
     })
 }

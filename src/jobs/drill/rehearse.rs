@@ -180,9 +180,11 @@ impl Rehearsal<'_> {
         let settings = &stack.repository.settings;
         let signers: Vec<String> = settings.signers.iter().chain(&settings.maintainers).cloned().collect();
         let scratch = workplace.path().join("recovery");
+        let sources: Vec<SourceName> = stack.sources.iter().map(|source| source.name.clone()).collect();
         let recovery = Recovery {
             repository: &opened.repository,
             snapshot: &opened.snapshot,
+            sources: &sources,
             folder: root.as_deref(),
             identity: &opened.identity,
             signers: &signers,

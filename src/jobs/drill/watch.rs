@@ -12,6 +12,7 @@ use crate::{
     drill::{Assertion, Phase, Question, Report, Step, Way},
     error::{Context, ExitCode, Result},
     jobs::open::state_dir,
+    lab,
     policy::Stack,
 };
 
@@ -105,15 +106,15 @@ impl Workplace {
         Ok(Self(path))
     }
 
+    /// Returns whether a drill is at work in it, or left it behind.
+    pub(super) fn is_there(stack: &Stack, way: Way) -> bool {
+        Self::of(stack, way).exists()
+    }
+
     /// Removes it with all that is in it.
     pub(super) fn clear(stack: &Stack, way: Way) -> Result<()> {
         let path = Self::of(stack, way);
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).failed(ExitCode::Failed, || format!("`{}` cannot be removed", path.display()))
-            }
-            _ => Ok(()),
-        }
+        lab::remove_tree(&path).failed(ExitCode::Failed, || format!("`{}` cannot be removed", path.display()))
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -33,6 +33,8 @@ pub(super) struct Frame<'a> {
     pub labels: &'a HashMap<String, String>,
     pub place: &'a Place,
     pub is_podman: bool,
+    /// This process's user and group, where root of a container is root of the host: what a program writes is theirs.
+    pub owner: Option<String>,
 }
 
 impl Frame<'_> {
@@ -118,12 +120,19 @@ impl Frame<'_> {
                 ..Mount::default()
             });
         }
+        let mut body = self.body(image, Vec::new());
+        let mut host = HostConfig { mounts: Some(mounts), extra_hosts: Some(hosts), ..self.host() };
+        if program.is_alone {
+            (host.network_mode, host.dns, host.extra_hosts) = (Some("none".to_owned()), None, None);
+            body.networking_config = None;
+        }
         Ok(ContainerCreateBody {
             // In place of the image's own entry point, which may be a program itself.
             entrypoint: Some(program.command.clone()),
             env: Some(program.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
-            host_config: Some(HostConfig { mounts: Some(mounts), extra_hosts: Some(hosts), ..self.host() }),
-            ..self.body(image, Vec::new())
+            host_config: Some(host),
+            user: self.owner.clone().filter(|_| !program.writable.is_empty()),
+            ..body
         })
     }
 }
@@ -151,19 +160,19 @@ fn environment(server: &Server) -> Vec<String> {
     }
 }
 
+/// Returns what a server is told: what a lab needs, what the policy adds, and then what the policy cannot undo, for of
+/// two the last one counts.
 fn command(server: &Server, limits: &Limits) -> Vec<String> {
+    let is_database = matches!(server.product, Product::Mysql | Product::Mariadb);
     let mut command: Vec<String> = match server.product {
         Product::Mysql | Product::Mariadb => {
             let pool_bytes = (limits.memory_bytes / 3).max(POOL_BYTES_MIN);
             let mut all = [
                 // What is restored is not changed again, and a crash loses nothing that is not in the repository.
-                "--skip-log-bin",
                 "--innodb-flush-log-at-trx-commit=2",
                 "--sync-binlog=0",
                 "--local-infile=ON",
                 "--max-allowed-packet=1G",
-                // Events of the restored stack must not fire in a drill.
-                "--event-scheduler=OFF",
                 "--skip-name-resolve",
             ]
             .map(str::to_owned)
@@ -175,6 +184,10 @@ fn command(server: &Server, limits: &Limits) -> Vec<String> {
         Product::S3 => ["server", data_folder(server.product)].map(str::to_owned).into(),
     };
     command.extend(server.arguments.iter().cloned());
+    if is_database {
+        // Events of the restored stack must never fire in a drill, and nothing may be fed from one.
+        command.extend(["--event-scheduler=OFF", "--skip-log-bin"].map(str::to_owned));
+    }
     command
 }
 
@@ -234,7 +247,7 @@ mod tests {
     fn made<T>(way: Way, limits: &Limits, make: impl FnOnce(&Frame<'_>, &Image) -> T) -> T {
         let place = Place { network: "lab".to_owned(), way };
         let image = Image { id: "sha256:11".to_owned(), shown: String::new() };
-        make(&Frame { limits, labels: &HashMap::new(), place: &place, is_podman: false }, &image)
+        make(&Frame { limits, labels: &HashMap::new(), place: &place, is_podman: false, owner: None }, &image)
     }
 
     fn program() -> Program {
@@ -246,6 +259,7 @@ mod tests {
             environment: BTreeMap::from([("A".to_owned(), "1=2".to_owned())]),
             read_only: vec![("/srv/a".into(), "/a".into())],
             writable: vec![("/srv/b".into(), "/b".into())],
+            is_alone: false,
             timeout: Duration::from_secs(1),
         }
     }
@@ -274,11 +288,13 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_told_what_a_lab_needs_and_then_what_the_policy_says() {
-        let mysql = command(&server(Product::Mysql), &limits());
-        assert!(mysql.contains(&"--event-scheduler=OFF".to_owned()));
-        assert!(mysql.contains(&"--innodb-buffer-pool-size=104857600".to_owned()));
-        assert_eq!(mysql.last().map(String::as_str), Some("--one-more"));
+    fn the_policy_may_change_what_a_server_is_told_but_not_wake_its_events() {
+        for product in [Product::Mysql, Product::Mariadb] {
+            let told = command(&server(product), &limits());
+            let at = |argument: &str| told.iter().position(|one| one == argument).unwrap();
+            assert!(at("--innodb-buffer-pool-size=104857600") < at("--one-more"));
+            assert_eq!(told[at("--one-more") + 1..], ["--event-scheduler=OFF", "--skip-log-bin"]);
+        }
         let s3 = command(&server(Product::S3), &limits());
         assert_eq!(s3, ["server", "/data", "--one-more"]);
     }
@@ -308,6 +324,31 @@ mod tests {
         let mounts = host.mounts.unwrap();
         let seen: Vec<_> = mounts.iter().map(|one| (one.source.as_deref(), one.read_only)).collect();
         assert_eq!(seen, [(Some("/srv/a"), Some(true)), (Some("/srv/b"), Some(false))]);
+    }
+
+    #[test]
+    fn a_program_that_is_alone_has_no_network() {
+        let alone = Program { is_alone: true, ..program() };
+        let body =
+            made(Way::Address, &limits(), |frame, image| frame.program(&alone, image, Vec::new())).unwrap();
+        let host = body.host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!((host.dns, body.networking_config), (None, None));
+    }
+
+    #[test]
+    fn what_a_program_writes_belongs_to_who_runs_lifeboat() {
+        let user = |program: Program, owner: Option<&str>| {
+            made(Way::Address, &limits(), |frame, image| {
+                let owner = owner.map(str::to_owned);
+                let frame =
+                    Frame { owner, limits: frame.limits, labels: frame.labels, place: frame.place, ..*frame };
+                frame.program(&program, image, Vec::new()).unwrap().user
+            })
+        };
+        assert_eq!(user(program(), Some("1000:100")).as_deref(), Some("1000:100"));
+        assert_eq!(user(Program { writable: Vec::new(), ..program() }, Some("1000:100")), None);
+        assert_eq!(user(program(), None), None, "root of the container is this very user");
     }
 
     #[test]

@@ -40,7 +40,13 @@ fn choose(said: Option<&str>, runtime: Option<&str>, exists: impl Fn(&str) -> bo
     format!("unix://{path}")
 }
 
+/// Returns whether a container engine answers at `socket`.
+pub async fn answers(socket: Option<&str>) -> bool {
+    Engine::open(socket).await.is_ok()
+}
+
 /// An engine that answered.
+#[derive(Clone)]
 pub(super) struct Engine {
     /// The client.
     pub docker: Docker,

@@ -16,13 +16,16 @@
 //!
 //! *Order.* What was left behind is reaped; images are looked for, or pulled, before anything starts; then the network,
 //! then all containers at once. A server is ready when it says its first byte: a published port accepts connections
-//! long before that. *Crash.* Everything carries the labels of its lab from its first moment; data lies in volumes
-//! without a name, or in memory, and goes with its container.
+//! long before that. A removal waits for what the engine is making, also when nobody else does any more. *Crash.*
+//! Everything carries the labels of its lab from its first moment; data lies in volumes without a name, or in memory,
+//! and goes with its container.
 //!
 //! *Limits.* Memory without swap, processors, processes; no new privileges, few capabilities; logs of 2 MiB.
 
 mod container;
 mod engine;
+#[cfg(test)]
+mod fake;
 mod images;
 mod place;
 mod reap;
@@ -31,7 +34,7 @@ mod watch;
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -47,12 +50,13 @@ use bollard::{
 use chrono::{DateTime, Utc};
 use futures_util::{
     StreamExt,
-    future::{join_all, try_join_all},
+    future::{BoxFuture, join_all, try_join_all},
 };
+use rustix::process::{getegid, geteuid};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::OnceCell,
+    sync::{OnceCell, RwLock},
     time::{sleep, timeout},
 };
 
@@ -63,7 +67,10 @@ use self::{
     place::Place,
     reap::Which,
 };
-pub use self::{engine::address, reap::reap};
+pub use self::{
+    engine::{address, answers},
+    reap::reap,
+};
 use super::{Ended, Lab, Limits, Marks, OUTPUT_BYTES_MAX, Product, Program, Running, Server, not_run};
 use crate::error::{Context, ExitCode, Failure, Result};
 
@@ -81,6 +88,8 @@ pub struct DockerLab {
     labels: HashMap<String, String>,
     pull_limit: Duration,
     must_publish: bool,
+    /// Held by whatever is being made in the engine: a removal waits for it.
+    making: Arc<RwLock<()>>,
     place: OnceCell<Place>,
     started: Mutex<Vec<Started>>,
 }
@@ -107,16 +116,22 @@ impl DockerLab {
         reap::remove(&engine.docker, &left).await?;
         let lifetime = chrono::Duration::from_std(limits.lifetime).unwrap_or(chrono::Duration::MAX);
         let expires = now.checked_add_signed(lifetime).unwrap_or(DateTime::<Utc>::MAX_UTC);
-        Ok(Self {
-            labels: reap::labels(&marks, expires),
+        let labels = reap::labels(&marks, expires);
+        Ok(Self::new(engine, marks, limits, labels))
+    }
+
+    fn new(engine: Engine, marks: Marks, limits: Limits, labels: HashMap<String, String>) -> Self {
+        Self {
             engine,
             marks,
             limits,
+            labels,
             pull_limit: PULL_LIMIT,
             must_publish: false,
+            making: Arc::default(),
             place: OnceCell::new(),
             started: Mutex::default(),
-        })
+        }
     }
 
     /// Sets how long an image may take to be pulled.
@@ -133,10 +148,26 @@ impl DockerLab {
         self
     }
 
+    /// Lets the engine make something, and waits for it. Who stops waiting does not stop the engine, so that goes on
+    /// until it is known what was made.
+    async fn make<T: Send + 'static>(&self, work: BoxFuture<'static, Result<T>>) -> Result<T> {
+        let making = self.making.clone().read_owned().await;
+        let made = tokio::spawn(async move {
+            let made = work.await;
+            drop(making);
+            made
+        });
+        made.await.failed(ExitCode::DrillNotRun, || "a part of the lab was not made".to_owned())?
+    }
+
     /// Returns the lab's network, which is made when it is first needed.
     async fn place(&self) -> Result<&Place> {
-        let name = network_name(&self.marks);
-        let make = || Place::make(&self.engine, &name, &self.labels, self.must_publish);
+        let make = || {
+            let (engine, labels, must_publish) =
+                (self.engine.clone(), self.labels.clone(), self.must_publish);
+            let name = network_name(&self.marks);
+            self.make(Box::pin(async move { Place::make(&engine, &name, &labels, must_publish).await }))
+        };
         self.place.get_or_try_init(make).await
     }
 
@@ -145,13 +176,24 @@ impl DockerLab {
     }
 
     async fn frame(&self) -> Result<Frame<'_>> {
-        let is_podman = self.engine.is_podman;
-        Ok(Frame { limits: &self.limits, labels: &self.labels, place: self.place().await?, is_podman })
+        let owner = format!("{}:{}", geteuid().as_raw(), getegid().as_raw());
+        Ok(Frame {
+            limits: &self.limits,
+            labels: &self.labels,
+            place: self.place().await?,
+            is_podman: self.engine.is_podman,
+            // An engine without root maps root of its containers to this user.
+            owner: Some(owner).filter(|_| !self.engine.is_apart),
+        })
     }
 
     async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<String> {
-        let created = self.engine.docker.create_container(None::<CreateContainerOptions>, body).await;
-        Ok(created.failed(ExitCode::DrillNotRun, || format!("failed to make a container for `{name}`"))?.id)
+        let (docker, what) = (self.engine.docker.clone(), format!("failed to make a container for `{name}`"));
+        self.make(Box::pin(async move {
+            let created = docker.create_container(None::<CreateContainerOptions>, body).await;
+            Ok(created.failed(ExitCode::DrillNotRun, || what)?.id)
+        }))
+        .await
     }
 
     async fn begin(&self, name: &str, container: &str) -> Result<()> {
@@ -319,6 +361,7 @@ impl Lab for DockerLab {
     }
 
     async fn remove(&self) -> Result<()> {
+        let _nothing_is_made = self.making.write().await;
         self.started.lock().unwrap_or_else(PoisonError::into_inner).clear();
         reap::remove(&self.engine.docker, &Which::This(&self.marks)).await.map(|_| ())
     }
@@ -326,7 +369,41 @@ impl Lab for DockerLab {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{fake::Fake, *};
+
+    #[tokio::test]
+    async fn who_stops_waiting_for_a_container_leaves_none_behind() {
+        let text = str::to_owned;
+        let marks = Marks { stack: text("im"), host: text("a"), task: text("drill"), drill: text("1") };
+        let labels = reap::labels(&marks, DateTime::UNIX_EPOCH);
+        let fake = Fake::start(labels.clone(), &[], &[]);
+        let engine = Engine {
+            docker: fake.client(),
+            address: String::new(),
+            name: String::new(),
+            is_podman: false,
+            is_apart: false,
+        };
+        let limits = Limits {
+            memory_bytes: 1 << 30,
+            cpu_percent: None,
+            data_in_memory: false,
+            start: Duration::from_mins(1),
+            lifetime: Duration::from_mins(1),
+        };
+        let lab = DockerLab::new(engine, marks, limits, labels);
+        tokio::select! {
+            _ = lab.create("cache", ContainerCreateBody::default()) => panic!("the engine takes its time"),
+            () = fake.is_asked() => {}
+        }
+        let mut removal = std::pin::pin!(lab.remove());
+        // While the engine is at it a removal finds nothing, and has to wait.
+        let early = timeout(Duration::from_millis(300), &mut removal).await;
+        fake.make();
+        assert!(early.is_err(), "it was not waited for");
+        removal.await.unwrap();
+        assert_eq!(fake.containers().len(), 0);
+    }
 
     #[test]
     fn a_network_has_a_name_that_every_engine_takes() {

@@ -1,7 +1,8 @@
 //! What labs leave behind: found by its labels, and removed.
 //!
 //! *Order.* Containers with their volumes first, then networks, which nothing may be attached to. Each is tried
-//! whatever became of the others. *Crash.* What is left is found the next time by the same labels.
+//! whatever became of the others; then is looked again, until nothing is left. *Crash.* What is left is found the next
+//! time by the same labels.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,7 +25,7 @@ use super::{
     super::{Marks, not_run},
     engine::{Engine, is_busy, is_missing, with_label},
 };
-use crate::error::{Context, ExitCode, Result};
+use crate::error::{Context, ExitCode, Failure, Result};
 
 const STACK: &str = "lifeboat.lab.stack";
 const HOST: &str = "lifeboat.lab.host";
@@ -32,6 +33,8 @@ const TASK: &str = "lifeboat.lab.task";
 const DRILL: &str = "lifeboat.lab.drill";
 const EXPIRES: &str = "lifeboat.lab.expires";
 
+/// How often is looked again for what a lab still has.
+const ROUNDS_MAX: u32 = 10;
 /// How often something that is going away is looked for again, and how long it is left alone between.
 const LOOKS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -99,28 +102,40 @@ fn is_over(end: &str, now: DateTime<Utc>) -> bool {
     DateTime::parse_from_rfc3339(end).is_ok_and(|end| end <= now)
 }
 
-/// Removes everything that is meant, and returns how many labs it was of.
+/// Removes everything that is meant, and returns how many labs it was of. Looks again until nothing is there: the
+/// engine may still have been making something that nobody waited for.
 pub(super) async fn remove(docker: &Docker, which: &Which<'_>) -> Result<u64> {
-    let found = async { Ok::<_, Error>((containers(docker, which).await?, networks(docker, which).await?)) };
-    let (containers, networks) =
-        found.await.failed(ExitCode::DrillNotRun, || "failed to list what drills left behind".to_owned())?;
-    let mut troubles = Vec::new();
-    for (id, _) in &containers {
-        troubles.extend(remove_container(docker, id).await.err());
+    let mut labs = BTreeSet::new();
+    for _ in 0..ROUNDS_MAX {
+        let found =
+            async { Ok::<_, Error>((containers(docker, which).await?, networks(docker, which).await?)) };
+        let (containers, networks) = found
+            .await
+            .failed(ExitCode::DrillNotRun, || "failed to list what drills left behind".to_owned())?;
+        if containers.is_empty() && networks.is_empty() {
+            return Ok(labs.len() as u64);
+        }
+        let mut troubles = Vec::new();
+        for (id, _) in &containers {
+            troubles.extend(remove_container(docker, id).await.err());
+        }
+        for (id, _) in &networks {
+            troubles.extend(remove_network(docker, id).await.err());
+        }
+        if !troubles.is_empty() {
+            let told: Vec<String> = troubles.iter().map(ToString::to_string).collect();
+            return Err(stays(which, troubles.len()).because(told.join("; ")));
+        }
+        labs.extend(containers.into_iter().chain(networks).map(|(_, lab)| lab));
     }
-    for (id, _) in &networks {
-        troubles.extend(remove_network(docker, id).await.err());
-    }
-    if troubles.is_empty() {
-        let labs: BTreeSet<_> = containers.iter().chain(&networks).map(|(_, lab)| lab).collect();
-        return Ok(labs.len() as u64);
-    }
-    let count = troubles.len();
-    let told: Vec<String> = troubles.iter().map(ToString::to_string).collect();
-    Err(not_run(format!("{count} things of a lab were not removed")).because(told.join("; ")).hint(format!(
+    Err(stays(which, labs.len()).because("something is added to them all the time"))
+}
+
+fn stays(which: &Which<'_>, count: usize) -> Failure {
+    not_run(format!("{count} things of a lab were not removed")).hint(format!(
         "The next drill tries again. By hand: `docker ps -aq --filter label={STACK}={} | xargs docker rm -fv`.",
         which.stack()
-    )))
+    ))
 }
 
 /// A thing's id, and the lab that it is of.
@@ -189,7 +204,7 @@ async fn remove_network(docker: &Docker, id: &str) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::fake::Fake, *};
 
     fn marks(stack: &str, host: &str, task: &str, drill: &str) -> Marks {
         let text = str::to_owned;
@@ -225,5 +240,22 @@ mod tests {
         assert!(this.means(&labels(&mine, now)));
         assert!(!this.means(&labels(&marks("im", "a", "drill", "1"), now)));
         assert!(!this.means(&Labels::new()));
+    }
+
+    #[tokio::test]
+    async fn what_appears_while_a_lab_is_removed_is_removed_too() {
+        let mine = marks("im", "a", "drill", "2");
+        let engine = Fake::start(labels(&mine, DateTime::UNIX_EPOCH), &["one"], &["three", "two"]);
+        let removed = remove(&engine.client(), &Which::This(&mine)).await.unwrap();
+        assert_eq!((removed, engine.containers()), (1, Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn a_lab_to_which_somebody_goes_on_adding_is_given_up() {
+        let mine = marks("im", "a", "drill", "2");
+        let engine = Fake::start(labels(&mine, DateTime::UNIX_EPOCH), &["one"], &["more"; 100]);
+        let failure = remove(&engine.client(), &Which::This(&mine)).await.unwrap_err();
+        assert_eq!(failure.exit(), ExitCode::DrillNotRun);
+        assert!(failure.hints()[0].contains("docker rm -fv"), "{:?}", failure.hints());
     }
 }

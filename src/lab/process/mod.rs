@@ -20,7 +20,7 @@ mod trace;
 use std::{
     collections::HashSet,
     fs::{self, DirBuilder, File},
-    io::{ErrorKind, Read, Seek, SeekFrom},
+    io::{Read, Seek, SeekFrom},
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -40,9 +40,9 @@ use tokio::{
 use self::{
     recipe::{Home, Recipe},
     tools::{Account, Tools, check_passable},
-    trace::{Process, Trace},
+    trace::{Labs, Process, Trace},
 };
-use super::{Ended, Lab, Limits, Marks, Program, Running, Server, not_run};
+use super::{Ended, Lab, Limits, Marks, Program, Running, Server, not_run, remove_tree};
 use crate::error::{Context, ExitCode, Failure, Result};
 
 /// How often a server is started anew because another program took its port.
@@ -82,7 +82,11 @@ impl ProcessLab {
     /// Makes a lab below `root`. What earlier labs of the same stack, host and task left there is ended and removed:
     /// the caller sees to it that none of them is at work.
     pub async fn open(root: &Path, marks: Marks, limits: Limits) -> Result<Self> {
-        for (folder, trace) in trace::labs(root)? {
+        let Labs { found, troubles } = trace::labs(root)?;
+        if let Some(failure) = troubles.into_iter().next() {
+            return Err(failure);
+        }
+        for (folder, trace) in found {
             if trace.is_of(&marks.stack, &marks.host, Some(&marks.task)) {
                 clear(&folder, &trace).await?;
             }
@@ -236,29 +240,33 @@ impl Lab for ProcessLab {
     }
 }
 
-/// Ends and removes what labs of a stack and host left below `root` when nobody is at work in them any more: lifeboat
-/// has ended, or their time was up. Returns how many there were. For the start of a service.
-pub async fn reap(root: &Path, stack: &str, host: &str) -> Result<u64> {
+/// Ends and removes what labs of a stack and host left below `root`: those of a task, of which the caller holds the
+/// lock, and all others in which nobody is at work any more: lifeboat has ended, or their time was up. Returns how many
+/// there were, and what went wrong: it stops nothing.
+pub async fn reap(root: &Path, stack: &str, host: &str, task: &str) -> (u64, Vec<Failure>) {
+    let Labs { found, mut troubles } = match trace::labs(root) {
+        Ok(found) => found,
+        Err(failure) => return (0, vec![failure]),
+    };
     let mut count = 0;
-    for (folder, trace) in trace::labs(root)? {
-        if trace.is_of(stack, host, None) && trace.is_garbage() {
-            clear(&folder, &trace).await?;
-            count += 1;
+    for (folder, trace) in found {
+        if trace.is_of(stack, host, Some(task)) || trace.is_of(stack, host, None) && trace.is_garbage() {
+            match clear(&folder, &trace).await {
+                Ok(()) => count += 1,
+                Err(failure) => troubles.push(failure),
+            }
         }
     }
-    Ok(count)
+    (count, troubles)
 }
 
 /// Ends a lab's processes and removes its folder.
 async fn clear(folder: &Path, trace: &Trace) -> Result<()> {
     trace.end().await?;
     let gone = folder.to_owned();
-    let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(gone)).await;
+    let removed = tokio::task::spawn_blocking(move || remove_tree(&gone)).await;
     let what = || format!("folder `{}` cannot be removed", folder.display());
-    match removed.failed(ExitCode::DrillNotRun, what)? {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed.failed(ExitCode::DrillNotRun, what),
-    }
+    removed.failed(ExitCode::DrillNotRun, what)?.failed(ExitCode::DrillNotRun, what)
 }
 
 /// Waits until the server accepts a connection on this port, and it is really the server that does.

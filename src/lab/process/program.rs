@@ -1,20 +1,26 @@
 //! Runs a program on the host, as one would be run beside the servers of a lab of containers.
 //!
 //! It gets an environment of its own. Where it would find a file in a container, its command names the file's real
-//! place here. It and all that it started are ended when its time is up, also when lifeboat stops waiting.
+//! place here.
+//!
+//! *Order.* A program that has ended is not taken leave of before the rest of its group is ended too: so long nobody
+//! else gets its number. It and all that it started are ended also when its time is up, and when lifeboat stops
+//! waiting. *Limits.* What a program moved into a group of its own is not found.
 
 use std::{
-    io::{ErrorKind, PipeReader},
+    io::{ErrorKind, PipeReader, Read},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    pin::pin,
     process::{ExitStatus, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe::Receiver,
-    process::{Child, Command},
+    process::Command,
+    signal::unix::{SignalKind, signal},
 };
 
 use super::{
@@ -23,18 +29,19 @@ use super::{
 };
 use crate::error::{Context, ExitCode, Result};
 
+/// Bytes of output that are read at once, and that may still be in the pipe when a program has ended.
+const PIECE_BYTES: usize = 16 << 10;
+const PIPE_BYTES_MAX: usize = 1 << 20;
 /// What a shell answers when there is no such program.
 const NOT_FOUND: i64 = 127;
 
 /// Ends a program and all of its group when dropped.
-struct Group(Option<Pid>);
+struct Group(Pid);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(pid) = self.0 {
-            // It may be gone already.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
+        // It may be gone already.
+        let _ = kill_process_group(self.0, Signal::KILL);
     }
 }
 
@@ -83,17 +90,17 @@ pub(super) async fn run(
     };
     // It holds an end of the pipe, which would never close.
     drop(command);
-    let id = child.id();
-    let mut group = Group(id.and_then(|id| Pid::from_raw(id.cast_signed())));
-    id.map_or(Ok(()), note)?;
+    let id = child.id().ok_or_else(|| not_run(what()))?;
+    let pid = Pid::from_raw(id.cast_signed()).ok_or_else(|| not_run(what()))?;
+    let group = Group(pid);
+    note(id)?;
     let mut tail = Tail::default();
-    let ended = tokio::time::timeout(program.timeout, listen(reader, &mut child, &mut tail)).await;
+    let ended = tokio::time::timeout(program.timeout, listen(reader, group, &mut tail)).await;
     let code = match ended {
         Err(_) => None,
-        Ok(status) => {
-            // It is gone, and its number may soon be that of another.
-            group.0 = None;
-            Some(code_of(status.failed(ExitCode::DrillNotRun, what)?))
+        Ok(ended) => {
+            ended.failed(ExitCode::DrillNotRun, what)?;
+            Some(code_of(child.wait().await.failed(ExitCode::DrillNotRun, what)?))
         }
     };
     Ok(Ended { code, output: tail.text() })
@@ -109,24 +116,42 @@ fn code_of(status: ExitStatus) -> i64 {
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).map_or(-1, i64::from)
 }
 
-/// Takes what the program writes until it ends. What it left running may hold the pipe, and is not waited for.
-async fn listen(from: PipeReader, child: &mut Child, tail: &mut Tail) -> std::io::Result<ExitStatus> {
+/// Takes what the program writes until it ends, and ends its group.
+async fn listen(from: PipeReader, group: Group, tail: &mut Tail) -> std::io::Result<()> {
     let mut from = Receiver::from_owned_fd(OwnedFd::from(from))?;
-    let mut buffer = vec![0; 16 << 10];
+    let mut buffer = vec![0; PIECE_BYTES];
     let mut is_open = true;
-    let status = loop {
+    let mut end = pin!(end_of(group.0));
+    loop {
         tokio::select! {
             read = from.read(&mut buffer), if is_open => match read? {
                 0 => is_open = false,
                 count => tail.push(&buffer[..count]),
             },
-            status = child.wait() => break status?,
+            ended = &mut end => break ended?,
         }
-    };
-    while let Ok(count @ 1..) = from.try_read(&mut buffer) {
-        tail.push(&buffer[..count]);
     }
-    Ok(status)
+    drop(group);
+    // What is still in the pipe; more than a pipe holds is of somebody who left the group, and is not waited for.
+    let mut rest = PipeReader::from(from.into_nonblocking_fd()?);
+    for _ in 0..PIPE_BYTES_MAX / PIECE_BYTES {
+        match rest.read(&mut buffer) {
+            Ok(count @ 1..) => tail.push(&buffer[..count]),
+            _ => break,
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a child has ended, and leaves it to be taken leave of.
+async fn end_of(pid: Pid) -> std::io::Result<()> {
+    // Before the first look: no end comes unnoticed.
+    let mut ends = signal(SignalKind::child())?;
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    while waitid(WaitId::Pid(pid), look)?.is_none() {
+        ends.recv().await;
+    }
+    Ok(())
 }
 
 /// Returns where the program would find things in a container, and where they really are.
@@ -172,6 +197,7 @@ mod tests {
             environment: BTreeMap::new(),
             read_only: Vec::new(),
             writable: Vec::new(),
+            is_alone: false,
             timeout: Duration::from_mins(1),
         }
     }
@@ -226,21 +252,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_program_left_running_is_not_waited_for_and_what_takes_too_long_is_ended_whole() {
+    async fn what_a_program_left_running_is_ended_with_it_and_so_is_what_takes_too_long() {
         let left = ended(&program(&["sh", "-c", "sleep 1000 & echo $!"])).await;
         assert_eq!(left.code, Some(0));
-        let pid = Pid::from_raw(left.output.trim().parse().unwrap()).unwrap();
-        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+        assert_eq!(
+            ended(&program(&["sh", "-c", "yes & sleep 0.1"])).await.code,
+            Some(0),
+            "it never falls silent"
+        );
+        gone(left.output.trim().parse().unwrap()).await;
         let mut slow = program(&["sh", "-c", "sleep 1000 & echo $!; wait"]);
         slow.timeout = Duration::from_millis(500);
         let slow = ended(&slow).await;
         assert_eq!(slow.code, None);
-        let pid: i32 = slow.output.trim().parse().unwrap();
-        // It was killed; whoever adopts it takes its leave.
+        gone(slow.output.trim().parse().unwrap()).await;
+    }
+
+    /// Waits until a process that was killed is gone; whoever adopts it takes its leave.
+    async fn gone(pid: i32) {
+        let runs = || std::fs::read_to_string(format!("/proc/{pid}/stat"));
         let gone = async {
-            while std::fs::read_to_string(format!("/proc/{pid}/stat"))
-                .is_ok_and(|text| !text.contains(") Z "))
-            {
+            while runs().is_ok_and(|text| !text.contains(") Z ")) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

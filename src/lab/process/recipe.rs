@@ -3,8 +3,8 @@
 //! A password is in a file that only the server's user can read, never among arguments. `MinIO` takes it from its
 //! environment only: it was made for this lab, opens nothing else, and is gone with it.
 //!
-//! What the policy adds stands before what keeps the server on this host and its events asleep, so it cannot undo
-//! that.
+//! What the policy adds stands before what keeps the server on this host, its events asleep and its binlog off, so it
+//! cannot undo that.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -35,6 +35,16 @@ pub(super) struct Recipe {
     pub(super) greets: bool,
     /// A file with the password that is not needed any more once the server runs.
     pub(super) once: Option<PathBuf>,
+}
+
+/// A server that is to be started, and with what.
+struct Order<'a> {
+    server: &'a Server,
+    home: &'a Home,
+    port: u16,
+    limits: &'a Limits,
+    tools: &'a Tools,
+    password: &'a str,
 }
 
 /// A server's folder, and whom it belongs to.
@@ -119,21 +129,16 @@ pub(super) fn serve(
     if password.is_empty() || !password.chars().all(|c| c.is_ascii_alphanumeric()) {
         return Err(not_run("the lab's own passwords must be letters and digits"));
     }
+    let order = Order { server, home, port, limits, tools, password };
     match server.product {
-        Product::Mysql | Product::Mariadb => database(server, home, port, limits, tools, password),
-        Product::Redis => redis(server, home, port, limits, tools, password),
-        Product::S3 => objects(server, home, port, limits, tools, password),
+        Product::Mysql | Product::Mariadb => database(&order),
+        Product::Redis => redis(&order),
+        Product::S3 => objects(&order),
     }
 }
 
-fn database(
-    server: &Server,
-    home: &Home,
-    port: u16,
-    limits: &Limits,
-    tools: &Tools,
-    password: &str,
-) -> Result<Recipe> {
+fn database(order: &Order<'_>) -> Result<Recipe> {
+    let &Order { server, home, port, limits, tools, password } = order;
     let is_mysql = server.product == Product::Mysql;
     let program = if is_mysql { tools.mysqld()? } else { tools.need(&["mariadbd"])? };
     // A statement a line. Names are not resolved, so `localhost` means the socket only.
@@ -147,14 +152,14 @@ fn database(
     let cache = (limits.memory_bytes / 4).max(CACHE_BYTES_MIN);
     let mut arguments = words(&[
         "--no-defaults",
-        "--skip-log-bin",
         "--innodb-flush-log-at-trx-commit=2",
         "--max-allowed-packet=1G",
         "--local-infile=ON",
     ]);
     arguments.push(with("--innodb-buffer-pool-size=", cache.to_string()));
     arguments.extend(server.arguments.iter().map(OsString::from));
-    arguments.extend(words(&["--skip-name-resolve", "--event-scheduler=OFF", "--bind-address=127.0.0.1"]));
+    arguments.extend(words(&["--skip-name-resolve", "--event-scheduler=OFF", "--skip-log-bin"]));
+    arguments.push("--bind-address=127.0.0.1".into());
     arguments.push(with("--port=", port.to_string()));
     arguments.push(with("--datadir=", home.data()));
     arguments.push(with("--tmpdir=", home.temporary()));
@@ -168,14 +173,8 @@ fn database(
     Ok(Recipe { program, arguments, environment: Vec::new(), greets: true, once: Some(once) })
 }
 
-fn redis(
-    server: &Server,
-    home: &Home,
-    port: u16,
-    limits: &Limits,
-    tools: &Tools,
-    password: &str,
-) -> Result<Recipe> {
+fn redis(order: &Order<'_>) -> Result<Recipe> {
+    let &Order { server, home, port, limits, tools, password } = order;
     let program = tools.need(&["redis-server", "valkey-server"])?;
     let memory = limits.memory_bytes;
     // The server's folder is where it is started in.
@@ -190,14 +189,8 @@ fn redis(
     Ok(Recipe { program, arguments, environment: Vec::new(), greets: false, once: None })
 }
 
-fn objects(
-    server: &Server,
-    home: &Home,
-    port: u16,
-    limits: &Limits,
-    tools: &Tools,
-    password: &str,
-) -> Result<Recipe> {
+fn objects(order: &Order<'_>) -> Result<Recipe> {
+    let &Order { server, home, port, limits, tools, password } = order;
     let program = tools.need(&["minio"])?;
     let mut arguments = words(&["server"]);
     arguments.extend(server.arguments.iter().map(OsString::from));

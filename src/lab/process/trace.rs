@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::super::{Marks, not_run};
 use crate::{
     clock::{Clock, System, stored_time},
-    error::{Context, ExitCode, Result},
+    error::{Context, ExitCode, Failure, Result},
 };
 
 /// The file of a lab's folder.
@@ -183,23 +183,33 @@ impl Trace {
     }
 }
 
-/// Returns the labs below `root`, each with its trace.
-pub(super) fn labs(root: &Path) -> Result<Vec<(PathBuf, Trace)>> {
+/// The labs below a folder.
+#[derive(Default)]
+pub(super) struct Labs {
+    /// Each with its trace.
+    pub(super) found: Vec<(PathBuf, Trace)>,
+    /// What keeps others from being understood.
+    pub(super) troubles: Vec<Failure>,
+}
+
+/// Returns the labs below `root`.
+pub(super) fn labs(root: &Path) -> Result<Labs> {
     let what = || format!("folder `{}` cannot be read", root.display());
     let listed = match fs::read_dir(root) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Labs::default()),
         listed => listed.failed(ExitCode::DrillNotRun, what)?,
     };
-    let mut found = Vec::new();
+    let mut labs = Labs::default();
     for item in listed {
         let folder = item.failed(ExitCode::DrillNotRun, what)?.path();
-        match Trace::read(&folder)? {
-            Some(trace) => found.push((folder, trace)),
+        match Trace::read(&folder) {
+            Ok(Some(trace)) => labs.found.push((folder, trace)),
             // Of one who died before its first note: nothing was started, and it is empty.
-            None => drop(fs::remove_dir(&folder)),
+            Ok(None) => drop(fs::remove_dir(&folder)),
+            Err(failure) => labs.troubles.push(failure),
         }
     }
-    Ok(found)
+    Ok(labs)
 }
 
 /// Returns the id of the machine's present boot.
