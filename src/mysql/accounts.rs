@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
-    conn::{Flavor, Server, code, is_denied, number, text},
+    conn::{Flavor, Server, code, is_denied, is_unknown_account, number, text},
     sql::{Script, account, ident},
 };
 use crate::error::{ExitCode, Failure, Result};
@@ -34,35 +34,61 @@ impl Account {
     }
 }
 
+/// What was read of the accounts.
+pub(super) struct Found {
+    /// The statements that make them.
+    pub script: Script,
+    /// Accounts in the server's tables that it does not know: `MariaDB` loads none with the name of a host where
+    /// `skip_name_resolve` is on, and what it does not know it cannot show.
+    pub unknown: Vec<String>,
+}
+
 /// Reads all accounts; `None` when the account that reads may not.
-pub(super) async fn read(server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<Option<Script>> {
+pub(super) async fn read(server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<Option<Found>> {
     let accounts = match list(conn, flavor).await {
         Ok(accounts) => accounts,
         Err(error) if number(&error).is_some_and(is_denied) => return Ok(None),
         Err(error) => return Err(server.failure("list the accounts", error)),
     };
     let (mut creates, mut grants, mut defaults) = (Vec::new(), Vec::new(), Vec::new());
+    let mut unknown = Vec::new();
     for account in &accounts {
         let sql = account.sql();
         let doing = format!("read account {sql}");
+        let Some(granted) = shown(server, conn, &format!("SHOW GRANTS FOR {sql}"), &doing).await? else {
+            unknown.push(sql);
+            continue;
+        };
         if account.host.is_none() {
             creates.push(marked(&sql, &format!("CREATE ROLE {sql}")));
         } else {
-            for row in server.rows(conn, &format!("SHOW CREATE USER {sql}"), &doing).await? {
-                let (create, default) = without_default_role(&text(&row, 0).unwrap_or_default());
+            let Some(created) = shown(server, conn, &format!("SHOW CREATE USER {sql}"), &doing).await? else {
+                unknown.push(sql);
+                continue;
+            };
+            for create in created {
+                let (create, default) = without_default_role(&create);
                 creates.push(marked(&sql, &create));
                 defaults.extend(
                     default.map(|roles| marked(&sql, &format!("ALTER USER {sql} DEFAULT ROLE {roles}"))),
                 );
             }
         }
-        for row in server.rows(conn, &format!("SHOW GRANTS FOR {sql}"), &doing).await? {
-            grants.push(marked(&sql, &text(&row, 0).unwrap_or_default()));
-        }
+        grants.extend(granted.iter().map(|grant| marked(&sql, grant)));
     }
     let mut script = Script::default();
     creates.into_iter().chain(grants).chain(defaults).for_each(|statement| script.push(statement));
-    Ok(Some(script))
+    Ok(Some(Found { script, unknown }))
+}
+
+/// Returns what the server shows of an account, a line each; `None` when it does not know the account.
+async fn shown(server: &Server, conn: &mut Conn, sql: &str, doing: &str) -> Result<Option<Vec<String>>> {
+    let rows: Vec<mysql_async::Row> = match conn.query(sql).await {
+        Ok(rows) => rows,
+        Err(error) if number(&error).is_some_and(is_unknown_account) => return Ok(None),
+        Err(error) => return Err(server.failure(doing, error)),
+    };
+    Ok(Some(rows.iter().map(|row| text(row, 0).unwrap_or_default()).collect()))
 }
 
 async fn list(conn: &mut Conn, flavor: Flavor) -> mysql_async::Result<Vec<Account>> {

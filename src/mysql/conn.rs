@@ -28,6 +28,9 @@ pub(super) mod code {
     pub const SHUTTING_DOWN: u16 = 1053;
     pub const SYNTAX: u16 = 1064;
     pub const HOST_REFUSED: u16 = 1130;
+    pub const NO_SUCH_ACCOUNT: u16 = 1133;
+    pub const NO_SUCH_GRANT: u16 = 1141;
+    pub const ACCOUNT_REFUSED: u16 = 1396;
     pub const NO_GRANT_FOR_TABLE: u16 = 1142;
     pub const NO_GRANT_FOR_COLUMN: u16 = 1143;
     pub const NO_SUCH_TABLE: u16 = 1146;
@@ -296,6 +299,11 @@ pub(super) fn number(error: &mysql_async::Error) -> Option<u16> {
         mysql_async::Error::Server(error) => Some(error.code),
         _ => None,
     }
+}
+
+/// Returns whether this error says that the server knows no such account.
+pub(super) fn is_unknown_account(number: u16) -> bool {
+    matches!(number, code::NO_SUCH_ACCOUNT | code::NO_SUCH_GRANT | code::ACCOUNT_REFUSED)
 }
 
 /// Returns whether this error says that a privilege is missing.

@@ -65,7 +65,7 @@ impl Source for MysqlSource {
         let server = Server::new(&self.name, &self.config, false)?;
         let wanted = Wanted::new(&self.config)?.only(self.only);
         let mut snapshot = Snapshot::take(&server, &wanted, &self.ground, &*self.monitor).await?;
-        let content = Content::read(&server, &wanted, &mut snapshot).await?;
+        let content = Content::read(&server, &wanted, &mut snapshot, &self.monitor).await?;
         sink.announce(content.inventory(&snapshot)).await?;
         let mut reading = Reading { server: &server, snapshot, content, sink, monitor: &self.monitor };
         reading.definitions().await?;
@@ -84,7 +84,12 @@ struct Content {
 }
 
 impl Content {
-    async fn read(server: &Server, wanted: &Wanted, snapshot: &mut Snapshot) -> Result<Self> {
+    async fn read(
+        server: &Server,
+        wanted: &Wanted,
+        snapshot: &mut Snapshot,
+        monitor: &SharedMonitor,
+    ) -> Result<Self> {
         let databases = databases(server, &mut snapshot.names, wanted).await?;
         let mut tables = Vec::new();
         for db in &databases {
@@ -102,6 +107,10 @@ impl Content {
         } else {
             None
         };
+        let accounts = accounts.map(|found| {
+            warn_of_unknown(server, &found.unknown, monitor);
+            found.script
+        });
         Ok(Self { databases, tables, accounts })
     }
 
@@ -225,6 +234,19 @@ impl Reading<'_> {
         }
         let point = self.snapshot.point.clone();
         self.sink.finish(point).await
+    }
+}
+
+/// Tells which accounts nobody can log in with, and nobody can read.
+fn warn_of_unknown(server: &Server, accounts: &[String], monitor: &SharedMonitor) {
+    if let Some(first) = accounts.first() {
+        let more = accounts.len() - 1;
+        let and = if more == 0 { String::new() } else { format!(" and {more} more") };
+        monitor.warn(
+            Some(&server.name),
+            format!("the server's tables have account {first}{and}, which it does not know: not stored"),
+            Some("With skip_name_resolve accounts with the name of a host do not count: drop it, or give it an address."),
+        );
     }
 }
 

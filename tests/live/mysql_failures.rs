@@ -1,12 +1,17 @@
 //! What goes wrong is told, with the right exit code, and nothing is touched that should not be.
 
+use std::sync::Arc;
+
 use lifeboat::{
+    clock::Ground,
     error::{ExitCode, Failure},
+    event::{Recorder, SharedMonitor},
     flow::{
         EntryMeta, FlowError, Selection, Stage, WriteOptions,
         conformance::{a_broken_stream_is_never_a_success, read_all},
     },
-    names::EntryPath,
+    mysql::MysqlSource,
+    names::{EntryPath, SourceName},
 };
 
 use mysql_async::prelude::Queryable;
@@ -26,6 +31,7 @@ crate::on_both!(
     a_stream_that_ends_early_is_never_a_success,
     a_lock_that_is_not_granted_in_time_is_given_up,
     accounts_that_may_not_be_read_are_a_problem,
+    an_account_that_the_server_does_not_know_is_told_and_the_others_are_read,
 );
 
 fn failure(error: FlowError) -> Failure {
@@ -217,6 +223,33 @@ async fn accounts_that_may_not_be_read_are_a_problem(product: Product) {
     assert_eq!(reading.problems[0].what, "accounts");
     assert!(reading.problems[0].why.contains("GRANT SELECT ON mysql.*"));
     server.run([format!("DROP DATABASE {db}"), format!("DROP USER {db}")]).await;
+}
+
+async fn an_account_that_the_server_does_not_know_is_told_and_the_others_are_read(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("unknown");
+    database(&server, db).await;
+    // As `skip_name_resolve` leaves accounts with the name of a host: in the table, and not loaded.
+    let forget = match product {
+        Product::Mysql => format!("DELETE FROM mysql.user WHERE user = '{db}'"),
+        Product::Mariadb => format!("DELETE FROM mysql.global_priv WHERE user = '{db}'"),
+    };
+    let columns = "(host, user, ssl_cipher, x509_issuer, x509_subject)";
+    let written = match product {
+        Product::Mysql => format!("INSERT INTO mysql.user {columns} VALUES ('web1', '{db}', '', '', '')"),
+        Product::Mariadb => format!("INSERT INTO mysql.global_priv VALUES ('web1', '{db}', '{{}}')"),
+    };
+    server.run([forget.as_str(), written.as_str()]).await;
+    let mut config = server.only(&[db]);
+    config.exclude.clear();
+    let heard = Arc::new(Recorder::default());
+    let name = SourceName::new("mysql").unwrap();
+    let source = MysqlSource::new(name, config, Ground::system(), Arc::clone(&heard) as SharedMonitor);
+    let reading = read_all(Box::new(source)).await.expect("all else is read");
+    server.run([forget, format!("DROP DATABASE {db}")]).await;
+    assert!(reading.problems.is_empty(), "{:?}", reading.problems);
+    let told = heard.warnings().join("\n");
+    assert!(told.contains(&format!("the server's tables have account `{db}`@`web1`, which")), "{told}");
 }
 
 async fn a_stream_that_ends_early_is_never_a_success(product: Product) {
