@@ -126,12 +126,18 @@ impl Frame<'_> {
             (host.network_mode, host.dns, host.extra_hosts) = (Some("none".to_owned()), None, None);
             body.networking_config = None;
         }
+        let user = self.owner.clone().filter(|_| !program.writable.is_empty());
+        if user.is_some() {
+            // What this process may read by one of its groups, the program may too.
+            let groups = rustix::process::getgroups().unwrap_or_default();
+            host.group_add = Some(groups.iter().map(|group| group.as_raw().to_string()).collect());
+        }
         Ok(ContainerCreateBody {
             // In place of the image's own entry point, which may be a program itself.
             entrypoint: Some(program.command.clone()),
             env: Some(program.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
             host_config: Some(host),
-            user: self.owner.clone().filter(|_| !program.writable.is_empty()),
+            user,
             ..body
         })
     }

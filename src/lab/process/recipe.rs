@@ -103,7 +103,12 @@ pub(super) fn first(server: &Server, home: &Home, tools: &Tools) -> Result<Optio
         Product::Mariadb => {
             // Before a folder is filled in vain.
             tools.need(&["mariadbd"])?;
-            let own = ["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"];
+            let own = [
+                "--no-defaults",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                "--skip-name-resolve",
+            ];
             (tools.need(&["mariadb-install-db"])?, words(&own))
         }
         Product::Redis | Product::S3 => return Ok(None),
