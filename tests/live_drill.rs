@@ -78,16 +78,46 @@ fn rename(town: &Town, name: &str) {
     });
 }
 
+/// A stack's name that is this run's alone. What is left of its labs goes when the test fails, too.
+struct Own(String);
+
+impl std::ops::Deref for Own {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        for (kind, remove) in KINDS {
+            for id in listed(kind, self) {
+                let _ = Command::new("docker").args(remove).arg(id).output();
+            }
+        }
+    }
+}
+
+fn own(name: &str) -> Own {
+    Own(format!("{name}{}", std::process::id()))
+}
+
+/// What a lab is made of: how it is listed, and how it is removed.
+const KINDS: [(&[&str], &[&str]); 3] = [
+    (&["ps", "-aq"], &["rm", "-fv"]),
+    (&["network", "ls", "-q"], &["network", "rm"]),
+    (&["volume", "ls", "-q"], &["volume", "rm"]),
+];
+
+fn listed(kind: &[&str], stack: &str) -> Vec<String> {
+    let label = format!("label=lifeboat.lab.stack={stack}");
+    let output = Command::new("docker").args(kind).args(["--filter", &label]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
 /// Returns what docker still has of the labs of a stack.
 fn remains(stack: &str) -> Vec<String> {
-    let label = format!("label=lifeboat.lab.stack={stack}");
-    let kinds: [&[&str]; 3] = [&["ps", "-aq"], &["network", "ls", "-q"], &["volume", "ls", "-q"]];
-    kinds
-        .iter()
-        .flat_map(|words| {
-            let output = Command::new("docker").args(*words).args(["--filter", &label]).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
-        })
-        .collect()
+    KINDS.iter().flat_map(|(kind, _)| listed(kind, stack)).collect()
 }

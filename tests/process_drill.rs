@@ -130,6 +130,19 @@ impl Harbour {
     }
 }
 
+/// The servers end with the test also when it fails.
+impl Drop for Harbour {
+    fn drop(&mut self) {
+        for file in self.stage.files("servers").iter().filter(|file| file.ends_with("lab.json")) {
+            let trace: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+            for process in trace["processes"].as_array().into_iter().flatten() {
+                let group = format!("-{}", process["pid"]);
+                let _ = std::process::Command::new("kill").args(["-KILL", "--", &group]).output();
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs mariadbd and redis-server: run fixtures/test"]
 async fn a_whole_stack_passes_and_so_does_its_recipe() {

@@ -3,16 +3,11 @@
 use rustix::process::Signal;
 
 use crate::{
-    host::Service,
-    remains,
+    host::{Service, works},
+    own, remains,
     stage::{send, wait_until},
     stored,
 };
-
-/// Returns a stack's name that is this run's alone: what is left of another one's is not counted.
-fn own(name: &str) -> String {
-    format!("{name}{}", std::process::id())
-}
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
@@ -50,7 +45,7 @@ async fn a_drill_that_was_killed_is_cleared_away_when_the_service_starts() {
     wait_until("nothing is left of the lab", || remains(&stack).is_empty());
     println!("from SIGKILL until nothing was left: {} ms", killed.elapsed().as_millis());
     service.says("removed 1 labs that drills had left behind");
-    assert!(!town.stage.exists(&format!("state/drills/{stack}-restore.work")));
+    assert_eq!(works(&town.stage), Vec::<String>::new());
     service.stop();
     town.end().await;
 }
@@ -58,7 +53,8 @@ async fn a_drill_that_was_killed_is_cleared_away_when_the_service_starts() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn a_lab_that_cannot_be_is_no_drill_that_passed() {
-    let (town, _) = stored("drillnolab").await;
+    let stack = own("drillnolab");
+    let (town, _) = stored(&stack).await;
     town.stage.edit(|text| text.replacen("[drill]\n", "[drill]\nsocket = \"/nowhere/docker.sock\"\n", 1));
     let ran = town.run(&["--json", "drill"]).ends(42).json();
     assert_eq!((&ran["passed"], &ran["outcome"]), (&false.into(), &"could_not_run".into()), "{ran:#}");
@@ -68,6 +64,6 @@ async fn a_lab_that_cannot_be_is_no_drill_that_passed() {
     assert_eq!(ran["outcome"], "could_not_run", "{ran:#}");
     let listed = town.run(&["--json", "snapshots"]).ends(0).json();
     assert_eq!(listed["snapshots"][0]["proven"], false, "{listed:#}");
-    assert_eq!(remains("drillnolab"), Vec::<String>::new());
+    assert_eq!(remains(&stack), Vec::<String>::new());
     town.end().await;
 }

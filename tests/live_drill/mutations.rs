@@ -18,7 +18,7 @@ use mysql_async::prelude::Queryable;
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
-use crate::{buckets, stored};
+use crate::{buckets, own, stored};
 
 fn kind<'s>(scene: &'s Scene<'_>, name: &str) -> &'s SourceKind {
     &scene.copy_of(&SourceName::new(name).unwrap()).unwrap().config.kind
@@ -68,7 +68,8 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn every_row_key_object_and_trigger_that_was_changed_is_named() {
-    let (town, _) = stored("drillmutate").await;
+    let stack = own("drillmutate");
+    let (town, _) = stored(&stack).await;
     let stack = Stack::load(town.stage.at("lifeboat.toml").as_ref()).unwrap();
     let (ground, stop) = (Ground::system(), CancellationToken::new());
     let monitor: SharedMonitor = Arc::new(NoMonitor);

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{questions, remains, rename, stored, town::Town};
+use crate::{own, questions, remains, rename, stored, town::Town};
 
 fn answers(drill: &Value) -> Vec<(String, String)> {
     let text = |one: &Value, name: &str| one[name].as_str().unwrap().to_owned();
@@ -19,7 +19,8 @@ fn answers(drill: &Value) -> Vec<(String, String)> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn a_whole_stack_passes_and_its_signed_proof_is_stored() {
-    let (town, snapshot) = stored("drillpass").await;
+    let stack = own("drillpass");
+    let (town, snapshot) = stored(&stack).await;
     let drilled = town.run(&["--json", "drill"]).ends(0).json();
     assert_eq!(drilled["passed"], true, "{drilled:#}");
     assert_eq!(drilled["snapshot"], snapshot.as_str());
@@ -30,7 +31,7 @@ async fn a_whole_stack_passes_and_its_signed_proof_is_stored() {
         assert!(kinds.contains(&kind), "{kinds:?} lack {kind}");
     }
     assert!(drilled["rto_seconds"].as_f64().unwrap() > 0.0);
-    assert_eq!(remains("drillpass"), Vec::<String>::new());
+    assert_eq!(remains(&stack), Vec::<String>::new());
 
     let folder = drilled["report"].as_str().unwrap();
     let public = town.stage.read("keys/signing.pub");
@@ -97,7 +98,8 @@ async fn a_share_of_the_objects_is_read_whole_and_with_it_those_of_rows_with_a_h
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn a_copy_passes_with_the_cold_key_only() {
-    let (town, snapshot) = stored("drillcopy").await;
+    let stack = own("drillcopy");
+    let (town, snapshot) = stored(&stack).await;
     let root = town.stage.at("copy");
     std::fs::create_dir(&root).unwrap();
     town.stage
