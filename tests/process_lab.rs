@@ -370,3 +370,21 @@ async fn a_file_that_cannot_be_understood_is_told_and_nothing_is_removed() {
     assert!(failure.hints()[0].contains("remove the folder"), "{:?}", failure.hints());
     assert!(folder.exists());
 }
+
+#[tokio::test]
+async fn what_a_broken_removal_left_is_told_and_an_empty_folder_goes() {
+    let root = root();
+    let (left, empty, new) = (root.path().join("left"), root.path().join("empty"), root.path().join("new"));
+    fs::create_dir_all(left.join("data")).unwrap();
+    let long_ago = std::time::SystemTime::from(lifeboat::clock::Clock::now(&lifeboat::clock::System))
+        - Duration::from_hours(1);
+    for folder in [&empty, &new] {
+        fs::create_dir(folder).unwrap();
+    }
+    for folder in [&left, &empty] {
+        fs::File::open(folder).unwrap().set_modified(long_ago).unwrap();
+    }
+    let failure = ProcessLab::open(root.path(), marks("drill", "one"), limits()).await.err().unwrap();
+    assert!(failure.to_string().contains("is left of a lab, without its lab.json"), "{failure}");
+    assert!(left.exists() && !empty.exists() && new.exists(), "one that is just being made stays");
+}

@@ -11,10 +11,16 @@ use std::{
     io::{ErrorKind, Result},
     os::unix::fs::PermissionsExt,
     path::Path,
+    thread::sleep,
+    time::Duration,
 };
 
 /// What the owner of a folder needs to remove what is in it.
 const OPEN: u32 = 0o700;
+
+/// How often a folder is removed into which somebody writes, and the pause between.
+const TRIES: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Removes a folder with all that is in it; one that is not there is removed already.
 pub fn remove_tree(folder: &Path) -> Result<()> {
@@ -27,11 +33,16 @@ pub fn remove_tree(folder: &Path) -> Result<()> {
     }
 }
 
+/// Who was told to stop may still write for a moment: what appears meanwhile is removed as well.
 fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed,
+    for _ in 1..TRIES {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => sleep(PAUSE),
+            removed => return removed,
+        }
     }
+    fs::remove_dir_all(folder)
 }
 
 /// Lets the owner into all folders. Somebody else's stay as they are: the removal tells what it could not do.
@@ -114,5 +125,24 @@ mod tests {
             assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
             mode(dir.path(), 0o755);
         });
+    }
+
+    #[test]
+    fn what_appears_while_a_folder_is_removed_is_removed_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let busy = tree.clone();
+        let writes = std::thread::spawn(move || {
+            for n in 0..2000 {
+                // Until the folder itself has gone.
+                if fs::write(busy.join(n.to_string()), "x").is_err() {
+                    return;
+                }
+            }
+        });
+        remove_tree(&tree).unwrap();
+        writes.join().unwrap();
+        assert!(!tree.exists());
     }
 }

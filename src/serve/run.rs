@@ -27,6 +27,9 @@ use crate::{
 /// How long a run that was asked to end may take before it is dropped.
 const STOP_PATIENCE: Duration = Duration::from_secs(45);
 
+/// How long the removal of what drills left may take.
+const CLEAR_LIMIT: Duration = Duration::from_mins(1);
+
 /// A run that ended.
 pub(super) struct Ended {
     /// What ran.
@@ -44,7 +47,9 @@ pub(super) fn begin(start: Start, shared: Arc<Shared>, log: Arc<Log>, tell: mpsc
         let run = || runtime.block_on(perform(&shared, &task, attempt, &stop, &log));
         let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
             if task.job == Job::Drill {
-                runtime.block_on(clear_away(&shared, &log));
+                let clear = || runtime.block_on(clear_away(&shared, &log));
+                // What cannot be cleared away now is at the next start.
+                let _ = catch_unwind(AssertUnwindSafe(clear));
             }
             Err(Failure::new(ExitCode::Failed, "the program made a mistake")
                 .hint("Please report it with the lines of the log before this one."))
@@ -143,9 +148,14 @@ async fn work(
     ended
 }
 
-/// Removes what drills left behind that died or were given up.
+/// Removes what drills left behind that died or were given up. An engine that does not answer keeps nobody waiting.
 pub(super) async fn clear_away(shared: &Shared, log: &Log) {
-    let reaped = drill::reap(&shared.stack(), &shared.ground).await;
+    let stack = shared.stack();
+    let Ok(reaped) = tokio::time::timeout(CLEAR_LIMIT, drill::reap(&stack, &shared.ground)).await else {
+        let what = format!("what drills left behind was not removed within {} s", CLEAR_LIMIT.as_secs());
+        log.warn(None, what, Some("Look at the container engine: `lifeboat doctor` asks it."));
+        return;
+    };
     if reaped.labs > 0 {
         log.step(None, format!("removed {} labs that drills had left behind", reaped.labs));
     }
@@ -161,6 +171,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Ground,
+        drill::Way,
         event::NoMonitor,
         jobs::open,
         policy::{Need, Stack},
@@ -181,7 +192,7 @@ mod tests {
         let ground = Ground::system();
         let log = Arc::new(Log::new(Format::Json, ground.clock.clone()));
         let shared = Shared { stack, ledger, ground, textfile: None, looked: AtomicI64::new(0) };
-        let work = dir.path().join("state/drills/shop-restore.work");
+        let work = drill::Workplace::of(&shared.stack(), Way::Restore);
         for (job, stays) in [(Job::Verify, true), (Job::Drill, false)] {
             std::fs::create_dir_all(&work).unwrap();
             let ended = perform(&shared, &Task::of(job), 1, &CancellationToken::new(), &log).await;

@@ -164,18 +164,26 @@ impl Left {
         let pids = trace["processes"].as_array().unwrap().iter().map(|one| one["pid"].as_i64().unwrap());
         let left = Self { killed, pids: pids.collect() };
         assert!(left.pids.iter().any(|pid| runs(*pid)), "who is killed ends nothing");
-        assert!(stage.exists("state/drills/demo-restore.work"));
+        assert_eq!(works(stage).len(), 1);
         left
     }
 
     /// Waits until nothing of it is there.
     pub fn is_gone(&self, stage: &Stage) {
         wait_until("what the drill left is removed", || {
-            let work = stage.exists("state/drills/demo-restore.work");
-            !work && stage.files("state/labs").is_empty() && !self.pids.iter().any(|pid| runs(*pid))
+            works(stage).is_empty()
+                && stage.files("state/labs").is_empty()
+                && !self.pids.iter().any(|pid| runs(*pid))
         });
         println!("from SIGKILL until nothing was left: {} ms", self.killed.elapsed().as_millis());
     }
+}
+
+/// Returns the folders that drills work in.
+pub fn works(stage: &Stage) -> Vec<String> {
+    let listed = std::fs::read_dir(stage.path("state/drills")).into_iter().flatten();
+    let names = listed.map(|item| item.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| std::path::Path::new(name).extension() == Some("work".as_ref())).collect()
 }
 
 /// Returns whether a process runs; one that only waits to be taken leave of does not.

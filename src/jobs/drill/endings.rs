@@ -71,7 +71,7 @@ fn a_folder_that_stays_behind_is_told_and_takes_nothing_from_the_verdict() {
     let state = tempfile::tempdir().unwrap();
     let stack = stack(state.path(), "");
     // What is no folder cannot be removed as one.
-    let left = state.path().join("drills/shop-restore.work");
+    let left = Workplace::of(&stack, Way::Restore);
     fs::create_dir(state.path().join("drills")).unwrap();
     fs::write(&left, "").unwrap();
     let lost = Assertion::failed(Question::Contents, "contents", "a row is missing");
@@ -79,7 +79,7 @@ fn a_folder_that_stays_behind_is_told_and_takes_nothing_from_the_verdict() {
     let monitor: SharedMonitor = Arc::new(NoMonitor);
     clear_away(&stack, &mut report, &monitor);
     settle(&mut report, Ok(())).unwrap();
-    assert!(report.notes[0].contains("shop-restore.work` cannot be removed"), "{:?}", report.notes);
+    assert!(report.notes[0].contains("-restore.work` cannot be removed"), "{:?}", report.notes);
     assert_eq!((judged(&report), &report.problem), (Outcome::Failed, &None));
     assert!(left.exists());
 }

@@ -30,6 +30,8 @@ mod watch;
 
 use std::{path::PathBuf, time::Duration};
 
+#[cfg(test)]
+pub(crate) use self::watch::Workplace;
 use self::{drift::Drift, rehearse::Rehearsal, watch::Watch};
 pub use self::{
     objects::ObjectBook,

@@ -57,24 +57,21 @@ pub async fn reap(stack: &Stack, ground: &Ground) -> Reaped {
     reaped
 }
 
+/// Looks at both kinds of labs: the policy may have named the other one then.
 async fn of_way(stack: &Stack, way: Way, task: &Task, ground: &Ground) -> (u64, Vec<Failure>) {
     let Marks { stack: name, host, task, .. } = marks_of(stack, task, "");
-    match stack.drill.lab {
-        LabKind::Docker => {
-            let socket = stack.drill.socket.as_deref();
-            // A host that never drills needs no engine, and nobody wants to hear of it.
-            let is_wanted =
-                stack.schedule.drill.is_some() || stack.drill.after_backup || Workplace::is_there(stack, way);
-            if !is_wanted && !lab::docker::answers(socket).await {
-                return (0, Vec::new());
-            }
-            match lab::docker::reap(socket, &name, &host, &task, ground.clock.now()).await {
-                Ok(count) => (count, Vec::new()),
-                Err(failure) => (0, vec![failure]),
-            }
+    let (mut count, mut troubles) = lab::reap_processes(&labs(stack), &name, &host, &task).await;
+    let socket = stack.drill.socket.as_deref();
+    // A host that never drills needs no engine, and nobody wants to hear of it.
+    let is_wanted = stack.drill.lab == LabKind::Docker
+        && (stack.schedule.drill.is_some() || stack.drill.after_backup || Workplace::is_there(stack, way));
+    if is_wanted || lab::docker::answers(socket).await {
+        match lab::docker::reap(socket, &name, &host, &task, ground.clock.now()).await {
+            Ok(reaped) => count += reaped,
+            Err(failure) => troubles.push(failure),
         }
-        LabKind::Process => lab::reap_processes(&labs(stack), &name, &host, &task).await,
     }
+    (count, troubles)
 }
 
 #[cfg(test)]
@@ -142,7 +139,7 @@ mod tests {
     async fn a_lab_is_ended_before_its_folder_is_removed_and_what_goes_wrong_stops_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let stack = stack(&dir, "lab = \"process\"");
-        let work = dir.path().join("state/drills/shop-restore.work");
+        let work = Workplace::of(&stack, Way::Restore);
         fs::create_dir_all(&work).unwrap();
         // It writes once more when it is asked to end.
         let late = work.join("config/late");
@@ -156,7 +153,7 @@ mod tests {
         fs::create_dir(&unreadable).unwrap();
         fs::write(unreadable.join("lab.json"), "{}").unwrap();
         // No folder, and yet in the way.
-        fs::write(dir.path().join("state/drills/shop-by-hand.work"), "").unwrap();
+        fs::write(Workplace::of(&stack, Way::ByHand), "").unwrap();
 
         let reaped = reap(&stack, &Ground::system()).await;
         assert!(child.wait().unwrap().success(), "it was asked to end");
@@ -164,7 +161,7 @@ mod tests {
         let told: Vec<String> = reaped.troubles.iter().map(Failure::one_line).collect();
         assert_eq!((reaped.labs, told.len()), (1, 2), "{told:?}");
         assert!(told[0].contains("a-lab-of-nobody/lab.json"), "{told:?}");
-        assert!(told[1].contains("shop-by-hand.work"), "{told:?}");
+        assert!(told[1].contains("-by-hand.work"), "{told:?}");
         assert!(unreadable.exists());
     }
 
@@ -178,7 +175,7 @@ mod tests {
         let told = reap(&drills, &Ground::system()).await.troubles;
         assert_eq!(told.len(), 1, "{told:?}");
         // One was made by hand, and died.
-        let work = dir.path().join("state/drills/shop-restore.work");
+        let work = Workplace::of(&drills, Way::Restore);
         fs::create_dir_all(&work).unwrap();
         fs::set_permissions(&work, fs::Permissions::from_mode(0o700)).unwrap();
         let told = reap(&stack(&dir, &missing), &Ground::system()).await.troubles;

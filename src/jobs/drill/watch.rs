@@ -11,7 +11,7 @@ use std::{
 use crate::{
     drill::{Assertion, Phase, Question, Report, Step, Way},
     error::{Context, ExitCode, Result},
-    jobs::open::state_dir,
+    jobs::open::{state_dir, state_mark},
     lab,
     policy::Stack,
 };
@@ -90,11 +90,14 @@ pub(super) fn judge_time(rto_seconds: Option<f64>, objective_seconds: u64) -> As
 }
 
 /// A folder that nobody else can look into: for the lab's throwaway passwords and for files that are restored.
-pub(super) struct Workplace(PathBuf);
+pub(crate) struct Workplace(PathBuf);
 
 impl Workplace {
-    fn of(stack: &Stack, way: Way) -> PathBuf {
-        state_dir(stack).join("drills").join(format!("{}-{}.work", stack.name, way.word()))
+    /// Its name tells the repository too, as that of the run lock does: two policies that share a stack's name and a
+    /// state folder never clear each other's.
+    pub(crate) fn of(stack: &Stack, way: Way) -> PathBuf {
+        let name = format!("{}-{}-{}.work", stack.name, state_mark(stack), way.word());
+        state_dir(stack).join("drills").join(name)
     }
 
     /// Makes it, empty. A drill has one at a time: its run lock keeps a second one away.

@@ -20,7 +20,7 @@ mod trace;
 use std::{
     collections::HashSet,
     fs::{self, DirBuilder, File},
-    io::{Read, Seek, SeekFrom},
+    io::{ErrorKind, Read, Seek, SeekFrom},
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -261,10 +261,27 @@ pub async fn reap(root: &Path, stack: &str, host: &str, task: &str) -> (u64, Vec
 }
 
 /// Ends a lab's processes and removes its folder.
+///
+/// Its trace goes last, so that what a broken removal leaves is found again.
 async fn clear(folder: &Path, trace: &Trace) -> Result<()> {
     trace.end().await?;
     let gone = folder.to_owned();
-    let removed = tokio::task::spawn_blocking(move || remove_tree(&gone)).await;
+    let remove = move || {
+        let listed = match fs::read_dir(&gone) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            listed => listed?,
+        };
+        for item in listed {
+            let path = item?.path();
+            if path.is_dir() && !path.is_symlink() {
+                remove_tree(&path)?;
+            } else if path.file_name() != Some(trace::FILE.as_ref()) {
+                fs::remove_file(&path)?;
+            }
+        }
+        remove_tree(&gone)
+    };
+    let removed = tokio::task::spawn_blocking(remove).await;
     let what = || format!("folder `{}` cannot be removed", folder.display());
     removed.failed(ExitCode::DrillNotRun, what)?.failed(ExitCode::DrillNotRun, what)
 }

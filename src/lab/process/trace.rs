@@ -27,11 +27,13 @@ use crate::{
 };
 
 /// The file of a lab's folder.
-const FILE: &str = "lab.json";
+pub(super) const FILE: &str = "lab.json";
 /// How long processes may take to end by themselves.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the kernel may take to end those that did not.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long a lab may take from its folder to its first note.
+const MAKING: Duration = Duration::from_mins(1);
 /// How often is looked whether they have ended.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -204,12 +206,26 @@ pub(super) fn labs(root: &Path) -> Result<Labs> {
         let folder = item.failed(ExitCode::DrillNotRun, what)?.path();
         match Trace::read(&folder) {
             Ok(Some(trace)) => labs.found.push((folder, trace)),
-            // Of one who died before its first note: nothing was started, and it is empty.
-            Ok(None) => drop(fs::remove_dir(&folder)),
+            Ok(None) => labs.troubles.extend(without_trace(&folder)),
             Err(failure) => labs.troubles.push(failure),
         }
     }
     Ok(labs)
+}
+
+/// Looks at a folder without a trace. Of one who died before its first note it is empty, for nothing was started, and
+/// goes; one that is being made this minute stays. In any other lies what nobody can tell about.
+fn without_trace(folder: &Path) -> Option<Failure> {
+    let age = |at: std::time::SystemTime| at.elapsed().unwrap_or_default();
+    let made = fs::metadata(folder).and_then(|found| found.modified()).map(age);
+    if made.is_ok_and(|age| age < MAKING) || fs::remove_dir(folder).is_ok() {
+        return None;
+    }
+    let is_there = fs::symlink_metadata(folder).is_ok();
+    is_there.then(|| {
+        not_run(format!("folder `{}` is left of a lab, without its {FILE}", folder.display()))
+            .hint("End what runs from this folder, if anything does, and remove it.")
+    })
 }
 
 /// Returns the id of the machine's present boot.
