@@ -172,10 +172,10 @@ pub fn of_proof(proof: &Proof) -> Drilled {
     }
 }
 
-/// Returns why prune stands still, if that is for drills of a restore: one failed and none has answered it, or none has
-/// passed for too long, and nobody has acknowledged that. What was acknowledged are the drills known until then: one
-/// that fails later stops prune again. The older snapshots may be all that can be restored. A stack that never drills
-/// is not kept from pruning.
+/// Returns why prune stands still, if that is for drills of a restore: one found stored bytes missing or changed before
+/// it could make a report, one failed and none has answered it, or none has passed for too long, and nobody has
+/// acknowledged that. What was acknowledged are the drills known until then: one that fails later stops prune again. The
+/// older snapshots may be all that can be restored. A stack that never drills is not kept from pruning.
 pub fn freezes(
     stack: &Stack,
     ledger: &Catalog,
@@ -192,22 +192,25 @@ pub fn freezes(
     if !stack.drill.freeze_prune {
         return Ok(None);
     }
-    let has_lost = ledger.unanswered_drills(Way::Restore)?.iter().any(|drill| !drill.is_only_slow);
-    let mut why = told(&[Kind::Drill]).filter(|_| has_lost);
-    if why.is_none() && is_overdue(stack, ledger, now)? {
-        why = told(&[Kind::Drill, Kind::Overdue, Kind::Missed]);
+    let mut why = told(&[Kind::Damage, Kind::Tampering]);
+    if why.is_none() && ledger.unanswered_drills(Way::Restore)?.iter().any(|drill| !drill.is_only_slow) {
+        why = told(&[Kind::Drill]);
+    }
+    if why.is_none() && is_overdue(stack, ledger, &task, now)? {
+        why = told(&[Kind::Overdue]);
     }
     Ok(why.map(|incident| format!("{} (incident {})", incident.what, incident.number)))
 }
 
-/// Returns whether no drill has shown for too long that what there is can be restored. One that was only too slow has
-/// not succeeded, and has shown it.
-fn is_overdue(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<bool> {
-    let task = task_of(Way::Restore);
-    let Some(interval) = tasks::interval(stack, &task, now) else { return Ok(false) };
-    let whole = ledger.last_whole_drill(Way::Restore)?;
+/// Returns whether a task drills, and no drill has shown for too long that what there is can be restored. One that was
+/// only too slow has not succeeded, and has shown it.
+pub fn is_overdue(stack: &Stack, ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> Result<bool> {
+    let Some(interval) = tasks::interval(stack, task, now).filter(|_| task.job == Job::Drill) else {
+        return Ok(false);
+    };
+    let whole = ledger.last_whole_drill(way_of(task))?;
     let has_shown = whole.is_some_and(|drill| now - drill.ended <= standing::overdue_after(interval));
-    Ok(!has_shown && standing::is_overdue(stack, ledger, &task, now)?)
+    Ok(!has_shown && standing::is_overdue(stack, ledger, task, now)?)
 }
 
 /// Returns how many bytes of each source a restore from this place brings back in a second: the median of the last
@@ -309,14 +312,24 @@ mod tests {
         /// As [`Self::drilled`], from this place and of the snapshot of this day.
         fn drilled_of(&self, way: Way, from: &str, day: i64, assertions: Vec<Assertion>) -> Report {
             self.clock.advance(chrono::Duration::hours(1));
-            let run = self.ledger.begin_run(&task_of(way), 1, self.now()).unwrap();
             let snapshot = SnapshotId::at(at(24 * day), 7);
             let found = report(way, self.now(), assertions, None);
             let found = Report { from: from.to_owned(), snapshot, ..found };
             self.ledger.note_drill(&found, None).unwrap();
-            let exit = exit_of(found.outcome);
+            self.ran(way, exit_of(found.outcome), found.ended);
+            found
+        }
+
+        /// Plays a drill that ends so before it has a report.
+        fn ended(&self, way: Way, exit: ExitCode) {
+            self.clock.advance(chrono::Duration::hours(1));
+            self.ran(way, exit, self.now());
+        }
+
+        fn ran(&self, way: Way, exit: ExitCode, ended: DateTime<Utc>) {
+            let run = self.ledger.begin_run(&task_of(way), 1, self.now()).unwrap();
             let end = RunEnd {
-                ended: found.ended,
+                ended,
                 exit: exit.number(),
                 snapshot: None,
                 added_bytes: 0,
@@ -325,7 +338,6 @@ mod tests {
                 is_frozen: false,
             };
             self.ledger.end_run(run, &end).unwrap();
-            found
         }
 
         /// Looks what is wrong; returns what is open then.
@@ -540,8 +552,58 @@ mod tests {
         }
         assert_eq!((broken.open(), broken.frozen()), (told("drill", Urgency::Ticket), None));
         broken.drilled(Way::Restore, Vec::new());
-        broken.open();
-        assert_eq!(broken.frozen().as_deref(), Some("drill could not run: why (incident 1)"));
+        let overdue = (Kind::Overdue, "drill".to_owned(), Urgency::Ticket);
+        assert_eq!(broken.open(), [told("drill", Urgency::Ticket), vec![overdue]].concat());
+        assert!(broken.frozen().unwrap().starts_with("drill has never succeeded"));
+    }
+
+    #[test]
+    fn what_was_acknowledged_long_ago_does_not_hide_that_nothing_is_shown_to_restore_any_more() {
+        let stage = Stage::new("[schedule]\ndrill = \"0 3 * * *\"\n");
+        standing::watch(&stage.ledger, &task_of(Way::Restore), stage.now()).unwrap();
+        stage.drilled(Way::Restore, vec![held()]);
+        stage.drilled(Way::Restore, vec![lost()]);
+        stage.open();
+        stage.acknowledge();
+        assert_eq!(stage.frozen(), None);
+        for _ in 0..60 {
+            stage.drilled(Way::Restore, Vec::new());
+        }
+        let overdue = (Kind::Overdue, "drill".to_owned(), Urgency::Ticket);
+        assert_eq!(stage.open(), [told("drill", Urgency::Page), vec![overdue]].concat());
+        assert!(stage.frozen().unwrap().starts_with("drill has not succeeded since"));
+        stage.acknowledge();
+        assert_eq!(stage.frozen(), None);
+    }
+
+    #[test]
+    fn damage_that_a_drill_meets_before_it_has_a_report_stops_prune_until_somebody_says_so() {
+        for (exit, kind) in [(ExitCode::Damage, Kind::Damage), (ExitCode::Tampering, Kind::Tampering)] {
+            let stage = Stage::new("[schedule]\ndrill = \"0 3 * * *\"\n");
+            standing::watch(&stage.ledger, &task_of(Way::Restore), stage.now()).unwrap();
+            let damaged = (kind, "drill".to_owned(), Urgency::Page);
+            stage.ended(Way::Restore, exit);
+            assert_eq!(stage.open(), [damaged.clone()]);
+            assert_eq!(stage.frozen().as_deref(), Some("drill failed: why (incident 1)"));
+            stage.acknowledge();
+            assert_eq!((stage.open().len(), stage.frozen()), (1, None));
+            stage.ended(Way::Restore, exit);
+            stage.open();
+            assert!(stage.frozen().is_some(), "it is there anew");
+            stage.acknowledge();
+            stage.ended(Way::ByHand, exit);
+            stage.open();
+            assert_eq!(stage.frozen(), None, "lifeboat itself restores");
+            stage.clock.advance(chrono::Duration::hours(40));
+            stage.ended(Way::Restore, exit);
+            let overdue = (Kind::Overdue, "drill".to_owned(), Urgency::Ticket);
+            assert!(stage.open().contains(&overdue), "damage hides nothing");
+            stage.acknowledge();
+            assert_eq!(stage.frozen(), None);
+            stage.drilled(Way::Restore, vec![held()]);
+            assert!(!stage.open().contains(&damaged));
+            assert_eq!(stage.frozen(), None);
+        }
     }
 
     #[test]
