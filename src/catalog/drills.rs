@@ -211,10 +211,11 @@ impl Catalog {
         Ok(sources)
     }
 
-    /// Forgets drills that ended before `before`, but the newest of each way and those whose failure still holds.
+    /// Forgets drills that ended before `before`, but the newest of each way, those whose failure still holds, and those
+    /// whose failure a person has ended: their proofs would tell it anew.
     pub fn forget_drills(&self, before: DateTime<Utc>) -> Result<()> {
         let delete = format!(
-            "DELETE FROM drills WHERE ended < ?1 AND n NOT IN (SELECT n FROM
+            "DELETE FROM drills WHERE ended < ?1 AND NOT is_settled AND n NOT IN (SELECT n FROM
              (SELECT n, row_number() OVER (PARTITION BY way ORDER BY ended DESC, n DESC) AS rank FROM drills)
              WHERE rank <= ?2) AND n NOT IN (SELECT n FROM drills WHERE {UNANSWERED})"
         );
@@ -387,6 +388,12 @@ mod tests {
         catalog.forget_drills(at(999)).unwrap();
         let all = catalog.drills(Way::Restore, 99).unwrap();
         assert_eq!((all.len(), &all[all.len() - 1].id), (KEPT as usize + 1, &failed.id));
+        // Nor is what a person has ended, or its proof would tell it anew.
+        let failed = all[all.len() - 1].clone();
+        catalog.settle_drill(&failed).unwrap();
+        catalog.forget_drills(at(999)).unwrap();
+        assert!(!catalog.learn_drill(&failed).unwrap());
+        assert_eq!(catalog.unanswered_drills(Way::Restore).unwrap(), []);
     }
 
     #[test]
