@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::{Catalog, instant, runs::KEPT, text_of};
 use crate::{
@@ -18,7 +18,8 @@ use crate::{
 /// One drill.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drilled {
-    /// Its number in the catalog, in the order in which that learned of drills: not that in which they were made.
+    /// Its number in the catalog, in the order in which that learned of drills: not that in which they were made. None
+    /// is given twice.
     pub number: i64,
     /// Its id.
     pub id: SnapshotId,
@@ -111,29 +112,22 @@ impl Catalog {
 
     /// Notes a drill of which only the proof is known, unless more of it is known already. Returns whether it was new.
     pub fn learn_drill(&self, drill: &Drilled) -> Result<bool> {
-        let [held, failed, unasked] = drill.assertions;
-        let noted = self.connection().execute(
-            "INSERT OR IGNORE INTO drills (id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds,
-                 objective_seconds, held, failed, unasked, size_bytes, files, trouble, report)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, NULL, NULL, '')",
-            params![
-                drill.id.as_str(),
-                drill.way.word(),
-                drill.from,
-                drill.snapshot.as_str(),
-                text_of(drill.began),
-                text_of(drill.ended),
-                drill.outcome.word(),
-                drill.is_only_slow,
-                drill.rto_seconds,
-                drill.objective_seconds,
-                held,
-                failed,
-                unasked,
-                drill.size_bytes,
-            ],
-        );
-        noted.map(|count| count > 0).map_err(|error| self.trouble(error))
+        learn(&self.connection(), drill).map_err(|error| self.trouble(error))
+    }
+
+    /// As [`Self::learn_drill`] for many, and forgets those that ended before `before` as [`Self::forget_drills`] does.
+    /// Whoever looks meanwhile sees all of it or nothing: a failure without its answer is no failure.
+    pub fn learn_drills(&self, drills: &[Drilled], before: DateTime<Utc>) -> Result<()> {
+        let mut connection = self.connection();
+        let mut work = || {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for drill in drills {
+                learn(&transaction, drill)?;
+            }
+            forget(&transaction, before)?;
+            transaction.commit()
+        };
+        work().map_err(|error| self.trouble(error))
     }
 
     /// Notes what of a drill could not be recorded, if something.
@@ -214,13 +208,7 @@ impl Catalog {
     /// Forgets drills that ended before `before`, but the newest of each way, those whose failure still holds, and those
     /// whose failure a person has ended: their proofs would tell it anew.
     pub fn forget_drills(&self, before: DateTime<Utc>) -> Result<()> {
-        let delete = format!(
-            "DELETE FROM drills WHERE ended < ?1 AND NOT is_settled AND n NOT IN (SELECT n FROM
-             (SELECT n, row_number() OVER (PARTITION BY way ORDER BY ended DESC, n DESC) AS rank FROM drills)
-             WHERE rank <= ?2) AND n NOT IN (SELECT n FROM drills WHERE {UNANSWERED})"
-        );
-        let delete = self.connection().execute(&delete, params![text_of(before), KEPT]);
-        delete.map(drop).map_err(|error| self.trouble(error))
+        forget(&self.connection(), before).map_err(|error| self.trouble(error))
     }
 
     fn some_drills(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<Drilled>> {
@@ -234,6 +222,41 @@ impl Catalog {
         };
         read().map_err(|error| self.trouble(error))
     }
+}
+
+fn learn(connection: &Connection, drill: &Drilled) -> rusqlite::Result<bool> {
+    let [held, failed, unasked] = drill.assertions;
+    let noted = connection.execute(
+        "INSERT OR IGNORE INTO drills (id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds,
+             objective_seconds, held, failed, unasked, size_bytes, files, trouble, report)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, NULL, NULL, '')",
+        params![
+            drill.id.as_str(),
+            drill.way.word(),
+            drill.from,
+            drill.snapshot.as_str(),
+            text_of(drill.began),
+            text_of(drill.ended),
+            drill.outcome.word(),
+            drill.is_only_slow,
+            drill.rto_seconds,
+            drill.objective_seconds,
+            held,
+            failed,
+            unasked,
+            drill.size_bytes,
+        ],
+    );
+    noted.map(|count| count > 0)
+}
+
+fn forget(connection: &Connection, before: DateTime<Utc>) -> rusqlite::Result<()> {
+    let delete = format!(
+        "DELETE FROM drills WHERE ended < ?1 AND NOT is_settled AND n NOT IN (SELECT n FROM
+         (SELECT n, row_number() OVER (PARTITION BY way ORDER BY ended DESC, n DESC) AS rank FROM drills)
+         WHERE rank <= ?2) AND n NOT IN (SELECT n FROM drills WHERE {UNANSWERED})"
+    );
+    connection.execute(&delete, params![text_of(before), KEPT]).map(drop)
 }
 
 fn drilled_of(row: &Row<'_>) -> rusqlite::Result<Drilled> {
@@ -394,6 +417,42 @@ mod tests {
         catalog.forget_drills(at(999)).unwrap();
         assert!(!catalog.learn_drill(&failed).unwrap());
         assert_eq!(catalog.unanswered_drills(Way::Restore).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_learned_from_proofs_is_seen_with_its_answer_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Catalog::open(&dir.path().join("catalog.sqlite")).unwrap().0;
+        let (catalog, other) = (open(), open());
+        let lost = Assertion::failed(Question::Contents, "contents", "a row is gone");
+        let held = Assertion::held(Question::Contents, "contents", "all of it");
+        catalog.note_drill(&report(Way::Restore, at(1), vec![lost], None), None).unwrap();
+        catalog.note_drill(&report(Way::Restore, at(2), vec![held], None), None).unwrap();
+        let mut all = catalog.drills(Way::Restore, 9).unwrap();
+        all.reverse();
+        catalog.connection().execute("DELETE FROM drills", []).unwrap();
+        // The second cannot be written: then the first is not there either.
+        let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON drills WHEN new.outcome = 'passed'
+            BEGIN SELECT RAISE(ABORT, 'no'); END";
+        catalog.connection().execute_batch(refuse).unwrap();
+        catalog.learn_drills(&all, at(0)).unwrap_err();
+        assert_eq!(other.drills(Way::Restore, 9).unwrap(), []);
+        catalog.connection().execute_batch("DROP TRIGGER refuse").unwrap();
+        catalog.learn_drills(&all, at(0)).unwrap();
+        assert_eq!(other.drills(Way::Restore, 9).unwrap().len(), 2);
+        assert_eq!(other.unanswered_drills(Way::Restore).unwrap(), []);
+    }
+
+    #[test]
+    fn the_number_of_a_drill_that_was_forgotten_is_not_given_again() {
+        let catalog = Catalog::in_memory().unwrap();
+        let note = |hours| {
+            catalog.note_drill(&report(Way::Restore, at(hours), Vec::new(), None), None).unwrap();
+            catalog.last_drill(Way::Restore).unwrap().unwrap().number
+        };
+        let first = note(1);
+        catalog.connection().execute("DELETE FROM drills", []).unwrap();
+        assert!(note(2) > first);
     }
 
     #[test]

@@ -144,11 +144,9 @@ pub fn settle(stack: &Stack, ledger: &Catalog, about: &str) -> Result<()> {
 /// Takes in what drills of any host found, as their proofs in a repository or a copy tell: what fails elsewhere counts
 /// here by the same rules.
 pub fn learn(stack: &Stack, ledger: &Catalog, proofs: &[Proof], now: DateTime<Utc>) -> Result<()> {
-    for proof in proofs {
-        ledger.learn_drill(&of_proof(proof))?;
-    }
+    let drills: Vec<Drilled> = proofs.iter().map(of_proof).collect();
     // Proofs are never removed, and a catalog remembers for some time only.
-    ledger.forget_drills(now - chrono::Duration::days(i64::from(stack.serve.remember_days)))
+    ledger.learn_drills(&drills, now - chrono::Duration::days(i64::from(stack.serve.remember_days)))
 }
 
 /// Returns what a proof says of its drill.
