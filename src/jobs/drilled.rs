@@ -125,7 +125,12 @@ pub fn condition(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
         urgency: if is_page { Urgency::Page } else { Urgency::Ticket },
         what,
         hint: Some(format!("{report} {over}")),
-        drill: failures.iter().map(|one| one.number).max(),
+        // That one more was slow is no news to whoever took note of what is lost.
+        drill: failures
+            .iter()
+            .filter(|one| one.is_only_slow == drill.is_only_slow)
+            .map(|one| one.number)
+            .max(),
     }))
 }
 
@@ -492,6 +497,19 @@ mod tests {
         stage.drilled_of(Way::Restore, "oss", 3, vec![held()]);
         stage.open();
         assert_eq!(stage.frozen(), None, "a person took note of the one that is left");
+    }
+
+    #[test]
+    fn a_drill_that_was_only_too_slow_does_not_unsay_what_a_person_said_to_a_loss() {
+        let stage = Stage::new("");
+        stage.drilled_of(Way::Restore, "repository", 3, vec![lost()]);
+        stage.open();
+        stage.acknowledge();
+        stage.drilled_of(Way::Restore, "repository", 2, vec![held(), slow()]);
+        assert_eq!((stage.open(), stage.frozen()), (told("drill", Urgency::Page), None));
+        stage.drilled(Way::Restore, vec![lost()]);
+        stage.open();
+        assert!(stage.frozen().is_some(), "and one that lost something does");
     }
 
     #[test]
