@@ -12,7 +12,7 @@ use super::{Catalog, instant, runs::KEPT, text_of};
 use crate::{
     drill::{Outcome, Past, Report, SourceReport, TREND_MAX, Way},
     error::{Context, ExitCode, Result},
-    names::SnapshotId,
+    names::{SnapshotId, SourceName},
 };
 
 /// One drill.
@@ -45,6 +45,8 @@ pub struct Drilled {
     pub assertions: [u64; 3],
     /// Plain bytes that were restored.
     pub size_bytes: u64,
+    /// The sources that the snapshot has or should have, where that is known.
+    pub covers: Option<Vec<SourceName>>,
     /// Where its report lies for people, if it does.
     pub files: Option<PathBuf>,
     /// What of it could not be recorded, if something.
@@ -66,14 +68,17 @@ impl Drilled {
 }
 
 /// A failure that nothing has answered: no drill of the same way and place that ended later, of the same snapshot or a
-/// newer one, brought back what it lacked. What was only slow had brought back everything, and may be slow still.
+/// newer one of the same sources at least, brought back what it lacked. What was only slow had brought back everything,
+/// and may be slow still.
 const UNANSWERED: &str = "outcome = 'failed' AND NOT is_settled AND NOT EXISTS (SELECT 1 FROM drills AS later
     WHERE later.way = drills.way AND later.place = drills.place AND later.snapshot >= drills.snapshot
+    AND (later.snapshot = drills.snapshot OR drills.sources IS NOT NULL AND later.sources IS NOT NULL AND NOT EXISTS (
+        SELECT value FROM json_each(drills.sources) EXCEPT SELECT value FROM json_each(later.sources)))
     AND (later.ended, later.n) > (drills.ended, drills.n)
     AND (later.outcome = 'passed' OR later.is_only_slow AND NOT drills.is_only_slow))";
 
 const COLUMNS: &str = "n, id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds, \
-    objective_seconds, held, failed, unasked, size_bytes, files, trouble";
+    objective_seconds, held, failed, unasked, size_bytes, files, trouble, sources";
 
 impl Catalog {
     /// Notes what a drill found, and where its report lies for people. One that is known already is replaced.
@@ -83,11 +88,12 @@ impl Catalog {
         let [held, failed, unasked] = report.counts();
         let noted = self.connection().execute(
             "INSERT INTO drills (id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds,
-                 objective_seconds, held, failed, unasked, size_bytes, files, report)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+                 objective_seconds, held, failed, unasked, size_bytes, files, report, sources)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
              ON CONFLICT (id) DO UPDATE SET way = ?2, place = ?3, snapshot = ?4, began = ?5, ended = ?6,
                  outcome = ?7, is_only_slow = ?8, rto_seconds = ?9, objective_seconds = ?10, held = ?11,
-                 failed = ?12, unasked = ?13, size_bytes = ?14, files = ?15, report = ?16",
+                 failed = ?12, unasked = ?13, size_bytes = ?14, files = ?15, report = ?16,
+                 sources = ?17",
             params![
                 report.id.as_str(),
                 report.way.word(),
@@ -104,7 +110,8 @@ impl Catalog {
                 unasked,
                 report.size_bytes(),
                 files.map(|path| path.to_string_lossy()),
-                body
+                body,
+                report.covers.as_deref().map(names)
             ],
         );
         noted.map(drop).map_err(|error| self.trouble(error))
@@ -161,8 +168,9 @@ impl Catalog {
     }
 
     /// Returns the drills of a way whose failure still holds, the newest first. One is answered by a later drill of the
-    /// same way and place that passed, of the same snapshot or a newer one: what comes from elsewhere, or was older,
-    /// says nothing about it.
+    /// same way and place that passed, of the same snapshot or a newer one with the same sources at least: what comes
+    /// from elsewhere, was older, or has others says nothing about it. Where the sources are not known only the very
+    /// same snapshot counts.
     pub fn unanswered_drills(&self, way: Way) -> Result<Vec<Drilled>> {
         self.some_drills(&format!("way = ?2 AND {UNANSWERED}"), params![u32::MAX, way.word()])
     }
@@ -224,12 +232,17 @@ impl Catalog {
     }
 }
 
+/// Writes names of sources as a list that `SQLite` can read.
+fn names(sources: &[SourceName]) -> String {
+    serde_json::Value::from_iter(sources.iter().map(SourceName::as_str)).to_string()
+}
+
 fn learn(connection: &Connection, drill: &Drilled) -> rusqlite::Result<bool> {
     let [held, failed, unasked] = drill.assertions;
     let noted = connection.execute(
         "INSERT OR IGNORE INTO drills (id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds,
-             objective_seconds, held, failed, unasked, size_bytes, files, trouble, report)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, NULL, NULL, '')",
+             objective_seconds, held, failed, unasked, size_bytes, files, trouble, report, sources)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, NULL, NULL, '', ?15)",
         params![
             drill.id.as_str(),
             drill.way.word(),
@@ -245,6 +258,7 @@ fn learn(connection: &Connection, drill: &Drilled) -> rusqlite::Result<bool> {
             failed,
             unasked,
             drill.size_bytes,
+            drill.covers.as_deref().map(names),
         ],
     );
     noted.map(|count| count > 0)
@@ -280,6 +294,11 @@ fn drilled_of(row: &Row<'_>) -> rusqlite::Result<Drilled> {
         size_bytes: row.get(14)?,
         files: row.get::<_, Option<String>>(15)?.map(PathBuf::from),
         trouble: row.get(16)?,
+        covers: row
+            .get::<_, Option<String>>(17)?
+            .map(|names| serde_json::from_str(&names))
+            .transpose()
+            .map_err(|_| strange())?,
     })
 }
 
@@ -350,6 +369,10 @@ mod tests {
             snapshot: SnapshotId::at(at(24 * day), 7),
             ..report(Way::Restore, at(hours), vec![held(), assertion], None)
         };
+        let covering = |names: &[&str]| {
+            let covers = names.iter().map(|name| SourceName::new(name).unwrap()).collect();
+            Report { covers: Some(covers), ..made(8, "oss", 6, held()) }
+        };
         let by_hand = report(Way::ByHand, at(99), vec![held()], None);
         let by_hand = Report { snapshot: SnapshotId::at(at(24 * 9), 7), ..by_hand };
         for (what, later, stands) in [
@@ -357,6 +380,10 @@ mod tests {
             ("a newer one", made(8, "oss", 6, held()), false),
             ("an older one", made(8, "oss", 4, held()), true),
             ("another place", made(8, "repository", 6, held()), true),
+            ("one with more sources", covering(&["files", "mysql"]), false),
+            ("another shard", covering(&["files", "redis"]), true),
+            ("one of which nobody knows", Report { covers: None, ..made(8, "oss", 6, held()) }, true),
+            ("the same, of which nobody knows", Report { covers: None, ..made(8, "oss", 5, held()) }, false),
             ("another way", by_hand, true),
             ("a drill before", made(6, "oss", 6, held()), true),
             ("one that was slow, and brought it back", made(8, "oss", 5, slow()), false),

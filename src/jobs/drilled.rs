@@ -134,13 +134,20 @@ pub fn condition(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
     }))
 }
 
-/// Ends, by a person's word, the failures of drills from places that the policy does not name any more: no drill will
-/// answer them.
+/// Ends, by a person's word, the failures of drills from places, or of sources, that the policy does not name any more:
+/// no drill will answer them. Where the sources are divided over hosts, those of others are in no policy here.
 pub fn settle(stack: &Stack, ledger: &Catalog, about: &str) -> Result<()> {
     let is_named = |from: &str| from == REPOSITORY || stack.offsite(from).is_some();
+    // A host that only drills or prunes need not know the sources.
+    let knows_sources = !stack.sources.is_empty() && !stack.repository.settings.sharded;
+    let lacks_source = |drill: &Drilled| {
+        knows_sources && drill.covers.iter().flatten().any(|name| stack.source(name.as_str()).is_none())
+    };
     for way in Way::ALL.into_iter().filter(|way| task_of(*way).to_string() == about) {
-        for drill in ledger.unanswered_drills(way)?.iter().filter(|drill| !is_named(&drill.from)) {
-            ledger.settle_drill(drill)?;
+        for drill in &ledger.unanswered_drills(way)? {
+            if !is_named(&drill.from) || lacks_source(drill) {
+                ledger.settle_drill(drill)?;
+            }
         }
     }
     Ok(())
@@ -170,6 +177,7 @@ pub fn of_proof(proof: &Proof) -> Drilled {
         objective_seconds: None,
         assertions: proof.assertions,
         size_bytes: 0,
+        covers: proof.covers.clone(),
         files: None,
         trouble: None,
     }
@@ -526,6 +534,24 @@ mod tests {
         assert_eq!((stage.open(), stage.frozen()), (Vec::new(), None));
         stage.drilled_of(Way::Restore, "far", 3, vec![lost()]);
         assert_eq!(stage.open(), told("drill", Urgency::Page), "and yet it comes back");
+    }
+
+    #[test]
+    fn a_failure_of_a_source_that_is_gone_is_over_when_somebody_has_taken_note() {
+        let source =
+            |name: &str| format!("[[source]]\nname = \"{name}\"\nkind = \"files\"\npaths = [\"/srv\"]\n");
+        let mut stage = Stage::new(&source("mysql"));
+        stage.drilled(Way::Restore, vec![lost()]);
+        stage.open();
+        stage.acknowledge();
+        assert_eq!(stage.open(), told("drill", Urgency::Page), "a drill of it may answer it");
+        stage.stack = stack(&source("redis"));
+        stage.stack.repository.settings.sharded = true;
+        stage.acknowledge();
+        assert_eq!(stage.open(), told("drill", Urgency::Page), "another host may have it");
+        stage.stack.repository.settings.sharded = false;
+        stage.acknowledge();
+        assert_eq!(stage.open(), []);
     }
 
     #[test]
