@@ -12,7 +12,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::{notify, seen::REPOSITORY, standing, tasks};
+use super::{backup::host_name, notify, seen::REPOSITORY, standing, tasks};
 use crate::{
     catalog::{Catalog, Drilled, Run},
     clock::Ground,
@@ -27,6 +27,8 @@ use crate::{
 
 /// Drills that brought everything back and tell how fast a restore is.
 const MEASURED: u32 = 5;
+/// The newest drills among which a run's own is looked for.
+const TOLD_OF: u32 = 20;
 
 /// Returns the way in which a task of the schedule drills.
 pub fn way_of(task: &Task) -> Way {
@@ -74,7 +76,7 @@ fn shown(drill: Drilled) -> DrillStanding {
 }
 
 /// Writes a message about the drill that a run of `task` made since `since`, however it ended. A run that ended before
-/// it could make a report is told by its incident.
+/// it could make a report is told by its incident. Which drill that is, the report of this host tells.
 pub fn tell(
     stack: &Stack,
     ledger: &Catalog,
@@ -82,10 +84,14 @@ pub fn tell(
     since: DateTime<Utc>,
     ground: &Ground,
 ) -> Result<()> {
-    let Some(drill) = ledger.last_drill(way_of(task))?.filter(|drill| drill.began >= since) else {
-        return Ok(());
-    };
-    notify::tell(stack, ledger, Topic::Drill(shown(drill)), ground).map(drop)
+    let host = host_name();
+    for drill in ledger.drills(way_of(task), TOLD_OF)?.into_iter().filter(|drill| drill.began >= since) {
+        // What another host drilled meanwhile may have been learned from its proof.
+        if ledger.drill_report(&drill.id)?.is_some_and(|report| report.host == host) {
+            return notify::tell(stack, ledger, Topic::Drill(shown(drill)), ground).map(drop);
+        }
+    }
+    Ok(())
 }
 
 /// Tells of drills that failed, each until a later one answers it: see [`Catalog::unanswered_drills`]. Only what does
@@ -325,7 +331,7 @@ mod tests {
             self.clock.advance(chrono::Duration::hours(1));
             let snapshot = SnapshotId::at(at(24 * day), 7);
             let found = report(way, self.now(), assertions, None);
-            let found = Report { from: from.to_owned(), snapshot, ..found };
+            let found = Report { from: from.to_owned(), snapshot, host: host_name(), ..found };
             self.ledger.note_drill(&found, None).unwrap();
             self.ran(way, exit_of(found.outcome), found.ended);
             found
@@ -699,6 +705,16 @@ mod tests {
         assert_eq!(messages(), 0, "a run that made none tells of none");
         tell(at(1));
         assert_eq!(messages(), 1);
+        let ours = stage.ledger.last_drill(Way::Restore).unwrap().unwrap();
+        let id = SnapshotId::at(at(9), 9);
+        let theirs = Drilled { id, ended: at(9), from: "oss".to_owned(), outcome: Outcome::Failed, ..ours };
+        assert!(stage.ledger.learn_drill(&theirs).unwrap());
+        tell(at(1));
+        let due = stage.ledger.due_messages(stage.now()).unwrap();
+        assert_eq!(due.len(), 2);
+        assert_eq!(due[0].body, due[1].body, "what another host drilled is not this run's");
+        tell(at(2));
+        assert_eq!(messages(), 2);
     }
 
     #[test]
