@@ -234,7 +234,7 @@ impl Catalog {
 
 /// Writes names of sources as a list that `SQLite` can read.
 fn names(sources: &[SourceName]) -> String {
-    serde_json::Value::from_iter(sources.iter().map(SourceName::as_str)).to_string()
+    sources.iter().map(SourceName::as_str).collect::<serde_json::Value>().to_string()
 }
 
 fn learn(connection: &Connection, drill: &Drilled) -> rusqlite::Result<bool> {

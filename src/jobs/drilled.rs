@@ -631,7 +631,7 @@ mod tests {
             standing::watch(&stage.ledger, &task_of(Way::Restore), stage.now()).unwrap();
             let damaged = (kind, "drill".to_owned(), Urgency::Page);
             stage.ended(Way::Restore, exit);
-            assert_eq!(stage.open(), [damaged.clone()]);
+            assert_eq!(stage.open(), std::slice::from_ref(&damaged));
             assert_eq!(stage.frozen().as_deref(), Some("drill failed: why (incident 1)"));
             stage.acknowledge();
             assert_eq!((stage.open().len(), stage.frozen()), (1, None));
