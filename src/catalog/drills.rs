@@ -213,8 +213,8 @@ impl Catalog {
         Ok(sources)
     }
 
-    /// Forgets drills that ended before `before`, but the newest of each way, those whose failure still holds, and those
-    /// whose failure a person has ended: their proofs would tell it anew.
+    /// Forgets drills that ended before `before`, but the newest of each way, those whose failure still holds, and
+    /// those whose failure a person has ended: their proofs would tell it anew.
     pub fn forget_drills(&self, before: DateTime<Utc>) -> Result<()> {
         forget(&self.connection(), before).map_err(|error| self.trouble(error))
     }

@@ -191,8 +191,8 @@ pub fn of_proof(proof: &Proof) -> Drilled {
 
 /// Returns why prune stands still, if that is for drills of a restore: one found stored bytes missing or changed before
 /// it could make a report, one failed and none has answered it, or none has passed for too long, and nobody has
-/// acknowledged that. What was acknowledged are the drills known until then: one that fails later stops prune again. The
-/// older snapshots may be all that can be restored. A stack that never drills is not kept from pruning.
+/// acknowledged that. What was acknowledged are the drills known until then: one that fails later stops prune again.
+/// The older snapshots may be all that can be restored. A stack that never drills is not kept from pruning.
 pub fn freezes(
     stack: &Stack,
     ledger: &Catalog,
