@@ -6,19 +6,20 @@
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::{Catalog, instant, runs::KEPT, text_of};
 use crate::{
     drill::{Outcome, Past, Report, SourceReport, TREND_MAX, Way},
     error::{Context, ExitCode, Result},
-    names::SnapshotId,
+    names::{SnapshotId, SourceName},
 };
 
 /// One drill.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drilled {
-    /// Its number in the catalog, in the order in which that learned of drills: not that in which they were made.
+    /// Its number in the catalog, in the order in which that learned of drills: not that in which they were made. None
+    /// is given twice.
     pub number: i64,
     /// Its id.
     pub id: SnapshotId,
@@ -44,6 +45,8 @@ pub struct Drilled {
     pub assertions: [u64; 3],
     /// Plain bytes that were restored.
     pub size_bytes: u64,
+    /// The sources that the snapshot has or should have, where that is known.
+    pub covers: Option<Vec<SourceName>>,
     /// Where its report lies for people, if it does.
     pub files: Option<PathBuf>,
     /// What of it could not be recorded, if something.
@@ -65,14 +68,17 @@ impl Drilled {
 }
 
 /// A failure that nothing has answered: no drill of the same way and place that ended later, of the same snapshot or a
-/// newer one, brought back what it lacked. What was only slow had brought back everything, and may be slow still.
+/// newer one of the same sources at least, brought back what it lacked. What was only slow had brought back everything,
+/// and may be slow still.
 const UNANSWERED: &str = "outcome = 'failed' AND NOT is_settled AND NOT EXISTS (SELECT 1 FROM drills AS later
     WHERE later.way = drills.way AND later.place = drills.place AND later.snapshot >= drills.snapshot
+    AND (later.snapshot = drills.snapshot OR drills.sources IS NOT NULL AND later.sources IS NOT NULL AND NOT EXISTS (
+        SELECT value FROM json_each(drills.sources) EXCEPT SELECT value FROM json_each(later.sources)))
     AND (later.ended, later.n) > (drills.ended, drills.n)
     AND (later.outcome = 'passed' OR later.is_only_slow AND NOT drills.is_only_slow))";
 
 const COLUMNS: &str = "n, id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds, \
-    objective_seconds, held, failed, unasked, size_bytes, files, trouble";
+    objective_seconds, held, failed, unasked, size_bytes, files, trouble, sources";
 
 impl Catalog {
     /// Notes what a drill found, and where its report lies for people. One that is known already is replaced.
@@ -82,11 +88,12 @@ impl Catalog {
         let [held, failed, unasked] = report.counts();
         let noted = self.connection().execute(
             "INSERT INTO drills (id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds,
-                 objective_seconds, held, failed, unasked, size_bytes, files, report)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+                 objective_seconds, held, failed, unasked, size_bytes, files, report, sources)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
              ON CONFLICT (id) DO UPDATE SET way = ?2, place = ?3, snapshot = ?4, began = ?5, ended = ?6,
                  outcome = ?7, is_only_slow = ?8, rto_seconds = ?9, objective_seconds = ?10, held = ?11,
-                 failed = ?12, unasked = ?13, size_bytes = ?14, files = ?15, report = ?16",
+                 failed = ?12, unasked = ?13, size_bytes = ?14, files = ?15, report = ?16,
+                 sources = ?17",
             params![
                 report.id.as_str(),
                 report.way.word(),
@@ -103,7 +110,8 @@ impl Catalog {
                 unasked,
                 report.size_bytes(),
                 files.map(|path| path.to_string_lossy()),
-                body
+                body,
+                report.covers.as_deref().map(names)
             ],
         );
         noted.map(drop).map_err(|error| self.trouble(error))
@@ -111,29 +119,22 @@ impl Catalog {
 
     /// Notes a drill of which only the proof is known, unless more of it is known already. Returns whether it was new.
     pub fn learn_drill(&self, drill: &Drilled) -> Result<bool> {
-        let [held, failed, unasked] = drill.assertions;
-        let noted = self.connection().execute(
-            "INSERT OR IGNORE INTO drills (id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds,
-                 objective_seconds, held, failed, unasked, size_bytes, files, trouble, report)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, NULL, NULL, '')",
-            params![
-                drill.id.as_str(),
-                drill.way.word(),
-                drill.from,
-                drill.snapshot.as_str(),
-                text_of(drill.began),
-                text_of(drill.ended),
-                drill.outcome.word(),
-                drill.is_only_slow,
-                drill.rto_seconds,
-                drill.objective_seconds,
-                held,
-                failed,
-                unasked,
-                drill.size_bytes,
-            ],
-        );
-        noted.map(|count| count > 0).map_err(|error| self.trouble(error))
+        learn(&self.connection(), drill).map_err(|error| self.trouble(error))
+    }
+
+    /// As [`Self::learn_drill`] for many, and forgets those that ended before `before` as [`Self::forget_drills`] does.
+    /// Whoever looks meanwhile sees all of it or nothing: a failure without its answer is no failure.
+    pub fn learn_drills(&self, drills: &[Drilled], before: DateTime<Utc>) -> Result<()> {
+        let mut connection = self.connection();
+        let mut work = || {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for drill in drills {
+                learn(&transaction, drill)?;
+            }
+            forget(&transaction, before)?;
+            transaction.commit()
+        };
+        work().map_err(|error| self.trouble(error))
     }
 
     /// Notes what of a drill could not be recorded, if something.
@@ -167,8 +168,9 @@ impl Catalog {
     }
 
     /// Returns the drills of a way whose failure still holds, the newest first. One is answered by a later drill of the
-    /// same way and place that passed, of the same snapshot or a newer one: what comes from elsewhere, or was older,
-    /// says nothing about it.
+    /// same way and place that passed, of the same snapshot or a newer one with the same sources at least: what comes
+    /// from elsewhere, was older, or has others says nothing about it. Where the sources are not known only the very
+    /// same snapshot counts.
     pub fn unanswered_drills(&self, way: Way) -> Result<Vec<Drilled>> {
         self.some_drills(&format!("way = ?2 AND {UNANSWERED}"), params![u32::MAX, way.word()])
     }
@@ -211,15 +213,10 @@ impl Catalog {
         Ok(sources)
     }
 
-    /// Forgets drills that ended before `before`, but the newest of each way and those whose failure still holds.
+    /// Forgets drills that ended before `before`, but the newest of each way, those whose failure still holds, and
+    /// those whose failure a person has ended: their proofs would tell it anew.
     pub fn forget_drills(&self, before: DateTime<Utc>) -> Result<()> {
-        let delete = format!(
-            "DELETE FROM drills WHERE ended < ?1 AND n NOT IN (SELECT n FROM
-             (SELECT n, row_number() OVER (PARTITION BY way ORDER BY ended DESC, n DESC) AS rank FROM drills)
-             WHERE rank <= ?2) AND n NOT IN (SELECT n FROM drills WHERE {UNANSWERED})"
-        );
-        let delete = self.connection().execute(&delete, params![text_of(before), KEPT]);
-        delete.map(drop).map_err(|error| self.trouble(error))
+        forget(&self.connection(), before).map_err(|error| self.trouble(error))
     }
 
     fn some_drills(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<Drilled>> {
@@ -233,6 +230,47 @@ impl Catalog {
         };
         read().map_err(|error| self.trouble(error))
     }
+}
+
+/// Writes names of sources as a list that `SQLite` can read.
+fn names(sources: &[SourceName]) -> String {
+    sources.iter().map(SourceName::as_str).collect::<serde_json::Value>().to_string()
+}
+
+fn learn(connection: &Connection, drill: &Drilled) -> rusqlite::Result<bool> {
+    let [held, failed, unasked] = drill.assertions;
+    let noted = connection.execute(
+        "INSERT OR IGNORE INTO drills (id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds,
+             objective_seconds, held, failed, unasked, size_bytes, files, trouble, report, sources)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, NULL, NULL, '', ?15)",
+        params![
+            drill.id.as_str(),
+            drill.way.word(),
+            drill.from,
+            drill.snapshot.as_str(),
+            text_of(drill.began),
+            text_of(drill.ended),
+            drill.outcome.word(),
+            drill.is_only_slow,
+            drill.rto_seconds,
+            drill.objective_seconds,
+            held,
+            failed,
+            unasked,
+            drill.size_bytes,
+            drill.covers.as_deref().map(names),
+        ],
+    );
+    noted.map(|count| count > 0)
+}
+
+fn forget(connection: &Connection, before: DateTime<Utc>) -> rusqlite::Result<()> {
+    let delete = format!(
+        "DELETE FROM drills WHERE ended < ?1 AND NOT is_settled AND n NOT IN (SELECT n FROM
+         (SELECT n, row_number() OVER (PARTITION BY way ORDER BY ended DESC, n DESC) AS rank FROM drills)
+         WHERE rank <= ?2) AND n NOT IN (SELECT n FROM drills WHERE {UNANSWERED})"
+    );
+    connection.execute(&delete, params![text_of(before), KEPT]).map(drop)
 }
 
 fn drilled_of(row: &Row<'_>) -> rusqlite::Result<Drilled> {
@@ -256,6 +294,11 @@ fn drilled_of(row: &Row<'_>) -> rusqlite::Result<Drilled> {
         size_bytes: row.get(14)?,
         files: row.get::<_, Option<String>>(15)?.map(PathBuf::from),
         trouble: row.get(16)?,
+        covers: row
+            .get::<_, Option<String>>(17)?
+            .map(|names| serde_json::from_str(&names))
+            .transpose()
+            .map_err(|_| strange())?,
     })
 }
 
@@ -326,6 +369,10 @@ mod tests {
             snapshot: SnapshotId::at(at(24 * day), 7),
             ..report(Way::Restore, at(hours), vec![held(), assertion], None)
         };
+        let covering = |names: &[&str]| {
+            let covers = names.iter().map(|name| SourceName::new(name).unwrap()).collect();
+            Report { covers: Some(covers), ..made(8, "oss", 6, held()) }
+        };
         let by_hand = report(Way::ByHand, at(99), vec![held()], None);
         let by_hand = Report { snapshot: SnapshotId::at(at(24 * 9), 7), ..by_hand };
         for (what, later, stands) in [
@@ -333,6 +380,10 @@ mod tests {
             ("a newer one", made(8, "oss", 6, held()), false),
             ("an older one", made(8, "oss", 4, held()), true),
             ("another place", made(8, "repository", 6, held()), true),
+            ("one with more sources", covering(&["files", "mysql"]), false),
+            ("another shard", covering(&["files", "redis"]), true),
+            ("one of which nobody knows", Report { covers: None, ..made(8, "oss", 6, held()) }, true),
+            ("the same, of which nobody knows", Report { covers: None, ..made(8, "oss", 5, held()) }, false),
             ("another way", by_hand, true),
             ("a drill before", made(6, "oss", 6, held()), true),
             ("one that was slow, and brought it back", made(8, "oss", 5, slow()), false),
@@ -387,6 +438,48 @@ mod tests {
         catalog.forget_drills(at(999)).unwrap();
         let all = catalog.drills(Way::Restore, 99).unwrap();
         assert_eq!((all.len(), &all[all.len() - 1].id), (KEPT as usize + 1, &failed.id));
+        // Nor is what a person has ended, or its proof would tell it anew.
+        let failed = all[all.len() - 1].clone();
+        catalog.settle_drill(&failed).unwrap();
+        catalog.forget_drills(at(999)).unwrap();
+        assert!(!catalog.learn_drill(&failed).unwrap());
+        assert_eq!(catalog.unanswered_drills(Way::Restore).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_learned_from_proofs_is_seen_with_its_answer_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Catalog::open(&dir.path().join("catalog.sqlite")).unwrap().0;
+        let (catalog, other) = (open(), open());
+        let lost = Assertion::failed(Question::Contents, "contents", "a row is gone");
+        let held = Assertion::held(Question::Contents, "contents", "all of it");
+        catalog.note_drill(&report(Way::Restore, at(1), vec![lost], None), None).unwrap();
+        catalog.note_drill(&report(Way::Restore, at(2), vec![held], None), None).unwrap();
+        let mut all = catalog.drills(Way::Restore, 9).unwrap();
+        all.reverse();
+        catalog.connection().execute("DELETE FROM drills", []).unwrap();
+        // The second cannot be written: then the first is not there either.
+        let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON drills WHEN new.outcome = 'passed'
+            BEGIN SELECT RAISE(ABORT, 'no'); END";
+        catalog.connection().execute_batch(refuse).unwrap();
+        catalog.learn_drills(&all, at(0)).unwrap_err();
+        assert_eq!(other.drills(Way::Restore, 9).unwrap(), []);
+        catalog.connection().execute_batch("DROP TRIGGER refuse").unwrap();
+        catalog.learn_drills(&all, at(0)).unwrap();
+        assert_eq!(other.drills(Way::Restore, 9).unwrap().len(), 2);
+        assert_eq!(other.unanswered_drills(Way::Restore).unwrap(), []);
+    }
+
+    #[test]
+    fn the_number_of_a_drill_that_was_forgotten_is_not_given_again() {
+        let catalog = Catalog::in_memory().unwrap();
+        let note = |hours| {
+            catalog.note_drill(&report(Way::Restore, at(hours), Vec::new(), None), None).unwrap();
+            catalog.last_drill(Way::Restore).unwrap().unwrap().number
+        };
+        let first = note(1);
+        catalog.connection().execute("DELETE FROM drills", []).unwrap();
+        assert!(note(2) > first);
     }
 
     #[test]

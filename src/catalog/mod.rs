@@ -82,7 +82,7 @@ const TABLES: &str = "
 ";
 
 /// What made each later version out of the one before. A step that was shipped is never changed.
-const MIGRATIONS: [&str; 5] = ["
+const MIGRATIONS: [&str; 6] = ["
     ALTER TABLE runs ADD COLUMN place TEXT;
     ALTER TABLE runs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1;
     ALTER TABLE runs ADD COLUMN hint TEXT;
@@ -125,6 +125,23 @@ const MIGRATIONS: [&str; 5] = ["
     ALTER TABLE incidents ADD COLUMN drill INTEGER;
     ALTER TABLE drills ADD COLUMN trouble TEXT;
     ALTER TABLE drills ADD COLUMN is_settled INTEGER NOT NULL DEFAULT 0;
+", "
+    CREATE TABLE drills_anew (
+        n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, way TEXT NOT NULL, place TEXT NOT NULL,
+        snapshot TEXT NOT NULL, began TEXT NOT NULL, ended TEXT NOT NULL, outcome TEXT NOT NULL,
+        is_only_slow INTEGER NOT NULL, rto_seconds REAL, objective_seconds INTEGER, held INTEGER NOT NULL,
+        failed INTEGER NOT NULL, unasked INTEGER NOT NULL, size_bytes INTEGER NOT NULL, files TEXT,
+        report TEXT NOT NULL, trouble TEXT, is_settled INTEGER NOT NULL DEFAULT 0, sources TEXT
+    ) STRICT;
+    INSERT INTO drills_anew
+        SELECT n, id, way, place, snapshot, began, ended, outcome, is_only_slow, rto_seconds, objective_seconds,
+            held, failed, unasked, size_bytes, files, report, trouble, is_settled, NULL FROM drills;
+    DELETE FROM sqlite_sequence WHERE name = 'drills_anew';
+    INSERT INTO sqlite_sequence SELECT 'drills_anew',
+        max((SELECT coalesce(max(n), 0) FROM drills), (SELECT coalesce(max(drill), 0) FROM incidents));
+    DROP TABLE drills;
+    ALTER TABLE drills_anew RENAME TO drills;
+    CREATE INDEX drills_by_way ON drills (way, n);
 "];
 
 /// The open catalog.
@@ -371,6 +388,33 @@ mod tests {
         let origins =
             |c: &Connection| c.query_row("SELECT count(*) FROM origins", [], |r| r.get::<_, i64>(0));
         assert_eq!(origins(&catalog.connection()).unwrap(), 1);
+    }
+
+    #[test]
+    fn drills_that_were_known_keep_their_numbers_and_later_ones_have_greater_ones_than_any_that_was_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.sqlite");
+        let old = Connection::open(&path).unwrap();
+        let steps = MIGRATIONS[..5].concat();
+        old.execute_batch(&format!("{TABLES} {steps} PRAGMA user_version = {};", VERSION_MIN + 5)).unwrap();
+        old.execute_batch(
+            "INSERT INTO drills (n, id, way, place, snapshot, began, ended, outcome, is_only_slow, held, failed, unasked,
+                 size_bytes, report, is_settled)
+             VALUES (3, '20261011T020000Z-0007', 'restore', 'oss', '20261010T020000Z-0001', '2026-10-11T02:00:00+00:00',
+                 '2026-10-11T02:01:00+00:00', 'failed', 0, 1, 1, 0, 7, '', 1);
+             INSERT INTO incidents (kind, about, urgency, what, opened, reminders, told, drill)
+             VALUES ('drill', 'drill', 'page', 'it failed', '2026-10-11T02:01:00+00:00', 0, '2026-10-11T02:01:00+00:00', 9);",
+        )
+        .unwrap();
+        drop(old);
+        let (catalog, was_broken) = Catalog::open(&path).unwrap();
+        assert!(!was_broken);
+        let known = catalog.last_drill(crate::drill::Way::Restore).unwrap().unwrap();
+        assert_eq!((known.number, &*known.from), (3, "oss"));
+        assert_eq!(catalog.unanswered_drills(known.way).unwrap(), [], "it is settled still");
+        let later = Drilled { id: crate::names::SnapshotId::at(known.ended, 9), ..known };
+        assert!(catalog.learn_drill(&later).unwrap());
+        assert_eq!(catalog.unanswered_drills(later.way).unwrap()[0].number, 10);
     }
 
     #[test]

@@ -12,7 +12,10 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{names::SnapshotId, plain};
+use crate::{
+    names::{SnapshotId, SourceName},
+    plain,
+};
 
 /// What a report says it is.
 pub const SCHEMA: &str = "lifeboat.drill-report/1";
@@ -68,6 +71,11 @@ pub struct Report {
     pub phases: Vec<Phase>,
     /// The sources that were restored.
     pub sources: Vec<SourceReport>,
+    /// The names of all sources that the snapshot has or should have: a drill of others says nothing about it. The
+    /// first reports did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<String>>")]
+    pub covers: Option<Vec<SourceName>>,
     /// What was asked, and the answers.
     pub assertions: Vec<Assertion>,
     /// What a person should know, a line each.

@@ -44,6 +44,7 @@ pub(crate) fn report(
         objective_seconds: Some(3600),
         phases: Vec::new(),
         sources: vec![restored("mysql", 4000, 40.0)],
+        covers: Some(vec![SourceName::new("mysql").unwrap()]),
         assertions,
         notes: Vec::new(),
         trend: Vec::new(),

@@ -12,7 +12,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::{notify, seen::REPOSITORY, standing, tasks};
+use super::{backup::host_name, notify, seen::REPOSITORY, standing, tasks};
 use crate::{
     catalog::{Catalog, Drilled, Run},
     clock::Ground,
@@ -27,6 +27,8 @@ use crate::{
 
 /// Drills that brought everything back and tell how fast a restore is.
 const MEASURED: u32 = 5;
+/// The newest drills among which a run's own is looked for.
+const TOLD_OF: u32 = 20;
 
 /// Returns the way in which a task of the schedule drills.
 pub fn way_of(task: &Task) -> Way {
@@ -74,7 +76,7 @@ fn shown(drill: Drilled) -> DrillStanding {
 }
 
 /// Writes a message about the drill that a run of `task` made since `since`, however it ended. A run that ended before
-/// it could make a report is told by its incident.
+/// it could make a report is told by its incident. Which drill that is, the report of this host tells.
 pub fn tell(
     stack: &Stack,
     ledger: &Catalog,
@@ -82,10 +84,14 @@ pub fn tell(
     since: DateTime<Utc>,
     ground: &Ground,
 ) -> Result<()> {
-    let Some(drill) = ledger.last_drill(way_of(task))?.filter(|drill| drill.began >= since) else {
-        return Ok(());
-    };
-    notify::tell(stack, ledger, Topic::Drill(shown(drill)), ground).map(drop)
+    let host = host_name();
+    for drill in ledger.drills(way_of(task), TOLD_OF)?.into_iter().filter(|drill| drill.began >= since) {
+        // What another host drilled meanwhile may have been learned from its proof.
+        if ledger.drill_report(&drill.id)?.is_some_and(|report| report.host == host) {
+            return notify::tell(stack, ledger, Topic::Drill(shown(drill)), ground).map(drop);
+        }
+    }
+    Ok(())
 }
 
 /// Tells of drills that failed, each until a later one answers it: see [`Catalog::unanswered_drills`]. Only what does
@@ -125,17 +131,29 @@ pub fn condition(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
         urgency: if is_page { Urgency::Page } else { Urgency::Ticket },
         what,
         hint: Some(format!("{report} {over}")),
-        drill: failures.iter().map(|one| one.number).max(),
+        // That one more was slow is no news to whoever took note of what is lost.
+        drill: failures
+            .iter()
+            .filter(|one| one.is_only_slow == drill.is_only_slow)
+            .map(|one| one.number)
+            .max(),
     }))
 }
 
-/// Ends, by a person's word, the failures of drills from places that the policy does not name any more: no drill will
-/// answer them.
+/// Ends, by a person's word, the failures of drills from places, or of sources, that the policy does not name any more:
+/// no drill will answer them. Where the sources are divided over hosts, those of others are in no policy here.
 pub fn settle(stack: &Stack, ledger: &Catalog, about: &str) -> Result<()> {
     let is_named = |from: &str| from == REPOSITORY || stack.offsite(from).is_some();
+    // A host that only drills or prunes need not know the sources.
+    let knows_sources = !stack.sources.is_empty() && !stack.repository.settings.sharded;
+    let lacks_source = |drill: &Drilled| {
+        knows_sources && drill.covers.iter().flatten().any(|name| stack.source(name.as_str()).is_none())
+    };
     for way in Way::ALL.into_iter().filter(|way| task_of(*way).to_string() == about) {
-        for drill in ledger.unanswered_drills(way)?.iter().filter(|drill| !is_named(&drill.from)) {
-            ledger.settle_drill(drill)?;
+        for drill in &ledger.unanswered_drills(way)? {
+            if !is_named(&drill.from) || lacks_source(drill) {
+                ledger.settle_drill(drill)?;
+            }
         }
     }
     Ok(())
@@ -144,11 +162,9 @@ pub fn settle(stack: &Stack, ledger: &Catalog, about: &str) -> Result<()> {
 /// Takes in what drills of any host found, as their proofs in a repository or a copy tell: what fails elsewhere counts
 /// here by the same rules.
 pub fn learn(stack: &Stack, ledger: &Catalog, proofs: &[Proof], now: DateTime<Utc>) -> Result<()> {
-    for proof in proofs {
-        ledger.learn_drill(&of_proof(proof))?;
-    }
+    let drills: Vec<Drilled> = proofs.iter().map(of_proof).collect();
     // Proofs are never removed, and a catalog remembers for some time only.
-    ledger.forget_drills(now - chrono::Duration::days(i64::from(stack.serve.remember_days)))
+    ledger.learn_drills(&drills, now - chrono::Duration::days(i64::from(stack.serve.remember_days)))
 }
 
 /// Returns what a proof says of its drill.
@@ -167,15 +183,16 @@ pub fn of_proof(proof: &Proof) -> Drilled {
         objective_seconds: None,
         assertions: proof.assertions,
         size_bytes: 0,
+        covers: proof.covers.clone(),
         files: None,
         trouble: None,
     }
 }
 
-/// Returns why prune stands still, if that is for drills of a restore: one failed and none has answered it, or none has
-/// passed for too long, and nobody has acknowledged that. What was acknowledged are the drills known until then: one
-/// that fails later stops prune again. The older snapshots may be all that can be restored. A stack that never drills
-/// is not kept from pruning.
+/// Returns why prune stands still, if that is for drills of a restore: one found stored bytes missing or changed before
+/// it could make a report, one failed and none has answered it, or none has passed for too long, and nobody has
+/// acknowledged that. What was acknowledged are the drills known until then: one that fails later stops prune again.
+/// The older snapshots may be all that can be restored. A stack that never drills is not kept from pruning.
 pub fn freezes(
     stack: &Stack,
     ledger: &Catalog,
@@ -192,22 +209,25 @@ pub fn freezes(
     if !stack.drill.freeze_prune {
         return Ok(None);
     }
-    let has_lost = ledger.unanswered_drills(Way::Restore)?.iter().any(|drill| !drill.is_only_slow);
-    let mut why = told(&[Kind::Drill]).filter(|_| has_lost);
-    if why.is_none() && is_overdue(stack, ledger, now)? {
-        why = told(&[Kind::Drill, Kind::Overdue, Kind::Missed]);
+    let mut why = told(&[Kind::Damage, Kind::Tampering]);
+    if why.is_none() && ledger.unanswered_drills(Way::Restore)?.iter().any(|drill| !drill.is_only_slow) {
+        why = told(&[Kind::Drill]);
+    }
+    if why.is_none() && is_overdue(stack, ledger, &task, now)? {
+        why = told(&[Kind::Overdue]);
     }
     Ok(why.map(|incident| format!("{} (incident {})", incident.what, incident.number)))
 }
 
-/// Returns whether no drill has shown for too long that what there is can be restored. One that was only too slow has
-/// not succeeded, and has shown it.
-fn is_overdue(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result<bool> {
-    let task = task_of(Way::Restore);
-    let Some(interval) = tasks::interval(stack, &task, now) else { return Ok(false) };
-    let whole = ledger.last_whole_drill(Way::Restore)?;
+/// Returns whether a task drills, and no drill has shown for too long that what there is can be restored. One that was
+/// only too slow has not succeeded, and has shown it.
+pub fn is_overdue(stack: &Stack, ledger: &Catalog, task: &Task, now: DateTime<Utc>) -> Result<bool> {
+    let Some(interval) = tasks::interval(stack, task, now).filter(|_| task.job == Job::Drill) else {
+        return Ok(false);
+    };
+    let whole = ledger.last_whole_drill(way_of(task))?;
     let has_shown = whole.is_some_and(|drill| now - drill.ended <= standing::overdue_after(interval));
-    Ok(!has_shown && standing::is_overdue(stack, ledger, &task, now)?)
+    Ok(!has_shown && standing::is_overdue(stack, ledger, task, now)?)
 }
 
 /// Returns how many bytes of each source a restore from this place brings back in a second: the median of the last
@@ -309,14 +329,24 @@ mod tests {
         /// As [`Self::drilled`], from this place and of the snapshot of this day.
         fn drilled_of(&self, way: Way, from: &str, day: i64, assertions: Vec<Assertion>) -> Report {
             self.clock.advance(chrono::Duration::hours(1));
-            let run = self.ledger.begin_run(&task_of(way), 1, self.now()).unwrap();
             let snapshot = SnapshotId::at(at(24 * day), 7);
             let found = report(way, self.now(), assertions, None);
-            let found = Report { from: from.to_owned(), snapshot, ..found };
+            let found = Report { from: from.to_owned(), snapshot, host: host_name(), ..found };
             self.ledger.note_drill(&found, None).unwrap();
-            let exit = exit_of(found.outcome);
+            self.ran(way, exit_of(found.outcome), found.ended);
+            found
+        }
+
+        /// Plays a drill that ends so before it has a report.
+        fn ended(&self, way: Way, exit: ExitCode) {
+            self.clock.advance(chrono::Duration::hours(1));
+            self.ran(way, exit, self.now());
+        }
+
+        fn ran(&self, way: Way, exit: ExitCode, ended: DateTime<Utc>) {
+            let run = self.ledger.begin_run(&task_of(way), 1, self.now()).unwrap();
             let end = RunEnd {
-                ended: found.ended,
+                ended,
                 exit: exit.number(),
                 snapshot: None,
                 added_bytes: 0,
@@ -325,7 +355,6 @@ mod tests {
                 is_frozen: false,
             };
             self.ledger.end_run(run, &end).unwrap();
-            found
         }
 
         /// Looks what is wrong; returns what is open then.
@@ -485,6 +514,19 @@ mod tests {
     }
 
     #[test]
+    fn a_drill_that_was_only_too_slow_does_not_unsay_what_a_person_said_to_a_loss() {
+        let stage = Stage::new("");
+        stage.drilled_of(Way::Restore, "repository", 3, vec![lost()]);
+        stage.open();
+        stage.acknowledge();
+        stage.drilled_of(Way::Restore, "repository", 2, vec![held(), slow()]);
+        assert_eq!((stage.open(), stage.frozen()), (told("drill", Urgency::Page), None));
+        stage.drilled(Way::Restore, vec![lost()]);
+        stage.open();
+        assert!(stage.frozen().is_some(), "and one that lost something does");
+    }
+
+    #[test]
     fn a_failure_of_a_place_that_is_gone_is_over_when_somebody_has_taken_note() {
         let far = "[[offsite]]\nname = \"far\"\nstore = \"fs\"\noptions = { root = \"/far\" }\n";
         let mut stage = Stage::new(far);
@@ -498,6 +540,24 @@ mod tests {
         assert_eq!((stage.open(), stage.frozen()), (Vec::new(), None));
         stage.drilled_of(Way::Restore, "far", 3, vec![lost()]);
         assert_eq!(stage.open(), told("drill", Urgency::Page), "and yet it comes back");
+    }
+
+    #[test]
+    fn a_failure_of_a_source_that_is_gone_is_over_when_somebody_has_taken_note() {
+        let source =
+            |name: &str| format!("[[source]]\nname = \"{name}\"\nkind = \"files\"\npaths = [\"/srv\"]\n");
+        let mut stage = Stage::new(&source("mysql"));
+        stage.drilled(Way::Restore, vec![lost()]);
+        stage.open();
+        stage.acknowledge();
+        assert_eq!(stage.open(), told("drill", Urgency::Page), "a drill of it may answer it");
+        stage.stack = stack(&source("redis"));
+        stage.stack.repository.settings.sharded = true;
+        stage.acknowledge();
+        assert_eq!(stage.open(), told("drill", Urgency::Page), "another host may have it");
+        stage.stack.repository.settings.sharded = false;
+        stage.acknowledge();
+        assert_eq!(stage.open(), []);
     }
 
     #[test]
@@ -540,8 +600,58 @@ mod tests {
         }
         assert_eq!((broken.open(), broken.frozen()), (told("drill", Urgency::Ticket), None));
         broken.drilled(Way::Restore, Vec::new());
-        broken.open();
-        assert_eq!(broken.frozen().as_deref(), Some("drill could not run: why (incident 1)"));
+        let overdue = (Kind::Overdue, "drill".to_owned(), Urgency::Ticket);
+        assert_eq!(broken.open(), [told("drill", Urgency::Ticket), vec![overdue]].concat());
+        assert!(broken.frozen().unwrap().starts_with("drill has never succeeded"));
+    }
+
+    #[test]
+    fn what_was_acknowledged_long_ago_does_not_hide_that_nothing_is_shown_to_restore_any_more() {
+        let stage = Stage::new("[schedule]\ndrill = \"0 3 * * *\"\n");
+        standing::watch(&stage.ledger, &task_of(Way::Restore), stage.now()).unwrap();
+        stage.drilled(Way::Restore, vec![held()]);
+        stage.drilled(Way::Restore, vec![lost()]);
+        stage.open();
+        stage.acknowledge();
+        assert_eq!(stage.frozen(), None);
+        for _ in 0..60 {
+            stage.drilled(Way::Restore, Vec::new());
+        }
+        let overdue = (Kind::Overdue, "drill".to_owned(), Urgency::Ticket);
+        assert_eq!(stage.open(), [told("drill", Urgency::Page), vec![overdue]].concat());
+        assert!(stage.frozen().unwrap().starts_with("drill has not succeeded since"));
+        stage.acknowledge();
+        assert_eq!(stage.frozen(), None);
+    }
+
+    #[test]
+    fn damage_that_a_drill_meets_before_it_has_a_report_stops_prune_until_somebody_says_so() {
+        for (exit, kind) in [(ExitCode::Damage, Kind::Damage), (ExitCode::Tampering, Kind::Tampering)] {
+            let stage = Stage::new("[schedule]\ndrill = \"0 3 * * *\"\n");
+            standing::watch(&stage.ledger, &task_of(Way::Restore), stage.now()).unwrap();
+            let damaged = (kind, "drill".to_owned(), Urgency::Page);
+            stage.ended(Way::Restore, exit);
+            assert_eq!(stage.open(), std::slice::from_ref(&damaged));
+            assert_eq!(stage.frozen().as_deref(), Some("drill failed: why (incident 1)"));
+            stage.acknowledge();
+            assert_eq!((stage.open().len(), stage.frozen()), (1, None));
+            stage.ended(Way::Restore, exit);
+            stage.open();
+            assert!(stage.frozen().is_some(), "it is there anew");
+            stage.acknowledge();
+            stage.ended(Way::ByHand, exit);
+            stage.open();
+            assert_eq!(stage.frozen(), None, "lifeboat itself restores");
+            stage.clock.advance(chrono::Duration::hours(40));
+            stage.ended(Way::Restore, exit);
+            let overdue = (Kind::Overdue, "drill".to_owned(), Urgency::Ticket);
+            assert!(stage.open().contains(&overdue), "damage hides nothing");
+            stage.acknowledge();
+            assert_eq!(stage.frozen(), None);
+            stage.drilled(Way::Restore, vec![held()]);
+            assert!(!stage.open().contains(&damaged));
+            assert_eq!(stage.frozen(), None);
+        }
     }
 
     #[test]
@@ -595,6 +705,16 @@ mod tests {
         assert_eq!(messages(), 0, "a run that made none tells of none");
         tell(at(1));
         assert_eq!(messages(), 1);
+        let ours = stage.ledger.last_drill(Way::Restore).unwrap().unwrap();
+        let id = SnapshotId::at(at(9), 9);
+        let theirs = Drilled { id, ended: at(9), from: "oss".to_owned(), outcome: Outcome::Failed, ..ours };
+        assert!(stage.ledger.learn_drill(&theirs).unwrap());
+        tell(at(1));
+        let due = stage.ledger.due_messages(stage.now()).unwrap();
+        assert_eq!(due.len(), 2);
+        assert_eq!(due[0].body, due[1].body, "what another host drilled is not this run's");
+        tell(at(2));
+        assert_eq!(messages(), 2);
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! would call every task overdue, nothing would be unusual for want of a past, and a snapshot that a drill failed to
 //! restore would look as good as any. Only what the store tells is recalled: backups that failed left no trace there.
 //! Of drills it has the signed proofs, of whatever host, and their reports where this host's key opens them.
+//!
+//! *Order.* All that the store must tell is read and the drills are noted before the first backup is: that a backup is
+//! known tells that the past is. *Crash.* The next start recalls what is not noted yet.
 
 use std::collections::BTreeMap;
 
@@ -51,6 +54,8 @@ pub async fn recall(stack: &Stack, ledger: &Catalog, monitor: &SharedMonitor) ->
     let clear = opening.clear().await?;
     let points = clear.restore_points().await?;
     let (refs, packs) = (points.snapshots, clear.packs().await?);
+    // Of drills first: who finds a backup noted looks for nothing more.
+    let drills = recall_drills(stack, ledger, &clear, reader.as_ref(), monitor).await?;
     let first_read = refs.len().saturating_sub(MANIFESTS_MAX);
     let mut backups = 0;
     for (at, one) in refs.iter().enumerate() {
@@ -64,7 +69,6 @@ pub async fn recall(stack: &Stack, ledger: &Catalog, monitor: &SharedMonitor) ->
         note(ledger, &task, one, manifest.as_ref())?;
         backups += 1;
     }
-    let drills = recall_drills(stack, ledger, &clear, reader.as_ref(), monitor).await?;
     if let Some(newest) = refs.last() {
         let place = PlaceSeen {
             snapshots: Some(refs.len() as u64),

@@ -143,7 +143,8 @@ pub fn conditions(stack: &Stack, ledger: &Catalog, now: DateTime<Utc>) -> Result
             continue;
         }
         found.extend(of_run);
-        if found.len() == before {
+        // That no drill shows any more what can be restored is a matter of its own, whatever else one found.
+        if found.len() == before || drilled::is_overdue(stack, ledger, task, now)? {
             found.extend(of_age(stack, ledger, task, now)?);
         }
     }
@@ -213,7 +214,8 @@ fn of_harm(ledger: &Catalog, task: &Task, newest: Option<&Slot>) -> Result<Optio
         urgency: Urgency::Page,
         what: format!("{task} failed: {why}"),
         hint: end.hint,
-        drill: None,
+        // It left no report: its run tells it from the one before.
+        drill: (task.job == Job::Drill).then_some(run.number),
     }))
 }
 

@@ -369,6 +369,10 @@ pub struct Proof {
     pub rto_seconds: Option<f64>,
     /// How many sources were restored.
     pub sources: u64,
+    /// The names of all sources that the snapshot has or should have: a drill of others says nothing about it. The
+    /// first proofs did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covers: Option<Vec<SourceName>>,
     /// How many assertions held, failed, and could not be asked.
     pub assertions: [u64; 3],
     /// The full report, if it was kept.

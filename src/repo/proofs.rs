@@ -300,6 +300,7 @@ impl Repository<Prove> {
             ended: drill.ended,
             rto_seconds: drill.rto_seconds,
             sources: drill.sources.len() as u64,
+            covers: drill.covers.clone(),
             assertions: drill.counts(),
             report,
         };

@@ -132,8 +132,8 @@ pub struct Condition {
     pub what: String,
     /// What to do, whole sentences.
     pub hint: Option<String>,
-    /// The newest drill that shows it, where drills do, by its number in the catalog: one that fails and that nobody
-    /// knew of is news, whatever a person said before.
+    /// The newest drill that shows it, where drills do, by its number in the catalog, or by its run's where it has no
+    /// report: one that fails and that nobody knew of is news, whatever a person said before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill: Option<i64>,
 }

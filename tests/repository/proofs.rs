@@ -9,7 +9,7 @@ use lifeboat::{
     drill::{Assertion, Outcome, Question, Report, SCHEMA, SourceReport, Way},
     error::{ExitCode, Result},
     jobs::prune::{Asked, Planned, plan},
-    names::{Key, PackId, SnapshotId},
+    names::{Key, PackId, SnapshotId, SourceName},
     repo::{
         Committed, CopyReport, Label, MemoryIndex, Place, Repository, Terms,
         format::{FORMAT, Proof, layout},
@@ -71,6 +71,7 @@ fn found(ground: &Ground, snapshot: &SnapshotId, way: Way, outcome: Outcome) -> 
         objective_seconds: None,
         phases: Vec::new(),
         sources: vec![source()],
+        covers: Some(vec![SourceName::new("minio").unwrap()]),
         assertions: vec![assertion],
         notes: Vec::new(),
         trend: Vec::new(),
@@ -126,6 +127,7 @@ async fn a_drill_that_passed_proves_the_commit_that_it_restored_and_tells_strang
     assert_eq!(proven(&ship, &store).await, []);
     let proof = drill(&ship, &store, &first.id, Outcome::Passed).await;
     assert_eq!((proof.assertions, proof.sources, proof.rto_seconds), ([1, 0, 0], 1, Some(61.5)));
+    assert_eq!(proof.covers, Some(vec![SourceName::new("minio").unwrap()]));
     assert_eq!(proven(&ship, &store).await, std::slice::from_ref(&first.id));
     let reader = ship.reader(&store).await.unwrap();
     let proofs = reader.proofs().await.unwrap();

@@ -28,7 +28,7 @@ mod scene;
 mod stage;
 mod watch;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 #[cfg(test)]
 pub(crate) use self::watch::Workplace;
@@ -58,7 +58,7 @@ use crate::{
     lab::{self, Lab, Limits, Marks, ProcessLab, docker::DockerLab},
     names::{PackId, SnapshotId, SourceName, Task},
     policy::{LabKind, Stack},
-    repo::{Read, Repository, Snapshot},
+    repo::{Read, Repository, Snapshot, format::Manifest},
 };
 
 /// The word for the stack's own repository where a drill may come from several places.
@@ -386,10 +386,19 @@ fn blank(
         objective_seconds: stack.drill.rto_minutes.map(|minutes| u64::from(minutes) * 60),
         phases: Vec::new(),
         sources: Vec::new(),
+        covers: Some(covers(&snapshot.manifest)),
         assertions: Vec::new(),
         notes: opened.left_out.iter().cloned().collect(),
         trend: Vec::new(),
     }
+}
+
+/// Returns the names of all sources that a snapshot has or should have.
+fn covers(manifest: &Manifest) -> Vec<SourceName> {
+    let there = manifest.sources.iter().map(|source| source.name.clone());
+    let lost = manifest.failed.iter().filter_map(|source| SourceName::new(&source.what).ok());
+    let all: BTreeSet<SourceName> = there.chain(lost).collect();
+    all.into_iter().collect()
 }
 
 #[cfg(test)]

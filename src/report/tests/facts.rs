@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 
 use crate::{
     drill::{Assertion, Outcome, Past, Phase, Question, Report, SCHEMA, SourceReport, Step, Trouble, Way},
-    names::SnapshotId,
+    names::{SnapshotId, SourceName},
 };
 
 const MIB: u64 = 1 << 20;
@@ -147,6 +147,7 @@ pub(super) fn passed() -> Report {
         objective_seconds: Some(1_800),
         phases: phases(),
         sources: sources(),
+        covers: Some(["files", "mysql"].map(|name| SourceName::new(name).unwrap()).to_vec()),
         assertions: assertions(),
         notes: vec![
             "MySQL 8.0 was restored into 8.4: set `image` of the drill to test the version in use.".into(),

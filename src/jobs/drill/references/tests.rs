@@ -289,6 +289,7 @@ fn report(assertions: Vec<Assertion>) -> Report {
         objective_seconds: None,
         phases: Vec::new(),
         sources: Vec::new(),
+        covers: None,
         assertions,
         notes: Vec::new(),
         trend: Vec::new(),
