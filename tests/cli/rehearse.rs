@@ -232,3 +232,44 @@ fn what_the_policy_leaves_out_today_neither_fails_nor_weakens_the_drill_of_an_ol
     assert_eq!(answers(&drill), [RESTORED, CONFIG], "{drill:#}");
     assert_eq!(detail(&drill, CONFIG.0), whole);
 }
+
+const BY_HAND: [(&str, &str, &str); 2] =
+    [("recover.sh brings the snapshot back", "", "held"), ("everything was brought back", "", "held")];
+
+#[test]
+fn the_recipe_of_one_shard_fails_for_no_source_of_another() {
+    let stage = divided();
+    sources(&stage, "lifeboat.toml", "0/2");
+    sources(&stage, "second.toml", "1/2");
+    stage.append("[drill]\nlab = \"process\"\n");
+    let drill = drilled(&stage, &["--by-hand"], 0);
+    assert_eq!(answers(&drill)[..2], BY_HAND, "{drill:#}");
+    let others =
+        if drill["notes"].as_array().unwrap().len() == 1 { ["more"].as_slice() } else { &["config", "most"] };
+    let told = others
+        .iter()
+        .map(|name| format!("{name}: the snapshot is of another shard; of this source it says nothing"));
+    assert_eq!(notes(&drill), told.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_recipe_is_held_to_what_its_snapshot_can_have() {
+    let (stage, old) = rehearsed();
+    add(&stage, "more");
+    let by_hand = |id: &str, exit| drilled(&stage, &["--by-hand", id], exit);
+    let drill = by_hand(&old, 42);
+    assert_eq!(answers(&drill)[0], UNKNOWN, "{drill:#}");
+    assert_eq!(answers(&drill)[1..3], BY_HAND, "{drill:#}");
+    let whole = stage.snapshot();
+    assert_eq!(notes(&by_hand(&old, 0)), ["more: newer than the snapshot; only younger ones have it"]);
+    // The recipe asks no policy how to restore.
+    let policy = stage.read("lifeboat.toml");
+    remove(&stage, "more");
+    let drill = by_hand(&whole, 0);
+    assert_eq!(notes(&drill), Vec::<&str>::new(), "{drill:#}");
+    let id = stage.snapshot();
+    stage.write("lifeboat.toml", &policy);
+    let drill = by_hand(&id, 41);
+    let lost = "more: the snapshot does not have it, and one before it does";
+    assert_eq!(drill["assertions"][1]["findings"][0], lost, "{drill:#}");
+}

@@ -74,6 +74,11 @@ impl Drift {
         drift
     }
 
+    /// Returns what counts for the recipe: it brings back all that the snapshot has, whatever the policy knows of it.
+    pub(super) fn by_hand(self) -> Self {
+        Self { removed: Vec::new(), ..self }
+    }
+
     /// Returns what the snapshot should have and does not, a line each.
     pub(super) fn lost(&self) -> impl Iterator<Item = String> {
         let lost = self.absent.iter().filter(|(_, lack)| *lack == Lack::Lost);

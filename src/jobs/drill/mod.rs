@@ -256,10 +256,10 @@ async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
         None => pick::choose(stack, &repository, &refs, ground).await?,
     };
     let snapshot = repository.snapshot(&id).await?;
+    let drift = Drift::of(stack, &snapshot, &repository, &refs).await;
     let drift = match wanted.way {
-        Way::Restore => Drift::of(stack, &snapshot, &repository, &refs).await,
-        // The recipe asks no policy.
-        Way::ByHand => Drift::default(),
+        Way::Restore => drift,
+        Way::ByHand => drift.by_hand(),
     };
     let refs = snapshot.refs_sha256;
     Ok(Opened { from, opening, repository, snapshot, drift, refs, identity: file, left_out })

@@ -59,10 +59,10 @@ impl Rehearsal<'_> {
     /// Restores and asks. Fails when it could not be run to its end; what did not hold stands in the report.
     pub(super) async fn run(mut self, meddle: Option<Meddle>) -> Result<()> {
         let workplace = Workplace::make(self.stack, self.report.way)?;
+        self.tell_drift();
         if self.report.way == Way::ByHand {
             return self.by_hand(&workplace).await;
         }
-        self.tell_drift();
         let origins = stage::origins(&self.opened.snapshot).await?;
         let cast = self.raise(&origins, &workplace).await?;
         if cast.is_empty() {
@@ -180,11 +180,11 @@ impl Rehearsal<'_> {
         let settings = &stack.repository.settings;
         let signers: Vec<String> = settings.signers.iter().chain(&settings.maintainers).cloned().collect();
         let scratch = workplace.path().join("recovery");
-        let sources: Vec<SourceName> = stack.sources.iter().map(|source| source.name.clone()).collect();
+        let lost: Vec<String> = opened.drift.lost().collect();
         let recovery = Recovery {
             repository: &opened.repository,
             snapshot: &opened.snapshot,
-            sources: &sources,
+            lost: &lost,
             folder: root.as_deref(),
             identity: &opened.identity,
             signers: &signers,
