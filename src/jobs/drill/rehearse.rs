@@ -142,6 +142,7 @@ impl Rehearsal<'_> {
         let snapshot = &self.opened.snapshot;
         let planned = restore::plan(snapshot, wanted, self.monitor).await;
         let versions = planned.as_ref().map(versions).unwrap_or_default();
+        self.note_releases(origins, &versions);
         let done = match planned {
             Ok(plan) => restore::execute(snapshot, plan, self.monitor).await,
             Err(failure) => Err(failure),
@@ -261,6 +262,25 @@ impl Rehearsal<'_> {
         }
     }
 
+    /// Tells where the lab is of another release, whatever comes of the restore. Targets of other kinds tell where they
+    /// are, which is no version.
+    fn note_releases(
+        &mut self,
+        origins: &BTreeMap<SourceName, Origin>,
+        versions: &BTreeMap<SourceName, String>,
+    ) {
+        for source in self.opened.snapshot.manifest.sources.iter().filter(|source| is_server(&source.kind)) {
+            let here = origins.get(&source.name).and_then(|origin| origin.version.as_deref());
+            let (Some(here), Some(there)) = (here, versions.get(&source.name)) else { continue };
+            if drill::release(here) != drill::release(there) {
+                self.report.notes.push(format!(
+                    "{}: backed up from {here}, restored into {there}: set the image in [drill.images]",
+                    source.name
+                ));
+            }
+        }
+    }
+
     fn note_sources(
         &mut self,
         done: &restore::Outcome,
@@ -273,17 +293,7 @@ impl Rehearsal<'_> {
                 self.opened.snapshot.manifest.sources.iter().find(|source| source.name == one.source);
             let Some(manifest) = manifest else { continue };
             let version = origins.get(&one.source).and_then(|origin| origin.version.clone());
-            let is_server = matches!(manifest.kind.as_str(), "mysql" | "redis");
-            // Of others the target tells where it is, which is no version.
-            let lab_version = versions.get(&one.source).filter(|_| is_server).cloned();
-            if let (Some(here), Some(there)) = (&version, &lab_version)
-                && drill::release(here) != drill::release(there)
-            {
-                self.report.notes.push(format!(
-                    "{}: backed up from {here}, restored into {there}: set the image in [drill.images]",
-                    one.source
-                ));
-            }
+            let lab_version = versions.get(&one.source).filter(|_| is_server(&manifest.kind)).cloned();
             let config = self.stack.source(one.source.as_str());
             self.report.notes.extend(config.and_then(|config| stage::unmatched(self.stack, config)));
             self.report.notes.extend(one.tally.notes.iter().map(|note| format!("{}: {note}", one.source)));
@@ -337,6 +347,10 @@ impl Rehearsal<'_> {
         let asked = self.report.objective_seconds.map(|objective| judge_time(rto_seconds, objective));
         self.report.assertions.extend(asked);
     }
+}
+
+fn is_server(kind: &str) -> bool {
+    matches!(kind, "mysql" | "redis")
 }
 
 fn silent(cast: &Cast, failure: Failure) -> Failure {
