@@ -111,8 +111,8 @@ impl Rehearsal<'_> {
         let mut running = self.watch.time(Step::Lab, self.lab.start(&to_start)).await?.into_iter();
         let mut cast = Vec::new();
         for (config, server) in &servers {
+            let inventory = &self.opened.snapshot.source(&config.name)?.inventory;
             let Some(server) = server else {
-                let inventory = &self.opened.snapshot.source(&config.name)?.inventory;
                 cast.push(stage::cast_files(config, inventory, workplace.path()));
                 continue;
             };
@@ -120,7 +120,7 @@ impl Rehearsal<'_> {
                 let what = format!("the lab has no server for `{}`", config.name);
                 Failure::new(ExitCode::DrillNotRun, what)
             })?;
-            cast.push(stage::cast(config, server, &running, workplace.path())?);
+            cast.push(stage::cast(config, inventory, (server, &running), workplace.path())?);
         }
         Ok(cast)
     }
