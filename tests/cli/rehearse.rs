@@ -180,6 +180,8 @@ fn snapshots_of_chosen_sources_are_never_drawn_and_never_said_to_have_lost_the_o
     }
     let drill = drilled(&stage, &[&chosen], 42);
     assert_eq!(answers(&drill), [UNKNOWN, RESTORED, CONFIG], "{drill:#}");
+    let by_hand = drilled(&stage, &["--by-hand", &chosen], 42);
+    assert_eq!(answers(&by_hand)[..3], [UNKNOWN, BY_HAND[0], BY_HAND[1]], "{by_hand:#}");
     for pick in ["latest", "random", "second"] {
         stage.edit(|text| text.replacen("[drill]\n", &format!("[drill]\npick = \"{pick}\"\n"), 1));
         for _ in 0..6 {
@@ -272,4 +274,35 @@ fn the_recipe_is_held_to_what_its_snapshot_can_have() {
     let drill = by_hand(&id, 41);
     let lost = "more: the snapshot does not have it, and one before it does";
     assert_eq!(drill["assertions"][1]["findings"][0], lost, "{drill:#}");
+}
+
+#[test]
+fn a_source_that_was_out_of_the_policy_for_a_while_is_not_lost_by_the_snapshots_of_that_time() {
+    let (stage, _) = rehearsed();
+    add(&stage, "more");
+    stage.snapshot();
+    let policy = stage.read("lifeboat.toml");
+    remove(&stage, "more");
+    let id = stage.snapshot();
+    stage.write("lifeboat.toml", &policy);
+    stage.snapshot();
+    let drill = drilled(&stage, &[&id], 42);
+    assert_eq!(answers(&drill), [UNKNOWN, RESTORED, CONFIG], "{drill:#}");
+    let why = "perhaps the policy of its day did not; drill a younger one";
+    assert!(detail(&drill, UNKNOWN.0).ends_with(why), "{drill:#}");
+}
+
+#[test]
+fn a_source_whose_name_another_kind_has_now_cannot_be_asked() {
+    let (stage, _) = rehearsed();
+    add(&stage, "more");
+    let id = stage.snapshot();
+    remove(&stage, "more");
+    stage.append("[[source]]\nname = \"more\"\nkind = \"redis\"\nurl = \"redis://127.0.0.1:1\"\n");
+    let drill = drilled(&stage, &[&id], 42);
+    assert_eq!(answers(&drill), [UNKNOWN, RESTORED, CONFIG], "{drill:#}");
+    let why = "drill a snapshot that was made since the name was given away";
+    assert!(detail(&drill, UNKNOWN.0).ends_with(why), "{drill:#}");
+    // The recipe needs no policy.
+    drilled(&stage, &["--by-hand", &id], 0);
 }

@@ -30,7 +30,7 @@ use crate::{
     lab::{Lab, Server},
     names::SourceName,
     policy::{DrillConfig, SourceConfig, Stack},
-    repo::Snapshot,
+    repo::{Snapshot, format::SourceManifest},
 };
 
 /// How long a server that accepts connections may take until it answers.
@@ -358,10 +358,14 @@ fn silent(cast: &Cast, failure: Failure) -> Failure {
     Failure::new(ExitCode::DrillNotRun, what).because(failure)
 }
 
-/// Returns the policy's sources that the snapshot has.
+/// Returns the policy's sources that the snapshot has, of the same kind.
 fn wanted<'s>(stack: &'s Stack, snapshot: &Snapshot) -> Vec<&'s SourceConfig> {
-    let has = |name: &SourceName| snapshot.manifest.sources.iter().any(|source| source.name == *name);
-    stack.sources.iter().filter(|config| has(&config.name)).collect()
+    let has = |config: &&SourceConfig| {
+        let is_same =
+            |source: &SourceManifest| source.name == config.name && source.kind == config.kind.word();
+        snapshot.manifest.sources.iter().any(is_same)
+    };
+    stack.sources.iter().filter(has).collect()
 }
 
 fn versions(plan: &Plan) -> BTreeMap<SourceName, String> {
