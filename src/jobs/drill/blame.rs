@@ -1,7 +1,7 @@
 //! Whose fault it is that a restore failed: the backup's, or that of the lab, which could not take it.
 //!
-//! Damage is the backup's, whatever became of the lab. A server that ended, whose disk or memory is full, that is too old
-//! or was not empty, is the lab's.
+//! Damage is the backup's, whatever became of the lab. A server that ended, whose disk or memory is full, that is too
+//! old or was not empty, is the lab's.
 
 use std::time::Duration;
 
