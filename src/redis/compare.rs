@@ -106,9 +106,9 @@ impl Dump {
     }
 }
 
+/// Both dumps were proven when they were taken: one that cannot be walked now says nothing of what was stored.
 fn unreadable(error: RdbError) -> Failure {
-    let exit = if matches!(error, RdbError::Read(_)) { ExitCode::Failed } else { ExitCode::Damage };
-    Failure::new(exit, "the dump cannot be walked").because(error)
+    Failure::new(ExitCode::Failed, "the dump cannot be walked").because(error)
 }
 
 /// What two dumps differ in.

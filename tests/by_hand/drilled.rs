@@ -9,7 +9,6 @@ use lifeboat::{
     flow::Problem,
     jobs::drill::by_hand::{Recovery, recover},
     lab::{Ended, Lab, Limits, Marks, ProcessLab, Program, Running, Server},
-    names::SourceName,
     repo::Snapshot,
 };
 
@@ -62,7 +61,7 @@ impl Wreck {
         let what = Recovery {
             repository: &repository,
             snapshot: &snapshot,
-            sources: &["minio", "redis"].map(|name| SourceName::new(name).unwrap()),
+            lost: &[],
             folder: is_near.then_some(folder.as_path()),
             identity,
             signers: std::slice::from_ref(&self.ship.made.signer),
@@ -227,7 +226,7 @@ async fn what_was_found_stays_found_when_the_recovery_breaks_off_and_its_folder_
     let what = Recovery {
         repository: &repository,
         snapshot: &snapshot,
-        sources: &["minio", "redis"].map(|name| SourceName::new(name).unwrap()),
+        lost: &[],
         folder: Some(folder.as_path()),
         identity: &wreck.identity(),
         signers: std::slice::from_ref(&wreck.ship.made.signer),

@@ -180,6 +180,8 @@ fn snapshots_of_chosen_sources_are_never_drawn_and_never_said_to_have_lost_the_o
     }
     let drill = drilled(&stage, &[&chosen], 42);
     assert_eq!(answers(&drill), [UNKNOWN, RESTORED, CONFIG], "{drill:#}");
+    let by_hand = drilled(&stage, &["--by-hand", &chosen], 42);
+    assert_eq!(answers(&by_hand)[..3], [UNKNOWN, BY_HAND[0], BY_HAND[1]], "{by_hand:#}");
     for pick in ["latest", "random", "second"] {
         stage.edit(|text| text.replacen("[drill]\n", &format!("[drill]\npick = \"{pick}\"\n"), 1));
         for _ in 0..6 {
@@ -231,4 +233,76 @@ fn what_the_policy_leaves_out_today_neither_fails_nor_weakens_the_drill_of_an_ol
     let drill = drilled(&stage, &[], 0);
     assert_eq!(answers(&drill), [RESTORED, CONFIG], "{drill:#}");
     assert_eq!(detail(&drill, CONFIG.0), whole);
+}
+
+const BY_HAND: [(&str, &str, &str); 2] =
+    [("recover.sh brings the snapshot back", "", "held"), ("everything was brought back", "", "held")];
+
+#[test]
+fn the_recipe_of_one_shard_fails_for_no_source_of_another() {
+    let stage = divided();
+    sources(&stage, "lifeboat.toml", "0/2");
+    sources(&stage, "second.toml", "1/2");
+    stage.append("[drill]\nlab = \"process\"\n");
+    let drill = drilled(&stage, &["--by-hand"], 0);
+    assert_eq!(answers(&drill)[..2], BY_HAND, "{drill:#}");
+    let others =
+        if drill["notes"].as_array().unwrap().len() == 1 { ["more"].as_slice() } else { &["config", "most"] };
+    let told = others
+        .iter()
+        .map(|name| format!("{name}: the snapshot is of another shard; of this source it says nothing"));
+    assert_eq!(notes(&drill), told.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_recipe_is_held_to_what_its_snapshot_can_have() {
+    let (stage, old) = rehearsed();
+    add(&stage, "more");
+    let by_hand = |id: &str, exit| drilled(&stage, &["--by-hand", id], exit);
+    let drill = by_hand(&old, 42);
+    assert_eq!(answers(&drill)[0], UNKNOWN, "{drill:#}");
+    assert_eq!(answers(&drill)[1..3], BY_HAND, "{drill:#}");
+    let whole = stage.snapshot();
+    assert_eq!(notes(&by_hand(&old, 0)), ["more: newer than the snapshot; only younger ones have it"]);
+    // The recipe asks no policy how to restore.
+    let policy = stage.read("lifeboat.toml");
+    remove(&stage, "more");
+    let drill = by_hand(&whole, 0);
+    assert_eq!(notes(&drill), Vec::<&str>::new(), "{drill:#}");
+    let id = stage.snapshot();
+    stage.write("lifeboat.toml", &policy);
+    let drill = by_hand(&id, 41);
+    let lost = "more: the snapshot does not have it, and one before it does";
+    assert_eq!(drill["assertions"][1]["findings"][0], lost, "{drill:#}");
+}
+
+#[test]
+fn a_source_that_was_out_of_the_policy_for_a_while_is_not_lost_by_the_snapshots_of_that_time() {
+    let (stage, _) = rehearsed();
+    add(&stage, "more");
+    stage.snapshot();
+    let policy = stage.read("lifeboat.toml");
+    remove(&stage, "more");
+    let id = stage.snapshot();
+    stage.write("lifeboat.toml", &policy);
+    stage.snapshot();
+    let drill = drilled(&stage, &[&id], 42);
+    assert_eq!(answers(&drill), [UNKNOWN, RESTORED, CONFIG], "{drill:#}");
+    let why = "perhaps the policy of its day did not; drill a younger one";
+    assert!(detail(&drill, UNKNOWN.0).ends_with(why), "{drill:#}");
+}
+
+#[test]
+fn a_source_whose_name_another_kind_has_now_cannot_be_asked() {
+    let (stage, _) = rehearsed();
+    add(&stage, "more");
+    let id = stage.snapshot();
+    remove(&stage, "more");
+    stage.append("[[source]]\nname = \"more\"\nkind = \"redis\"\nurl = \"redis://127.0.0.1:1\"\n");
+    let drill = drilled(&stage, &[&id], 42);
+    assert_eq!(answers(&drill), [UNKNOWN, RESTORED, CONFIG], "{drill:#}");
+    let why = "drill a snapshot that was made since the name was given away";
+    assert!(detail(&drill, UNKNOWN.0).ends_with(why), "{drill:#}");
+    // The recipe needs no policy.
+    drilled(&stage, &["--by-hand", &id], 0);
 }

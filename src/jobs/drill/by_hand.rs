@@ -30,7 +30,7 @@ use crate::{
     drill::{Assertion, FINDINGS_MAX, Question},
     error::{Context, ExitCode, Failure, Result},
     lab::{self, Ended, Lab, Program},
-    names::{ChunkId, SourceName},
+    names::ChunkId,
     repo::{
         self, Read as Readable, Repository, Snapshot,
         format::{EntryRecord, Manifest, SourceManifest},
@@ -66,8 +66,8 @@ pub struct Recovery<'a> {
     pub repository: &'a Repository<Readable>,
     /// The snapshot.
     pub snapshot: &'a Snapshot,
-    /// The sources that a whole snapshot has.
-    pub sources: &'a [SourceName],
+    /// What the snapshot should have and does not, a line each.
+    pub lost: &'a [String],
     /// The folder that the repository lies in; where it lies elsewhere it is fetched first.
     pub folder: Option<&'a Path>,
     /// The file with the identity that opens the data; one under a passphrase is refused.
@@ -152,7 +152,7 @@ async fn recover_into(lab: &dyn Lab, what: &Recovery<'_>, answers: &mut Vec<Asse
     let ended = lab.run(&program(what, &identity, &view, &folder, &result)).await?;
     answers.push(judge(&ended, what.timeout));
     if ended.code == Some(0) {
-        answers.push(all_there(&what.snapshot.manifest, what.sources));
+        answers.push(all_there(&what.snapshot.manifest, what.lost));
         for source in &what.snapshot.manifest.sources {
             answers.push(compare(what.snapshot, source, &result).await?);
         }
@@ -223,7 +223,12 @@ fn judge(ended: &Ended, timeout: Duration) -> Assertion {
     let last = lines.last().copied().unwrap_or("it said nothing");
     let lacks = lines.iter().rev().find(|line| {
         let is_missing = line.starts_with("recover.sh: ") && line.ends_with(" is not installed");
-        is_missing || line.ends_with(": No space left on device")
+        // Which of its files this host lets nobody read is no news of the repository.
+        let is_closed = line.starts_with("recover.sh: identity file ") && line.ends_with(" cannot be read");
+        is_missing
+            || is_closed
+            || line.ends_with(": No space left on device")
+            || line.to_ascii_lowercase().ends_with(": permission denied")
     });
     match ended.code {
         None => not_run(&format!("the script was not done after {} s", timeout.as_secs())),
@@ -241,7 +246,7 @@ fn judge(ended: &Ended, timeout: Duration) -> Assertion {
 
 /// Tells whether a good recovery of this snapshot brings everything back. What the backup had left out nobody can bring
 /// back, and of nothing nothing is proven.
-fn all_there(manifest: &Manifest, wanted: &[SourceName]) -> Assertion {
+fn all_there(manifest: &Manifest, lost: &[String]) -> Assertion {
     let mut missing = Findings::default();
     for failed in &manifest.failed {
         missing.tell(|| format!("{}: {}", failed.what, failed.why));
@@ -251,10 +256,8 @@ fn all_there(manifest: &Manifest, wanted: &[SourceName]) -> Assertion {
             missing.tell(|| format!("{}: {}: {}", source.name, problem.what, problem.why));
         }
     }
-    let is_told = |name: &SourceName| manifest.failed.iter().any(|failed| failed.what == name.as_str());
-    let is_there = |name: &SourceName| manifest.sources.iter().any(|source| source.name == *name);
-    for name in wanted.iter().filter(|name| !is_there(name) && !is_told(name)) {
-        missing.tell(|| format!("{name}: the snapshot does not have it"));
+    for line in lost {
+        missing.tell(|| line.clone());
     }
     let entries: u64 = manifest.sources.iter().map(|source| source.entries).sum();
     let detail = format!("{} sources, {entries} entries", manifest.sources.len());
@@ -430,6 +433,10 @@ mod tests {
         not_run(Some(1), "recover.sh: age is not installed\n", "recover.sh: age is not installed");
         let full = "zstd: error 70 : Write error: No space left on device";
         not_run(Some(1), &format!("{full}\nrecover.sh: pack ab cannot be opened\n"), full);
+        let closed = "recover.sh: identity file /identity.txt cannot be read";
+        not_run(Some(1), &format!("{closed}\n"), closed);
+        let denied = "bash: /recovered/manifest.json: Permission denied";
+        not_run(Some(1), &format!("{denied}\nrecover.sh: pack ab cannot be opened\n"), denied);
         not_run(Some(137), "Killed\n", "the script was ended by signal 9");
         let (answer, detail) = judged(Some(1), "pack 1 of 2\nrecover.sh: pack ab was changed\n");
         assert_eq!(
@@ -439,12 +446,10 @@ mod tests {
     }
 
     #[test]
-    fn what_the_snapshot_never_had_is_missing_and_nothing_proves_nothing() {
-        let names = |all: &[&str]| -> Vec<SourceName> {
-            all.iter().map(|name| SourceName::new(name).unwrap()).collect()
-        };
-        let answer = |manifest: &Manifest, wanted: &[&str]| {
-            let told = all_there(manifest, &names(wanted));
+    fn what_the_snapshot_lost_is_missing_and_nothing_proves_nothing() {
+        let answer = |manifest: &Manifest, lost: &[&str]| {
+            let lost: Vec<String> = lost.iter().map(|&line| line.to_owned()).collect();
+            let told = all_there(manifest, &lost);
             (told.answer, told.detail, told.findings)
         };
         let missing = |lines: &[&str], detail: &str| {
@@ -452,13 +457,13 @@ mod tests {
         };
         let mut partial = manifest();
         let (redis, mysql) = ("redis: it did not answer", "mysql: the snapshot does not have it");
-        assert_eq!(answer(&partial, &["redis"]), missing(&[redis], "0 sources, 0 entries; 1 are missing"));
+        assert_eq!(answer(&partial, &[]), missing(&[redis], "0 sources, 0 entries; 1 are missing"));
         assert_eq!(
-            answer(&partial, &["mysql", "redis"]),
+            answer(&partial, &[mysql]),
             missing(&[redis, mysql], "0 sources, 0 entries; 2 are missing")
         );
         partial.failed.clear();
-        assert_eq!(answer(&partial, &["mysql"]), missing(&[mysql], "0 sources, 0 entries; 1 are missing"));
+        assert_eq!(answer(&partial, &[mysql]), missing(&[mysql], "0 sources, 0 entries; 1 are missing"));
         let nothing = (Answer::CouldNotRun, "the snapshot holds no entry".to_owned(), Vec::new());
         assert_eq!(answer(&partial, &[]), nothing);
     }

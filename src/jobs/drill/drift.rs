@@ -18,6 +18,11 @@ use crate::{
 /// What is asked of a source that could not be restored at all.
 const RESTORED: &str = "the source was restored";
 
+const REMOVED: &str = "the policy does not have it any more, so nobody knows how to restore it: put it back, or drill a \
+                       snapshot that was made since it was taken out";
+const REUSED: &str = "the policy has another kind of source by this name, so nobody knows how to restore it: drill a \
+                      snapshot that was made since the name was given away";
+
 /// Why a source of the policy is not in a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lack {
@@ -29,8 +34,10 @@ enum Lack {
     Never,
     /// A person chose what to back up.
     Chosen,
-    /// An older snapshot has it.
+    /// An older snapshot has it, and this is the newest.
     Lost,
+    /// An older snapshot has it, and there are younger ones than this: the policy of its day may not have had it.
+    Away,
 }
 
 /// The sources that only one of the two has.
@@ -38,8 +45,8 @@ enum Lack {
 pub(super) struct Drift {
     /// Those of the policy.
     absent: Vec<(SourceName, Lack)>,
-    /// Those of the snapshot.
-    removed: Vec<SourceName>,
+    /// Those of the snapshot, and why nobody knows how to restore them.
+    removed: Vec<(SourceName, &'static str)>,
 }
 
 impl Drift {
@@ -55,23 +62,41 @@ impl Drift {
         let is_absent = |name: &&SourceName| !had(manifest, name);
         let absent: Vec<SourceName> =
             stack.sources.iter().map(|config| &config.name).filter(is_absent).cloned().collect();
-        let is_removed = |name: &&SourceName| stack.source(name.as_str()).is_none();
-        let removed = manifest.sources.iter().map(|source| &source.name).filter(is_removed).cloned();
+        let removed = manifest.sources.iter().filter_map(|source| {
+            let why = match stack.source(source.name.as_str()) {
+                None => REMOVED,
+                Some(config) if config.kind.word() != source.kind => REUSED,
+                Some(_) => return None,
+            };
+            Some((source.name.clone(), why))
+        });
         let mut drift = Self { absent: Vec::new(), removed: removed.collect() };
         let is_clear = absent.is_empty() || snapshot.refs.chosen || stack.repository.settings.sharded;
         let [before, after] =
             if is_clear { Default::default() } else { beside(&absent, snapshot, repository, refs).await };
+        let is_newest = !refs.iter().any(|one| !one.chosen && one.began > snapshot.refs.began);
         for name in absent {
             let lack = match () {
                 () if snapshot.refs.chosen => Lack::Chosen,
                 () if stack.repository.settings.sharded => Lack::Shard,
-                () if before.contains(&name) => Lack::Lost,
+                () if before.contains(&name) => {
+                    if is_newest {
+                        Lack::Lost
+                    } else {
+                        Lack::Away
+                    }
+                }
                 () if after.contains(&name) => Lack::Newer,
                 () => Lack::Never,
             };
             drift.absent.push((name, lack));
         }
         drift
+    }
+
+    /// Returns what counts for the recipe: it brings back all that the snapshot has, whatever the policy knows of it.
+    pub(super) fn by_hand(self) -> Self {
+        Self { removed: Vec::new(), ..self }
     }
 
     /// Returns what the snapshot should have and does not, a line each.
@@ -99,11 +124,14 @@ impl Drift {
                 name,
                 "a person chose the sources of this snapshot, and not this one: drill another snapshot",
             )),
+            Lack::Away => Some((
+                name,
+                "the snapshot does not have it, and one before it does: perhaps the policy of its day did not; drill a \
+                 younger one",
+            )),
             _ => None,
         });
-        let why = "the policy does not have it any more, so nobody knows how to restore it: put it back, or drill a \
-                   snapshot that was made since it was taken out";
-        let removed = self.removed.iter().map(move |name| (name, why));
+        let removed = self.removed.iter().map(|(name, why)| (name, *why));
         absent.chain(removed).map(|(name, why)| {
             Assertion::could_not_run(Question::Restored, RESTORED, why).about(name.as_str())
         })

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc, time::Instant};
 use chrono::DateTime;
 
 use super::*;
-use crate::{drill::Answer, event::NoMonitor, policy::Need};
+use crate::{event::NoMonitor, policy::Need};
 
 /// A stack whose state lies in this folder.
 fn stack(state: &Path, more: &str) -> Stack {
@@ -64,6 +64,24 @@ fn damage_that_breaks_a_drill_off_fails_it_and_any_other_trouble_only_says_that_
     assert_eq!(report.problem.unwrap().what, "pack ab12 was changed");
     let stopped = settle(&mut found(vec![]), Err(failure(ExitCode::Interrupted)));
     assert_eq!(stopped.unwrap_err().exit(), ExitCode::Interrupted);
+}
+
+#[test]
+fn a_drill_that_is_stopped_keeps_what_it_found_to_be_lost() {
+    let lost = Assertion::failed(Question::Contents, "contents", "a row is missing");
+    let mut report = found(vec![held(), lost]);
+    settle(&mut report, Err(stopped())).unwrap();
+    assert_eq!(judged(&report), Outcome::Failed);
+    assert!(report.problem.is_some());
+    let slow = Assertion::failed(Question::Objective, "time", "too slow");
+    let ended = settle(&mut found(vec![held(), slow]), Err(stopped()));
+    assert_eq!(ended.unwrap_err().exit(), ExitCode::Interrupted);
+}
+
+#[test]
+fn what_the_lab_reads_back_damaged_is_not_the_backups_damage() {
+    assert_eq!(of_lab(failure(ExitCode::Damage)).exit(), ExitCode::DrillNotRun);
+    assert_eq!(of_lab(failure(ExitCode::StoreDown)).exit(), ExitCode::StoreDown);
 }
 
 #[test]

@@ -52,7 +52,7 @@ use super::{
 use crate::{
     clock::Ground,
     crypt::{Identities, files},
-    drill::{self, Assertion, Outcome, Question, Report, Step, Trouble, Way},
+    drill::{self, Answer, Assertion, Outcome, Question, Report, Step, Trouble, Way},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     lab::{self, Lab, Limits, Marks, ProcessLab, docker::DockerLab},
@@ -258,10 +258,10 @@ async fn open(context: RunContext<'_>, wanted: &Wanted) -> Result<Opened> {
         None => pick::choose(stack, &repository, &refs, ground).await?,
     };
     let snapshot = repository.snapshot(&id).await?;
+    let drift = Drift::of(stack, &snapshot, &repository, &refs).await;
     let drift = match wanted.way {
-        Way::Restore => Drift::of(stack, &snapshot, &repository, &refs).await,
-        // The recipe asks no policy.
-        Way::ByHand => Drift::default(),
+        Way::Restore => drift,
+        Way::ByHand => drift.by_hand(),
     };
     let refs = snapshot.refs_sha256;
     Ok(Opened { from, opening, repository, snapshot, drift, refs, identity: file, left_out })
@@ -298,15 +298,22 @@ fn clear_away(stack: &Stack, report: &mut Report, monitor: &SharedMonitor) {
     }
 }
 
-/// Puts into the report what broke a drill off. Damage is an answer, and a bad one: the backup cannot be restored.
+/// Puts into the report what broke a drill off. Damage is an answer, and a bad one: the backup cannot be restored. One
+/// that was asked to end and has found nothing bad leaves no report.
 fn settle(report: &mut Report, ended: Result<()>) -> Result<()> {
     match ended {
-        Err(failure) if failure.exit() == ExitCode::Interrupted => return Err(failure),
+        Err(failure) if failure.exit() == ExitCode::Interrupted && !is_lost(report) => return Err(failure),
         Err(failure) if is_damage(&failure) => report.assertions.push(not_sound(SOUND, &failure)),
         Err(failure) => report.problem = Some(trouble(&failure)),
         Ok(()) => {}
     }
     Ok(())
+}
+
+/// Returns whether something was found that does not hold, whatever is still to be asked. Too slow is not that.
+fn is_lost(report: &Report) -> bool {
+    let is_lost = |one: &Assertion| one.answer == Answer::Failed && one.kind != Question::Objective;
+    report.assertions.iter().any(is_lost)
 }
 
 /// Returns whether a failure says that the backup itself is bad, wherever it was met.
@@ -316,9 +323,19 @@ fn is_damage(failure: &Failure) -> bool {
 
 /// Returns the assertion that a failure of the backup is; what to do stands below it.
 fn not_sound(name: &str, failure: &Failure) -> Assertion {
+    unsound(Question::Restored, name, failure)
+}
+
+/// The same, where it was met while something was asked.
+fn unsound(kind: Question, name: &str, failure: &Failure) -> Assertion {
     let findings = failure.hints().to_vec();
     let total = findings.len() as u64;
-    Assertion::failed(Question::Restored, name, failure.one_line()).with_findings(findings, total)
+    Assertion::failed(kind, name, failure.one_line()).with_findings(findings, total)
+}
+
+/// Returns a failure that the lab's side of a comparison met: what is damaged there is not the backup.
+fn of_lab(failure: Failure) -> Failure {
+    if is_damage(&failure) { failure.with_exit(ExitCode::DrillNotRun) } else { failure }
 }
 
 fn late(minutes: u32) -> Failure {

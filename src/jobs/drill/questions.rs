@@ -9,9 +9,11 @@ use chrono::{DateTime, Utc};
 
 use super::{
     answers::{Single, judge_age, judge_number},
+    is_damage,
     objects::ObjectBook,
     programs, references,
     scene::{Cast, Dumps, Scene},
+    unsound,
 };
 use crate::{
     clock::Ground,
@@ -111,15 +113,19 @@ impl<'a> Asking<'a> {
             Ok(assertion) => return assertion,
             Err(failure) => failure,
         };
+        let about = |assertion: Assertion| match source {
+            Some(source) => assertion.about(source),
+            None => assertion,
+        };
+        // The lab's own answers are never damage: these are the snapshot's bytes.
+        if is_damage(&failure) {
+            return about(unsound(kind, name, &failure));
+        }
         let mut why = failure.chain().join(": ");
         if let Err(reason) = self.lab.check().await {
             why = format!("{}; so {why}", reason.chain().join(": "));
         }
-        let assertion = Assertion::could_not_run(kind, name, why);
-        match source {
-            Some(source) => assertion.about(source),
-            None => assertion,
-        }
+        about(Assertion::could_not_run(kind, name, why))
     }
 
     /// Returns the copy of a source.

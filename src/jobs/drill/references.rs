@@ -293,9 +293,13 @@ fn nothing(config: &ReferenceConfig, thing: &str, tally: &Tally) -> Option<Strin
         (0, ..) if config.orphans_max.is_none() => Some(format!(
             "{returned} and `orphans_max` does not say how many {thing}s may be without a row: nothing was compared"
         )),
-        (named @ 1.., 0, _) if named == tally.expired => {
-            let keys = counted(named, "key that a row names has", "keys that rows name have");
-            Some(format!("{keys} expired since the snapshot: nothing was compared"))
+        (named @ 1.., 0, _) if tally.expired > 0 && named == tally.expired + tally.count(Fault::Missing) => {
+            let keys = counted(tally.expired, "key that a row names has", "keys that rows name have");
+            let missing = match tally.count(Fault::Missing) {
+                0 => String::new(),
+                missing => format!(" and {missing} missing"),
+            };
+            Some(format!("{keys} expired since the snapshot{missing}: nothing was compared"))
         }
         (named, 0, Some(glob))
             if config.orphans_max.is_some() && named > tally.count(Fault::Missing) + tally.expired =>

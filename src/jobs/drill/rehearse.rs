@@ -30,7 +30,7 @@ use crate::{
     lab::{Lab, Server},
     names::SourceName,
     policy::{DrillConfig, SourceConfig, Stack},
-    repo::Snapshot,
+    repo::{Snapshot, format::SourceManifest},
 };
 
 /// How long a server that accepts connections may take until it answers.
@@ -59,10 +59,10 @@ impl Rehearsal<'_> {
     /// Restores and asks. Fails when it could not be run to its end; what did not hold stands in the report.
     pub(super) async fn run(mut self, meddle: Option<Meddle>) -> Result<()> {
         let workplace = Workplace::make(self.stack, self.report.way)?;
+        self.tell_drift();
         if self.report.way == Way::ByHand {
             return self.by_hand(&workplace).await;
         }
-        self.tell_drift();
         let origins = stage::origins(&self.opened.snapshot).await?;
         let cast = self.raise(&origins, &workplace).await?;
         if cast.is_empty() {
@@ -111,8 +111,8 @@ impl Rehearsal<'_> {
         let mut running = self.watch.time(Step::Lab, self.lab.start(&to_start)).await?.into_iter();
         let mut cast = Vec::new();
         for (config, server) in &servers {
+            let inventory = &self.opened.snapshot.source(&config.name)?.inventory;
             let Some(server) = server else {
-                let inventory = &self.opened.snapshot.source(&config.name)?.inventory;
                 cast.push(stage::cast_files(config, inventory, workplace.path()));
                 continue;
             };
@@ -120,7 +120,7 @@ impl Rehearsal<'_> {
                 let what = format!("the lab has no server for `{}`", config.name);
                 Failure::new(ExitCode::DrillNotRun, what)
             })?;
-            cast.push(stage::cast(config, server, &running, workplace.path())?);
+            cast.push(stage::cast(config, inventory, (server, &running), workplace.path())?);
         }
         Ok(cast)
     }
@@ -142,6 +142,7 @@ impl Rehearsal<'_> {
         let snapshot = &self.opened.snapshot;
         let planned = restore::plan(snapshot, wanted, self.monitor).await;
         let versions = planned.as_ref().map(versions).unwrap_or_default();
+        self.note_releases(origins, &versions);
         let done = match planned {
             Ok(plan) => restore::execute(snapshot, plan, self.monitor).await,
             Err(failure) => Err(failure),
@@ -180,11 +181,11 @@ impl Rehearsal<'_> {
         let settings = &stack.repository.settings;
         let signers: Vec<String> = settings.signers.iter().chain(&settings.maintainers).cloned().collect();
         let scratch = workplace.path().join("recovery");
-        let sources: Vec<SourceName> = stack.sources.iter().map(|source| source.name.clone()).collect();
+        let lost: Vec<String> = opened.drift.lost().collect();
         let recovery = Recovery {
             repository: &opened.repository,
             snapshot: &opened.snapshot,
-            sources: &sources,
+            lost: &lost,
             folder: root.as_deref(),
             identity: &opened.identity,
             signers: &signers,
@@ -261,6 +262,25 @@ impl Rehearsal<'_> {
         }
     }
 
+    /// Tells where the lab is of another release, whatever comes of the restore. Targets of other kinds tell where they
+    /// are, which is no version.
+    fn note_releases(
+        &mut self,
+        origins: &BTreeMap<SourceName, Origin>,
+        versions: &BTreeMap<SourceName, String>,
+    ) {
+        for source in self.opened.snapshot.manifest.sources.iter().filter(|source| is_server(&source.kind)) {
+            let here = origins.get(&source.name).and_then(|origin| origin.version.as_deref());
+            let (Some(here), Some(there)) = (here, versions.get(&source.name)) else { continue };
+            if drill::release(here) != drill::release(there) {
+                self.report.notes.push(format!(
+                    "{}: backed up from {here}, restored into {there}: set the image in [drill.images]",
+                    source.name
+                ));
+            }
+        }
+    }
+
     fn note_sources(
         &mut self,
         done: &restore::Outcome,
@@ -273,17 +293,7 @@ impl Rehearsal<'_> {
                 self.opened.snapshot.manifest.sources.iter().find(|source| source.name == one.source);
             let Some(manifest) = manifest else { continue };
             let version = origins.get(&one.source).and_then(|origin| origin.version.clone());
-            let is_server = matches!(manifest.kind.as_str(), "mysql" | "redis");
-            // Of others the target tells where it is, which is no version.
-            let lab_version = versions.get(&one.source).filter(|_| is_server).cloned();
-            if let (Some(here), Some(there)) = (&version, &lab_version)
-                && drill::release(here) != drill::release(there)
-            {
-                self.report.notes.push(format!(
-                    "{}: backed up from {here}, restored into {there}: set the image in [drill.images]",
-                    one.source
-                ));
-            }
+            let lab_version = versions.get(&one.source).filter(|_| is_server(&manifest.kind)).cloned();
             let config = self.stack.source(one.source.as_str());
             self.report.notes.extend(config.and_then(|config| stage::unmatched(self.stack, config)));
             self.report.notes.extend(one.tally.notes.iter().map(|note| format!("{}: {note}", one.source)));
@@ -339,15 +349,23 @@ impl Rehearsal<'_> {
     }
 }
 
+fn is_server(kind: &str) -> bool {
+    matches!(kind, "mysql" | "redis")
+}
+
 fn silent(cast: &Cast, failure: Failure) -> Failure {
     let what = format!("the lab's server for `{}` does not answer", cast.config.name);
     Failure::new(ExitCode::DrillNotRun, what).because(failure)
 }
 
-/// Returns the policy's sources that the snapshot has.
+/// Returns the policy's sources that the snapshot has, of the same kind.
 fn wanted<'s>(stack: &'s Stack, snapshot: &Snapshot) -> Vec<&'s SourceConfig> {
-    let has = |name: &SourceName| snapshot.manifest.sources.iter().any(|source| source.name == *name);
-    stack.sources.iter().filter(|config| has(&config.name)).collect()
+    let has = |config: &&SourceConfig| {
+        let is_same =
+            |source: &SourceManifest| source.name == config.name && source.kind == config.kind.word();
+        snapshot.manifest.sources.iter().any(is_same)
+    };
+    stack.sources.iter().filter(has).collect()
 }
 
 fn versions(plan: &Plan) -> BTreeMap<SourceName, String> {

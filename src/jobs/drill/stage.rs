@@ -13,6 +13,7 @@ use crate::{
     drill,
     error::{Context, ExitCode, Result},
     lab::{Product, Running, Server},
+    mysql,
     names::SourceName,
     policy::{LabKind, SecretRef, SourceConfig, SourceKind, Stack, Tls},
     repo::{Snapshot, format::SourceManifest},
@@ -114,11 +115,17 @@ pub(super) fn unmatched(stack: &Stack, config: &SourceConfig) -> Option<String> 
     })
 }
 
-/// Returns the source as it is reached in the lab, with all that is in it: what was left out of the snapshot was not
-/// restored, and what the policy leaves out today says nothing of a snapshot of its day. Its password goes into a file
+/// Returns the source as it is reached in the lab, with all that is in the databases and buckets of the snapshot: what
+/// was left out of it was not restored, and what the policy leaves out today says nothing of a snapshot of its day. Of
+/// what an image makes by itself, the snapshot says nothing. Its password goes into a file
 /// in `folder`, which is the drill's own: so the engines read it as they read any other, and it stands in no argument
 /// and no environment.
-pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, folder: &Path) -> Result<Cast> {
+pub(super) fn cast(
+    config: &SourceConfig,
+    inventory: &[String],
+    (server, running): (&Server, &Running),
+    folder: &Path,
+) -> Result<Cast> {
     let secret = |name: &str, text: &str| -> Result<SecretRef> {
         let path = folder.join(format!("{}-{name}", config.name));
         std::fs::write(&path, text)
@@ -132,7 +139,7 @@ pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, fo
             (mysql.host, mysql.port, mysql.socket) =
                 (running.address.ip().to_string(), running.address.port(), None);
             (mysql.user, mysql.tls) = (server.product.user().to_owned(), Tls::Off);
-            (mysql.databases, mysql.exclude) = everything();
+            (mysql.databases, mysql.exclude) = mysql::compare::patterns_of(inventory);
             mysql.password = Some(secret("password", password)?);
         }
         SourceKind::Redis(redis) => {
@@ -142,7 +149,8 @@ pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, fo
         }
         SourceKind::S3(s3) => {
             s3.endpoint = format!("http://{}", running.address);
-            (s3.buckets, s3.exclude) = everything();
+            (s3.buckets, s3.exclude) =
+                (inventory.iter().map(|bucket| bucket_pattern(bucket)).collect(), Vec::new());
             s3.access_key = secret("access-key", server.product.user())?;
             s3.secret_key = secret("secret-key", password)?;
         }
@@ -152,9 +160,9 @@ pub(super) fn cast(config: &SourceConfig, server: &Server, running: &Running, fo
     Ok(Cast { config, running: Some(running.clone()), folder: None })
 }
 
-/// The globs of what is taken, and of what is left out.
-fn everything() -> (Vec<String>, Vec<String>) {
-    (vec!["*".to_owned()], Vec::new())
+/// Returns a bucket as a pattern: one that is named must be there, and one that is gone is what a drill looks for.
+fn bucket_pattern(bucket: &str) -> String {
+    format!("{{{}}}", globset::escape(bucket))
 }
 
 /// Returns files as they are found below `folder`, where a restore puts them as they were. Their paths are those of the
@@ -191,7 +199,8 @@ mod tests {
     }
 
     /// Returns how a source of the policy is reached in a lab.
-    fn copied(kind: SourceKind, folder: &Path) -> SourceKind {
+    fn copied(kind: SourceKind, inventory: &[&str], folder: &Path) -> SourceKind {
+        let inventory: Vec<String> = inventory.iter().map(|&item| item.to_owned()).collect();
         let config = SourceConfig { name: SourceName::new("source").unwrap(), kind };
         let stack = Stack::parse(
             "stack = \"shop\"\n[repository]\nstore = \"fs\"\noptions = { root = \"/repo\" }\n\
@@ -202,24 +211,39 @@ mod tests {
         let server = server(&stack.unwrap(), &config, &Origin::default(), &Ground::system()).unwrap();
         let address = ([127, 0, 0, 1], 4000).into();
         let (name, inside, image) = (server.name.clone(), String::new(), String::new());
-        cast(&config, &server, &Running { name, address, inside, image }, folder).unwrap().config.kind
+        let running = Running { name, address, inside, image };
+        cast(&config, &inventory, (&server, &running), folder).unwrap().config.kind
     }
 
     #[test]
-    fn a_lab_is_read_whole_whatever_the_policy_leaves_out_today() {
+    fn of_a_lab_all_is_read_that_the_snapshot_has_whatever_the_policy_leaves_out_today() {
         let dir = tempfile::tempdir().unwrap();
         let mysql = "user = \"x\"\ndatabases = [\"im\"]\nexclude = [\"im.log\", \"accounts\"]";
-        let SourceKind::Mysql(mysql) = copied(SourceKind::Mysql(toml::from_str(mysql).unwrap()), dir.path())
+        let SourceKind::Mysql(mysql) = copied(
+            SourceKind::Mysql(toml::from_str(mysql).unwrap()),
+            &["im", "im.log", "a%2Eb[1]", "a%2Eb[1].x"],
+            dir.path(),
+        ) else {
+            unreachable!()
+        };
+        let escaped = ["a.b[[]1[]]", "im"].map(str::to_owned).to_vec();
+        assert_eq!((mysql.databases, mysql.exclude), (escaped, vec!["accounts".to_owned()]));
+        let all = |items: &[&str]| {
+            mysql::compare::patterns_of(&items.iter().map(|&item| item.to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(all(&["im", "accounts"]), (vec!["im".to_owned()], Vec::new()));
+        // A database of that name is not left out with the accounts.
+        assert_eq!(all(&["accounts (database)", "accounts.t"]), (vec!["accounts".to_owned()], Vec::new()));
+        let s3 = "endpoint = \"http://x\"\naccess_key = { env = \"A\" }\nsecret_key = { env = \"B\" }\n\
+                  buckets = [\"im-*\"]\nexclude = [\"im-tmp/**\"]";
+        let SourceKind::S3(s3) =
+            copied(SourceKind::S3(toml::from_str(s3).unwrap()), &["im-files"], dir.path())
         else {
             unreachable!()
         };
-        assert_eq!((mysql.databases, mysql.exclude), everything());
-        let s3 = "endpoint = \"http://x\"\naccess_key = { env = \"A\" }\nsecret_key = { env = \"B\" }\n\
-                  buckets = [\"im-*\"]\nexclude = [\"im-tmp/**\"]";
-        let SourceKind::S3(s3) = copied(SourceKind::S3(toml::from_str(s3).unwrap()), dir.path()) else {
-            unreachable!()
-        };
-        assert_eq!((s3.buckets, s3.exclude), everything());
+        assert_eq!((&*s3.buckets, s3.exclude.len()), (["{im-files}".to_owned()].as_slice(), 0));
+        let glob = globset::Glob::new(&s3.buckets[0]).unwrap().compile_matcher();
+        assert!(glob.is_match("im-files") && !glob.is_match("im-files2"));
     }
 
     #[test]

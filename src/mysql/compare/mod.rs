@@ -5,6 +5,8 @@ mod accounts;
 mod programs;
 mod rows;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -13,7 +15,7 @@ pub use self::{
     programs::differing_programs,
     rows::{RowOdds, Side, TableSums, list_rows, name_rows, sum_rows},
 };
-use super::layout::{ACCOUNTS, table_item};
+use super::layout::{ACCOUNTS, parse_item, table_item};
 use crate::flow::{EntryMeta, Likeness, Seen, compare::Counts};
 
 /// When two entries of a MySQL source hold the same: what a server shows is equal where the data is.
@@ -50,6 +52,17 @@ pub fn table_of(meta: &EntryMeta) -> Option<((String, String), &str)> {
 /// Returns the pattern that picks one table out of a snapshot. A table whose name goes on behind a dot comes along.
 pub fn selection(db: &str, table: &str) -> String {
     globset::escape(&table_item(db, table))
+}
+
+/// Returns the patterns of what a server holds of a snapshot, and of what it holds beside it: its databases whole, and
+/// the accounts where the snapshot has them.
+pub fn patterns_of(inventory: &[String]) -> (Vec<String>, Vec<String>) {
+    let databases: BTreeSet<String> =
+        inventory.iter().filter_map(|item| parse_item(item)).map(|(db, _)| db).collect();
+    // Left out by this word, a database of that name would be left out too.
+    let are_wanted = databases.contains(ACCOUNTS) || inventory.iter().any(|item| item == ACCOUNTS);
+    let left_out = if are_wanted { Vec::new() } else { vec![ACCOUNTS.to_owned()] };
+    (databases.iter().map(|db| globset::escape(db)).collect(), left_out)
 }
 
 impl Likeness for MysqlLikeness {

@@ -9,7 +9,7 @@ use crate::{
         compare::{Counts, Difference, Observer},
         settle,
     },
-    jobs::drill::scene::Dumps,
+    jobs::drill::{of_lab, scene::Dumps},
     lab,
     plain::grouped,
     policy::RedisConfig,
@@ -88,7 +88,7 @@ async fn differing(pair: &Pair<'_>, config: &RedisConfig) -> Result<KeyOdds> {
     let stored = pair.scene.dump(name, config).await?;
     let (sink, entries) = channel(STREAM_DEPTH);
     let (read, taken) = tokio::join!(pair.source()?.read(sink, None), Dump::take(entries, config, now_ms()));
-    let ((), found) = settle(read, taken).map_err(|error| error.about(name))?;
+    let ((), found) = settle(read, taken).map_err(|error| of_lab(error.about(name)))?;
     // What expired while the dump was on its way may be in it or not.
     differing_keys(stored, found, now_ms(), FINDINGS_MAX).await
 }

@@ -15,7 +15,7 @@ mod rows;
 
 use async_trait::async_trait;
 
-use super::{Cast, Scene, sample};
+use super::{Cast, Scene, is_damage, sample, unsound};
 use crate::{
     drill::{Assertion, FINDINGS_MAX, Question},
     error::{Failure, Result},
@@ -25,6 +25,7 @@ use crate::{
         compare::{self, Compared, Counts, Observer, Stored},
     },
     jobs::registry,
+    lab::Lab,
     names::SourceName,
     plain::grouped,
     policy::SourceKind,
@@ -49,7 +50,7 @@ pub async fn compare(scene: &Scene<'_>, cast: &Cast, each_object: EachObject<'_>
     });
     let (asked, is_read) = match of_source(scene, cast, each_object).await {
         Ok(asked) => asked,
-        Err(failure) => (could_not(scene, failure).await, false),
+        Err(failure) => (could_not(scene.lab, failure).await, false),
     };
     scene.monitor.event(Event::SourceEnded { source: source.clone() });
     (asked.about(source.to_string()), is_read)
@@ -189,9 +190,12 @@ impl Stored for Listed {
     }
 }
 
-/// Says why a source could not be compared: what became of the lab is told first.
-async fn could_not(scene: &Scene<'_>, failure: Failure) -> Assertion {
-    let mut lines = match scene.lab.check().await {
+/// Says why a source could not be compared: what became of the lab is told first. Damage is the snapshot's, and fails.
+pub(super) async fn could_not(lab: &dyn Lab, failure: Failure) -> Assertion {
+    if is_damage(&failure) {
+        return unsound(Question::Contents, NAME, &failure);
+    }
+    let mut lines = match lab.check().await {
         Ok(()) => Vec::new(),
         Err(lab) => lab.chain(),
     };

@@ -17,6 +17,7 @@ use crate::{
         compare::{Difference, KEPT_BYTES_MAX, Observer},
         settle,
     },
+    jobs::drill::of_lab,
     mysql::{
         MysqlSource,
         compare::{
@@ -141,7 +142,10 @@ async fn programs(
         let stored = pair.scene.snapshot.entry_bytes(&record, KEPT_BYTES_MAX as u64).await?;
         let named = match (&script, accounts) {
             (Some(script), _) => one_by_one(&record.meta, Some(&stored), script)?,
-            (None, Accounts::Kept(found)) => differing_accounts(&stored, found, &pair.manifest.inventory)?,
+            // What was stored is as it was written: it is known by its hash.
+            (None, Accounts::Kept(found)) => {
+                differing_accounts(&stored, found, &pair.manifest.inventory).map_err(of_lab)?
+            }
             (None, _) => {
                 findings.uncompared = accounts.uncompared(false);
                 Vec::new()
@@ -179,7 +183,7 @@ fn one_by_one(meta: &EntryMeta, stored: Option<&[u8]>, script: &Difference) -> R
         return Ok(unknown());
     }
     let db = meta.text("db").unwrap_or_default();
-    let named = differing_programs(db, stored, script.bytes.as_deref())?;
+    let named = differing_programs(db, stored, script.bytes.as_deref()).map_err(of_lab)?;
     Ok(if named.is_empty() { unknown() } else { named })
 }
 
@@ -239,6 +243,7 @@ impl Sides<'_> {
         let source = Box::new(source.only_table(self.at.0, self.at.1));
         let (sink, entries) = channel(STREAM_DEPTH);
         let (read, taken) = tokio::join!(source.read(sink, None), take(entries));
-        settle(read, taken).map(|((), taken)| taken)
+        let settled = settle(read, taken).map(|((), taken)| taken);
+        settled.map_err(|error| of_lab(error.about(self.pair.name())).into())
     }
 }

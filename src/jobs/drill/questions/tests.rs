@@ -86,3 +86,33 @@ fn what_was_found_before_a_drill_broke_off_stays_found() {
     assert_eq!(answers[0].detail, why);
     assert_eq!(answers[1].findings, ["a row is missing"]);
 }
+
+#[tokio::test]
+async fn damage_that_a_question_meets_in_the_snapshot_fails_it() {
+    let drill: DrillConfig = toml::from_str("").unwrap();
+    let (monitor, snapshot) = (NoMonitor::shared(), SnapshotId::new("20261101T030000Z-7f3a").unwrap());
+    let asking = Asking {
+        drill: &drill,
+        snapshot: &snapshot,
+        points: BTreeMap::new(),
+        dumps: &Nothing,
+        cast: &[],
+        lab: &Slow,
+        ground: &Ground::system(),
+        monitor: &monitor,
+    };
+    let source = "mysql".to_owned();
+    for (exit, answer) in [
+        (ExitCode::Damage, Answer::Failed),
+        (ExitCode::Tampering, Answer::Failed),
+        (ExitCode::StoreDown, Answer::CouldNotRun),
+    ] {
+        let failure = Failure::new(exit, "pack ab12 was changed");
+        let asked = asking.settle(Err(failure), (Question::Reference, "sessions", Some(&source))).await;
+        assert_eq!((asked.answer, asked.kind), (answer, Question::Reference));
+        assert_eq!((asked.name.as_str(), asked.source.as_deref()), ("sessions", Some("mysql")));
+        assert_eq!(asked.detail, "pack ab12 was changed");
+        let met = super::super::contents::could_not(&Slow, Failure::new(exit, "pack ab12 was changed")).await;
+        assert_eq!((met.answer, met.kind), (answer, Question::Contents));
+    }
+}
