@@ -80,6 +80,15 @@ fn remove(stage: &Stage, name: &str) {
     });
 }
 
+/// Makes a snapshot by a policy that lacks a source, which it has again afterwards.
+fn snapshot_without(stage: &Stage, name: &str) -> String {
+    let policy = stage.read("lifeboat.toml");
+    remove(stage, name);
+    let id = stage.snapshot();
+    stage.write("lifeboat.toml", &policy);
+    id
+}
+
 fn notes(drill: &Value) -> Vec<&str> {
     drill["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect()
 }
@@ -158,10 +167,7 @@ fn a_source_that_an_older_snapshot_has_and_this_one_has_not_is_lost() {
     let (stage, _) = rehearsed();
     add(&stage, "more");
     stage.snapshot();
-    let policy = stage.read("lifeboat.toml");
-    remove(&stage, "more");
-    let id = stage.snapshot();
-    stage.write("lifeboat.toml", &policy);
+    let id = snapshot_without(&stage, "more");
     let drill = drilled(&stage, &[&id], 41);
     assert_eq!(answers(&drill), [("everything was restored", "", "failed"), CONFIG], "{drill:#}");
     let lost = "more: the snapshot does not have it, and one before it does";
@@ -281,10 +287,7 @@ fn a_source_that_was_out_of_the_policy_for_a_while_is_not_lost_by_the_snapshots_
     let (stage, _) = rehearsed();
     add(&stage, "more");
     stage.snapshot();
-    let policy = stage.read("lifeboat.toml");
-    remove(&stage, "more");
-    let id = stage.snapshot();
-    stage.write("lifeboat.toml", &policy);
+    let id = snapshot_without(&stage, "more");
     stage.snapshot();
     let drill = drilled(&stage, &[&id], 42);
     assert_eq!(answers(&drill), [UNKNOWN, RESTORED, CONFIG], "{drill:#}");

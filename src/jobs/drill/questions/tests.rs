@@ -61,20 +61,26 @@ const TWO: &str = "
     command = [\"sleep\", \"infinity\"]
 ";
 
+fn around() -> (SnapshotId, Ground, SharedMonitor) {
+    (SnapshotId::new("20261101T030000Z-7f3a").unwrap(), Ground::system(), NoMonitor::shared())
+}
+
+/// Asks of no server, in a lab that is slow.
+fn asking<'a>(
+    drill: &'a DrillConfig,
+    snapshot: &'a SnapshotId,
+    ground: &'a Ground,
+    monitor: &'a SharedMonitor,
+) -> Asking<'a> {
+    let (points, dumps, cast) = (BTreeMap::new(), &Nothing, &[]);
+    Asking { drill, snapshot, points, dumps, cast, lab: &Slow, ground, monitor }
+}
+
 #[test]
 fn what_was_found_before_a_drill_broke_off_stays_found() {
     let drill: DrillConfig = toml::from_str(TWO).unwrap();
-    let (monitor, snapshot) = (NoMonitor::shared(), SnapshotId::new("20261101T030000Z-7f3a").unwrap());
-    let asking = Asking {
-        drill: &drill,
-        snapshot: &snapshot,
-        points: BTreeMap::new(),
-        dumps: &Nothing,
-        cast: &[],
-        lab: &Slow,
-        ground: &Ground::system(),
-        monitor: &monitor,
-    };
+    let (snapshot, ground, monitor) = around();
+    let asking = asking(&drill, &snapshot, &ground, &monitor);
     let full = Failure::new(ExitCode::Failed, "the temporary file of a drill's comparisons failed")
         .because("database or disk is full");
     let mut answers = Vec::new();
@@ -90,17 +96,8 @@ fn what_was_found_before_a_drill_broke_off_stays_found() {
 #[tokio::test]
 async fn damage_that_a_question_meets_in_the_snapshot_fails_it() {
     let drill: DrillConfig = toml::from_str("").unwrap();
-    let (monitor, snapshot) = (NoMonitor::shared(), SnapshotId::new("20261101T030000Z-7f3a").unwrap());
-    let asking = Asking {
-        drill: &drill,
-        snapshot: &snapshot,
-        points: BTreeMap::new(),
-        dumps: &Nothing,
-        cast: &[],
-        lab: &Slow,
-        ground: &Ground::system(),
-        monitor: &monitor,
-    };
+    let (snapshot, ground, monitor) = around();
+    let asking = asking(&drill, &snapshot, &ground, &monitor);
     let source = "mysql".to_owned();
     for (exit, answer) in [
         (ExitCode::Damage, Answer::Failed),
