@@ -54,7 +54,7 @@ fn into(folder: &Path) -> Box<dyn Target> {
 }
 
 fn all(replace: bool) -> WriteOptions {
-    WriteOptions { replace, only: Selection::all() }
+    WriteOptions { replace, ..WriteOptions::default() }
 }
 
 fn failure<T: std::fmt::Debug>(result: Result<T, FlowError>) -> lifeboat::error::Failure {

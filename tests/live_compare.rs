@@ -116,7 +116,7 @@ impl Stage {
         let snapshot = self.ship.reader(&self.store).await.unwrap().snapshot(&self.id).await.unwrap();
         let (sink, stream) = channel(STREAM_DEPTH);
         let (all, monitor) = (Selection::all(), NoMonitor::shared());
-        let options = WriteOptions { replace: false, only: Selection::all() };
+        let options = WriteOptions::default();
         let read = snapshot.read_source(&self.original.name, &all, sink, &monitor);
         let (read, written) = tokio::join!(read, target.write(options, stream));
         settle(read, written).unwrap();

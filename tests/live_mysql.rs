@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "clippy takes only the outermost function of a test for one")]
 
 #[path = "live_support/mysql.rs"]
+#[allow(dead_code, reason = "each test file uses its own part of it")]
 mod support;
 
 #[path = "live/mysql_copy.rs"]
 mod copy;
 #[path = "live/mysql_failures.rs"]
 mod failures;
+#[path = "live/mysql_reach.rs"]
+mod reach;
 #[path = "live/mysql_rows.rs"]
 mod rows;
 #[path = "live/mysql_snapshot.rs"]

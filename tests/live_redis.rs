@@ -21,7 +21,7 @@ use lifeboat::{
 };
 use redis_lab::{Lab, PASSWORD};
 
-const ALL: fn(bool) -> WriteOptions = |replace| WriteOptions { replace, only: Selection::all() };
+const ALL: fn(bool) -> WriteOptions = |replace| WriteOptions { replace, ..WriteOptions::default() };
 
 struct Two {
     from: Lab,

@@ -478,7 +478,7 @@ async fn an_upload_that_breaks_off_leaves_no_parts() {
         sink.complete(&bucket.name);
         sink.finish(lifeboat::flow::Point::at(chrono::DateTime::UNIX_EPOCH)).await
     };
-    let options = WriteOptions { replace: false, only: Selection::all() };
+    let options = WriteOptions::default();
     let (_, written) = tokio::join!(send, Box::new(bucket.target()).write(options, stream));
     assert!(matches!(written, Err(FlowError::Truncated { .. })), "{written:?}");
     assert_eq!(bucket.keys().await, Vec::<String>::new());
@@ -565,7 +565,7 @@ async fn a_pipe_moves_one_bucket_beside_itself() {
         .unwrap();
     let copy = Bucket::absent("pipe-copy");
     let target = bucket.target().with_rename(&bucket.name, &copy.name);
-    let options = WriteOptions { replace: false, only: Selection::all() };
+    let options = WriteOptions::default();
     let tally = pipe(Box::new(bucket.source()), Box::new(target), options).await.unwrap();
     assert!(tally.verified);
     assert_eq!(copy.get("k").await, b"v");

@@ -88,7 +88,7 @@ pub trait Pair {
 /// When a law is broken; the text says which entry differs.
 pub async fn piping_is_copying(pair: &dyn Pair) {
     let before = read_all(pair.source()).await.expect("the source can be read");
-    let options = WriteOptions { replace: false, only: super::Selection::all() };
+    let options = WriteOptions::default();
     pipe(pair.source(), pair.target(), options).await.expect("the pipe runs");
     let after = read_all(pair.copy()).await.expect("the copy can be read");
     assert_eq!(before.inventory, after.inventory, "the copy has another inventory");
@@ -120,7 +120,7 @@ pub async fn a_broken_stream_is_never_a_success(target: Box<dyn Target>, item: &
         let mut body = sink.begin(meta).await?;
         body.write("half of it".into()).await
     };
-    let options = WriteOptions { replace: false, only: super::Selection::all() };
+    let options = WriteOptions::default();
     let (_, written) = tokio::join!(send, target.write(options, stream));
     assert!(written.is_err(), "a stream that broke off was taken for whole");
 }

@@ -69,8 +69,8 @@ pub struct TargetState {
     pub in_the_way: Vec<String>,
 }
 
-/// What a restore is allowed and asked to do.
-#[derive(Clone, Debug)]
+/// What a restore is allowed and asked to do; by default everything into an empty target.
+#[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
     /// Whether what is in the way may be removed first.
     pub replace: bool,

@@ -9,7 +9,7 @@ use crate::error::{Context, ExitCode, Result};
 ///
 /// Patterns are globs over `db`, `db.table`, `bucket/key`, or a file's path. A pattern that names a
 /// container (`im`, `bucket`, a directory) wants all that is inside.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Selection {
     globs: GlobSet,
     patterns: Vec<String>,
@@ -18,7 +18,7 @@ pub struct Selection {
 impl Selection {
     /// Wants everything.
     pub fn all() -> Self {
-        Self { globs: GlobSet::empty(), patterns: Vec::new() }
+        Self::default()
     }
 
     /// Checks the patterns.

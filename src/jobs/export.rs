@@ -85,7 +85,7 @@ async fn script(snapshot: &Snapshot, source: &SourceName, path: Option<&str>, ou
             Selection::new(&[name])?
         }
     };
-    let options = WriteOptions { replace: false, only: only.clone() };
+    let options = WriteOptions { only: only.clone(), ..WriteOptions::default() };
     let target = Box::new(SqlScript::new(source.clone(), out));
     let (sink, stream) = channel(STREAM_DEPTH);
     let monitor = NoMonitor::shared();

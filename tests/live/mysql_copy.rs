@@ -66,7 +66,7 @@ async fn a_copy_into_an_empty_server_is_the_source_again(product: Product) {
 
     // The same again through INSERT, over what is there.
     to.run(["SET GLOBAL local_infile = 0"]).await;
-    let options = WriteOptions { replace: true, only: Selection::all() };
+    let options = WriteOptions { replace: true, ..WriteOptions::default() };
     pipe(pair.source(), pair.target(), options)
         .await
         .expect("rows are inserted where they cannot be streamed");
@@ -271,7 +271,7 @@ async fn accounts_are_copied_and_those_that_exist_are_left_alone(product: Produc
     ];
     from.run(setup).await;
     to.run(["CREATE USER 'there'@'%' IDENTIFIED BY 'target'"]).await;
-    let options = WriteOptions { replace: false, only: Selection::all() };
+    let options = WriteOptions::default();
     let tally = pipe(source(&from.config), target(&to.config), options).await;
     let tally = tally.unwrap_or_else(|error| panic!("the pipe runs: {error:?}"));
     let notes = tally.notes.join("\n");
@@ -303,7 +303,8 @@ async fn one_table_comes_back_alone(product: Product) {
         .run([format!("INSERT INTO {db}.kept VALUES (7)"), format!("DELETE FROM {db}.lost WHERE id = 1")])
         .await;
     let only = Selection::new(&[format!("{db}.lost")]).unwrap();
-    let refused = recorded.write(&config, WriteOptions { replace: false, only: only.clone() }).await;
+    let refused =
+        recorded.write(&config, WriteOptions { only: only.clone(), ..WriteOptions::default() }).await;
     assert!(refused.unwrap_err().to_string().contains(&format!("table {db}.lost")));
     recorded.write(&config, WriteOptions { replace: true, only }).await.expect("one table is restored");
     assert_eq!(server.ask(&format!("SELECT COUNT(*) FROM {db}.lost")).await, "2");
@@ -329,7 +330,7 @@ async fn a_view_that_points_nowhere_is_kept_as_text_and_noted(product: Product) 
     let recorded = crate::rows::Recorded::read(&config).await;
     let views = recorded.entries.iter().filter(|(meta, ..)| meta.text("kind") == Some("view"));
     assert_eq!(views.count(), 3, "the text of all three is kept");
-    let options = WriteOptions { replace: true, only: Selection::all() };
+    let options = WriteOptions { replace: true, ..WriteOptions::default() };
     let tally = recorded.write(&config, options).await.expect("the rest is restored");
     assert_eq!(tally.notes.len(), 2, "{:?}", tally.notes);
     assert!(tally.notes.iter().any(|note| note.contains(&format!("`{db}.broken` was broken"))));

@@ -7,7 +7,7 @@ use lifeboat::{
     error::{ExitCode, Failure},
     event::{Recorder, SharedMonitor},
     flow::{
-        EntryMeta, FlowError, Selection, Stage, WriteOptions,
+        EntryMeta, FlowError, Stage, WriteOptions,
         conformance::{a_broken_stream_is_never_a_success, read_all},
     },
     mysql::MysqlSource,
@@ -61,7 +61,7 @@ async fn a_target_that_is_not_empty_is_refused_and_untouched(product: Product) {
     server.run([format!("UPDATE {db}.t SET v = 'new'")]).await;
     let state = target(&config).inspect(&recorded.inventory).await.expect("the target is looked at");
     assert_eq!(state.in_the_way, [format!("database {db}: 1 table")]);
-    let options = WriteOptions { replace: false, only: Selection::all() };
+    let options = WriteOptions::default();
     let failure = failure(recorded.write(&config, options).await.expect_err("it is refused"));
     assert_eq!(failure.exit(), ExitCode::TargetNotEmpty);
     assert!(failure.hints()[0].contains("--replace"));

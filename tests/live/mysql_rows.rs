@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use lifeboat::{
     error::{ExitCode, Failure},
     flow::{
-        Attrs, EntryMeta, FlowError, FlowResult, Piece, Point, STREAM_DEPTH, Selection, Stage, Tally,
-        WriteOptions, channel, settle,
+        Attrs, EntryMeta, FlowError, FlowResult, Piece, Point, STREAM_DEPTH, Stage, Tally, WriteOptions,
+        channel, settle,
     },
     policy::MysqlConfig,
 };
@@ -110,7 +110,7 @@ fn bytes_of(pieces: &[Piece]) -> Vec<u8> {
     data.collect::<Vec<_>>().concat()
 }
 
-const ALL: fn(bool) -> WriteOptions = |replace| WriteOptions { replace, only: Selection::all() };
+const ALL: fn(bool) -> WriteOptions = |replace| WriteOptions { replace, ..WriteOptions::default() };
 
 /// Makes `rows` rows (a multiple of 1,000) in a table with this key, with ids two apart.
 async fn fill(server: &Server, db: &str, table: &str, key: &str, rows: u32) {

@@ -31,7 +31,7 @@ use lifeboat::{
     event::{NoMonitor, SharedMonitor},
     flow::{
         Attrs, EntryMeta, EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Reuse,
-        STREAM_DEPTH, Selection, Source, Tally, Target, WriteOptions, channel, settle,
+        STREAM_DEPTH, Source, Tally, Target, WriteOptions, channel, settle,
     },
     names::SourceName,
     policy::{S3Config, SecretRef},
@@ -386,7 +386,7 @@ pub fn remembered(all: &Snapshot) -> Box<dyn Previous> {
 
 /// Writes a whole snapshot into a target.
 pub async fn replay(all: &Snapshot, target: Box<dyn Target>, replace: bool) -> FlowResult<Tally> {
-    write(all, target, WriteOptions { replace, only: Selection::all() }).await
+    write(all, target, WriteOptions { replace, ..WriteOptions::default() }).await
 }
 
 /// Writes what is wanted of a snapshot into a target.

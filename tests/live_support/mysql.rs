@@ -83,30 +83,97 @@ impl Server {
 
     /// Starts an empty server of its own, which goes away with the value.
     pub async fn empty(product: Product) -> Self {
+        Self::empty_with(product, &[]).await
+    }
+
+    /// Starts an empty server with more arguments for its daemon; of two that say the same, the later one counts.
+    pub async fn empty_with(product: Product, arguments: &[&str]) -> Self {
         let password = "lbt-empty-root".to_owned();
-        let container = Container::start(product, &password);
-        let port = container.port();
-        let server = Self::at("127.0.0.1", port, password, Some(container));
+        let container = Container::start(product, &password, arguments);
+        let server = Self::at("127.0.0.1", container.port, password, Some(container));
         server.wait().await;
         server
+    }
+
+    /// Starts an empty server that copies what `primary` does from now on, and waits until it has begun.
+    ///
+    /// What the primary holds already is not copied.
+    pub async fn replica_of(primary: &Self, product: Product) -> Self {
+        let replica = Self::empty_with(product, &["--server-id=78"]).await;
+        let host = primary.own().address();
+        let (source, more) = match product {
+            Product::Mysql => ("SOURCE", "GET_SOURCE_PUBLIC_KEY=1"),
+            Product::Mariadb => ("MASTER", "MASTER_SSL_VERIFY_SERVER_CERT=0"),
+        };
+        let change = match product {
+            Product::Mysql => "CHANGE REPLICATION SOURCE TO",
+            Product::Mariadb => "CHANGE MASTER TO",
+        };
+        let status = if product == Product::Mysql { "BINARY LOG" } else { "MASTER" };
+        let mut conn = primary.conn().await;
+        let row: mysql_async::Row = conn
+            .query_first(format!("SHOW {status} STATUS"))
+            .await
+            .expect("the primary tells its position")
+            .expect("the primary has a binlog");
+        let (file, pos): (String, u64) = (row.get(0).expect("a file"), row.get(1).expect("a position"));
+        conn.disconnect().await.expect("the server says goodbye");
+        let password = &primary.password;
+        replica
+            .run([
+                format!(
+                    "{change} {source}_HOST='{host}', {source}_PORT=3306, {source}_USER='root', \
+                     {source}_PASSWORD='{password}', {source}_LOG_FILE='{file}', {source}_LOG_POS={pos}, {more}"
+                ),
+                if product == Product::Mysql { "START REPLICA".to_owned() } else { "START SLAVE".to_owned() },
+            ])
+            .await;
+        replica
+    }
+
+    fn own(&self) -> &Container {
+        self.container.as_ref().expect("the server is one of our own")
+    }
+
+    /// Ends the server politely and starts it again with the same data and at the same port.
+    pub async fn restart(&self) {
+        docker(&["restart", "-t", "30", &self.own().name].map(str::to_owned));
+        self.wait().await;
+    }
+
+    /// Ends the server as a power cut does. [`Self::start`] brings it back.
+    pub fn kill(&self) {
+        docker(&["kill", &self.own().name].map(str::to_owned));
+    }
+
+    /// Starts the server again after [`Self::kill`].
+    pub async fn start(&self) {
+        docker(&["start", &self.own().name].map(str::to_owned));
+        self.wait().await;
+    }
+
+    /// Returns the path on this host of the server's unix socket.
+    pub fn socket(&self) -> std::path::PathBuf {
+        self.own().run_folder.path().join("server.sock")
+    }
+
+    /// Runs a command in the server's container and returns what it printed.
+    pub fn exec(&self, command: &[&str]) -> String {
+        let arguments = ["exec", &self.own().name].into_iter().chain(command.iter().copied());
+        docker(&arguments.map(str::to_owned).collect::<Vec<_>>())
     }
 
     fn at(host: &str, port: u16, password: String, container: Option<Container>) -> Self {
         let secrets = tempfile::tempdir().expect("a folder for secrets");
         let file = secrets.path().join("root");
         std::fs::write(&file, &password).expect("the secret is written");
-        let config = MysqlConfig {
-            host: host.to_owned(),
-            port,
-            socket: None,
-            user: "root".to_owned(),
-            password: Some(SecretRef::File(file)),
-            tls: lifeboat::policy::Tls::Off,
-            databases: vec!["*".to_owned()],
-            exclude: Vec::new(),
-            threads: 2,
-            lock_wait_seconds: 30,
-        };
+        let mut config: MysqlConfig = toml::from_str("user = \"root\"").expect("a policy's words");
+        host.clone_into(&mut config.host);
+        config.port = port;
+        config.password = Some(SecretRef::File(file));
+        config.tls = lifeboat::policy::Tls::Off;
+        config.threads = 2;
+        config.lock_wait_seconds = 30;
         Self { config, password, secrets, container }
     }
 
@@ -201,16 +268,27 @@ fn name() -> SourceName {
 }
 
 /// A container that is removed with the value.
-struct Container(String);
+struct Container {
+    name: String,
+    /// The same before and after a restart.
+    port: u16,
+    /// Where the server's socket is.
+    run_folder: tempfile::TempDir,
+}
 
 impl Container {
-    fn start(product: Product, password: &str) -> Self {
+    fn start(product: Product, password: &str, more: &[&str]) -> Self {
         let word = product.upper().to_lowercase();
         let name = format!("lbt-{word}-{}-{}", std::process::id(), Ground::system().hex(3));
         let daemon = if product == Product::Mysql { "mysqld" } else { "mariadbd" };
+        let run_folder = tempfile::tempdir().expect("a folder for the socket");
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(run_folder.path(), all).expect("the server may write there");
+        let port = free_port();
         let mut arguments: Vec<String> =
             ["run", "-d", "--name", &name, "--label", "lifeboat.test=mysql"].map(str::to_owned).into();
-        arguments.extend(["-p", "127.0.0.1::3306", "-e"].map(str::to_owned));
+        arguments.extend(["-v".to_owned(), format!("{}:/lbt", run_folder.path().display())]);
+        arguments.extend(["-p".to_owned(), format!("127.0.0.1:{port}:3306"), "-e".to_owned()]);
         arguments.push(format!("MYSQL_ROOT_PASSWORD={password}"));
         arguments.extend([product.environment("IMAGE"), daemon.to_owned()]);
         arguments.extend(
@@ -225,31 +303,39 @@ impl Container {
                 "--skip-name-resolve",
                 "--innodb-flush-log-at-trx-commit=2",
                 "--sync-binlog=0",
+                "--socket=/lbt/server.sock",
             ]
             .map(str::to_owned),
         );
+        arguments.extend(more.iter().map(|one| (*one).to_owned()));
         docker(&arguments);
-        Self(name)
+        Self { name, port, run_folder }
     }
 
-    fn port(&self) -> u16 {
-        let shown = docker(&["port".to_owned(), self.0.clone(), "3306/tcp".to_owned()]);
-        let port = shown.lines().next().and_then(|line| line.rsplit(':').next());
-        port.and_then(|port| port.trim().parse().ok()).expect("docker tells the port")
+    /// Returns the address that other containers reach it at.
+    fn address(&self) -> String {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        docker(&["inspect", "-f", format, &self.name].map(str::to_owned)).trim().to_owned()
     }
 
     fn log(&self) -> String {
-        docker(&["logs".to_owned(), "--tail".to_owned(), "40".to_owned(), self.0.clone()])
+        docker(&["logs", "--tail", "40", &self.name].map(str::to_owned))
     }
 }
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let removed = Command::new("docker").args(["rm", "-fv", &self.0]).output();
+        let removed = Command::new("docker").args(["rm", "-fv", &self.name]).output();
         if let Err(error) = removed {
-            eprintln!("container {} is left behind: {error}", self.0);
+            eprintln!("container {} is left behind: {error}", self.name);
         }
     }
+}
+
+/// Returns a port that nothing listens at now; the engine's own choice would change with a restart.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("the listener has an address").port()
 }
 
 fn docker(arguments: &[String]) -> String {
