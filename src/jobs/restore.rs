@@ -349,8 +349,10 @@ pub async fn execute(snapshot: &Snapshot, plan: Plan, monitor: &SharedMonitor) -
         match restore_one(snapshot, source, options, monitor).await {
             Ok(restored) => {
                 let left_out = restored.tally.left_out.iter();
-                let left_out =
-                    left_out.map(|one| Missing::damaged(&name, Some(one.what.clone()), one.why.clone()));
+                let left_out = left_out.map(|one| Missing {
+                    damaged: is_salvage,
+                    ..Missing::damaged(&name, Some(one.what.clone()), one.why.clone())
+                });
                 outcome.missing.extend(left_out);
                 outcome.restored.push(restored);
             }

@@ -69,6 +69,9 @@ impl Snapshot {
     }
 
     /// Sends the wanted entries of a source, the mirror image of [`crate::flow::Source::read`].
+    ///
+    /// What the backup could not read is reported before the first of them: a target must not take what did not come
+    /// for something that is not to be there.
     pub async fn read_source(
         &self,
         name: &SourceName,
@@ -79,6 +82,7 @@ impl Snapshot {
         let source = self.source(name)?;
         let inventory = self.wanted_inventory(source, only).await?;
         sink.announce(inventory.clone()).await?;
+        report_problems(source, &sink).await?;
         self.send(source, self.entries(source), inventory, only, sink, monitor).await
     }
 
@@ -354,6 +358,14 @@ impl OlderEntries {
         }
         Ok(true)
     }
+}
+
+/// Reports what the backup could not read.
+pub(super) async fn report_problems(source: &SourceManifest, sink: &EntrySink) -> FlowResult<()> {
+    for problem in &source.problems {
+        sink.report(problem.clone()).await?;
+    }
+    Ok(())
 }
 
 #[async_trait::async_trait]

@@ -15,7 +15,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use super::{
     format::EntryRecord,
-    reader::{BODIES_MAX, EntryLines, Snapshot},
+    reader::{BODIES_MAX, EntryLines, Snapshot, report_problems},
 };
 use crate::{
     error::{ExitCode, Result},
@@ -132,8 +132,8 @@ impl Snapshot {
         Ok(self.entries(self.source(name)?).without(salvage.without.clone()))
     }
 
-    /// Sends the wanted entries that are not lost, and reports those that are before the first of them: a target must
-    /// not take what did not come for something that is not to be there.
+    /// Sends the wanted entries that are not lost, and reports those that are before the first of them, as
+    /// [`Snapshot::read_source`] does with what the backup could not read.
     pub async fn read_sound(
         &self,
         name: &SourceName,
@@ -146,6 +146,7 @@ impl Snapshot {
         let announced = source.inventory.iter().filter(|item| salvage.items.contains(*item)).cloned();
         let announced: Vec<String> = announced.collect();
         sink.announce(announced.clone()).await?;
+        report_problems(source, &sink).await?;
         for problem in salvage.problems() {
             sink.report(problem).await?;
         }

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use lifeboat::{
     error::{ExitCode, Failure},
     event::NoMonitor,
-    flow::{FlowError, FlowResult, STREAM_DEPTH, Selection, Source, channel, fixed_path, settle},
+    flow::{FlowError, FlowResult, Problem, STREAM_DEPTH, Selection, Source, channel, fixed_path, settle},
     names::SourceName,
     repo::{Label, MemoryIndex},
     store::{Fault, FaultStore, MemoryStore, Which},
@@ -212,4 +212,26 @@ async fn a_stopped_packer_tells_each_source_why() {
     }
     let failure = in_time(writer.commit(Label::default(), Vec::new())).await.unwrap_err();
     assert!(failure.to_string().contains("no space left"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_target_hears_what_the_backup_could_not_read_before_it_changes_anything() {
+    let (ship, store) = Ship::launched().await;
+    let mut cargo = Cargo::of("minio", vec![parcel("im/a", "here")]);
+    cargo.problems = vec![Problem { what: "im/precious".into(), why: "access denied".into() }];
+    let id = ship.backup(&store, &cargo).await.unwrap().id;
+    let snapshot = ship.reader(&store).await.unwrap().snapshot(&id).await.unwrap();
+    let monitor = NoMonitor::shared();
+    let only = Selection::all();
+    let (sink, mut stream) = channel(STREAM_DEPTH);
+    let read = snapshot.read_source(&cargo.name, &only, sink, &monitor);
+    // Dropped, the first body ends the reading: what was heard until then is asked.
+    let take = async {
+        let first = stream.next().await.unwrap().expect("an entry");
+        let heard = stream.problems().to_vec();
+        drop(first);
+        heard
+    };
+    let (_, heard) = in_time(async { tokio::join!(read, take) }).await;
+    assert_eq!(heard, cargo.problems);
 }
