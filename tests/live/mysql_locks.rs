@@ -341,7 +341,7 @@ async fn work_tables_that_come_and_go_fail_no_reading(product: Product) {
         vec![
             format!("CREATE TABLE {table} (a INT PRIMARY KEY)"),
             format!("INSERT INTO {table} VALUES (1)"),
-            "DO SLEEP(0.05)".to_owned(),
+            "DO SLEEP(0.2)".to_owned(),
             format!("DROP TABLE {table}"),
         ]
     })

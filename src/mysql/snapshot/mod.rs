@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// How often all may begin again because a table went or changed before it was held.
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 20;
 
 /// Time that listing what there is may take where commits wait meanwhile.
 const LIST_UNDER_LOCK: Duration = Duration::from_millis(100);
@@ -235,23 +235,10 @@ impl Snapshot {
     /// Pins every table on every session. Returns one that went or changed since it was listed: it cannot be read,
     /// or nobody knows whether it was there at the instant.
     async fn hold(&mut self, server: &Server, wanted: &Wanted) -> Result<Option<Place>> {
-        let after = tables(server, &mut self.keeper, wanted).await?;
-        if self.definitions_locked {
-            self.listed = after;
-        } else {
-            let still: BTreeSet<&Place> = after.iter().map(|listed| &listed.at).collect();
-            if let Some(gone) = self.listed.iter().find(|listed| !still.contains(&listed.at)) {
-                return Ok(Some(gone.at.clone()));
-            }
-            let known: BTreeSet<Place> = self.listed.iter().map(|listed| listed.at.clone()).collect();
-            self.listed.clear();
-            for listed in after {
-                let is_new = !known.contains(&listed.at);
-                let may_be = self.listing != Listing::OfInstant && listed.kind.has_rows();
-                if !is_new || may_be && self.was_there(server, &listed.at).await? {
-                    self.listed.push(listed);
-                }
-            }
+        if self.listing != Listing::OfInstant
+            && let Some(gone) = self.relist(server, wanted).await?
+        {
+            return Ok(Some(gone));
         }
         let rows = self.listed.iter().filter(|listed| listed.kind.has_rows());
         let places: Vec<&Place> = rows.map(|listed| &listed.at).collect();
@@ -261,6 +248,27 @@ impl Snapshot {
         }
         let gone = try_join_all(self.workers.iter_mut().map(|conn| pin(server, conn, &places, 0))).await?;
         Ok(gone.into_iter().flatten().next())
+    }
+
+    /// Lists anew what may have changed since it was listed; returns what went.
+    async fn relist(&mut self, server: &Server, wanted: &Wanted) -> Result<Option<Place>> {
+        let after = tables(server, &mut self.keeper, wanted).await?;
+        if self.definitions_locked {
+            self.listed = after;
+            return Ok(None);
+        }
+        let still: BTreeSet<&Place> = after.iter().map(|listed| &listed.at).collect();
+        if let Some(gone) = self.listed.iter().find(|listed| !still.contains(&listed.at)) {
+            return Ok(Some(gone.at.clone()));
+        }
+        let known: BTreeSet<Place> = self.listed.drain(..).map(|listed| listed.at).collect();
+        for listed in after {
+            let is_new = !known.contains(&listed.at);
+            if !is_new || listed.kind.has_rows() && self.was_there(server, &listed.at).await? {
+                self.listed.push(listed);
+            }
+        }
+        Ok(None)
     }
 
     /// Returns whether a table that the first listing did not have was there at the instant.
