@@ -9,6 +9,8 @@ mod support;
 mod copy;
 #[path = "live/mysql_failures.rs"]
 mod failures;
+#[path = "live/mysql_locks.rs"]
+mod locks;
 #[path = "live/mysql_reach.rs"]
 mod reach;
 #[path = "live/mysql_rows.rs"]

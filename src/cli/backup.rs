@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    json, say,
+    instant, json, say,
     session::Session,
     sync::{done, failed, line},
 };
@@ -131,6 +131,12 @@ fn show(report: &Report) {
         ]);
     }
     say(&table.to_string());
+    for source in &report.sources {
+        if let Some(point) = &source.point {
+            let lines = [instant::lock(&source.name, point), instant::beside(&source.name, point)];
+            lines.iter().flatten().for_each(|line| say(line));
+        }
+    }
     for source in &report.sources {
         for problem in &source.problems {
             say(&format!("left out: {} {}: {}", source.name, problem.what, problem.why));

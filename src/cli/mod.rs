@@ -7,6 +7,7 @@ mod drill;
 mod export;
 mod incidents;
 mod init;
+mod instant;
 mod json;
 mod keys;
 mod kit;

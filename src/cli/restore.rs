@@ -320,6 +320,9 @@ fn show(plan: &Plan, zone: Tz, origin: &Origin, place: &str) {
         ]);
     }
     say(&table.to_string());
+    let beside =
+        plan.sources.iter().filter_map(|source| super::instant::beside(&source.source, &source.point));
+    beside.for_each(|line| say(&line));
     say(&expected(plan.predicted_seconds));
     show_missing(plan.missing.iter());
 }

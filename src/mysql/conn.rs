@@ -38,8 +38,11 @@ pub(super) mod code {
     pub const LOCK_WAIT: u16 = 1205;
     pub const DEADLOCK: u16 = 1213;
     pub const NO_PRIVILEGE: u16 = 1227;
+    pub const INTERRUPTED: u16 = 1317;
     pub const NO_GRANT_FOR_ROUTINE: u16 = 1370;
+    pub const NO_SUCH_TRIGGER: u16 = 1360;
     pub const TABLE_CHANGED: u16 = 1412;
+    pub const NO_SUCH_EVENT: u16 = 1539;
     pub const TRANSACTION_OPEN: u16 = 1568;
     pub const NO_SUCH_PRIVILEGE_TARGET: u16 = 1305;
     pub const UNKNOWN_DATABASE: u16 = 1049;
@@ -208,6 +211,11 @@ impl Server {
             Some(number) if is_denied(number) => failure.hint(self.grant_hint()),
             Some(code::TABLE_CHANGED) => failure
                 .hint("A table was altered while it was read; run this again when no migration is running."),
+            Some(code::NO_SUCH_PRIVILEGE_TARGET | code::NO_SUCH_TRIGGER | code::NO_SUCH_EVENT)
+                if !self.writes =>
+            {
+                failure.hint("It was dropped while it was read; run this again when no migration is running.")
+            }
             _ => failure,
         }
     }

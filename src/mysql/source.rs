@@ -26,7 +26,7 @@ use super::{
 use crate::{
     clock::Ground,
     error::{Context, ExitCode, Result},
-    event::SharedMonitor,
+    event::{Monitor, SharedMonitor},
     flow::{EntryMeta, EntrySink, FlowResult, Previous, Problem, Source, Stage},
     names::SourceName,
     policy::MysqlConfig,
@@ -66,13 +66,14 @@ impl Source for MysqlSource {
         let wanted = Wanted::new(&self.config)?.only(self.only);
         let mut snapshot = Snapshot::take(&server, &wanted, &self.ground, &*self.monitor).await?;
         let content = Content::read(&server, &wanted, &mut snapshot, &self.monitor).await?;
+        content.tell_torn(&server, &mut snapshot, &*self.monitor);
         sink.announce(content.inventory(&snapshot)).await?;
         let mut reading = Reading { server: &server, snapshot, content, sink, monitor: &self.monitor };
         reading.definitions().await?;
         let counts = reading.rows().await?;
         reading.programs().await?;
         reading.accounts(&wanted).await?;
-        reading.end(&counts).await
+        reading.end(&wanted, &counts).await
     }
 }
 
@@ -90,7 +91,8 @@ impl Content {
         snapshot: &mut Snapshot,
         monitor: &SharedMonitor,
     ) -> Result<Self> {
-        let databases = databases(server, &mut snapshot.names, wanted).await?;
+        let mut databases = databases(server, &mut snapshot.names, wanted).await?;
+        databases.retain(|db| snapshot.has_database(&db.name));
         let mut tables = Vec::new();
         for db in &databases {
             let layouts = layouts(server, &mut snapshot.names, &db.name, &snapshot.listed).await?;
@@ -112,6 +114,27 @@ impl Content {
             found.script
         });
         Ok(Self { databases, tables, accounts })
+    }
+
+    /// Marks and tells which tables no transaction sees at the instant: their engines have none.
+    fn tell_torn(&self, server: &Server, snapshot: &mut Snapshot, monitor: &dyn Monitor) {
+        let torn = || self.tables.iter().filter(|table| !table.layout.is_transactional());
+        let items: Vec<String> = torn().map(|table| table_item(&table.at.db, &table.at.table)).collect();
+        if items.is_empty() {
+            return;
+        }
+        snapshot.mark("nontransactional", &items.join(", "));
+        for table in torn() {
+            monitor.warn(
+                Some(&server.name),
+                format!(
+                    "table `{}` is kept by engine {}, which has no transactions: rows written meanwhile \
+                        may be in the snapshot or not",
+                    table.at, table.layout.engine
+                ),
+                Some("Convert it to InnoDB, or make sure that nothing writes to it during a backup."),
+            );
+        }
     }
 
     fn inventory(&self, snapshot: &Snapshot) -> Vec<String> {
@@ -142,7 +165,6 @@ impl Reading<'_> {
             programs::send_sequence(server, names, at, sink).await?;
         }
         for table in &self.content.tables {
-            self.warn_if_torn(table);
             programs::send_table(server, &mut self.snapshot.names, &table.at, sink).await?;
             send_layout(&table.at, &table.layout, sink).await?;
         }
@@ -150,20 +172,6 @@ impl Reading<'_> {
             programs::send_placeholder(server, &mut self.snapshot.names, at, sink).await?;
         }
         Ok(())
-    }
-
-    fn warn_if_torn(&self, table: &Table) {
-        if !table.layout.is_transactional() {
-            self.monitor.warn(
-                Some(&self.server.name),
-                format!(
-                    "table `{}` is kept by engine {}, which has no transactions: rows written meanwhile \
-                        may be in the snapshot or not",
-                    table.at, table.layout.engine
-                ),
-                Some("Convert it to InnoDB, or make sure that nothing writes to it during a backup."),
-            );
-        }
     }
 
     /// From here on results are not converted: keys bound ranges by their bytes in the charset of their column, and
@@ -219,8 +227,9 @@ impl Reading<'_> {
     }
 
     /// Completes what was read whole, once it is sure that all of it was read at the instant.
-    async fn end(mut self, counts: &BTreeMap<Place, u64>) -> FlowResult<()> {
+    async fn end(mut self, wanted: &Wanted, counts: &BTreeMap<Place, u64>) -> FlowResult<()> {
         self.snapshot.check_still_open(self.server).await?;
+        self.snapshot.check_same_definitions(self.server, wanted).await?;
         for db in &self.content.databases {
             self.sink.complete(&database_item(&db.name));
         }

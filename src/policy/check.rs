@@ -46,6 +46,10 @@ pub(super) fn mysql(reader: &mut Reader<'_>, section: &Section<'_>, config: &Mys
         let message = format!("`lock_wait_seconds` must be from 1 to {LOCK_WAIT_SECONDS_MAX}");
         reader.wrong(section, "lock_wait_seconds", message, "");
     }
+    if !(1..=LOCK_WAIT_SECONDS_MAX).contains(&config.long_query_seconds) {
+        let message = format!("`long_query_seconds` must be from 1 to {LOCK_WAIT_SECONDS_MAX}");
+        reader.wrong(section, "long_query_seconds", message, "");
+    }
 }
 
 pub(super) fn redis(reader: &mut Reader<'_>, section: &Section<'_>, config: &RedisConfig) {

@@ -97,6 +97,10 @@ pub struct MysqlConfig {
     /// Seconds that a lock may be waited for before the run gives up.
     #[serde(default = "default_lock_wait_seconds")]
     pub lock_wait_seconds: u64,
+    /// Seconds after which a statement of others counts as long: no lock that others would have to wait behind
+    /// is asked for while one runs.
+    #[serde(default = "default_long_query_seconds")]
+    pub long_query_seconds: u64,
 }
 
 /// How a Redis or Valkey server is reached.
@@ -184,6 +188,9 @@ fn default_threads() -> usize {
 }
 fn default_lock_wait_seconds() -> u64 {
     60
+}
+fn default_long_query_seconds() -> u64 {
+    2
 }
 fn default_region() -> String {
     "us-east-1".to_owned()

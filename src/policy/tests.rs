@@ -187,6 +187,7 @@ fn the_effective_policy_shows_the_defaults() {
     exclude = []
     threads = 2
     lock_wait_seconds = 60
+    long_query_seconds = 2
 
     [schedule]
     jitter_seconds = 0

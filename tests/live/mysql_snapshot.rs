@@ -22,7 +22,7 @@ crate::on_both!(
 );
 
 /// Writers that go on until they are told to stop.
-struct Writers {
+pub struct Writers {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<()>>,
@@ -30,7 +30,7 @@ struct Writers {
 
 impl Writers {
     /// Starts writers; each runs `statements(writer, n)` as one transaction, n counting from 0.
-    async fn start(
+    pub async fn start(
         server: &Server,
         count: u64,
         prepare: &'static str,
@@ -58,7 +58,7 @@ impl Writers {
     }
 
     /// Waits until `more` transactions were committed from now on.
-    async fn progress(&self, more: u64) {
+    pub async fn progress(&self, more: u64) {
         let until = self.written.load(Ordering::Relaxed) + more;
         while self.written.load(Ordering::Relaxed) < until {
             // A writer ends on its own only by an error, which the test is to show and not to wait for.
@@ -67,7 +67,7 @@ impl Writers {
         }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
             task.await.expect("the writer ends well");
@@ -75,7 +75,8 @@ impl Writers {
     }
 }
 
-fn fields(rows: &[Vec<u8>]) -> Vec<Vec<String>> {
+/// Returns the fields of rows.
+pub fn fields(rows: &[Vec<u8>]) -> Vec<Vec<String>> {
     let text = String::from_utf8(rows.concat()).expect("plain rows");
     text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
 }

@@ -19,6 +19,9 @@ async fn all_sources_come_back_after_the_worst_day() {
     let before = town.contents().await;
     let first = town.run(&["backup", "--json"]).ends(0).json();
     assert_eq!(first["status"], "complete", "{first}");
+    let mysql = first["sources"].as_array().unwrap().iter().find(|source| source["name"] == "mysql").unwrap();
+    let marks = &mysql["point"]["marks"];
+    assert!(marks["lock_mode"].is_string() && marks["lock_ms"].is_string(), "{mysql}");
     // A second one of the same data adds nearly nothing; a small Redis dump is one chunk and tells its time.
     let second = town.run(&["backup", "--json"]).ends(0).json();
     for source in second["sources"].as_array().unwrap().iter().filter(|source| source["name"] != "redis") {
@@ -39,7 +42,8 @@ async fn all_sources_come_back_after_the_worst_day() {
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn one_table_comes_back_alone() {
     let town = Town::with_policy("table").await;
-    town.run(&["backup"]).ends(0);
+    let told = town.run(&["backup"]).ends(0);
+    assert!(told.out.contains("mysql: read at one instant, lock "), "{}{}", told.out, told.err);
     let users = town.mysql.ask(&format!("SELECT SUM(CRC32(CONCAT(id, name))) FROM {}.users", town.db)).await;
     town.mysql.run([format!("DROP TABLE {}.users", town.db)]).await;
     town.mysql.run([format!("DELETE FROM {}.files WHERE id > 4", town.db)]).await;

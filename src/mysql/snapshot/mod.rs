@@ -1,0 +1,341 @@
+//! One instant on many connections.
+//!
+//! *Order.* The keeper notes tables and definitions, and climbs down the ladder of locks ([`ladder`]) until one
+//! rung holds: every worker begins its transaction, and the position in the binlog is read. What is held then
+//! lasts milliseconds and its time is recorded. Afterwards every session touches every table, so that its
+//! metadata locks keep definitions as they are until the end. A table that came after the instant is left out;
+//! one that went or changed before it was touched makes all begin again, and at last fails the run.
+//!
+//! *Crash.* All locks belong to sessions: when a connection ends, for whatever reason, its locks go with
+//! it. A worker that lost its transaction is found out by [`Snapshot::check_still_open`] at the end, and so is
+//! a definition that nothing held and that changed.
+
+mod ladder;
+mod position;
+mod programs;
+mod statements;
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::try_join_all;
+use mysql_async::{Conn, prelude::Queryable};
+
+use self::{
+    position::{Found, Primary},
+    programs::Programs,
+};
+use super::{
+    conn::{Flavor, Purpose, Server, code, number, text},
+    layout::{Listed, Place, Wanted, tables},
+};
+use crate::{
+    clock::Ground,
+    error::{ExitCode, Failure, Result},
+    event::Monitor,
+    flow::Point,
+};
+
+/// How often all may begin again because a table went or changed before it was held.
+const ROUNDS: usize = 20;
+
+/// Time that listing what there is may take where commits wait meanwhile.
+const LIST_UNDER_LOCK: Duration = Duration::from_millis(100);
+
+const REPEATABLE: &str = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+
+/// What a list of tables is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listing {
+    /// It was made before the instant.
+    Slow,
+    /// The same, and so quickly that it may be made anew while commits wait.
+    Fast,
+    /// It is of the instant itself.
+    OfInstant,
+}
+
+/// Sessions that all see the server at one instant.
+pub(super) struct Snapshot {
+    /// Holds the lock that forbids definitions to change; open for questions outside of the instant.
+    pub keeper: Conn,
+    /// Sees the instant and reads definitions.
+    pub names: Conn,
+    /// See the instant and read rows.
+    pub workers: Vec<Conn>,
+    /// What there is.
+    pub listed: Vec<Listed>,
+    /// The instant.
+    pub point: Point,
+    /// Whose dialect is spoken.
+    pub flavor: Flavor,
+    /// Whether the keeper holds the lock that forbids definitions to change.
+    definitions_locked: bool,
+    /// What the list is worth.
+    listing: Listing,
+    /// Whether the account sees what other sessions do.
+    sees_statements: bool,
+    /// Where the binlog stood at the instant.
+    position: Found,
+    /// Where the binlogs of its primaries stood; `None` if the account may not ask.
+    primaries: Option<Vec<Primary>>,
+    /// The definitions before the instant.
+    programs: Programs,
+}
+
+impl Snapshot {
+    /// Opens the sessions and takes the instant.
+    pub async fn take(
+        server: &Server,
+        wanted: &Wanted,
+        ground: &Ground,
+        monitor: &dyn Monitor,
+    ) -> Result<Self> {
+        let mut taken = Self::open(server, ground).await?;
+        for round in 1.. {
+            taken.programs = Programs::note(server, &mut taken.keeper, wanted).await?;
+            let began = Instant::now();
+            taken.listed = tables(server, &mut taken.keeper, wanted).await?;
+            taken.listing = if began.elapsed() < LIST_UNDER_LOCK { Listing::Fast } else { Listing::Slow };
+            let (lock, held) = taken.begin(server, wanted).await?;
+            // The instant is when the transactions began, not when the connections were opened.
+            taken.point.at = ground.clock.now();
+            taken.mark("lock_mode", lock.word());
+            taken.mark("lock_ms", &held.as_millis().to_string());
+            match taken.hold(server, wanted).await? {
+                None => break,
+                Some(gone) if round == ROUNDS => return Err(changed(server, &gone)),
+                Some(_) => taken.let_go(server).await?,
+            }
+        }
+        let locked = if taken.definitions_locked { "yes" } else { "no" };
+        taken.mark("ddl_locked", locked);
+        taken.mark_position(server, monitor);
+        taken.mark_primaries(server, monitor);
+        taken.identify(server).await?;
+        Ok(taken)
+    }
+
+    async fn open(server: &Server, ground: &Ground) -> Result<Self> {
+        let mut keeper = server.open(Purpose::ReadNames).await?;
+        let (flavor, version) = server.version(&mut keeper).await?;
+        let mut names = server.open(Purpose::ReadNames).await?;
+        let threads = server.config.threads.clamp(1, 64);
+        let mut workers = try_join_all((0..threads).map(|_| server.open(Purpose::ReadRows))).await?;
+        for conn in workers.iter_mut().chain([&mut names]) {
+            server.run(conn, REPEATABLE, "prepare the snapshot").await?;
+        }
+        let sees_statements = statements::are_seen(server, &mut keeper).await?;
+        let primaries = position::of_primaries(server, flavor, &mut keeper).await?;
+        Ok(Self {
+            keeper,
+            names,
+            workers,
+            listed: Vec::new(),
+            point: Point::at(ground.clock.now()).mark("version", &version),
+            flavor,
+            definitions_locked: false,
+            listing: Listing::Slow,
+            sees_statements,
+            position: Found::Denied,
+            primaries,
+            programs: Programs::default(),
+        })
+    }
+
+    /// Gives back everything, also what holds tables: a migration may wait for these, and the next lock for it.
+    async fn let_go(&mut self, server: &Server) -> Result<()> {
+        let sessions = self.workers.iter_mut().chain([&mut self.names]);
+        try_join_all(sessions.map(|conn| server.run(conn, "COMMIT", "begin again"))).await?;
+        self.unlock_definitions(server).await
+    }
+
+    /// Returns whether the server is known to copy another one.
+    fn is_replica(&self) -> bool {
+        self.primaries.as_ref().is_some_and(|all| !all.is_empty())
+    }
+
+    /// Notes something about the instant.
+    pub fn mark(&mut self, name: &str, value: &str) {
+        self.point.marks.insert(name.to_owned(), value.to_owned());
+    }
+
+    fn mark_position(&mut self, server: &Server, monitor: &dyn Monitor) {
+        match std::mem::replace(&mut self.position, Found::NoBinlog) {
+            Found::At(at) => {
+                self.mark("binlog_file", &at.file);
+                self.mark("binlog_pos", &at.pos);
+                if !at.gtid.is_empty() {
+                    self.mark("gtid", &at.gtid);
+                }
+            }
+            Found::NoBinlog => {}
+            Found::Denied => {
+                self.mark("position", "unknown");
+                let alone = self.point.marks.get("lock_mode").is_some_and(|mode| mode == "single");
+                let what = if alone {
+                    "the account may take no lock: one connection reads all, and its place in the binlog is unknown"
+                } else {
+                    "the account may not ask where the binlog stands: nothing can be replayed after this snapshot"
+                };
+                monitor.warn(Some(&server.name), what.to_owned(), Some(&server.grant_hint()));
+            }
+        }
+    }
+
+    /// A replica's own binlog tells where its own replicas go on; its primary's, where the primary's journal does.
+    fn mark_primaries(&mut self, server: &Server, monitor: &dyn Monitor) {
+        let primaries = self.primaries.take().unwrap_or_default();
+        let several = primaries.len() > 1;
+        for primary in primaries {
+            let suffix = if several { format!(".{}", primary.channel) } else { String::new() };
+            let applies = if primary.applies { "yes" } else { "no" };
+            let all = [
+                ("primary_uuid", primary.id.as_str()),
+                ("primary_file", &primary.file),
+                ("primary_pos", &primary.pos),
+                ("primary_gtid", &primary.gtid),
+                ("primary_applied", applies),
+            ];
+            for (name, value) in all.iter().filter(|(_, value)| !value.is_empty()) {
+                self.mark(&format!("{name}{suffix}"), value);
+            }
+            if !primary.applies {
+                monitor.warn(
+                    Some(&server.name),
+                    "the server is a replica that applies nothing: the snapshot is as old as what it has"
+                        .to_owned(),
+                    Some(
+                        "SHOW REPLICA STATUS tells why its SQL thread stopped; START REPLICA lets it go on.",
+                    ),
+                );
+            }
+        }
+    }
+
+    async fn identify(&mut self, server: &Server) -> Result<()> {
+        for variable in ["server_uuid", "server_uid"] {
+            let rows: Result<Vec<mysql_async::Row>, _> =
+                self.keeper.query(format!("SELECT @@GLOBAL.{variable}")).await;
+            match rows {
+                Ok(rows) => {
+                    let uuid = rows.first().and_then(|row| text(row, 0)).unwrap_or_default();
+                    self.mark("server_uuid", &uuid);
+                    return Ok(());
+                }
+                Err(mysql_async::Error::Server(_)) => {}
+                Err(error) => return Err(server.failure("read the server's identity", error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins every table on every session. Returns one that went or changed since it was listed: it cannot be read,
+    /// or nobody knows whether it was there at the instant.
+    async fn hold(&mut self, server: &Server, wanted: &Wanted) -> Result<Option<Place>> {
+        if self.listing != Listing::OfInstant
+            && let Some(gone) = self.relist(server, wanted).await?
+        {
+            return Ok(Some(gone));
+        }
+        let rows = self.listed.iter().filter(|listed| listed.kind.has_rows());
+        let places: Vec<&Place> = rows.map(|listed| &listed.at).collect();
+        // One session asks for a row each: that, and nothing less, finds what was altered since the instant.
+        if let Some(gone) = pin(server, &mut self.names, &places, 1).await? {
+            return Ok(Some(gone));
+        }
+        let gone = try_join_all(self.workers.iter_mut().map(|conn| pin(server, conn, &places, 0))).await?;
+        Ok(gone.into_iter().flatten().next())
+    }
+
+    /// Lists anew what may have changed since it was listed; returns what went.
+    async fn relist(&mut self, server: &Server, wanted: &Wanted) -> Result<Option<Place>> {
+        let after = tables(server, &mut self.keeper, wanted).await?;
+        if self.definitions_locked {
+            self.listed = after;
+            return Ok(None);
+        }
+        let still: BTreeSet<&Place> = after.iter().map(|listed| &listed.at).collect();
+        if let Some(gone) = self.listed.iter().find(|listed| !still.contains(&listed.at)) {
+            return Ok(Some(gone.at.clone()));
+        }
+        let known: BTreeSet<Place> = self.listed.drain(..).map(|listed| listed.at).collect();
+        for listed in after {
+            let is_new = !known.contains(&listed.at);
+            if !is_new || listed.kind.has_rows() && self.was_there(server, &listed.at).await? {
+                self.listed.push(listed);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns whether a table that the first listing did not have was there at the instant.
+    async fn was_there(&mut self, server: &Server, at: &Place) -> Result<bool> {
+        Ok(self.has_database(&at.db) && pin(server, &mut self.names, &[at], 1).await?.is_none())
+    }
+
+    /// Returns whether a database was there; what came since the listing is not read.
+    pub fn has_database(&self, db: &str) -> bool {
+        self.programs.has_database(db)
+    }
+
+    /// Checks that what nothing held is what it was before the instant.
+    pub async fn check_same_definitions(&mut self, server: &Server, wanted: &Wanted) -> Result<()> {
+        if self.definitions_locked {
+            return Ok(());
+        }
+        let later = Programs::note(server, &mut self.keeper, wanted).await?;
+        self.programs.check_same(&later, &self.listed, server)
+    }
+
+    /// Checks that no session lost its transaction, and with it the instant, and that the keeper still holds
+    /// what it held.
+    pub async fn check_still_open(&mut self, server: &Server) -> Result<()> {
+        server.run(&mut self.keeper, "DO 0", "end the snapshot").await?;
+        for conn in self.workers.iter_mut().chain([&mut self.names]) {
+            // Inside a transaction this statement is an error, and only there.
+            let asked = conn.query_drop("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await;
+            match asked {
+                Err(error) if number(&error) == Some(code::TRANSACTION_OPEN) => {}
+                Err(error) => return Err(server.failure("end the snapshot", error)),
+                Ok(()) => {
+                    let what = format!("`{}`: a session lost its snapshot while it read", server.name);
+                    return Err(Failure::new(ExitCode::Failed, what)
+                        .hint("What was read may mix two instants and was not kept; run this again."));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the metadata lock of every table: who holds it already never queues behind a waiting `ALTER`. Returns the
+/// table that is gone, or is another one than at the instant.
+async fn pin(server: &Server, conn: &mut Conn, places: &[&Place], rows: usize) -> Result<Option<Place>> {
+    for place in places {
+        match conn.query_drop(format!("SELECT 1 FROM {} LIMIT {rows}", place.sql())).await {
+            Ok(()) => {}
+            Err(error) => match number(&error) {
+                Some(code::NO_SUCH_TABLE | code::UNKNOWN_DATABASE | code::TABLE_CHANGED) => {
+                    return Ok(Some((*place).clone()));
+                }
+                Some(code::LOCK_WAIT) => {
+                    let limit = Duration::from_secs(server.config.lock_wait_seconds.max(1));
+                    return Err(ladder::lock_refused(server, limit, None));
+                }
+                _ => return Err(server.failure(&format!("read table `{place}`"), error)),
+            },
+        }
+    }
+    Ok(None)
+}
+
+fn changed(server: &Server, place: &Place) -> Failure {
+    let what = format!("`{}`: table `{place}` vanished or was altered before it could be read", server.name);
+    Failure::new(ExitCode::Failed, what).hint("Run this again when no migration is running.")
+}
+
+#[cfg(test)]
+mod tests;
