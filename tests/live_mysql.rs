@@ -7,8 +7,12 @@ mod support;
 
 #[path = "live/mysql_copy.rs"]
 mod copy;
+#[path = "live/mysql_engines.rs"]
+mod engines;
 #[path = "live/mysql_failures.rs"]
 mod failures;
+#[path = "live/mysql_ranges.rs"]
+mod ranges;
 #[path = "live/mysql_reach.rs"]
 mod reach;
 #[path = "live/mysql_rows.rs"]

@@ -18,11 +18,11 @@ use super::{
     codec::Codec,
     conn::Server,
     layout::{Layout, Place, table_meta},
-    range::Walk,
+    range::{Division, Stretch, Walk},
     tsv::{Cutter, KeyHash, push_field},
 };
 use crate::{
-    error::{ExitCode, Failure},
+    error::{ExitCode, Failure, Result},
     flow::{BodyWriter, Cut, EntrySink, FlowError, FlowResult, Stage},
 };
 
@@ -42,7 +42,7 @@ pub(super) struct Table {
 struct Range {
     table: Arc<Table>,
     number: u32,
-    condition: String,
+    stretch: Stretch,
 }
 
 /// Reads all tables into `sink` and returns how many rows each had. `names` walks, `workers` read; both are
@@ -50,6 +50,7 @@ struct Range {
 pub(super) async fn send(
     server: &Server,
     tables: Vec<Arc<Table>>,
+    division: Division,
     names: &mut Conn,
     workers: Vec<Conn>,
     sink: &EntrySink,
@@ -61,7 +62,7 @@ pub(super) async fn send(
         running.spawn(work(server.clone(), conn, Arc::clone(&queue), sink.clone()));
     }
     drop(queue);
-    let walking = walk(server, names, &tables, ranges);
+    let walking = walk(server, names, &tables, division, ranges);
     let working = async {
         let (mut rows, mut conns) = (BTreeMap::<Place, (u32, u64)>::new(), Vec::new());
         while let Some(ended) = running.join_next().await {
@@ -96,15 +97,16 @@ async fn walk(
     server: &Server,
     conn: &mut Conn,
     tables: &[Arc<Table>],
+    division: Division,
     ranges: mpsc::Sender<Range>,
 ) -> FlowResult<BTreeMap<Place, u32>> {
     let mut planned = BTreeMap::new();
     for table in tables {
-        let mut walk = Walk::new(&table.layout, &table.at);
+        let mut walk = Walk::new(&table.layout, &table.at, division);
         let mut number = 0;
-        while let Some(condition) = walk.next(server, conn).await? {
+        while let Some(stretch) = walk.next(server, conn).await? {
             number += 1;
-            let range = Range { table: Arc::clone(table), number, condition };
+            let range = Range { table: Arc::clone(table), number, stretch };
             if ranges.send(range).await.is_err() {
                 // The workers are gone: their error is the one to tell.
                 return Ok(planned);
@@ -133,25 +135,41 @@ async fn work(
 
 async fn send_range(server: &Server, conn: &mut Conn, range: &Range, sink: &EntrySink) -> FlowResult<u64> {
     let Table { at, layout } = &*range.table;
-    let condition =
-        if range.condition.is_empty() { String::new() } else { format!(" WHERE {}", range.condition) };
+    let condition = &range.stretch.condition;
+    let condition = if condition.is_empty() { String::new() } else { format!(" WHERE {condition}") };
     let sql = format!("SELECT {} {}{condition}{}", layout.read_list(), layout.from(at), layout.order());
     let fail = |error| server.failure(&format!("read table `{at}`"), error);
-    let mut pieces = Pieces::new(range, sink);
+    let mut pieces = Pieces::new(server, range, sink);
     let mut result = conn.query_iter(sql).await.map_err(fail)?;
     while let Some(row) = result.next().await.map_err(fail)? {
         pieces.row(&row).await?;
     }
     result.drop_result().await.map_err(fail)?;
+    check_rows(server, range, pieces.rows + pieces.piece_rows)?;
     pieces.finish().await
+}
+
+/// Checks that a session read as many rows as the walk had counted.
+fn check_rows(server: &Server, range: &Range, read: u64) -> Result<()> {
+    let Some(counted) = range.stretch.rows.filter(|counted| *counted != read) else { return Ok(()) };
+    let what = format!(
+        "`{}`: range {} of table `{}` gave {read} rows, and {counted} were counted at the same instant",
+        server.name, range.number, range.table.at
+    );
+    Err(Failure::new(ExitCode::Failed, what).hint(
+        "Nothing of it was kept. Check the table and its indexes on the server (CHECK TABLE), then run this again.",
+    ))
 }
 
 /// Writes rows into as many entries as it takes.
 struct Pieces<'a> {
+    server: &'a Server,
     range: &'a Range,
     sink: &'a EntrySink,
     key_fields: Vec<usize>,
     codecs: Vec<Codec>,
+    /// The columns that cannot be NULL.
+    must: Vec<bool>,
     body: Option<BodyWriter>,
     part: u32,
     buffer: Vec<u8>,
@@ -164,12 +182,14 @@ struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    fn new(range: &'a Range, sink: &'a EntrySink) -> Self {
+    fn new(server: &'a Server, range: &'a Range, sink: &'a EntrySink) -> Self {
         let layout = &range.table.layout;
         Self {
             key_fields: layout.key_fields(),
             codecs: layout.columns.iter().map(|column| column.codec).collect(),
+            must: layout.columns.iter().map(|column| !column.nullable).collect(),
             body: None,
+            server,
             range,
             sink,
             part: 0,
@@ -184,7 +204,7 @@ impl<'a> Pieces<'a> {
     }
 
     async fn row(&mut self, row: &Row) -> FlowResult<()> {
-        let (hash, row_bytes) = self.push(row);
+        let (hash, row_bytes) = self.push((0..row.len()).map(|at| row.as_ref(at)))?;
         self.piece_bytes += row_bytes;
         self.piece_rows += 1;
         if self.cutter.row(hash, row_bytes) {
@@ -201,15 +221,15 @@ impl<'a> Pieces<'a> {
     }
 
     /// Appends the row to the buffer; returns its key's hash and its length.
-    fn push(&mut self, row: &Row) -> (u64, u64) {
+    fn push<'v>(&mut self, row: impl Iterator<Item = Option<&'v Value>>) -> FlowResult<(u64, u64)> {
         let began = self.buffer.len();
         self.fields.clear();
-        for at in 0..row.len() {
+        for (at, value) in row.enumerate() {
             if at > 0 {
                 self.buffer.push(b'\t');
             }
             let from = self.buffer.len();
-            match row.as_ref(at) {
+            match value {
                 Some(Value::Bytes(bytes)) => {
                     let codec = self.codecs.get(at).copied().unwrap_or(Codec::Raw);
                     codec.push(&mut self.buffer, bytes);
@@ -217,6 +237,7 @@ impl<'a> Pieces<'a> {
                         self.piece_enum_zeros += 1;
                     }
                 }
+                Some(Value::NULL) | None if self.must.get(at) == Some(&true) => return Err(self.null_at(at)),
                 Some(Value::NULL) | None => push_field(&mut self.buffer, None),
                 Some(other) => push_field(&mut self.buffer, Some(other.as_sql(true).as_bytes())),
             }
@@ -228,7 +249,20 @@ impl<'a> Pieces<'a> {
             let (from, to) = self.fields[*at];
             hash.field(&self.buffer[from..to]);
         }
-        (hash.finish(), (self.buffer.len() - began) as u64)
+        Ok((hash.finish(), (self.buffer.len() - began) as u64))
+    }
+
+    /// Tells that the server gave no value where there must be one: it lost something on the way.
+    fn null_at(&self, at: usize) -> FlowError {
+        let Table { at: place, layout } = &*self.range.table;
+        let column = layout.columns.get(at).map(|column| column.name.as_str()).unwrap_or_default();
+        let what = format!(
+            "`{}`: column `{column}` of table `{place}` cannot be NULL, and the server sent NULL",
+            self.server.name
+        );
+        let hint =
+            "Nothing of it was kept. Look into the server's own log and check the table (CHECK TABLE).";
+        Failure::new(ExitCode::Failed, what).hint(hint).into()
     }
 
     async fn flush(&mut self) -> FlowResult<()> {
@@ -282,4 +316,58 @@ async fn begin_piece(range: &Range, sink: &EntrySink, part: u32) -> FlowResult<B
     let mut meta = table_meta("rows", &range.table.at, Stage::Data, &file)?;
     meta.cut = Cut::Marked;
     sink.begin(meta).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{Column, Reading};
+    use super::*;
+    use crate::{flow::channel, names::SourceName};
+
+    fn range() -> Range {
+        let column = |name: &str, nullable| Column {
+            name: name.to_owned(),
+            declared: String::new(),
+            codec: Codec::Raw,
+            auto_increment: false,
+            bound: None,
+            nullable,
+            default: None,
+        };
+        let layout = Layout {
+            columns: vec![column("may", true), column("must", false)],
+            key: Vec::new(),
+            engine: "InnoDB".to_owned(),
+            history: false,
+            reading: Reading::default(),
+        };
+        let at = Place { db: "im".into(), table: "t".into() };
+        let stretch = Stretch { condition: String::new(), rows: None };
+        Range { table: Arc::new(Table { at, layout }), number: 1, stretch }
+    }
+
+    fn server() -> Server {
+        let config = toml::from_str("user = \"x\"").unwrap();
+        Server::new(&SourceName::new("mysql").unwrap(), &config, false).unwrap()
+    }
+
+    #[test]
+    fn a_range_that_gave_other_rows_than_were_counted_fails_the_reading() {
+        let (server, mut range) = (server(), range());
+        assert!(check_rows(&server, &range, 7).is_ok(), "what was not counted cannot be compared");
+        range.stretch.rows = Some(7);
+        assert!(check_rows(&server, &range, 7).is_ok());
+        let error = check_rows(&server, &range, 6).unwrap_err();
+        assert!(error.to_string().contains("range 1 of table `im.t` gave 6 rows, and 7 were"), "{error}");
+    }
+
+    #[test]
+    fn no_value_where_there_must_be_one_fails_the_reading() {
+        let (server, (sink, _stream), range) = (server(), channel(1), range());
+        let mut pieces = Pieces::new(&server, &range, &sink);
+        let (null, one) = (Value::NULL, Value::Bytes(b"1".to_vec()));
+        assert!(pieces.push([Some(&null), Some(&one)].into_iter()).is_ok());
+        let error = pieces.push([Some(&one), Some(&null)].into_iter()).unwrap_err();
+        assert!(error.to_string().contains("column `must` of table `im.t` cannot be NULL"), "{error}");
+    }
 }

@@ -112,6 +112,11 @@ impl Snapshot {
         Ok(taken)
     }
 
+    /// Returns whether all sessions see one instant, the one that reads definitions too.
+    pub fn is_shared(&self) -> bool {
+        self.point.marks.get("lock_mode").is_some_and(|word| word != Lock::Single.word())
+    }
+
     fn mark(&mut self, name: &str, value: &str) {
         self.point.marks.insert(name.to_owned(), value.to_owned());
     }

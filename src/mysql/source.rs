@@ -14,11 +14,13 @@ use serde_json::json;
 use super::{
     accounts,
     conn::Server,
+    engines,
     layout::{
         ACCOUNTS, Database, Layout, Place, TableKind, Wanted, database_item, databases, layouts, table_item,
-        table_meta,
+        table_meta, unknown_tables,
     },
     programs::{self, of_kind},
+    range::{Division, WALK_ROWS},
     rows::{self, Table},
     snapshot::Snapshot,
     sql::Script,
@@ -39,12 +41,21 @@ pub struct MysqlSource {
     ground: Ground,
     monitor: SharedMonitor,
     only: Option<Place>,
+    range_rows: u64,
 }
 
 impl MysqlSource {
     /// Makes a source; nothing is connected yet.
     pub fn new(name: SourceName, config: MysqlConfig, ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, ground, monitor, only: None }
+        Self { name, config, ground, monitor, only: None, range_rows: WALK_ROWS }
+    }
+
+    /// Divides tables into ranges of about so many rows, for tests: a table that is divided need not be large then.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn ranges_of(mut self, rows: u64) -> Self {
+        self.range_rows = rows.max(1);
+        self
     }
 
     /// Reads one table, and nothing of others.
@@ -67,7 +78,13 @@ impl Source for MysqlSource {
         let mut snapshot = Snapshot::take(&server, &wanted, &self.ground, &*self.monitor).await?;
         let content = Content::read(&server, &wanted, &mut snapshot, &self.monitor).await?;
         sink.announce(content.inventory(&snapshot)).await?;
-        let mut reading = Reading { server: &server, snapshot, content, sink, monitor: &self.monitor };
+        engines::report_unknown(&content.unknown, &sink).await?;
+        if let Some(names) = engines::mark(&snapshot.listed) {
+            snapshot.point.marks.insert("definition_only".to_owned(), names);
+        }
+        let division = Division { rows: self.range_rows, is_counted: snapshot.is_shared() };
+        let mut reading =
+            Reading { server: &server, snapshot, content, sink, division, monitor: &self.monitor };
         reading.definitions().await?;
         let counts = reading.rows().await?;
         reading.programs().await?;
@@ -80,6 +97,8 @@ impl Source for MysqlSource {
 struct Content {
     databases: Vec<Database>,
     tables: Vec<Arc<Table>>,
+    /// What the server lists as something else than tables, views and sequences.
+    unknown: Vec<(Place, String)>,
     accounts: Option<Script>,
 }
 
@@ -111,7 +130,8 @@ impl Content {
             warn_of_unknown(server, &found.unknown, monitor);
             found.script
         });
-        Ok(Self { databases, tables, accounts })
+        let unknown = unknown_tables(server, &mut snapshot.names, wanted).await?;
+        Ok(Self { databases, tables, unknown, accounts })
     }
 
     fn inventory(&self, snapshot: &Snapshot) -> Vec<String> {
@@ -128,6 +148,7 @@ struct Reading<'a> {
     snapshot: Snapshot,
     content: Content,
     sink: EntrySink,
+    division: Division,
     monitor: &'a SharedMonitor,
 }
 
@@ -146,6 +167,8 @@ impl Reading<'_> {
             programs::send_table(server, &mut self.snapshot.names, &table.at, sink).await?;
             send_layout(&table.at, &table.layout, sink).await?;
         }
+        let (names, listed) = (&mut self.snapshot.names, &self.snapshot.listed);
+        engines::send_definitions(server, names, listed, sink, self.monitor).await?;
         for at in of_kind(&self.snapshot.listed, TableKind::View) {
             programs::send_placeholder(server, &mut self.snapshot.names, at, sink).await?;
         }
@@ -173,8 +196,9 @@ impl Reading<'_> {
         let tables = by_size(self.server, &mut self.snapshot, &self.content.tables).await?;
         let as_they_are = "SET SESSION character_set_results=binary";
         self.server.run(&mut self.snapshot.names, as_they_are, "prepare its session").await?;
+        let names = &mut self.snapshot.names;
         let (counts, workers) =
-            rows::send(self.server, tables, &mut self.snapshot.names, workers, &self.sink).await?;
+            rows::send(self.server, tables, self.division, names, workers, &self.sink).await?;
         self.snapshot.workers = workers;
         Ok(counts)
     }

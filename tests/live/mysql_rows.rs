@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use lifeboat::{
     error::{ExitCode, Failure},
     flow::{
-        Attrs, EntryMeta, FlowError, FlowResult, Piece, Point, STREAM_DEPTH, Stage, Tally, WriteOptions,
-        channel, settle,
+        Attrs, EntryMeta, FlowError, FlowResult, Piece, Point, STREAM_DEPTH, Source, Stage, Tally,
+        WriteOptions, channel, settle,
     },
     policy::MysqlConfig,
 };
@@ -37,6 +37,10 @@ impl Recorded {
     }
 
     pub async fn try_read(config: &MysqlConfig) -> FlowResult<Self> {
+        Self::of(source(config)).await
+    }
+
+    pub async fn of(source: Box<dyn Source>) -> FlowResult<Self> {
         let (sink, mut stream) = channel(STREAM_DEPTH);
         let keep = async {
             let mut entries = Vec::new();
@@ -50,7 +54,7 @@ impl Recorded {
             let point = stream.point().cloned().expect("a finished stream has a point");
             Ok(Self { inventory: stream.inventory().to_vec(), entries, point })
         };
-        let (read, taken) = tokio::join!(source(config).read(sink, None), keep);
+        let (read, taken) = tokio::join!(source.read(sink, None), keep);
         settle(read, taken).map(|((), recorded)| recorded)
     }
 
