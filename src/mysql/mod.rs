@@ -2,7 +2,7 @@
 //!
 //! | module | duty |
 //! |---|---|
-//! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`] | reading |
+//! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`], [`lossy`] | reading |
 //! | [`target`], [`load`], [`apply`] | writing |
 //! | [`script`] | the same as one SQL script |
 //! | [`accounts`] | users, roles and grants, both ways |
@@ -27,6 +27,7 @@ mod engines;
 pub mod examine;
 mod layout;
 mod load;
+mod lossy;
 mod programs;
 mod range;
 mod rows;

@@ -19,6 +19,7 @@ use super::{
         ACCOUNTS, Database, Layout, Place, TableKind, Wanted, database_item, databases, layouts, table_item,
         table_meta, unknown_tables,
     },
+    lossy,
     programs::{self, of_kind},
     range::{Division, WALK_ROWS},
     rows::{self, Table},
@@ -47,7 +48,14 @@ pub struct MysqlSource {
 impl MysqlSource {
     /// Makes a source; nothing is connected yet.
     pub fn new(name: SourceName, config: MysqlConfig, ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, ground, monitor, only: None, range_rows: WALK_ROWS }
+        Self {
+            name,
+            config,
+            ground,
+            monitor,
+            only: None,
+            range_rows: WALK_ROWS,
+        }
     }
 
     /// Divides tables into ranges of about so many rows, for tests: a table that is divided need not be large then.
@@ -86,6 +94,7 @@ impl Source for MysqlSource {
         let mut reading =
             Reading { server: &server, snapshot, content, sink, division, monitor: &self.monitor };
         reading.definitions().await?;
+        reading.doubts().await?;
         let counts = reading.rows().await?;
         reading.programs().await?;
         reading.accounts(&wanted).await?;
@@ -171,6 +180,22 @@ impl Reading<'_> {
         engines::send_definitions(server, names, listed, sink, self.monitor).await?;
         for at in of_kind(&self.snapshot.listed, TableKind::View) {
             programs::send_placeholder(server, &mut self.snapshot.names, at, sink).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks for what would not come back as it is, and marks it.
+    async fn doubts(&mut self) -> FlowResult<()> {
+        let flavor = self.snapshot.flavor;
+        let mut columns = Vec::new();
+        for table in &self.content.tables {
+            let names = &mut self.snapshot.names;
+            for found in lossy::find(self.server, names, flavor, &table.at, &table.layout).await? {
+                columns.push(found.tell(self.server, self.monitor));
+            }
+        }
+        if !columns.is_empty() {
+            self.snapshot.point.marks.insert("lossy_columns".to_owned(), columns.join(", "));
         }
         Ok(())
     }
