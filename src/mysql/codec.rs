@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{sql::ident, tsv::push_field};
 
+/// The digits of hexadecimal numbers.
+const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+
 /// How the values of a column are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -60,9 +63,12 @@ impl Codec {
     /// are binary.
     pub fn push(self, out: &mut Vec<u8>, value: &[u8]) {
         if self == Self::Hex {
-            out.reserve(value.len() * 2);
-            let digit = |nibble: u8| b"0123456789ABCDEF"[usize::from(nibble)];
-            out.extend(value.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
+            let from = out.len();
+            out.resize(from + value.len() * 2, 0);
+            for (pair, byte) in out[from..].chunks_exact_mut(2).zip(value) {
+                pair[0] = DIGITS[usize::from(byte >> 4)];
+                pair[1] = DIGITS[usize::from(byte & 15)];
+            }
         } else {
             push_field(out, Some(value));
         }

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     codec::Codec,
-    conn::Server,
+    conn::{Server, is_too_long},
     layout::{Layout, Place, table_meta},
     range::{Division, Stretch, Walk},
     tsv::{Cutter, KeyHash, push_field},
@@ -24,12 +24,18 @@ use super::{
 use crate::{
     error::{ExitCode, Failure, Result},
     flow::{BodyWriter, Cut, EntrySink, FlowError, FlowResult, Stage},
+    names::ByteCount,
+    plain::of_bytes,
 };
 
 /// Bytes after which an entry ends at the next border.
 const PIECE_BYTES_SOFT: u64 = 56 << 20;
 /// Bytes that are gathered before they are sent.
 const BUFFER_BYTES: usize = 256 << 10;
+/// Bytes after which a value is written in parts, so that its written form is never held whole.
+const LONG_BYTES: usize = 1 << 20;
+/// Characters of each field of a key that an error shows.
+const KEY_CHARS_SHOWN: usize = 80;
 /// Ranges that wait for a worker.
 const QUEUE_DEPTH: usize = 2;
 
@@ -141,8 +147,13 @@ async fn send_range(server: &Server, conn: &mut Conn, range: &Range, sink: &Entr
     let fail = |error| server.failure(&format!("read table `{at}`"), error);
     let mut pieces = Pieces::new(server, range, sink);
     let mut result = conn.query_iter(sql).await.map_err(fail)?;
-    while let Some(row) = result.next().await.map_err(fail)? {
-        pieces.row(&row).await?;
+    loop {
+        match result.next().await {
+            Ok(Some(row)) => pieces.row(&row).await?,
+            Ok(None) => break,
+            Err(error) if is_too_long(&error) => return Err(pieces.too_long().into()),
+            Err(error) => return Err(fail(error).into()),
+        }
     }
     result.drop_result().await.map_err(fail)?;
     check_rows(server, range, pieces.rows + pieces.piece_rows)?;
@@ -168,6 +179,8 @@ struct Pieces<'a> {
     sink: &'a EntrySink,
     key_fields: Vec<usize>,
     codecs: Vec<Codec>,
+    /// The written fields of the last row's key, each with a tab behind it.
+    last_key: Vec<u8>,
     /// The columns that cannot be NULL.
     must: Vec<bool>,
     body: Option<BodyWriter>,
@@ -187,6 +200,7 @@ impl<'a> Pieces<'a> {
         Self {
             key_fields: layout.key_fields(),
             codecs: layout.columns.iter().map(|column| column.codec).collect(),
+            last_key: Vec::new(),
             must: layout.columns.iter().map(|column| !column.nullable).collect(),
             body: None,
             server,
@@ -204,7 +218,10 @@ impl<'a> Pieces<'a> {
     }
 
     async fn row(&mut self, row: &Row) -> FlowResult<()> {
-        let (hash, row_bytes) = self.push((0..row.len()).map(|at| row.as_ref(at)))?;
+        let values = || (0..row.len()).map(|at| row.as_ref(at));
+        let is_long =
+            values().any(|value| matches!(value, Some(Value::Bytes(bytes)) if bytes.len() > LONG_BYTES));
+        let (hash, row_bytes) = if is_long { self.push_long(row).await? } else { self.push(values())? };
         self.piece_bytes += row_bytes;
         self.piece_rows += 1;
         if self.cutter.row(hash, row_bytes) {
@@ -229,27 +246,106 @@ impl<'a> Pieces<'a> {
                 self.buffer.push(b'\t');
             }
             let from = self.buffer.len();
-            match value {
-                Some(Value::Bytes(bytes)) => {
-                    let codec = self.codecs.get(at).copied().unwrap_or(Codec::Raw);
-                    codec.push(&mut self.buffer, bytes);
-                    if bytes == b"0" && codec == Codec::Enum {
-                        self.piece_enum_zeros += 1;
-                    }
-                }
-                Some(Value::NULL) | None if self.must.get(at) == Some(&true) => return Err(self.null_at(at)),
-                Some(Value::NULL) | None => push_field(&mut self.buffer, None),
-                Some(other) => push_field(&mut self.buffer, Some(other.as_sql(true).as_bytes())),
-            }
+            self.push_value(at, value)?;
             self.fields.push((from, self.buffer.len()));
         }
         self.buffer.push(b'\n');
         let mut hash = KeyHash::new();
+        self.last_key.clear();
         for at in &self.key_fields {
             let (from, to) = self.fields[*at];
             hash.field(&self.buffer[from..to]);
+            if self.last_key.len() < KEY_CHARS_SHOWN {
+                let shown = to.min(from + KEY_CHARS_SHOWN);
+                self.last_key.extend_from_slice(&self.buffer[from..shown]);
+                self.last_key.push(b'\t');
+            }
         }
         Ok((hash.finish(), (self.buffer.len() - began) as u64))
+    }
+
+    /// Appends one field to the buffer.
+    fn push_value(&mut self, at: usize, value: Option<&Value>) -> FlowResult<()> {
+        match value {
+            Some(Value::Bytes(bytes)) => {
+                let codec = self.codec(at);
+                codec.push(&mut self.buffer, bytes);
+                if bytes == b"0" && codec == Codec::Enum {
+                    self.piece_enum_zeros += 1;
+                }
+            }
+            Some(Value::NULL) | None if self.must.get(at) == Some(&true) => return Err(self.null_at(at)),
+            Some(Value::NULL) | None => push_field(&mut self.buffer, None),
+            Some(other) => push_field(&mut self.buffer, Some(other.as_sql(true).as_bytes())),
+        }
+        Ok(())
+    }
+
+    fn codec(&self, at: usize) -> Codec {
+        self.codecs.get(at).copied().unwrap_or(Codec::Raw)
+    }
+
+    /// Writes a row that has long values, part by part; returns its key's hash and its length, as [`Self::push`].
+    async fn push_long(&mut self, row: &Row) -> FlowResult<(u64, u64)> {
+        let hash = self.hash_long(row);
+        let mut row_bytes = 0;
+        for at in 0..row.len() {
+            let mut began = self.buffer.len();
+            if at > 0 {
+                self.buffer.push(b'\t');
+            }
+            match row.as_ref(at) {
+                Some(Value::Bytes(bytes)) if bytes.len() > LONG_BYTES => {
+                    for part in bytes.chunks(BUFFER_BYTES) {
+                        self.codec(at).push(&mut self.buffer, part);
+                        row_bytes += self.buffer.len() - began;
+                        self.flush().await?;
+                        began = 0;
+                    }
+                }
+                value => {
+                    self.push_value(at, value)?;
+                    row_bytes += self.buffer.len() - began;
+                }
+            }
+        }
+        self.buffer.push(b'\n');
+        Ok((hash, row_bytes as u64 + 1))
+    }
+
+    /// Hashes the key of a row that has long values, as [`Self::push`] does: by the written form of its fields.
+    fn hash_long(&self, row: &Row) -> u64 {
+        let (mut hash, mut written) = (KeyHash::new(), Vec::new());
+        for at in &self.key_fields {
+            match row.as_ref(*at) {
+                Some(Value::Bytes(bytes)) => {
+                    for part in bytes.chunks(BUFFER_BYTES) {
+                        written.clear();
+                        self.codec(*at).push(&mut written, part);
+                        hash.part(&written);
+                    }
+                }
+                _ => hash.part(b"\\N"),
+            }
+            hash.end();
+        }
+        hash.finish()
+    }
+
+    /// Tells that a row is longer than a client can take. Only the row before it is known.
+    fn too_long(&self) -> Failure {
+        let Table { at, layout } = &*self.range.table;
+        let fields = self.last_key.split(|byte| *byte == b'\t').filter(|field| !field.is_empty());
+        let key: Vec<String> = fields.map(|field| of_bytes(field, KEY_CHARS_SHOWN)).collect();
+        let which = match key.join(", ") {
+            _ if layout.key.is_empty() => "a row".to_owned(),
+            key if key.is_empty() => format!("the first row of range {}", self.range.number),
+            key => format!("the row behind key ({key})"),
+        };
+        let most = ByteCount(self.server.packet_bytes_max() as u64);
+        let what = format!("`{}`: table `{at}`: {which} is longer than {most}", self.server.name);
+        Failure::new(ExitCode::Failed, what)
+            .hint("No client can take a longer row from a MySQL server. Shorten it, or exclude the table.")
     }
 
     /// Tells that the server gave no value where there must be one: it lost something on the way.

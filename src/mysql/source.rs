@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     accounts,
-    conn::Server,
+    conn::{PACKET_BYTES_MAX, Server},
     engines,
     layout::{
         ACCOUNTS, Database, Layout, Place, TableKind, Wanted, database_item, databases, layouts, table_item,
@@ -43,6 +43,7 @@ pub struct MysqlSource {
     monitor: SharedMonitor,
     only: Option<Place>,
     range_rows: u64,
+    row_bytes_max: usize,
 }
 
 impl MysqlSource {
@@ -55,6 +56,7 @@ impl MysqlSource {
             monitor,
             only: None,
             range_rows: WALK_ROWS,
+            row_bytes_max: PACKET_BYTES_MAX,
         }
     }
 
@@ -63,6 +65,14 @@ impl MysqlSource {
     #[must_use]
     pub fn ranges_of(mut self, rows: u64) -> Self {
         self.range_rows = rows.max(1);
+        self
+    }
+
+    /// Takes rows of so many bytes at most, for tests: what is too long need not be a gibibyte then.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn rows_of_at_most(mut self, bytes: usize) -> Self {
+        self.row_bytes_max = bytes;
         self
     }
 
@@ -81,7 +91,7 @@ impl Source for MysqlSource {
     }
 
     async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
-        let server = Server::new(&self.name, &self.config, false)?;
+        let server = Server::new(&self.name, &self.config, false)?.with_packets_of(self.row_bytes_max);
         let wanted = Wanted::new(&self.config)?.only(self.only);
         let mut snapshot = Snapshot::take(&server, &wanted, &self.ground, &*self.monitor).await?;
         let content = Content::read(&server, &wanted, &mut snapshot, &self.monitor).await?;

@@ -94,7 +94,7 @@ impl Recorded {
     }
 
     /// Returns the digests of all chunks of rows with their sizes.
-    fn chunks(&self) -> BTreeMap<Vec<u8>, usize> {
+    pub fn chunks(&self) -> BTreeMap<Vec<u8>, usize> {
         let mut chunks = BTreeMap::new();
         for (_, pieces, _) in self.entries.iter().filter(|(meta, ..)| meta.stage == Stage::Data) {
             for chunk in pieces.split(|piece| *piece == Piece::Border) {
@@ -117,7 +117,7 @@ fn bytes_of(pieces: &[Piece]) -> Vec<u8> {
 const ALL: fn(bool) -> WriteOptions = |replace| WriteOptions { replace, ..WriteOptions::default() };
 
 /// Makes `rows` rows (a multiple of 1,000) in a table with this key, with ids two apart.
-async fn fill(server: &Server, db: &str, table: &str, key: &str, rows: u32) {
+pub async fn fill(server: &Server, db: &str, table: &str, key: &str, rows: u32) {
     server
         .run([
             format!("USE {db}"),
@@ -140,7 +140,7 @@ async fn fill(server: &Server, db: &str, table: &str, key: &str, rows: u32) {
         .await;
 }
 
-async fn fresh(server: &Server, db: &str) {
+pub async fn fresh(server: &Server, db: &str) {
     server
         .run([format!("DROP DATABASE IF EXISTS {db}"), format!("CREATE DATABASE {db} CHARACTER SET utf8mb4")])
         .await;
