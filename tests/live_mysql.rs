@@ -20,6 +20,9 @@ mod rows;
 #[path = "live/mysql_snapshot.rs"]
 mod snapshot;
 
+#[path = "live/mysql_values.rs"]
+mod values;
+
 /// Makes a test for each product of an async function that takes one.
 macro_rules! on_both {
     ($($test:ident),* $(,)?) => {

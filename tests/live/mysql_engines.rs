@@ -16,6 +16,7 @@ crate::on_both!(
     no_reading_sorts_a_table_whatever_its_key,
     tables_without_rows_of_their_own_come_back_as_definitions,
     a_table_of_tables_that_are_gone_is_a_problem_and_no_failure,
+    tables_of_other_engines_come_back,
 );
 
 /// Rows of each table; enough that a sort of them is told from the sorts of the server's own lists.
@@ -204,4 +205,49 @@ async fn problems_of(config: &MysqlConfig) -> Vec<String> {
     };
     let (read, taken) = tokio::join!(reading.read(sink, None), take);
     lifeboat::flow::settle(read, taken).map(|((), problems)| problems).expect("it is read")
+}
+
+async fn tables_of_other_engines_come_back(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("engines");
+    let engines: &[&str] = match product {
+        Product::Mysql => &["MyISAM", "MEMORY", "CSV", "ARCHIVE", "BLACKHOLE"],
+        Product::Mariadb => {
+            &["MyISAM", "MEMORY", "CSV", "Aria TRANSACTIONAL=1", "Aria ROW_FORMAT=DYNAMIC TRANSACTIONAL=0"]
+        }
+    };
+    let mut all = vec![
+        format!("DROP DATABASE IF EXISTS {db}"),
+        format!("CREATE DATABASE {db} CHARACTER SET utf8mb4"),
+        format!("USE {db}"),
+    ];
+    for (at, engine) in engines.iter().enumerate() {
+        let key = if ["CSV", "ARCHIVE"].contains(engine) { "" } else { ", PRIMARY KEY (id), KEY (v)" };
+        all.push(format!(
+            "CREATE TABLE t{at} (id INT NOT NULL, v VARCHAR(90) NOT NULL{key}) ENGINE={engine}"
+        ));
+        all.push(format!("INSERT INTO t{at} VALUES (2, 'two\\t\\n'), (1, 'é \\\\N'), (3, '')"));
+    }
+    if product == Product::Mariadb {
+        all.push(
+            "CREATE TABLE booked (id INT, s DATE, e DATE, PERIOD FOR p (s, e), PRIMARY KEY (id, p WITHOUT OVERLAPS))"
+                .to_owned(),
+        );
+        all.push(
+            "INSERT INTO booked VALUES (1, '2025-01-01', '2025-02-01'), (1, '2025-02-01', '2025-03-01')"
+                .to_owned(),
+        );
+    }
+    server.run(all).await;
+    let config = server.only(&[db]);
+    let before = Recorded::read(&config).await;
+    let replace = WriteOptions { replace: true, ..WriteOptions::default() };
+    before.write(&config, replace).await.expect("they are restored");
+    let after = Recorded::read(&config).await;
+    let tables = (0..engines.len()).map(|at| format!("t{at}")).chain(["booked".to_owned()]);
+    for table in tables {
+        let (was, is) = (before.rows(&table).concat(), after.rows(&table).concat());
+        assert!(was == is, "`{table}` differs");
+    }
+    server.run([format!("DROP DATABASE {db}")]).await;
 }
