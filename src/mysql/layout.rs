@@ -499,15 +499,24 @@ async fn read_keys(
 
 /// Lists the unique indexes of a database, each table's primary key first.
 async fn unique_indexes(server: &Server, conn: &mut Conn, db: &str) -> Result<Vec<Index>> {
-    // All columns: which of them tell that an index is not to be used differs between products.
+    // Which column tells that an index is not to be used differs between products; and not all are asked for, because
+    // some servers gather statistics for it.
+    let asked = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'information_schema' \
+                 AND table_name = 'STATISTICS' AND column_name IN ('IS_VISIBLE', 'IGNORED')";
+    let doing = format!("read the keys of `{db}`");
+    let rows = server.rows(conn, asked, &doing).await?;
+    let hides: Vec<String> =
+        rows.iter().filter_map(|row| text(row, 0)).map(|name| format!(", s.{name}")).collect();
     let sql = format!(
-        "SELECT s.* FROM information_schema.statistics s WHERE s.table_schema = {} AND s.non_unique = 0 \
+        "SELECT s.table_name, s.index_name, s.column_name, s.sub_part, s.collation, s.index_type{} \
+         FROM information_schema.statistics s WHERE s.table_schema = {} AND s.non_unique = 0 \
          AND s.index_type IN ('BTREE', 'HASH') \
          ORDER BY s.table_name, s.index_name <> 'PRIMARY', s.index_name, s.seq_in_index",
+        hides.concat(),
         literal(db)
     );
     let mut indexes: Vec<Index> = Vec::new();
-    for row in server.rows(conn, &sql, &format!("read the keys of `{db}`")).await? {
+    for row in server.rows(conn, &sql, &doing).await? {
         let get = |name: &str| named(&row, name);
         let (table, name) = (get("table_name").unwrap_or_default(), get("index_name").unwrap_or_default());
         let is_new = indexes.last().is_none_or(|last| last.table != table || last.name != name);

@@ -6,8 +6,8 @@
 //! | a DEFAULT with such a letter | `MariaDB` | a question mark |
 //! | a date, time or binary value inside a JSON document | MySQL | a string |
 //!
-//! Definitions are asked for only where a question mark is shown. Documents are looked at in a sample: the first and the
-//! last [`SAMPLE_ROWS`] rows of a table, because a server takes as long to check a document as to read it twice.
+//! Definitions are asked for only where a question mark is shown. Documents are looked at in a sample, the first and
+//! the last [`SAMPLE_ROWS`] rows of a table, because a server takes as long to check a document as to read it twice.
 
 use mysql_async::{Conn, Row, prelude::Queryable};
 
@@ -74,8 +74,8 @@ async fn shows_another_default(
     let sql = format!("SELECT HEX(CONVERT(DEFAULT({name}) USING utf8mb4)) FROM {} LIMIT 1", at.sql());
     let Some(held) = first(server, conn, &sql, at).await? else { return Ok(false) };
     let held = hex::decode(held).unwrap_or_default();
-    let marks = |text: &[u8]| text.iter().filter(|byte| **byte == b'?').count();
-    Ok(marks(&held) != marks(shown.as_bytes()))
+    let held = String::from_utf8_lossy(&held).matches('?').count();
+    Ok(held != shown.matches('?').count())
 }
 
 async fn holds_typed_json(

@@ -1,4 +1,4 @@
-//! Storage engines that are not InnoDB, and keys that an engine does not order by.
+//! Storage engines that are not `InnoDB`, and keys that an engine does not order by.
 
 use std::collections::BTreeSet;
 
@@ -108,10 +108,9 @@ async fn read_and_count_sorts(server: &Server, db: &str) -> (Recorded, Sorts) {
 }
 
 async fn status(server: &Server, name: &str) -> u64 {
-    let sql = match server.ask("SELECT VERSION()").await.contains("MariaDB") {
-        true => "SELECT variable_value FROM information_schema.global_status WHERE variable_name = ",
-        false => "SELECT variable_value FROM performance_schema.global_status WHERE variable_name = ",
-    };
+    let is_mariadb = server.ask("SELECT VERSION()").await.contains("MariaDB");
+    let schema = if is_mariadb { "information_schema" } else { "performance_schema" };
+    let sql = format!("SELECT variable_value FROM {schema}.global_status WHERE variable_name = ");
     server.ask(&format!("{sql}'{name}'")).await.parse().unwrap()
 }
 

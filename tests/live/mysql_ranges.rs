@@ -210,19 +210,14 @@ impl Seeded {
     /// Returns the keys of one table: dense, sparse, clustered, in two lumps, or growing as powers do.
     fn keys(&mut self) -> BTreeSet<i64> {
         let (kind, count) = (self.next() % 5, 1 + self.next() % 2_000);
-        let base = self.next() as i64 / 4;
+        let base = self.next().cast_signed() / 4;
         let one = |seeded: &mut Self, at: u64| match kind {
-            0 => base + at as i64,
-            1 => seeded.next() as i64,
-            2 => base + (seeded.next() % 40) as i64 * 1_000_000_007 + (seeded.next() % 100) as i64,
-            3 => {
-                if at % 2 == 0 {
-                    621_355_968_000_000_000 + at as i64 * 10_000
-                } else {
-                    -(at as i64)
-                }
-            }
-            _ => 1_i64.wrapping_shl((seeded.next() % 62) as u32) + (at % 50) as i64,
+            0 => base + at.cast_signed(),
+            1 => seeded.next().cast_signed(),
+            2 => base + ((seeded.next() % 40) * 1_000_000_007 + seeded.next() % 100).cast_signed(),
+            3 if at.is_multiple_of(2) => 621_355_968_000_000_000 + at.cast_signed() * 10_000,
+            3 => -at.cast_signed(),
+            _ => (1_i64 << (seeded.next() % 62)) + (at % 50).cast_signed(),
         };
         (0..count).map(|at| one(self, at)).collect()
     }
