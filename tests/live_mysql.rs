@@ -7,16 +7,23 @@ mod support;
 
 #[path = "live/mysql_copy.rs"]
 mod copy;
+#[path = "live/mysql_engines.rs"]
+mod engines;
 #[path = "live/mysql_failures.rs"]
 mod failures;
 #[path = "live/mysql_locks.rs"]
 mod locks;
+#[path = "live/mysql_ranges.rs"]
+mod ranges;
 #[path = "live/mysql_reach.rs"]
 mod reach;
 #[path = "live/mysql_rows.rs"]
 mod rows;
 #[path = "live/mysql_snapshot.rs"]
 mod snapshot;
+
+#[path = "live/mysql_values.rs"]
+mod values;
 
 /// Makes a test for each product of an async function that takes one.
 macro_rules! on_both {

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{sql::ident, tsv::push_field};
 
+/// The digits of hexadecimal numbers.
+const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+
 /// How the values of a column are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -60,9 +63,12 @@ impl Codec {
     /// are binary.
     pub fn push(self, out: &mut Vec<u8>, value: &[u8]) {
         if self == Self::Hex {
-            out.reserve(value.len() * 2);
-            let digit = |nibble: u8| b"0123456789ABCDEF"[usize::from(nibble)];
-            out.extend(value.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
+            let from = out.len();
+            out.resize(from + value.len() * 2, 0);
+            for (pair, byte) in out[from..].chunks_exact_mut(2).zip(value) {
+                pair[0] = DIGITS[usize::from(byte >> 4)];
+                pair[1] = DIGITS[usize::from(byte & 15)];
+            }
         } else {
             push_field(out, Some(value));
         }
@@ -85,8 +91,14 @@ impl Codec {
 pub(super) enum Bound {
     /// A number, as it is.
     Number,
+    /// A number with a fraction and an exponent; without the exponent a server would take it for a DECIMAL.
+    Double,
+    /// The bits of a number, which are read as hexadecimal digits.
+    Bits,
     /// A date or time between quotes.
     Quoted,
+    /// A UUID or an address, which a server reads from text only: what a session with binary names quotes is none.
+    Word,
     /// Bytes.
     Hex,
     /// Text, with the charset and collation of its column: the server must compare it as it is ordered.
@@ -103,8 +115,13 @@ impl Bound {
     /// (an ENUM is ordered by number and compared as text) or that are not worth the risk.
     pub fn for_type(data_type: &str, charset: Option<&str>, collation: Option<&str>) -> Option<Self> {
         match data_type.to_ascii_lowercase().as_str() {
-            "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "decimal" => Some(Self::Number),
-            "date" | "datetime" | "timestamp" => Some(Self::Quoted),
+            "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "decimal" | "year" => {
+                Some(Self::Number)
+            }
+            "float" | "double" => Some(Self::Double),
+            "bit" => Some(Self::Bits),
+            "date" | "datetime" | "timestamp" | "time" => Some(Self::Quoted),
+            "uuid" | "inet4" | "inet6" => Some(Self::Word),
             "binary" | "varbinary" => Some(Self::Hex),
             "char" | "varchar" => {
                 Some(Self::Text { charset: charset?.to_owned(), collation: collation?.to_owned() })
@@ -117,7 +134,14 @@ impl Bound {
     pub fn literal(&self, value: &[u8]) -> String {
         match self {
             Self::Number => String::from_utf8_lossy(value).into_owned(),
+            Self::Double => {
+                let number = String::from_utf8_lossy(value);
+                let exponent = if number.contains(['e', 'E']) { "" } else { "e0" };
+                format!("{number}{exponent}")
+            }
+            Self::Bits => format!("CAST(CONV('{}',16,10) AS UNSIGNED)", String::from_utf8_lossy(value)),
             Self::Quoted => format!("'{}'", String::from_utf8_lossy(value)),
+            Self::Word => format!("_utf8mb4'{}'", String::from_utf8_lossy(value)),
             Self::Hex => format!("x'{}'", hex::encode_upper(value)),
             Self::Text { charset, collation } => {
                 format!("_{charset} x'{}' COLLATE {collation}", hex::encode(value))
@@ -165,6 +189,10 @@ mod tests {
         assert_eq!(text.literal(b"\xe9'"), "_latin1 x'e927' COLLATE latin1_german1_ci");
         assert_eq!(Bound::for_type("bigint", None, None).unwrap().literal(b"-7"), "-7");
         assert_eq!(Bound::for_type("binary", None, None).unwrap().literal(b"\x00\xff"), "x'00FF'");
+        let float = Bound::for_type("float", None, None).unwrap();
+        assert_eq!((float.literal(b"-0.5").as_str(), float.literal(b"1e-45").as_str()), ("-0.5e0", "1e-45"));
+        let bits = Bound::for_type("bit", None, None).unwrap();
+        assert_eq!(bits.literal(b"FF"), "CAST(CONV('FF',16,10) AS UNSIGNED)");
         assert_eq!(Bound::for_type("enum", Some("latin1"), Some("latin1_bin")), None);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 /// Time after which a server that does not answer counts as down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes that one packet may have: the protocol's limit, as a row may be that long.
-const PACKET_BYTES_MAX: usize = 1 << 30;
+pub(super) const PACKET_BYTES_MAX: usize = 1 << 30;
 /// Seconds that the server waits for us: a slow store may hold up a stream for long.
 const PATIENCE_SECONDS: u32 = 86_400;
 
@@ -104,6 +104,17 @@ impl Server {
             .tcp_keepalive(Some(Duration::from_mins(1)))
             .ssl_opts(ssl(config.tls));
         Ok(Self { name: name.clone(), config: config.clone(), opts: opts.into(), writes })
+    }
+
+    /// Takes no packet that is longer than this.
+    pub fn with_packets_of(self, bytes_max: usize) -> Self {
+        let opts = OptsBuilder::from_opts(self.opts).max_allowed_packet(Some(bytes_max));
+        Self { opts: opts.into(), ..self }
+    }
+
+    /// Returns how many bytes a packet may have, and with it a row.
+    pub fn packet_bytes_max(&self) -> usize {
+        self.opts.max_allowed_packet().unwrap_or(PACKET_BYTES_MAX)
     }
 
     /// Returns where the server is, as a person would write it.
@@ -298,6 +309,16 @@ fn ssl(tls: Tls) -> Option<SslOpts> {
                 .with_danger_skip_domain_validation(true),
         ),
         Tls::Verified => Some(SslOpts::default()),
+    }
+}
+
+/// Returns whether this error says that a row is longer than a packet may be. The driver tells it as an error of its
+/// input, without a type.
+pub(super) fn is_too_long(error: &mysql_async::Error) -> bool {
+    match error {
+        mysql_async::Error::Driver(mysql_async::DriverError::PacketTooLarge) => true,
+        mysql_async::Error::Io(error) => error.to_string().contains("larger than max_allowed_packet"),
+        _ => false,
     }
 }
 

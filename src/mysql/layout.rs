@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     codec::{Bound, Codec},
     conn::{Server, named, text},
+    engines::keeps_rows,
     sql::{full, ident, literal},
 };
 use crate::{
@@ -151,12 +152,15 @@ pub(super) enum TableKind {
     Versioned,
     View,
     Sequence,
+    /// A table whose engine keeps no rows of its own.
+    Elsewhere,
 }
 
 impl TableKind {
-    /// Returns the kind that `information_schema.tables.table_type` names.
-    pub fn of(table_type: &str) -> Option<Self> {
+    /// Returns the kind that `information_schema.tables` tells by `table_type` and `engine`.
+    pub fn of(table_type: &str, engine: &str) -> Option<Self> {
         match table_type {
+            "BASE TABLE" if !keeps_rows(engine) => Some(Self::Elsewhere),
             "BASE TABLE" => Some(Self::Base),
             "SYSTEM VERSIONED" => Some(Self::Versioned),
             "VIEW" => Some(Self::View),
@@ -165,8 +169,14 @@ impl TableKind {
         }
     }
 
+    /// Returns whether its rows are read.
     pub fn has_rows(self) -> bool {
         matches!(self, Self::Base | Self::Versioned)
+    }
+
+    /// Returns whether it may have triggers.
+    pub fn has_triggers(self) -> bool {
+        self.has_rows() || self == Self::Elsewhere
     }
 }
 
@@ -192,6 +202,12 @@ pub(super) struct Column {
     /// How its values bound a range; only the reading side asks.
     #[serde(skip)]
     pub bound: Option<Bound>,
+    /// Whether a value may be NULL; only the reading side asks.
+    #[serde(skip)]
+    pub nullable: bool,
+    /// The default as the server shows it; only the reading side asks.
+    #[serde(skip)]
+    pub default: Option<String>,
 }
 
 /// How a table's rows are read and written: `table.json`.
@@ -207,11 +223,23 @@ pub(super) struct Layout {
     /// Whether rows of the past are among the rows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub history: bool,
-    /// Whether the key is the primary key.
+    /// How the rows are asked for in the order of the key; only the reading side asks.
     #[serde(skip)]
-    pub primary: bool,
-    /// Whether the key's order can be walked by ranges.
-    #[serde(skip)]
+    pub reading: Reading,
+}
+
+/// How a server gives rows in the order of a key without sorting them.
+///
+/// An `ORDER BY` that no index serves sorts a whole table, on the server's disk; and a server that is free to choose
+/// prefers that to walking an index that is not the table itself. So the index is forced, and where none has the
+/// order (a part of a column, a hash) rows are taken as they lie.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// The index that is forced.
+    pub index: Option<String>,
+    /// Whether each column of the key descends in the index; empty where the index does not order by values.
+    pub descending: Vec<bool>,
+    /// Whether the order can be walked by ranges.
     pub walkable: bool,
 }
 
@@ -238,17 +266,28 @@ impl Layout {
     /// Returns `FROM …` with what belongs to the table.
     pub fn from(&self, at: &Place) -> String {
         let history = if self.history { " FOR SYSTEM_TIME ALL" } else { "" };
-        let index = if self.primary && !self.history { " FORCE INDEX (PRIMARY)" } else { "" };
+        let index = self.reading.index.as_deref();
+        let index = index.map(|index| format!(" FORCE INDEX ({})", ident(index))).unwrap_or_default();
         format!("FROM {}{history}{index}", at.sql())
     }
 
-    /// Returns `ORDER BY …`, or nothing where the table has no key.
+    /// Returns `ORDER BY …`, or nothing where no index has the order of the key.
     pub fn order(&self) -> String {
-        if self.key.is_empty() {
-            return String::new();
-        }
-        let names: Vec<String> = self.key.iter().map(|name| ident(name)).collect();
-        format!(" ORDER BY {}", names.join(","))
+        self.order_by(false).unwrap_or_default()
+    }
+
+    /// Returns the `ORDER BY …` that begins with the last row, where there is an order.
+    pub fn order_from_the_end(&self) -> Option<String> {
+        self.order_by(true)
+    }
+
+    fn order_by(&self, reverse: bool) -> Option<String> {
+        let columns = self.key.iter().zip(&self.reading.descending);
+        let column = |(name, down): (&String, &bool)| {
+            format!("{}{}", ident(name), if *down == reverse { "" } else { " DESC" })
+        };
+        let list: Vec<String> = columns.map(column).collect();
+        (!list.is_empty()).then(|| format!(" ORDER BY {}", list.join(",")))
     }
 }
 
@@ -274,14 +313,35 @@ pub(super) struct Listed {
 
 /// Lists tables, views and sequences of the databases that are wanted.
 pub(super) async fn tables(server: &Server, conn: &mut Conn, wanted: &Wanted) -> Result<Vec<Listed>> {
-    let sql = "SELECT table_schema, table_name, table_type FROM information_schema.tables \
+    let all = table_types(server, conn, wanted).await?;
+    Ok(all.into_iter().filter_map(|(at, kind, _)| Some(Listed { at, kind: kind? })).collect())
+}
+
+/// Lists what the server calls something that is neither table nor view nor sequence, with what it calls it.
+pub(super) async fn unknown_tables(
+    server: &Server,
+    conn: &mut Conn,
+    wanted: &Wanted,
+) -> Result<Vec<(Place, String)>> {
+    let all = table_types(server, conn, wanted).await?;
+    Ok(all.into_iter().filter(|(_, kind, _)| kind.is_none()).map(|(at, _, word)| (at, word)).collect())
+}
+
+async fn table_types(
+    server: &Server,
+    conn: &mut Conn,
+    wanted: &Wanted,
+) -> Result<Vec<(Place, Option<TableKind>, String)>> {
+    let sql = "SELECT table_schema, table_name, table_type, engine FROM information_schema.tables \
                ORDER BY table_schema, table_name";
     let rows = server.rows(conn, sql, "list the tables").await?;
     let listed = rows.iter().filter_map(|row| {
         let at = Place { db: text(row, 0)?, table: text(row, 1)? };
-        Some(Listed { kind: TableKind::of(&text(row, 2)?)?, at })
+        let table_type = text(row, 2)?;
+        let kind = TableKind::of(&table_type, &text(row, 3).unwrap_or_default());
+        Some((at, kind, table_type))
     });
-    Ok(listed.filter(|listed| wanted.table(&listed.at.db, &listed.at.table)).collect())
+    Ok(listed.filter(|(at, ..)| wanted.table(&at.db, &at.table)).collect())
 }
 
 /// Reads the layouts of all tables of a database, by table name.
@@ -299,8 +359,7 @@ pub(super) async fn layouts(
             key: Vec::new(),
             engine: String::new(),
             history,
-            primary: false,
-            walkable: false,
+            reading: Reading::default(),
         };
         layouts.insert(entry.at.table.clone(), layout);
     }
@@ -337,7 +396,7 @@ async fn read_columns(
 ) -> Result<Vec<(String, String)>> {
     let sql = format!(
         "SELECT table_name, column_name, data_type, column_type, extra, character_set_name, collation_name, \
-         is_nullable, generation_expression FROM information_schema.columns WHERE table_schema = {} \
+         is_nullable, generation_expression, column_default FROM information_schema.columns WHERE table_schema = {} \
          ORDER BY table_name, ordinal_position",
         literal(db)
     );
@@ -355,6 +414,8 @@ async fn read_columns(
             bound: Bound::for_type(&data_type, text(&row, 5).as_deref(), text(&row, 6).as_deref()),
             auto_increment: get(4).to_ascii_lowercase().contains("auto_increment"),
             declared: get(3),
+            nullable: get(7) == "YES",
+            default: text(&row, 9),
             name,
         };
         if !is_generated(&get(4)) {
@@ -377,12 +438,27 @@ fn hidden_period(name: &str) -> Column {
         codec: Codec::Raw,
         auto_increment: false,
         bound: None,
+        nullable: false,
+        default: None,
     }
 }
 
 fn is_generated(extra: &str) -> bool {
     let extra = extra.to_ascii_uppercase();
     ["VIRTUAL GENERATED", "STORED GENERATED", "PERSISTENT GENERATED"].iter().any(|word| extra.contains(word))
+}
+
+/// A unique index as the server lists it.
+struct Index {
+    table: String,
+    name: String,
+    /// A part that is an expression has no column.
+    columns: Vec<Option<String>>,
+    descending: Vec<bool>,
+    /// Whether it orders rows by the whole values of its columns.
+    orders: bool,
+    /// Whether the server lets it be used.
+    visible: bool,
 }
 
 /// Chooses what each table's rows are ordered by: the primary key, else a unique key, else nothing.
@@ -393,40 +469,73 @@ async fn read_keys(
     layouts: &mut BTreeMap<String, Layout>,
     nullable: &[(String, String)],
 ) -> Result<()> {
-    let sql = format!(
-        "SELECT table_name, index_name, column_name, sub_part, collation FROM information_schema.statistics \
-         WHERE table_schema = {} AND non_unique = 0 AND index_type IN ('BTREE', 'HASH') \
-         ORDER BY table_name, index_name <> 'PRIMARY', index_name, seq_in_index",
-        literal(db)
-    );
-    // (table, index) → its columns; a part that is an expression has no column.
-    let mut indexes: Vec<(String, String, Vec<Option<String>>, bool)> = Vec::new();
-    for row in server.rows(conn, &sql, &format!("read the keys of `{db}`")).await? {
-        let (table, index) = (text(&row, 0).unwrap_or_default(), text(&row, 1).unwrap_or_default());
-        let plain = named(&row, "sub_part").is_none() && text(&row, 4).as_deref() == Some("A");
-        match indexes.last_mut() {
-            Some((t, i, columns, all_plain)) if *t == table && *i == index => {
-                columns.push(text(&row, 2));
-                *all_plain &= plain;
-            }
-            _ => indexes.push((table, index, vec![text(&row, 2)], plain)),
-        }
-    }
-    for (table, index, columns, plain) in indexes {
-        let Some(layout) = layouts.get_mut(&table).filter(|layout| layout.key.is_empty()) else { continue };
-        let Some(columns) = columns.into_iter().collect::<Option<Vec<String>>>() else { continue };
-        let can_be_null = |c: &String| nullable.iter().any(|(t, n)| *t == table && n == c);
+    for index in unique_indexes(server, conn, db).await? {
+        let Some(layout) = layouts.get_mut(&index.table).filter(|layout| layout.key.is_empty()) else {
+            continue;
+        };
+        let Some(columns) = index.columns.into_iter().collect::<Option<Vec<String>>>() else { continue };
+        let can_be_null = |c: &String| nullable.iter().any(|(t, n)| *t == index.table && n == c);
         let has_null = columns.iter().any(can_be_null);
         let bounded = |c: &String| layout.columns.iter().any(|o| o.name == *c && o.bound.is_some());
-        layout.primary = index == "PRIMARY";
-        layout.walkable = plain && !has_null && !layout.history && columns.iter().all(bounded);
+        // As they lie, the rows of a table lie in the order of its primary key.
+        let forced = index.visible && (index.orders || index.name == "PRIMARY");
+        let walkable = index.orders && index.visible && !has_null && !layout.history;
+        layout.reading = Reading {
+            walkable: walkable && columns.iter().all(bounded),
+            descending: if index.orders && index.visible { index.descending } else { Vec::new() },
+            index: forced.then_some(index.name),
+        };
         layout.key = columns;
         if layout.history {
             let end = layout.columns.last().map(|column| column.name.clone());
-            layout.key.extend(end.filter(|end| !layout.key.contains(end)));
+            if let Some(end) = end.filter(|end| !layout.key.contains(end)) {
+                layout.key.push(end);
+                layout.reading.descending.extend((!layout.reading.descending.is_empty()).then_some(false));
+            }
         }
     }
     Ok(())
+}
+
+/// Lists the unique indexes of a database, each table's primary key first.
+async fn unique_indexes(server: &Server, conn: &mut Conn, db: &str) -> Result<Vec<Index>> {
+    // Which column tells that an index is not to be used differs between products; and not all are asked for, because
+    // some servers gather statistics for it.
+    let asked = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'information_schema' \
+                 AND table_name = 'STATISTICS' AND column_name IN ('IS_VISIBLE', 'IGNORED')";
+    let doing = format!("read the keys of `{db}`");
+    let rows = server.rows(conn, asked, &doing).await?;
+    let hides: Vec<String> =
+        rows.iter().filter_map(|row| text(row, 0)).map(|name| format!(", s.{name}")).collect();
+    let sql = format!(
+        "SELECT s.table_name, s.index_name, s.column_name, s.sub_part, s.collation, s.index_type{} \
+         FROM information_schema.statistics s WHERE s.table_schema = {} AND s.non_unique = 0 \
+         AND s.index_type IN ('BTREE', 'HASH') \
+         ORDER BY s.table_name, s.index_name <> 'PRIMARY', s.index_name, s.seq_in_index",
+        hides.concat(),
+        literal(db)
+    );
+    let mut indexes: Vec<Index> = Vec::new();
+    for row in server.rows(conn, &sql, &doing).await? {
+        let get = |name: &str| named(&row, name);
+        let (table, name) = (get("table_name").unwrap_or_default(), get("index_name").unwrap_or_default());
+        let is_new = indexes.last().is_none_or(|last| last.table != table || last.name != name);
+        if is_new {
+            let visible = get("is_visible").is_none_or(|word| word == "YES")
+                && get("ignored").is_none_or(|word| word == "NO");
+            let (columns, descending) = (Vec::new(), Vec::new());
+            indexes.push(Index { table, name, columns, descending, orders: true, visible });
+        }
+        if let Some(index) = indexes.last_mut() {
+            let direction = get("collation");
+            index.orders &= get("sub_part").is_none()
+                && get("index_type").as_deref() == Some("BTREE")
+                && matches!(direction.as_deref(), Some("A" | "D"));
+            index.descending.push(direction.as_deref() == Some("D"));
+            index.columns.push(get("column_name"));
+        }
+    }
+    Ok(indexes)
 }
 
 #[cfg(test)]

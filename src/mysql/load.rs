@@ -354,14 +354,15 @@ mod tests {
             codec,
             auto_increment: false,
             bound: None,
+            nullable: true,
+            default: None,
         };
         Layout {
             columns: vec![column("a", Codec::Raw), column("b`", Codec::Hex)],
             key: vec!["a".to_owned()],
             engine: "InnoDB".to_owned(),
             history: false,
-            primary: true,
-            walkable: false,
+            reading: super::super::layout::Reading::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | module | duty |
 //! |---|---|
-//! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`] | reading |
+//! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`], [`lossy`] | reading |
 //! | [`target`], [`load`], [`apply`] | writing |
 //! | [`script`] | the same as one SQL script |
 //! | [`accounts`] | users, roles and grants, both ways |
@@ -23,9 +23,11 @@ mod codec;
 pub mod compare;
 mod conn;
 mod ddl;
+mod engines;
 pub mod examine;
 mod layout;
 mod load;
+mod lossy;
 mod programs;
 mod range;
 mod rows;

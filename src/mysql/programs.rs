@@ -60,6 +60,32 @@ pub(super) async fn send_table(
     sink.put(table_meta("table", at, Stage::Schema, "table.sql")?, script.to_bytes()).await
 }
 
+/// Sends the definition of a table whose rows are kept elsewhere; returns why it cannot be read, if so.
+pub(super) async fn send_definition(
+    server: &Server,
+    conn: &mut Conn,
+    at: &Place,
+    sink: &EntrySink,
+) -> FlowResult<Option<String>> {
+    let rows: mysql_async::Result<Vec<Row>> = conn.query(format!("SHOW CREATE TABLE {}", at.sql())).await;
+    let rows = match rows {
+        Ok(rows) => rows,
+        // A server does not show such a table when what it is made of is gone.
+        Err(mysql_async::Error::Server(error)) => {
+            return Ok(Some(format!("the server does not show its definition: {}", error.message)));
+        }
+        Err(error) => {
+            return Err(server.failure(&format!("read the definition of table `{at}`"), error).into());
+        }
+    };
+    let mut script = table_script(&at.db);
+    // Another engine would be worse than none: the table would be empty, and take rows.
+    script.push("SET SESSION sql_mode='NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION'");
+    script.push(rows.first().and_then(|row| bytes(row, 1)).unwrap_or_default());
+    sink.put(table_meta("definition", at, Stage::Schema, "table.sql")?, script.to_bytes()).await?;
+    Ok(None)
+}
+
 /// Sends a sequence with the value that it gives next.
 pub(super) async fn send_sequence(
     server: &Server,
@@ -156,7 +182,7 @@ pub(super) async fn send_triggers(
         literal(&db.name)
     );
     let rows = server.rows(conn, &sql, &format!("list the triggers of `{}`", db.name)).await?;
-    for listed in listed.iter().filter(|listed| listed.at.db == db.name && listed.kind.has_rows()) {
+    for listed in listed.iter().filter(|listed| listed.at.db == db.name && listed.kind.has_triggers()) {
         let of_table = rows.iter().filter(|row| text(row, 0).as_ref() == Some(&listed.at.table));
         let names: Vec<String> = of_table.filter_map(|row| text(row, 1)).collect();
         if names.is_empty() {

@@ -16,20 +16,26 @@ use tokio::{
 
 use super::{
     codec::Codec,
-    conn::Server,
+    conn::{Server, is_too_long},
     layout::{Layout, Place, table_meta},
-    range::Walk,
+    range::{Division, Stretch, Walk},
     tsv::{Cutter, KeyHash, push_field},
 };
 use crate::{
-    error::{ExitCode, Failure},
+    error::{ExitCode, Failure, Result},
     flow::{BodyWriter, Cut, EntrySink, FlowError, FlowResult, Stage},
+    names::ByteCount,
+    plain::of_bytes,
 };
 
 /// Bytes after which an entry ends at the next border.
 const PIECE_BYTES_SOFT: u64 = 56 << 20;
 /// Bytes that are gathered before they are sent.
 const BUFFER_BYTES: usize = 256 << 10;
+/// Bytes after which a value is written in parts, so that its written form is never held whole.
+const LONG_BYTES: usize = 1 << 20;
+/// Characters of each field of a key that an error shows.
+const KEY_CHARS_SHOWN: usize = 80;
 /// Ranges that wait for a worker.
 const QUEUE_DEPTH: usize = 2;
 
@@ -42,7 +48,7 @@ pub(super) struct Table {
 struct Range {
     table: Arc<Table>,
     number: u32,
-    condition: String,
+    stretch: Stretch,
 }
 
 /// Reads all tables into `sink` and returns how many rows each had. `names` walks, `workers` read; both are
@@ -50,6 +56,7 @@ struct Range {
 pub(super) async fn send(
     server: &Server,
     tables: Vec<Arc<Table>>,
+    division: Division,
     names: &mut Conn,
     workers: Vec<Conn>,
     sink: &EntrySink,
@@ -61,7 +68,7 @@ pub(super) async fn send(
         running.spawn(work(server.clone(), conn, Arc::clone(&queue), sink.clone()));
     }
     drop(queue);
-    let walking = walk(server, names, &tables, ranges);
+    let walking = walk(server, names, &tables, division, ranges);
     let working = async {
         let (mut rows, mut conns) = (BTreeMap::<Place, (u32, u64)>::new(), Vec::new());
         while let Some(ended) = running.join_next().await {
@@ -96,15 +103,16 @@ async fn walk(
     server: &Server,
     conn: &mut Conn,
     tables: &[Arc<Table>],
+    division: Division,
     ranges: mpsc::Sender<Range>,
 ) -> FlowResult<BTreeMap<Place, u32>> {
     let mut planned = BTreeMap::new();
     for table in tables {
-        let mut walk = Walk::new(&table.layout, &table.at);
+        let mut walk = Walk::new(&table.layout, &table.at, division);
         let mut number = 0;
-        while let Some(condition) = walk.next(server, conn).await? {
+        while let Some(stretch) = walk.next(server, conn).await? {
             number += 1;
-            let range = Range { table: Arc::clone(table), number, condition };
+            let range = Range { table: Arc::clone(table), number, stretch };
             if ranges.send(range).await.is_err() {
                 // The workers are gone: their error is the one to tell.
                 return Ok(planned);
@@ -133,25 +141,48 @@ async fn work(
 
 async fn send_range(server: &Server, conn: &mut Conn, range: &Range, sink: &EntrySink) -> FlowResult<u64> {
     let Table { at, layout } = &*range.table;
-    let condition =
-        if range.condition.is_empty() { String::new() } else { format!(" WHERE {}", range.condition) };
+    let condition = &range.stretch.condition;
+    let condition = if condition.is_empty() { String::new() } else { format!(" WHERE {condition}") };
     let sql = format!("SELECT {} {}{condition}{}", layout.read_list(), layout.from(at), layout.order());
     let fail = |error| server.failure(&format!("read table `{at}`"), error);
-    let mut pieces = Pieces::new(range, sink);
+    let mut pieces = Pieces::new(server, range, sink);
     let mut result = conn.query_iter(sql).await.map_err(fail)?;
-    while let Some(row) = result.next().await.map_err(fail)? {
-        pieces.row(&row).await?;
+    loop {
+        match result.next().await {
+            Ok(Some(row)) => pieces.row(&row).await?,
+            Ok(None) => break,
+            Err(error) if is_too_long(&error) => return Err(pieces.too_long().into()),
+            Err(error) => return Err(fail(error).into()),
+        }
     }
     result.drop_result().await.map_err(fail)?;
+    check_rows(server, range, pieces.rows + pieces.piece_rows)?;
     pieces.finish().await
+}
+
+/// Checks that a session read as many rows as the walk had counted.
+fn check_rows(server: &Server, range: &Range, read: u64) -> Result<()> {
+    let Some(counted) = range.stretch.rows.filter(|counted| *counted != read) else { return Ok(()) };
+    let what = format!(
+        "`{}`: range {} of table `{}` gave {read} rows, and {counted} were counted at the same instant",
+        server.name, range.number, range.table.at
+    );
+    Err(Failure::new(ExitCode::Failed, what).hint(
+        "Nothing of it was kept. Check the table and its indexes on the server (CHECK TABLE), then run this again.",
+    ))
 }
 
 /// Writes rows into as many entries as it takes.
 struct Pieces<'a> {
+    server: &'a Server,
     range: &'a Range,
     sink: &'a EntrySink,
     key_fields: Vec<usize>,
     codecs: Vec<Codec>,
+    /// The written fields of the last row's key, each with a tab behind it.
+    last_key: Vec<u8>,
+    /// The columns that cannot be NULL.
+    must: Vec<bool>,
     body: Option<BodyWriter>,
     part: u32,
     buffer: Vec<u8>,
@@ -164,12 +195,15 @@ struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    fn new(range: &'a Range, sink: &'a EntrySink) -> Self {
+    fn new(server: &'a Server, range: &'a Range, sink: &'a EntrySink) -> Self {
         let layout = &range.table.layout;
         Self {
             key_fields: layout.key_fields(),
             codecs: layout.columns.iter().map(|column| column.codec).collect(),
+            last_key: Vec::new(),
+            must: layout.columns.iter().map(|column| !column.nullable).collect(),
             body: None,
+            server,
             range,
             sink,
             part: 0,
@@ -184,7 +218,10 @@ impl<'a> Pieces<'a> {
     }
 
     async fn row(&mut self, row: &Row) -> FlowResult<()> {
-        let (hash, row_bytes) = self.push(row);
+        let values = || (0..row.len()).map(|at| row.as_ref(at));
+        let is_long =
+            values().any(|value| matches!(value, Some(Value::Bytes(bytes)) if bytes.len() > LONG_BYTES));
+        let (hash, row_bytes) = if is_long { self.push_long(row).await? } else { self.push(values())? };
         self.piece_bytes += row_bytes;
         self.piece_rows += 1;
         if self.cutter.row(hash, row_bytes) {
@@ -201,34 +238,127 @@ impl<'a> Pieces<'a> {
     }
 
     /// Appends the row to the buffer; returns its key's hash and its length.
-    fn push(&mut self, row: &Row) -> (u64, u64) {
+    fn push<'v>(&mut self, row: impl Iterator<Item = Option<&'v Value>>) -> FlowResult<(u64, u64)> {
         let began = self.buffer.len();
         self.fields.clear();
-        for at in 0..row.len() {
+        for (at, value) in row.enumerate() {
             if at > 0 {
                 self.buffer.push(b'\t');
             }
             let from = self.buffer.len();
-            match row.as_ref(at) {
-                Some(Value::Bytes(bytes)) => {
-                    let codec = self.codecs.get(at).copied().unwrap_or(Codec::Raw);
-                    codec.push(&mut self.buffer, bytes);
-                    if bytes == b"0" && codec == Codec::Enum {
-                        self.piece_enum_zeros += 1;
-                    }
-                }
-                Some(Value::NULL) | None => push_field(&mut self.buffer, None),
-                Some(other) => push_field(&mut self.buffer, Some(other.as_sql(true).as_bytes())),
-            }
+            self.push_value(at, value)?;
             self.fields.push((from, self.buffer.len()));
         }
         self.buffer.push(b'\n');
         let mut hash = KeyHash::new();
+        self.last_key.clear();
         for at in &self.key_fields {
             let (from, to) = self.fields[*at];
             hash.field(&self.buffer[from..to]);
+            if self.last_key.len() < KEY_CHARS_SHOWN {
+                let shown = to.min(from + KEY_CHARS_SHOWN);
+                self.last_key.extend_from_slice(&self.buffer[from..shown]);
+                self.last_key.push(b'\t');
+            }
         }
-        (hash.finish(), (self.buffer.len() - began) as u64)
+        Ok((hash.finish(), (self.buffer.len() - began) as u64))
+    }
+
+    /// Appends one field to the buffer.
+    fn push_value(&mut self, at: usize, value: Option<&Value>) -> FlowResult<()> {
+        match value {
+            Some(Value::Bytes(bytes)) => {
+                let codec = self.codec(at);
+                codec.push(&mut self.buffer, bytes);
+                if bytes == b"0" && codec == Codec::Enum {
+                    self.piece_enum_zeros += 1;
+                }
+            }
+            Some(Value::NULL) | None if self.must.get(at) == Some(&true) => return Err(self.null_at(at)),
+            Some(Value::NULL) | None => push_field(&mut self.buffer, None),
+            Some(other) => push_field(&mut self.buffer, Some(other.as_sql(true).as_bytes())),
+        }
+        Ok(())
+    }
+
+    fn codec(&self, at: usize) -> Codec {
+        self.codecs.get(at).copied().unwrap_or(Codec::Raw)
+    }
+
+    /// Writes a row that has long values, part by part; returns its key's hash and its length, as [`Self::push`].
+    async fn push_long(&mut self, row: &Row) -> FlowResult<(u64, u64)> {
+        let hash = self.hash_long(row);
+        let mut row_bytes = 0;
+        for at in 0..row.len() {
+            let mut began = self.buffer.len();
+            if at > 0 {
+                self.buffer.push(b'\t');
+            }
+            match row.as_ref(at) {
+                Some(Value::Bytes(bytes)) if bytes.len() > LONG_BYTES => {
+                    for part in bytes.chunks(BUFFER_BYTES) {
+                        self.codec(at).push(&mut self.buffer, part);
+                        row_bytes += self.buffer.len() - began;
+                        self.flush().await?;
+                        began = 0;
+                    }
+                }
+                value => {
+                    self.push_value(at, value)?;
+                    row_bytes += self.buffer.len() - began;
+                }
+            }
+        }
+        self.buffer.push(b'\n');
+        Ok((hash, row_bytes as u64 + 1))
+    }
+
+    /// Hashes the key of a row that has long values, as [`Self::push`] does: by the written form of its fields.
+    fn hash_long(&self, row: &Row) -> u64 {
+        let (mut hash, mut written) = (KeyHash::new(), Vec::new());
+        for at in &self.key_fields {
+            match row.as_ref(*at) {
+                Some(Value::Bytes(bytes)) => {
+                    for part in bytes.chunks(BUFFER_BYTES) {
+                        written.clear();
+                        self.codec(*at).push(&mut written, part);
+                        hash.part(&written);
+                    }
+                }
+                _ => hash.part(b"\\N"),
+            }
+            hash.end();
+        }
+        hash.finish()
+    }
+
+    /// Tells that a row is longer than a client can take. Only the row before it is known.
+    fn too_long(&self) -> Failure {
+        let Table { at, layout } = &*self.range.table;
+        let fields = self.last_key.split(|byte| *byte == b'\t').filter(|field| !field.is_empty());
+        let key: Vec<String> = fields.map(|field| of_bytes(field, KEY_CHARS_SHOWN)).collect();
+        let which = match key.join(", ") {
+            _ if layout.key.is_empty() => "a row".to_owned(),
+            key if key.is_empty() => format!("the first row of range {}", self.range.number),
+            key => format!("the row behind key ({key})"),
+        };
+        let most = ByteCount(self.server.packet_bytes_max() as u64);
+        let what = format!("`{}`: table `{at}`: {which} is longer than {most}", self.server.name);
+        Failure::new(ExitCode::Failed, what)
+            .hint("No client can take a longer row from a MySQL server. Shorten it, or exclude the table.")
+    }
+
+    /// Tells that the server gave no value where there must be one: it lost something on the way.
+    fn null_at(&self, at: usize) -> FlowError {
+        let Table { at: place, layout } = &*self.range.table;
+        let column = layout.columns.get(at).map(|column| column.name.as_str()).unwrap_or_default();
+        let what = format!(
+            "`{}`: column `{column}` of table `{place}` cannot be NULL, and the server sent NULL",
+            self.server.name
+        );
+        let hint =
+            "Nothing of it was kept. Look into the server's own log and check the table (CHECK TABLE).";
+        Failure::new(ExitCode::Failed, what).hint(hint).into()
     }
 
     async fn flush(&mut self) -> FlowResult<()> {
@@ -282,4 +412,58 @@ async fn begin_piece(range: &Range, sink: &EntrySink, part: u32) -> FlowResult<B
     let mut meta = table_meta("rows", &range.table.at, Stage::Data, &file)?;
     meta.cut = Cut::Marked;
     sink.begin(meta).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{Column, Reading};
+    use super::*;
+    use crate::{flow::channel, names::SourceName};
+
+    fn range() -> Range {
+        let column = |name: &str, nullable| Column {
+            name: name.to_owned(),
+            declared: String::new(),
+            codec: Codec::Raw,
+            auto_increment: false,
+            bound: None,
+            nullable,
+            default: None,
+        };
+        let layout = Layout {
+            columns: vec![column("may", true), column("must", false)],
+            key: Vec::new(),
+            engine: "InnoDB".to_owned(),
+            history: false,
+            reading: Reading::default(),
+        };
+        let at = Place { db: "im".into(), table: "t".into() };
+        let stretch = Stretch { condition: String::new(), rows: None };
+        Range { table: Arc::new(Table { at, layout }), number: 1, stretch }
+    }
+
+    fn server() -> Server {
+        let config = toml::from_str("user = \"x\"").unwrap();
+        Server::new(&SourceName::new("mysql").unwrap(), &config, false).unwrap()
+    }
+
+    #[test]
+    fn a_range_that_gave_other_rows_than_were_counted_fails_the_reading() {
+        let (server, mut range) = (server(), range());
+        assert!(check_rows(&server, &range, 7).is_ok(), "what was not counted cannot be compared");
+        range.stretch.rows = Some(7);
+        assert!(check_rows(&server, &range, 7).is_ok());
+        let error = check_rows(&server, &range, 6).unwrap_err();
+        assert!(error.to_string().contains("range 1 of table `im.t` gave 6 rows, and 7 were"), "{error}");
+    }
+
+    #[test]
+    fn no_value_where_there_must_be_one_fails_the_reading() {
+        let (server, (sink, _stream), range) = (server(), channel(1), range());
+        let mut pieces = Pieces::new(&server, &range, &sink);
+        let (null, one) = (Value::NULL, Value::Bytes(b"1".to_vec()));
+        assert!(pieces.push([Some(&null), Some(&one)].into_iter()).is_ok());
+        let error = pieces.push([Some(&one), Some(&null)].into_iter()).unwrap_err();
+        assert!(error.to_string().contains("column `must` of table `im.t` cannot be NULL"), "{error}");
+    }
 }

@@ -13,12 +13,15 @@ use serde_json::json;
 
 use super::{
     accounts,
-    conn::Server,
+    conn::{PACKET_BYTES_MAX, Server},
+    engines,
     layout::{
         ACCOUNTS, Database, Layout, Place, TableKind, Wanted, database_item, databases, layouts, table_item,
-        table_meta,
+        table_meta, unknown_tables,
     },
+    lossy,
     programs::{self, of_kind},
+    range::{Division, WALK_ROWS},
     rows::{self, Table},
     snapshot::Snapshot,
     sql::Script,
@@ -39,12 +42,38 @@ pub struct MysqlSource {
     ground: Ground,
     monitor: SharedMonitor,
     only: Option<Place>,
+    range_rows: u64,
+    row_bytes_max: usize,
 }
 
 impl MysqlSource {
     /// Makes a source; nothing is connected yet.
     pub fn new(name: SourceName, config: MysqlConfig, ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, ground, monitor, only: None }
+        Self {
+            name,
+            config,
+            ground,
+            monitor,
+            only: None,
+            range_rows: WALK_ROWS,
+            row_bytes_max: PACKET_BYTES_MAX,
+        }
+    }
+
+    /// Divides tables into ranges of about so many rows, for tests: a table that is divided need not be large then.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn ranges_of(mut self, rows: u64) -> Self {
+        self.range_rows = rows.max(1);
+        self
+    }
+
+    /// Takes rows of so many bytes at most, for tests: what is too long need not be a gibibyte then.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn rows_of_at_most(mut self, bytes: usize) -> Self {
+        self.row_bytes_max = bytes;
+        self
     }
 
     /// Reads one table, and nothing of others.
@@ -62,14 +91,21 @@ impl Source for MysqlSource {
     }
 
     async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
-        let server = Server::new(&self.name, &self.config, false)?;
+        let server = Server::new(&self.name, &self.config, false)?.with_packets_of(self.row_bytes_max);
         let wanted = Wanted::new(&self.config)?.only(self.only);
         let mut snapshot = Snapshot::take(&server, &wanted, &self.ground, &*self.monitor).await?;
         let content = Content::read(&server, &wanted, &mut snapshot, &self.monitor).await?;
         content.tell_torn(&server, &mut snapshot, &*self.monitor);
         sink.announce(content.inventory(&snapshot)).await?;
-        let mut reading = Reading { server: &server, snapshot, content, sink, monitor: &self.monitor };
+        engines::report_unknown(&content.unknown, &sink).await?;
+        if let Some(names) = engines::mark(&snapshot.listed) {
+            snapshot.mark("definition_only", &names);
+        }
+        let division = Division { rows: self.range_rows, is_counted: snapshot.is_shared() };
+        let mut reading =
+            Reading { server: &server, snapshot, content, sink, division, monitor: &self.monitor };
         reading.definitions().await?;
+        reading.doubts().await?;
         let counts = reading.rows().await?;
         reading.programs().await?;
         reading.accounts(&wanted).await?;
@@ -81,6 +117,8 @@ impl Source for MysqlSource {
 struct Content {
     databases: Vec<Database>,
     tables: Vec<Arc<Table>>,
+    /// What the server lists as something else than tables, views and sequences.
+    unknown: Vec<(Place, String)>,
     accounts: Option<Script>,
 }
 
@@ -113,7 +151,8 @@ impl Content {
             warn_of_unknown(server, &found.unknown, monitor);
             found.script
         });
-        Ok(Self { databases, tables, accounts })
+        let unknown = unknown_tables(server, &mut snapshot.names, wanted).await?;
+        Ok(Self { databases, tables, unknown, accounts })
     }
 
     /// Marks and tells which tables no transaction sees at the instant: their engines have none.
@@ -151,6 +190,7 @@ struct Reading<'a> {
     snapshot: Snapshot,
     content: Content,
     sink: EntrySink,
+    division: Division,
     monitor: &'a SharedMonitor,
 }
 
@@ -168,8 +208,26 @@ impl Reading<'_> {
             programs::send_table(server, &mut self.snapshot.names, &table.at, sink).await?;
             send_layout(&table.at, &table.layout, sink).await?;
         }
+        let (names, listed) = (&mut self.snapshot.names, &self.snapshot.listed);
+        engines::send_definitions(server, names, listed, sink, self.monitor).await?;
         for at in of_kind(&self.snapshot.listed, TableKind::View) {
             programs::send_placeholder(server, &mut self.snapshot.names, at, sink).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks for what would not come back as it is, and marks it.
+    async fn doubts(&mut self) -> FlowResult<()> {
+        let flavor = self.snapshot.flavor;
+        let mut columns = Vec::new();
+        for table in &self.content.tables {
+            let names = &mut self.snapshot.names;
+            for found in lossy::find(self.server, names, flavor, &table.at, &table.layout).await? {
+                columns.push(found.tell(self.server, self.monitor));
+            }
+        }
+        if !columns.is_empty() {
+            self.snapshot.mark("lossy_columns", &columns.join(", "));
         }
         Ok(())
     }
@@ -181,8 +239,9 @@ impl Reading<'_> {
         let tables = by_size(self.server, &mut self.snapshot, &self.content.tables).await?;
         let as_they_are = "SET SESSION character_set_results=binary";
         self.server.run(&mut self.snapshot.names, as_they_are, "prepare its session").await?;
+        let names = &mut self.snapshot.names;
         let (counts, workers) =
-            rows::send(self.server, tables, &mut self.snapshot.names, workers, &self.sink).await?;
+            rows::send(self.server, tables, self.division, names, workers, &self.sink).await?;
         self.snapshot.workers = workers;
         Ok(counts)
     }

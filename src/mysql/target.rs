@@ -190,9 +190,26 @@ impl Writing<'_> {
                 apply::run(self.server, &mut self.names, &script, &doing).await?;
                 self.table(place(meta)?).create = Some(create);
             }
+            "definition" => {
+                let made = apply::run(self.server, &mut self.names, &script, &doing).await;
+                self.or_not_made(&meta.item, made)?;
+            }
             _ => apply::run(self.server, &mut self.names, &script, &doing).await?,
         }
         Ok(())
+    }
+
+    /// Leaves out a table that shows rows of elsewhere when this server cannot make it: it holds nothing itself, and
+    /// must not keep the rest from being restored.
+    fn or_not_made(&mut self, item: &str, made: Result<()>) -> Result<()> {
+        match made {
+            Err(failure) if failure.exit() == ExitCode::Failed => {
+                self.lacking.insert(item.to_owned());
+                self.tally.left_out.push(Problem { what: item.to_owned(), why: failure.one_line() });
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     async fn define_database(

@@ -65,9 +65,19 @@ impl KeyHash {
 
     /// Adds the written form of one key column.
     pub fn field(&mut self, bytes: &[u8]) {
+        self.part(bytes);
+        self.end();
+    }
+
+    /// Takes some bytes of a field.
+    pub fn part(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
+    }
+
+    /// Ends a field.
+    pub fn end(&mut self) {
         // The tab that would stand here: ("a", "bc") is not ("ab", "c").
         self.0 = (self.0 ^ u64::from(b'\t')).wrapping_mul(0x0100_0000_01b3);
     }

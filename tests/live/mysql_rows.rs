@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use lifeboat::{
     error::{ExitCode, Failure},
     flow::{
-        Attrs, EntryMeta, FlowError, FlowResult, Piece, Point, STREAM_DEPTH, Stage, Tally, WriteOptions,
-        channel, settle,
+        Attrs, EntryMeta, FlowError, FlowResult, Piece, Point, STREAM_DEPTH, Source, Stage, Tally,
+        WriteOptions, channel, settle,
     },
     policy::MysqlConfig,
 };
@@ -37,6 +37,10 @@ impl Recorded {
     }
 
     pub async fn try_read(config: &MysqlConfig) -> FlowResult<Self> {
+        Self::of(source(config)).await
+    }
+
+    pub async fn of(source: Box<dyn Source>) -> FlowResult<Self> {
         let (sink, mut stream) = channel(STREAM_DEPTH);
         let keep = async {
             let mut entries = Vec::new();
@@ -50,7 +54,7 @@ impl Recorded {
             let point = stream.point().cloned().expect("a finished stream has a point");
             Ok(Self { inventory: stream.inventory().to_vec(), entries, point })
         };
-        let (read, taken) = tokio::join!(source(config).read(sink, None), keep);
+        let (read, taken) = tokio::join!(source.read(sink, None), keep);
         settle(read, taken).map(|((), recorded)| recorded)
     }
 
@@ -90,7 +94,7 @@ impl Recorded {
     }
 
     /// Returns the digests of all chunks of rows with their sizes.
-    fn chunks(&self) -> BTreeMap<Vec<u8>, usize> {
+    pub fn chunks(&self) -> BTreeMap<Vec<u8>, usize> {
         let mut chunks = BTreeMap::new();
         for (_, pieces, _) in self.entries.iter().filter(|(meta, ..)| meta.stage == Stage::Data) {
             for chunk in pieces.split(|piece| *piece == Piece::Border) {
@@ -113,7 +117,7 @@ fn bytes_of(pieces: &[Piece]) -> Vec<u8> {
 const ALL: fn(bool) -> WriteOptions = |replace| WriteOptions { replace, ..WriteOptions::default() };
 
 /// Makes `rows` rows (a multiple of 1,000) in a table with this key, with ids two apart.
-async fn fill(server: &Server, db: &str, table: &str, key: &str, rows: u32) {
+pub async fn fill(server: &Server, db: &str, table: &str, key: &str, rows: u32) {
     server
         .run([
             format!("USE {db}"),
@@ -136,7 +140,7 @@ async fn fill(server: &Server, db: &str, table: &str, key: &str, rows: u32) {
         .await;
 }
 
-async fn fresh(server: &Server, db: &str) {
+pub async fn fresh(server: &Server, db: &str) {
     server
         .run([format!("DROP DATABASE IF EXISTS {db}"), format!("CREATE DATABASE {db} CHARACTER SET utf8mb4")])
         .await;

@@ -81,7 +81,7 @@ impl Likeness for MysqlLikeness {
         let full = format!("{db}.{}", meta.text("table").unwrap_or_default());
         let name = match kind(meta) {
             "database" => format!("database {db}"),
-            "table" => format!("table {full}"),
+            "table" | "definition" => format!("table {full}"),
             "layout" => format!("the list of columns of table {full}"),
             "rows" => format!("the rows of table {full}"),
             "view" => format!("view {full}"),
@@ -98,7 +98,7 @@ impl Likeness for MysqlLikeness {
         let (what, count) = match kind {
             "rows" => ("rows", seen.trailer.get("rows").and_then(Value::as_u64).unwrap_or(0)),
             "database" => ("databases", 1),
-            "table" => ("tables", 1),
+            "table" | "definition" => ("tables", 1),
             "view" => ("views", 1),
             "sequence" => ("sequences", 1),
             _ if PROGRAMS.contains(&kind) => (kind, bytes.map_or(1, |bytes| programs::count(bytes))),

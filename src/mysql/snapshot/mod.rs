@@ -24,6 +24,7 @@ use futures_util::future::try_join_all;
 use mysql_async::{Conn, prelude::Queryable};
 
 use self::{
+    ladder::Lock,
     position::{Found, Primary},
     programs::Programs,
 };
@@ -155,6 +156,11 @@ impl Snapshot {
     /// Returns whether the server is known to copy another one.
     fn is_replica(&self) -> bool {
         self.primaries.as_ref().is_some_and(|all| !all.is_empty())
+    }
+
+    /// Returns whether all sessions see one instant, the one that reads definitions too.
+    pub fn is_shared(&self) -> bool {
+        self.point.marks.get("lock_mode").is_some_and(|word| word != Lock::Single.word())
     }
 
     /// Notes something about the instant.
