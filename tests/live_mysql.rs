@@ -9,6 +9,8 @@ mod support;
 mod copy;
 #[path = "live/mysql_failures.rs"]
 mod failures;
+#[path = "live/mysql_failures_target.rs"]
+mod failures_target;
 #[path = "live/mysql_reach.rs"]
 mod reach;
 #[path = "live/mysql_rows.rs"]

@@ -120,6 +120,7 @@ pub(super) async fn remove(server: &Server, conn: &mut Conn, obstacles: &[Obstac
 /// Runs all statements of a script.
 pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing: &str) -> Result<()> {
     for statement in &script.statements {
+        server.check_fits(statement.len(), doing)?;
         conn.query_drop(statement.as_slice()).await.map_err(|error| {
             let foreign = matches!(number(&error), Some(code::UNKNOWN_COLLATION | code::UNKNOWN_CHARSET));
             let failure = server.failure(doing, error);

@@ -77,8 +77,9 @@ impl Target for MysqlTarget {
     }
 
     async fn write(self: Box<Self>, options: WriteOptions, mut entries: EntryStream) -> FlowResult<Tally> {
-        let server = Server::new(&self.name, &self.config, true)?;
+        let mut server = Server::new(&self.name, &self.config, true)?;
         let mut names = server.open(Purpose::WriteNames).await?;
+        server.ask_packet(&mut names).await?;
         let (flavor, _) = server.version(&mut names).await?;
         let mut writing = Writing {
             server: &server,
