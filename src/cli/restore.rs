@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
-    flow::Selection,
+    flow::{Selection, Verified, Verify},
     jobs::{
         drilled, open,
         registry::{self, Into},
@@ -55,11 +55,32 @@ pub struct Restore {
     /// Where the repository is damaged, restore what is not and name what is missing: reads everything twice
     #[arg(long)]
     salvage: bool,
+    /// How what is restored is checked: a server's rows are read back and compared, or counted, or neither
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = How::Digests)]
+    verify: How,
     /// Do not ask; the stack's name says that you know which one
     #[arg(long, value_name = "STACK")]
     yes: Option<String>,
     #[command(flatten)]
     origin: Origin,
+}
+
+/// The words of `--verify`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum How {
+    Digests,
+    Counts,
+    None,
+}
+
+impl From<How> for Verify {
+    fn from(how: How) -> Self {
+        match how {
+            How::Digests => Self::Digests,
+            How::Counts => Self::Counts,
+            How::None => Self::Nothing,
+        }
+    }
 }
 
 pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
@@ -138,7 +159,7 @@ fn tell(outcome: &Outcome, snapshot: &SnapshotId, session: &Session) {
         let facts = json!({ "snapshot": snapshot, "restored": restored, "missing": missing });
         json::print(&json::document("restore", facts));
     } else {
-        if !(session.quiet && restored.iter().all(|one| one.tally.verified && one.tally.notes.is_empty())) {
+        if !(session.quiet && restored.iter().all(|one| is_verified(one) && one.tally.notes.is_empty())) {
             show_restored(restored);
         }
         // What the backup had left out stands in the plan, which quiet people have not seen.
@@ -230,7 +251,8 @@ fn targets(
         targets.push((name, registry::target(config, into, &session.ground, &session.monitor())?));
     }
     let (by_name, only) = (!args.source.is_empty(), asked.only);
-    Ok(Wanted { targets, by_name, only, replace: args.replace, salvage: args.salvage })
+    let verify = args.verify.into();
+    Ok(Wanted { targets, by_name, only, replace: args.replace, salvage: args.salvage, verify })
 }
 
 /// Asks for the stack's name. A thread of its own waits for the answer, so that a signal still ends all.
@@ -374,9 +396,14 @@ fn restored_facts(restored: &Restored) -> Value {
         "entries": restored.tally.entries,
         "bytes": restored.tally.bytes,
         "seconds": restored.seconds,
-        "verified": restored.tally.verified,
+        "verified": restored.tally.verified.word(),
         "notes": restored.tally.notes,
     })
+}
+
+/// Returns whether there is nothing to be said about the checking.
+fn is_verified(restored: &Restored) -> bool {
+    restored.tally.verified != Verified::No
 }
 
 fn show_restored(all: &[Restored]) {
@@ -387,7 +414,7 @@ fn show_restored(all: &[Restored]) {
             restored.tally.entries.to_string(),
             ByteCount(restored.tally.bytes).to_string(),
             format!("{:.1}", restored.seconds),
-            if restored.tally.verified { "yes" } else { "no" }.to_owned(),
+            restored.tally.verified.word().to_owned(),
         ]);
     }
     say(&table.to_string());

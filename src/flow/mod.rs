@@ -77,6 +77,43 @@ pub struct WriteOptions {
     /// Which entries are wanted; the stream holds only those already. Targets whose entries hold many
     /// things (a Redis dump) apply it inside.
     pub only: Selection,
+    /// How what is written is to be checked; reading it back is not the target's duty.
+    pub verify: Verify,
+}
+
+/// How what a restore writes is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// It is read back and compared with the snapshot's digests, where a target can be read back.
+    #[default]
+    Digests,
+    /// It is counted.
+    Counts,
+    /// Not at all, beyond what each step of the way checks.
+    Nothing,
+}
+
+/// How what was written was checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verified {
+    /// It was read back and has the digests of what was stored.
+    Digests,
+    /// As much is there as was sent, and each byte was compared with its digest on the way.
+    Counts,
+    /// Not at all.
+    #[default]
+    No,
+}
+
+impl Verified {
+    /// Returns the word that people and `--json` see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Digests => "digests",
+            Self::Counts => "counts",
+            Self::No => "no",
+        }
+    }
 }
 
 /// What a target did.
@@ -86,8 +123,8 @@ pub struct Tally {
     pub entries: u64,
     /// Plain bytes applied.
     pub bytes: u64,
-    /// Whether what was written was compared with what was sent (rows counted, keys counted, hashes read).
-    pub verified: bool,
+    /// How what was written was compared with what was sent.
+    pub verified: Verified,
     /// What a person should know, a line each.
     pub notes: Vec<String>,
     /// What came and could not be applied, because something that it needs had not come.

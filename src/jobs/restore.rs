@@ -12,11 +12,14 @@ use std::{
     time::Instant,
 };
 
-use super::{registry::ReadyTarget, when::When};
+use super::{contents, registry::ReadyTarget, when::When};
 use crate::{
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
-    flow::{FlowResult, Point, STREAM_DEPTH, Selection, Tally, TargetState, WriteOptions, channel, settle},
+    flow::{
+        FlowResult, Point, STREAM_DEPTH, Selection, Tally, Target, TargetState, Verify, WriteOptions,
+        channel, settle,
+    },
     names::{SnapshotId, SourceName},
     repo::{EntryLines, Read, Repository, Salvage, Snapshot, format::Refs},
 };
@@ -74,6 +77,8 @@ pub struct Plan {
     pub only: Selection,
     /// Whether what is in the way may be removed.
     pub replace: bool,
+    /// How what is written is checked.
+    pub verify: Verify,
     /// What will not be there afterwards.
     pub missing: Vec<Missing>,
     /// How long all of it will take, if past drills measured each source.
@@ -125,11 +130,13 @@ pub struct Wanted {
     pub replace: bool,
     /// Whether what is not damaged is to be restored where something is.
     pub salvage: bool,
+    /// How what is written is checked.
+    pub verify: Verify,
 }
 
 /// Looks at the snapshot and at every target; touches nothing. A salvage reads all that is wanted.
 pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) -> Result<Plan> {
-    let Wanted { targets, by_name, only, replace, salvage: is_salvage } = wanted;
+    let Wanted { targets, by_name, only, replace, salvage: is_salvage, verify } = wanted;
     let mut sources = Vec::new();
     let mut damaged = Vec::new();
     for (name, mut target) in targets {
@@ -177,6 +184,7 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
         sources,
         only,
         replace,
+        verify,
         missing,
         predicted_seconds: None,
     })
@@ -344,7 +352,7 @@ pub async fn execute(snapshot: &Snapshot, plan: Plan, monitor: &SharedMonitor) -
     plan.check()?;
     let mut outcome = Outcome { missing: plan.missing, ..Outcome::default() };
     for source in plan.sources {
-        let options = WriteOptions { replace: plan.replace, only: plan.only.clone() };
+        let options = WriteOptions { replace: plan.replace, only: plan.only.clone(), verify: plan.verify };
         let (name, is_salvage) = (source.source.clone(), source.salvage.is_some());
         match restore_one(snapshot, source, options, monitor).await {
             Ok(restored) => {
@@ -371,19 +379,30 @@ async fn restore_one(
     monitor: &SharedMonitor,
 ) -> Result<Restored> {
     let began = Instant::now();
-    let source = plan.source;
+    let (source, version) = (plan.source, plan.state.version);
     let size_bytes_expected = Some(plan.size_bytes);
     monitor.event(Event::SourceBegan { source: source.clone(), verb: "restore", size_bytes_expected });
-    let written = copy(snapshot, &source, plan.target, plan.salvage, options, monitor).await;
+    let (verify, only, reader) = (options.verify, options.only.clone(), plan.target.reader);
+    let lacks = plan.salvage.as_ref().is_some_and(|salvage| !salvage.lost.is_empty());
+    let written = copy(snapshot, &source, plan.target.target, plan.salvage, options, monitor).await;
     monitor.event(Event::SourceEnded { source: source.clone() });
-    let tally = written.map_err(|error| error.about(&source))?;
+    let mut tally = written.map_err(|error| error.about(&source))?;
+    // Where something did not come, the target has other digests as a matter of course.
+    let is_whole = !lacks && tally.left_out.is_empty();
+    if let Some(reader) = reader.filter(|_| verify == Verify::Digests && is_whole) {
+        monitor.event(Event::SourceBegan { source: source.clone(), verb: "verify", size_bytes_expected });
+        let checked =
+            contents::check(snapshot, &source, (&reader, &version), &only, &mut tally, monitor).await;
+        monitor.event(Event::SourceEnded { source: source.clone() });
+        checked?;
+    }
     Ok(Restored { source, tally, seconds: began.elapsed().as_secs_f64() })
 }
 
 async fn copy(
     snapshot: &Snapshot,
     source: &SourceName,
-    target: ReadyTarget,
+    target: Box<dyn Target>,
     salvage: Option<Salvage>,
     options: WriteOptions,
     monitor: &SharedMonitor,
@@ -396,6 +415,6 @@ async fn copy(
             None => snapshot.read_source(source, &only, sink, monitor).await,
         }
     };
-    let (read, written) = tokio::join!(read, target.target.write(options, stream));
+    let (read, written) = tokio::join!(read, target.write(options, stream));
     settle(read, written).map(|((), tally)| tally)
 }

@@ -144,11 +144,16 @@ pub(super) struct Filled {
     pub rows: u64,
 }
 
-/// Builds the indexes and counts the rows of all tables, several at once; then ties them together.
-pub(super) async fn finish_tables(server: &Server, conn: &mut Conn, tables: &[Filled]) -> Result<()> {
+/// Builds the indexes and, if wanted, counts the rows of all tables, several at once; then ties them together.
+pub(super) async fn finish_tables(
+    server: &Server,
+    conn: &mut Conn,
+    tables: &[Filled],
+    counts: bool,
+) -> Result<()> {
     let threads = server.config.threads.clamp(1, 64);
     stream::iter(tables.iter().map(Ok))
-        .try_for_each_concurrent(threads, |table| finish_table(server, table))
+        .try_for_each_concurrent(threads, |table| finish_table(server, table, counts))
         .await?;
     for table in tables.iter().filter(|table| !table.parts.foreign_keys.is_empty()) {
         let doing = format!("add the foreign keys of `{}`", table.at);
@@ -157,7 +162,7 @@ pub(super) async fn finish_tables(server: &Server, conn: &mut Conn, tables: &[Fi
     Ok(())
 }
 
-async fn finish_table(server: &Server, table: &Filled) -> Result<()> {
+async fn finish_table(server: &Server, table: &Filled, counts: bool) -> Result<()> {
     let mut conn = server.open(Purpose::WriteNames).await?;
     let doing = format!("build the indexes of `{}`", table.at);
     if !table.parts.indexes.is_empty() {
@@ -166,9 +171,19 @@ async fn finish_table(server: &Server, table: &Filled) -> Result<()> {
     for index in &table.parts.single_indexes {
         server.run(&mut conn, alter(&table.at, std::slice::from_ref(index)), &doing).await?;
     }
+    if counts {
+        count(server, &mut conn, table).await?;
+    }
+    // Told politely; a server that does not hear it will find out.
+    let _gone_anyway = conn.disconnect().await;
+    Ok(())
+}
+
+/// Fails when a table has not the rows that were loaded into it.
+async fn count(server: &Server, conn: &mut Conn, table: &Filled) -> Result<()> {
     let history = if table.layout.history { " FOR SYSTEM_TIME ALL" } else { "" };
     let sql = format!("SELECT COUNT(*) FROM {}{history}", table.at.sql());
-    let rows = server.rows(&mut conn, &sql, &format!("count the rows of `{}`", table.at)).await?;
+    let rows = server.rows(conn, &sql, &format!("count the rows of `{}`", table.at)).await?;
     let there: Option<u64> = rows.first().and_then(|row| text(row, 0)).and_then(|n| n.parse().ok());
     if there != Some(table.rows) {
         let there = there.map_or("an unknown number".to_owned(), |n| n.to_string());
@@ -179,8 +194,6 @@ async fn finish_table(server: &Server, table: &Filled) -> Result<()> {
         return Err(Failure::new(ExitCode::Failed, what)
             .hint("Did anything else write to this server? Keep others away from it and restore again."));
     }
-    // Told politely; a server that does not hear it will find out.
-    let _gone_anyway = conn.disconnect().await;
     Ok(())
 }
 

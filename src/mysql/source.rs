@@ -27,7 +27,7 @@ use crate::{
     clock::Ground,
     error::{Context, ExitCode, Result},
     event::SharedMonitor,
-    flow::{EntryMeta, EntrySink, FlowResult, Previous, Problem, Source, Stage},
+    flow::{EntryMeta, EntrySink, FlowResult, Previous, Problem, Selection, Source, Stage},
     names::SourceName,
     policy::MysqlConfig,
 };
@@ -39,18 +39,27 @@ pub struct MysqlSource {
     ground: Ground,
     monitor: SharedMonitor,
     only: Option<Place>,
+    selected: Option<Selection>,
 }
 
 impl MysqlSource {
     /// Makes a source; nothing is connected yet.
     pub fn new(name: SourceName, config: MysqlConfig, ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, ground, monitor, only: None }
+        Self { name, config, ground, monitor, only: None, selected: None }
     }
 
     /// Reads one table, and nothing of others.
     #[must_use]
     pub fn only_table(mut self, db: &str, table: &str) -> Self {
         self.only = Some(Place { db: db.to_owned(), table: table.to_owned() });
+        self
+    }
+
+    /// Reads the databases and tables that are selected, and no accounts, without a lock: what is read is one instant
+    /// only where nobody writes.
+    #[must_use]
+    pub fn selecting(mut self, selected: Selection) -> Self {
+        self.selected = Some(selected);
         self
     }
 }
@@ -63,7 +72,7 @@ impl Source for MysqlSource {
 
     async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
         let server = Server::new(&self.name, &self.config, false)?;
-        let wanted = Wanted::new(&self.config)?.only(self.only);
+        let wanted = Wanted::new(&self.config)?.only(self.only).selecting(self.selected);
         let mut snapshot = Snapshot::take(&server, &wanted, &self.ground, &*self.monitor).await?;
         let content = Content::read(&server, &wanted, &mut snapshot, &self.monitor).await?;
         sink.announce(content.inventory(&snapshot)).await?;

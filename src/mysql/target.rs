@@ -39,7 +39,7 @@ use crate::{
     event::SharedMonitor,
     flow::{
         Entry, EntryMeta, EntryStream, FlowError, FlowResult, Problem, Selection, Stage, Tally, Target,
-        TargetState, WriteOptions,
+        TargetState, Verified, Verify, WriteOptions,
     },
     names::SourceName,
     policy::MysqlConfig,
@@ -248,7 +248,8 @@ impl Writing<'_> {
         self.tally.bytes += loaded.bytes;
         let filled = self.filled(&loaded)?;
         monitor.step(Some(&self.server.name), "building indexes and counting rows".to_owned());
-        apply::finish_tables(self.server, &mut self.names, &filled).await?;
+        let counts = self.options.verify != Verify::Nothing;
+        apply::finish_tables(self.server, &mut self.names, &filled, counts).await?;
         let mut accounts = self.take("accounts").pop().map(|(_, script)| Accounts::new(script));
         if let Some(accounts) = &mut accounts {
             accounts.create(self.server, &mut self.names, self.flavor, self.options.replace).await?;
@@ -263,7 +264,9 @@ impl Writing<'_> {
         }
         self.programs(&["view", "triggers", "events"]).await?;
         self.check_nothing_is_left()?;
-        self.tally.verified = true;
+        if counts {
+            self.tally.verified = Verified::Counts;
+        }
         Ok(self.tally)
     }
 
