@@ -11,6 +11,8 @@ mod copy;
 mod failures;
 #[path = "live/mysql_failures_target.rs"]
 mod failures_target;
+#[path = "live/mysql_orphans.rs"]
+mod orphans;
 #[path = "live/mysql_reach.rs"]
 mod reach;
 #[path = "live/mysql_rows.rs"]

@@ -397,6 +397,7 @@ fn restored_facts(restored: &Restored) -> Value {
         "bytes": restored.tally.bytes,
         "seconds": restored.seconds,
         "verified": restored.tally.verified.word(),
+        "dangling": restored.tally.dangling,
         "notes": restored.tally.notes,
     })
 }

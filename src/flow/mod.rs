@@ -129,6 +129,8 @@ pub struct Tally {
     pub notes: Vec<String>,
     /// What came and could not be applied, because something that it needs had not come.
     pub left_out: Vec<Problem>,
+    /// Rows that refer to rows that are not there, where not all was restored that could have brought them.
+    pub dangling: u64,
 }
 
 /// What can be written from a stream of entries.

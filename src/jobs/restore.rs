@@ -99,7 +99,7 @@ impl Outcome {
     pub fn exit(&self) -> ExitCode {
         if self.missing.iter().any(|missing| missing.damaged) {
             ExitCode::Damage
-        } else if self.missing.is_empty() {
+        } else if self.missing.is_empty() && self.restored.iter().all(|one| one.tally.dangling == 0) {
             ExitCode::Ok
         } else {
             ExitCode::Partial

@@ -3,7 +3,7 @@
 //! | module | duty |
 //! |---|---|
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`] | reading |
-//! | [`target`], [`load`], [`apply`] | writing |
+//! | [`target`], [`load`], [`apply`], [`orphans`] | writing |
 //! | [`script`] | the same as one SQL script |
 //! | [`accounts`] | users, roles and grants, both ways |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
@@ -26,6 +26,7 @@ mod ddl;
 pub mod examine;
 mod layout;
 mod load;
+mod orphans;
 mod programs;
 mod range;
 mod rows;

@@ -2,7 +2,7 @@
 //!
 //! *Order.* Look what is in the way: refuse, or remove it if that was asked for. Definitions as they come,
 //! tables without secondary indexes and foreign keys. Rows by several sessions, a transaction for each piece.
-//! When the stream has ended well: indexes, row counts, foreign keys, users, routines, views, triggers,
+//! When the stream has ended well: indexes, row counts, foreign keys, orphans, users, routines, views, triggers,
 //! events, and grants last.
 //!
 //! *Crash.* A stream that breaks off leaves tables that hold whole pieces only, and no programs and no
@@ -31,6 +31,7 @@ use super::{
     ddl,
     layout::{Layout, Place, parse_item, table_item},
     load::{Way, load},
+    orphans,
     sql::{Script, ident},
 };
 use crate::{
@@ -250,6 +251,9 @@ impl Writing<'_> {
         monitor.step(Some(&self.server.name), "building indexes and counting rows".to_owned());
         let counts = self.options.verify != Verify::Nothing;
         apply::finish_tables(self.server, &mut self.names, &filled, counts).await?;
+        if counts {
+            self.look_for_orphans(&filled).await?;
+        }
         let mut accounts = self.take("accounts").pop().map(|(_, script)| Accounts::new(script));
         if let Some(accounts) = &mut accounts {
             accounts.create(self.server, &mut self.names, self.flavor, self.options.replace).await?;
@@ -268,6 +272,16 @@ impl Writing<'_> {
             self.tally.verified = Verified::Counts;
         }
         Ok(self.tally)
+    }
+
+    /// Tells rows that refer to nothing. Where all was restored, the source had them too.
+    async fn look_for_orphans(&mut self, filled: &[Filled]) -> Result<()> {
+        let is_whole = self.options.only.is_all() && self.lacking.is_empty();
+        for found in orphans::find(self.server, &mut self.names, filled).await? {
+            self.tally.dangling += if is_whole { 0 } else { found.rows };
+            self.tally.notes.push(found.line);
+        }
+        Ok(())
     }
 
     /// Returns the tables with what is still to be done to them.
