@@ -15,6 +15,8 @@ mod failures_target;
 mod orphans;
 #[path = "live/mysql_reach.rs"]
 mod reach;
+#[path = "live/mysql_resume.rs"]
+mod resume;
 #[path = "live/mysql_rows.rs"]
 mod rows;
 #[path = "live/mysql_snapshot.rs"]

@@ -16,7 +16,7 @@ use crate::{
     jobs::{
         drilled, open,
         registry::{self, Into},
-        restore::{Missing, Outcome, Plan, Restored, Wanted, choose, execute, plan},
+        restore::{Missing, Outcome, Plan, Restored, Resume, Wanted, choose, execute, plan},
         seen::REPOSITORY,
         when::When,
     },
@@ -52,6 +52,9 @@ pub struct Restore {
     /// Remove what is in the way first
     #[arg(long)]
     replace: bool,
+    /// Continue a restore of the same that was interrupted (MySQL)
+    #[arg(long, conflicts_with = "replace")]
+    resume: bool,
     /// Where the repository is damaged, restore what is not and name what is missing: reads everything twice
     #[arg(long)]
     salvage: bool,
@@ -251,8 +254,8 @@ fn targets(
         targets.push((name, registry::target(config, into, &session.ground, &session.monitor())?));
     }
     let (by_name, only) = (!args.source.is_empty(), asked.only);
-    let verify = args.verify.into();
-    Ok(Wanted { targets, by_name, only, replace: args.replace, salvage: args.salvage, verify })
+    let (verify, resume) = (args.verify.into(), if args.resume { Resume::Now } else { Resume::Later });
+    Ok(Wanted { targets, by_name, only, replace: args.replace, salvage: args.salvage, verify, resume })
 }
 
 /// Asks for the stack's name. A thread of its own waits for the answer, so that a signal still ends all.
@@ -297,6 +300,7 @@ fn facts(plan: &Plan, origin: &Origin, place: &str) -> Value {
             "into": source.place,
             "version": source.state.version,
             "in_the_way": source.state.in_the_way,
+            "continues": source.continues,
             "predicted_seconds": source.predicted_seconds,
         })
     });
@@ -321,6 +325,7 @@ fn show(plan: &Plan, zone: Tz, origin: &Origin, place: &str) {
     let mut table = super::screen::table(&["source", "as of", "entries", "size", "into", "in the way"]);
     for source in &plan.sources {
         let in_the_way = match (&source.state.in_the_way[..], plan.replace) {
+            _ if source.continues => "what was begun, and is continued".to_owned(),
             ([], _) => "nothing".to_owned(),
             (lines, false) => lines.join("\n"),
             (lines, true) if !plan.only.is_all() => lines

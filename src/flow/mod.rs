@@ -14,6 +14,8 @@ mod entry;
 mod select;
 pub mod unordered;
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
 pub use self::{
@@ -67,6 +69,8 @@ pub struct TargetState {
     pub version: String,
     /// One line for each thing in the way (`database im: 12 tables`); none when the target is empty.
     pub in_the_way: Vec<String>,
+    /// The jobs that were interrupted there and can be continued.
+    pub unfinished: Vec<String>,
 }
 
 /// What a restore is allowed and asked to do; by default everything into an empty target.
@@ -79,6 +83,11 @@ pub struct WriteOptions {
     pub only: Selection,
     /// How what is written is to be checked; reading it back is not the target's duty.
     pub verify: Verify,
+    /// What the target is to call this restore, so that it can be continued; without it nothing is noted.
+    pub job: Option<String>,
+    /// Whether what that job has done already is its own and not in the way; the stream comes without
+    /// [`Target::done`].
+    pub resume: bool,
 }
 
 /// How what a restore writes is checked.
@@ -141,6 +150,11 @@ pub trait Target: Send {
 
     /// Looks what is there that restoring `inventory` would touch; changes nothing.
     async fn inspect(&mut self, inventory: &[String]) -> Result<TargetState>;
+
+    /// Returns the entries of the first two stages that an interrupted `job` has brought in whole.
+    async fn done(&mut self, _job: &str) -> Result<BTreeSet<EntryPath>> {
+        Ok(BTreeSet::new())
+    }
 
     /// Applies every entry, stage by stage, and checks the result. Fails before it touches anything when
     /// something is in the way and `options.replace` is not set.

@@ -108,7 +108,7 @@ pub struct ReadyTarget {
     pub reader: Option<Reader>,
 }
 
-/// How a target is read.
+/// How a target is read, and written again.
 pub struct Reader {
     /// The server.
     pub config: MysqlConfig,
@@ -121,6 +121,12 @@ impl Reader {
     pub fn config_for(&self, inventory: &[String]) -> MysqlConfig {
         let (databases, exclude) = patterns_of(inventory);
         MysqlConfig { databases, exclude, ..self.config.clone() }
+    }
+
+    /// Makes the target once more.
+    pub fn target(&self, name: &SourceName, monitor: &SharedMonitor) -> Box<dyn Target> {
+        let (config, ground) = (self.config.clone(), self.ground.clone());
+        Box::new(MysqlTarget::new(name.clone(), config, ground, monitor.clone()))
     }
 }
 

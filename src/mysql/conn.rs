@@ -38,6 +38,13 @@ pub(super) mod code {
     pub const NO_GRANT_FOR_TABLE: u16 = 1142;
     pub const NO_GRANT_FOR_COLUMN: u16 = 1143;
     pub const NO_SUCH_TABLE: u16 = 1146;
+    pub const DUPLICATE: u16 = 1062;
+    pub const TABLE_EXISTS: u16 = 1050;
+    pub const ROUTINE_EXISTS: u16 = 1304;
+    pub const TRIGGER_EXISTS: u16 = 1359;
+    pub const EVENT_EXISTS: u16 = 1537;
+    pub const INTERRUPTED: u16 = 1317;
+    pub const CONNECTION_KILLED: u16 = 1927;
     pub const NO_LOCAL_INFILE_OLD: u16 = 1148;
     pub const LOCK_WAIT: u16 = 1205;
     pub const DEADLOCK: u16 = 1213;
@@ -88,6 +95,8 @@ pub(super) struct Server {
     pub config: MysqlConfig,
     /// Bytes that this server takes in one packet, once it was asked.
     pub packet_bytes: usize,
+    /// Whether an interrupted restore is continued: what is there already is its own.
+    pub resumes: bool,
     opts: Opts,
     writes: bool,
 }
@@ -109,7 +118,7 @@ impl Server {
             .tcp_keepalive(Some(Duration::from_mins(1)))
             .ssl_opts(ssl(config.tls));
         let (name, config) = (name.clone(), config.clone());
-        Ok(Self { name, config, packet_bytes: PACKET_BYTES_MAX, opts: opts.into(), writes })
+        Ok(Self { name, config, packet_bytes: PACKET_BYTES_MAX, resumes: false, opts: opts.into(), writes })
     }
 
     /// Returns where the server is, as a person would write it.
@@ -235,7 +244,11 @@ impl Server {
         let number = number(&error);
         let down = match &error {
             mysql_async::Error::Server(_) => {
-                matches!(number, Some(code::SHUTTING_DOWN | code::TOO_MANY_CONNECTIONS))
+                // A killed session hears of it only where it waited for something.
+                matches!(
+                    number,
+                    Some(code::SHUTTING_DOWN | code::TOO_MANY_CONNECTIONS | code::CONNECTION_KILLED)
+                ) || self.writes && number == Some(code::INTERRUPTED)
             }
             mysql_async::Error::Io(_) | mysql_async::Error::Driver(_) => true,
             _ => false,

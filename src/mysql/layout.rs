@@ -19,8 +19,11 @@ use crate::{
 };
 
 /// The servers' own databases, never read and never written.
-pub(super) const SYSTEM: [&str; 5] =
-    ["mysql", "information_schema", "performance_schema", "sys", "lost+found"];
+pub(super) const SYSTEM: [&str; 6] =
+    ["mysql", "information_schema", "performance_schema", "sys", "lost+found", LEDGER];
+
+/// Where a restore notes what it has done.
+pub(super) const LEDGER: &str = "lifeboat_restore";
 
 /// The inventory item of users, roles and grants.
 pub(super) const ACCOUNTS: &str = "accounts";
@@ -142,6 +145,11 @@ fn reaches(selected: &Selection, db: &str) -> bool {
     })
 }
 
+/// Returns whether this engine takes a broken transaction back.
+pub(super) fn is_transactional(engine: &str) -> bool {
+    matches!(engine, "InnoDB" | "ROCKSDB" | "TokuDB" | "MyRocks")
+}
+
 fn globs(patterns: &[String]) -> Result<GlobSet> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
@@ -251,7 +259,7 @@ impl Layout {
 
     /// Returns whether losing power or a writer in between leaves the table's rows consistent.
     pub fn is_transactional(&self) -> bool {
-        matches!(self.engine.as_str(), "InnoDB" | "ROCKSDB" | "TokuDB" | "MyRocks")
+        is_transactional(&self.engine)
     }
 
     /// Returns the list of expressions that reads a row.

@@ -1,6 +1,6 @@
 //! Writes the rows of one piece into a table: one transaction, counted, or nothing.
 //!
-//! *Order.* Begin; stream the rows; compare what the server says it took (`Records`, `Skipped`, `Warnings`)
+//! *Order.* Begin; note the piece; stream the rows; compare what the server says it took (`Records`, `Skipped`, `Warnings`)
 //! with what the piece's end says; commit.
 //!
 //! *Crash.* The driver ends a broken stream as if it were whole and the server executes it, last half row
@@ -15,11 +15,13 @@ use tokio::sync::mpsc;
 use super::{
     conn::{Server, code, number},
     layout::{Layout, Place},
+    ledger::Ledger,
     sql::ident,
 };
 use crate::{
     error::{ExitCode, Failure},
     flow::{Attrs, Body, FlowError, FlowResult},
+    names::EntryPath,
 };
 
 /// Frames that wait between the stream and the server.
@@ -47,18 +49,27 @@ impl Way {
     }
 }
 
-/// Loads one piece and returns its rows and bytes. On an error `conn` must not be used again.
+/// Loads one piece, notes that in the ledger, and returns its rows and bytes. On an error `conn` must not be used again.
 pub(super) async fn load(
     server: &Server,
     conn: &mut Conn,
     way: Way,
     at: &Place,
     layout: &Layout,
+    noted: Option<(&Ledger, &EntryPath)>,
     body: &mut Body,
 ) -> FlowResult<(u64, u64)> {
     let doing = format!("load rows into `{at}`");
     server.run(conn, "START TRANSACTION", &doing).await?;
     let mut body = Counted { body, bytes: 0 };
+    if let Some((ledger, path)) = noted
+        && let Some(rows) = ledger.take(server, conn, path, at).await?
+    {
+        // A session that was given up got it in before it went.
+        server.run(conn, "ROLLBACK", &doing).await?;
+        while body.next().await?.is_some() {}
+        return Ok((rows, body.bytes));
+    }
     let done = match way {
         Way::Infile => infile(server, conn, at, layout, &mut body).await?,
         Way::Insert => insert(server, conn, at, layout, &mut body).await?,
@@ -75,6 +86,9 @@ pub(super) async fn load(
                 types of the source?",
             )
             .into());
+    }
+    if let Some((ledger, path)) = noted {
+        ledger.count(server, conn, path, done.rows).await?;
     }
     server.run(conn, "COMMIT", &doing).await?;
     Ok((done.rows, body.bytes))

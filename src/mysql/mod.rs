@@ -3,7 +3,7 @@
 //! | module | duty |
 //! |---|---|
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`] | reading |
-//! | [`target`], [`load`], [`apply`], [`orphans`] | writing |
+//! | [`target`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
 //! | [`script`] | the same as one SQL script |
 //! | [`accounts`] | users, roles and grants, both ways |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
@@ -25,6 +25,7 @@ mod conn;
 mod ddl;
 pub mod examine;
 mod layout;
+mod ledger;
 mod load;
 mod orphans;
 mod programs;

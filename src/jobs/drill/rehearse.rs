@@ -25,7 +25,7 @@ use crate::{
     flow::{Seen, Selection, Verify},
     jobs::{
         registry::{self, Into, ReadyTarget},
-        restore::{self, Missing, Plan},
+        restore::{self, Missing, Plan, Resume},
     },
     lab::{Lab, Server},
     names::SourceName,
@@ -140,6 +140,8 @@ impl Rehearsal<'_> {
             salvage: false,
             // The questions read all of it.
             verify: Verify::Counts,
+            // A lab that is lost is lost with all that was done.
+            resume: Resume::Never,
         };
         let snapshot = &self.opened.snapshot;
         let planned = restore::plan(snapshot, wanted, self.monitor).await;
