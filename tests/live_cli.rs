@@ -21,6 +21,8 @@ mod add_only;
 mod failures;
 #[path = "live_cli/refusals.rs"]
 mod refusals;
+#[path = "live_cli/resume.rs"]
+mod resume;
 #[path = "live_cli/round_trip.rs"]
 mod round_trip;
 #[path = "live_cli/salvage.rs"]
