@@ -1,7 +1,7 @@
 //! Writes the rows of one piece into a table: one transaction, counted, or nothing.
 //!
-//! *Order.* Begin; note the piece; stream the rows; compare what the server says it took (`Records`, `Skipped`, `Warnings`)
-//! with what the piece's end says; commit.
+//! *Order.* Begin; note the piece; stream the rows; compare what the server says it took (`Records`, `Skipped`,
+//! `Warnings`) with what the piece's end says; commit.
 //!
 //! *Crash.* The driver ends a broken stream as if it were whole and the server executes it, last half row
 //! included. So the transaction is only committed after the comparison, and on any error the connection is
@@ -49,7 +49,7 @@ impl Way {
     }
 }
 
-/// Loads one piece, notes that in the ledger, and returns its rows and bytes. On an error `conn` must not be used again.
+/// Loads one piece, notes it in the ledger, and returns its rows and bytes. On an error `conn` must not be used again.
 pub(super) async fn load(
     server: &Server,
     conn: &mut Conn,

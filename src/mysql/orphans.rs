@@ -115,7 +115,7 @@ async fn of_one(server: &Server, key: &ForeignKey, child_key: &[String]) -> Resu
 }
 
 impl ForeignKey {
-    /// Selects from the rows that refer to a row that is not there. One that has a NULL in it refers to nothing and may.
+    /// Selects from the rows that refer to a row that is not there. One that has a NULL in it may refer to nothing.
     fn select(&self, what: &str) -> String {
         let on: Vec<String> = self
             .columns

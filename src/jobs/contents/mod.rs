@@ -1,7 +1,7 @@
 //! Does a server hold what a snapshot holds? Drills ask it of a lab, and a restore of what it has just written.
 //!
-//! The very source that makes backups reads the server, and what it sends is compared with the snapshot's entry list; no
-//! data is fetched for that. Only where something differs both sides are read again, to name the row.
+//! The very source that makes backups reads the server, and what it sends is compared with the snapshot's entry list;
+//! no data is fetched for that. Only where something differs both sides are read again, to name the row.
 //!
 //! *Order.* Entries first, then what differs. *Crash.* Nothing is changed anywhere.
 //!
