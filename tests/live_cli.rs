@@ -21,7 +21,11 @@ mod add_only;
 mod failures;
 #[path = "live_cli/refusals.rs"]
 mod refusals;
+#[path = "live_cli/resume.rs"]
+mod resume;
 #[path = "live_cli/round_trip.rs"]
 mod round_trip;
 #[path = "live_cli/salvage.rs"]
 mod salvage;
+#[path = "live_cli/verify.rs"]
+mod verify;

@@ -27,7 +27,9 @@ use tokio::{io::AsyncWriteExt, task::JoinSet};
 use super::place::{Place, create, flush, kind_at, make_folder, remove, rename};
 use crate::{
     error::{Context, ExitCode, Failure, Result},
-    flow::{Attrs, Body, EntryMeta, EntryStream, FlowResult, Tally, Target, TargetState, WriteOptions},
+    flow::{
+        Attrs, Body, EntryMeta, EntryStream, FlowResult, Tally, Target, TargetState, Verified, WriteOptions,
+    },
     names::SourceName,
 };
 
@@ -78,7 +80,7 @@ impl EntryFolder {
                 return Err(Failure::new(ExitCode::Failed, what).because(error));
             }
         };
-        Ok(TargetState { version: format!("folder {shown}"), in_the_way })
+        Ok(TargetState { version: format!("folder {shown}"), in_the_way, ..TargetState::default() })
     }
 
     fn trouble(&self, path: &str) -> String {
@@ -212,7 +214,7 @@ impl Run {
             self.join().await?;
         }
         self.write_sidecar().failed(ExitCode::Failed, sidecar_trouble)?;
-        self.tally.verified = true;
+        self.tally.verified = Verified::Counts;
         Ok(self.tally)
     }
 

@@ -31,7 +31,7 @@ use crate::{
     event::SharedMonitor,
     flow::{
         Entry, EntryMeta, EntryStream, FlowError, FlowResult, Selection, Stage, Tally, Target, TargetState,
-        WriteOptions,
+        Verified, WriteOptions,
     },
     names::SourceName,
     policy::FilesConfig,
@@ -96,7 +96,7 @@ impl FilesTarget {
                 Ok(_) => in_the_way.push(format!("file {shown}")),
             }
         }
-        TargetState { version: "files of this host".to_owned(), in_the_way }
+        TargetState { version: "files of this host".to_owned(), in_the_way, ..TargetState::default() }
     }
 
     fn refuse_the_full(&self, only: &Selection, inventory: &[String]) -> Result<()> {
@@ -293,7 +293,7 @@ impl Run<'_> {
             self.tally.notes.push("owners were not set, which only root can".to_owned());
         }
         if self.refused.is_empty() {
-            self.tally.verified = true;
+            self.tally.verified = Verified::Counts;
             return Ok(self.tally);
         }
         let count = self.refused.len();

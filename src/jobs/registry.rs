@@ -12,9 +12,12 @@ use crate::{
     files::{EntryFolder, FilesLikeness, FilesSource, FilesTarget},
     finding::{Finding, Law},
     flow::{Likeness, Source, Target},
-    mysql::{MysqlSource, MysqlTarget, compare::MysqlLikeness},
+    mysql::{
+        MysqlSource, MysqlTarget,
+        compare::{MysqlLikeness, patterns_of},
+    },
     names::SourceName,
-    policy::{SourceConfig, SourceKind},
+    policy::{MysqlConfig, SourceConfig, SourceKind},
     redis::{RedisSource, RedisTarget, compare::RedisLikeness},
     s3::{S3Likeness, S3Source, S3Target},
 };
@@ -101,6 +104,30 @@ pub struct ReadyTarget {
     pub place: String,
     /// Whether entries become again what they were there, and not plain files.
     pub is_native: bool,
+    /// How what was written can be read back, where that proves more than the writing did.
+    pub reader: Option<Reader>,
+}
+
+/// How a target is read, and written again.
+pub struct Reader {
+    /// The server.
+    pub config: MysqlConfig,
+    /// Time and chance.
+    pub ground: Ground,
+}
+
+impl Reader {
+    /// Returns the configuration that reads what a snapshot with this inventory has, whatever the policy takes today.
+    pub fn config_for(&self, inventory: &[String]) -> MysqlConfig {
+        let (databases, exclude) = patterns_of(inventory);
+        MysqlConfig { databases, exclude, ..self.config.clone() }
+    }
+
+    /// Makes the target once more.
+    pub fn target(&self, name: &SourceName, monitor: &SharedMonitor) -> Box<dyn Target> {
+        let (config, ground) = (self.config.clone(), self.ground.clone());
+        Box::new(MysqlTarget::new(name.clone(), config, ground, monitor.clone()))
+    }
 }
 
 /// Makes the target of a restore of `config`.
@@ -118,13 +145,17 @@ pub fn target(
         None => {}
     }
     let place = kind.place();
+    let reader = match &kind {
+        SourceKind::Mysql(config) => Some(Reader { config: config.clone(), ground: ground.clone() }),
+        _ => None,
+    };
     let target: Box<dyn Target> = match kind {
         SourceKind::Mysql(kind) => Box::new(MysqlTarget::new(name, kind, ground, monitor)),
         SourceKind::Redis(kind) => Box::new(RedisTarget::new(name, kind, ground, monitor)),
         SourceKind::S3(kind) => Box::new(S3Target::new(name, kind, monitor)),
         SourceKind::Files(kind) => Box::new(FilesTarget::new(name, kind, monitor)),
     };
-    Ok(ReadyTarget { target, place, is_native: true })
+    Ok(ReadyTarget { target, place, is_native: true, reader })
 }
 
 /// A files source is put below the folder as it was; any other source's entries become plain files in it.
@@ -134,5 +165,5 @@ fn folder_target(name: SourceName, kind: &SourceKind, folder: &Path, monitor: Sh
         SourceKind::Files(_) => Box::new(FilesTarget::into(name, folder, monitor)),
         _ => Box::new(EntryFolder::new(name, folder)),
     };
-    ReadyTarget { target, place, is_native: matches!(kind, SourceKind::Files(_)) }
+    ReadyTarget { target, place, is_native: matches!(kind, SourceKind::Files(_)), reader: None }
 }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::sql::account;
 use crate::{
     error::{ExitCode, Failure, Result},
-    names::SourceName,
+    names::{ByteCount, SourceName},
     policy::{MysqlConfig, Tls},
 };
 
@@ -17,6 +17,10 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes that one packet may have: the protocol's limit, as a row may be that long.
 pub(super) const PACKET_BYTES_MAX: usize = 1 << 30;
+/// Bytes of a packet below which no server goes.
+const PACKET_BYTES_MIN: usize = 1 << 10;
+/// Bytes of a packet that are not the statement's.
+const PACKET_BYTES_SPARE: usize = 64;
 /// Seconds that the server waits for us: a slow store may hold up a stream for long.
 const PATIENCE_SECONDS: u32 = 86_400;
 
@@ -34,11 +38,28 @@ pub(super) mod code {
     pub const NO_GRANT_FOR_TABLE: u16 = 1142;
     pub const NO_GRANT_FOR_COLUMN: u16 = 1143;
     pub const NO_SUCH_TABLE: u16 = 1146;
+    pub const DUPLICATE: u16 = 1062;
+    pub const TABLE_EXISTS: u16 = 1050;
+    pub const ROUTINE_EXISTS: u16 = 1304;
+    pub const TRIGGER_EXISTS: u16 = 1359;
+    pub const EVENT_EXISTS: u16 = 1537;
+    pub const INTERRUPTED: u16 = 1317;
+    pub const CONNECTION_KILLED: u16 = 1927;
+    pub const READ_ONLY: u16 = 1290;
+    pub const READ_ONLY_MODE: u16 = 1836;
+    pub const READ_ONLY_TRANSACTION: u16 = 1792;
+    pub const NO_PRIMARY_KEY: u16 = 3750;
+    pub const DISK_FULL: u16 = 1021;
+    pub const TABLE_FULL: u16 = 1114;
+    pub const WRITE_FAILED: u16 = 3;
+    pub const ERROR_ON_WRITE: u16 = 1026;
+    pub const ONLINE_LOG_FULL: u16 = 1799;
     pub const NO_LOCAL_INFILE_OLD: u16 = 1148;
     pub const LOCK_WAIT: u16 = 1205;
     pub const DEADLOCK: u16 = 1213;
     pub const NO_PRIVILEGE: u16 = 1227;
-    pub const INTERRUPTED: u16 = 1317;
+    pub const PACKET_TOO_LARGE: u16 = 1153;
+    pub const RESULT_TOO_LARGE: u16 = 1301;
     pub const NO_GRANT_FOR_ROUTINE: u16 = 1370;
     pub const NO_SUCH_TRIGGER: u16 = 1360;
     pub const TABLE_CHANGED: u16 = 1412;
@@ -83,6 +104,10 @@ impl Purpose {
 pub(super) struct Server {
     pub name: SourceName,
     pub config: MysqlConfig,
+    /// Bytes that this server takes in one packet, once it was asked.
+    pub packet_bytes: usize,
+    /// Whether an interrupted restore is continued: what is there already is its own.
+    pub resumes: bool,
     opts: Opts,
     writes: bool,
 }
@@ -103,7 +128,8 @@ impl Server {
             .wait_timeout(Some(PATIENCE_SECONDS as usize))
             .tcp_keepalive(Some(Duration::from_mins(1)))
             .ssl_opts(ssl(config.tls));
-        Ok(Self { name: name.clone(), config: config.clone(), opts: opts.into(), writes })
+        let (name, config) = (name.clone(), config.clone());
+        Ok(Self { name, config, packet_bytes: PACKET_BYTES_MAX, resumes: false, opts: opts.into(), writes })
     }
 
     /// Takes no packet that is longer than this.
@@ -163,6 +189,11 @@ impl Server {
         ];
         let writing: &[&str] = &[
             "foreign_key_checks=0",
+            // Where it is off, InnoDB may take a second row of the same unique key for granted.
+            "unique_checks=1",
+            "completion_type=NO_CHAIN",
+            "transaction_read_only=0",
+            "tx_read_only=0",
             "sql_require_primary_key=0",
             "sql_generate_invisible_primary_key=OFF",
             "restrict_fk_on_non_standard_key=OFF",
@@ -182,8 +213,38 @@ impl Server {
         Ok(())
     }
 
+    /// Asks how long a packet may be; from now on what is longer is refused before it is sent.
+    pub async fn ask_packet(&mut self, conn: &mut Conn) -> Result<()> {
+        let rows = self.rows(conn, "SELECT @@SESSION.max_allowed_packet", "ask the server's limits").await?;
+        let bytes: Option<usize> = rows.first().and_then(|row| text(row, 0)).and_then(|n| n.parse().ok());
+        self.packet_bytes = bytes.unwrap_or(PACKET_BYTES_MAX).clamp(PACKET_BYTES_MIN, PACKET_BYTES_MAX);
+        Ok(())
+    }
+
+    /// Fails when a statement is longer than the server takes: it would end the connection, and not say why.
+    pub fn check_fits(&self, statement_bytes: usize, doing: &str) -> Result<()> {
+        if statement_bytes <= self.packet_bytes - PACKET_BYTES_SPARE {
+            return Ok(());
+        }
+        let what = format!("`{}`: failed to {doing} at {}", self.name, self.place());
+        let (long, limit) = (ByteCount(statement_bytes as u64), ByteCount(self.packet_bytes as u64));
+        let why = format!("it is {long} long and the server takes {limit} at once");
+        Err(Failure::new(ExitCode::Failed, what).because(why).hint(self.packet_hint(statement_bytes)))
+    }
+
+    /// Returns the sentence that says which setting to raise, and to what.
+    pub fn packet_hint(&self, bytes: usize) -> String {
+        let enough = (bytes + PACKET_BYTES_SPARE).next_power_of_two().max(self.packet_bytes * 2);
+        if enough > PACKET_BYTES_MAX {
+            return "No server takes more than 1 GiB at once: set local_infile=ON there, and rows are streamed."
+                .to_owned();
+        }
+        format!("Raise it there and restore again: SET GLOBAL max_allowed_packet={enough};")
+    }
+
     /// Runs a statement without a result; `doing` completes "failed to".
     pub async fn run(&self, conn: &mut Conn, sql: impl AsRef<[u8]>, doing: &str) -> Result<()> {
+        self.check_fits(sql.as_ref().len(), doing)?;
         conn.query_drop(sql.as_ref()).await.map_err(|error| self.failure(doing, error))
     }
 
@@ -210,7 +271,11 @@ impl Server {
         let number = number(&error);
         let down = match &error {
             mysql_async::Error::Server(_) => {
-                matches!(number, Some(code::SHUTTING_DOWN | code::TOO_MANY_CONNECTIONS))
+                // A killed session hears of it only where it waited for something.
+                matches!(
+                    number,
+                    Some(code::SHUTTING_DOWN | code::TOO_MANY_CONNECTIONS | code::CONNECTION_KILLED)
+                ) || self.writes && number == Some(code::INTERRUPTED)
             }
             mysql_async::Error::Io(_) | mysql_async::Error::Driver(_) => true,
             _ => false,
@@ -227,6 +292,10 @@ impl Server {
             {
                 failure.hint("It was dropped while it was read; run this again when no migration is running.")
             }
+            Some(number) if self.writes => match obstacle(number) {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
             _ => failure,
         }
     }
@@ -326,6 +395,28 @@ pub(super) fn is_too_long(error: &mysql_async::Error) -> bool {
 pub(super) fn number(error: &mysql_async::Error) -> Option<u16> {
     match error {
         mysql_async::Error::Server(error) => Some(error.code),
+        _ => None,
+    }
+}
+
+/// Returns what to do about a target's own setting, or its disk, that is in the way.
+fn obstacle(number: u16) -> Option<&'static str> {
+    match number {
+        code::READ_ONLY | code::READ_ONLY_MODE | code::READ_ONLY_TRANSACTION => Some(
+            "The server is read-only. If it is no replica: SET GLOBAL super_read_only=OFF; SET GLOBAL read_only=OFF; \
+             then run this again.",
+        ),
+        code::NO_PRIMARY_KEY => Some(
+            "The server wants a primary key in every table, and the account may not say otherwise: \
+             SET GLOBAL sql_require_primary_key=OFF; or grant SESSION_VARIABLES_ADMIN.",
+        ),
+        code::DISK_FULL
+        | code::TABLE_FULL
+        | code::WRITE_FAILED
+        | code::ERROR_ON_WRITE
+        | code::ONLINE_LOG_FULL => {
+            Some("The server has no room, where its data is or in its tmpdir: make room there.")
+        }
         _ => None,
     }
 }

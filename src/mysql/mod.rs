@@ -3,7 +3,7 @@
 //! | module | duty |
 //! |---|---|
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`], [`lossy`] | reading |
-//! | [`target`], [`load`], [`apply`] | writing |
+//! | [`target`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
 //! | [`script`] | the same as one SQL script |
 //! | [`accounts`] | users, roles and grants, both ways |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
@@ -26,8 +26,10 @@ mod ddl;
 mod engines;
 pub mod examine;
 mod layout;
+mod ledger;
 mod load;
 mod lossy;
+mod orphans;
 mod programs;
 mod range;
 mod rows;

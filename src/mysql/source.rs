@@ -30,7 +30,7 @@ use crate::{
     clock::Ground,
     error::{Context, ExitCode, Result},
     event::{Monitor, SharedMonitor},
-    flow::{EntryMeta, EntrySink, FlowResult, Previous, Problem, Source, Stage},
+    flow::{EntryMeta, EntrySink, FlowResult, Previous, Problem, Selection, Source, Stage},
     names::SourceName,
     policy::MysqlConfig,
 };
@@ -44,6 +44,7 @@ pub struct MysqlSource {
     only: Option<Place>,
     range_rows: u64,
     row_bytes_max: usize,
+    selected: Option<Selection>,
 }
 
 impl MysqlSource {
@@ -57,6 +58,7 @@ impl MysqlSource {
             only: None,
             range_rows: WALK_ROWS,
             row_bytes_max: PACKET_BYTES_MAX,
+            selected: None,
         }
     }
 
@@ -82,6 +84,14 @@ impl MysqlSource {
         self.only = Some(Place { db: db.to_owned(), table: table.to_owned() });
         self
     }
+
+    /// Reads the databases and tables that are selected, and no accounts, without a lock: what is read is one instant
+    /// only where nobody writes.
+    #[must_use]
+    pub fn selecting(mut self, selected: Selection) -> Self {
+        self.selected = Some(selected);
+        self
+    }
 }
 
 #[async_trait]
@@ -92,7 +102,7 @@ impl Source for MysqlSource {
 
     async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
         let server = Server::new(&self.name, &self.config, false)?.with_packets_of(self.row_bytes_max);
-        let wanted = Wanted::new(&self.config)?.only(self.only);
+        let wanted = Wanted::new(&self.config)?.only(self.only).selecting(self.selected);
         let mut snapshot = Snapshot::take(&server, &wanted, &self.ground, &*self.monitor).await?;
         let content = Content::read(&server, &wanted, &mut snapshot, &self.monitor).await?;
         content.tell_torn(&server, &mut snapshot, &*self.monitor);

@@ -48,6 +48,8 @@ pub(super) enum Lock {
     Tables,
     /// Not at all: there is one transaction only.
     Single,
+    /// Not at all: many transactions, which see one instant only where nobody writes.
+    Nothing,
 }
 
 impl Lock {
@@ -58,6 +60,7 @@ impl Lock {
             Self::Global => "global",
             Self::Tables => "tables",
             Self::Single => "single",
+            Self::Nothing => "nothing",
         }
     }
 
@@ -243,7 +246,7 @@ impl Snapshot {
         server.run(&mut self.keeper, "UNLOCK INSTANCE", "release the definitions").await
     }
 
-    async fn begin_all(&mut self, server: &Server) -> Result<()> {
+    pub(super) async fn begin_all(&mut self, server: &Server) -> Result<()> {
         let sessions = self.workers.iter_mut().chain([&mut self.names]);
         try_join_all(sessions.map(async |conn| server.run(conn, BEGIN, "begin the snapshot").await)).await?;
         Ok(())

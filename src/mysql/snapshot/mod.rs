@@ -100,7 +100,12 @@ impl Snapshot {
             let began = Instant::now();
             taken.listed = tables(server, &mut taken.keeper, wanted).await?;
             taken.listing = if began.elapsed() < LIST_UNDER_LOCK { Listing::Fast } else { Listing::Slow };
-            let (lock, held) = taken.begin(server, wanted).await?;
+            let (lock, held) = if wanted.locks_nothing() {
+                taken.begin_all(server).await?;
+                (Lock::Nothing, Duration::ZERO)
+            } else {
+                taken.begin(server, wanted).await?
+            };
             // The instant is when the transactions began, not when the connections were opened.
             taken.point.at = ground.clock.now();
             taken.mark("lock_mode", lock.word());
@@ -160,7 +165,8 @@ impl Snapshot {
 
     /// Returns whether all sessions see one instant, the one that reads definitions too.
     pub fn is_shared(&self) -> bool {
-        self.point.marks.get("lock_mode").is_some_and(|word| word != Lock::Single.word())
+        let apart = [Lock::Single, Lock::Nothing].map(Lock::word);
+        self.point.marks.get("lock_mode").is_some_and(|word| !apart.contains(&word.as_str()))
     }
 
     /// Notes something about the instant.
