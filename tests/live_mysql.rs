@@ -5,6 +5,8 @@
 #[allow(dead_code, reason = "each test file uses its own part of it")]
 mod support;
 
+#[path = "live/mysql_choices.rs"]
+mod choices;
 #[path = "live/mysql_copy.rs"]
 mod copy;
 #[path = "live/mysql_failures.rs"]
@@ -15,6 +17,8 @@ mod reach;
 mod rows;
 #[path = "live/mysql_snapshot.rs"]
 mod snapshot;
+#[path = "live/mysql_swap.rs"]
+mod swap;
 
 /// Makes a test for each product of an async function that takes one.
 macro_rules! on_both {

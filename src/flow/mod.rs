@@ -14,6 +14,8 @@ mod entry;
 mod select;
 pub mod unordered;
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 pub use self::{
@@ -67,6 +69,8 @@ pub struct TargetState {
     pub version: String,
     /// One line for each thing in the way (`database im: 12 tables`); none when the target is empty.
     pub in_the_way: Vec<String>,
+    /// What goes by another name there than in the snapshot, by its old name.
+    pub names: BTreeMap<String, String>,
 }
 
 /// What a restore is allowed and asked to do; by default everything into an empty target.

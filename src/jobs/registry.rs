@@ -1,6 +1,9 @@
 //! From a policy's sources to the engines that read and write them: the only place that names all engines.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use chrono::TimeDelta;
 
@@ -12,7 +15,7 @@ use crate::{
     files::{EntryFolder, FilesLikeness, FilesSource, FilesTarget},
     finding::{Finding, Law},
     flow::{Likeness, Source, Target},
-    mysql::{MysqlSource, MysqlTarget, compare::MysqlLikeness},
+    mysql::{Choices, Exchange, MysqlSource, MysqlTarget, compare::MysqlLikeness},
     names::SourceName,
     policy::{SourceConfig, SourceKind},
     redis::{RedisSource, RedisTarget, compare::RedisLikeness},
@@ -101,12 +104,27 @@ pub struct ReadyTarget {
     pub place: String,
     /// Whether entries become again what they were there, and not plain files.
     pub is_native: bool,
+    /// What was chosen, where the target leaves a choice: a name and a word.
+    pub choices: BTreeMap<&'static str, String>,
+    /// What follows once everything is restored and compared.
+    pub exchange: Option<Exchange>,
 }
 
 /// Makes the target of a restore of `config`.
 pub fn target(
     config: &SourceConfig,
     into: Option<&Into>,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) -> Result<ReadyTarget> {
+    chosen_target(config, into, &Choices::default(), ground, monitor)
+}
+
+/// Makes the target of a restore of `config` that does as was chosen; a source of another kind leaves no choice.
+pub fn chosen_target(
+    config: &SourceConfig,
+    into: Option<&Into>,
+    choices: &Choices,
     ground: &Ground,
     monitor: &SharedMonitor,
 ) -> Result<ReadyTarget> {
@@ -118,13 +136,18 @@ pub fn target(
         None => {}
     }
     let place = kind.place();
+    let (mut words, mut exchange) = (BTreeMap::new(), None);
     let target: Box<dyn Target> = match kind {
-        SourceKind::Mysql(kind) => Box::new(MysqlTarget::new(name, kind, ground, monitor)),
+        SourceKind::Mysql(kind) => {
+            let target = MysqlTarget::new(name, kind, ground, monitor).choosing(choices.clone());
+            (words, exchange) = (choices.words(), target.exchange()?);
+            Box::new(target)
+        }
         SourceKind::Redis(kind) => Box::new(RedisTarget::new(name, kind, ground, monitor)),
         SourceKind::S3(kind) => Box::new(S3Target::new(name, kind, monitor)),
         SourceKind::Files(kind) => Box::new(FilesTarget::new(name, kind, monitor)),
     };
-    Ok(ReadyTarget { target, place, is_native: true })
+    Ok(ReadyTarget { target, place, is_native: true, choices: words, exchange })
 }
 
 /// A files source is put below the folder as it was; any other source's entries become plain files in it.
@@ -134,5 +157,6 @@ fn folder_target(name: SourceName, kind: &SourceKind, folder: &Path, monitor: Sh
         SourceKind::Files(_) => Box::new(FilesTarget::into(name, folder, monitor)),
         _ => Box::new(EntryFolder::new(name, folder)),
     };
-    ReadyTarget { target, place, is_native: matches!(kind, SourceKind::Files(_)) }
+    let is_native = matches!(kind, SourceKind::Files(_));
+    ReadyTarget { target, place, is_native, choices: BTreeMap::new(), exchange: None }
 }

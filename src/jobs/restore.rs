@@ -39,6 +39,8 @@ pub struct SourcePlan {
     pub state: TargetState,
     /// How long it will take, if past drills measured that.
     pub predicted_seconds: Option<f64>,
+    /// What was chosen, where the target leaves a choice: a name and a word.
+    pub choices: BTreeMap<&'static str, String>,
     target: ReadyTarget,
     salvage: Option<Salvage>,
 }
@@ -153,6 +155,7 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
             place: target.place.clone(),
             state,
             predicted_seconds: None,
+            choices: target.choices.clone(),
             target,
             salvage,
         });
@@ -374,10 +377,21 @@ async fn restore_one(
     let source = plan.source;
     let size_bytes_expected = Some(plan.size_bytes);
     monitor.event(Event::SourceBegan { source: source.clone(), verb: "restore", size_bytes_expected });
-    let written = copy(snapshot, &source, plan.target, plan.salvage, options, monitor).await;
+    let mut target = plan.target;
+    let exchange = target.exchange.take();
+    let written = copy(snapshot, &source, target, plan.salvage, options, monitor).await;
+    let written = match (written.map_err(|error| error.about(&source)), exchange) {
+        (Ok(tally), Some(exchange)) => exchange.run().await.map(|notes| with_notes(tally, notes)),
+        (written, _) => written,
+    };
     monitor.event(Event::SourceEnded { source: source.clone() });
-    let tally = written.map_err(|error| error.about(&source))?;
+    let tally = written?;
     Ok(Restored { source, tally, seconds: began.elapsed().as_secs_f64() })
+}
+
+fn with_notes(mut tally: Tally, notes: Vec<String>) -> Tally {
+    tally.notes.extend(notes);
+    tally
 }
 
 async fn copy(

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
+    choices::AccountsRule,
     conn::{Flavor, Server, code, is_denied, is_unknown_account, number, text},
     sql::{Script, account, ident},
 };
@@ -146,15 +147,16 @@ impl Accounts {
     }
 
     /// Makes the users and roles: before the programs that name them as definers. One that exists stays as
-    /// it is, unless `replace`; root and the account that restores always stay.
+    /// it is, unless the rule is to replace it; root and the account that restores always stay.
     pub async fn create(
         &mut self,
         server: &Server,
         conn: &mut Conn,
         flavor: Flavor,
-        replace: bool,
+        rule: AccountsRule,
     ) -> Result<()> {
         let present = list(conn, flavor).await.map_err(|e| server.failure("list the accounts", e))?;
+        let replace = rule == AccountsRule::Replace;
         let untouchable =
             |account: &&Account| !replace || account.user == "root" || account.user == server.config.user;
         self.kept = present.iter().filter(untouchable).map(Account::sql).collect();

@@ -82,6 +82,7 @@ pub(super) struct Server {
     pub config: MysqlConfig,
     opts: Opts,
     writes: bool,
+    binlog_off: bool,
 }
 
 impl Server {
@@ -100,7 +101,13 @@ impl Server {
             .wait_timeout(Some(PATIENCE_SECONDS as usize))
             .tcp_keepalive(Some(Duration::from_mins(1)))
             .ssl_opts(ssl(config.tls));
-        Ok(Self { name: name.clone(), config: config.clone(), opts: opts.into(), writes })
+        Ok(Self { name: name.clone(), config: config.clone(), opts: opts.into(), writes, binlog_off: false })
+    }
+
+    /// Keeps what is written out of the server's binlog, if `off`.
+    pub fn binlog_off(mut self, off: bool) -> Self {
+        self.binlog_off = off;
+        self
     }
 
     /// Returns where the server is, as a person would write it.
@@ -140,6 +147,9 @@ impl Server {
         for statement in must {
             self.run(conn, &statement, "prepare its session").await?;
         }
+        if self.binlog_off && purpose.writes() {
+            self.leave_binlog(conn).await?;
+        }
         // Each of these exists on some servers only, or may need a privilege; without it all still works.
         let always: &[&str] = &[
             "max_execution_time=0",
@@ -166,6 +176,27 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether what is written stays out of the binlog.
+    pub fn leaves_binlog(&self) -> bool {
+        self.binlog_off
+    }
+
+    async fn leave_binlog(&self, conn: &mut Conn) -> Result<()> {
+        let left = conn.query_drop("SET SESSION sql_log_bin=0").await;
+        left.map_err(|error| {
+            let is_denied = number(&error).is_some_and(is_denied);
+            let failure = self.failure("stay out of the binlog", error);
+            if !is_denied {
+                return failure;
+            }
+            let user = account(&self.config.user, "%");
+            Failure::new(failure.exit(), failure.one_line()).hint(format!(
+                "GRANT SESSION_VARIABLES_ADMIN ON *.* TO {user}; (MariaDB: BINLOG ADMIN), or say --binlog on: then \
+                 replicas follow."
+            ))
+        })
     }
 
     /// Runs a statement without a result; `doing` completes "failed to".
