@@ -27,3 +27,5 @@ mod refusals;
 mod round_trip;
 #[path = "live_cli/salvage.rs"]
 mod salvage;
+#[path = "live_cli/verify.rs"]
+mod verify;

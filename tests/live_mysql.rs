@@ -11,8 +11,14 @@ mod choices;
 mod copy;
 #[path = "live/mysql_failures.rs"]
 mod failures;
+#[path = "live/mysql_failures_target.rs"]
+mod failures_target;
+#[path = "live/mysql_orphans.rs"]
+mod orphans;
 #[path = "live/mysql_reach.rs"]
 mod reach;
+#[path = "live/mysql_resume.rs"]
+mod resume;
 #[path = "live/mysql_rows.rs"]
 mod rows;
 #[path = "live/mysql_snapshot.rs"]

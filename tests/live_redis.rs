@@ -13,8 +13,8 @@ use lifeboat::{
     error::{ExitCode, Failure},
     event::Recorder,
     flow::{
-        EntryMeta, FlowError, Likeness, Point, STREAM_DEPTH, Selection, Source, Stage, Target, WriteOptions,
-        channel,
+        EntryMeta, FlowError, Likeness, Point, STREAM_DEPTH, Selection, Source, Stage, Target, Verified,
+        WriteOptions, channel,
         conformance::{Pair, a_broken_stream_is_never_a_success, piping_is_copying, read_all},
         fixed_path, pipe,
     },
@@ -98,7 +98,7 @@ async fn restored_data_survives_a_restart() {
     let _: () = to.say(0, "SET old data").await;
     let _: () = to.say(9, "SET old data").await;
     let tally = pipe(from.source(), to.target(), ALL(true)).await.unwrap();
-    assert!(tally.verified);
+    assert_eq!(tally.verified, Verified::Counts);
     to.crash().await;
     assert_eq!(to.sizes().await, from.sizes().await, "a crash brought other data");
     to.restart().await;
@@ -287,7 +287,7 @@ async fn some_keys_are_restored_beside_others() {
         let _: () = to.say(0, "SET k:7 mine").await;
         let only = |patterns: &[&str], replace| {
             let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-            WriteOptions { replace, only: Selection::new(&patterns).unwrap() }
+            WriteOptions { replace, only: Selection::new(&patterns).unwrap(), ..WriteOptions::default() }
         };
         let dump = dump_of(&from).await;
         let failure = failed(feed(&to, dump.clone(), only(&["k:1*", "k:7"], false)).await);

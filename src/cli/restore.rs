@@ -13,11 +13,11 @@ use super::{
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
-    flow::Selection,
+    flow::{Selection, Verified, Verify},
     jobs::{
         drilled, open,
         registry::{self, Into},
-        restore::{Missing, Outcome, Plan, Restored, Wanted, choose, execute, plan},
+        restore::{Missing, Outcome, Plan, Restored, Resume, Wanted, choose, execute, plan},
         seen::REPOSITORY,
         when::When,
     },
@@ -54,9 +54,15 @@ pub struct Restore {
     /// Remove what is in the way first
     #[arg(long)]
     replace: bool,
+    /// Continue a restore of the same that was interrupted (MySQL)
+    #[arg(long, conflicts_with = "replace")]
+    resume: bool,
     /// Where the repository is damaged, restore what is not and name what is missing: reads everything twice
     #[arg(long)]
     pub(super) salvage: bool,
+    /// How what is restored is checked: a server's rows are read back and compared, or counted, or neither
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = How::Digests)]
+    verify: How,
     /// Do not ask; the stack's name says that you know which one
     #[arg(long, value_name = "STACK")]
     yes: Option<String>,
@@ -64,6 +70,24 @@ pub struct Restore {
     choosing: Choosing,
     #[command(flatten)]
     origin: Origin,
+}
+
+/// The words of `--verify`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum How {
+    Digests,
+    Counts,
+    None,
+}
+
+impl From<How> for Verify {
+    fn from(how: How) -> Self {
+        match how {
+            How::Digests => Self::Digests,
+            How::Counts => Self::Counts,
+            How::None => Self::Nothing,
+        }
+    }
 }
 
 pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
@@ -142,7 +166,7 @@ fn tell(outcome: &Outcome, snapshot: &SnapshotId, session: &Session) {
         let facts = json!({ "snapshot": snapshot, "restored": restored, "missing": missing });
         json::print(&json::document("restore", facts));
     } else {
-        if !(session.quiet && restored.iter().all(|one| one.tally.verified && one.tally.notes.is_empty())) {
+        if !(session.quiet && restored.iter().all(|one| is_verified(one) && one.tally.notes.is_empty())) {
             show_restored(restored);
         }
         // What the backup had left out stands in the plan, which quiet people have not seen.
@@ -245,7 +269,8 @@ fn targets(
         targets.push((config.name.clone(), target));
     }
     let (by_name, only) = (!args.source.is_empty(), asked.only);
-    Ok(Wanted { targets, by_name, only, replace: args.replace, salvage: args.salvage })
+    let (verify, resume) = (args.verify.into(), if args.resume { Resume::Now } else { Resume::Later });
+    Ok(Wanted { targets, by_name, only, replace: args.replace, salvage: args.salvage, verify, resume })
 }
 
 /// Asks for the stack's name. A thread of its own waits for the answer, so that a signal still ends all.
@@ -290,6 +315,7 @@ fn facts(plan: &Plan, origin: &Origin, place: &str) -> Value {
             "into": source.place,
             "version": source.state.version,
             "in_the_way": source.state.in_the_way,
+            "continues": source.continues,
             "predicted_seconds": source.predicted_seconds,
             "choices": source.choices,
             "names": source.state.names,
@@ -316,6 +342,7 @@ fn show(plan: &Plan, zone: Tz, origin: &Origin, place: &str) {
     let mut table = super::screen::table(&["source", "as of", "entries", "size", "into", "in the way"]);
     for source in &plan.sources {
         let in_the_way = match (&source.state.in_the_way[..], plan.replace) {
+            _ if source.continues => "what was begun, and is continued".to_owned(),
             ([], _) => "nothing".to_owned(),
             (lines, false) => lines.join("\n"),
             (lines, true) if !plan.only.is_all() => lines
@@ -405,9 +432,15 @@ fn restored_facts(restored: &Restored) -> Value {
         "entries": restored.tally.entries,
         "bytes": restored.tally.bytes,
         "seconds": restored.seconds,
-        "verified": restored.tally.verified,
+        "verified": restored.tally.verified.word(),
+        "dangling": restored.tally.dangling,
         "notes": restored.tally.notes,
     })
+}
+
+/// Returns whether there is nothing to be said about the checking.
+fn is_verified(restored: &Restored) -> bool {
+    restored.tally.verified != Verified::No
 }
 
 fn show_restored(all: &[Restored]) {
@@ -418,7 +451,7 @@ fn show_restored(all: &[Restored]) {
             restored.tally.entries.to_string(),
             ByteCount(restored.tally.bytes).to_string(),
             format!("{:.1}", restored.seconds),
-            if restored.tally.verified { "yes" } else { "no" }.to_owned(),
+            restored.tally.verified.word().to_owned(),
         ]);
     }
     say(&table.to_string());

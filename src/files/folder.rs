@@ -27,7 +27,9 @@ use tokio::{io::AsyncWriteExt, task::JoinSet};
 use super::place::{Place, create, flush, kind_at, make_folder, remove, rename};
 use crate::{
     error::{Context, ExitCode, Failure, Result},
-    flow::{Attrs, Body, EntryMeta, EntryStream, FlowResult, Tally, Target, TargetState, WriteOptions},
+    flow::{
+        Attrs, Body, EntryMeta, EntryStream, FlowResult, Tally, Target, TargetState, Verified, WriteOptions,
+    },
     names::SourceName,
 };
 
@@ -212,7 +214,7 @@ impl Run {
             self.join().await?;
         }
         self.write_sidecar().failed(ExitCode::Failed, sidecar_trouble)?;
-        self.tally.verified = true;
+        self.tally.verified = Verified::Counts;
         Ok(self.tally)
     }
 

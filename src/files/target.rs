@@ -31,7 +31,7 @@ use crate::{
     event::SharedMonitor,
     flow::{
         Entry, EntryMeta, EntryStream, FlowError, FlowResult, Selection, Stage, Tally, Target, TargetState,
-        WriteOptions,
+        Verified, WriteOptions,
     },
     names::SourceName,
     policy::FilesConfig,
@@ -293,7 +293,7 @@ impl Run<'_> {
             self.tally.notes.push("owners were not set, which only root can".to_owned());
         }
         if self.refused.is_empty() {
-            self.tally.verified = true;
+            self.tally.verified = Verified::Counts;
             return Ok(self.tally);
         }
         let count = self.refused.len();

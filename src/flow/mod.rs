@@ -14,7 +14,7 @@ mod entry;
 mod select;
 pub mod unordered;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 
@@ -71,6 +71,8 @@ pub struct TargetState {
     pub in_the_way: Vec<String>,
     /// What goes by another name there than in the snapshot, by its old name.
     pub names: BTreeMap<String, String>,
+    /// The jobs that were interrupted there and can be continued.
+    pub unfinished: Vec<String>,
 }
 
 /// What a restore is allowed and asked to do; by default everything into an empty target.
@@ -81,6 +83,48 @@ pub struct WriteOptions {
     /// Which entries are wanted; the stream holds only those already. Targets whose entries hold many
     /// things (a Redis dump) apply it inside.
     pub only: Selection,
+    /// How what is written is to be checked; reading it back is not the target's duty.
+    pub verify: Verify,
+    /// What the target is to call this restore, so that it can be continued; without it nothing is noted.
+    pub job: Option<String>,
+    /// Whether what that job has done already is its own and not in the way; the stream comes without
+    /// [`Target::done`].
+    pub resume: bool,
+}
+
+/// How what a restore writes is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// It is read back and compared with the snapshot's digests, where a target can be read back.
+    #[default]
+    Digests,
+    /// It is counted.
+    Counts,
+    /// Not at all, beyond what each step of the way checks.
+    Nothing,
+}
+
+/// How what was written was checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verified {
+    /// It was read back and has the digests of what was stored.
+    Digests,
+    /// As much is there as was sent, and each byte was compared with its digest on the way.
+    Counts,
+    /// Not at all.
+    #[default]
+    No,
+}
+
+impl Verified {
+    /// Returns the word that people and `--json` see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Digests => "digests",
+            Self::Counts => "counts",
+            Self::No => "no",
+        }
+    }
 }
 
 /// What a target did.
@@ -90,12 +134,14 @@ pub struct Tally {
     pub entries: u64,
     /// Plain bytes applied.
     pub bytes: u64,
-    /// Whether what was written was compared with what was sent (rows counted, keys counted, hashes read).
-    pub verified: bool,
+    /// How what was written was compared with what was sent.
+    pub verified: Verified,
     /// What a person should know, a line each.
     pub notes: Vec<String>,
     /// What came and could not be applied, because something that it needs had not come.
     pub left_out: Vec<Problem>,
+    /// Rows that refer to rows that are not there, where not all was restored that could have brought them.
+    pub dangling: u64,
 }
 
 /// What can be written from a stream of entries.
@@ -106,6 +152,11 @@ pub trait Target: Send {
 
     /// Looks what is there that restoring `inventory` would touch; changes nothing.
     async fn inspect(&mut self, inventory: &[String]) -> Result<TargetState>;
+
+    /// Returns the entries of the first two stages that an interrupted `job` has brought in whole.
+    async fn done(&mut self, _job: &str) -> Result<BTreeSet<EntryPath>> {
+        Ok(BTreeSet::new())
+    }
 
     /// Applies every entry, stage by stage, and checks the result. Fails before it touches anything when
     /// something is in the way and `options.replace` is not set.

@@ -6,6 +6,7 @@
 pub mod anomaly;
 pub mod backup;
 pub mod compose;
+mod contents;
 pub mod digest;
 pub mod doctor;
 pub mod drill;

@@ -15,9 +15,13 @@ use crate::{
     files::{EntryFolder, FilesLikeness, FilesSource, FilesTarget},
     finding::{Finding, Law},
     flow::{Likeness, Source, Target},
-    mysql::{Choices, Exchange, MysqlSource, MysqlTarget, compare::MysqlLikeness},
+    mysql::{
+        Choices, Exchange, MysqlSource, MysqlTarget,
+        compare::{MysqlLikeness, patterns_of},
+        renamed_items,
+    },
     names::SourceName,
-    policy::{SourceConfig, SourceKind},
+    policy::{MysqlConfig, SourceConfig, SourceKind},
     redis::{RedisSource, RedisTarget, compare::RedisLikeness},
     s3::{S3Likeness, S3Source, S3Target},
 };
@@ -108,6 +112,32 @@ pub struct ReadyTarget {
     pub choices: BTreeMap<&'static str, String>,
     /// What follows once everything is restored and compared.
     pub exchange: Option<Exchange>,
+    /// How what was written can be read back, where that proves more than the writing did.
+    pub reader: Option<Reader>,
+}
+
+/// How a target is read, and written again.
+pub struct Reader {
+    /// The server.
+    pub config: MysqlConfig,
+    /// Time and chance.
+    pub ground: Ground,
+    /// What goes by another name there than in the snapshot, by its old name.
+    pub names: BTreeMap<String, String>,
+    target: MysqlTarget,
+}
+
+impl Reader {
+    /// Returns the configuration that reads what a snapshot with this inventory has, whatever the policy takes today.
+    pub fn config_for(&self, inventory: &[String]) -> MysqlConfig {
+        let (databases, exclude) = patterns_of(&renamed_items(&self.names, inventory));
+        MysqlConfig { databases, exclude, ..self.config.clone() }
+    }
+
+    /// Makes the target once more.
+    pub fn target(&self) -> Box<dyn Target> {
+        Box::new(self.target.clone())
+    }
 }
 
 /// Makes the target of a restore of `config`.
@@ -136,18 +166,20 @@ pub fn chosen_target(
         None => {}
     }
     let place = kind.place();
-    let (mut words, mut exchange) = (BTreeMap::new(), None);
+    let (mut words, mut exchange, mut reader) = (BTreeMap::new(), None, None);
     let target: Box<dyn Target> = match kind {
-        SourceKind::Mysql(kind) => {
-            let target = MysqlTarget::new(name, kind, ground, monitor).choosing(choices.clone());
+        SourceKind::Mysql(config) => {
+            let target =
+                MysqlTarget::new(name, config.clone(), ground.clone(), monitor).choosing(choices.clone());
             (words, exchange) = (choices.words(), target.exchange()?);
+            reader = Some(Reader { config, ground, names: BTreeMap::new(), target: target.clone() });
             Box::new(target)
         }
         SourceKind::Redis(kind) => Box::new(RedisTarget::new(name, kind, ground, monitor)),
         SourceKind::S3(kind) => Box::new(S3Target::new(name, kind, monitor)),
         SourceKind::Files(kind) => Box::new(FilesTarget::new(name, kind, monitor)),
     };
-    Ok(ReadyTarget { target, place, is_native: true, choices: words, exchange })
+    Ok(ReadyTarget { target, place, is_native: true, choices: words, exchange, reader })
 }
 
 /// A files source is put below the folder as it was; any other source's entries become plain files in it.
@@ -158,5 +190,5 @@ fn folder_target(name: SourceName, kind: &SourceKind, folder: &Path, monitor: Sh
         _ => Box::new(EntryFolder::new(name, folder)),
     };
     let is_native = matches!(kind, SourceKind::Files(_));
-    ReadyTarget { target, place, is_native, choices: BTreeMap::new(), exchange: None }
+    ReadyTarget { target, place, is_native, choices: BTreeMap::new(), exchange: None, reader: None }
 }

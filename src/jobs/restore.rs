@@ -1,25 +1,40 @@
 //! A restore: a plan that a person reads, then the same plan carried out.
 //!
 //! *Order.* Plan: snapshot chosen, every target looked at, nothing touched. Execute: refuse if anything is in
-//! the way; then source by source in the order of the backup. *Crash.* A restore that dies leaves its target
-//! half written and the repository untouched; run it again with `--replace`.
+//! the way; then source by source in the order of the backup. A target that is lost on the way and notes what it has
+//! done is waited for. *Crash.* A restore that dies leaves its target half written and the repository untouched; run it
+//! again with `--resume` where the target can tell what is done, else with `--replace`.
 //!
 //! *Damage* ends a restore where it is met. A salvage reads everything before it touches a target, and then restores
 //! what is not damaged; whatever is missing is in its report.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use super::{registry::ReadyTarget, when::When};
+use sha2::{Digest, Sha256};
+
+use super::{
+    contents,
+    registry::{Reader, ReadyTarget},
+    when::When,
+};
 use crate::{
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
-    flow::{FlowResult, Point, STREAM_DEPTH, Selection, Tally, TargetState, WriteOptions, channel, settle},
+    flow::{
+        FlowError, FlowResult, Point, STREAM_DEPTH, Selection, Tally, Target, TargetState, Verify,
+        WriteOptions, channel, settle,
+    },
     names::{SnapshotId, SourceName},
     repo::{EntryLines, Read, Repository, Salvage, Snapshot, format::Refs},
 };
+
+/// How long a target that was lost is waited for at first, at most at a time, and altogether.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// What will be restored into one target.
 pub struct SourcePlan {
@@ -41,6 +56,9 @@ pub struct SourcePlan {
     pub predicted_seconds: Option<f64>,
     /// What was chosen, where the target leaves a choice: a name and a word.
     pub choices: BTreeMap<&'static str, String>,
+    /// Whether an interrupted restore of the same is continued there.
+    pub continues: bool,
+    job: Option<String>,
     target: ReadyTarget,
     salvage: Option<Salvage>,
 }
@@ -76,6 +94,8 @@ pub struct Plan {
     pub only: Selection,
     /// Whether what is in the way may be removed.
     pub replace: bool,
+    /// How what is written is checked.
+    pub verify: Verify,
     /// What will not be there afterwards.
     pub missing: Vec<Missing>,
     /// How long all of it will take, if past drills measured each source.
@@ -96,7 +116,7 @@ impl Outcome {
     pub fn exit(&self) -> ExitCode {
         if self.missing.iter().any(|missing| missing.damaged) {
             ExitCode::Damage
-        } else if self.missing.is_empty() {
+        } else if self.missing.is_empty() && self.restored.iter().all(|one| one.tally.dangling == 0) {
             ExitCode::Ok
         } else {
             ExitCode::Partial
@@ -127,11 +147,27 @@ pub struct Wanted {
     pub replace: bool,
     /// Whether what is not damaged is to be restored where something is.
     pub salvage: bool,
+    /// How what is written is checked.
+    pub verify: Verify,
+    /// What becomes of it when it is interrupted.
+    pub resume: Resume,
+}
+
+/// What becomes of a restore that is interrupted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// Nothing is noted.
+    Never,
+    /// It is tried again for a while, and can be continued later.
+    #[default]
+    Later,
+    /// As that; and one that was interrupted is continued now.
+    Now,
 }
 
 /// Looks at the snapshot and at every target; touches nothing. A salvage reads all that is wanted.
 pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) -> Result<Plan> {
-    let Wanted { targets, by_name, only, replace, salvage: is_salvage } = wanted;
+    let Wanted { targets, by_name, only, replace, salvage: is_salvage, verify, resume } = wanted;
     let mut sources = Vec::new();
     let mut damaged = Vec::new();
     for (name, mut target) in targets {
@@ -146,6 +182,10 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
             continue;
         }
         let state = target.target.inspect(&found.inventory).await?;
+        // What is lost of a damaged repository may be more the next time: a salvage begins anew.
+        let is_noted = resume != Resume::Never && !is_salvage;
+        let job = is_noted.then(|| job(snapshot, &name, &only, (&target, &state)));
+        let is_own = job.as_ref().is_some_and(|job| state.unfinished.contains(job));
         sources.push(SourcePlan {
             source: name,
             kind: source.kind.clone(),
@@ -156,6 +196,8 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
             state,
             predicted_seconds: None,
             choices: target.choices.clone(),
+            continues: resume == Resume::Now && is_own,
+            job,
             target,
             salvage,
         });
@@ -180,9 +222,25 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
         sources,
         only,
         replace,
+        verify,
         missing,
         predicted_seconds: None,
     })
+}
+
+/// Returns what a target calls this restore: the same again has the same name.
+fn job(
+    snapshot: &Snapshot,
+    source: &SourceName,
+    only: &Selection,
+    (target, state): (&ReadyTarget, &TargetState),
+) -> String {
+    let words = [snapshot.refs.snapshot.as_str(), source.as_str()];
+    let patterns = only.patterns().iter().map(String::as_str);
+    let names = state.names.iter().flat_map(|(old, new)| [old.as_str(), new.as_str()]);
+    let swap = target.exchange.iter().map(|_| "swap");
+    let all: Vec<&str> = words.into_iter().chain(patterns).chain(names).chain(swap).collect();
+    hex::encode(Sha256::digest(all.join("\n")))
 }
 
 /// Returns what the backup could not read of what is now to be restored.
@@ -327,7 +385,7 @@ impl Plan {
         let lines = |plan: &SourcePlan| {
             plan.state.in_the_way.iter().map(|line| format!("{}: {line}", plan.source)).collect::<Vec<_>>()
         };
-        self.sources.iter().flat_map(lines).collect()
+        self.sources.iter().filter(|plan| !plan.continues).flat_map(lines).collect()
     }
 
     /// Fails when something is in the way and must not be removed.
@@ -337,7 +395,17 @@ impl Plan {
             return Ok(());
         }
         let what = format!("the target is not empty: {}", in_the_way.join("; "));
-        Err(Failure::new(ExitCode::TargetNotEmpty, what)
+        let failure = Failure::new(ExitCode::TargetNotEmpty, what);
+        let is_interrupted =
+            |plan: &SourcePlan| plan.job.as_ref().is_some_and(|job| plan.state.unfinished.contains(job));
+        let failure = match self.sources.iter().find(|plan| is_interrupted(plan) && !plan.continues) {
+            None => failure,
+            Some(plan) => failure.hint(format!(
+                "A restore of this snapshot was interrupted there: `--source {} --resume` continues it.",
+                plan.source
+            )),
+        };
+        Err(failure
             .hint("Restore beside it with --into SOURCE=…, or say --replace to remove what is there first."))
     }
 }
@@ -347,7 +415,13 @@ pub async fn execute(snapshot: &Snapshot, plan: Plan, monitor: &SharedMonitor) -
     plan.check()?;
     let mut outcome = Outcome { missing: plan.missing, ..Outcome::default() };
     for source in plan.sources {
-        let options = WriteOptions { replace: plan.replace, only: plan.only.clone() };
+        let options = WriteOptions {
+            replace: plan.replace,
+            only: plan.only.clone(),
+            verify: plan.verify,
+            job: source.job.clone(),
+            resume: source.continues,
+        };
         let (name, is_salvage) = (source.source.clone(), source.salvage.is_some());
         match restore_one(snapshot, source, options, monitor).await {
             Ok(restored) => {
@@ -374,42 +448,87 @@ async fn restore_one(
     monitor: &SharedMonitor,
 ) -> Result<Restored> {
     let began = Instant::now();
-    let source = plan.source;
+    let (source, version) = (plan.source, plan.state.version);
     let size_bytes_expected = Some(plan.size_bytes);
     monitor.event(Event::SourceBegan { source: source.clone(), verb: "restore", size_bytes_expected });
-    let mut target = plan.target;
-    let exchange = target.exchange.take();
-    let written = copy(snapshot, &source, target, plan.salvage, options, monitor).await;
-    let written = match (written.map_err(|error| error.about(&source)), exchange) {
-        (Ok(tally), Some(exchange)) => exchange.run().await.map(|notes| with_notes(tally, notes)),
-        (written, _) => written,
-    };
+    let (verify, only) = (options.verify, options.only.clone());
+    let ReadyTarget { target, exchange, mut reader, .. } = plan.target;
+    if let Some(reader) = &mut reader {
+        reader.names = plan.state.names;
+    }
+    let lacks = plan.salvage.as_ref().is_some_and(|salvage| !salvage.lost.is_empty());
+    let again = reader.as_ref().filter(|_| options.job.is_some());
+    let copying = Copying { snapshot, source: &source, salvage: plan.salvage.as_ref(), monitor };
+    let written = copying.with_patience(target, again, options).await;
     monitor.event(Event::SourceEnded { source: source.clone() });
-    let tally = written?;
+    let mut tally = written.map_err(|error| error.about(&source))?;
+    // Where something did not come, the target has other digests as a matter of course.
+    let is_whole = !lacks && tally.left_out.is_empty();
+    if let Some(reader) = reader.filter(|_| verify == Verify::Digests && is_whole) {
+        monitor.event(Event::SourceBegan { source: source.clone(), verb: "verify", size_bytes_expected });
+        let checked =
+            contents::check(snapshot, &source, (&reader, &version), &only, &mut tally, monitor).await;
+        monitor.event(Event::SourceEnded { source: source.clone() });
+        checked?;
+    }
+    // Only what was found to be right takes the place of what is live.
+    if let Some(exchange) = exchange {
+        tally.notes.extend(exchange.run().await?);
+    }
     Ok(Restored { source, tally, seconds: began.elapsed().as_secs_f64() })
 }
 
-fn with_notes(mut tally: Tally, notes: Vec<String>) -> Tally {
-    tally.notes.extend(notes);
-    tally
+/// A source on its way out of a snapshot.
+struct Copying<'a> {
+    snapshot: &'a Snapshot,
+    source: &'a SourceName,
+    salvage: Option<&'a Salvage>,
+    monitor: &'a SharedMonitor,
 }
 
-async fn copy(
-    snapshot: &Snapshot,
-    source: &SourceName,
-    target: ReadyTarget,
-    salvage: Option<Salvage>,
-    options: WriteOptions,
-    monitor: &SharedMonitor,
-) -> FlowResult<Tally> {
-    let only = options.only.clone();
-    let (sink, stream) = channel(STREAM_DEPTH);
-    let read = async {
-        match &salvage {
-            Some(salvage) => snapshot.read_sound(source, &only, salvage, sink, monitor).await,
-            None => snapshot.read_source(source, &only, sink, monitor).await,
+impl Copying<'_> {
+    /// Copies it. A target that can be reached `again` is waited for when it is lost on the way: it knows what is done.
+    async fn with_patience(
+        &self,
+        mut target: Box<dyn Target>,
+        again: Option<&Reader>,
+        mut options: WriteOptions,
+    ) -> FlowResult<Tally> {
+        let (mut pause, mut waited) = (FIRST_PAUSE, Duration::ZERO);
+        loop {
+            let failure = match (self.once(target, options.clone()).await, again) {
+                (Err(FlowError::Failed(failure)), Some(_)) if failure.exit() == ExitCode::SourceDown => {
+                    failure
+                }
+                (other, _) => return other,
+            };
+            let Some(reader) = again.filter(|_| waited < PATIENCE) else { return Err(failure.into()) };
+            let seconds = pause.as_secs();
+            let what = format!("{}: it goes on in {seconds} s", failure.one_line());
+            self.monitor.warn(Some(self.source), what, None);
+            tokio::time::sleep(pause).await;
+            (waited, pause) = (waited + pause, (pause * 2).min(LONGEST_PAUSE));
+            target = reader.target();
+            options.resume = true;
         }
-    };
-    let (read, written) = tokio::join!(read, target.target.write(options, stream));
-    settle(read, written).map(|((), tally)| tally)
+    }
+
+    async fn once(&self, mut target: Box<dyn Target>, options: WriteOptions) -> FlowResult<Tally> {
+        let done = match &options.job {
+            Some(job) if options.resume => target.done(job).await?,
+            _ => BTreeSet::new(),
+        };
+        let only = options.only.clone();
+        let (sink, stream) = channel(STREAM_DEPTH);
+        let read = async {
+            match self.salvage {
+                Some(salvage) => {
+                    self.snapshot.read_sound(self.source, &only, salvage, sink, self.monitor).await
+                }
+                None => self.snapshot.read_rest(self.source, &only, &done, sink, self.monitor).await,
+            }
+        };
+        let (read, written) = tokio::join!(read, target.write(options, stream));
+        settle(read, written).map(|((), tally)| tally)
+    }
 }

@@ -146,20 +146,27 @@ impl Accounts {
         Self { script, kept: BTreeSet::new(), notes: Vec::new() }
     }
 
-    /// Makes the users and roles: before the programs that name them as definers. One that exists stays as
-    /// it is, unless the rule is to replace it; root and the account that restores always stay.
-    pub async fn create(
+    /// Decides which accounts are left as they are, and returns them: one that exists, unless the rule
+    /// is to replace it; root and the account that restores always. A restore that is continued knows them: what else there is, is its own.
+    pub async fn keep(
         &mut self,
         server: &Server,
         conn: &mut Conn,
-        flavor: Flavor,
-        rule: AccountsRule,
-    ) -> Result<()> {
+        (flavor, rule): (Flavor, AccountsRule),
+        known: Option<BTreeSet<String>>,
+    ) -> Result<&BTreeSet<String>> {
         let present = list(conn, flavor).await.map_err(|e| server.failure("list the accounts", e))?;
         let replace = rule == AccountsRule::Replace;
         let untouchable =
             |account: &&Account| !replace || account.user == "root" || account.user == server.config.user;
-        self.kept = present.iter().filter(untouchable).map(Account::sql).collect();
+        let found = || present.iter().filter(untouchable).map(Account::sql).collect();
+        self.kept = known.unwrap_or_else(found);
+        Ok(&self.kept)
+    }
+
+    /// Makes the users and roles: before the programs that name them as definers.
+    pub async fn create(&mut self, server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<()> {
+        let present = list(conn, flavor).await.map_err(|e| server.failure("list the accounts", e))?;
         let replaced: BTreeSet<String> = present.iter().map(Account::sql).collect();
         let mut dropped = BTreeSet::new();
         for statement in self.script.statements.clone() {
@@ -247,6 +254,9 @@ fn refused(server: &Server, verb: &str, account: &str, error: &mysql_async::Erro
         None => "the connection broke".to_owned(),
     };
     let what = format!("`{}`: failed to {verb} account {account} at {}", server.name, server.place());
+    if number(error).is_none() {
+        return Failure::new(ExitCode::SourceDown, what).because(why);
+    }
     Failure::new(ExitCode::Failed, what).because(why).hint(
         "The other server may lack the account's authentication plugin; `lifeboat ls` and `export` show \
          accounts.sql, and `exclude = [\"accounts\"]` leaves accounts out.",

@@ -1,5 +1,7 @@
 //! What a restore does to a server besides loading rows: makes room, runs scripts, finishes tables.
 
+use std::borrow::Cow;
+
 use futures_util::{TryStreamExt, stream};
 use mysql_async::{Conn, prelude::Queryable};
 
@@ -7,6 +9,7 @@ use super::{
     conn::{Purpose, Server, code, number, text},
     ddl::Parts,
     layout::{Layout, Place, SYSTEM, parse_item},
+    programs::create_table,
     sql::{Script, ident, literal},
 };
 use crate::error::{ExitCode, Failure, Result};
@@ -111,7 +114,12 @@ pub(super) async fn remove(server: &Server, conn: &mut Conn, obstacles: &[Obstac
 /// Runs all statements of a script.
 pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing: &str) -> Result<()> {
     for statement in &script.statements {
-        conn.query_drop(statement.as_slice()).await.map_err(|error| {
+        server.check_fits(statement.len(), doing)?;
+        let done = match conn.query_drop(statement.as_slice()).await {
+            Err(error) if server.resumes && number(&error).is_some_and(is_there) => Ok(()),
+            done => done,
+        };
+        done.map_err(|error| {
             let foreign = matches!(number(&error), Some(code::UNKNOWN_COLLATION | code::UNKNOWN_CHARSET));
             let failure = server.failure(doing, error);
             if foreign {
@@ -126,6 +134,11 @@ pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing
     Ok(())
 }
 
+/// Returns whether this error says that a thing is there already.
+fn is_there(number: u16) -> bool {
+    matches!(number, code::TABLE_EXISTS | code::ROUTINE_EXISTS | code::TRIGGER_EXISTS | code::EVENT_EXISTS)
+}
+
 /// A table whose rows are all in.
 pub(super) struct Filled {
     pub at: Place,
@@ -134,31 +147,64 @@ pub(super) struct Filled {
     pub rows: u64,
 }
 
-/// Builds the indexes and counts the rows of all tables, several at once; then ties them together.
-pub(super) async fn finish_tables(server: &Server, conn: &mut Conn, tables: &[Filled]) -> Result<()> {
+/// Builds the indexes and, if wanted, counts the rows of all tables, several at once; then ties them together.
+pub(super) async fn finish_tables(
+    server: &Server,
+    conn: &mut Conn,
+    tables: &[Filled],
+    counts: bool,
+) -> Result<()> {
     let threads = server.config.threads.clamp(1, 64);
     stream::iter(tables.iter().map(Ok))
-        .try_for_each_concurrent(threads, |table| finish_table(server, table))
+        .try_for_each_concurrent(threads, |table| finish_table(server, table, counts))
         .await?;
     for table in tables.iter().filter(|table| !table.parts.foreign_keys.is_empty()) {
         let doing = format!("add the foreign keys of `{}`", table.at);
-        server.run(conn, alter(&table.at, &table.parts.foreign_keys), &doing).await?;
+        let parts = missing(server, conn, table).await?;
+        if !parts.foreign_keys.is_empty() {
+            server.run(conn, alter(&table.at, &parts.foreign_keys), &doing).await?;
+        }
     }
     Ok(())
 }
 
-async fn finish_table(server: &Server, table: &Filled) -> Result<()> {
+async fn finish_table(server: &Server, table: &Filled, counts: bool) -> Result<()> {
     let mut conn = server.open(Purpose::WriteNames).await?;
     let doing = format!("build the indexes of `{}`", table.at);
-    if !table.parts.indexes.is_empty() {
-        server.run(&mut conn, alter(&table.at, &table.parts.indexes), &doing).await?;
+    let parts = missing(server, &mut conn, table).await?;
+    if !parts.indexes.is_empty() {
+        server.run(&mut conn, alter(&table.at, &parts.indexes), &doing).await?;
     }
-    for index in &table.parts.single_indexes {
+    for index in &parts.single_indexes {
         server.run(&mut conn, alter(&table.at, std::slice::from_ref(index)), &doing).await?;
     }
+    if counts {
+        count(server, &mut conn, table).await?;
+    }
+    // Told politely; a server that does not hear it will find out.
+    let _gone_anyway = conn.disconnect().await;
+    Ok(())
+}
+
+/// Returns what a table still lacks of its indexes and foreign keys.
+async fn missing<'t>(server: &Server, conn: &mut Conn, table: &'t Filled) -> Result<Cow<'t, Parts>> {
+    let has_none = table.parts.indexes.is_empty() && table.parts.single_indexes.is_empty();
+    if !server.resumes || has_none && table.parts.foreign_keys.is_empty() {
+        return Ok(Cow::Borrowed(&table.parts));
+    }
+    // The session that was interrupted may still be at it: it has the table to itself.
+    let doing = format!("look which indexes `{}` has", table.at);
+    server.run(conn, format!("LOCK TABLES {} WRITE", table.at.sql()), &doing).await?;
+    let there = create_table(server, conn, &table.at).await?;
+    server.run(conn, "UNLOCK TABLES", &doing).await?;
+    Ok(Cow::Owned(table.parts.missing_in(&String::from_utf8_lossy(&there))))
+}
+
+/// Fails when a table has not the rows that were loaded into it.
+async fn count(server: &Server, conn: &mut Conn, table: &Filled) -> Result<()> {
     let history = if table.layout.history { " FOR SYSTEM_TIME ALL" } else { "" };
     let sql = format!("SELECT COUNT(*) FROM {}{history}", table.at.sql());
-    let rows = server.rows(&mut conn, &sql, &format!("count the rows of `{}`", table.at)).await?;
+    let rows = server.rows(conn, &sql, &format!("count the rows of `{}`", table.at)).await?;
     let there: Option<u64> = rows.first().and_then(|row| text(row, 0)).and_then(|n| n.parse().ok());
     if there != Some(table.rows) {
         let there = there.map_or("an unknown number".to_owned(), |n| n.to_string());
@@ -169,8 +215,6 @@ async fn finish_table(server: &Server, table: &Filled) -> Result<()> {
         return Err(Failure::new(ExitCode::Failed, what)
             .hint("Did anything else write to this server? Keep others away from it and restore again."));
     }
-    // Told politely; a server that does not hear it will find out.
-    let _gone_anyway = conn.disconnect().await;
     Ok(())
 }
 

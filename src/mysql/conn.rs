@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::sql::account;
 use crate::{
     error::{ExitCode, Failure, Result},
-    names::SourceName,
+    names::{ByteCount, SourceName},
     policy::{MysqlConfig, Tls},
 };
 
@@ -17,6 +17,10 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes that one packet may have: the protocol's limit, as a row may be that long.
 const PACKET_BYTES_MAX: usize = 1 << 30;
+/// Bytes of a packet below which no server goes.
+const PACKET_BYTES_MIN: usize = 1 << 10;
+/// Bytes of a packet that are not the statement's.
+const PACKET_BYTES_SPARE: usize = 64;
 /// Seconds that the server waits for us: a slow store may hold up a stream for long.
 const PATIENCE_SECONDS: u32 = 86_400;
 
@@ -34,10 +38,19 @@ pub(super) mod code {
     pub const NO_GRANT_FOR_TABLE: u16 = 1142;
     pub const NO_GRANT_FOR_COLUMN: u16 = 1143;
     pub const NO_SUCH_TABLE: u16 = 1146;
+    pub const DUPLICATE: u16 = 1062;
+    pub const TABLE_EXISTS: u16 = 1050;
+    pub const ROUTINE_EXISTS: u16 = 1304;
+    pub const TRIGGER_EXISTS: u16 = 1359;
+    pub const EVENT_EXISTS: u16 = 1537;
+    pub const INTERRUPTED: u16 = 1317;
+    pub const CONNECTION_KILLED: u16 = 1927;
     pub const NO_LOCAL_INFILE_OLD: u16 = 1148;
     pub const LOCK_WAIT: u16 = 1205;
     pub const DEADLOCK: u16 = 1213;
     pub const NO_PRIVILEGE: u16 = 1227;
+    pub const PACKET_TOO_LARGE: u16 = 1153;
+    pub const RESULT_TOO_LARGE: u16 = 1301;
     pub const NO_GRANT_FOR_ROUTINE: u16 = 1370;
     pub const TABLE_CHANGED: u16 = 1412;
     pub const TRANSACTION_OPEN: u16 = 1568;
@@ -80,6 +93,10 @@ impl Purpose {
 pub(super) struct Server {
     pub name: SourceName,
     pub config: MysqlConfig,
+    /// Bytes that this server takes in one packet, once it was asked.
+    pub packet_bytes: usize,
+    /// Whether an interrupted restore is continued: what is there already is its own.
+    pub resumes: bool,
     opts: Opts,
     writes: bool,
     binlog_off: bool,
@@ -101,7 +118,9 @@ impl Server {
             .wait_timeout(Some(PATIENCE_SECONDS as usize))
             .tcp_keepalive(Some(Duration::from_mins(1)))
             .ssl_opts(ssl(config.tls));
-        Ok(Self { name: name.clone(), config: config.clone(), opts: opts.into(), writes, binlog_off: false })
+        let (name, config) = (name.clone(), config.clone());
+        let packet_bytes = PACKET_BYTES_MAX;
+        Ok(Self { name, config, packet_bytes, resumes: false, opts: opts.into(), writes, binlog_off: false })
     }
 
     /// Keeps what is written out of the server's binlog, if `off`.
@@ -199,8 +218,38 @@ impl Server {
         })
     }
 
+    /// Asks how long a packet may be; from now on what is longer is refused before it is sent.
+    pub async fn ask_packet(&mut self, conn: &mut Conn) -> Result<()> {
+        let rows = self.rows(conn, "SELECT @@SESSION.max_allowed_packet", "ask the server's limits").await?;
+        let bytes: Option<usize> = rows.first().and_then(|row| text(row, 0)).and_then(|n| n.parse().ok());
+        self.packet_bytes = bytes.unwrap_or(PACKET_BYTES_MAX).clamp(PACKET_BYTES_MIN, PACKET_BYTES_MAX);
+        Ok(())
+    }
+
+    /// Fails when a statement is longer than the server takes: it would end the connection, and not say why.
+    pub fn check_fits(&self, statement_bytes: usize, doing: &str) -> Result<()> {
+        if statement_bytes <= self.packet_bytes - PACKET_BYTES_SPARE {
+            return Ok(());
+        }
+        let what = format!("`{}`: failed to {doing} at {}", self.name, self.place());
+        let (long, limit) = (ByteCount(statement_bytes as u64), ByteCount(self.packet_bytes as u64));
+        let why = format!("it is {long} long and the server takes {limit} at once");
+        Err(Failure::new(ExitCode::Failed, what).because(why).hint(self.packet_hint(statement_bytes)))
+    }
+
+    /// Returns the sentence that says which setting to raise, and to what.
+    pub fn packet_hint(&self, bytes: usize) -> String {
+        let enough = (bytes + PACKET_BYTES_SPARE).next_power_of_two().max(self.packet_bytes * 2);
+        if enough > PACKET_BYTES_MAX {
+            return "No server takes more than 1 GiB at once: set local_infile=ON there, and rows are streamed."
+                .to_owned();
+        }
+        format!("Raise it there and restore again: SET GLOBAL max_allowed_packet={enough};")
+    }
+
     /// Runs a statement without a result; `doing` completes "failed to".
     pub async fn run(&self, conn: &mut Conn, sql: impl AsRef<[u8]>, doing: &str) -> Result<()> {
+        self.check_fits(sql.as_ref().len(), doing)?;
         conn.query_drop(sql.as_ref()).await.map_err(|error| self.failure(doing, error))
     }
 
@@ -227,7 +276,11 @@ impl Server {
         let number = number(&error);
         let down = match &error {
             mysql_async::Error::Server(_) => {
-                matches!(number, Some(code::SHUTTING_DOWN | code::TOO_MANY_CONNECTIONS))
+                // A killed session hears of it only where it waited for something.
+                matches!(
+                    number,
+                    Some(code::SHUTTING_DOWN | code::TOO_MANY_CONNECTIONS | code::CONNECTION_KILLED)
+                ) || self.writes && number == Some(code::INTERRUPTED)
             }
             mysql_async::Error::Io(_) | mysql_async::Error::Driver(_) => true,
             _ => false,

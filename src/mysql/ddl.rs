@@ -3,6 +3,8 @@
 //! The text is the server's own (`SHOW CREATE TABLE`), so a reader that knows quotes, escapes and
 //! parentheses is enough; what it does not know stays where it is.
 
+use std::collections::BTreeSet;
+
 /// A `CREATE TABLE` in the parts that a restore applies one after another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Parts {
@@ -14,6 +16,53 @@ pub(super) struct Parts {
     pub single_indexes: Vec<String>,
     /// Definitions of foreign keys.
     pub foreign_keys: Vec<String>,
+}
+
+impl Parts {
+    /// Returns what of the indexes and foreign keys the table that is there, `create`, has not got yet.
+    pub fn missing_in(&self, create: &str) -> Self {
+        let there: BTreeSet<String> = all(create).iter().filter_map(|definition| name(definition)).collect();
+        let missing = |wanted: &[String]| -> Vec<String> {
+            let lacks = |definition: &&String| name(definition).is_none_or(|name| !there.contains(&name));
+            wanted.iter().filter(lacks).cloned().collect()
+        };
+        Self {
+            create: self.create.clone(),
+            indexes: missing(&self.indexes),
+            single_indexes: missing(&self.single_indexes),
+            foreign_keys: missing(&self.foreign_keys),
+        }
+    }
+}
+
+/// Returns the names of the columns, in their order.
+pub(super) fn columns(create: &str) -> Vec<String> {
+    let is_column = |definition: &&&str| matches!(kind(definition), Kind::Column { .. });
+    all(create).iter().filter(is_column).filter_map(|definition| name(definition)).collect()
+}
+
+/// Returns the engine that a table is kept by.
+pub(super) fn engine(create: &str) -> &str {
+    const ENGINE: &str = " ENGINE=";
+    let options = frame(create).map_or("", |(.., close)| &create[close..]);
+    outside(options, ENGINE).map_or("", |at| word(&options[at + ENGINE.len()..]))
+}
+
+fn all(create: &str) -> Vec<&str> {
+    frame(create).map_or_else(Vec::new, |(open, commas, close)| definitions(create, open, &commas, close))
+}
+
+/// Returns the quoted name of a definition, with the word before it that tells keys from constraints and columns.
+fn name(definition: &str) -> Option<String> {
+    let from = definition.find('`')?;
+    let word = if definition.starts_with("CONSTRAINT") {
+        "CONSTRAINT "
+    } else if from == 0 {
+        ""
+    } else {
+        "KEY "
+    };
+    Some(format!("{word}{}", &definition[from..quoted_end(definition, from)]))
 }
 
 /// What one definition inside the parentheses is.
@@ -277,6 +326,31 @@ PARTITIONS 4 */";
         let counts_second = "CREATE TABLE `t` (\n  `a` int,\n  `b` int AUTO_INCREMENT,\n  PRIMARY KEY \
             (`a`),\n  KEY `b` (`b`)\n)";
         assert_eq!(split(counts_second, true).create, counts_second);
+    }
+
+    #[test]
+    fn what_a_table_has_already_is_not_added_again() {
+        let parts = split(MESSAGES, true);
+        assert_eq!(parts.missing_in(&parts.create), parts);
+        let half = parts.create.replace(
+            "  PRIMARY KEY (`id`),",
+            "  PRIMARY KEY (`id`),\n  KEY `FOREIGN KEY` (`id`,`g`),\n  KEY `ft` (`g`),\n  CONSTRAINT `u` CHECK (1),",
+        );
+        let missing = parts.missing_in(&half);
+        assert_eq!(missing.indexes, ["UNIQUE KEY `u` (`odd``name, (`)"]);
+        assert_eq!((missing.single_indexes.len(), missing.foreign_keys.len()), (0, 1));
+        let none = parts.missing_in(MESSAGES);
+        assert!(none.indexes.is_empty() && none.single_indexes.is_empty() && none.foreign_keys.is_empty());
+    }
+
+    #[test]
+    fn columns_and_engine_are_read_from_the_text() {
+        assert_eq!(columns(MESSAGES), ["`id`", "`odd``name, (`", "`g`"]);
+        assert_eq!(
+            (engine(MESSAGES), engine("CREATE TABLE `t` (\n  `a` int\n) ENGINE=MyISAM")),
+            ("InnoDB", "MyISAM")
+        );
+        assert_eq!(engine("CREATE TABLE `t`"), "");
     }
 
     #[test]

@@ -9,18 +9,22 @@ use serde::{Deserialize, Serialize};
 use super::{
     codec::{Bound, Codec},
     conn::{Server, named, text},
+    rename::Renames,
     sql::{full, ident, literal},
 };
 use crate::{
     error::{Context, ExitCode, Result},
-    flow::{EntryMeta, Stage},
+    flow::{EntryMeta, Selection, Stage},
     names::EntryPath,
     policy::MysqlConfig,
 };
 
 /// The servers' own databases, never read and never written.
-pub(super) const SYSTEM: [&str; 5] =
-    ["mysql", "information_schema", "performance_schema", "sys", "lost+found"];
+pub(super) const SYSTEM: [&str; 6] =
+    ["mysql", "information_schema", "performance_schema", "sys", "lost+found", LEDGER];
+
+/// Where a restore notes what it has done.
+pub(super) const LEDGER: &str = "lifeboat_restore";
 
 /// The inventory item of users, roles and grants.
 pub(super) const ACCOUNTS: &str = "accounts";
@@ -86,16 +90,35 @@ pub(super) struct Wanted {
     take: GlobSet,
     leave: GlobSet,
     only: Option<Place>,
+    selected: Option<Selection>,
+    /// What databases are called in the selection.
+    called: Renames,
 }
 
 impl Wanted {
     pub fn new(config: &MysqlConfig) -> Result<Self> {
-        Ok(Self { take: globs(&config.databases)?, leave: globs(&config.exclude)?, only: None })
+        let (take, leave) = (globs(&config.databases)?, globs(&config.exclude)?);
+        Ok(Self { take, leave, only: None, selected: None, called: Renames::default() })
     }
 
     /// Wants one table of these and nothing else; all of them when there is none.
     pub fn only(self, table: Option<Place>) -> Self {
         Self { only: table, ..self }
+    }
+
+    /// Wants what is selected of these, without a lock.
+    pub fn selecting(self, selected: Option<Selection>) -> Self {
+        Self { selected, ..self }
+    }
+
+    /// Selects by the names that databases have in the snapshot.
+    pub fn called(self, called: Renames) -> Self {
+        Self { called, ..self }
+    }
+
+    /// Returns whether nothing may be locked for the reading.
+    pub fn locks_nothing(&self) -> bool {
+        self.selected.is_some()
     }
 
     pub fn database(&self, db: &str) -> bool {
@@ -104,16 +127,36 @@ impl Wanted {
             && self.take.is_match(db)
             && !self.leave.is_match(db)
             && self.only.as_ref().is_none_or(|only| only.db == db)
+            && self.selected.as_ref().is_none_or(|selected| reaches(selected, self.called.original(db)))
     }
 
     pub fn table(&self, db: &str, table: &str) -> bool {
         let is_meant = self.only.as_ref().is_none_or(|only| only.table == table);
-        is_meant && self.database(db) && !self.leave.is_match(format!("{db}.{table}"))
+        let is_selected =
+            |selected: &Selection| selected.names(&table_item(self.called.original(db), table), Some('.'));
+        is_meant
+            && self.database(db)
+            && !self.leave.is_match(format!("{db}.{table}"))
+            && self.selected.as_ref().is_none_or(is_selected)
     }
 
     pub fn accounts(&self) -> bool {
-        self.only.is_none() && !self.leave.is_match(ACCOUNTS)
+        self.only.is_none() && self.selected.is_none() && !self.leave.is_match(ACCOUNTS)
     }
+}
+
+/// Returns whether a database, or something inside it, is selected.
+fn reaches(selected: &Selection, db: &str) -> bool {
+    path(&[db]).is_ok_and(|path| {
+        let mut meta = EntryMeta::new(path, Stage::Schema, database_item(db));
+        meta.container = true;
+        selected.wants(&meta)
+    })
+}
+
+/// Returns whether this engine takes a broken transaction back.
+pub(super) fn is_transactional(engine: &str) -> bool {
+    matches!(engine, "InnoDB" | "ROCKSDB" | "TokuDB" | "MyRocks")
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet> {
@@ -225,7 +268,7 @@ impl Layout {
 
     /// Returns whether losing power or a writer in between leaves the table's rows consistent.
     pub fn is_transactional(&self) -> bool {
-        matches!(self.engine.as_str(), "InnoDB" | "ROCKSDB" | "TokuDB" | "MyRocks")
+        is_transactional(&self.engine)
     }
 
     /// Returns the list of expressions that reads a row.

@@ -1,6 +1,6 @@
 //! Writes the rows of one piece into a table: one transaction, counted, or nothing.
 //!
-//! *Order.* Begin; stream the rows; compare what the server says it took (`Records`, `Skipped`, `Warnings`)
+//! *Order.* Begin; note the piece; stream the rows; compare what the server says it took (`Records`, `Skipped`, `Warnings`)
 //! with what the piece's end says; commit.
 //!
 //! *Crash.* The driver ends a broken stream as if it were whole and the server executes it, last half row
@@ -15,17 +15,21 @@ use tokio::sync::mpsc;
 use super::{
     conn::{Server, code, number},
     layout::{Layout, Place},
+    ledger::Ledger,
     sql::ident,
 };
 use crate::{
     error::{ExitCode, Failure},
     flow::{Attrs, Body, FlowError, FlowResult},
+    names::EntryPath,
 };
 
 /// Frames that wait between the stream and the server.
 const FEED_DEPTH: usize = 2;
 /// Bytes of one `INSERT`, where rows cannot be streamed.
 pub(super) const INSERT_BYTES: usize = 1 << 20;
+/// Bytes of a row's key that are told.
+const KEY_SHOWN_BYTES: usize = 64;
 
 /// How rows get into a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,18 +49,27 @@ impl Way {
     }
 }
 
-/// Loads one piece and returns its rows and bytes. On an error `conn` must not be used again.
+/// Loads one piece, notes that in the ledger, and returns its rows and bytes. On an error `conn` must not be used again.
 pub(super) async fn load(
     server: &Server,
     conn: &mut Conn,
     way: Way,
     at: &Place,
     layout: &Layout,
+    noted: Option<(&Ledger, &EntryPath)>,
     body: &mut Body,
 ) -> FlowResult<(u64, u64)> {
     let doing = format!("load rows into `{at}`");
     server.run(conn, "START TRANSACTION", &doing).await?;
     let mut body = Counted { body, bytes: 0 };
+    if let Some((ledger, path)) = noted
+        && let Some(rows) = ledger.take(server, conn, path, at).await?
+    {
+        // A session that was given up got it in before it went.
+        server.run(conn, "ROLLBACK", &doing).await?;
+        while body.next().await?.is_some() {}
+        return Ok((rows, body.bytes));
+    }
     let done = match way {
         Way::Infile => infile(server, conn, at, layout, &mut body).await?,
         Way::Insert => insert(server, conn, at, layout, &mut body).await?,
@@ -73,6 +86,9 @@ pub(super) async fn load(
                 types of the source?",
             )
             .into());
+    }
+    if let Some((ledger, path)) = noted {
+        ledger.count(server, conn, path, done.rows).await?;
     }
     server.run(conn, "COMMIT", &doing).await?;
     Ok((done.rows, body.bytes))
@@ -138,7 +154,8 @@ async fn infile(
             );
         Ok(stream.boxed())
     });
-    let feeding = feed_body(body, feed);
+    let most_bytes = server.packet_bytes / 4;
+    let feeding = feed_body(body, feed, most_bytes);
     let sql = load_statement(at, layout);
     let loaded = {
         let loading = conn.query_drop(sql);
@@ -163,14 +180,22 @@ async fn infile(
     })
 }
 
-/// Hands the body's bytes to the server's reader; a body that breaks off breaks the reader off.
-async fn feed_body(body: &mut Counted<'_>, feed: mpsc::Sender<std::io::Result<Bytes>>) -> FlowResult<()> {
+/// Hands the body's bytes to the server's reader, at most `most_bytes` in a packet; a body that breaks off breaks the
+/// reader off.
+async fn feed_body(
+    body: &mut Counted<'_>,
+    feed: mpsc::Sender<std::io::Result<Bytes>>,
+    most_bytes: usize,
+) -> FlowResult<()> {
     loop {
         match body.next().await {
-            Ok(Some(bytes)) => {
-                if feed.send(Ok(bytes)).await.is_err() {
-                    // The server stopped listening; its error is the one to tell.
-                    return Ok(());
+            Ok(Some(mut bytes)) => {
+                while !bytes.is_empty() {
+                    let part = bytes.split_to(bytes.len().min(most_bytes));
+                    if feed.send(Ok(part)).await.is_err() {
+                        // The server stopped listening; its error is the one to tell.
+                        return Ok(());
+                    }
                 }
             }
             Ok(None) => return Ok(()),
@@ -187,9 +212,17 @@ fn load_failure(server: &Server, at: &Place, error: mysql_async::Error) -> FlowE
         number(&error),
         Some(code::NO_LOCAL_INFILE | code::NO_LOCAL_INFILE_OLD | code::NO_LOCAL_INFILE_MARIADB)
     );
+    let too_long = matches!(number(&error), Some(code::PACKET_TOO_LARGE | code::RESULT_TOO_LARGE));
     let failure = server.failure(&format!("load rows into `{at}`"), error);
-    if off { failure.hint("local_infile was switched off meanwhile; run this again.") } else { failure }
-        .into()
+    if off {
+        failure.hint("local_infile was switched off meanwhile; run this again.")
+    } else if too_long {
+        // Nothing but JSON has to fit in a packet here, and the server does not say how long it is.
+        failure.hint(server.packet_hint(server.packet_bytes * 4))
+    } else {
+        failure
+    }
+    .into()
 }
 
 fn load_statement(at: &Place, layout: &Layout) -> String {
@@ -226,7 +259,9 @@ async fn insert(
     layout: &Layout,
     body: &mut Counted<'_>,
 ) -> FlowResult<Done> {
-    let mut inserter = Inserter { server, conn, at, layout, statement: Vec::new(), done: Done::default() };
+    let begin = insert_begin(at, layout);
+    let (statement, row) = (Vec::new(), Vec::new());
+    let mut inserter = Inserter { server, conn, at, layout, begin, statement, row, done: Done::default() };
     let mut lines = Lines::default();
     while let Some(bytes) = body.next().await? {
         lines.push(&bytes);
@@ -244,20 +279,45 @@ struct Inserter<'a> {
     conn: &'a mut Conn,
     at: &'a Place,
     layout: &'a Layout,
+    begin: String,
     statement: Vec<u8>,
+    /// The row that is added next.
+    row: Vec<u8>,
     done: Done,
 }
 
 impl Inserter<'_> {
     async fn row(&mut self, line: &[u8]) -> FlowResult<()> {
+        self.row.clear();
+        push_values(&mut self.row, self.layout, line);
+        self.done.rows += 1;
+        let most_bytes = INSERT_BYTES.min(self.server.packet_bytes / 2);
+        if self.statement.len() + self.row.len() >= most_bytes {
+            self.flush().await?;
+        }
         if self.statement.is_empty() {
-            self.statement.extend_from_slice(insert_begin(self.at, self.layout).as_bytes());
+            let doing =
+                format!("insert row {} of a piece, {}, into `{}`", self.done.rows, self.key(line), self.at);
+            self.server.check_fits(self.begin.len() + self.row.len(), &doing)?;
+            self.statement.extend_from_slice(self.begin.as_bytes());
         } else {
             self.statement.push(b',');
         }
-        push_values(&mut self.statement, self.layout, line);
-        self.done.rows += 1;
-        if self.statement.len() >= INSERT_BYTES { self.flush().await } else { Ok(()) }
+        self.statement.append(&mut self.row);
+        Ok(())
+    }
+
+    /// Names a row by its key: `id=7`.
+    fn key(&self, line: &[u8]) -> String {
+        let fields = self.layout.columns.iter().zip(line.split(|b| *b == b'\t'));
+        let of_key = fields.filter(|(column, _)| self.layout.key.contains(&column.name));
+        let told: Vec<String> = of_key
+            .map(|(column, field)| {
+                let shown = String::from_utf8_lossy(&field[..field.len().min(KEY_SHOWN_BYTES)]);
+                format!("{}={}", column.name, shown.escape_debug())
+            })
+            .collect();
+        if told.is_empty() { "which has no key".to_owned() } else { told.join(", ") }
     }
 
     async fn flush(&mut self) -> FlowResult<()> {

@@ -3,7 +3,7 @@
 //! | module | duty |
 //! |---|---|
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`] | reading |
-//! | [`target`], [`load`], [`apply`] | writing |
+//! | [`target`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
 //! | [`choices`], [`rename`], [`swap`], [`gtid`] | what a person chose about it: other names, GTIDs |
 //! | [`script`] | the same as one SQL script |
 //! | [`accounts`] | users, roles and grants, both ways |
@@ -28,7 +28,9 @@ mod ddl;
 pub mod examine;
 mod gtid;
 mod layout;
+mod ledger;
 mod load;
+mod orphans;
 mod programs;
 mod range;
 mod rename;
@@ -44,6 +46,7 @@ mod tsv;
 pub use self::{
     ask::{Answer, ask},
     choices::{AccountsRule, Choices, GtidRule, Naming},
+    rename::renamed_items,
     script::SqlScript,
     source::MysqlSource,
     swap::Exchange,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     choices::Naming,
-    layout::{Place, database_item, parse_item, table_item},
+    layout::{Place, database_item, parse_item, path, table_item},
     sql::{Script, full, ident},
 };
 use crate::{
@@ -82,7 +82,32 @@ impl Renames {
         Ok(renames)
     }
 
-    fn get<'a>(&'a self, db: &'a str) -> &'a str {
+    /// Returns the renames that were made before.
+    pub fn known(names: &BTreeMap<String, String>) -> Self {
+        let old = names.iter().map(|(old, new)| (new.clone(), old.clone())).collect();
+        Self { new: names.clone(), old }
+    }
+
+    /// Returns the same the other way round.
+    pub fn back(&self) -> Self {
+        Self { new: self.old.clone(), old: self.new.clone() }
+    }
+
+    /// Gives the new name to an entry that only people and comparisons see: also where it lies.
+    pub fn whole_meta(&self, meta: &mut EntryMeta) -> Result<()> {
+        let Some(db) = meta.text("db").map(|db| self.get(db).to_owned()) else { return Ok(()) };
+        let rest = meta.path.as_str().split_once('/').map_or("", |(_, rest)| rest);
+        meta.path = path(&[&db, rest])?;
+        meta.select = match parse_item(&meta.select) {
+            Some((_, Some(table))) => table_item(&db, &table),
+            _ => db.replace('%', "%25").replace('.', "%2E"),
+        };
+        self.meta(meta);
+        Ok(())
+    }
+
+    /// Returns the name that a database goes by.
+    pub fn get<'a>(&'a self, db: &'a str) -> &'a str {
         self.new.get(db).map_or(db, String::as_str)
     }
 
@@ -194,6 +219,11 @@ impl Renames {
         });
         apart
     }
+}
+
+/// Returns what items of a snapshot are called where databases go by these other names.
+pub fn renamed_items(names: &BTreeMap<String, String>, items: &[String]) -> Vec<String> {
+    Renames::known(names).items(items)
 }
 
 fn check_length(name: &str) -> Result<()> {

@@ -19,6 +19,7 @@ use super::{
         table_meta,
     },
     programs::{self, of_kind},
+    rename::Renames,
     rows::{self, Table},
     snapshot::Snapshot,
     sql::Script,
@@ -27,7 +28,10 @@ use crate::{
     clock::Ground,
     error::{Context, ExitCode, Result},
     event::SharedMonitor,
-    flow::{EntryMeta, EntrySink, FlowResult, Previous, Problem, Source, Stage},
+    flow::{
+        EntryMeta, EntrySink, FlowError, FlowResult, Piece, Previous, Problem, STREAM_DEPTH, Selection,
+        Source, Stage, channel, settle,
+    },
     names::SourceName,
     policy::MysqlConfig,
 };
@@ -39,12 +43,14 @@ pub struct MysqlSource {
     ground: Ground,
     monitor: SharedMonitor,
     only: Option<Place>,
+    selected: Option<Selection>,
+    names: BTreeMap<String, String>,
 }
 
 impl MysqlSource {
     /// Makes a source; nothing is connected yet.
     pub fn new(name: SourceName, config: MysqlConfig, ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, ground, monitor, only: None }
+        Self { name, config, ground, monitor, only: None, selected: None, names: BTreeMap::new() }
     }
 
     /// Reads one table, and nothing of others.
@@ -53,17 +59,29 @@ impl MysqlSource {
         self.only = Some(Place { db: db.to_owned(), table: table.to_owned() });
         self
     }
+
+    /// Reads the databases and tables that are selected, and no accounts, without a lock: what is read is one instant
+    /// only where nobody writes.
+    #[must_use]
+    pub fn selecting(mut self, selected: Selection) -> Self {
+        self.selected = Some(selected);
+        self
+    }
 }
 
-#[async_trait]
-impl Source for MysqlSource {
-    fn name(&self) -> &SourceName {
-        &self.name
+impl MysqlSource {
+    /// Reads databases that go by other names there, by their old names.
+    #[must_use]
+    pub fn calling(mut self, names: BTreeMap<String, String>) -> Self {
+        self.names = names;
+        self
     }
 
-    async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
+    async fn read_as_is(self: Box<Self>, sink: EntrySink) -> FlowResult<()> {
         let server = Server::new(&self.name, &self.config, false)?;
-        let wanted = Wanted::new(&self.config)?.only(self.only);
+        let renames = Renames::known(&self.names);
+        let only = self.only.map(|at| Place { db: renames.get(&at.db).to_owned(), ..at });
+        let wanted = Wanted::new(&self.config)?.only(only).selecting(self.selected).called(renames);
         let mut snapshot = Snapshot::take(&server, &wanted, &self.ground, &*self.monitor).await?;
         let content = Content::read(&server, &wanted, &mut snapshot, &self.monitor).await?;
         sink.announce(content.inventory(&snapshot)).await?;
@@ -73,6 +91,58 @@ impl Source for MysqlSource {
         reading.programs().await?;
         reading.accounts(&wanted).await?;
         reading.end(&counts).await
+    }
+}
+
+/// Sends on what a source sends, by the names of before.
+async fn by_old_names(
+    names: &BTreeMap<String, String>,
+    source: Box<MysqlSource>,
+    sink: EntrySink,
+) -> FlowResult<()> {
+    let back = Renames::known(names).back();
+    let (inner, mut stream) = channel(STREAM_DEPTH);
+    let forward = async {
+        let mut next = stream.next().await?;
+        let inventory = back.items(stream.inventory());
+        sink.announce(inventory.clone()).await?;
+        while let Some(mut entry) = next {
+            back.whole_meta(&mut entry.meta)?;
+            let mut body = sink.begin(entry.meta).await?;
+            while let Some(piece) = entry.body.next_piece().await? {
+                match piece {
+                    Piece::Data(bytes) => body.write(bytes).await?,
+                    Piece::Border => body.border().await?,
+                }
+            }
+            body.finish_with(entry.body.trailer().clone()).await?;
+            next = stream.next().await?;
+        }
+        for problem in stream.problems() {
+            sink.report(problem.clone()).await?;
+        }
+        inventory.iter().for_each(|item| sink.complete(item));
+        match stream.point() {
+            Some(point) => sink.finish(point.clone()).await,
+            None => Err(FlowError::Unfinished),
+        }
+    };
+    let (read, sent) = tokio::join!(source.read_as_is(inner), forward);
+    settle(read, sent).map(|_| ())
+}
+
+#[async_trait]
+impl Source for MysqlSource {
+    fn name(&self) -> &SourceName {
+        &self.name
+    }
+
+    async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
+        if self.names.is_empty() {
+            return self.read_as_is(sink).await;
+        }
+        let names = self.names.clone();
+        by_old_names(&names, self, sink).await
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! *Order.* Look what is in the way: refuse, or remove it if that was asked for. Definitions as they come,
 //! tables without secondary indexes and foreign keys. Rows by several sessions, a transaction for each piece.
-//! When the stream has ended well: indexes, row counts, foreign keys, users, routines, views, triggers,
+//! When the stream has ended well: indexes, row counts, foreign keys, orphans, users, routines, views, triggers,
 //! events, and grants last.
 //!
 //! *Crash.* A stream that breaks off leaves tables that hold whole pieces only, and no programs and no
-//! accounts; the error is reported and nothing pretends to be finished. The next restore finds the remains
-//! in the way.
+//! accounts; the error is reported and nothing pretends to be finished. The ledger stays with it: the next restore
+//! of the same may continue, and any other finds the remains in the way. What it continues with is looked at and not
+//! believed: tables by their columns, indexes and foreign keys by name, pieces by the ledger.
 //!
 //! *What does not come.* Where the stream reports problems, tables are filled with the rows that come, no database
 //! is dropped as a whole, and programs that need what is missing are left out and told.
@@ -30,8 +31,11 @@ use super::{
     choices::{AccountsRule, Choices, Naming},
     conn::{Flavor, Purpose, Server},
     ddl, gtid,
-    layout::{Layout, Place, parse_item, table_item},
+    layout::{LEDGER, Layout, Place, is_transactional, parse_item, table_item},
+    ledger::{self, Ledger, Standing},
     load::{Way, load},
+    orphans,
+    programs::create_table,
     rename::{self, Renames},
     sql::{Script, ident},
     swap::{self, Exchange, Held},
@@ -42,9 +46,9 @@ use crate::{
     event::SharedMonitor,
     flow::{
         Entry, EntryMeta, EntryStream, FlowError, FlowResult, Problem, Stage, Tally, Target, TargetState,
-        WriteOptions,
+        Verified, Verify, WriteOptions,
     },
-    names::SourceName,
+    names::{EntryPath, SourceName},
     policy::MysqlConfig,
 };
 
@@ -52,6 +56,7 @@ use crate::{
 pub(super) const SCRIPT_BYTES_MAX: usize = 64 << 20;
 
 /// Writes a MySQL or MariaDB server.
+#[derive(Clone)]
 pub struct MysqlTarget {
     name: SourceName,
     config: MysqlConfig,
@@ -107,31 +112,47 @@ impl Target for MysqlTarget {
         let renames = Renames::of(&self.choices.naming, inventory)?;
         let found = apply::obstacles(&server, &mut conn, &renames.items(inventory)).await?;
         let in_the_way = found.iter().map(apply::Obstacle::line).collect();
-        Ok(TargetState { version, in_the_way, names: renames.changed() })
+        let unfinished = ledger::jobs(&server, &mut conn).await?;
+        Ok(TargetState { version, in_the_way, names: renames.changed(), unfinished })
+    }
+
+    async fn done(&mut self, job: &str) -> Result<BTreeSet<EntryPath>> {
+        let server = self.server()?;
+        let mut conn = server.open(Purpose::WriteNames).await?;
+        let standing = Ledger::new(job).standing(&server, &mut conn).await?;
+        Ok(standing.map(|standing| standing.done.into_keys().collect()).unwrap_or_default())
     }
 
     async fn write(self: Box<Self>, options: WriteOptions, mut entries: EntryStream) -> FlowResult<Tally> {
-        let server = self.server()?;
+        let mut server = self.server()?;
         let mut names = server.open(Purpose::WriteNames).await?;
+        server.ask_packet(&mut names).await?;
         let (flavor, _) = server.version(&mut names).await?;
         self.check_gtid(&server, &mut names, flavor).await?;
+        let mut next = entries.next().await?;
+        let wanted = entries.inventory().iter().filter(|item| options.only.names(item, Some('.')));
+        let wanted: Vec<String> = wanted.cloned().collect();
+        let renames = Renames::of(&self.choices.naming, &wanted)?;
+        let (ledger, standing) = begun(&server, &mut names, &options, &renames.items(&wanted)).await?;
+        server.resumes = standing.is_some();
         let mut writing = Writing {
             server: &server,
             flavor,
             names,
             options,
             choices: self.choices.clone(),
+            ledger,
+            standing: standing.unwrap_or_default(),
             tables: BTreeMap::new(),
             after: Vec::new(),
             databases: BTreeSet::new(),
             lacking: BTreeSet::new(),
-            renames: Renames::default(),
+            renames,
             held: matches!(self.choices.naming, Naming::Swap { .. }).then(Held::default),
             tally: Tally::default(),
         };
-        let mut next = entries.next().await?;
         writing.lacking.extend(entries.problems().iter().map(|problem| problem.what.clone()));
-        writing.make_room(entries.inventory()).await?;
+        writing.make_room(entries.inventory(), &self.monitor).await?;
         let mut loaders = Loaders::default();
         while let Some(entry) = next {
             next = match writing.take_in(entry, &mut loaders).await {
@@ -145,6 +166,21 @@ impl Target for MysqlTarget {
         *self.held.lock().await = held;
         Ok(tally)
     }
+}
+
+/// Keeps others away, and returns the ledger and what an interrupted restore of the same has done.
+async fn begun(
+    server: &Server,
+    conn: &mut Conn,
+    options: &WriteOptions,
+    inventory: &[String],
+) -> Result<(Option<Ledger>, Option<Standing>)> {
+    let Some(job) = &options.job else { return Ok((None, None)) };
+    let ledger = Ledger::new(job);
+    let databases = inventory.iter().filter_map(|item| parse_item(item)).map(|(db, _)| db).collect();
+    ledger.lock(server, conn, &databases).await?;
+    let standing = if options.resume { ledger.standing(server, conn).await? } else { None };
+    Ok((Some(ledger), standing))
 }
 
 /// A table on its way.
@@ -161,6 +197,9 @@ struct Writing<'a> {
     names: Conn,
     options: WriteOptions,
     choices: Choices,
+    ledger: Option<Ledger>,
+    /// What was done before this restore was interrupted.
+    standing: Standing,
     tables: BTreeMap<Place, Loading>,
     after: Vec<(EntryMeta, Script)>,
     /// Databases that were made.
@@ -174,7 +213,7 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    async fn make_room(&mut self, inventory: &[String]) -> FlowResult<()> {
+    async fn make_room(&mut self, inventory: &[String], monitor: &SharedMonitor) -> FlowResult<()> {
         // Dropped as a whole, a database would take along what does not come back.
         let lacks =
             |of: &str| self.lacking.iter().filter_map(|item| parse_item(item)).any(|(db, _)| db == of);
@@ -186,8 +225,10 @@ impl Writing<'_> {
                 wanted.iter().filter_map(|item| parse_item(item)).filter(|(_, table)| table.is_none());
             held.whole.extend(whole.map(|(db, _)| db));
         }
-        self.renames = Renames::of(&self.choices.naming, &wanted)?;
         self.lacking = self.lacking.iter().map(|item| self.renames.item(item)).collect();
+        if self.server.resumes {
+            return Ok(());
+        }
         let items = self.renames.items(&wanted);
         let found = apply::obstacles(self.server, &mut self.names, &items).await?;
         if !found.is_empty() && !self.options.replace {
@@ -202,7 +243,16 @@ impl Writing<'_> {
                 .hint("Restore into an empty server, or say --replace to remove what is there first.")
                 .into());
         }
-        Ok(apply::remove(self.server, &mut self.names, &found).await?)
+        apply::remove(self.server, &mut self.names, &found).await?;
+        if let Some(ledger) = &self.ledger
+            && !ledger.begin(self.server, &mut self.names).await?
+        {
+            let what =
+                format!("the account may not make database {LEDGER}: an interrupted restore begins anew");
+            monitor.warn(Some(&self.server.name), what, Some(&self.server.grant_hint()));
+            self.ledger = None;
+        }
+        Ok(())
     }
 
     /// Takes an entry for what it is, by the name that it goes by here.
@@ -254,10 +304,30 @@ impl Writing<'_> {
                     Failure::new(ExitCode::Damage, format!("entry `{}` holds no table", meta.path))
                 })?;
                 script.push(ddl::split(&create, defers(&create)).create);
-                apply::run(self.server, &mut self.names, &script, &doing).await?;
+                self.make_table(&place(meta)?, &create, &script, &doing).await?;
                 self.table(place(meta)?).create = Some(create);
             }
             _ => apply::run(self.server, &mut self.names, &script, &doing).await?,
+        }
+        Ok(())
+    }
+
+    /// Makes a table. One that is there from an interrupted restore must be the same; one whose pieces were no
+    /// transactions is made again.
+    async fn make_table(&mut self, at: &Place, create: &str, script: &Script, doing: &str) -> Result<()> {
+        let (server, resumes) = (self.server, self.server.resumes);
+        if resumes && !is_transactional(ddl::engine(create)) {
+            server.run(&mut self.names, format!("DROP TABLE IF EXISTS {}", at.sql()), doing).await?;
+        }
+        apply::run(server, &mut self.names, script, doing).await?;
+        if resumes {
+            let there = create_table(server, &mut self.names, at).await?;
+            if ddl::columns(&String::from_utf8_lossy(&there)) != ddl::columns(create) {
+                let what =
+                    format!("`{}`: table `{at}` is not what the interrupted restore made", server.name);
+                return Err(Failure::new(ExitCode::TargetNotEmpty, what)
+                    .hint("Say --replace instead of --resume to remove what is there and begin anew."));
+            }
         }
         Ok(())
     }
@@ -296,7 +366,7 @@ impl Writing<'_> {
             Failure::new(ExitCode::Damage, format!("rows of table `{at}` came without its layout"))
         })?;
         if loaders.jobs.is_none() {
-            loaders.start(self.server, &mut self.names).await?;
+            loaders.start(self.server, &mut self.names, self.ledger.as_ref()).await?;
         }
         loaders.give(Job { entry, at, layout }).await
     }
@@ -348,7 +418,11 @@ impl Writing<'_> {
         self.tally.bytes += loaded.bytes;
         let filled = self.filled(&loaded)?;
         monitor.step(Some(&self.server.name), "building indexes and counting rows".to_owned());
-        apply::finish_tables(self.server, &mut self.names, &filled).await?;
+        let counts = self.options.verify != Verify::Nothing;
+        apply::finish_tables(self.server, &mut self.names, &filled, counts).await?;
+        if counts {
+            self.look_for_orphans(&filled).await?;
+        }
         let rule = self.choices.accounts();
         let mut accounts = self.take("accounts").pop().map(|(_, script)| Accounts::new(script));
         if accounts.is_some() && rule == AccountsRule::None {
@@ -356,7 +430,13 @@ impl Writing<'_> {
             accounts = None;
         }
         if let Some(accounts) = &mut accounts {
-            accounts.create(self.server, &mut self.names, self.flavor, rule).await?;
+            let (server, names, how) = (self.server, &mut self.names, (self.flavor, rule));
+            let is_known = self.standing.kept.is_some();
+            let kept = accounts.keep(server, names, how, self.standing.kept.take()).await?;
+            if let Some(ledger) = self.ledger.as_ref().filter(|_| !is_known) {
+                ledger.keep(server, names, kept).await?;
+            }
+            accounts.create(server, names, self.flavor).await?;
         }
         self.programs(&["routines"]).await?;
         // Grants come after the routines that some are on, and before the views: a server looks through a view with
@@ -371,19 +451,50 @@ impl Writing<'_> {
         if let Some((rule, position)) = &self.choices.gtid {
             gtid::tell(self.server, &mut self.names, self.flavor, *rule, position).await?;
         }
-        self.tally.verified = true;
+        if counts {
+            self.tally.verified = Verified::Counts;
+        }
+        self.end_ledger().await?;
         Ok((self.tally, self.held))
+    }
+
+    async fn end_ledger(&mut self) -> Result<()> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let left = ledger.end(self.server, &mut self.names).await?;
+        if left > 0 {
+            let other = if left == 1 { "another restore" } else { "other restores" };
+            self.tally.notes.push(format!(
+                "database {LEDGER} has notes of {other} that did not end; DROP DATABASE {LEDGER} if none is to be continued"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Tells rows that refer to nothing. Where all was restored, the source had them too.
+    async fn look_for_orphans(&mut self, filled: &[Filled]) -> Result<()> {
+        let is_whole = self.options.only.is_all() && self.lacking.is_empty();
+        for found in orphans::find(self.server, &mut self.names, filled).await? {
+            self.tally.dangling += if is_whole { 0 } else { found.rows };
+            self.tally.notes.push(found.line);
+        }
+        Ok(())
     }
 
     /// Returns the tables with what is still to be done to them.
     fn filled(&mut self, loaded: &Loaded) -> FlowResult<Vec<Filled>> {
+        let mut before: BTreeMap<Place, (u64, u64)> = BTreeMap::new();
+        for (at, rows) in std::mem::take(&mut self.standing.done).into_values() {
+            let of_table = before.entry(at).or_default();
+            *of_table = (of_table.0 + 1, of_table.1 + rows);
+        }
         let mut filled = Vec::new();
         let come: BTreeSet<Place> = self.tables.keys().cloned().collect();
         for (at, table) in std::mem::take(&mut self.tables) {
             let (Some(create), Some(layout)) = (&table.create, &table.layout) else {
                 return Err(incomplete(self.server, &at, "its definition is").into());
             };
-            if table.pieces == 0 && !self.lacking.contains(&table_item(&at.db, &at.table)) {
+            let (pieces_before, rows_before) = before.remove(&at).unwrap_or_default();
+            if table.pieces + pieces_before == 0 && !self.lacking.contains(&table_item(&at.db, &at.table)) {
                 return Err(incomplete(self.server, &at, "its rows are").into());
             }
             let mut parts = ddl::split(create, defers(create));
@@ -391,7 +502,7 @@ impl Writing<'_> {
             filled.push(Filled {
                 parts,
                 layout: Layout::clone(layout),
-                rows: loaded.rows.get(&at).copied().unwrap_or_default(),
+                rows: loaded.rows.get(&at).copied().unwrap_or_default() + rows_before,
                 at,
             });
         }
@@ -515,13 +626,13 @@ struct Loaders {
 }
 
 impl Loaders {
-    async fn start(&mut self, server: &Server, names: &mut Conn) -> Result<()> {
+    async fn start(&mut self, server: &Server, names: &mut Conn, ledger: Option<&Ledger>) -> Result<()> {
         let way = Way::of(server, names).await?;
         let (jobs, queue) = mpsc::channel(1);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..server.config.threads.clamp(1, 64) {
             let conn = server.open(Purpose::WriteRows).await?;
-            self.running.spawn(load_all(server.clone(), conn, way, Arc::clone(&queue)));
+            self.running.spawn(load_all(server.clone(), conn, way, ledger.cloned(), Arc::clone(&queue)));
         }
         self.jobs = Some(jobs);
         Ok(())
@@ -581,6 +692,7 @@ async fn load_all(
     server: Server,
     mut conn: Conn,
     way: Way,
+    ledger: Option<Ledger>,
     queue: Arc<Mutex<mpsc::Receiver<Job>>>,
 ) -> FlowResult<Loaded> {
     let mut loaded = Loaded::default();
@@ -591,7 +703,10 @@ async fn load_all(
             let _gone_anyway = conn.disconnect().await;
             return Ok(loaded);
         };
-        let (rows, bytes) = load(&server, &mut conn, way, &job.at, &job.layout, &mut job.entry.body).await?;
+        let (path, body) = (&job.entry.meta.path, &mut job.entry.body);
+        // Where there are no transactions a note proves nothing: all of such a table comes again.
+        let noted = ledger.as_ref().filter(|_| job.layout.is_transactional()).map(|ledger| (ledger, path));
+        let (rows, bytes) = load(&server, &mut conn, way, &job.at, &job.layout, noted, body).await?;
         loaded.bytes += bytes;
         *loaded.rows.entry(job.at).or_default() += rows;
     }

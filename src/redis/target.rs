@@ -22,7 +22,7 @@ use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    flow::{EntryStream, FlowResult, Tally, Target, TargetState, WriteOptions},
+    flow::{EntryStream, FlowResult, Tally, Target, TargetState, Verified, WriteOptions},
     names::SourceName,
     policy::RedisConfig,
 };
@@ -155,15 +155,21 @@ impl Target for RedisTarget {
         let before = State::ask(&mut control).await?;
         before.check(&server.shown(), &archive, &mut control).await?;
 
-        let mut tally =
-            Tally { entries: archive.entries, bytes: archive.bytes, verified: true, ..Tally::default() };
+        let mut tally = Tally {
+            entries: archive.entries,
+            bytes: archive.bytes,
+            verified: Verified::Counts,
+            ..Tally::default()
+        };
         if options.only.is_all() {
             if empty_is_needed {
                 before.check_empty(&server.shown())?;
             }
             self.write_all(&server, &mut control, &before, &archive).await?;
             self.check_after(&server, &mut control, &before, &archive).await?;
-            tally.verified = archive.survey.introspected;
+            if !archive.survey.introspected {
+                tally.verified = Verified::No;
+            }
             tally.notes = self.notes(&mut control, &archive).await?;
         } else {
             if !options.replace {

@@ -76,25 +76,42 @@ impl Snapshot {
         sink: EntrySink,
         monitor: &SharedMonitor,
     ) -> FlowResult<()> {
+        self.read_rest(name, only, &BTreeSet::new(), sink, monitor).await
+    }
+
+    /// Sends the wanted entries of a source but those in `done`, which are there already.
+    pub async fn read_rest(
+        &self,
+        name: &SourceName,
+        only: &Selection,
+        done: &BTreeSet<EntryPath>,
+        sink: EntrySink,
+        monitor: &SharedMonitor,
+    ) -> FlowResult<()> {
         let source = self.source(name)?;
         let inventory = self.wanted_inventory(source, only).await?;
         sink.announce(inventory.clone()).await?;
-        self.send(source, self.entries(source), inventory, only, sink, monitor).await
+        self.send(source, self.entries(source), inventory, (only, done), sink, monitor).await
     }
 
-    /// Sends the wanted ones of `lines` after `inventory` was announced.
+    /// Sends the wanted ones of `lines` that are not done, after `inventory` was announced.
     pub(super) async fn send(
         &self,
         source: &SourceManifest,
         mut lines: EntryLines,
         inventory: Vec<String>,
-        only: &Selection,
+        (only, done): (&Selection, &BTreeSet<EntryPath>),
         sink: EntrySink,
         monitor: &SharedMonitor,
     ) -> FlowResult<()> {
         let mut open = FuturesUnordered::new();
         while let Some(record) = lines.next().await? {
             if !only.wants(&record.meta) {
+                continue;
+            }
+            if done.contains(&record.meta.path) {
+                let (entries, bytes) = (1, record.size_bytes);
+                monitor.event(Event::SourceMoved { source: source.name.clone(), entries, bytes });
                 continue;
             }
             while open.len() >= BODIES_MAX {

@@ -150,7 +150,7 @@ impl Snapshot {
             sink.report(problem).await?;
         }
         let lines = self.sound_entries(name, salvage)?;
-        self.send(source, lines, announced, only, sink, monitor).await
+        self.send(source, lines, announced, (only, &BTreeSet::new()), sink, monitor).await
     }
 }
 

@@ -30,7 +30,8 @@ use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{
-        Entry, EntryMeta, EntryStream, FlowResult, Selection, Stage, Tally, Target, TargetState, WriteOptions,
+        Entry, EntryMeta, EntryStream, FlowResult, Selection, Stage, Tally, Target, TargetState, Verified,
+        WriteOptions,
     },
     names::SourceName,
     policy::S3Config,
@@ -334,7 +335,7 @@ impl<'a> Run<'a> {
                 .hint("All objects are in place. Set this setting by hand: the snapshot shows it.")
                 .into());
         }
-        self.tally.verified = true;
+        self.tally.verified = Verified::Counts;
         Ok(self.tally)
     }
 

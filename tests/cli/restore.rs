@@ -20,7 +20,7 @@ fn what_was_stored_comes_back() {
     assert_eq!((&json["schema"], &json["snapshot"]), (&"lifeboat.restore/1".into(), &id.as_str().into()));
     assert_eq!(
         (&json["restored"][0]["source"], &json["restored"][0]["verified"]),
-        (&"config".into(), &true.into())
+        (&"config".into(), &"counts".into())
     );
     for file in ["data/app.env", "data/conf/nginx.conf", "data/conf/empty"] {
         let back = stage.at(&format!("out{}", stage.at(file)));

@@ -30,7 +30,12 @@ async fn all_sources_come_back_after_the_worst_day() {
     let words = ["--source", "mysql", "--source", "redis", "--source", "minio", "--yes", "demo", "--json"];
     let json = town.run(&[&["restore", "latest"], &words[..]].concat()).ends(0).json();
     let restored = json["restored"].as_array().unwrap();
-    assert!(restored.len() == 3 && restored.iter().all(|one| one["verified"] == true), "{json}");
+    assert!(
+        restored.len() == 3
+            && restored.iter().all(|one| one["verified"] == "counts" || one["source"] == "mysql"),
+        "{json}"
+    );
+    assert!(restored.iter().any(|one| one["verified"] == "digests"), "{json}");
     assert_eq!(town.contents().await, before);
     town.end().await;
 }
@@ -64,7 +69,9 @@ async fn a_database_comes_back_on_another_server() {
     let password = password.split([':', '@']).nth(2).unwrap();
     let words = ["restore", "latest", "--source", "mysql", "--into", &into, "--yes", "demo"];
     let variables = [("LIFEBOAT_INTO_PASSWORD", password)];
-    town.stage.run_with(&words, &variables, "").ends(0).hides(password);
+    let ran = town.stage.run_with(&words, &variables, "").ends(0).hides(password);
+    // Another product tells the same definitions in other words.
+    assert!(ran.out.contains("digests") && ran.out.contains("the definitions were not"), "{}", ran.out);
     let count = other.ask(&format!("SELECT CONCAT(COUNT(*)) FROM {}.users", town.db)).await;
     other.run([format!("DROP DATABASE {}", town.db)]).await;
     assert_eq!(count, "50");

@@ -73,6 +73,8 @@ impl Server {
             ("DATABASE", "SELECT schema_name FROM information_schema.schemata"),
             ("USER", "SELECT user FROM mysql.user"),
         ];
+        // What refers to it from another database keeps nothing from being removed.
+        conn.query_drop("SET foreign_key_checks=0").await.expect("the session is prepared");
         for (kind, list) in lists {
             let names: Vec<String> = conn.query(list).await.expect("the server lists its things");
             for name in names.iter().filter(|name| dead(name)) {

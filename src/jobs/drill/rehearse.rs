@@ -22,10 +22,10 @@ use crate::{
     drill::{self, Answer, Assertion, Phase, Question, Report, SourceReport, Step, Way},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    flow::{Seen, Selection},
+    flow::{Seen, Selection, Verify},
     jobs::{
         registry::{self, Into, ReadyTarget},
-        restore::{self, Missing, Plan},
+        restore::{self, Missing, Plan, Resume},
     },
     lab::{Lab, Server},
     names::SourceName,
@@ -138,6 +138,10 @@ impl Rehearsal<'_> {
             only: Selection::all(),
             replace: false,
             salvage: false,
+            // The questions read all of it.
+            verify: Verify::Counts,
+            // A lab that is lost is lost with all that was done.
+            resume: Resume::Never,
         };
         let snapshot = &self.opened.snapshot;
         let planned = restore::plan(snapshot, wanted, self.monitor).await;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Findings, Pair};
+use super::Pair;
 use crate::{
     drill::{Answer, Assertion},
     error::Result,
@@ -10,6 +10,7 @@ use crate::{
         Likeness, Seen, Stage,
         compare::{Compared, Difference, Observer},
     },
+    jobs::contents::Findings,
     plain::grouped,
 };
 

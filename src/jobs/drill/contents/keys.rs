@@ -1,6 +1,6 @@
 //! Redis: one dump against another, and the keys that differ.
 
-use super::{Findings, NAME, Pair};
+use super::{NAME, Pair};
 use crate::{
     drill::{Answer, Assertion, FINDINGS_MAX, Question},
     error::Result,
@@ -9,7 +9,10 @@ use crate::{
         compare::{Counts, Difference, Observer},
         settle,
     },
-    jobs::drill::{of_lab, scene::Dumps},
+    jobs::{
+        contents::Findings,
+        drill::{of_lab, scene::Dumps},
+    },
     lab,
     plain::grouped,
     policy::RedisConfig,

@@ -6,30 +6,30 @@
 //! *Order.* One source at a time, in the order of the backup. *Crash.* Nothing is changed anywhere; what cannot be read
 //! could not be asked, which is not the same as held.
 //!
-//! *Limits.* Those of [`crate::flow::compare`] and [`crate::flow::unordered`]; findings are named up to
-//! [`FINDINGS_MAX`].
+//! *Limits.* Those of [`crate::jobs::contents`].
 
 mod entries;
 mod keys;
-mod rows;
+use super::{Cast, Scene, is_damage, of_lab, sample, unsound};
+use std::collections::BTreeMap;
 
-use async_trait::async_trait;
-
-use super::{Cast, Scene, is_damage, sample, unsound};
 use crate::{
-    drill::{Assertion, FINDINGS_MAX, Question},
+    drill::{Assertion, Question},
     error::{Failure, Result},
     event::{Event, NoMonitor},
     flow::{
         Likeness, Problem, Seen, Source,
-        compare::{self, Compared, Counts, Observer, Stored},
+        compare::{self, Compared, Counts, Observer},
     },
-    jobs::registry,
+    jobs::{
+        contents::{Findings, Listed, rows},
+        registry,
+    },
     lab::Lab,
     names::SourceName,
     plain::grouped,
-    policy::SourceKind,
-    repo::{EntryLines, format::SourceManifest},
+    policy::{MysqlConfig, SourceKind},
+    repo::format::SourceManifest,
     s3::{READ_WHOLE, S3Source, Sample},
 };
 
@@ -73,11 +73,28 @@ async fn of_source(scene: &Scene<'_>, cast: &Cast, each_object: EachObject<'_>) 
     let sample = sample::of_source(scene, cast).await;
     let pair = Pair { scene, cast, manifest: scene.snapshot.source(name)?, likeness, sample };
     match &cast.config.kind {
-        SourceKind::Mysql(config) => Ok((rows::compare(&pair, config).await?, true)),
+        SourceKind::Mysql(config) => Ok((of_rows(&pair, config).await?, true)),
         SourceKind::Redis(config) => Ok((keys::compare(&pair, config).await?, true)),
         SourceKind::S3(_) => entries::compare(&pair, "objects", &mut |seen| each_object(name, seen)).await,
         SourceKind::Files(_) => entries::compare(&pair, "files", &mut |_| {}).await,
     }
+}
+
+/// Compares a server of rows.
+async fn of_rows(pair: &Pair<'_>, config: &MysqlConfig) -> Result<Assertion> {
+    let held = rows::Held {
+        snapshot: pair.scene.snapshot,
+        manifest: pair.manifest,
+        config: config.clone(),
+        ground: pair.scene.ground,
+        monitor: pair.scene.monitor,
+        only: None,
+        rows_only: false,
+        names: BTreeMap::new(),
+        own: of_lab,
+    };
+    let (compared, findings) = rows::compare(&held).await?;
+    Ok(pair.verdict(&compared, findings, &rows::COUNTS))
 }
 
 impl Pair<'_> {
@@ -140,53 +157,6 @@ impl Pair<'_> {
             Assertion::held(Question::Contents, NAME, format!("{held}: the same"))
         };
         assertion.with_value(i64::try_from(value).unwrap_or(i64::MAX))
-    }
-}
-
-/// What was found not to hold.
-#[derive(Debug, Default)]
-struct Findings {
-    named: Vec<String>,
-    total: u64,
-    /// Whether there may be more than that.
-    is_open: bool,
-    /// What could not be compared, and why.
-    uncompared: Option<String>,
-}
-
-impl Findings {
-    fn add(&mut self, line: String) {
-        self.total += 1;
-        if self.room() > 0 {
-            self.named.push(line);
-        }
-    }
-
-    fn extend(&mut self, lines: Vec<String>) {
-        for line in lines {
-            self.add(line);
-        }
-    }
-
-    /// Returns how many more are named.
-    fn room(&self) -> usize {
-        FINDINGS_MAX.saturating_sub(self.named.len())
-    }
-}
-
-/// The entries of a snapshot as they stand in its entry list.
-struct Listed(EntryLines);
-
-#[async_trait]
-impl Stored for Listed {
-    async fn next(&mut self) -> Result<Option<Seen>> {
-        let record = self.0.next().await?;
-        Ok(record.map(|record| Seen {
-            meta: record.meta,
-            trailer: record.trailer,
-            sha256: record.sha256.to_string(),
-            size_bytes: record.size_bytes,
-        }))
     }
 }
 

@@ -1,0 +1,266 @@
+//! What a restore has done, kept on the target: database [`LEDGER`].
+//!
+//! A piece of rows is noted in the very transaction that brings its rows, so that no answer has to be believed: what is
+//! noted is in the table, once, and what is not noted is not. Definitions are not noted; they are looked at. Several
+//! restores may be at work on one server, in other databases.
+//!
+//! *Order.* The tables of the ledger, then the job: a ledger without a job is none. The last job that ends takes the
+//! database with it.
+//!
+//! *Crash.* The ledger stays, and tells the next restore of the same what is done. A piece whose session still lives on
+//! the server holds its line locked: whoever wants the same piece waits until it is known how that ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mysql_async::{Conn, prelude::Queryable};
+use sha2::{Digest, Sha256};
+
+use super::{
+    conn::{Server, code, is_denied, number, text},
+    layout::{LEDGER, Place},
+};
+use crate::{
+    error::{Context, ExitCode, Failure, Result},
+    names::EntryPath,
+};
+
+/// Seconds that a restore waits for another one to go.
+const WAIT_SECONDS: u32 = 3;
+/// Seconds that it waits for the ledger to be made or removed.
+const LEDGER_WAIT_SECONDS: u32 = 60;
+/// Hexadecimal digits of a digest that the name of a lock has room for.
+const LOCK_DIGITS: usize = 32;
+
+/// What an unfinished restore has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Pieces that are in, with their table and rows.
+    pub done: BTreeMap<EntryPath, (Place, u64)>,
+    /// Accounts that were there before, once the others have been begun.
+    pub kept: Option<BTreeSet<String>>,
+}
+
+/// A restore that notes what it does.
+#[derive(Clone, Debug)]
+pub(super) struct Ledger {
+    job: String,
+}
+
+/// Returns the restores that are unfinished.
+pub(super) async fn jobs(server: &Server, conn: &mut Conn) -> Result<Vec<String>> {
+    let rows: Vec<mysql_async::Row> = match conn.query(format!("SELECT id FROM {LEDGER}.job")).await {
+        Ok(rows) => rows,
+        Err(error) if number(&error).is_some_and(is_none) => return Ok(Vec::new()),
+        Err(error) => return Err(server.failure("read the ledger of restores", error)),
+    };
+    Ok(rows.iter().filter_map(|row| text(row, 0)).collect())
+}
+
+/// Returns whether this error says that there is no ledger, or none for us.
+fn is_none(number: u16) -> bool {
+    matches!(number, code::NO_SUCH_TABLE | code::UNKNOWN_DATABASE) || is_denied(number)
+}
+
+impl Ledger {
+    /// Makes one that notes nothing yet.
+    pub fn new(job: &str) -> Self {
+        Self { job: job.to_owned() }
+    }
+
+    /// Keeps every other restore away from these databases, and from this job, as long as the session lives.
+    pub async fn lock(&self, server: &Server, conn: &mut Conn, databases: &BTreeSet<String>) -> Result<()> {
+        let of_databases = databases.iter().map(|db| digest(&format!("database {db}")));
+        for name in of_databases.chain([self.job.clone()]) {
+            if !get_lock(server, conn, &lock_name(&name), WAIT_SECONDS).await? {
+                let (name, place) = (&server.name, server.place());
+                let what = format!("`{name}`: another restore is writing to the same databases at {place}");
+                return Err(Failure::new(ExitCode::Busy, what).hint(
+                    "Wait for it. One that was killed goes when its last statement ends: SHOW PROCESSLIST names it.",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what the job has done, if it has begun.
+    pub async fn standing(&self, server: &Server, conn: &mut Conn) -> Result<Option<Standing>> {
+        if !jobs(server, conn).await?.contains(&self.job) {
+            return Ok(None);
+        }
+        let (doing, job) = ("read the ledger of restores", hex(&self.job));
+        let mut standing = Standing::default();
+        let sql =
+            format!("SELECT path, of_database, of_table, row_count FROM {LEDGER}.done WHERE job = {job}");
+        for row in server.rows(conn, &sql, doing).await? {
+            let get = |at| text(&row, at).unwrap_or_default();
+            let path = EntryPath::new(&get(0))
+                .failed(ExitCode::Failed, || "the ledger of restores names what is no entry".to_owned())?;
+            let at = Place { db: get(1), table: get(2) };
+            standing.done.insert(path, (at, count_of(server, &get(3))?));
+        }
+        let sql = format!("SELECT accounts_begun FROM {LEDGER}.job WHERE id = {job}");
+        let rows = server.rows(conn, &sql, doing).await?;
+        if rows.first().and_then(|row| text(row, 0)).as_deref() == Some("1") {
+            let sql = format!("SELECT account FROM {LEDGER}.kept WHERE job = {job}");
+            let rows = server.rows(conn, &sql, doing).await?;
+            standing.kept = Some(rows.iter().filter_map(|row| text(row, 0)).collect());
+        }
+        Ok(Some(standing))
+    }
+
+    /// Begins to note, and forgets what an earlier restore of the same noted; returns whether the account may.
+    pub async fn begin(&self, server: &Server, conn: &mut Conn) -> Result<bool> {
+        let table = |name: &str, columns: &str| {
+            format!(
+                "CREATE TABLE IF NOT EXISTS {LEDGER}.{name} ({columns}) ENGINE=InnoDB DEFAULT CHARSET=binary"
+            )
+        };
+        let job = hex(&self.job);
+        let steps = [
+            format!("CREATE DATABASE IF NOT EXISTS {LEDGER}"),
+            table(
+                "done",
+                "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, path LONGBLOB NOT NULL, \
+                 of_database VARBINARY(300) NOT NULL, of_table VARBINARY(300) NOT NULL, \
+                 row_count BIGINT UNSIGNED NOT NULL",
+            ),
+            table(
+                "kept",
+                "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, account VARBINARY(2000) NOT NULL",
+            ),
+            table("job", "id VARBINARY(64) PRIMARY KEY, accounts_begun BOOLEAN NOT NULL DEFAULT 0"),
+            format!("DELETE FROM {LEDGER}.job WHERE id = {job}"),
+            format!("DELETE FROM {LEDGER}.done WHERE job = {job}"),
+            format!("DELETE FROM {LEDGER}.kept WHERE job = {job}"),
+            format!("INSERT INTO {LEDGER}.job (id) VALUES ({job})"),
+        ];
+        self.alone(server, conn).await?;
+        for step in steps {
+            match conn.query_drop(step).await {
+                Ok(()) => {}
+                Err(error) if number(&error).is_some_and(is_denied) => {
+                    release(server, conn).await?;
+                    return Ok(false);
+                }
+                Err(error) => return Err(server.failure("begin the ledger of restores", error)),
+            }
+        }
+        release(server, conn).await?;
+        Ok(true)
+    }
+
+    /// Notes a piece in the transaction that has just begun; returns its rows when it is in already.
+    pub async fn take(
+        &self,
+        server: &Server,
+        conn: &mut Conn,
+        path: &EntryPath,
+        at: &Place,
+    ) -> Result<Option<u64>> {
+        let hash = self.hash(path.as_str());
+        let facts = [&self.job, path.as_str(), &at.db, &at.table].map(hex).join(", ");
+        match conn.query_drop(format!("INSERT INTO {LEDGER}.done VALUES ({hash}, {facts}, 0)")).await {
+            Ok(()) => Ok(None),
+            Err(error) if number(&error) == Some(code::DUPLICATE) => {
+                let sql = format!("SELECT row_count FROM {LEDGER}.done WHERE hash = {hash}");
+                let rows = server.rows(conn, &sql, "read the ledger of restores").await?;
+                let count = rows.first().and_then(|row| text(row, 0)).unwrap_or_default();
+                count_of(server, &count).map(Some)
+            }
+            Err(error) => Err(server.failure("note a piece in the ledger of restores", error)),
+        }
+    }
+
+    /// Notes the rows of a piece, in its transaction.
+    pub async fn count(&self, server: &Server, conn: &mut Conn, path: &EntryPath, rows: u64) -> Result<()> {
+        let hash = self.hash(path.as_str());
+        let sql = format!("UPDATE {LEDGER}.done SET row_count = {rows} WHERE hash = {hash}");
+        server.run(conn, sql, "note a piece in the ledger of restores").await
+    }
+
+    /// Notes which accounts were there before any is made.
+    pub async fn keep(&self, server: &Server, conn: &mut Conn, kept: &BTreeSet<String>) -> Result<()> {
+        let (doing, job) = ("note the accounts in the ledger of restores", hex(&self.job));
+        server.run(conn, "START TRANSACTION", doing).await?;
+        for account in kept {
+            let (hash, account) = (self.hash(account), hex(account));
+            server
+                .run(conn, format!("INSERT INTO {LEDGER}.kept VALUES ({hash}, {job}, {account})"), doing)
+                .await?;
+        }
+        let begun = format!("UPDATE {LEDGER}.job SET accounts_begun = 1 WHERE id = {job}");
+        server.run(conn, begun, doing).await?;
+        server.run(conn, "COMMIT", doing).await
+    }
+
+    /// Ends it: all is done. Returns how many restores are unfinished that nobody is at work on.
+    pub async fn end(&self, server: &Server, conn: &mut Conn) -> Result<usize> {
+        let doing = "end the ledger of restores";
+        self.alone(server, conn).await?;
+        let mut left = 0;
+        let jobs = jobs(server, conn).await?;
+        if jobs.iter().all(|job| *job == self.job) {
+            server.run(conn, format!("DROP DATABASE IF EXISTS {LEDGER}"), doing).await?;
+        } else {
+            let own = hex(&self.job);
+            // The job goes first: without it the rest counts for nothing.
+            for (table, column) in [("job", "id"), ("done", "job"), ("kept", "job")] {
+                server
+                    .run(conn, format!("DELETE FROM {LEDGER}.{table} WHERE {column} = {own}"), doing)
+                    .await?;
+            }
+            for other in jobs.iter().filter(|job| **job != self.job) {
+                let sql = format!("SELECT IS_FREE_LOCK('{}')", lock_name(other));
+                let rows = server.rows(conn, &sql, doing).await?;
+                left += usize::from(rows.first().and_then(|row| text(row, 0)).as_deref() == Some("1"));
+            }
+        }
+        release(server, conn).await?;
+        Ok(left)
+    }
+
+    /// Waits until nobody else makes or removes the ledger.
+    async fn alone(&self, server: &Server, conn: &mut Conn) -> Result<()> {
+        if get_lock(server, conn, LEDGER, LEDGER_WAIT_SECONDS).await? {
+            return Ok(());
+        }
+        Err(Failure::new(ExitCode::Busy, format!("`{}`: another restore holds the ledger", server.name))
+            .hint("SHOW PROCESSLIST names the session that does not end."))
+    }
+
+    /// Returns what a line is found by, as SQL: a path may be longer than a key.
+    fn hash(&self, text: &str) -> String {
+        format!("x'{}'", digest(&format!("{}\n{text}", self.job)))
+    }
+}
+
+async fn get_lock(server: &Server, conn: &mut Conn, name: &str, wait_seconds: u32) -> Result<bool> {
+    let sql = format!("SELECT GET_LOCK('{name}', {wait_seconds})");
+    let rows = server.rows(conn, &sql, "keep other restores away").await?;
+    Ok(rows.first().and_then(|row| text(row, 0)).as_deref() == Some("1"))
+}
+
+async fn release(server: &Server, conn: &mut Conn) -> Result<()> {
+    server.run(conn, format!("DO RELEASE_LOCK('{LEDGER}')"), "let other restores go on").await
+}
+
+/// Returns the name of the lock that `of` stands for: a digest, or a job, which is one.
+fn lock_name(of: &str) -> String {
+    format!("{LEDGER}.{}", of.chars().filter(char::is_ascii_hexdigit).take(LOCK_DIGITS).collect::<String>())
+}
+
+fn digest(text: &str) -> String {
+    hex::encode(Sha256::digest(text))
+}
+
+/// Returns text as SQL, for sessions of any charset.
+fn hex(text: &str) -> String {
+    format!("x'{}'", hex::encode(text))
+}
+
+fn count_of(server: &Server, count: &str) -> Result<u64> {
+    count.parse().map_err(|_| {
+        let what = format!("`{}`: the ledger of restores counts `{count}` rows", server.name);
+        Failure::new(ExitCode::Failed, what).hint("Begin the restore anew, with --replace.")
+    })
+}

@@ -1,0 +1,177 @@
+//! Rows that refer to rows that are not there.
+//!
+//! Foreign keys are added while the server does not check them: a source may hold such rows, and its backup must come
+//! back. So they are looked for afterwards, by one anti-join for each foreign key of a restored table, and of a table
+//! that refers to one.
+//!
+//! *Order.* After all foreign keys are there. *Crash.* Nothing is changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use mysql_async::Conn;
+
+use super::{
+    apply::Filled,
+    conn::{Purpose, Server, text},
+    layout::Place,
+    sql::{ident, literal},
+};
+use crate::{error::Result, plain::grouped};
+
+/// Rows of one foreign key that are named.
+const NAMED_MAX: usize = 5;
+/// Characters of a key's column that are shown.
+const SHOWN_CHARS: usize = 40;
+
+/// A foreign key with rows that refer to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Orphans {
+    /// How many rows.
+    pub rows: u64,
+    /// What a person is told.
+    pub line: String,
+}
+
+/// A foreign key of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ForeignKey {
+    name: String,
+    child: Place,
+    parent: Place,
+    /// Its columns, and those that they refer to.
+    columns: Vec<(String, String)>,
+}
+
+/// Looks for rows of these tables, and of tables that refer to them, that refer to nothing.
+pub(super) async fn find(server: &Server, conn: &mut Conn, tables: &[Filled]) -> Result<Vec<Orphans>> {
+    let keys: BTreeMap<&Place, &[String]> =
+        tables.iter().map(|table| (&table.at, &*table.layout.key)).collect();
+    let all = foreign_keys(server, conn, &keys.keys().map(|at| at.db.as_str()).collect()).await?;
+    let of_ours = |key: &ForeignKey| keys.contains_key(&key.child) || keys.contains_key(&key.parent);
+    let wanted: Vec<ForeignKey> = all.into_iter().filter(of_ours).collect();
+    let threads = server.config.threads.clamp(1, 64);
+    let mut asking = Vec::new();
+    for key in &wanted {
+        asking.push(of_one(server, key, keys.get(&key.child).copied().unwrap_or_default()).boxed());
+    }
+    let found: Vec<Option<Orphans>> = stream::iter(asking).buffered(threads).try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+async fn foreign_keys(server: &Server, conn: &mut Conn, dbs: &BTreeSet<&str>) -> Result<Vec<ForeignKey>> {
+    if dbs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list = dbs.iter().map(|db| literal(db)).collect::<Vec<_>>().join(", ");
+    let sql = format!(
+        "SELECT table_schema, table_name, constraint_name, column_name, referenced_table_schema, \
+         referenced_table_name, referenced_column_name FROM information_schema.key_column_usage \
+         WHERE referenced_table_name IS NOT NULL AND (table_schema IN ({list}) OR referenced_table_schema IN ({list})) \
+         ORDER BY table_schema, table_name, constraint_name, ordinal_position"
+    );
+    let mut keys: Vec<ForeignKey> = Vec::new();
+    for row in server.rows(conn, &sql, "list the foreign keys").await? {
+        let get = |at| text(&row, at).unwrap_or_default();
+        let child = Place { db: get(0), table: get(1) };
+        let columns = (get(3), get(6));
+        match keys.last_mut().filter(|last| last.child == child && last.name == get(2)) {
+            Some(last) => last.columns.push(columns),
+            None => keys.push(ForeignKey {
+                name: get(2),
+                child,
+                parent: Place { db: get(4), table: get(5) },
+                columns: vec![columns],
+            }),
+        }
+    }
+    Ok(keys)
+}
+
+async fn of_one(server: &Server, key: &ForeignKey, child_key: &[String]) -> Result<Option<Orphans>> {
+    let mut conn = server.open(Purpose::WriteNames).await?;
+    let doing = format!("look for rows of `{}` that refer to nothing", key.child);
+    let sql = key.select("COUNT(*)");
+    let rows = server.rows(&mut conn, &sql, &doing).await?;
+    let count: u64 = rows.first().and_then(|row| text(row, 0)).and_then(|n| n.parse().ok()).unwrap_or(0);
+    let mut named = Vec::new();
+    if count > 0 {
+        let own: Vec<&str> = key.columns.iter().map(|(column, _)| column.as_str()).collect();
+        let told: Vec<&str> =
+            if child_key.is_empty() { own } else { child_key.iter().map(String::as_str).collect() };
+        let list: Vec<String> = told.iter().map(|column| format!("c.{}", ident(column))).collect();
+        let sql = format!("{} LIMIT {NAMED_MAX}", key.select(&list.join(", ")));
+        for row in server.rows(&mut conn, &sql, &doing).await? {
+            let fields = told.iter().enumerate().map(|(at, column)| {
+                let value: String = text(&row, at).unwrap_or_default().chars().take(SHOWN_CHARS).collect();
+                format!("{column}={}", value.escape_debug())
+            });
+            named.push(fields.collect::<Vec<_>>().join(" "));
+        }
+    }
+    // Told politely; a server that does not hear it will find out.
+    let _gone_anyway = conn.disconnect().await;
+    Ok((count > 0).then(|| Orphans { rows: count, line: key.line(count, &named) }))
+}
+
+impl ForeignKey {
+    /// Selects from the rows that refer to a row that is not there. One that has a NULL in it refers to nothing and may.
+    fn select(&self, what: &str) -> String {
+        let on: Vec<String> = self
+            .columns
+            .iter()
+            .map(|(own, theirs)| format!("c.{}=p.{}", ident(own), ident(theirs)))
+            .collect();
+        let refers: Vec<String> =
+            self.columns.iter().map(|(own, _)| format!("c.{} IS NOT NULL", ident(own))).collect();
+        let first = self.columns.first().map(|(_, theirs)| ident(theirs)).unwrap_or_default();
+        format!(
+            "SELECT {what} FROM {} c LEFT JOIN {} p ON {} WHERE {} AND p.{first} IS NULL",
+            self.child.sql(),
+            self.parent.sql(),
+            on.join(" AND "),
+            refers.join(" AND ")
+        )
+    }
+
+    fn line(&self, rows: u64, named: &[String]) -> String {
+        let more = if rows > named.len() as u64 { ", …" } else { "" };
+        let (rows, verb) = if rows == 1 {
+            ("1 row".to_owned(), "refers")
+        } else {
+            (format!("{} rows", grouped(rows)), "refer")
+        };
+        let (child, parent, key) = (&self.child, &self.parent, &self.name);
+        format!(
+            "{rows} of {child} {verb} by {key} to {parent}, which has no such row: {}{more}",
+            named.join("; ")
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_null_refers_to_nothing_and_every_part_counts() {
+        let place = |table: &str| Place { db: "im".into(), table: table.into() };
+        let columns = [("a", "x"), ("b`", "y")].map(|(own, theirs)| (own.to_owned(), theirs.to_owned()));
+        let key = ForeignKey {
+            name: "fk".into(),
+            child: place("files"),
+            parent: place("users"),
+            columns: columns.into(),
+        };
+        assert_eq!(
+            key.select("COUNT(*)"),
+            "SELECT COUNT(*) FROM `im`.`files` c LEFT JOIN `im`.`users` p ON c.`a`=p.`x` AND c.`b```=p.`y` \
+             WHERE c.`a` IS NOT NULL AND c.`b``` IS NOT NULL AND p.`x` IS NULL"
+        );
+        assert_eq!(
+            key.line(1, &["id=7".to_owned()]),
+            "1 row of im.files refers by fk to im.users, which has no such row: id=7"
+        );
+        assert!(key.line(1200, &["id=7".to_owned()]).starts_with("1,200 rows of im.files refer by fk"));
+    }
+}

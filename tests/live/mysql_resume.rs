@@ -1,0 +1,390 @@
+//! A restore that was interrupted goes on where it was: nothing is missing, and no row is there twice.
+
+use std::{collections::BTreeSet, future::pending, time::Duration};
+
+use lifeboat::{
+    clock::Ground,
+    error::{ExitCode, Failure},
+    flow::{
+        Attrs, EntryMeta, EntrySink, FlowError, FlowResult, Piece, STREAM_DEPTH, Stage, Tally, WriteOptions,
+        channel, settle,
+    },
+    names::EntryPath,
+    policy::MysqlConfig,
+};
+use mysql_async::prelude::Queryable;
+
+use crate::{
+    rows::Recorded,
+    support::{Product, Server, own, target},
+};
+
+crate::on_both!(
+    a_restore_that_is_killed_again_and_again_ends_with_the_same,
+    a_connection_killed_while_rows_are_loaded_leaves_a_restore_that_goes_on,
+    a_connection_killed_while_indexes_are_built_leaves_a_restore_that_goes_on,
+    of_two_restores_into_one_database_the_second_is_refused,
+    a_table_that_is_another_one_is_not_continued,
+);
+
+/// Rows of a table, and pieces that they are cut into.
+const ROWS: usize = 400;
+const PIECES: usize = 8;
+
+/// A database that is made of all that can go wrong twice.
+async fn sample(server: &Server, db: &str) -> MysqlConfig {
+    let numbers =
+        format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})");
+    let text = "i, REPEAT(CHAR(97 + i MOD 26), 30)";
+    server
+        .run([
+            format!("CREATE DATABASE {db}"),
+            format!("CREATE TABLE {db}.keyed (id INT PRIMARY KEY, v VARCHAR(40), UNIQUE KEY u (id, v), KEY k (v))"),
+            format!("INSERT INTO {db}.keyed {numbers} SELECT {text} FROM n"),
+            format!("CREATE TABLE {db}.keyless (id INT, v VARCHAR(40))"),
+            format!("INSERT INTO {db}.keyless {numbers} SELECT i DIV 2, 'twice' FROM n"),
+            format!("CREATE TABLE {db}.plain (id INT, v VARCHAR(40)) ENGINE=MyISAM"),
+            format!("INSERT INTO {db}.plain {numbers} SELECT {text} FROM n"),
+            format!("CREATE TABLE {db}.child (id INT PRIMARY KEY, up INT, KEY (up), FOREIGN KEY (up) REFERENCES keyed (id))"),
+            format!("INSERT INTO {db}.child {numbers} SELECT i, i FROM n"),
+            format!("CREATE TABLE {db}.log (id INT PRIMARY KEY AUTO_INCREMENT)"),
+            format!("CREATE TRIGGER {db}.logs AFTER INSERT ON {db}.plain FOR EACH ROW INSERT INTO {db}.log VALUES (NULL)"),
+            format!("CREATE VIEW {db}.seen AS SELECT id FROM {db}.keyed"),
+            format!("CREATE PROCEDURE {db}.say() SELECT 1"),
+        ])
+        .await;
+    server.only(&[db])
+}
+
+/// Cuts the rows of each table into pieces, as a larger table has them.
+fn cut(recorded: &Recorded) -> Vec<(EntryMeta, Vec<Piece>, Attrs)> {
+    let mut entries = Vec::new();
+    for (meta, pieces, trailer) in &recorded.entries {
+        let is_empty = trailer.get("rows").and_then(serde_json::Value::as_u64) == Some(0);
+        if meta.stage != Stage::Data || is_empty {
+            entries.push((meta.clone(), pieces.clone(), trailer.clone()));
+            continue;
+        }
+        let bytes: Vec<u8> = pieces
+            .iter()
+            .flat_map(|piece| match piece {
+                Piece::Data(bytes) => bytes.to_vec(),
+                Piece::Border => Vec::new(),
+            })
+            .collect();
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        for (number, part) in lines.chunks((ROWS / PIECES).max(1)).enumerate() {
+            let mut meta = meta.clone();
+            meta.path = EntryPath::new(&format!("{}{number}", meta.path)).unwrap();
+            let mut trailer = trailer.clone();
+            trailer.insert("rows".to_owned(), part.len().into());
+            let halves = part.chunks(part.len().div_ceil(2));
+            entries.push((meta, halves.map(|half| Piece::Data(half.concat().into())).collect(), trailer));
+        }
+    }
+    entries
+}
+
+struct Restore<'a> {
+    recorded: &'a Recorded,
+    entries: Vec<(EntryMeta, Vec<Piece>, Attrs)>,
+    config: MysqlConfig,
+    options: WriteOptions,
+}
+
+impl<'a> Restore<'a> {
+    fn of(recorded: &'a Recorded, config: &MysqlConfig) -> Self {
+        let job = Some(Ground::system().hex(32));
+        let options = WriteOptions { replace: true, job, ..WriteOptions::default() };
+        Self { recorded, entries: cut(recorded), config: config.clone(), options }
+    }
+
+    fn frames(&self) -> usize {
+        self.entries.iter().map(|(_, pieces, _)| pieces.len()).sum()
+    }
+
+    /// Sends what is not done, and calls `at` before each frame.
+    async fn replay(
+        &self,
+        sink: EntrySink,
+        done: &BTreeSet<EntryPath>,
+        at: &mut (dyn AsyncHook + Send),
+    ) -> FlowResult<()> {
+        sink.announce(self.recorded.inventory.clone()).await?;
+        for (meta, pieces, trailer) in self.entries.iter().filter(|(meta, ..)| !done.contains(&meta.path)) {
+            let mut body = sink.begin(meta.clone()).await?;
+            for piece in pieces {
+                at.before(Some(meta)).await;
+                if let Piece::Data(bytes) = piece {
+                    body.write(bytes.clone()).await?;
+                }
+            }
+            body.finish_with(trailer.clone()).await?;
+        }
+        at.before(None).await;
+        self.recorded.inventory.iter().for_each(|item| sink.complete(item));
+        sink.finish(self.recorded.point.clone()).await
+    }
+
+    /// Runs until it ends, or until `at` says that the program is killed.
+    async fn run(&mut self, at: &mut (dyn AsyncHook + Send)) -> Option<FlowResult<Tally>> {
+        let mut target = target(&self.config);
+        let done = match &self.options.job {
+            Some(job) if self.options.resume => target.done(job).await.expect("the ledger is read"),
+            _ => BTreeSet::new(),
+        };
+        let (sink, stream) = channel(STREAM_DEPTH);
+        let mut writing = tokio::spawn(target.write(self.options.clone(), stream));
+        let killed = at.killed();
+        let ended = tokio::select! {
+            (sent, written) = async { tokio::join!(self.replay(sink, &done, at), &mut writing) } => {
+                Some(settle(sent, written.expect("the target does not break down")).map(|((), tally)| tally))
+            }
+            () = killed => None,
+        };
+        writing.abort();
+        self.options.resume = true;
+        ended
+    }
+
+    async fn finish(&mut self) -> Tally {
+        self.run(&mut Nothing).await.expect("nobody kills it").expect("it ends well")
+    }
+
+    async fn check(&self, server: &Server, db: &str) {
+        let again = Recorded::read(&self.config).await;
+        let sorted = |recorded: &Recorded, table: &str| {
+            let bytes = recorded.rows(table).concat();
+            let mut lines: Vec<Vec<u8>> = bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+            lines.sort();
+            lines
+        };
+        for table in ["keyed", "keyless", "plain", "child", "log"] {
+            assert!(sorted(&again, table) == sorted(self.recorded, table), "`{table}` differs");
+        }
+        let definitions = |recorded: &Recorded| -> Vec<(EntryMeta, Vec<Piece>)> {
+            let kept = recorded.entries.iter().filter(|(meta, ..)| meta.stage != Stage::Data);
+            kept.map(|(meta, pieces, _)| (meta.clone(), pieces.clone())).collect()
+        };
+        assert_eq!(definitions(&again), definitions(self.recorded));
+        let job = self.options.job.as_deref().unwrap();
+        let state = target(&self.config).inspect(&[]).await.expect("the target is looked at");
+        assert!(!state.unfinished.iter().any(|one| one == job), "{state:?}");
+        server.run([format!("DROP DATABASE {db}")]).await;
+    }
+}
+
+/// What a test does on the way.
+#[async_trait::async_trait]
+trait AsyncHook {
+    /// Waits for whatever must be before the next frame of an entry, or before the end.
+    async fn before(&mut self, meta: Option<&EntryMeta>);
+    /// Ends when the program is killed.
+    fn killed(&self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(pending())
+    }
+}
+
+struct Nothing;
+
+#[async_trait::async_trait]
+impl AsyncHook for Nothing {
+    async fn before(&mut self, _meta: Option<&EntryMeta>) {}
+}
+
+/// Kills the program before this frame.
+struct Killed {
+    frames_left: usize,
+    now: std::sync::Arc<tokio::sync::Notify>,
+}
+
+#[async_trait::async_trait]
+impl AsyncHook for Killed {
+    async fn before(&mut self, _meta: Option<&EntryMeta>) {
+        if self.frames_left == 0 {
+            self.now.notify_one();
+            pending::<()>().await;
+        }
+        self.frames_left -= 1;
+    }
+
+    fn killed(&self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        let now = std::sync::Arc::clone(&self.now);
+        Box::pin(async move { now.notified().await })
+    }
+}
+
+/// Ends the session that runs a statement like this, as soon as there is one.
+async fn kill(server: &Server, statement: &str) {
+    let mut conn = server.conn().await;
+    let sql = format!(
+        "SELECT id FROM information_schema.processlist WHERE info LIKE '{statement}%' AND id <> CONNECTION_ID()"
+    );
+    for _ in 0..600 {
+        let ids: Vec<u64> = conn.query(&sql).await.unwrap();
+        for id in &ids {
+            conn.query_drop(format!("KILL {id}")).await.unwrap();
+        }
+        if !ids.is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nobody runs {statement}");
+}
+
+fn failure(ended: Option<FlowResult<Tally>>) -> Failure {
+    match ended.expect("nobody kills the program").expect_err("the connection was killed") {
+        FlowError::Failed(failure) => failure,
+        other => panic!("not a failure: {other}"),
+    }
+}
+
+async fn a_restore_that_is_killed_again_and_again_ends_with_the_same(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("resume_killed");
+    let config = sample(&server, db).await;
+    let recorded = Recorded::read(&config).await;
+    let mut restore = Restore::of(&recorded, &config);
+    let rounds: usize = std::env::var("LIFEBOAT_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
+    let mut seed = 0x5eed_u64;
+    for round in 0..rounds {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let frames_left = usize::try_from(seed >> 33).unwrap() % restore.frames();
+        let mut killed = Killed { frames_left, now: std::sync::Arc::default() };
+        if let Some(ended) = restore.run(&mut killed).await {
+            // Fewer frames were left than that: it was done.
+            ended.unwrap_or_else(|error| panic!("round {round} fails: {error:?}"));
+            restore.options.job = Some(Ground::system().hex(32));
+            restore.options.resume = false;
+        }
+    }
+    restore.finish().await;
+    restore.check(&server, db).await;
+}
+
+struct KillsLoad<'a> {
+    server: &'a Server,
+    db: &'a str,
+    halves: usize,
+}
+
+#[async_trait::async_trait]
+impl AsyncHook for KillsLoad<'_> {
+    async fn before(&mut self, meta: Option<&EntryMeta>) {
+        if meta.is_some_and(|meta| meta.stage == Stage::Data && meta.text("table") == Some("keyless")) {
+            self.halves += 1;
+            // The second half of the third piece.
+            if self.halves == 6 {
+                kill(self.server, &format!("LOAD DATA%`{}`.`keyless`", self.db)).await;
+            }
+        }
+    }
+}
+
+async fn a_connection_killed_while_rows_are_loaded_leaves_a_restore_that_goes_on(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("resume_load");
+    let config = sample(&server, db).await;
+    let recorded = Recorded::read(&config).await;
+    let mut restore = Restore::of(&recorded, &config);
+    let lost = failure(restore.run(&mut KillsLoad { server: &server, db, halves: 0 }).await);
+    assert_eq!(lost.exit(), ExitCode::SourceDown, "{:?}", lost.chain());
+    restore.finish().await;
+    restore.check(&server, db).await;
+}
+
+/// Keeps the indexes of a table from being built, and ends who waits for that.
+struct KillsAlter {
+    server: Server,
+    db: String,
+}
+
+#[async_trait::async_trait]
+impl AsyncHook for KillsAlter {
+    async fn before(&mut self, meta: Option<&EntryMeta>) {
+        if meta.is_some() {
+            return;
+        }
+        let mut reader = self.server.conn().await;
+        reader.query_drop("START TRANSACTION").await.unwrap();
+        reader.query_drop(format!("SELECT 1 FROM {}.keyed LIMIT 1", self.db)).await.unwrap();
+        let (server, db) = (Server::shared(self.product()).await, self.db.clone());
+        tokio::spawn(async move {
+            kill(&server, &format!("ALTER TABLE `{db}`.`keyed`")).await;
+            drop(reader);
+        });
+    }
+}
+
+impl KillsAlter {
+    fn product(&self) -> Product {
+        if self.db.ends_with("my") { Product::Mysql } else { Product::Mariadb }
+    }
+}
+
+async fn a_connection_killed_while_indexes_are_built_leaves_a_restore_that_goes_on(product: Product) {
+    let server = Server::shared(product).await;
+    let db = own(if product == Product::Mysql { "resume_my" } else { "resume_ma" });
+    let config = sample(&server, &db).await;
+    let recorded = Recorded::read(&config).await;
+    let mut restore = Restore::of(&recorded, &config);
+    let mut kills = KillsAlter { server: Server::shared(product).await, db: db.clone() };
+    let lost = failure(restore.run(&mut kills).await);
+    assert_eq!(lost.exit(), ExitCode::SourceDown, "{:?}", lost.chain());
+    restore.finish().await;
+    restore.check(&server, &db).await;
+}
+
+/// Stays before the end until it is told to go on.
+struct Stays(std::sync::Arc<tokio::sync::Notify>, std::sync::Arc<tokio::sync::Notify>);
+
+#[async_trait::async_trait]
+impl AsyncHook for Stays {
+    async fn before(&mut self, meta: Option<&EntryMeta>) {
+        if meta.is_none() {
+            self.0.notify_one();
+            self.1.notified().await;
+        }
+    }
+}
+
+async fn of_two_restores_into_one_database_the_second_is_refused(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("resume_two");
+    let config = sample(&server, db).await;
+    let recorded = Recorded::read(&config).await;
+    let (mut first, mut second) = (Restore::of(&recorded, &config), Restore::of(&recorded, &config));
+    let (there, go_on): (std::sync::Arc<tokio::sync::Notify>, std::sync::Arc<tokio::sync::Notify>) =
+        Default::default();
+    let mut stays = Stays(there.clone(), go_on.clone());
+    let (ended, ()) = tokio::join!(first.run(&mut stays), async {
+        there.notified().await;
+        let refused = failure(second.run(&mut Nothing).await);
+        assert_eq!(refused.exit(), ExitCode::Busy, "{:?}", refused.chain());
+        go_on.notify_one();
+    });
+    ended.expect("nobody kills it").expect("the first ends well");
+    first.check(&server, db).await;
+}
+
+async fn a_table_that_is_another_one_is_not_continued(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("resume_other");
+    let config = sample(&server, db).await;
+    let recorded = Recorded::read(&config).await;
+    let mut restore = Restore::of(&recorded, &config);
+    let frames_left = restore.frames() - 2;
+    let mut killed = Killed { frames_left, now: std::sync::Arc::default() };
+    assert!(restore.run(&mut killed).await.is_none(), "it is killed");
+    server
+        .run([format!("DROP TABLE {db}.keyed"), format!("CREATE TABLE {db}.keyed (id INT, other INT)")])
+        .await;
+    let refused = failure(restore.run(&mut Nothing).await);
+    assert_eq!(refused.exit(), ExitCode::TargetNotEmpty, "{:?}", refused.chain());
+    assert!(refused.to_string().contains(&format!("{db}.keyed")), "{refused}");
+    // Begun anew, it removes what is there.
+    restore.options.resume = false;
+    restore.finish().await;
+    restore.check(&server, db).await;
+}
