@@ -1,4 +1,5 @@
-//! What a person chooses about a restore into MySQL: `--accounts`, `--binlog`, `--gtid`, `--events`, `--beside`, `--swap`.
+//! What a person chooses about a restore into MySQL: `--accounts`, `--binlog`, `--gtid`, `--events`, `--beside` and
+//! `--swap`.
 //!
 //! Choices that contradict each other, or that nothing restored could follow, are refused before anything is opened.
 

@@ -146,8 +146,9 @@ impl Accounts {
         Self { script, kept: BTreeSet::new(), notes: Vec::new() }
     }
 
-    /// Decides which accounts are left as they are, and returns them: one that exists, unless the rule
-    /// is to replace it; root and the account that restores always. A restore that is continued knows them: what else there is, is its own.
+    /// Decides which accounts are left as they are, and returns them: one that exists, unless the rule is to replace
+    /// it; root and the account that restores always. A restore that is continued knows them: what else there is, is
+    /// its own.
     pub async fn keep(
         &mut self,
         server: &Server,

@@ -73,7 +73,7 @@ async fn check_mysql(server: &Server, conn: &mut Conn, rule: GtidRule, position:
             return Err(refused(server, &format!("the server had others, which it would forget: {lost}")));
         }
     }
-    // What the restore writes counts up from what the server has seen: into what the snapshot holds, if that is its own.
+    // What the restore writes counts up from what the server has seen: into what the snapshot holds, if it is its own.
     let uuid = one(server, conn, "SELECT @@GLOBAL.server_uuid").await?;
     if !server.leaves_binlog() && position.to_lowercase().contains(&uuid.to_lowercase()) {
         return Err(refused(

@@ -121,7 +121,9 @@ async fn by_old_names(
         for problem in stream.problems() {
             sink.report(problem.clone()).await?;
         }
-        inventory.iter().for_each(|item| sink.complete(item));
+        for item in &inventory {
+            sink.complete(item);
+        }
         match stream.point() {
             Some(point) => sink.finish(point.clone()).await,
             None => Err(FlowError::Unfinished),

@@ -2,12 +2,13 @@
 //!
 //! *Order.* The tables were restored beside and compared. Read what stands there and keep the text of its programs in
 //! `<db>__was_…`.`lifeboat_kept`; drop the triggers of the old tables, as no server moves a table with triggers; one
-//! `RENAME TABLE` moves the old tables away and the new ones in; foreign keys of tables that stay are made anew, as they
-//! follow the old parent; the programs of the snapshot take the place of the old ones.
+//! `RENAME TABLE` moves the old tables away and the new ones in; foreign keys of tables that stay are made anew, as
+//! they follow the old parent; the programs of the snapshot take the place of the old ones.
 //!
-//! *Crash.* `RENAME TABLE` is one act: at every moment each table is in its place, old or new, and the old one is dropped
-//! by nobody. An error puts everything back. A death before the act leaves the old tables without triggers, one after it
-//! the new tables without programs; the texts of the old ones are in `lifeboat_kept`, and the exchange can be run again.
+//! *Crash.* `RENAME TABLE` is one act: at every moment each table is in its place, old or new, and the old one is
+//! dropped by nobody. An error puts everything back. A death before the act leaves the old tables without triggers, one
+//! after it the new tables without programs, or a table that stays without its foreign key; the texts of the old ones
+//! are in `lifeboat_kept`, and the exchange can be run again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -38,7 +38,10 @@ async fn a_database_comes_back_beside_the_live_one_and_takes_its_place() {
     server.run([format!("DROP DATABASE {beside}")]).await;
     let json = town.run(&[&base[..], &words[..]].concat()).ends(0).json();
     assert_eq!(count(db).await, "50");
-    assert_eq!(json["restored"][0]["verified"], "digests", "the rows were compared before the exchange: {json}");
+    assert_eq!(
+        json["restored"][0]["verified"], "digests",
+        "the rows were compared before the exchange: {json}"
+    );
     let notes = json["restored"][0]["notes"].to_string();
     let was = notes.split("in database ").nth(1).unwrap().split(';').next().unwrap().to_owned();
     assert_eq!(count(&was).await, "5");
