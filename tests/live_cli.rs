@@ -23,6 +23,8 @@ mod choices;
 mod failures;
 #[path = "live_cli/refusals.rs"]
 mod refusals;
+#[path = "live_cli/resume.rs"]
+mod resume;
 #[path = "live_cli/round_trip.rs"]
 mod round_trip;
 #[path = "live_cli/salvage.rs"]

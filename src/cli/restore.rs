@@ -31,6 +31,7 @@ const MISSING_SHOWN: usize = 20;
 
 /// Restore a snapshot: shows the plan, asks for the stack's name, restores, verifies.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of the command line")]
 pub struct Restore {
     /// latest, a snapshot id, 20251011-150000, RFC 3339, or "2 hours ago"
     #[arg(required_unless_present = "at")]

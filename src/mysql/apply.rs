@@ -170,19 +170,28 @@ pub(super) async fn finish_tables(
 
 async fn finish_table(server: &Server, table: &Filled, counts: bool) -> Result<()> {
     let mut conn = server.open(Purpose::WriteNames).await?;
-    let doing = format!("build the indexes of `{}`", table.at);
-    let parts = missing(server, &mut conn, table).await?;
-    if !parts.indexes.is_empty() {
-        server.run(&mut conn, alter(&table.at, &parts.indexes), &doing).await?;
-    }
-    for index in &parts.single_indexes {
-        server.run(&mut conn, alter(&table.at, std::slice::from_ref(index)), &doing).await?;
-    }
+    build_indexes(server, &mut conn, table).await.map_err(|failure| {
+        failure.hint(
+            "All rows are in and stay there: when the reason is gone, `restore … --resume` builds the rest.",
+        )
+    })?;
     if counts {
         count(server, &mut conn, table).await?;
     }
     // Told politely; a server that does not hear it will find out.
     let _gone_anyway = conn.disconnect().await;
+    Ok(())
+}
+
+async fn build_indexes(server: &Server, conn: &mut Conn, table: &Filled) -> Result<()> {
+    let doing = format!("build the indexes of `{}`", table.at);
+    let parts = missing(server, conn, table).await?;
+    if !parts.indexes.is_empty() {
+        server.run(conn, alter(&table.at, &parts.indexes), &doing).await?;
+    }
+    for index in &parts.single_indexes {
+        server.run(conn, alter(&table.at, std::slice::from_ref(index)), &doing).await?;
+    }
     Ok(())
 }
 

@@ -45,6 +45,15 @@ pub(super) mod code {
     pub const EVENT_EXISTS: u16 = 1537;
     pub const INTERRUPTED: u16 = 1317;
     pub const CONNECTION_KILLED: u16 = 1927;
+    pub const READ_ONLY: u16 = 1290;
+    pub const READ_ONLY_MODE: u16 = 1836;
+    pub const READ_ONLY_TRANSACTION: u16 = 1792;
+    pub const NO_PRIMARY_KEY: u16 = 3750;
+    pub const DISK_FULL: u16 = 1021;
+    pub const TABLE_FULL: u16 = 1114;
+    pub const WRITE_FAILED: u16 = 3;
+    pub const ERROR_ON_WRITE: u16 = 1026;
+    pub const ONLINE_LOG_FULL: u16 = 1799;
     pub const NO_LOCAL_INFILE_OLD: u16 = 1148;
     pub const LOCK_WAIT: u16 = 1205;
     pub const DEADLOCK: u16 = 1213;
@@ -178,6 +187,11 @@ impl Server {
         ];
         let writing: &[&str] = &[
             "foreign_key_checks=0",
+            // Where it is off, InnoDB may take a second row of the same unique key for granted.
+            "unique_checks=1",
+            "completion_type=NO_CHAIN",
+            "transaction_read_only=0",
+            "tx_read_only=0",
             "sql_require_primary_key=0",
             "sql_generate_invisible_primary_key=OFF",
             "restrict_fk_on_non_standard_key=OFF",
@@ -292,6 +306,10 @@ impl Server {
             Some(number) if is_denied(number) => failure.hint(self.grant_hint()),
             Some(code::TABLE_CHANGED) => failure
                 .hint("A table was altered while it was read; run this again when no migration is running."),
+            Some(number) if self.writes => match obstacle(number) {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
             _ => failure,
         }
     }
@@ -381,6 +399,28 @@ fn ssl(tls: Tls) -> Option<SslOpts> {
 pub(super) fn number(error: &mysql_async::Error) -> Option<u16> {
     match error {
         mysql_async::Error::Server(error) => Some(error.code),
+        _ => None,
+    }
+}
+
+/// Returns what to do about a target's own setting, or its disk, that is in the way.
+fn obstacle(number: u16) -> Option<&'static str> {
+    match number {
+        code::READ_ONLY | code::READ_ONLY_MODE | code::READ_ONLY_TRANSACTION => Some(
+            "The server is read-only. If it is no replica: SET GLOBAL super_read_only=OFF; SET GLOBAL read_only=OFF; \
+             then run this again.",
+        ),
+        code::NO_PRIMARY_KEY => Some(
+            "The server wants a primary key in every table, and the account may not say otherwise: \
+             SET GLOBAL sql_require_primary_key=OFF; or grant SESSION_VARIABLES_ADMIN.",
+        ),
+        code::DISK_FULL
+        | code::TABLE_FULL
+        | code::WRITE_FAILED
+        | code::ERROR_ON_WRITE
+        | code::ONLINE_LOG_FULL => {
+            Some("The server has no room, where its data is or in its tmpdir: make room there.")
+        }
         _ => None,
     }
 }

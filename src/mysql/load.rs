@@ -215,7 +215,9 @@ fn load_failure(server: &Server, at: &Place, error: mysql_async::Error) -> FlowE
     let too_long = matches!(number(&error), Some(code::PACKET_TOO_LARGE | code::RESULT_TOO_LARGE));
     let failure = server.failure(&format!("load rows into `{at}`"), error);
     if off {
-        failure.hint("local_infile was switched off meanwhile; run this again.")
+        failure.hint(
+            "local_infile was switched off meanwhile; run this again, with --resume: rows are then inserted.",
+        )
     } else if too_long {
         // Nothing but JSON has to fit in a packet here, and the server does not say how long it is.
         failure.hint(server.packet_hint(server.packet_bytes * 4))

@@ -25,6 +25,8 @@ crate::on_both!(
     a_connection_killed_while_indexes_are_built_leaves_a_restore_that_goes_on,
     of_two_restores_into_one_database_the_second_is_refused,
     a_table_that_is_another_one_is_not_continued,
+    rows_that_an_index_refuses_stay_and_the_way_on_is_told,
+    a_target_with_settings_of_its_own_is_written_all_the_same,
 );
 
 /// Rows of a table, and pieces that they are cut into.
@@ -386,5 +388,114 @@ async fn a_table_that_is_another_one_is_not_continued(product: Product) {
     // Begun anew, it removes what is there.
     restore.options.resume = false;
     restore.finish().await;
+    restore.check(&server, db).await;
+}
+
+async fn rows_that_an_index_refuses_stay_and_the_way_on_is_told(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("resume_twice");
+    let config = sample(&server, db).await;
+    server.run([format!("ALTER TABLE {db}.keyed ADD UNIQUE KEY only (v, id)")]).await;
+    let mut recorded = Recorded::read(&config).await;
+    for (meta, pieces, _) in &mut recorded.entries {
+        if meta.path.as_str().ends_with("keyed/table.sql") {
+            let Piece::Data(bytes) = &pieces[0] else { unreachable!() };
+            let text = String::from_utf8(bytes.to_vec()).unwrap();
+            *pieces = vec![Piece::Data(text.replace("(`v`,`id`)", "(`v`)").into())];
+        }
+    }
+    let mut restore = Restore::of(&recorded, &config);
+    let refused = failure(restore.run(&mut Nothing).await);
+    assert_eq!(refused.exit(), ExitCode::Failed, "{:?}", refused.chain());
+    assert!(refused.hints().iter().any(|hint| hint.contains("--resume")), "{:?}", refused.hints());
+    assert_eq!(server.ask(&format!("SELECT CONCAT(COUNT(*)) FROM {db}.keyed")).await, ROWS.to_string());
+    let state = target(&config).inspect(&[]).await.expect("the target is looked at");
+    assert!(state.unfinished.contains(restore.options.job.as_ref().unwrap()), "{state:?}");
+    // Begun anew with a good definition, the same job ends well, and its notes go.
+    let good = Recorded {
+        entries: without_unique(&recorded),
+        inventory: recorded.inventory.clone(),
+        point: recorded.point.clone(),
+    };
+    let mut anew = Restore::of(&good, &config);
+    anew.options.job.clone_from(&restore.options.job);
+    anew.finish().await;
+    anew.check(&server, db).await;
+}
+
+fn without_unique(recorded: &Recorded) -> Vec<(EntryMeta, Vec<Piece>, Attrs)> {
+    let mut entries = recorded.entries.clone();
+    for (meta, pieces, _) in &mut entries {
+        if meta.path.as_str().ends_with("keyed/table.sql") {
+            let Piece::Data(bytes) = &pieces[0] else { unreachable!() };
+            let text = String::from_utf8(bytes.to_vec()).unwrap();
+            *pieces = vec![Piece::Data(
+                text.replace("UNIQUE KEY `only` (`v`)", "UNIQUE KEY `only` (`v`,`id`)").into(),
+            )];
+        }
+    }
+    entries
+}
+
+/// Switches `local_infile` off while rows are loaded.
+struct SwitchesOff<'a>(&'a Server);
+
+#[async_trait::async_trait]
+impl AsyncHook for SwitchesOff<'_> {
+    async fn before(&mut self, meta: Option<&EntryMeta>) {
+        if meta.is_some_and(|meta| meta.path.as_str().ends_with("keyless/data.00001.tsv4")) {
+            self.0.run(["SET GLOBAL local_infile=OFF"]).await;
+        }
+    }
+}
+
+async fn a_target_with_settings_of_its_own_is_written_all_the_same(product: Product) {
+    let source = Server::shared(product).await;
+    let db = &own("resume_settings");
+    let config = sample(&source, db).await;
+    source.run([format!("ALTER TABLE {db}.log AUTO_INCREMENT = 9000")]).await;
+    let recorded = Recorded::read(&config).await;
+    source.run([format!("DROP DATABASE {db}")]).await;
+    let server = Server::empty(product).await;
+    let read_only = if product == Product::Mysql { "transaction_read_only" } else { "tx_read_only" };
+    server
+        .run([
+            "SET GLOBAL autocommit=0, GLOBAL completion_type=CHAIN, GLOBAL unique_checks=0".to_owned(),
+            "SET GLOBAL sql_mode='ANSI,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES', GLOBAL time_zone='+05:00'"
+                .to_owned(),
+            format!("SET GLOBAL {read_only}=1"),
+        ])
+        .await;
+    if product == Product::Mysql {
+        server.run(["SET SESSION transaction_read_only=0", "SET GLOBAL sql_require_primary_key=ON"]).await;
+    }
+    let config = server.only(&[db]);
+    let mut restore = Restore::of(&recorded, &config);
+    let lost = failure(restore.run(&mut SwitchesOff(&server)).await);
+    assert!(
+        lost.hints().iter().any(|hint| hint.contains("local_infile")),
+        "{:?} {:?}",
+        lost.chain(),
+        lost.hints()
+    );
+    restore.finish().await;
+    // A server that starts again counts on from where the source was.
+    server.restart().await;
+    let mut conn = server.conn().await;
+    conn.query_drop(format!("INSERT INTO {db}.log VALUES (NULL)")).await.unwrap();
+    assert_eq!(conn.last_insert_id(), Some(9000));
+    conn.query_drop(format!("DELETE FROM {db}.log")).await.unwrap();
+    conn.query_drop(format!("ALTER TABLE {db}.log AUTO_INCREMENT = 9000")).await.unwrap();
+    if product == Product::Mysql {
+        server.run(["SET GLOBAL super_read_only=ON"]).await;
+        let refused = failure(Restore::of(&recorded, &config).run(&mut Nothing).await);
+        assert!(
+            refused.hints()[0].contains("SET GLOBAL super_read_only=OFF"),
+            "{:?} {:?}",
+            refused.chain(),
+            refused.hints()
+        );
+        server.run(["SET GLOBAL super_read_only=OFF"]).await;
+    }
     restore.check(&server, db).await;
 }
