@@ -261,15 +261,15 @@ async fn sums(server: &Server, db: &str) -> String {
     let list = format!(
         "SELECT GROUP_CONCAT(table_name ORDER BY table_name) FROM information_schema.tables WHERE table_schema = '{db}' AND table_type = 'BASE TABLE'"
     );
-    let mut all = String::new();
+    let mut all = Vec::new();
     for table in server.ask(&list).await.split(',') {
         let mut conn = server.conn().await;
         let row: mysql_async::Row =
             conn.query_first(format!("CHECKSUM TABLE {db}.{table}")).await.unwrap().unwrap();
         conn.disconnect().await.unwrap();
-        all += &format!("{table} {:?}\n", row.as_ref(1));
+        all.push(format!("{table} {:?}", row.as_ref(1)));
     }
-    all
+    all.join("\n")
 }
 
 async fn a_database_comes_back_by_another_name_beside_the_original(product: Product) {
