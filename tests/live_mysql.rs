@@ -5,6 +5,8 @@
 #[allow(dead_code, reason = "each test file uses its own part of it")]
 mod support;
 
+#[path = "live/mysql_choices.rs"]
+mod choices;
 #[path = "live/mysql_copy.rs"]
 mod copy;
 #[path = "live/mysql_engines.rs"]
@@ -27,6 +29,8 @@ mod resume;
 mod rows;
 #[path = "live/mysql_snapshot.rs"]
 mod snapshot;
+#[path = "live/mysql_swap.rs"]
+mod swap;
 
 #[path = "live/mysql_values.rs"]
 mod values;

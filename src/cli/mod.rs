@@ -2,6 +2,7 @@
 
 mod backup;
 mod catalog;
+mod choices;
 mod doctor;
 mod drill;
 mod export;

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
+    choices::Choosing,
     json, say,
     session::{Origin, Session, known},
 };
@@ -40,8 +41,9 @@ pub struct Restore {
     source: Vec<String>,
     /// Only what fits: db, db.table, bucket/key, a path; globs; may be repeated
     #[arg(long, value_name = "PATTERN")]
-    only: Vec<String>,
-    /// Somewhere else: SOURCE=URL (without password) or SOURCE=/absolute/folder; may be repeated
+    pub(super) only: Vec<String>,
+    /// Somewhere else: SOURCE=URL (without password; MySQL: URL/DATABASE for another name) or SOURCE=/absolute/folder;
+    /// may be repeated
     #[arg(long, value_name = "SOURCE=WHERE")]
     into: Vec<String>,
     /// To any second (needs the journal)
@@ -58,13 +60,15 @@ pub struct Restore {
     resume: bool,
     /// Where the repository is damaged, restore what is not and name what is missing: reads everything twice
     #[arg(long)]
-    salvage: bool,
+    pub(super) salvage: bool,
     /// How what is restored is checked: a server's rows are read back and compared, or counted, or neither
     #[arg(long, value_enum, value_name = "HOW", default_value_t = How::Digests)]
     verify: How,
     /// Do not ask; the stack's name says that you know which one
     #[arg(long, value_name = "STACK")]
     yes: Option<String>,
+    #[command(flatten)]
+    choosing: Choosing,
     #[command(flatten)]
     origin: Origin,
 }
@@ -206,6 +210,11 @@ fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
         }
         into.push((config.name.clone(), place));
     }
+    let all: Vec<&SourceConfig> =
+        stack.sources.iter().filter(|one| names.is_empty() || names.contains(&one.name)).collect();
+    let place = |name: &SourceName| into.iter().find(|(source, _)| source == name).map(|(_, into)| into);
+    let all: Vec<_> = all.into_iter().map(|one| (one, place(&one.name))).collect();
+    args.choosing.check(args, &all)?;
     let only = Selection::new(&args.only).map_err(|failure| {
         failure
             .hint("Write a glob such as im, im.users, 'bucket/2025/*'; [x] for a character that means more.")
@@ -245,14 +254,20 @@ fn targets(
         return Err(Failure::new(ExitCode::Usage, format!("--into names `{name}`, which is not restored"))
             .hint(format!("Add --source {name}, or leave that --into out.")));
     }
-    let mut targets = Vec::new();
-    for name in names {
+    let mut configs = Vec::new();
+    for name in &names {
         let config = stack.source(name.as_str()).ok_or_else(|| {
             Failure::new(ExitCode::Usage, format!("the snapshot has `{name}`, the policy has no such source"))
                 .hint("Add the source to the policy, or pick others with --source.")
         })?;
-        let into = asked.into.iter().find(|(source, _)| *source == name).map(|(_, into)| into);
-        targets.push((name, registry::target(config, into, &session.ground, &session.monitor())?));
+        configs.push((config, asked.into.iter().find(|(source, _)| source == name).map(|(_, into)| into)));
+    }
+    let (ground, monitor) = (&session.ground, session.monitor());
+    let mut targets = Vec::new();
+    for (config, into) in configs {
+        let choices = args.choosing.choices(config, into, snapshot, ground)?;
+        let target = registry::chosen_target(config, into, &choices, ground, &monitor)?;
+        targets.push((config.name.clone(), target));
     }
     let (by_name, only) = (!args.source.is_empty(), asked.only);
     let (verify, resume) = (args.verify.into(), if args.resume { Resume::Now } else { Resume::Later });
@@ -303,6 +318,8 @@ fn facts(plan: &Plan, origin: &Origin, place: &str) -> Value {
             "in_the_way": source.state.in_the_way,
             "continues": source.continues,
             "predicted_seconds": source.predicted_seconds,
+            "choices": source.choices,
+            "names": source.state.names,
         })
     });
     json!({
@@ -351,6 +368,20 @@ fn show(plan: &Plan, zone: Tz, origin: &Origin, place: &str) {
     let beside =
         plan.sources.iter().filter_map(|source| super::instant::beside(&source.source, &source.point));
     beside.for_each(|line| say(&line));
+    for source in plan.sources.iter().filter(|source| !source.choices.is_empty()) {
+        let choices = source.choices.iter().filter(|(name, _)| **name != "names");
+        let choices: Vec<String> = choices.map(|(name, word)| format!("{name} {word}")).collect();
+        say(&format!("{}: {}", source.source, choices.join(", ")));
+        for (old, new) in &source.state.names {
+            say(&format!("{}: {old} goes by the name {new}", source.source));
+        }
+        if let Some(swap) = source.choices.get("names").filter(|names| names.starts_with("swap")) {
+            say(&format!(
+                "{}: {swap}; what is written to the live tables until then stays in the old ones",
+                source.source
+            ));
+        }
+    }
     say(&expected(plan.predicted_seconds));
     show_missing(plan.missing.iter());
 }

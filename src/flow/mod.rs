@@ -14,7 +14,7 @@ mod entry;
 mod select;
 pub mod unordered;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 
@@ -69,6 +69,8 @@ pub struct TargetState {
     pub version: String,
     /// One line for each thing in the way (`database im: 12 tables`); none when the target is empty.
     pub in_the_way: Vec<String>,
+    /// What goes by another name there than in the snapshot, by its old name.
+    pub names: BTreeMap<String, String>,
     /// The jobs that were interrupted there and can be continued.
     pub unfinished: Vec<String>,
 }

@@ -1,6 +1,9 @@
 //! From a policy's sources to the engines that read and write them: the only place that names all engines.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use chrono::TimeDelta;
 
@@ -13,8 +16,9 @@ use crate::{
     finding::{Finding, Law},
     flow::{Likeness, Source, Target},
     mysql::{
-        MysqlSource, MysqlTarget,
+        Choices, Exchange, MysqlSource, MysqlTarget,
         compare::{MysqlLikeness, patterns_of},
+        renamed_items,
     },
     names::SourceName,
     policy::{MysqlConfig, SourceConfig, SourceKind},
@@ -104,6 +108,10 @@ pub struct ReadyTarget {
     pub place: String,
     /// Whether entries become again what they were there, and not plain files.
     pub is_native: bool,
+    /// What was chosen, where the target leaves a choice: a name and a word.
+    pub choices: BTreeMap<&'static str, String>,
+    /// What follows once everything is restored and compared.
+    pub exchange: Option<Exchange>,
     /// How what was written can be read back, where that proves more than the writing did.
     pub reader: Option<Reader>,
 }
@@ -114,19 +122,21 @@ pub struct Reader {
     pub config: MysqlConfig,
     /// Time and chance.
     pub ground: Ground,
+    /// What goes by another name there than in the snapshot, by its old name.
+    pub names: BTreeMap<String, String>,
+    target: MysqlTarget,
 }
 
 impl Reader {
     /// Returns the configuration that reads what a snapshot with this inventory has, whatever the policy takes today.
     pub fn config_for(&self, inventory: &[String]) -> MysqlConfig {
-        let (databases, exclude) = patterns_of(inventory);
+        let (databases, exclude) = patterns_of(&renamed_items(&self.names, inventory));
         MysqlConfig { databases, exclude, ..self.config.clone() }
     }
 
     /// Makes the target once more.
-    pub fn target(&self, name: &SourceName, monitor: &SharedMonitor) -> Box<dyn Target> {
-        let (config, ground) = (self.config.clone(), self.ground.clone());
-        Box::new(MysqlTarget::new(name.clone(), config, ground, monitor.clone()))
+    pub fn target(&self) -> Box<dyn Target> {
+        Box::new(self.target.clone())
     }
 }
 
@@ -134,6 +144,17 @@ impl Reader {
 pub fn target(
     config: &SourceConfig,
     into: Option<&Into>,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) -> Result<ReadyTarget> {
+    chosen_target(config, into, &Choices::default(), ground, monitor)
+}
+
+/// Makes the target of a restore of `config` that does as was chosen; a source of another kind leaves no choice.
+pub fn chosen_target(
+    config: &SourceConfig,
+    into: Option<&Into>,
+    choices: &Choices,
     ground: &Ground,
     monitor: &SharedMonitor,
 ) -> Result<ReadyTarget> {
@@ -145,17 +166,20 @@ pub fn target(
         None => {}
     }
     let place = kind.place();
-    let reader = match &kind {
-        SourceKind::Mysql(config) => Some(Reader { config: config.clone(), ground: ground.clone() }),
-        _ => None,
-    };
+    let (mut words, mut exchange, mut reader) = (BTreeMap::new(), None, None);
     let target: Box<dyn Target> = match kind {
-        SourceKind::Mysql(kind) => Box::new(MysqlTarget::new(name, kind, ground, monitor)),
+        SourceKind::Mysql(config) => {
+            let target =
+                MysqlTarget::new(name, config.clone(), ground.clone(), monitor).choosing(choices.clone());
+            (words, exchange) = (choices.words(), target.exchange()?);
+            reader = Some(Reader { config, ground, names: BTreeMap::new(), target: target.clone() });
+            Box::new(target)
+        }
         SourceKind::Redis(kind) => Box::new(RedisTarget::new(name, kind, ground, monitor)),
         SourceKind::S3(kind) => Box::new(S3Target::new(name, kind, monitor)),
         SourceKind::Files(kind) => Box::new(FilesTarget::new(name, kind, monitor)),
     };
-    Ok(ReadyTarget { target, place, is_native: true, reader })
+    Ok(ReadyTarget { target, place, is_native: true, choices: words, exchange, reader })
 }
 
 /// A files source is put below the folder as it was; any other source's entries become plain files in it.
@@ -165,5 +189,6 @@ fn folder_target(name: SourceName, kind: &SourceKind, folder: &Path, monitor: Sh
         SourceKind::Files(_) => Box::new(FilesTarget::into(name, folder, monitor)),
         _ => Box::new(EntryFolder::new(name, folder)),
     };
-    ReadyTarget { target, place, is_native: matches!(kind, SourceKind::Files(_)), reader: None }
+    let is_native = matches!(kind, SourceKind::Files(_));
+    ReadyTarget { target, place, is_native, choices: BTreeMap::new(), exchange: None, reader: None }
 }

@@ -54,6 +54,8 @@ pub struct SourcePlan {
     pub state: TargetState,
     /// How long it will take, if past drills measured that.
     pub predicted_seconds: Option<f64>,
+    /// What was chosen, where the target leaves a choice: a name and a word.
+    pub choices: BTreeMap<&'static str, String>,
     /// Whether an interrupted restore of the same is continued there.
     pub continues: bool,
     job: Option<String>,
@@ -182,7 +184,7 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
         let state = target.target.inspect(&found.inventory).await?;
         // What is lost of a damaged repository may be more the next time: a salvage begins anew.
         let is_noted = resume != Resume::Never && !is_salvage;
-        let job = is_noted.then(|| job(snapshot, &name, &only));
+        let job = is_noted.then(|| job(snapshot, &name, &only, (&target, &state)));
         let is_own = job.as_ref().is_some_and(|job| state.unfinished.contains(job));
         sources.push(SourcePlan {
             source: name,
@@ -193,6 +195,7 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
             place: target.place.clone(),
             state,
             predicted_seconds: None,
+            choices: target.choices.clone(),
             continues: resume == Resume::Now && is_own,
             job,
             target,
@@ -226,10 +229,18 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
 }
 
 /// Returns what a target calls this restore: the same again has the same name.
-fn job(snapshot: &Snapshot, source: &SourceName, only: &Selection) -> String {
+fn job(
+    snapshot: &Snapshot,
+    source: &SourceName,
+    only: &Selection,
+    (target, state): (&ReadyTarget, &TargetState),
+) -> String {
     let words = [snapshot.refs.snapshot.as_str(), source.as_str()];
     let patterns = only.patterns().iter().map(String::as_str);
-    hex::encode(Sha256::digest(words.into_iter().chain(patterns).collect::<Vec<_>>().join("\n")))
+    let names = state.names.iter().flat_map(|(old, new)| [old.as_str(), new.as_str()]);
+    let swap = target.exchange.iter().map(|_| "swap");
+    let all: Vec<&str> = words.into_iter().chain(patterns).chain(names).chain(swap).collect();
+    hex::encode(Sha256::digest(all.join("\n")))
 }
 
 /// Returns what the backup could not read of what is now to be restored.
@@ -442,11 +453,15 @@ async fn restore_one(
     let (source, version) = (plan.source, plan.state.version);
     let size_bytes_expected = Some(plan.size_bytes);
     monitor.event(Event::SourceBegan { source: source.clone(), verb: "restore", size_bytes_expected });
-    let (verify, only, reader) = (options.verify, options.only.clone(), plan.target.reader);
+    let (verify, only) = (options.verify, options.only.clone());
+    let ReadyTarget { target, exchange, mut reader, .. } = plan.target;
+    if let Some(reader) = &mut reader {
+        reader.names = plan.state.names;
+    }
     let lacks = plan.salvage.as_ref().is_some_and(|salvage| !salvage.lost.is_empty());
     let again = reader.as_ref().filter(|_| options.job.is_some());
     let copying = Copying { snapshot, source: &source, salvage: plan.salvage.as_ref(), monitor };
-    let written = copying.with_patience(plan.target.target, again, options).await;
+    let written = copying.with_patience(target, again, options).await;
     monitor.event(Event::SourceEnded { source: source.clone() });
     let mut tally = written.map_err(|error| error.about(&source))?;
     // Where something did not come, the target has other digests as a matter of course.
@@ -457,6 +472,10 @@ async fn restore_one(
             contents::check(snapshot, &source, (&reader, &version), &only, &mut tally, monitor).await;
         monitor.event(Event::SourceEnded { source: source.clone() });
         checked?;
+    }
+    // Only what was found to be right takes the place of what is live.
+    if let Some(exchange) = exchange {
+        tally.notes.extend(exchange.run().await?);
     }
     Ok(Restored { source, tally, seconds: began.elapsed().as_secs_f64() })
 }
@@ -491,7 +510,7 @@ impl Copying<'_> {
             self.monitor.warn(Some(self.source), what, None);
             tokio::time::sleep(pause).await;
             (waited, pause) = (waited + pause, (pause * 2).min(LONGEST_PAUSE));
-            target = reader.target(self.source, self.monitor);
+            target = reader.target();
             options.resume = true;
         }
     }

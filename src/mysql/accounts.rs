@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
+    choices::AccountsRule,
     conn::{Flavor, Server, code, is_denied, is_unknown_account, number, text},
     sql::{Script, account, ident},
 };
@@ -145,16 +146,18 @@ impl Accounts {
         Self { script, kept: BTreeSet::new(), notes: Vec::new() }
     }
 
-    /// Decides which accounts are left as they are, and returns them: one that exists, unless `replace`; root and the
-    /// account that restores always. A restore that is continued knows them: what else there is, is its own.
+    /// Decides which accounts are left as they are, and returns them: one that exists, unless the rule is to replace
+    /// it; root and the account that restores always. A restore that is continued knows them: what else there is, is
+    /// its own.
     pub async fn keep(
         &mut self,
         server: &Server,
         conn: &mut Conn,
-        (flavor, replace): (Flavor, bool),
+        (flavor, rule): (Flavor, AccountsRule),
         known: Option<BTreeSet<String>>,
     ) -> Result<&BTreeSet<String>> {
         let present = list(conn, flavor).await.map_err(|e| server.failure("list the accounts", e))?;
+        let replace = rule == AccountsRule::Replace;
         let untouchable =
             |account: &&Account| !replace || account.user == "root" || account.user == server.config.user;
         let found = || present.iter().filter(untouchable).map(Account::sql).collect();

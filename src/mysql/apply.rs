@@ -12,10 +12,7 @@ use super::{
     programs::create_table,
     sql::{Script, ident, literal},
 };
-use crate::{
-    error::{ExitCode, Failure, Result},
-    flow::Selection,
-};
+use crate::error::{ExitCode, Failure, Result};
 
 /// Something on the target that a restore would overwrite.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,16 +46,10 @@ impl Obstacle {
     }
 }
 
-/// Finds what restoring the wanted part of `inventory` would overwrite.
-pub(super) async fn obstacles(
-    server: &Server,
-    conn: &mut Conn,
-    inventory: &[String],
-    only: &Selection,
-) -> Result<Vec<Obstacle>> {
+/// Finds what restoring these items would overwrite.
+pub(super) async fn obstacles(server: &Server, conn: &mut Conn, items: &[String]) -> Result<Vec<Obstacle>> {
     let mut found = Vec::new();
-    let wanted = inventory.iter().filter(|item| only.names(item, Some('.')));
-    let parsed: Vec<(String, Option<String>)> = wanted.filter_map(|item| parse_item(item)).collect();
+    let parsed: Vec<(String, Option<String>)> = items.iter().filter_map(|item| parse_item(item)).collect();
     let whole: Vec<&String> = parsed.iter().filter(|(_, t)| t.is_none()).map(|(db, _)| db).collect();
     for (db, table) in &parsed {
         refuse_system(server, db)?;
@@ -236,7 +227,8 @@ async fn count(server: &Server, conn: &mut Conn, table: &Filled) -> Result<()> {
     Ok(())
 }
 
-fn alter(at: &Place, definitions: &[String]) -> String {
+/// Returns the statement that adds definitions to a table.
+pub(super) fn alter(at: &Place, definitions: &[String]) -> String {
     let list: Vec<String> = definitions.iter().map(|definition| format!("ADD {definition}")).collect();
     format!("ALTER TABLE {} {}", at.sql(), list.join(", "))
 }

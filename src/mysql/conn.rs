@@ -110,6 +110,7 @@ pub(super) struct Server {
     pub resumes: bool,
     opts: Opts,
     writes: bool,
+    binlog_off: bool,
 }
 
 impl Server {
@@ -129,7 +130,14 @@ impl Server {
             .tcp_keepalive(Some(Duration::from_mins(1)))
             .ssl_opts(ssl(config.tls));
         let (name, config) = (name.clone(), config.clone());
-        Ok(Self { name, config, packet_bytes: PACKET_BYTES_MAX, resumes: false, opts: opts.into(), writes })
+        let packet_bytes = PACKET_BYTES_MAX;
+        Ok(Self { name, config, packet_bytes, resumes: false, opts: opts.into(), writes, binlog_off: false })
+    }
+
+    /// Keeps what is written out of the server's binlog, if `off`.
+    pub fn binlog_off(mut self, off: bool) -> Self {
+        self.binlog_off = off;
+        self
     }
 
     /// Takes no packet that is longer than this.
@@ -180,6 +188,9 @@ impl Server {
         for statement in must {
             self.run(conn, &statement, "prepare its session").await?;
         }
+        if self.binlog_off && purpose.writes() {
+            self.leave_binlog(conn).await?;
+        }
         // Each of these exists on some servers only, or may need a privilege; without it all still works.
         let always: &[&str] = &[
             "max_execution_time=0",
@@ -211,6 +222,27 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether what is written stays out of the binlog.
+    pub fn leaves_binlog(&self) -> bool {
+        self.binlog_off
+    }
+
+    async fn leave_binlog(&self, conn: &mut Conn) -> Result<()> {
+        let left = conn.query_drop("SET SESSION sql_log_bin=0").await;
+        left.map_err(|error| {
+            let is_denied = number(&error).is_some_and(is_denied);
+            let failure = self.failure("stay out of the binlog", error);
+            if !is_denied {
+                return failure;
+            }
+            let user = account(&self.config.user, "%");
+            Failure::new(failure.exit(), failure.one_line()).hint(format!(
+                "GRANT SESSION_VARIABLES_ADMIN ON *.* TO {user}; (MariaDB: BINLOG ADMIN), or say --binlog on: then \
+                 replicas follow."
+            ))
+        })
     }
 
     /// Asks how long a packet may be; from now on what is longer is refused before it is sent.

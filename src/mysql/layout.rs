@@ -10,6 +10,7 @@ use super::{
     codec::{Bound, Codec},
     conn::{Server, named, text},
     engines::keeps_rows,
+    rename::Renames,
     sql::{full, ident, literal},
 };
 use crate::{
@@ -91,12 +92,14 @@ pub(super) struct Wanted {
     leave: GlobSet,
     only: Option<Place>,
     selected: Option<Selection>,
+    /// What databases are called in the selection.
+    called: Renames,
 }
 
 impl Wanted {
     pub fn new(config: &MysqlConfig) -> Result<Self> {
         let (take, leave) = (globs(&config.databases)?, globs(&config.exclude)?);
-        Ok(Self { take, leave, only: None, selected: None })
+        Ok(Self { take, leave, only: None, selected: None, called: Renames::default() })
     }
 
     /// Wants one table of these and nothing else; all of them when there is none.
@@ -107,6 +110,11 @@ impl Wanted {
     /// Wants what is selected of these, without a lock.
     pub fn selecting(self, selected: Option<Selection>) -> Self {
         Self { selected, ..self }
+    }
+
+    /// Selects by the names that databases have in the snapshot.
+    pub fn called(self, called: Renames) -> Self {
+        Self { called, ..self }
     }
 
     /// Returns whether nothing may be locked for the reading.
@@ -120,12 +128,13 @@ impl Wanted {
             && self.take.is_match(db)
             && !self.leave.is_match(db)
             && self.only.as_ref().is_none_or(|only| only.db == db)
-            && self.selected.as_ref().is_none_or(|selected| reaches(selected, db))
+            && self.selected.as_ref().is_none_or(|selected| reaches(selected, self.called.original(db)))
     }
 
     pub fn table(&self, db: &str, table: &str) -> bool {
         let is_meant = self.only.as_ref().is_none_or(|only| only.table == table);
-        let is_selected = |selected: &Selection| selected.names(&table_item(db, table), Some('.'));
+        let is_selected =
+            |selected: &Selection| selected.names(&table_item(self.called.original(db), table), Some('.'));
         is_meant
             && self.database(db)
             && !self.leave.is_match(format!("{db}.{table}"))

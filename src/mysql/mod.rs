@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`], [`lossy`] | reading |
 //! | [`target`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
+//! | [`choices`], [`rename`], [`swap`], [`gtid`] | what a person chose about it: other names, GTIDs |
 //! | [`script`] | the same as one SQL script |
 //! | [`accounts`] | users, roles and grants, both ways |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
@@ -19,12 +20,14 @@
 mod accounts;
 mod apply;
 mod ask;
+mod choices;
 mod codec;
 pub mod compare;
 mod conn;
 mod ddl;
 mod engines;
 pub mod examine;
+mod gtid;
 mod layout;
 mod ledger;
 mod load;
@@ -32,17 +35,22 @@ mod lossy;
 mod orphans;
 mod programs;
 mod range;
+mod rename;
 mod rows;
 mod script;
 mod snapshot;
 mod source;
 mod sql;
+mod swap;
 mod target;
 mod tsv;
 
 pub use self::{
     ask::{Answer, ask},
+    choices::{AccountsRule, Choices, GtidRule, Naming},
+    rename::renamed_items,
     script::SqlScript,
     source::MysqlSource,
+    swap::Exchange,
     target::MysqlTarget,
 };

@@ -22,6 +22,7 @@ use super::{
     lossy,
     programs::{self, of_kind},
     range::{Division, WALK_ROWS},
+    rename::Renames,
     rows::{self, Table},
     snapshot::Snapshot,
     sql::Script,
@@ -30,7 +31,10 @@ use crate::{
     clock::Ground,
     error::{Context, ExitCode, Result},
     event::{Monitor, SharedMonitor},
-    flow::{EntryMeta, EntrySink, FlowResult, Previous, Problem, Selection, Source, Stage},
+    flow::{
+        EntryMeta, EntrySink, FlowError, FlowResult, Piece, Previous, Problem, STREAM_DEPTH, Selection,
+        Source, Stage, channel, settle,
+    },
     names::SourceName,
     policy::MysqlConfig,
 };
@@ -45,6 +49,7 @@ pub struct MysqlSource {
     range_rows: u64,
     row_bytes_max: usize,
     selected: Option<Selection>,
+    names: BTreeMap<String, String>,
 }
 
 impl MysqlSource {
@@ -59,6 +64,7 @@ impl MysqlSource {
             range_rows: WALK_ROWS,
             row_bytes_max: PACKET_BYTES_MAX,
             selected: None,
+            names: BTreeMap::new(),
         }
     }
 
@@ -94,15 +100,19 @@ impl MysqlSource {
     }
 }
 
-#[async_trait]
-impl Source for MysqlSource {
-    fn name(&self) -> &SourceName {
-        &self.name
+impl MysqlSource {
+    /// Reads databases that go by other names there, by their old names.
+    #[must_use]
+    pub fn calling(mut self, names: BTreeMap<String, String>) -> Self {
+        self.names = names;
+        self
     }
 
-    async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
+    async fn read_as_is(self: Box<Self>, sink: EntrySink) -> FlowResult<()> {
         let server = Server::new(&self.name, &self.config, false)?.with_packets_of(self.row_bytes_max);
-        let wanted = Wanted::new(&self.config)?.only(self.only).selecting(self.selected);
+        let renames = Renames::known(&self.names);
+        let only = self.only.map(|at| Place { db: renames.get(&at.db).to_owned(), ..at });
+        let wanted = Wanted::new(&self.config)?.only(only).selecting(self.selected).called(renames);
         let mut snapshot = Snapshot::take(&server, &wanted, &self.ground, &*self.monitor).await?;
         let content = Content::read(&server, &wanted, &mut snapshot, &self.monitor).await?;
         content.tell_torn(&server, &mut snapshot, &*self.monitor);
@@ -120,6 +130,60 @@ impl Source for MysqlSource {
         reading.programs().await?;
         reading.accounts(&wanted).await?;
         reading.end(&wanted, &counts).await
+    }
+}
+
+/// Sends on what a source sends, by the names of before.
+async fn by_old_names(
+    names: &BTreeMap<String, String>,
+    source: Box<MysqlSource>,
+    sink: EntrySink,
+) -> FlowResult<()> {
+    let back = Renames::known(names).back();
+    let (inner, mut stream) = channel(STREAM_DEPTH);
+    let forward = async {
+        let mut next = stream.next().await?;
+        let inventory = back.items(stream.inventory());
+        sink.announce(inventory.clone()).await?;
+        while let Some(mut entry) = next {
+            back.whole_meta(&mut entry.meta)?;
+            let mut body = sink.begin(entry.meta).await?;
+            while let Some(piece) = entry.body.next_piece().await? {
+                match piece {
+                    Piece::Data(bytes) => body.write(bytes).await?,
+                    Piece::Border => body.border().await?,
+                }
+            }
+            body.finish_with(entry.body.trailer().clone()).await?;
+            next = stream.next().await?;
+        }
+        for problem in stream.problems() {
+            sink.report(problem.clone()).await?;
+        }
+        for item in &inventory {
+            sink.complete(item);
+        }
+        match stream.point() {
+            Some(point) => sink.finish(point.clone()).await,
+            None => Err(FlowError::Unfinished),
+        }
+    };
+    let (read, sent) = tokio::join!(source.read_as_is(inner), forward);
+    settle(read, sent).map(|_| ())
+}
+
+#[async_trait]
+impl Source for MysqlSource {
+    fn name(&self) -> &SourceName {
+        &self.name
+    }
+
+    async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
+        if self.names.is_empty() {
+            return self.read_as_is(sink).await;
+        }
+        let names = self.names.clone();
+        by_old_names(&names, self, sink).await
     }
 }
 

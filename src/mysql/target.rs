@@ -28,22 +28,25 @@ use tokio::{
 use super::{
     accounts::Accounts,
     apply::{self, Filled},
+    choices::{AccountsRule, Choices, Naming},
     conn::{Flavor, Purpose, Server},
-    ddl,
+    ddl, gtid,
     layout::{LEDGER, Layout, Place, is_transactional, parse_item, table_item},
     ledger::{self, Ledger, Standing},
     load::{Way, load},
     orphans,
     programs::create_table,
+    rename::{self, Renames},
     sql::{Script, ident},
+    swap::{self, Exchange, Held},
 };
 use crate::{
     clock::Ground,
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{
-        Entry, EntryMeta, EntryStream, FlowError, FlowResult, Problem, Selection, Stage, Tally, Target,
-        TargetState, Verified, Verify, WriteOptions,
+        Entry, EntryMeta, EntryStream, FlowError, FlowResult, Problem, Stage, Tally, Target, TargetState,
+        Verified, Verify, WriteOptions,
     },
     names::{EntryPath, SourceName},
     policy::MysqlConfig,
@@ -53,16 +56,45 @@ use crate::{
 pub(super) const SCRIPT_BYTES_MAX: usize = 64 << 20;
 
 /// Writes a MySQL or MariaDB server.
+#[derive(Clone)]
 pub struct MysqlTarget {
     name: SourceName,
     config: MysqlConfig,
     monitor: SharedMonitor,
+    choices: Choices,
+    held: swap::Shared,
 }
 
 impl MysqlTarget {
     /// Makes a target; nothing is connected yet.
     pub fn new(name: SourceName, config: MysqlConfig, _ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, monitor }
+        Self { name, config, monitor, choices: Choices::default(), held: swap::Shared::default() }
+    }
+
+    /// Does as was chosen.
+    #[must_use]
+    pub fn choosing(mut self, choices: Choices) -> Self {
+        self.choices = choices;
+        self
+    }
+
+    /// Returns the exchange that follows the restore, if one was chosen.
+    pub fn exchange(&self) -> Result<Option<Exchange>> {
+        let Naming::Swap { beside, was } = &self.choices.naming else { return Ok(None) };
+        let (beside, was, held) = (beside.clone(), was.clone(), Arc::clone(&self.held));
+        Ok(Some(Exchange { server: self.server()?, beside, was, held, monitor: self.monitor.clone() }))
+    }
+
+    /// Fails while nothing is touched where the server would not take the snapshot's GTIDs in the end.
+    async fn check_gtid(&self, server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<()> {
+        match &self.choices.gtid {
+            Some((rule, position)) => gtid::check(server, conn, flavor, *rule, position).await,
+            None => Ok(()),
+        }
+    }
+
+    fn server(&self) -> Result<Server> {
+        Ok(Server::new(&self.name, &self.config, true)?.binlog_off(self.choices.binlog_off))
     }
 }
 
@@ -73,60 +105,66 @@ impl Target for MysqlTarget {
     }
 
     async fn inspect(&mut self, inventory: &[String]) -> Result<TargetState> {
-        let server = Server::new(&self.name, &self.config, true)?;
+        let server = self.server()?;
         let mut conn = server.open(Purpose::WriteNames).await?;
-        let (_, version) = server.version(&mut conn).await?;
-        let found = apply::obstacles(&server, &mut conn, inventory, &Selection::all()).await?;
+        let (flavor, version) = server.version(&mut conn).await?;
+        self.check_gtid(&server, &mut conn, flavor).await?;
+        let renames = Renames::of(&self.choices.naming, inventory)?;
+        let found = apply::obstacles(&server, &mut conn, &renames.items(inventory)).await?;
+        let in_the_way = found.iter().map(apply::Obstacle::line).collect();
         let unfinished = ledger::jobs(&server, &mut conn).await?;
-        Ok(TargetState { version, in_the_way: found.iter().map(apply::Obstacle::line).collect(), unfinished })
+        Ok(TargetState { version, in_the_way, names: renames.changed(), unfinished })
     }
 
     async fn done(&mut self, job: &str) -> Result<BTreeSet<EntryPath>> {
-        let server = Server::new(&self.name, &self.config, true)?;
+        let server = self.server()?;
         let mut conn = server.open(Purpose::WriteNames).await?;
         let standing = Ledger::new(job).standing(&server, &mut conn).await?;
         Ok(standing.map(|standing| standing.done.into_keys().collect()).unwrap_or_default())
     }
 
     async fn write(self: Box<Self>, options: WriteOptions, mut entries: EntryStream) -> FlowResult<Tally> {
-        let mut server = Server::new(&self.name, &self.config, true)?;
+        let mut server = self.server()?;
         let mut names = server.open(Purpose::WriteNames).await?;
         server.ask_packet(&mut names).await?;
         let (flavor, _) = server.version(&mut names).await?;
+        self.check_gtid(&server, &mut names, flavor).await?;
         let mut next = entries.next().await?;
-        let (ledger, standing) = begun(&server, &mut names, &options, entries.inventory()).await?;
+        let wanted = entries.inventory().iter().filter(|item| options.only.names(item, Some('.')));
+        let wanted: Vec<String> = wanted.cloned().collect();
+        let renames = Renames::of(&self.choices.naming, &wanted)?;
+        let (ledger, standing) = begun(&server, &mut names, &options, &renames.items(&wanted)).await?;
         server.resumes = standing.is_some();
         let mut writing = Writing {
             server: &server,
             flavor,
             names,
             options,
+            choices: self.choices.clone(),
             ledger,
             standing: standing.unwrap_or_default(),
             tables: BTreeMap::new(),
             after: Vec::new(),
             databases: BTreeSet::new(),
             lacking: BTreeSet::new(),
+            renames,
+            held: matches!(self.choices.naming, Naming::Swap { .. }).then(Held::default),
             tally: Tally::default(),
         };
         writing.lacking.extend(entries.problems().iter().map(|problem| problem.what.clone()));
         writing.make_room(entries.inventory(), &self.monitor).await?;
         let mut loaders = Loaders::default();
         while let Some(entry) = next {
-            writing.tally.entries += 1;
-            let taken = match entry.meta.stage {
-                Stage::Schema => writing.define(entry).await,
-                Stage::Data => writing.dispatch(entry, &mut loaders).await,
-                Stage::After => writing.keep(entry).await,
-            };
-            next = match taken {
+            next = match writing.take_in(entry, &mut loaders).await {
                 Ok(()) => loaders.or_failed(entries.next()).await,
                 Err(error) => Err(error),
             }
             .or_else(|error| loaders.blame(error))?;
         }
         let loaded = loaders.finish().await?;
-        writing.finish(loaded, &self.monitor).await
+        let (tally, held) = writing.finish(loaded, &self.monitor).await?;
+        *self.held.lock().await = held;
+        Ok(tally)
     }
 }
 
@@ -158,6 +196,7 @@ struct Writing<'a> {
     flavor: Flavor,
     names: Conn,
     options: WriteOptions,
+    choices: Choices,
     ledger: Option<Ledger>,
     /// What was done before this restore was interrupted.
     standing: Standing,
@@ -167,20 +206,31 @@ struct Writing<'a> {
     databases: BTreeSet<String>,
     /// Items that the stream has not whole.
     lacking: BTreeSet<String>,
+    renames: Renames,
+    /// What is kept for an exchange, where one follows.
+    held: Option<Held>,
     tally: Tally,
 }
 
 impl Writing<'_> {
     async fn make_room(&mut self, inventory: &[String], monitor: &SharedMonitor) -> FlowResult<()> {
-        if self.server.resumes {
-            return Ok(());
-        }
         // Dropped as a whole, a database would take along what does not come back.
         let lacks =
             |of: &str| self.lacking.iter().filter_map(|item| parse_item(item)).any(|(db, _)| db == of);
         let whole = |item: &&String| !matches!(parse_item(item), Some((db, None)) if lacks(&db));
-        let inventory: Vec<String> = inventory.iter().filter(whole).cloned().collect();
-        let found = apply::obstacles(self.server, &mut self.names, &inventory, &self.options.only).await?;
+        let wanted = inventory.iter().filter(|item| self.options.only.names(item, Some('.')));
+        let wanted: Vec<String> = wanted.filter(whole).cloned().collect();
+        if let Some(held) = &mut self.held {
+            let whole =
+                wanted.iter().filter_map(|item| parse_item(item)).filter(|(_, table)| table.is_none());
+            held.whole.extend(whole.map(|(db, _)| db));
+        }
+        self.lacking = self.lacking.iter().map(|item| self.renames.item(item)).collect();
+        if self.server.resumes {
+            return Ok(());
+        }
+        let items = self.renames.items(&wanted);
+        let found = apply::obstacles(self.server, &mut self.names, &items).await?;
         if !found.is_empty() && !self.options.replace {
             let lines: Vec<String> = found.iter().map(apply::Obstacle::line).collect();
             let what = format!(
@@ -205,6 +255,22 @@ impl Writing<'_> {
         Ok(())
     }
 
+    /// Takes an entry for what it is, by the name that it goes by here.
+    async fn take_in(&mut self, mut entry: Entry, loaders: &mut Loaders) -> FlowResult<()> {
+        self.tally.entries += 1;
+        if let Some(held) = &mut self.held
+            && held.waits(&entry.meta)?
+        {
+            return self.keep(entry).await;
+        }
+        self.renames.meta(&mut entry.meta);
+        match entry.meta.stage {
+            Stage::Schema => self.define(entry).await,
+            Stage::Data => self.dispatch(entry, loaders).await,
+            Stage::After => self.keep(entry).await,
+        }
+    }
+
     /// Applies an entry of the first stage.
     async fn define(&mut self, mut entry: Entry) -> FlowResult<()> {
         let bytes = entry.body.read_all(SCRIPT_BYTES_MAX).await?;
@@ -221,6 +287,10 @@ impl Writing<'_> {
         }
         let mut script = Script::parse(&bytes, meta.path.as_str())?;
         let doing = format!("make `{}`", meta.item);
+        // What is exchanged later refers to sequences by the name that it will have.
+        let last = if self.held.is_some() && kind == "table" { script.statements.pop() } else { None };
+        self.renames.script(meta, &mut script).map_err(|unclear| unclear.failure(meta))?;
+        script.statements.extend(last);
         if self.databases.insert(db.clone()) && kind != "database" && !self.lacking.is_empty() {
             // The database's own definition did not come; its defaults are the server's then.
             let sql = format!("CREATE DATABASE IF NOT EXISTS {}", ident(&db));
@@ -322,12 +392,46 @@ impl Writing<'_> {
     async fn keep(&mut self, mut entry: Entry) -> FlowResult<()> {
         let bytes = entry.body.read_all(SCRIPT_BYTES_MAX).await?;
         self.tally.bytes += bytes.len() as u64;
-        let script = Script::parse(&bytes, entry.meta.path.as_str())?;
+        let mut script = Script::parse(&bytes, entry.meta.path.as_str())?;
+        if self.choices.events_disabled() && entry.meta.text("kind") == Some("events") {
+            let (item, count) = (&entry.meta.item, rename::disable_events(&mut script));
+            if count > 0 {
+                self.tally.notes.push(format!("events of {item} that were made disabled: {count}"));
+            }
+        }
+        if let Some(held) = self.held.as_mut().filter(|_| Held::is_of(&entry.meta)) {
+            held.programs.push((entry.meta, script));
+            return Ok(());
+        }
+        let was = self.renames.original(entry.meta.text("db").unwrap_or_default()).to_owned();
+        if let Err(unclear) = self.renames.script(&entry.meta, &mut script) {
+            let EntryMeta { item, .. } = &entry.meta;
+            self.tally.notes.push(format!("{item}: not made by another name than {was}: {unclear}"));
+            return self.leave_out(&entry.meta).await;
+        }
+        let names = script.statements.iter().filter(|s| rename::names_database(s, &was)).count();
+        if self.renames.is_renamed(&was) && names > 0 && entry.meta.text("kind") != Some("view") {
+            let note = format!(
+                "{}: programs that name database {was} in their text still do: {names}",
+                entry.meta.item
+            );
+            self.tally.notes.push(note);
+        }
         self.after.push((entry.meta, script));
         Ok(())
     }
 
-    async fn finish(mut self, loaded: Loaded, monitor: &SharedMonitor) -> FlowResult<Tally> {
+    /// Leaves a program out; nothing stands in for a view that does not come.
+    async fn leave_out(&mut self, meta: &EntryMeta) -> FlowResult<()> {
+        if meta.text("kind") == Some("view") {
+            let at = place(meta)?;
+            let sql = format!("DROP VIEW IF EXISTS {}", at.sql());
+            self.server.run(&mut self.names, sql, &format!("leave out view `{at}`")).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self, loaded: Loaded, monitor: &SharedMonitor) -> FlowResult<(Tally, Option<Held>)> {
         self.tally.bytes += loaded.bytes;
         let filled = self.filled(&loaded)?;
         monitor.step(Some(&self.server.name), "building indexes and counting rows".to_owned());
@@ -336,9 +440,14 @@ impl Writing<'_> {
         if counts {
             self.look_for_orphans(&filled).await?;
         }
+        let rule = self.choices.accounts();
         let mut accounts = self.take("accounts").pop().map(|(_, script)| Accounts::new(script));
+        if accounts.is_some() && rule == AccountsRule::None {
+            self.tally.notes.push("no account was made, and no grant given".to_owned());
+            accounts = None;
+        }
         if let Some(accounts) = &mut accounts {
-            let (server, names, how) = (self.server, &mut self.names, (self.flavor, self.options.replace));
+            let (server, names, how) = (self.server, &mut self.names, (self.flavor, rule));
             let is_known = self.standing.kept.is_some();
             let kept = accounts.keep(server, names, how, self.standing.kept.take()).await?;
             if let Some(ledger) = self.ledger.as_ref().filter(|_| !is_known) {
@@ -356,11 +465,14 @@ impl Writing<'_> {
         }
         self.programs(&["view", "triggers", "events"]).await?;
         self.check_nothing_is_left()?;
+        if let Some((rule, position)) = &self.choices.gtid {
+            gtid::tell(self.server, &mut self.names, self.flavor, *rule, position).await?;
+        }
         if counts {
             self.tally.verified = Verified::Counts;
         }
         self.end_ledger().await?;
-        Ok(self.tally)
+        Ok((self.tally, self.held))
     }
 
     async fn end_ledger(&mut self) -> Result<()> {
@@ -393,6 +505,7 @@ impl Writing<'_> {
             *of_table = (of_table.0 + 1, of_table.1 + rows);
         }
         let mut filled = Vec::new();
+        let come: BTreeSet<Place> = self.tables.keys().cloned().collect();
         for (at, table) in std::mem::take(&mut self.tables) {
             let (Some(create), Some(layout)) = (&table.create, &table.layout) else {
                 return Err(incomplete(self.server, &at, "its definition is").into());
@@ -401,14 +514,37 @@ impl Writing<'_> {
             if table.pieces + pieces_before == 0 && !self.lacking.contains(&table_item(&at.db, &at.table)) {
                 return Err(incomplete(self.server, &at, "its rows are").into());
             }
+            let mut parts = ddl::split(create, defers(create));
+            self.part_foreign_keys(&at, &mut parts.foreign_keys, &come);
             filled.push(Filled {
-                parts: ddl::split(create, defers(create)),
+                parts,
                 layout: Layout::clone(layout),
                 rows: loaded.rows.get(&at).copied().unwrap_or_default() + rows_before,
                 at,
             });
         }
         Ok(filled)
+    }
+
+    /// Takes out the foreign keys that a table by another name has to tables that did not come along: what stands
+    /// beside a live system is not tied to it.
+    fn part_foreign_keys(&mut self, at: &Place, keys: &mut Vec<String>, come: &BTreeSet<Place>) {
+        let was = Place { db: self.renames.original(&at.db).to_owned(), table: at.table.clone() };
+        if !self.renames.is_renamed(&was.db) {
+            return;
+        }
+        let apart = self.renames.foreign_keys(at, keys, come);
+        match &mut self.held {
+            Some(held) => held.outward.extend(apart.into_iter().map(|key| (was.clone(), key))),
+            None if apart.is_empty() => {}
+            None => {
+                let note = format!(
+                    "{at}: foreign keys to tables that were not restored along, left out: {}",
+                    apart.len()
+                );
+                self.tally.notes.push(note);
+            }
+        }
     }
 
     fn take(&mut self, kind: &str) -> Vec<(EntryMeta, Script)> {

@@ -22,7 +22,8 @@ impl SourceKind {
     }
 
     /// Points the source at the server that `url` names. The account stays the source's unless the URL or
-    /// [`INTO_PASSWORD`] says otherwise; a password in the URL is refused, for the command line shows it.
+    /// [`INTO_PASSWORD`] says otherwise; a password in the URL is refused, for the command line shows it. A MySQL URL
+    /// without a host means the source's own server.
     pub fn redirect(&mut self, url: &str) -> Result<()> {
         let wrong =
             |why: &str| Failure::new(ExitCode::Usage, format!("`--into` has a URL that does not fit: {why}"));
@@ -31,6 +32,7 @@ impl SourceKind {
             Some((account, host)) => (Some(account), host),
             None => (None, rest),
         };
+        let is_own = host.is_empty() || host.starts_with('/');
         if account.is_some_and(|account| account.contains(':')) {
             return Err(wrong("it holds a password").hint(format!(
                 "Leave the password out; put it into ${INTO_PASSWORD} if it is not the source's own."
@@ -43,8 +45,12 @@ impl SourceKind {
         let password = other.map(|_| super::SecretRef::Env(INTO_PASSWORD.to_owned()));
         match self {
             Self::Mysql(mysql) if scheme == "mysql" => {
-                let (host, port) = host_and_port(host, 3306).ok_or_else(|| wrong("its port is no number"))?;
-                (mysql.host, mysql.port, mysql.socket) = (host, port, None);
+                database(host).map_err(&wrong)?;
+                if !is_own {
+                    let (host, port) =
+                        host_and_port(host, 3306).ok_or_else(|| wrong("its port is no number"))?;
+                    (mysql.host, mysql.port, mysql.socket) = (host, port, None);
+                }
                 mysql.user = account.unwrap_or_else(|| mysql.user.clone());
                 mysql.password = password.or_else(|| mysql.password.take()).filter(|_| !none);
             }
@@ -64,6 +70,22 @@ impl SourceKind {
         }
         Ok(())
     }
+}
+
+/// Returns the database that a MySQL URL names, if it names one.
+pub fn database_of(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let name = database(rest.rsplit_once('@').map_or(rest, |(_, host)| host)).ok()??;
+    (scheme == "mysql").then(|| name.to_owned())
+}
+
+/// Returns what stands behind the host: nothing, or a plain name.
+fn database(host: &str) -> Result<Option<&str>, &'static str> {
+    let Some((_, name)) = host.split_once('/') else { return Ok(None) };
+    if name.contains(|c: char| c.is_whitespace() || c.is_control() || "/%?#`".contains(c)) {
+        return Err("what stands behind the host is no plain name of a database");
+    }
+    Ok(Some(name).filter(|name| !name.is_empty()))
 }
 
 /// Splits `host`, `host:port` or `[v6]:port`, with or without a path behind it.
@@ -97,6 +119,24 @@ mod tests {
         assert_eq!(kind.place(), "mysql://lifeboat@10.0.0.9:3307");
         kind.redirect("mysql://root@[::1]").unwrap();
         assert_eq!(kind.place(), "mysql://root@::1:3306");
+    }
+
+    #[test]
+    fn a_url_may_name_a_database_and_leave_the_server() {
+        assert_eq!(database_of("mysql://root@db:3307/im_old").as_deref(), Some("im_old"));
+        assert_eq!(database_of("mysql:///im_old").as_deref(), Some("im_old"));
+        for none in ["mysql://db", "mysql://db/", "redis://db/0", "im_old"] {
+            assert_eq!(database_of(none), None, "{none}");
+        }
+        let mut kind = mysql();
+        kind.redirect("mysql://10.0.0.9:3307/").unwrap();
+        kind.redirect("mysql:///im_old").unwrap();
+        assert_eq!(kind.place(), "mysql://lifeboat@10.0.0.9:3307");
+        kind.redirect("mysql://root@/im_old").unwrap();
+        assert_eq!(kind.place(), "mysql://root@10.0.0.9:3307");
+        for odd in ["mysql://db/a/b", "mysql://db/a%20b", "mysql://db/a?x=1"] {
+            assert!(kind.redirect(odd).is_err(), "{odd}");
+        }
     }
 
     #[test]

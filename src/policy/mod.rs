@@ -18,6 +18,7 @@ mod stack;
 mod text;
 
 pub use self::{
+    elsewhere::database_of,
     language::local,
     load::{Need, find_policy},
     notify::{

@@ -156,6 +156,53 @@ fn words_that_make_no_sense_are_refused_before_anything_is_opened() {
 }
 
 #[test]
+fn choices_that_exclude_each_other_are_refused_before_anything_is_opened() {
+    let stage = Stage::with_files();
+    stage.add_redis(closed_port(), "hush");
+    for name in ["mysql", "other"] {
+        stage.append(&format!("[[source]]\nname = \"{name}\"\nkind = \"mysql\"\nuser = \"u\"\n"));
+    }
+    std::fs::remove_dir_all(stage.path("repo")).unwrap();
+    let cases: [(&[&str], &str); 15] = [
+        (&["--beside"], "`config` is no MySQL server"),
+        (&["--source", "mysql", "--source", "redis", "--swap"], "`redis` is no MySQL server"),
+        (&["--source", "mysql", "--swap", "--into", "mysql=mysql://h"], "`mysql` goes elsewhere by --into"),
+        (&["--source", "mysql", "--swap", "--beside"], "cannot be used with"),
+        (&["--source", "mysql", "--swap", "--salvage"], "--swap and --salvage exclude each other"),
+        (&["--source", "redis", "--binlog", "off"], "--binlog is about MySQL servers, and none is restored"),
+        (
+            &["--source", "mysql", "--into", "mysql=/x", "--events", "disabled"],
+            "--events is about MySQL servers",
+        ),
+        (
+            &["--source", "mysql", "--beside", "--accounts", "keep"],
+            "--accounts is for databases that keep their names",
+        ),
+        (&["--into", "mysql=mysql://h/im_old", "--accounts", "replace"], "databases that keep their names"),
+        (
+            &["--source", "mysql", "--gtid", "append", "--only", "im"],
+            "--gtid is for a source that is restored whole",
+        ),
+        (
+            &["--source", "mysql", "--gtid", "replace", "--swap"],
+            "--gtid is for a source that is restored whole",
+        ),
+        (
+            &["--source", "mysql", "--gtid", "append", "--salvage"],
+            "--gtid is for a source that is restored whole",
+        ),
+        (&["--source", "mysql", "--accounts", "some"], "invalid value 'some'"),
+        (&["--source", "mysql", "--binlog", "maybe"], "invalid value 'maybe'"),
+        (&["--into", "mysql=mysql://h/a/b"], "no plain name of a database"),
+    ];
+    for (words, why) in cases {
+        stage.run(&[&["restore", "latest"], words].concat()).ends(2).tells(why);
+        let json = stage.run(&[&["restore", "latest", "--json"], words].concat()).ends(2).json();
+        assert_eq!(json["schema"], "lifeboat.failure/1", "{words:?}");
+    }
+}
+
+#[test]
 fn a_place_for_a_source_that_is_not_restored_is_refused() {
     let (stage, _) = Stage::with_snapshot();
     stage.add_redis(closed_port(), "hush");

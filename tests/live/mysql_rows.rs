@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lifeboat::{
     error::{ExitCode, Failure},
     flow::{
-        Attrs, EntryMeta, FlowError, FlowResult, Piece, Point, STREAM_DEPTH, Source, Stage, Tally,
+        Attrs, EntryMeta, FlowError, FlowResult, Piece, Point, STREAM_DEPTH, Source, Stage, Tally, Target,
         WriteOptions, channel, settle,
     },
     policy::MysqlConfig,
@@ -60,6 +60,11 @@ impl Recorded {
 
     /// Writes what `options` select into a target.
     pub async fn write(&self, config: &MysqlConfig, options: WriteOptions) -> FlowResult<Tally> {
+        self.write_to(target(config), options).await
+    }
+
+    /// Writes what `options` select into this target.
+    pub async fn write_to(&self, target: Box<dyn Target>, options: WriteOptions) -> FlowResult<Tally> {
         let (sink, stream) = channel(STREAM_DEPTH);
         let only = options.only.clone();
         let replay = async move {
@@ -77,7 +82,7 @@ impl Recorded {
             self.inventory.iter().for_each(|item| sink.complete(item));
             sink.finish(self.point.clone()).await
         };
-        let (sent, written) = tokio::join!(replay, target(config).write(options, stream));
+        let (sent, written) = tokio::join!(replay, target.write(options, stream));
         settle(sent, written).map(|((), tally)| tally)
     }
 

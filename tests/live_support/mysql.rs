@@ -6,7 +6,7 @@ use lifeboat::{
     clock::Ground,
     event::NoMonitor,
     flow::{Source, Target},
-    mysql::{MysqlSource, MysqlTarget},
+    mysql::{Choices, Exchange, MysqlSource, MysqlTarget},
     names::SourceName,
     policy::{MysqlConfig, SecretRef},
 };
@@ -63,6 +63,8 @@ impl Server {
 
     async fn sweep(&self) {
         let mut conn = self.conn().await;
+        // What lies there may refer to each other.
+        conn.query_drop("SET foreign_key_checks = 0").await.expect("the session takes it");
         let dead = |name: &String| {
             let pid = name.strip_prefix(OWN).and_then(|rest| rest.split('_').next());
             pid.is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists())
@@ -265,6 +267,14 @@ pub fn source(config: &MysqlConfig) -> Box<dyn Source> {
 /// Makes a target that nobody watches.
 pub fn target(config: &MysqlConfig) -> Box<dyn Target> {
     Box::new(MysqlTarget::new(name(), config.clone(), Ground::system(), NoMonitor::shared()))
+}
+
+/// Makes a target that does as was chosen, and what follows it if the choice was an exchange.
+pub fn choosing(config: &MysqlConfig, choices: Choices) -> (Box<dyn Target>, Option<Exchange>) {
+    let target =
+        MysqlTarget::new(name(), config.clone(), Ground::system(), NoMonitor::shared()).choosing(choices);
+    let exchange = target.exchange().expect("the secret is there");
+    (Box::new(target), exchange)
 }
 
 fn name() -> SourceName {

@@ -39,7 +39,8 @@ pub async fn check(
         ground: &reader.ground,
         monitor,
         only: Some(only),
-        rows_only: release(stored_version) != release(version),
+        rows_only: release(stored_version) != release(version) || !reader.names.is_empty(),
+        names: reader.names.clone(),
         own: |failure| failure,
     };
     let (compared, findings) = rows::compare(&held).await.map_err(|failure| {
@@ -52,8 +53,13 @@ pub async fn check(
         None => {
             tally.verified = Verified::Digests;
             if held.rows_only {
+                let why = if reader.names.is_empty() {
+                    format!("it is of {stored_version}")
+                } else {
+                    "it is of databases by other names".to_owned()
+                };
                 tally.notes.push(format!(
-                    "the rows were compared with the snapshot; the definitions were not, for it is of {stored_version}"
+                    "the rows were compared with the snapshot; the definitions were not, for {why}"
                 ));
             }
         }

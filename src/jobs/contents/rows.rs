@@ -106,6 +106,8 @@ pub struct Held<'a> {
     pub only: Option<&'a Selection>,
     /// Whether only rows are compared: a server of another release tells the same definitions in other words.
     pub rows_only: bool,
+    /// What goes by another name there, by its name in the snapshot.
+    pub names: BTreeMap<String, String>,
     /// What a failure of the server's side is taken for.
     pub own: fn(Failure) -> Failure,
 }
@@ -119,6 +121,7 @@ impl Held<'_> {
     fn source(&self) -> MysqlSource {
         let (name, ground) = (self.name().clone(), self.ground.clone());
         let source = MysqlSource::new(name, self.config.clone(), ground, NoMonitor::shared());
+        let source = source.calling(self.names.clone());
         match self.only {
             Some(only) => source.selecting(only.clone()),
             None => source,

@@ -11,6 +11,8 @@
 mod entries;
 mod keys;
 use super::{Cast, Scene, is_damage, of_lab, sample, unsound};
+use std::collections::BTreeMap;
+
 use crate::{
     drill::{Assertion, Question},
     error::{Failure, Result},
@@ -88,6 +90,7 @@ async fn of_rows(pair: &Pair<'_>, config: &MysqlConfig) -> Result<Assertion> {
         monitor: pair.scene.monitor,
         only: None,
         rows_only: false,
+        names: BTreeMap::new(),
         own: of_lab,
     };
     let (compared, findings) = rows::compare(&held).await?;
