@@ -5,6 +5,8 @@
 #[allow(dead_code, reason = "each test file uses its own part of it")]
 mod support;
 
+#[path = "live/mysql_accounts.rs"]
+mod accounts;
 #[path = "live/mysql_copy.rs"]
 mod copy;
 #[path = "live/mysql_failures.rs"]

@@ -26,6 +26,7 @@ pub(super) mod code {
     pub const WRONG_PASSWORD: u16 = 1045;
     pub const TOO_MANY_CONNECTIONS: u16 = 1040;
     pub const SHUTTING_DOWN: u16 = 1053;
+    pub const UNKNOWN_COLUMN: u16 = 1054;
     pub const SYNTAX: u16 = 1064;
     pub const HOST_REFUSED: u16 = 1130;
     pub const NO_SUCH_ACCOUNT: u16 = 1133;
@@ -35,6 +36,7 @@ pub(super) mod code {
     pub const NO_GRANT_FOR_COLUMN: u16 = 1143;
     pub const NO_SUCH_TABLE: u16 = 1146;
     pub const NO_LOCAL_INFILE_OLD: u16 = 1148;
+    pub const NO_PASSWORD: u16 = 1698;
     pub const LOCK_WAIT: u16 = 1205;
     pub const DEADLOCK: u16 = 1213;
     pub const NO_PRIVILEGE: u16 = 1227;
@@ -230,7 +232,7 @@ impl Server {
     fn unreachable(&self, error: mysql_async::Error) -> Failure {
         let (name, place, user) = (&self.name, self.place(), &self.config.user);
         match number(&error) {
-            Some(code::WRONG_PASSWORD | code::NO_GRANT_FOR_DB | 1698) => Failure::new(
+            Some(code::WRONG_PASSWORD | code::NO_GRANT_FOR_DB | code::NO_PASSWORD) => Failure::new(
                 ExitCode::SourceDown,
                 format!("`{name}`: the server at {place} refuses user `{user}`"),
             )
