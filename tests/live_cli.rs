@@ -17,6 +17,8 @@ mod town;
 
 #[path = "live_cli/add_only.rs"]
 mod add_only;
+#[path = "live_cli/export.rs"]
+mod export;
 #[path = "live_cli/failures.rs"]
 mod failures;
 #[path = "live_cli/refusals.rs"]

@@ -9,6 +9,8 @@ mod support;
 mod accounts;
 #[path = "live/mysql_copy.rs"]
 mod copy;
+#[path = "live/mysql_export.rs"]
+mod export;
 #[path = "live/mysql_failures.rs"]
 mod failures;
 #[path = "live/mysql_reach.rs"]

@@ -7,7 +7,7 @@ use lifeboat::{
 use mysql_async::{Conn, Row, prelude::Queryable};
 
 use crate::{
-    on_both,
+    export, on_both,
     rows::Recorded,
     support::{Product, Server, source, target},
 };
@@ -145,7 +145,7 @@ async fn copy(from: &Server, to: &Server) -> Tally {
 }
 
 async fn every_account_comes_back_with_all_that_it_may_do(product: Product) {
-    let (from, to) = (Server::empty(product).await, Server::empty(product).await);
+    let (from, to) = tokio::join!(Server::empty(product), Server::empty(product));
     from.run(everywhere()).await;
     from.run(if product == Product::Mysql { of_mysql() } else { of_mariadb() }).await;
     at_home(&from, product, "GRANT PROXY ON 'plain'@'%' TO 'a@b'@'%' WITH GRANT OPTION");
@@ -169,6 +169,12 @@ async fn every_account_comes_back_with_all_that_it_may_do(product: Product) {
     assert!(before.len() > 40, "{before:#?}");
     line_by_line(&before, &shown(&to, product).await);
     logins(&to, product).await;
+
+    // And by a script that the stock client plays.
+    let script = export::script(&from.config, true).await;
+    forget(&to, product).await;
+    export::play(&to, product, &script);
+    line_by_line(&before, &shown(&to, product).await);
 
     // A drill compares what was stored with what it reads back.
     let (stored, found) = (stored(&from).await, stored(&to).await);
