@@ -13,6 +13,8 @@ mod copy;
 mod export;
 #[path = "live/mysql_failures.rs"]
 mod failures;
+#[path = "live/mysql_objects.rs"]
+mod objects;
 #[path = "live/mysql_reach.rs"]
 mod reach;
 #[path = "live/mysql_rows.rs"]

@@ -46,7 +46,12 @@ pub(super) mod code {
     pub const NO_SUCH_PRIVILEGE_TARGET: u16 = 1305;
     pub const UNKNOWN_DATABASE: u16 = 1049;
     pub const UNKNOWN_CHARSET: u16 = 1115;
+    pub const NO_SUCH_PARSER: u16 = 1128;
     pub const UNKNOWN_COLLATION: u16 = 1273;
+    pub const UNKNOWN_ENGINE: u16 = 1286;
+    pub const UNKNOWN_DIRECTORY: u16 = 3121;
+    pub const NO_MASTER_KEY: u16 = 3185;
+    pub const UNKNOWN_TABLESPACE: u16 = 3510;
     pub const NO_LOCAL_INFILE: u16 = 3948;
     pub const NO_LOCAL_INFILE_MARIADB: u16 = 4166;
 }

@@ -197,6 +197,7 @@ pub(super) struct Column {
 /// How a table's rows are read and written: `table.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Layout {
     /// The columns in the order of the fields of a row.
     pub columns: Vec<Column>,
@@ -207,6 +208,10 @@ pub(super) struct Layout {
     /// Whether rows of the past are among the rows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub history: bool,
+    /// Whether the past is counted in transactions of the server's own, which no other server can be told: only what
+    /// is there now is read.
+    #[serde(skip)]
+    pub own_history: bool,
     /// Whether the key is the primary key.
     #[serde(skip)]
     pub primary: bool,
@@ -262,7 +267,9 @@ pub(super) async fn databases(server: &Server, conn: &mut Conn, wanted: &Wanted)
         charset: text(row, 1).unwrap_or_default(),
         collation: text(row, 2).unwrap_or_default(),
     });
-    Ok(all.filter(|db| wanted.database(&db.name)).collect())
+    let mut all: Vec<Database> = all.filter(|db| wanted.database(&db.name)).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(all)
 }
 
 /// A thing in the list of tables.
@@ -281,7 +288,11 @@ pub(super) async fn tables(server: &Server, conn: &mut Conn, wanted: &Wanted) ->
         let at = Place { db: text(row, 0)?, table: text(row, 1)? };
         Some(Listed { kind: TableKind::of(&text(row, 2)?)?, at })
     });
-    Ok(listed.filter(|listed| wanted.table(&listed.at.db, &listed.at.table)).collect())
+    let mut listed: Vec<Listed> =
+        listed.filter(|listed| wanted.table(&listed.at.db, &listed.at.table)).collect();
+    // To the server, names that differ by case alone are equal, and come in any order.
+    listed.sort_by(|a, b| a.at.cmp(&b.at));
+    Ok(listed)
 }
 
 /// Reads the layouts of all tables of a database, by table name.
@@ -299,6 +310,7 @@ pub(super) async fn layouts(
             key: Vec::new(),
             engine: String::new(),
             history,
+            own_history: false,
             primary: false,
             walkable: false,
         };
@@ -365,7 +377,12 @@ async fn read_columns(
     }
     for (table, layout) in layouts.iter_mut().filter(|(_, layout)| layout.history) {
         let hidden = || ["row_start", "row_end"].map(hidden_period).into();
-        layout.columns.extend(periods.remove(table).unwrap_or_else(hidden));
+        let period: Vec<Column> = periods.remove(table).unwrap_or_else(hidden);
+        if period.iter().any(|column| column.declared.starts_with("bigint")) {
+            (layout.history, layout.own_history) = (false, true);
+        } else {
+            layout.columns.extend(period);
+        }
     }
     Ok(nullable)
 }
@@ -401,15 +418,18 @@ async fn read_keys(
     );
     // (table, index) → its columns; a part that is an expression has no column.
     let mut indexes: Vec<(String, String, Vec<Option<String>>, bool)> = Vec::new();
+    let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
     for row in server.rows(conn, &sql, &format!("read the keys of `{db}`")).await? {
         let (table, index) = (text(&row, 0).unwrap_or_default(), text(&row, 1).unwrap_or_default());
         let plain = named(&row, "sub_part").is_none() && text(&row, 4).as_deref() == Some("A");
-        match indexes.last_mut() {
-            Some((t, i, columns, all_plain)) if *t == table && *i == index => {
+        // Rows of tables whose names differ by case alone come mixed.
+        let at = *places.entry((table.clone(), index.clone())).or_insert(indexes.len());
+        match indexes.get_mut(at) {
+            Some((_, _, columns, all_plain)) => {
                 columns.push(text(&row, 2));
                 *all_plain &= plain;
             }
-            _ => indexes.push((table, index, vec![text(&row, 2)], plain)),
+            None => indexes.push((table, index, vec![text(&row, 2)], plain)),
         }
     }
     for (table, index, columns, plain) in indexes {

@@ -360,6 +360,7 @@ mod tests {
             key: vec!["a".to_owned()],
             engine: "InnoDB".to_owned(),
             history: false,
+            own_history: false,
             primary: true,
             walkable: false,
         }

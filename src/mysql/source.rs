@@ -153,6 +153,17 @@ impl Reading<'_> {
     }
 
     fn warn_if_torn(&self, table: &Table) {
+        if table.layout.own_history {
+            self.monitor.warn(
+                Some(&self.server.name),
+                format!(
+                    "table `{}` counts its history in transactions, which only this server knows: the rows of now are \
+                     kept, those of the past are not",
+                    table.at
+                ),
+                Some("Keep the period in TIMESTAMP(6) columns: such a history is kept whole."),
+            );
+        }
         if !table.layout.is_transactional() {
             self.monitor.warn(
                 Some(&self.server.name),
