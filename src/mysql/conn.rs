@@ -1,14 +1,14 @@
 //! Connections: how they are opened, what every session is told, and what the server's errors mean.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use mysql_async::{Conn, Opts, OptsBuilder, Row, SslOpts, prelude::Queryable};
+use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, Row, SslOpts, prelude::Queryable};
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
 use super::sql::account;
 use crate::{
-    error::{ExitCode, Failure, Result},
+    error::{Context, ExitCode, Failure, Result},
     names::SourceName,
     policy::{MysqlConfig, Tls},
 };
@@ -106,7 +106,7 @@ impl Server {
             .max_allowed_packet(Some(PACKET_BYTES_MAX))
             .wait_timeout(Some(PATIENCE_SECONDS as usize))
             .tcp_keepalive(Some(Duration::from_mins(1)))
-            .ssl_opts(ssl(config.tls));
+            .ssl_opts(ssl(config)?);
         Ok(Self { name: name.clone(), config: config.clone(), opts: opts.into(), writes })
     }
 
@@ -243,7 +243,8 @@ impl Server {
             )
             .because(Told(error))
             .hint(format!(
-                "Check the password of `{user}` in the policy, and from which hosts it may log in."
+                "Check the password of `{user}` in the policy, and from which hosts it may log in. An account that \
+                 REQUIREs a certificate shows it by client_cert and client_key."
             )),
             Some(code::HOST_REFUSED) => Failure::new(
                 ExitCode::SourceDown,
@@ -251,6 +252,14 @@ impl Server {
             )
             .because(Told(error))
             .hint(format!("Create the account for this host too: CREATE USER {};", account(user, "%"))),
+            _ if is_of_tls(&error) => Failure::new(
+                ExitCode::SourceDown,
+                format!("`{name}`: no encrypted connection to {place} as user `{user}`"),
+            )
+            .because(Told(error))
+            .hint(
+                "Is `host` a name that the certificate holds? Name the authority that signed it: ca_file = \"…\".",
+            ),
             _ => Failure::new(
                 ExitCode::SourceDown,
                 format!("`{name}`: no MySQL server can be used at {place} as user `{user}`"),
@@ -288,15 +297,39 @@ impl std::fmt::Display for Told {
 
 impl std::error::Error for Told {}
 
-fn ssl(tls: Tls) -> Option<SslOpts> {
-    match tls {
+/// Returns how the connection is encrypted. The files are read now, so that each session finds the same.
+fn ssl(config: &MysqlConfig) -> Result<Option<SslOpts>> {
+    let read = |path: &PathBuf| {
+        let wrong = || format!("certificate file `{}` cannot be read", path.display());
+        std::fs::read(path).failed(ExitCode::Usage, wrong)
+    };
+    let identity = match (&config.client_cert, &config.client_key) {
+        (Some(certificate), Some(key)) => {
+            Some(ClientIdentity::new(read(certificate)?.into(), read(key)?.into()))
+        }
+        _ => None,
+    };
+    let opts = SslOpts::default().with_client_identity(identity);
+    Ok(match config.tls {
         Tls::Off => None,
-        Tls::Unverified => Some(
-            SslOpts::default()
-                .with_danger_accept_invalid_certs(true)
-                .with_danger_skip_domain_validation(true),
-        ),
-        Tls::Verified => Some(SslOpts::default()),
+        Tls::Unverified => {
+            Some(opts.with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true))
+        }
+        Tls::Verified => Some(match &config.ca_file {
+            None => opts,
+            Some(path) => opts.with_root_certs(vec![read(path)?.into()]).with_disable_built_in_roots(true),
+        }),
+    })
+}
+
+/// Returns whether a connection failed because one side did not like the other's certificate.
+fn is_of_tls(error: &mysql_async::Error) -> bool {
+    match error {
+        mysql_async::Error::Io(mysql_async::IoError::Tls(_)) => true,
+        mysql_async::Error::Io(mysql_async::IoError::Io(error)) => {
+            error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+        }
+        _ => false,
     }
 }
 

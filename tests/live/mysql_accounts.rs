@@ -235,7 +235,7 @@ async fn stored(server: &Server) -> (Vec<u8>, Vec<String>) {
     let script = recorded.entries.iter().find(|(meta, ..)| meta.text("kind") == Some("accounts"));
     let pieces = script.expect("the accounts are read").1.iter().filter_map(|piece| match piece {
         Piece::Data(bytes) => Some(bytes.as_ref()),
-        _ => None,
+        Piece::Border => None,
     });
     (pieces.collect::<Vec<_>>().concat(), recorded.inventory.clone())
 }

@@ -44,8 +44,7 @@ pub(crate) async fn script(config: &MysqlConfig, accounts: bool) -> Vec<u8> {
     let script = SqlScript::new(SourceName::new("mysql").unwrap(), Box::new(kept.clone()));
     let script = if accounts { script.with_accounts() } else { script };
     pipe(source(config), Box::new(script), WriteOptions::default()).await.expect("the script is written");
-    let bytes = kept.0.lock().unwrap().clone();
-    bytes
+    kept.0.lock().unwrap().clone()
 }
 
 /// Plays a script with the stock client of the server's own version.
