@@ -19,6 +19,8 @@ mod town;
 mod add_only;
 #[path = "live_cli/choices.rs"]
 mod choices;
+#[path = "live_cli/export.rs"]
+mod export;
 #[path = "live_cli/failures.rs"]
 mod failures;
 #[path = "live_cli/refusals.rs"]

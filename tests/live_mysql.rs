@@ -5,18 +5,24 @@
 #[allow(dead_code, reason = "each test file uses its own part of it")]
 mod support;
 
+#[path = "live/mysql_accounts.rs"]
+mod accounts;
 #[path = "live/mysql_choices.rs"]
 mod choices;
 #[path = "live/mysql_copy.rs"]
 mod copy;
 #[path = "live/mysql_engines.rs"]
 mod engines;
+#[path = "live/mysql_export.rs"]
+mod export;
 #[path = "live/mysql_failures.rs"]
 mod failures;
 #[path = "live/mysql_failures_target.rs"]
 mod failures_target;
 #[path = "live/mysql_locks.rs"]
 mod locks;
+#[path = "live/mysql_objects.rs"]
+mod objects;
 #[path = "live/mysql_orphans.rs"]
 mod orphans;
 #[path = "live/mysql_ranges.rs"]

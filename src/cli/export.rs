@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use super::session::{Origin, Session};
 use crate::{
-    error::{Context, ExitCode, Result},
+    error::{Context, ExitCode, Failure, Result},
     jobs::export::{Form, run as export},
     names::SourceName,
 };
@@ -19,11 +19,14 @@ pub struct Export {
     /// What the stream looks like
     #[arg(long, value_enum)]
     format: Format,
+    /// With --format sql of a whole source: users, roles and grants too
+    #[arg(long)]
+    accounts: bool,
     #[command(flatten)]
     origin: Origin,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// A script for `mysql <`
     Sql,
@@ -43,6 +46,12 @@ pub(super) async fn run(args: Export, session: &Session) -> Result<ExitCode> {
         Some((source, path)) => (source, Some(path.trim_end_matches('/')).filter(|path| !path.is_empty())),
         None => (args.what.as_str(), None),
     };
+    if args.accounts && (args.format != Format::Sql || path.is_some()) {
+        let what = "--accounts goes with --format sql and a whole source";
+        return Err(
+            Failure::new(ExitCode::Usage, what).hint("Write `export WHEN SOURCE --format sql --accounts`.")
+        );
+    }
     let source = SourceName::new(source)
         .failed(ExitCode::Usage, || format!("`{}` begins with no source", args.what))
         .map_err(|failure| failure.hint("Write SOURCE, or SOURCE/PATH as `lifeboat ls` shows it."))?;
@@ -50,7 +59,7 @@ pub(super) async fn run(args: Export, session: &Session) -> Result<ExitCode> {
     let repository = session.read(&stack, &opening).await?;
     let snapshot = repository.snapshot(&session.pick(&stack, &repository, &args.when).await?).await?;
     let form = match args.format {
-        Format::Sql => Form::Sql,
+        Format::Sql => Form::Sql { accounts: args.accounts },
         Format::Tsv => Form::Tsv,
         Format::Rdb => Form::Rdb,
         Format::Tar => Form::Tar,

@@ -24,7 +24,10 @@ pub type Output = Box<dyn Write + Send>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// A mysqldump-like script for `mysql <`.
-    Sql,
+    Sql {
+        /// Whether users, roles and grants come along.
+        accounts: bool,
+    },
     /// The rows of one table, tab-separated.
     Tsv,
     /// A Redis dump file.
@@ -53,21 +56,38 @@ pub async fn run(
             copy(snapshot, only_one(&dumps, "rdb")?, &mut out).await
         }
         Form::Tsv => {
-            let pieces: Vec<&EntryRecord> = found.iter().filter(|record| is(record, ".tsv")).collect();
-            if pieces.is_empty() {
-                return Err(no_such("tsv").hint("Name a table: SOURCE/db/table."));
-            }
-            for piece in pieces {
+            for piece in pieces(found.iter().collect())? {
                 copy(snapshot, piece, &mut out).await?;
             }
             Ok(())
         }
-        Form::Sql => script(snapshot, source, path, out).await,
+        Form::Sql { accounts } => script(snapshot, source, path, accounts, out).await,
     }
 }
 
+/// Returns the pieces of one table in the order of its rows: they were stored in the order in which they were ready.
+fn pieces(mut found: Vec<&EntryRecord>) -> Result<Vec<&EntryRecord>> {
+    const ONE: &str = "Name a table: SOURCE/db/table.";
+    found.retain(|record| record.meta.text("kind") == Some("rows"));
+    let Some(first) = found.first() else { return Err(no_such("tsv").hint(ONE)) };
+    let item = first.meta.item.clone();
+    if let Some(other) = found.iter().find(|record| record.meta.item != item) {
+        let what = format!("`{item}` and `{}` are two tables, and their rows are no table", other.meta.item);
+        return Err(Failure::new(ExitCode::Usage, what).hint(ONE));
+    }
+    // `data.100000.tsv` comes behind `data.99999.tsv`.
+    found.sort_by_key(|record| (record.meta.path.as_str().len(), record.meta.path.clone()));
+    Ok(found)
+}
+
 /// Writes a database source as a script, the same way in which it would be restored.
-async fn script(snapshot: &Snapshot, source: &SourceName, path: Option<&str>, out: Output) -> Result<()> {
+async fn script(
+    snapshot: &Snapshot,
+    source: &SourceName,
+    path: Option<&str>,
+    accounts: bool,
+    out: Output,
+) -> Result<()> {
     if snapshot.source(source)?.kind != "mysql" {
         return Err(Failure::new(
             ExitCode::Usage,
@@ -86,7 +106,10 @@ async fn script(snapshot: &Snapshot, source: &SourceName, path: Option<&str>, ou
         }
     };
     let options = WriteOptions { only: only.clone(), ..WriteOptions::default() };
-    let target = Box::new(SqlScript::new(source.clone(), out));
+    let mut target = Box::new(SqlScript::new(source.clone(), out));
+    if accounts {
+        *target = target.with_accounts();
+    }
     let (sink, stream) = channel(STREAM_DEPTH);
     let monitor = NoMonitor::shared();
     let (read, written) =

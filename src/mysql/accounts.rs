@@ -11,15 +11,17 @@ use mysql_async::{Conn, prelude::Queryable};
 use super::{
     choices::AccountsRule,
     conn::{Flavor, Server, code, is_denied, is_unknown_account, number, text},
-    sql::{Script, account, ident},
+    sql::{Script, account, ident, literal},
 };
 use crate::error::{ExitCode, Failure, Result};
 
 /// The servers' own accounts.
-const SYSTEM: [&str; 5] = ["mysql.sys", "mysql.session", "mysql.infoschema", "mariadb.sys", "PUBLIC"];
+const SYSTEM: [&str; 4] = ["mysql.sys", "mysql.session", "mysql.infoschema", "mariadb.sys"];
 const MARK: &str = "-- account ";
+/// What `MariaDB` calls everybody: grants can be given to it, but nobody makes it or drops it.
+const PUBLIC: &str = "PUBLIC";
 
-/// An account: a user at a host, or (MariaDB) a role without a host.
+/// An account: a user at a host, or (MariaDB) a role without a host, everybody among them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Account {
     user: String,
@@ -30,10 +32,20 @@ impl Account {
     fn sql(&self) -> String {
         match &self.host {
             Some(host) => account(&self.user, host),
+            None if self.is_public() => PUBLIC.to_owned(),
             None => ident(&self.user),
         }
     }
+
+    fn is_public(&self) -> bool {
+        self.host.is_none() && self.user == PUBLIC
+    }
 }
+
+/// Who has a second password, and with it both hashes.
+const SECOND_PASSWORDS: &str = "SELECT user, host, plugin, HEX(authentication_string), \
+     HEX(JSON_UNQUOTE(JSON_EXTRACT(User_attributes, '$.additional_password'))), password_expired \
+     FROM mysql.user WHERE JSON_EXTRACT(User_attributes, '$.additional_password') IS NOT NULL";
 
 /// What was read of the accounts.
 pub(super) struct Found {
@@ -53,6 +65,7 @@ pub(super) async fn read(server: &Server, conn: &mut Conn, flavor: Flavor) -> Re
     };
     let (mut creates, mut grants, mut defaults) = (Vec::new(), Vec::new(), Vec::new());
     let mut unknown = Vec::new();
+    let seconds = second_passwords(server, conn, flavor).await?;
     for account in &accounts {
         let sql = account.sql();
         let doing = format!("read account {sql}");
@@ -61,7 +74,7 @@ pub(super) async fn read(server: &Server, conn: &mut Conn, flavor: Flavor) -> Re
             continue;
         };
         if account.host.is_none() {
-            creates.push(marked(&sql, &format!("CREATE ROLE {sql}")));
+            creates.extend((!account.is_public()).then(|| marked(&sql, &format!("CREATE ROLE {sql}"))));
         } else {
             let Some(created) = shown(server, conn, &format!("SHOW CREATE USER {sql}"), &doing).await? else {
                 unknown.push(sql);
@@ -75,7 +88,12 @@ pub(super) async fn read(server: &Server, conn: &mut Conn, flavor: Flavor) -> Re
                 );
             }
         }
-        grants.extend(granted.iter().map(|grant| marked(&sql, grant)));
+        // A role shows the grants of the roles that it was given as well: those are told where they belong.
+        let own = granted.iter().filter(|grant| account.host.is_some() || is_given_to(grant, &sql));
+        grants.extend(own.map(|grant| marked(&sql, &without_password(grant))));
+        let seconds = seconds.iter().filter(|(of, _)| of == account);
+        defaults
+            .extend(seconds.flat_map(|(_, second)| second.statements(&sql)).map(|one| marked(&sql, &one)));
     }
     let mut script = Script::default();
     creates.into_iter().chain(grants).chain(defaults).for_each(|statement| script.push(statement));
@@ -105,25 +123,93 @@ async fn list(conn: &mut Conn, flavor: Flavor) -> mysql_async::Result<Vec<Accoun
     Ok(all.filter(|account| !SYSTEM.contains(&account.user.as_str())).collect())
 }
 
+/// A password of MySQL that is still good beside the one that took its place (`RETAIN CURRENT PASSWORD`).
+/// `SHOW CREATE USER` says nothing of it.
+struct SecondPassword {
+    plugin: String,
+    /// The hashes in hexadecimal.
+    first: String,
+    second: String,
+    is_expired: bool,
+}
+
+impl SecondPassword {
+    /// Returns the statements that bring it back: a server takes a second one only from a change of the first.
+    fn statements(&self, account: &str) -> [String; 2] {
+        let Self { plugin, first, second, .. } = self;
+        let expire = if self.is_expired { " PASSWORD EXPIRE" } else { "" };
+        let set = format!("ALTER USER {account} IDENTIFIED WITH {} AS 0x", literal(plugin));
+        [format!("{set}{second}"), format!("{set}{first} RETAIN CURRENT PASSWORD{expire}")]
+    }
+}
+
+async fn second_passwords(
+    server: &Server,
+    conn: &mut Conn,
+    flavor: Flavor,
+) -> Result<Vec<(Account, SecondPassword)>> {
+    if flavor == Flavor::Mariadb {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<mysql_async::Row> = match conn.query(SECOND_PASSWORDS).await {
+        Ok(rows) => rows,
+        // A server before 8.0.14 has neither the column nor second passwords.
+        Err(error) if number(&error) == Some(code::UNKNOWN_COLUMN) => Vec::new(),
+        Err(error) => return Err(server.failure("look for second passwords", error)),
+    };
+    let get = |row: &mysql_async::Row, at| text(row, at).unwrap_or_default();
+    let found = rows.iter().map(|row| {
+        let account = Account { user: get(row, 0), host: Some(get(row, 1)) };
+        let (plugin, first, second) = (get(row, 2), get(row, 3), get(row, 4));
+        (account, SecondPassword { plugin, first, second, is_expired: get(row, 5) == "Y" })
+    });
+    Ok(found.collect())
+}
+
 fn marked(account: &str, statement: &str) -> String {
     // An account's name may hold a line end, which would end the comment.
     format!("{MARK}{}\n{statement}", account.replace('\\', "\\\\").replace('\n', "\\n"))
 }
 
+/// Returns whether a grant, as a role shows it, is the role's own.
+fn is_given_to(grant: &str, role: &str) -> bool {
+    let options = [" WITH ADMIN OPTION", " WITH GRANT OPTION"];
+    let grant = options.iter().find_map(|option| grant.strip_suffix(option)).unwrap_or(grant);
+    grant.ends_with(&format!(" TO {role}"))
+}
+
+/// Returns a grant of `MariaDB` without the password, which stands there once more: the account has it already, and
+/// given again it would count as new and expire later.
+fn without_password(grant: &str) -> String {
+    let Some(from) = outside(grant, " IDENTIFIED ").filter(|_| grant.starts_with("GRANT ")) else {
+        return grant.to_owned();
+    };
+    let rest = &grant[from..];
+    let ends = [" REQUIRE ", " WITH "];
+    // `VIA a OR b` belongs to the password; what comes behind it begins with one of these words.
+    let to = ends.iter().filter_map(|end| outside(rest, end)).min().unwrap_or(rest.len());
+    format!("{}{}", &grant[..from], &rest[to..])
+}
+
+/// Returns where `needle` stands in a statement outside its quotes.
+fn outside(statement: &str, needle: &str) -> Option<usize> {
+    let mut quoted = None;
+    let mut escaped = false;
+    statement.char_indices().find_map(|(at, c)| {
+        match quoted {
+            Some(_) if escaped => escaped = false,
+            Some('\'') if c == '\\' => escaped = true,
+            Some(quote) if c == quote => quoted = None,
+            None if matches!(c, '`' | '\'') => quoted = Some(c),
+            _ => {}
+        }
+        (quoted.is_none() && statement[at..].starts_with(needle)).then_some(at)
+    })
+}
+
 /// Takes ` DEFAULT ROLE …` out of a `CREATE USER`: the roles may not be there yet.
 fn without_default_role(create: &str) -> (String, Option<String>) {
-    let outside = |needle: &str| {
-        let mut quoted = None;
-        create.char_indices().find_map(|(at, c)| {
-            match quoted {
-                Some(quote) if c == quote => quoted = None,
-                None if matches!(c, '`' | '\'') => quoted = Some(c),
-                _ => {}
-            }
-            (quoted.is_none() && create[at..].starts_with(needle)).then_some(at)
-        })
-    };
-    match (outside(" DEFAULT ROLE "), outside(" REQUIRE ")) {
+    match (outside(create, " DEFAULT ROLE "), outside(create, " REQUIRE ")) {
         (Some(from), Some(to)) if from < to => {
             let roles = create[from + " DEFAULT ROLE ".len()..to].to_owned();
             (format!("{}{}", &create[..from], &create[to..]), Some(roles))
@@ -181,6 +267,10 @@ impl Accounts {
             }
             execute(server, conn, &sql, "make", &account).await?;
         }
+        if replaced.contains(PUBLIC) && !self.is_kept(PUBLIC) && self.mentions(PUBLIC) {
+            let sql = format!("REVOKE ALL PRIVILEGES, GRANT OPTION FROM {PUBLIC}");
+            execute(server, conn, &sql, "replace", PUBLIC).await?;
+        }
         let met = self.kept.iter().filter(|account| self.mentions(account));
         let notes = met.map(|account| format!("account {account} was there already and was left as it is"));
         self.notes = notes.collect();
@@ -195,18 +285,11 @@ impl Accounts {
             if is_create(&sql) || self.is_kept(&account) {
                 continue;
             }
-            match conn.query_drop(sql.as_str()).await {
-                Ok(()) => {}
-                Err(error)
-                    if matches!(
-                        number(&error),
-                        Some(code::NO_SUCH_TABLE | code::NO_SUCH_PRIVILEGE_TARGET | code::UNKNOWN_DATABASE)
-                    ) =>
-                {
-                    self.notes
-                        .push(format!("a grant of account {account} is for something that is not there"));
+            if let Err(error) = conn.query_drop(sql.as_str()).await {
+                match lost(&account, &sql, number(&error)) {
+                    Some(note) => self.notes.push(note),
+                    None => return Err(refused(server, "give the grants of", &account, &error)),
                 }
-                Err(error) => return Err(refused(server, "give the grants of", &account, &error)),
             }
         }
         Ok(())
@@ -217,10 +300,25 @@ impl Accounts {
     }
 
     fn mentions(&self, account: &str) -> bool {
-        self.script
-            .statements
-            .iter()
-            .any(|s| parts(s).is_ok_and(|(name, sql)| name == account && is_create(&sql)))
+        self.script.statements.iter().any(|s| parts(s).is_ok_and(|(name, _)| name == account))
+    }
+}
+
+/// Returns what to tell of a grant that this server does not take, where the rest is good without it.
+fn lost(account: &str, sql: &str, number: Option<u16>) -> Option<String> {
+    match number? {
+        code::NO_SUCH_TABLE | code::NO_SUCH_PRIVILEGE_TARGET | code::UNKNOWN_DATABASE => {
+            Some(format!("a grant of account {account} is for something that is not there"))
+        }
+        code::NO_SUCH_GRANT if sql.starts_with("REVOKE ") => Some(format!(
+            "account {account} may do more than on the source: what was revoked from it for one database is not, \
+             as partial_revokes is off on this server"
+        )),
+        code::WRONG_PASSWORD | code::NO_PASSWORD if sql.starts_with("GRANT PROXY ") => Some(format!(
+            "account {account} was not given a PROXY: this takes GRANT PROXY ON ''@'' TO the account that \
+             restores, WITH GRANT OPTION"
+        )),
+        _ => None,
     }
 }
 
@@ -276,6 +374,41 @@ mod tests {
         );
         assert_eq!(create, "CREATE USER `a DEFAULT ROLE x`@`%` IDENTIFIED WITH 'p' AS 0x00 REQUIRE NONE");
         assert_eq!(roles.as_deref(), Some("`r`@`%`"));
+    }
+
+    #[test]
+    fn a_grant_is_kept_without_its_password() {
+        let grant = "GRANT USAGE ON *.* TO `a IDENTIFIED `@`%` IDENTIFIED VIA x USING 'it''s\\' WITH ' OR y";
+        assert_eq!(without_password(grant), "GRANT USAGE ON *.* TO `a IDENTIFIED `@`%`");
+        let more = " REQUIRE SSL WITH GRANT OPTION MAX_QUERIES_PER_HOUR 3";
+        assert_eq!(
+            without_password(&format!("{grant}{more}")),
+            format!("GRANT USAGE ON *.* TO `a IDENTIFIED `@`%`{more}")
+        );
+        let none = "GRANT ` IDENTIFIED ` TO `a`@`%` WITH ADMIN OPTION";
+        assert_eq!(without_password(none), none);
+    }
+
+    #[test]
+    fn a_role_tells_its_own_grants_only() {
+        assert!(is_given_to("GRANT `r2` TO `r1` WITH ADMIN OPTION", "`r1`"));
+        assert!(is_given_to("GRANT INSERT ON *.* TO PUBLIC", PUBLIC));
+        assert!(!is_given_to("GRANT USAGE ON *.* TO `r2`", "`r1`"));
+    }
+
+    #[test]
+    fn a_second_password_comes_back_behind_the_first() {
+        let mut second = SecondPassword {
+            plugin: "sha".to_owned(),
+            first: "01".to_owned(),
+            second: "02".to_owned(),
+            is_expired: false,
+        };
+        let [old, new] = second.statements("`a`@`%`");
+        assert_eq!(old, "ALTER USER `a`@`%` IDENTIFIED WITH 'sha' AS 0x02");
+        assert_eq!(new, "ALTER USER `a`@`%` IDENTIFIED WITH 'sha' AS 0x01 RETAIN CURRENT PASSWORD");
+        second.is_expired = true;
+        assert!(second.statements("a")[1].ends_with(" RETAIN CURRENT PASSWORD PASSWORD EXPIRE"));
     }
 
     #[test]

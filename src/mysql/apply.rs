@@ -120,14 +120,11 @@ pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing
             done => done,
         };
         done.map_err(|error| {
-            let foreign = matches!(number(&error), Some(code::UNKNOWN_COLLATION | code::UNKNOWN_CHARSET));
+            let number = number(&error);
             let failure = server.failure(doing, error);
-            if foreign {
-                failure.hint(
-                    "The source is another product or version, whose collations this server does not know.",
-                )
-            } else {
-                failure
+            match number.and_then(what_is_lacking) {
+                Some(hint) => failure.hint(hint),
+                None => failure,
             }
         })?;
     }
@@ -137,6 +134,26 @@ pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing
 /// Returns whether this error says that a thing is there already.
 fn is_there(number: u16) -> bool {
     matches!(number, code::TABLE_EXISTS | code::ROUTINE_EXISTS | code::TRIGGER_EXISTS | code::EVENT_EXISTS)
+}
+
+/// Returns what to do about an error that says that this server is not made like the source.
+fn what_is_lacking(number: u16) -> Option<&'static str> {
+    Some(match number {
+        code::UNKNOWN_COLLATION | code::UNKNOWN_CHARSET => {
+            "The source is another product or version, whose collations this server does not know."
+        }
+        code::UNKNOWN_DIRECTORY => {
+            "The table lies in a folder of its own: name that folder in innodb_directories of this server."
+        }
+        code::UNKNOWN_TABLESPACE => {
+            "The table lies in a tablespace, which no snapshot holds: make it here first with CREATE TABLESPACE."
+        }
+        code::NO_MASTER_KEY => "The table is encrypted: this server needs a keyring before it can be made.",
+        code::UNKNOWN_ENGINE | code::NO_SUCH_PARSER => {
+            "This server lacks a plugin of the source: install it, or leave the table out with --only."
+        }
+        _ => return None,
+    })
 }
 
 /// A table whose rows are all in.

@@ -1,14 +1,14 @@
 //! Connections: how they are opened, what every session is told, and what the server's errors mean.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use mysql_async::{Conn, Opts, OptsBuilder, Row, SslOpts, prelude::Queryable};
+use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, Row, SslOpts, prelude::Queryable};
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
 use super::sql::account;
 use crate::{
-    error::{ExitCode, Failure, Result},
+    error::{Context, ExitCode, Failure, Result},
     names::{ByteCount, SourceName},
     policy::{MysqlConfig, Tls},
 };
@@ -30,6 +30,7 @@ pub(super) mod code {
     pub const WRONG_PASSWORD: u16 = 1045;
     pub const TOO_MANY_CONNECTIONS: u16 = 1040;
     pub const SHUTTING_DOWN: u16 = 1053;
+    pub const UNKNOWN_COLUMN: u16 = 1054;
     pub const SYNTAX: u16 = 1064;
     pub const HOST_REFUSED: u16 = 1130;
     pub const NO_SUCH_ACCOUNT: u16 = 1133;
@@ -55,6 +56,7 @@ pub(super) mod code {
     pub const ERROR_ON_WRITE: u16 = 1026;
     pub const ONLINE_LOG_FULL: u16 = 1799;
     pub const NO_LOCAL_INFILE_OLD: u16 = 1148;
+    pub const NO_PASSWORD: u16 = 1698;
     pub const LOCK_WAIT: u16 = 1205;
     pub const DEADLOCK: u16 = 1213;
     pub const NO_PRIVILEGE: u16 = 1227;
@@ -68,7 +70,12 @@ pub(super) mod code {
     pub const NO_SUCH_PRIVILEGE_TARGET: u16 = 1305;
     pub const UNKNOWN_DATABASE: u16 = 1049;
     pub const UNKNOWN_CHARSET: u16 = 1115;
+    pub const NO_SUCH_PARSER: u16 = 1128;
     pub const UNKNOWN_COLLATION: u16 = 1273;
+    pub const UNKNOWN_ENGINE: u16 = 1286;
+    pub const UNKNOWN_DIRECTORY: u16 = 3121;
+    pub const NO_MASTER_KEY: u16 = 3185;
+    pub const UNKNOWN_TABLESPACE: u16 = 3510;
     pub const NO_LOCAL_INFILE: u16 = 3948;
     pub const NO_LOCAL_INFILE_MARIADB: u16 = 4166;
 }
@@ -128,7 +135,7 @@ impl Server {
             .max_allowed_packet(Some(PACKET_BYTES_MAX))
             .wait_timeout(Some(PATIENCE_SECONDS as usize))
             .tcp_keepalive(Some(Duration::from_mins(1)))
-            .ssl_opts(ssl(config.tls));
+            .ssl_opts(ssl(config)?);
         let (name, config) = (name.clone(), config.clone());
         let packet_bytes = PACKET_BYTES_MAX;
         Ok(Self { name, config, packet_bytes, resumes: false, opts: opts.into(), writes, binlog_off: false })
@@ -350,13 +357,14 @@ impl Server {
     fn unreachable(&self, error: mysql_async::Error) -> Failure {
         let (name, place, user) = (&self.name, self.place(), &self.config.user);
         match number(&error) {
-            Some(code::WRONG_PASSWORD | code::NO_GRANT_FOR_DB | 1698) => Failure::new(
+            Some(code::WRONG_PASSWORD | code::NO_GRANT_FOR_DB | code::NO_PASSWORD) => Failure::new(
                 ExitCode::SourceDown,
                 format!("`{name}`: the server at {place} refuses user `{user}`"),
             )
             .because(Told(error))
             .hint(format!(
-                "Check the password of `{user}` in the policy, and from which hosts it may log in."
+                "Check the password of `{user}` in the policy, and from which hosts it may log in. An account that \
+                 REQUIREs a certificate shows it by client_cert and client_key."
             )),
             Some(code::HOST_REFUSED) => Failure::new(
                 ExitCode::SourceDown,
@@ -364,6 +372,14 @@ impl Server {
             )
             .because(Told(error))
             .hint(format!("Create the account for this host too: CREATE USER {};", account(user, "%"))),
+            _ if is_of_tls(&error) => Failure::new(
+                ExitCode::SourceDown,
+                format!("`{name}`: no encrypted connection to {place} as user `{user}`"),
+            )
+            .because(Told(error))
+            .hint(
+                "Is `host` a name that the certificate holds? Name the authority that signed it: ca_file = \"…\".",
+            ),
             _ => Failure::new(
                 ExitCode::SourceDown,
                 format!("`{name}`: no MySQL server can be used at {place} as user `{user}`"),
@@ -401,15 +417,39 @@ impl std::fmt::Display for Told {
 
 impl std::error::Error for Told {}
 
-fn ssl(tls: Tls) -> Option<SslOpts> {
-    match tls {
+/// Returns how the connection is encrypted. The files are read now, so that each session finds the same.
+fn ssl(config: &MysqlConfig) -> Result<Option<SslOpts>> {
+    let read = |path: &PathBuf| {
+        let wrong = || format!("certificate file `{}` cannot be read", path.display());
+        std::fs::read(path).failed(ExitCode::Usage, wrong)
+    };
+    let identity = match (&config.client_cert, &config.client_key) {
+        (Some(certificate), Some(key)) => {
+            Some(ClientIdentity::new(read(certificate)?.into(), read(key)?.into()))
+        }
+        _ => None,
+    };
+    let opts = SslOpts::default().with_client_identity(identity);
+    Ok(match config.tls {
         Tls::Off => None,
-        Tls::Unverified => Some(
-            SslOpts::default()
-                .with_danger_accept_invalid_certs(true)
-                .with_danger_skip_domain_validation(true),
-        ),
-        Tls::Verified => Some(SslOpts::default()),
+        Tls::Unverified => {
+            Some(opts.with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true))
+        }
+        Tls::Verified => Some(match &config.ca_file {
+            None => opts,
+            Some(path) => opts.with_root_certs(vec![read(path)?.into()]).with_disable_built_in_roots(true),
+        }),
+    })
+}
+
+/// Returns whether a connection failed because one side did not like the other's certificate.
+fn is_of_tls(error: &mysql_async::Error) -> bool {
+    match error {
+        mysql_async::Error::Io(mysql_async::IoError::Tls(_)) => true,
+        mysql_async::Error::Io(mysql_async::IoError::Io(error)) => {
+            error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+        }
+        _ => false,
     }
 }
 

@@ -256,6 +256,7 @@ pub(super) struct Column {
 /// How a table's rows are read and written: `table.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Layout {
     /// The columns in the order of the fields of a row.
     pub columns: Vec<Column>,
@@ -266,6 +267,10 @@ pub(super) struct Layout {
     /// Whether rows of the past are among the rows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub history: bool,
+    /// Whether the past is counted in transactions of the server's own, which no other server can be told: only what
+    /// is there now is read.
+    #[serde(skip)]
+    pub own_history: bool,
     /// How the rows are asked for in the order of the key; only the reading side asks.
     #[serde(skip)]
     pub reading: Reading,
@@ -344,7 +349,9 @@ pub(super) async fn databases(server: &Server, conn: &mut Conn, wanted: &Wanted)
         charset: text(row, 1).unwrap_or_default(),
         collation: text(row, 2).unwrap_or_default(),
     });
-    Ok(all.filter(|db| wanted.database(&db.name)).collect())
+    let mut all: Vec<Database> = all.filter(|db| wanted.database(&db.name)).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(all)
 }
 
 /// A thing in the list of tables.
@@ -384,7 +391,10 @@ async fn table_types(
         let kind = TableKind::of(&table_type, &text(row, 3).unwrap_or_default());
         Some((at, kind, table_type))
     });
-    Ok(listed.filter(|(at, ..)| wanted.table(&at.db, &at.table)).collect())
+    let mut listed: Vec<_> = listed.filter(|(at, ..)| wanted.table(&at.db, &at.table)).collect();
+    // To the server, names that differ by case alone are equal, and come in any order.
+    listed.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(listed)
 }
 
 /// Reads the layouts of all tables of a database, by table name.
@@ -402,6 +412,7 @@ pub(super) async fn layouts(
             key: Vec::new(),
             engine: String::new(),
             history,
+            own_history: false,
             reading: Reading::default(),
         };
         layouts.insert(entry.at.table.clone(), layout);
@@ -469,7 +480,12 @@ async fn read_columns(
     }
     for (table, layout) in layouts.iter_mut().filter(|(_, layout)| layout.history) {
         let hidden = || ["row_start", "row_end"].map(hidden_period).into();
-        layout.columns.extend(periods.remove(table).unwrap_or_else(hidden));
+        let period: Vec<Column> = periods.remove(table).unwrap_or_else(hidden);
+        if period.iter().any(|column| column.declared.starts_with("bigint")) {
+            (layout.history, layout.own_history) = (false, true);
+        } else {
+            layout.columns.extend(period);
+        }
     }
     Ok(nullable)
 }
@@ -559,17 +575,19 @@ async fn unique_indexes(server: &Server, conn: &mut Conn, db: &str) -> Result<Ve
         literal(db)
     );
     let mut indexes: Vec<Index> = Vec::new();
+    // Rows of tables whose names differ by case alone come mixed.
+    let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
     for row in server.rows(conn, &sql, &doing).await? {
         let get = |name: &str| named(&row, name);
         let (table, name) = (get("table_name").unwrap_or_default(), get("index_name").unwrap_or_default());
-        let is_new = indexes.last().is_none_or(|last| last.table != table || last.name != name);
-        if is_new {
+        let at = *places.entry((table.clone(), name.clone())).or_insert(indexes.len());
+        if at == indexes.len() {
             let visible = get("is_visible").is_none_or(|word| word == "YES")
                 && get("ignored").is_none_or(|word| word == "NO");
             let (columns, descending) = (Vec::new(), Vec::new());
             indexes.push(Index { table, name, columns, descending, orders: true, visible });
         }
-        if let Some(index) = indexes.last_mut() {
+        if let Some(index) = indexes.get_mut(at) {
             let direction = get("collation");
             index.orders &= get("sub_part").is_none()
                 && get("index_type").as_deref() == Some("BTREE")

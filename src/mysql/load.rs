@@ -424,6 +424,7 @@ mod tests {
             key: vec!["a".to_owned()],
             engine: "InnoDB".to_owned(),
             history: false,
+            own_history: false,
             reading: super::super::layout::Reading::default(),
         }
     }

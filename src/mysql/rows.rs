@@ -435,6 +435,7 @@ mod tests {
             key: Vec::new(),
             engine: "InnoDB".to_owned(),
             history: false,
+            own_history: false,
             reading: Reading::default(),
         };
         let at = Place { db: "im".into(), table: "t".into() };

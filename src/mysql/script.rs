@@ -1,35 +1,64 @@
 //! A snapshot of a server as one script for `mysql <`: what `export --format sql` writes.
 //!
-//! *Order.* Databases, tables with all their keys, placeholders of views; rows; then routines, views, triggers and
-//! events. Accounts are left out: whoever plays a script rarely means them. *Crash.* A script whose last line is
-//! not `-- Dump completed` is not whole.
+//! *Order.* Databases, tables with all their keys, placeholders of views; rows; then users and roles, routines,
+//! grants, views, triggers and events. Users, roles and grants come along only if they are asked for, and none
+//! takes the place of one that is there.
+//!
+//! *Crash.* A script whose last line is not `-- Dump completed` is not whole.
+//!
+//! *Clients.* A client stops at the first error, so what no server can make stands in comments: a view on what is gone,
+//! a grant for a table that is gone. Nothing needs a command of a client but `DELIMITER`.
 //!
 //! *Limits.* One `INSERT` of about [`INSERT_BYTES`], and the scripts that wait for the rows.
 
-use std::{collections::BTreeMap, io::Write};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{
+    accounts::{parts, table_granted},
+    compare::MysqlLikeness,
     ddl,
-    layout::{Layout, Place},
+    layout::{ACCOUNTS, Layout, Place},
     load::{INSERT_BYTES, Lines, insert_begin, push_values},
     sql::Script,
     target::{SCRIPT_BYTES_MAX, attr, place},
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
-    flow::{Entry, EntryMeta, EntryStream, FlowResult, Stage, Tally, Target, TargetState, WriteOptions},
+    flow::{
+        Attrs, Entry, EntryMeta, EntryStream, FlowResult, Likeness, Seen, Stage, Tally, Target, TargetState,
+        WriteOptions, compare::Counts,
+    },
     names::SourceName,
 };
 
 /// The longest row that fits into memory while its end is looked for.
 const ROW_BYTES_MAX: usize = 1 << 30;
+/// What a person who plays the script should know, and settings that one product or version needs: the others take
+/// them for comments.
+const HEAD: &str = "\
+-- Play it into an empty server: mysql --binary-mode --comments --max-allowed-packet=1G < this (or mariadb).
+-- It is whole if its last line says `Dump completed`.
+/*!80013 SET SESSION sql_require_primary_key=0 */;
+/*!80030 SET SESSION sql_generate_invisible_primary_key=OFF */;
+/*!80400 SET SESSION restrict_fk_on_non_standard_key=OFF */;
+/*M!100201 SET SESSION check_constraint_checks=0 */;
+/*M!101101 SET SESSION system_versioning_insert_history=ON */;
+";
 /// The session in which rows are read as the raw bytes that they are.
 const ROWS_SESSION: &str = "SET NAMES binary, SESSION sql_mode='NO_AUTO_VALUE_ON_ZERO', SESSION time_zone='+00:00', \
                             SESSION foreign_key_checks=0, SESSION unique_checks=0;";
 /// Scripts that come after the rows, in the order in which they need each other.
-const AFTER: [&str; 4] = ["routines", "view", "triggers", "events"];
+const AFTER: [&str; 6] = [USERS, "routines", GRANTS, "view", "triggers", "events"];
+/// The statements of the accounts that make them.
+const USERS: &str = "users";
+/// The other statements of the accounts.
+const GRANTS: &str = "grants";
 
 /// Where the script goes.
 pub type Output = Box<dyn Write + Send>;
@@ -41,14 +70,32 @@ pub struct SqlScript {
     layouts: BTreeMap<Place, Layout>,
     after: BTreeMap<usize, Vec<Vec<u8>>>,
     tally: Tally,
-    rows: u64,
+    counts: Counts,
+    /// The tables, views and sequences that were made.
+    tables: BTreeSet<Place>,
+    accounts: bool,
 }
 
 impl SqlScript {
     /// Writes to `out`.
     pub fn new(name: SourceName, out: Output) -> Self {
-        let (layouts, after) = (BTreeMap::new(), BTreeMap::new());
-        Self { name, out, layouts, after, tally: Tally::default(), rows: 0 }
+        Self {
+            name,
+            out,
+            layouts: BTreeMap::new(),
+            after: BTreeMap::new(),
+            tally: Tally::default(),
+            counts: Counts::new(),
+            tables: BTreeSet::new(),
+            accounts: false,
+        }
+    }
+
+    /// Writes users, roles and grants too.
+    #[must_use]
+    pub fn with_accounts(mut self) -> Self {
+        self.accounts = true;
+        self
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -62,17 +109,26 @@ impl SqlScript {
         }
         let bytes = entry.body.read_all(SCRIPT_BYTES_MAX).await?;
         let kind = attr(&entry.meta, "kind")?;
+        if matches!(kind.as_str(), "table" | "placeholder" | "sequence") {
+            self.tables.insert(place(&entry.meta)?);
+        }
+        let seen =
+            Seen { meta: entry.meta.clone(), trailer: Attrs::new(), sha256: String::new(), size_bytes: 0 };
+        let bytes = Bytes::from(bytes);
+        MysqlLikeness.count(&seen, Some(&bytes), &mut self.counts);
         match (entry.meta.stage, kind.as_str()) {
             (_, "layout") => {
                 let layout = serde_json::from_slice(&bytes)
                     .failed(ExitCode::Damage, || format!("entry `{}` is no layout", entry.meta.path))?;
                 self.layouts.insert(place(&entry.meta)?, layout);
             }
-            (Stage::After, "accounts") => {}
-            (Stage::After, kind) => {
-                let rank = AFTER.iter().position(|one| *one == kind).ok_or_else(|| unknown(&entry.meta))?;
-                self.after.entry(rank).or_default().push(bytes);
+            (Stage::After, ACCOUNTS) if self.accounts => self.keep_accounts(&bytes)?,
+            (Stage::After, ACCOUNTS) => {}
+            (Stage::After, "view") if entry.meta.attrs.contains_key("invalid") => {
+                let text = commented(&place(&entry.meta)?, &bytes);
+                self.keep(&entry.meta, "view", text)?;
             }
+            (Stage::After, kind) => self.keep(&entry.meta, kind, bytes.to_vec())?,
             (_, "table") => {
                 let mut script = Script::parse(&bytes, entry.meta.path.as_str())?;
                 if let Some(create) = script.statements.last_mut()
@@ -87,6 +143,36 @@ impl SqlScript {
         Ok(())
     }
 
+    fn keep(&mut self, meta: &EntryMeta, kind: &str, bytes: Vec<u8>) -> Result<()> {
+        let rank = AFTER.iter().position(|one| *one == kind).ok_or_else(|| unknown(meta))?;
+        self.after.entry(rank).or_default().push(bytes);
+        Ok(())
+    }
+
+    /// Keeps the accounts: an account that is there stays, and `root` is the server's own everywhere.
+    fn keep_accounts(&mut self, bytes: &[u8]) -> Result<()> {
+        let (mut users, mut grants) = (Script::default(), Script::default());
+        for statement in Script::parse(bytes, "accounts.sql")?.statements {
+            let (account, sql) = parts(&statement)?;
+            let is_gone = |(db, table)| !self.tables.contains(&Place { db, table });
+            if account.starts_with("`root`@") || table_granted(&sql).is_some_and(is_gone) {
+                continue;
+            }
+            match ["CREATE USER ", "CREATE ROLE "]
+                .iter()
+                .find_map(|verb| Some((verb, sql.strip_prefix(verb)?)))
+            {
+                Some((verb, rest)) => users.push(format!("{verb}IF NOT EXISTS {rest}")),
+                None => grants.push(sql),
+            }
+        }
+        for (kind, script) in [(USERS, users), (GRANTS, grants)] {
+            let rank = AFTER.iter().position(|one| *one == kind).unwrap_or_default();
+            self.after.entry(rank).or_default().push(script.to_bytes());
+        }
+        Ok(())
+    }
+
     /// Writes the rows of one piece.
     async fn insert(&mut self, mut entry: Entry) -> FlowResult<()> {
         let at = place(&entry.meta)?;
@@ -94,14 +180,14 @@ impl SqlScript {
             Failure::new(ExitCode::Damage, format!("rows of table `{at}` came without its layout"))
         })?;
         let begin = insert_begin(&at, &layout);
-        let (mut statement, mut lines) = (Vec::new(), Lines::default());
+        let (mut statement, mut lines, mut rows) = (Vec::new(), Lines::default(), 0);
         self.put(format!("{ROWS_SESSION}\n").as_bytes())?;
         while let Some(bytes) = entry.body.next().await? {
             lines.push(&bytes);
             while let Some(line) = lines.next() {
                 statement.extend_from_slice(if statement.is_empty() { begin.as_bytes() } else { b",\n" });
                 push_values(&mut statement, &layout, line);
-                self.rows += 1;
+                rows += 1;
                 if statement.len() >= INSERT_BYTES {
                     self.end(&mut statement)?;
                 }
@@ -113,6 +199,7 @@ impl SqlScript {
             }
         }
         lines.finish(&at)?;
+        *self.counts.entry("rows".to_owned()).or_default() += rows;
         Ok(self.end(&mut statement)?)
     }
 
@@ -125,6 +212,18 @@ impl SqlScript {
         statement.clear();
         Ok(())
     }
+}
+
+/// Returns a view that no server can make as text, in comments; its stand-in goes away.
+fn commented(at: &Place, script: &[u8]) -> Vec<u8> {
+    let mut out =
+        format!("DROP VIEW IF EXISTS {};\n-- This view refers to what is gone:\n", at.sql()).into_bytes();
+    for line in script.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty()) {
+        out.extend_from_slice(b"-- ");
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    out
 }
 
 fn unknown(meta: &EntryMeta) -> Failure {
@@ -150,10 +249,10 @@ impl Target for SqlScript {
         _options: WriteOptions,
         mut entries: EntryStream,
     ) -> FlowResult<Tally> {
-        self.put(
-            format!("-- Written by lifeboat; source `{}`. Accounts are not part of it.\n", self.name)
-                .as_bytes(),
-        )?;
+        let accounts = if self.accounts { "Users, roles and grants" } else { "No accounts" };
+        let first = format!("-- Written by lifeboat; source `{}`. {accounts} are part of it.\n", self.name);
+        self.put(first.as_bytes())?;
+        self.put(HEAD.as_bytes())?;
         self.put(format!("{ROWS_SESSION}\n").as_bytes())?;
         while let Some(entry) = entries.next().await? {
             self.take(entry).await?;
@@ -163,7 +262,8 @@ impl Target for SqlScript {
                 self.put(&script)?;
             }
         }
-        let last = format!("-- Dump completed: {} rows\n", self.rows);
+        let counts: Vec<String> = self.counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
+        let last = format!("-- Dump completed: {}\n", counts.join(", "));
         self.put(last.as_bytes())?;
         self.out.flush().failed(ExitCode::Failed, || "the script cannot be written".to_owned())?;
         Ok(self.tally)

@@ -229,8 +229,19 @@ impl Content {
         Ok(Self { databases, tables, unknown, accounts })
     }
 
-    /// Marks and tells which tables no transaction sees at the instant: their engines have none.
+    /// Tells which tables are not kept whole, and marks those that no transaction sees at the instant.
     fn tell_torn(&self, server: &Server, snapshot: &mut Snapshot, monitor: &dyn Monitor) {
+        for table in self.tables.iter().filter(|table| table.layout.own_history) {
+            monitor.warn(
+                Some(&server.name),
+                format!(
+                    "table `{}` counts its history in transactions, which only this server knows: the rows of now are \
+                     kept, those of the past are not",
+                    table.at
+                ),
+                Some("Keep the period in TIMESTAMP(6) columns: such a history is kept whole."),
+            );
+        }
         let torn = || self.tables.iter().filter(|table| !table.layout.is_transactional());
         let items: Vec<String> = torn().map(|table| table_item(&table.at.db, &table.at.table)).collect();
         if items.is_empty() {

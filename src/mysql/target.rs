@@ -605,10 +605,13 @@ fn incomplete(server: &Server, at: &Place, what: &str) -> Failure {
     )
 }
 
-/// Returns whether a table's secondary indexes may come later: only `InnoDB`'s, and not where history is kept.
+/// Returns whether a table's secondary indexes may come later: only `InnoDB`'s, and neither where history is kept nor
+/// where another engine holds a copy, for such a table takes no changes.
 fn defers(create: &str) -> bool {
     let options = create.rsplit_once("\n)").map_or("", |(_, options)| options);
-    options.contains("ENGINE=InnoDB") && !create.contains("WITH SYSTEM VERSIONING")
+    options.contains("ENGINE=InnoDB")
+        && !options.contains(" SECONDARY_ENGINE=")
+        && !create.contains("WITH SYSTEM VERSIONING")
 }
 
 pub(super) fn attr(meta: &EntryMeta, name: &str) -> Result<String> {

@@ -9,7 +9,7 @@ use globset::Glob;
 use super::{
     AnomalyConfig, Channel, EmailConfig, ExecConfig, FilesConfig, HealthchecksConfig, MysqlConfig,
     NotifyConfig, OffsiteSettings, RedisConfig, RepositorySettings, RetentionConfig, RevokedConfig, S3Config,
-    ScheduleConfig, SecretRef, ServeConfig, StoreConfig, WebhookConfig,
+    ScheduleConfig, SecretRef, ServeConfig, StoreConfig, Tls, WebhookConfig,
     place::{Kind, OptionValue, SCHEMES, is_secret_option},
     read::{Reader, Section, nearest},
 };
@@ -49,6 +49,39 @@ pub(super) fn mysql(reader: &mut Reader<'_>, section: &Section<'_>, config: &Mys
     if !(1..=LOCK_WAIT_SECONDS_MAX).contains(&config.long_query_seconds) {
         let message = format!("`long_query_seconds` must be from 1 to {LOCK_WAIT_SECONDS_MAX}");
         reader.wrong(section, "long_query_seconds", message, "");
+    }
+    certificates(reader, section, config);
+}
+
+fn certificates(reader: &mut Reader<'_>, section: &Section<'_>, config: &MysqlConfig) {
+    let files = [
+        ("ca_file", &config.ca_file),
+        ("client_cert", &config.client_cert),
+        ("client_key", &config.client_key),
+    ];
+    for (key, path) in files.iter().filter_map(|(key, path)| Some((*key, path.as_ref()?))) {
+        absolute(reader, section, key, &path.display().to_string());
+        if config.tls == Tls::Off {
+            let hint = format!("Write tls = \"verified\", or leave `{key}` out.");
+            reader.wrong(section, key, format!("`{key}` needs an encrypted connection"), &hint);
+        }
+    }
+    if config.ca_file.is_some() && config.tls == Tls::Unverified {
+        let hint = "Write tls = \"verified\", or leave `ca_file` out.";
+        reader.wrong(
+            section,
+            "ca_file",
+            "`ca_file` is not looked at: any certificate is accepted".to_owned(),
+            hint,
+        );
+    }
+    for (key, one, other, wanted) in [
+        ("client_cert", &config.client_cert, &config.client_key, "client_key"),
+        ("client_key", &config.client_key, &config.client_cert, "client_cert"),
+    ] {
+        if one.is_some() && other.is_none() {
+            reader.wrong(section, key, format!("`{key}` needs `{wanted}`"), "Name both files, or neither.");
+        }
     }
 }
 

@@ -101,6 +101,15 @@ pub struct MysqlConfig {
     /// is asked for while one runs.
     #[serde(default = "default_long_query_seconds")]
     pub long_query_seconds: u64,
+    /// PEM file of the authority that signed the server's certificate, for `tls = "verified"`; no other counts then.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate that the account shows to the server, where the server asks for one.
+    #[serde(default)]
+    pub client_cert: Option<PathBuf>,
+    /// PEM file of the key that belongs to `client_cert`.
+    #[serde(default)]
+    pub client_key: Option<PathBuf>,
 }
 
 /// How a Redis or Valkey server is reached.

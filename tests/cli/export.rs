@@ -75,3 +75,12 @@ fn an_archive_whose_bytes_are_damaged_ends_with_forty_and_is_no_whole_archive() 
     assert_eq!(tar.status.code(), Some(40));
     assert!(!tar.stdout.ends_with(&[0; 1024]), "an archive that broke off must not look whole");
 }
+
+#[test]
+fn accounts_go_with_a_script_of_a_whole_source() {
+    let (stage, _) = Stage::with_snapshot();
+    for (what, format) in [("config", "tar"), ("config/data", "sql")] {
+        let ran = stage.run(&["export", "latest", what, "--accounts", "--format", format]).ends(2);
+        ran.tells("--accounts goes with --format sql and a whole source");
+    }
+}

@@ -23,7 +23,7 @@ crate::on_both!(
 );
 
 /// The database that holds most of the sample, and one whose name must be quoted in every way.
-fn names() -> [String; 2] {
+pub(crate) fn names() -> [String; 2] {
     [own("copy"), own("odd.`%'db")]
 }
 
@@ -47,11 +47,11 @@ impl Pair for Copy {
     }
 }
 
-fn drops() -> [String; 2] {
+pub(crate) fn drops() -> [String; 2] {
     names().map(|db| format!("DROP DATABASE IF EXISTS {}", quoted(&db)))
 }
 
-fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
@@ -82,7 +82,7 @@ async fn checksum_of(server: &Server, sql: &str) -> String {
 }
 
 /// Everything that a database may hold and that something once lost.
-fn sample(product: Product) -> Vec<String> {
+pub(crate) fn sample(product: Product) -> Vec<String> {
     let mut all = session();
     all.extend(tables().map(str::to_owned));
     all.extend(values().map(str::to_owned));

@@ -94,8 +94,13 @@ impl Server {
 
     /// Starts an empty server with more arguments for its daemon; of two that say the same, the later one counts.
     pub async fn empty_with(product: Product, arguments: &[&str]) -> Self {
+        Self::empty_with_files(product, arguments, &[]).await
+    }
+
+    /// Starts an empty server that finds these files, by their names, in its folder `/lbt`.
+    pub async fn empty_with_files(product: Product, arguments: &[&str], files: &[&std::path::Path]) -> Self {
         let password = "lbt-empty-root".to_owned();
-        let container = Container::start(product, &password, arguments);
+        let container = Container::start(product, &password, arguments, files);
         let server = Self::at("127.0.0.1", container.port, password, Some(container));
         server.wait().await;
         server
@@ -291,13 +296,19 @@ struct Container {
 }
 
 impl Container {
-    fn start(product: Product, password: &str, more: &[&str]) -> Self {
+    fn start(product: Product, password: &str, more: &[&str], files: &[&std::path::Path]) -> Self {
         let word = product.upper().to_lowercase();
         let name = format!("lbt-{word}-{}-{}", std::process::id(), Ground::system().hex(3));
         let daemon = if product == Product::Mysql { "mysqld" } else { "mariadbd" };
         let run_folder = tempfile::tempdir().expect("a folder for the socket");
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         std::fs::set_permissions(run_folder.path(), all).expect("the server may write there");
+        for file in files {
+            let inside = run_folder.path().join(file.file_name().expect("a file's name"));
+            std::fs::copy(file, &inside).expect("the server's file is copied");
+            let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+            std::fs::set_permissions(inside, readable).expect("the server may read it");
+        }
         let port = free_port();
         let mut arguments: Vec<String> =
             ["run", "-d", "--name", &name, "--label", "lifeboat.test=mysql"].map(str::to_owned).into();

@@ -139,6 +139,7 @@ pub(super) fn cast(
             (mysql.host, mysql.port, mysql.socket) =
                 (running.address.ip().to_string(), running.address.port(), None);
             (mysql.user, mysql.tls) = (server.product.user().to_owned(), Tls::Off);
+            (mysql.ca_file, mysql.client_cert, mysql.client_key) = (None, None, None);
             (mysql.databases, mysql.exclude) = mysql::compare::patterns_of(inventory);
             mysql.password = Some(secret("password", password)?);
         }
