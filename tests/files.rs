@@ -160,7 +160,10 @@ async fn restoring_to_the_old_paths_follows_the_rules_of_replace() {
 
     let only = Selection::new(&[root.join(".env").to_str().unwrap().to_owned()]).unwrap();
     fs::remove_file(root.join("a.sh")).unwrap();
-    let tally = snapshot.write(target(), WriteOptions { replace: true, only }).await.unwrap();
+    let tally = snapshot
+        .write(target(), WriteOptions { replace: true, only, ..WriteOptions::default() })
+        .await
+        .unwrap();
     assert!(tally.verified);
     assert_eq!(fs::read(root.join(".env")).unwrap(), b"SECRET=1\n");
     assert!(!root.join("a.sh").exists());

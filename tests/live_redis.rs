@@ -287,7 +287,7 @@ async fn some_keys_are_restored_beside_others() {
         let _: () = to.say(0, "SET k:7 mine").await;
         let only = |patterns: &[&str], replace| {
             let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-            WriteOptions { replace, only: Selection::new(&patterns).unwrap() }
+            WriteOptions { replace, only: Selection::new(&patterns).unwrap(), ..WriteOptions::default() }
         };
         let dump = dump_of(&from).await;
         let failure = failed(feed(&to, dump.clone(), only(&["k:1*", "k:7"], false)).await);

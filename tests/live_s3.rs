@@ -395,7 +395,7 @@ async fn replacing_a_part_removes_nothing() {
         bucket.put(key, b"new").await;
     }
     let only = Selection::new(&[format!("{}/2025/*", bucket.name)]).unwrap();
-    let options = WriteOptions { replace: true, only };
+    let options = WriteOptions { replace: true, only, ..WriteOptions::default() };
     write(&seen, Box::new(bucket.target()), options).await.unwrap();
     let all: BTreeMap<String, Vec<u8>> = bucket.all().await;
     let all: Vec<(&str, &[u8])> = all.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();

@@ -78,7 +78,7 @@ impl EntryFolder {
                 return Err(Failure::new(ExitCode::Failed, what).because(error));
             }
         };
-        Ok(TargetState { version: format!("folder {shown}"), in_the_way })
+        Ok(TargetState { version: format!("folder {shown}"), in_the_way, ..TargetState::default() })
     }
 
     fn trouble(&self, path: &str) -> String {

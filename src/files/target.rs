@@ -96,7 +96,7 @@ impl FilesTarget {
                 Ok(_) => in_the_way.push(format!("file {shown}")),
             }
         }
-        TargetState { version: "files of this host".to_owned(), in_the_way }
+        TargetState { version: "files of this host".to_owned(), in_the_way, ..TargetState::default() }
     }
 
     fn refuse_the_full(&self, only: &Selection, inventory: &[String]) -> Result<()> {

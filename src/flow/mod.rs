@@ -11,8 +11,12 @@
 pub mod compare;
 pub mod conformance;
 mod entry;
+mod keys;
+mod preflight;
 mod select;
 pub mod unordered;
+
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
@@ -22,6 +26,8 @@ pub use self::{
         Attrs, BODY_DEPTH, Body, BodyWriter, Cut, Entry, EntryMeta, EntrySink, EntryStream, FRAME_BYTES_MAX,
         FlowError, FlowResult, Piece, Point, Problem, Reuse, STREAM_DEPTH, Stage, channel,
     },
+    keys::{KeyRange, KeyValues},
+    preflight::{Coming, ComingEntry, Preflight, Remark, Weight},
     select::Selection,
 };
 use crate::{
@@ -67,6 +73,8 @@ pub struct TargetState {
     pub version: String,
     /// One line for each thing in the way (`database im: 12 tables`); none when the target is empty.
     pub in_the_way: Vec<String>,
+    /// What it says of the things that would come.
+    pub preflight: Preflight,
 }
 
 /// What a restore is allowed and asked to do; by default everything into an empty target.
@@ -77,6 +85,17 @@ pub struct WriteOptions {
     /// Which entries are wanted; the stream holds only those already. Targets whose entries hold many
     /// things (a Redis dump) apply it inside.
     pub only: Selection,
+    /// What becomes of things that the target does not know.
+    pub fit: Fit,
+}
+
+/// What becomes of things that a target does not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fit {
+    /// Collations that the person wants in the place of others.
+    pub collations: BTreeMap<String, String>,
+    /// Whether what the target cannot hold may be left out.
+    pub leave_out: bool,
 }
 
 /// What a target did.
@@ -102,6 +121,11 @@ pub trait Target: Send {
 
     /// Looks what is there that restoring `inventory` would touch; changes nothing.
     async fn inspect(&mut self, inventory: &[String]) -> Result<TargetState>;
+
+    /// Looks whether what would come fits, and what it needs; changes nothing. Targets that take all say nothing.
+    async fn preflight(&mut self, _options: &WriteOptions, _coming: &mut dyn Coming) -> Result<Preflight> {
+        Ok(Preflight::default())
+    }
 
     /// Applies every entry, stage by stage, and checks the result. Fails before it touches anything when
     /// something is in the way and `options.replace` is not set.

@@ -12,14 +12,25 @@ use std::{
     time::Instant,
 };
 
+use async_trait::async_trait;
+
 use super::{registry::ReadyTarget, when::When};
 use crate::{
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
-    flow::{FlowResult, Point, STREAM_DEPTH, Selection, Tally, TargetState, WriteOptions, channel, settle},
+    flow::{
+        Coming, ComingEntry, Fit, FlowResult, Point, Remark, STREAM_DEPTH, Selection, Stage, Tally,
+        TargetState, Weight, WriteOptions, channel, settle,
+    },
     names::{SnapshotId, SourceName},
-    repo::{EntryLines, Read, Repository, Salvage, Snapshot, format::Refs},
+    repo::{
+        EntryLines, Read, Repository, Salvage, Snapshot,
+        format::{Refs, SourceManifest},
+    },
 };
+
+/// Bytes that a definition may have to be looked into before a restore.
+const DEFINITION_BYTES_MAX: u64 = 64 << 20;
 
 /// What will be restored into one target.
 pub struct SourcePlan {
@@ -74,6 +85,8 @@ pub struct Plan {
     pub only: Selection,
     /// Whether what is in the way may be removed.
     pub replace: bool,
+    /// What becomes of things that a target does not know.
+    pub fit: Fit,
     /// What will not be there afterwards.
     pub missing: Vec<Missing>,
     /// How long all of it will take, if past drills measured each source.
@@ -125,11 +138,14 @@ pub struct Wanted {
     pub replace: bool,
     /// Whether what is not damaged is to be restored where something is.
     pub salvage: bool,
+    /// What becomes of things that a target does not know.
+    pub fit: Fit,
 }
 
 /// Looks at the snapshot and at every target; touches nothing. A salvage reads all that is wanted.
 pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) -> Result<Plan> {
-    let Wanted { targets, by_name, only, replace, salvage: is_salvage } = wanted;
+    let Wanted { targets, by_name, only, replace, salvage: is_salvage, fit } = wanted;
+    let options = WriteOptions { replace, only: only.clone(), fit };
     let mut sources = Vec::new();
     let mut damaged = Vec::new();
     for (name, mut target) in targets {
@@ -143,7 +159,11 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
         if !found.is_meant(by_name) {
             continue;
         }
-        let state = target.target.inspect(&found.inventory).await?;
+        check_ranges(&only, &source.kind, &target)?;
+        let mut state = target.target.inspect(&found.inventory).await?;
+        let mut coming = Upcoming::of(snapshot, source, &only, salvage.as_ref())?;
+        state.preflight = target.target.preflight(&options, &mut coming).await?;
+        state.in_the_way.extend(state.preflight.in_the_way.iter().cloned());
         sources.push(SourcePlan {
             source: name,
             kind: source.kind.clone(),
@@ -177,9 +197,65 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
         sources,
         only,
         replace,
+        fit: options.fit,
         missing,
         predicted_seconds: None,
     })
+}
+
+/// Refuses ranges of keys where there are no tables.
+fn check_ranges(only: &Selection, kind: &str, target: &ReadyTarget) -> Result<()> {
+    let Some(range) = only.ranges().first().filter(|_| kind != "mysql" || !target.is_native) else {
+        return Ok(());
+    };
+    let what = format!("a range of keys of `{}` goes into a table of a server only", range.table);
+    Err(Failure::new(ExitCode::Usage, what).hint("Leave the brackets out, or pick sources with --source."))
+}
+
+/// The wanted entries of a source, with the definitions among them.
+struct Upcoming<'a> {
+    snapshot: &'a Snapshot,
+    lines: EntryLines,
+    only: &'a Selection,
+}
+
+impl<'a> Upcoming<'a> {
+    fn of(
+        snapshot: &'a Snapshot,
+        source: &SourceManifest,
+        only: &'a Selection,
+        salvage: Option<&Salvage>,
+    ) -> Result<Self> {
+        let lines = match salvage {
+            Some(salvage) => snapshot.sound_entries(&source.name, salvage)?,
+            None => snapshot.entries(source),
+        };
+        Ok(Self { snapshot, lines, only })
+    }
+}
+
+#[async_trait]
+impl Coming for Upcoming<'_> {
+    async fn next(&mut self) -> Result<Option<ComingEntry>> {
+        while let Some(record) = self.lines.next().await? {
+            if !self.only.wants(&record.meta) || !self.only.may_hold(&record.meta, &record.trailer) {
+                continue;
+            }
+            let definition = if record.meta.stage == Stage::Data {
+                None
+            } else {
+                match self.snapshot.entry_bytes(&record, DEFINITION_BYTES_MAX).await {
+                    Ok(bytes) => Some(bytes),
+                    // Without the recovery identity nothing can be read; what is damaged the restore itself tells.
+                    Err(failure) if matches!(failure.exit(), ExitCode::KeyRefused | ExitCode::Damage) => None,
+                    Err(failure) => return Err(failure),
+                }
+            };
+            let (meta, trailer, size_bytes) = (record.meta, record.trailer, record.size_bytes);
+            return Ok(Some(ComingEntry { meta, trailer, size_bytes, definition }));
+        }
+        Ok(None)
+    }
 }
 
 /// Returns what the backup could not read of what is now to be restored.
@@ -299,7 +375,7 @@ async fn find(
             found.picked += u64::from(is_picked);
             found.opaque += u64::from(is_opaque);
             // What only lies around a picked thing is made if it is missing, and never in the way.
-            if is_picked || is_opaque {
+            if (is_picked || is_opaque) && !only.is_in_part(&record.meta.item) {
                 items.insert(record.meta.item);
             }
         }
@@ -327,8 +403,28 @@ impl Plan {
         self.sources.iter().flat_map(lines).collect()
     }
 
-    /// Fails when something is in the way and must not be removed.
+    /// Returns what stops the restore.
+    fn blocking(&self) -> impl Iterator<Item = &Remark> {
+        let remarks = self.sources.iter().flat_map(|source| &source.state.preflight.remarks);
+        remarks.filter(|remark| match remark.weight {
+            Weight::Blocks => true,
+            Weight::DoesNotFit => !self.fit.leave_out,
+            Weight::Mapped | Weight::Note => false,
+        })
+    }
+
+    /// Fails when the target cannot hold what would come, or when something is in the way and must not be removed.
     pub fn check(&self) -> Result<()> {
+        let lines: Vec<String> =
+            self.blocking().map(|remark| format!("{}: {}", remark.what, remark.why)).collect();
+        if !lines.is_empty() {
+            let what =
+                format!("the target cannot take the snapshot; nothing was touched: {}", lines.join("; "));
+            return Err(Failure::new(ExitCode::Failed, what).hint(
+                "--plan lists it all. --leave-out-unfit restores without what does not fit; --map-collation FROM=TO \
+                 names another collation.",
+            ));
+        }
         let in_the_way = self.in_the_way();
         if self.replace || in_the_way.is_empty() {
             return Ok(());
@@ -344,7 +440,7 @@ pub async fn execute(snapshot: &Snapshot, plan: Plan, monitor: &SharedMonitor) -
     plan.check()?;
     let mut outcome = Outcome { missing: plan.missing, ..Outcome::default() };
     for source in plan.sources {
-        let options = WriteOptions { replace: plan.replace, only: plan.only.clone() };
+        let options = WriteOptions { replace: plan.replace, only: plan.only.clone(), fit: plan.fit.clone() };
         let (name, is_salvage) = (source.source.clone(), source.salvage.is_some());
         match restore_one(snapshot, source, options, monitor).await {
             Ok(restored) => {

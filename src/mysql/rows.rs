@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    codec::Codec,
+    codec::{Bound, Codec},
     conn::Server,
     layout::{Layout, Place, table_meta},
     range::Walk,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{ExitCode, Failure},
-    flow::{BodyWriter, Cut, EntrySink, FlowError, FlowResult, Stage},
+    flow::{Attrs, BodyWriter, Cut, EntrySink, FlowError, FlowResult, Stage},
 };
 
 /// Bytes after which an entry ends at the next border.
@@ -160,6 +160,9 @@ struct Pieces<'a> {
     piece_bytes: u64,
     piece_rows: u64,
     piece_enum_zeros: u64,
+    /// The first and the last key of the piece, where they are whole numbers.
+    piece_keys: Option<(String, String)>,
+    longest_row_bytes: u64,
     rows: u64,
 }
 
@@ -179,6 +182,8 @@ impl<'a> Pieces<'a> {
             piece_bytes: 0,
             piece_rows: 0,
             piece_enum_zeros: 0,
+            piece_keys: None,
+            longest_row_bytes: 0,
             rows: 0,
         }
     }
@@ -187,6 +192,7 @@ impl<'a> Pieces<'a> {
         let (hash, row_bytes) = self.push(row);
         self.piece_bytes += row_bytes;
         self.piece_rows += 1;
+        self.longest_row_bytes = self.longest_row_bytes.max(row_bytes);
         if self.cutter.row(hash, row_bytes) {
             self.flush().await?;
             if self.piece_bytes >= PIECE_BYTES_SOFT {
@@ -228,7 +234,23 @@ impl<'a> Pieces<'a> {
             let (from, to) = self.fields[*at];
             hash.field(&self.buffer[from..to]);
         }
+        self.note_key();
         (hash.finish(), (self.buffer.len() - began) as u64)
+    }
+
+    /// Notes the first column of the row's key, so that who wants a range of keys need not read all pieces.
+    fn note_key(&mut self) {
+        let layout = &self.range.table.layout;
+        let first = self.key_fields.first().filter(|at| layout.columns[**at].bound == Some(Bound::Number));
+        let Some((from, to)) = first.map(|at| self.fields[*at]).filter(|_| layout.walkable) else { return };
+        let key = String::from_utf8_lossy(&self.buffer[from..to]);
+        match &mut self.piece_keys {
+            Some((_, last)) => {
+                last.clear();
+                last.push_str(&key);
+            }
+            None => self.piece_keys = Some((key.clone().into_owned(), key.into_owned())),
+        }
     }
 
     async fn flush(&mut self) -> FlowResult<()> {
@@ -254,12 +276,16 @@ impl<'a> Pieces<'a> {
     async fn end_piece(&mut self) -> FlowResult<()> {
         self.rows += self.piece_rows;
         self.piece_bytes = 0;
-        let trailer = [
+        let mut trailer = Attrs::from([
             ("rows".to_owned(), std::mem::take(&mut self.piece_rows).into()),
             ("enum_zeros".to_owned(), std::mem::take(&mut self.piece_enum_zeros).into()),
-        ];
+            ("longest_row_bytes".to_owned(), std::mem::take(&mut self.longest_row_bytes).into()),
+        ]);
+        if let Some((first, last)) = self.piece_keys.take() {
+            trailer.extend([("first_key".to_owned(), first.into()), ("last_key".to_owned(), last.into())]);
+        }
         match self.body.take() {
-            Some(body) => body.finish_with(trailer.into()).await,
+            Some(body) => body.finish_with(trailer).await,
             None => Ok(()),
         }
     }

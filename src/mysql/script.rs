@@ -142,7 +142,7 @@ impl Target for SqlScript {
     }
 
     async fn inspect(&mut self, _inventory: &[String]) -> Result<TargetState> {
-        Ok(TargetState { version: "a script".to_owned(), in_the_way: Vec::new() })
+        Ok(TargetState { version: "a script".to_owned(), ..TargetState::default() })
     }
 
     async fn write(

@@ -73,7 +73,11 @@ impl Target for MysqlTarget {
         let mut conn = server.open(Purpose::WriteNames).await?;
         let (_, version) = server.version(&mut conn).await?;
         let found = apply::obstacles(&server, &mut conn, inventory, &Selection::all()).await?;
-        Ok(TargetState { version, in_the_way: found.iter().map(apply::Obstacle::line).collect() })
+        Ok(TargetState {
+            version,
+            in_the_way: found.iter().map(apply::Obstacle::line).collect(),
+            ..TargetState::default()
+        })
     }
 
     async fn write(self: Box<Self>, options: WriteOptions, mut entries: EntryStream) -> FlowResult<Tally> {

@@ -49,7 +49,7 @@ impl Target {
         if let Some(count) = self.functions.filter(|count| *count > 0) {
             in_the_way.push(format!("functions: {count}"));
         }
-        TargetState { version: self.facts.shown(), in_the_way }
+        TargetState { version: self.facts.shown(), in_the_way, ..TargetState::default() }
     }
 
     /// Refuses a target that holds something when nothing may be replaced.

@@ -85,7 +85,7 @@ impl S3Target {
                 _ => in_the_way.push(format!("bucket {bucket}: {count} objects")),
             }
         }
-        Ok(TargetState { version: server.version(), in_the_way })
+        Ok(TargetState { version: server.version(), in_the_way, ..TargetState::default() })
     }
 
     /// Fails when buckets that are wanted are not empty.

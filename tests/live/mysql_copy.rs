@@ -306,7 +306,10 @@ async fn one_table_comes_back_alone(product: Product) {
     let refused =
         recorded.write(&config, WriteOptions { only: only.clone(), ..WriteOptions::default() }).await;
     assert!(refused.unwrap_err().to_string().contains(&format!("table {db}.lost")));
-    recorded.write(&config, WriteOptions { replace: true, only }).await.expect("one table is restored");
+    recorded
+        .write(&config, WriteOptions { replace: true, only, ..WriteOptions::default() })
+        .await
+        .expect("one table is restored");
     assert_eq!(server.ask(&format!("SELECT COUNT(*) FROM {db}.lost")).await, "2");
     assert_eq!(server.ask(&format!("SELECT COUNT(*) FROM {db}.kept")).await, "1");
     server.run([format!("DROP DATABASE {db}")]).await;

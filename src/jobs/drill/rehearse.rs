@@ -22,7 +22,7 @@ use crate::{
     drill::{self, Answer, Assertion, Phase, Question, Report, SourceReport, Step, Way},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    flow::{Seen, Selection},
+    flow::{Fit, Seen, Selection},
     jobs::{
         registry::{self, Into, ReadyTarget},
         restore::{self, Missing, Plan},
@@ -138,6 +138,7 @@ impl Rehearsal<'_> {
             only: Selection::all(),
             replace: false,
             salvage: false,
+            fit: Fit::default(),
         };
         let snapshot = &self.opened.snapshot;
         let planned = restore::plan(snapshot, wanted, self.monitor).await;
