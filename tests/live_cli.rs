@@ -19,6 +19,8 @@ mod town;
 mod add_only;
 #[path = "live_cli/failures.rs"]
 mod failures;
+#[path = "live_cli/plan.rs"]
+mod plan;
 #[path = "live_cli/refusals.rs"]
 mod refusals;
 #[path = "live_cli/round_trip.rs"]

@@ -7,8 +7,14 @@ mod support;
 
 #[path = "live/mysql_copy.rs"]
 mod copy;
+#[path = "live/mysql_cross.rs"]
+mod cross;
 #[path = "live/mysql_failures.rs"]
 mod failures;
+#[path = "live/mysql_preflight.rs"]
+mod preflight;
+#[path = "live/mysql_ranges_restore.rs"]
+mod ranges_restore;
 #[path = "live/mysql_reach.rs"]
 mod reach;
 #[path = "live/mysql_rows.rs"]

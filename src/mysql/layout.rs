@@ -22,6 +22,9 @@ use crate::{
 pub(super) const SYSTEM: [&str; 5] =
     ["mysql", "information_schema", "performance_schema", "sys", "lost+found"];
 
+/// Our own database on a server that is being restored; never read.
+pub(super) const SCRATCH: &str = "lifeboat_restore";
+
 /// The inventory item of users, roles and grants.
 pub(super) const ACCOUNTS: &str = "accounts";
 
@@ -100,6 +103,7 @@ impl Wanted {
 
     pub fn database(&self, db: &str) -> bool {
         !SYSTEM.contains(&db)
+            && db != SCRATCH
             && !db.starts_with("#mysql50#")
             && self.take.is_match(db)
             && !self.leave.is_match(db)

@@ -3,7 +3,10 @@
 //! | module | duty |
 //! |---|---|
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`] | reading |
+//! | [`preflight`] | what a restore needs and what does not fit, before anything is touched |
 //! | [`target`], [`load`], [`apply`] | writing |
+//! | [`part`] | ranges of keys of a table |
+//! | [`cross`] | what another product or version calls otherwise |
 //! | [`script`] | the same as one SQL script |
 //! | [`accounts`] | users, roles and grants, both ways |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
@@ -22,10 +25,13 @@ mod ask;
 mod codec;
 pub mod compare;
 mod conn;
+mod cross;
 mod ddl;
 pub mod examine;
 mod layout;
 mod load;
+mod part;
+mod preflight;
 mod programs;
 mod range;
 mod rows;

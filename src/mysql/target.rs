@@ -25,12 +25,15 @@ use tokio::{
 };
 
 use super::{
-    accounts::Accounts,
+    accounts::{Accounts, parts},
     apply::{self, Filled},
     conn::{Flavor, Purpose, Server},
+    cross::{Dialect, Fitted},
     ddl,
     layout::{Layout, Place, parse_item, table_item},
     load::{Way, load},
+    part::{self, Part},
+    preflight,
     sql::{Script, ident},
 };
 use crate::{
@@ -38,8 +41,8 @@ use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{
-        Entry, EntryMeta, EntryStream, FlowError, FlowResult, Problem, Selection, Stage, Tally, Target,
-        TargetState, WriteOptions,
+        Coming, Entry, EntryMeta, EntryStream, FlowError, FlowResult, Preflight, Problem, Selection, Stage,
+        Tally, Target, TargetState, WriteOptions,
     },
     names::SourceName,
     policy::MysqlConfig,
@@ -80,13 +83,21 @@ impl Target for MysqlTarget {
         })
     }
 
+    async fn preflight(&mut self, options: &WriteOptions, coming: &mut dyn Coming) -> Result<Preflight> {
+        let server = Server::new(&self.name, &self.config, true)?;
+        preflight::look(&server, options, coming).await
+    }
+
     async fn write(self: Box<Self>, options: WriteOptions, mut entries: EntryStream) -> FlowResult<Tally> {
         let server = Server::new(&self.name, &self.config, true)?;
         let mut names = server.open(Purpose::WriteNames).await?;
-        let (flavor, _) = server.version(&mut names).await?;
+        let (dialect, _) = Dialect::of(&server, &mut names, &options.fit.collations).await?;
         let mut writing = Writing {
             server: &server,
-            flavor,
+            flavor: dialect.flavor,
+            parts: part::find(&server, &mut names, &options.only).await?,
+            dialect,
+            unfit: BTreeSet::new(),
             names,
             options,
             tables: BTreeMap::new(),
@@ -136,6 +147,12 @@ struct Writing<'a> {
     databases: BTreeSet<String>,
     /// Items that the stream has not whole.
     lacking: BTreeSet<String>,
+    /// Tables of which ranges of keys come.
+    parts: BTreeMap<Place, Part>,
+    /// What the server knows.
+    dialect: Dialect,
+    /// Items that it cannot hold, and that the person leaves out.
+    unfit: BTreeSet<String>,
     tally: Tally,
 }
 
@@ -145,10 +162,14 @@ impl Writing<'_> {
         let lacks =
             |of: &str| self.lacking.iter().filter_map(|item| parse_item(item)).any(|(db, _)| db == of);
         let whole = |item: &&String| !matches!(parse_item(item), Some((db, None)) if lacks(&db));
+        let whole = |item: &&String| whole(item) && !self.options.only.is_in_part(item);
         let inventory: Vec<String> = inventory.iter().filter(whole).cloned().collect();
         let found = apply::obstacles(self.server, &mut self.names, &inventory, &self.options.only).await?;
-        if !found.is_empty() && !self.options.replace {
-            let lines: Vec<String> = found.iter().map(apply::Obstacle::line).collect();
+        let mut lines: Vec<String> = found.iter().map(apply::Obstacle::line).collect();
+        for part in self.parts.values() {
+            lines.extend(part.in_the_way(self.server, &mut self.names).await?);
+        }
+        if !lines.is_empty() && !self.options.replace {
             let what = format!(
                 "`{}`: the server at {} is not empty: {}",
                 self.server.name,
@@ -158,6 +179,9 @@ impl Writing<'_> {
             return Err(Failure::new(ExitCode::TargetNotEmpty, what)
                 .hint("Restore into an empty server, or say --replace to remove what is there first.")
                 .into());
+        }
+        if !self.parts.is_empty() {
+            part::begin(self.server, &mut self.names).await?;
         }
         Ok(apply::remove(self.server, &mut self.names, &found).await?)
     }
@@ -173,10 +197,19 @@ impl Writing<'_> {
         if kind == "layout" {
             let layout: Layout = serde_json::from_slice(&bytes)
                 .failed(ExitCode::Damage, || format!("entry `{}` is no layout", meta.path))?;
-            self.table(place(meta)?).layout = Some(Arc::new(layout));
+            let at = place(meta)?;
+            if let Some(part) = self.parts.get_mut(&at) {
+                part.compare(self.server, &mut self.names, &layout).await?;
+            }
+            if !self.unfit.contains(&meta.item) {
+                self.table(at).layout = Some(Arc::new(layout));
+            }
             return Ok(());
         }
         let mut script = Script::parse(&bytes, meta.path.as_str())?;
+        if !self.fits(meta, &mut script)? {
+            return Ok(());
+        }
         let doing = format!("make `{}`", meta.item);
         if self.databases.insert(db.clone()) && kind != "database" && !self.lacking.is_empty() {
             // The database's own definition did not come; its defaults are the server's then.
@@ -190,6 +223,10 @@ impl Writing<'_> {
                 let create = create.ok_or_else(|| {
                     Failure::new(ExitCode::Damage, format!("entry `{}` holds no table", meta.path))
                 })?;
+                if let Some(part) = self.parts.get(&place(meta)?) {
+                    part.define(self.server, &mut self.names, &script, &create).await?;
+                    return Ok(());
+                }
                 script.push(ddl::split(&create, defers(&create)).create);
                 apply::run(self.server, &mut self.names, &script, &doing).await?;
                 self.table(place(meta)?).create = Some(create);
@@ -209,11 +246,12 @@ impl Writing<'_> {
         apply::run(self.server, &mut self.names, script, doing).await?;
         // One that was there already and empty gets the source's defaults; one with other tables does not.
         if self.options.only.is_all() || self.options.only.names(&meta.select, Some('.')) {
+            let collation = attr(meta, "collation")?;
+            let collation = self.dialect.collation(&collation).unwrap_or(collation);
             let sql = format!(
-                "ALTER DATABASE {} CHARACTER SET {} COLLATE {}",
+                "ALTER DATABASE {} CHARACTER SET {} COLLATE {collation}",
                 ident(db),
-                attr(meta, "charset")?,
-                attr(meta, "collation")?
+                attr(meta, "charset")?
             );
             self.server.run(&mut self.names, sql, doing).await?;
         }
@@ -224,8 +262,30 @@ impl Writing<'_> {
         self.tables.entry(at).or_insert(Loading { create: None, layout: None, pieces: 0 })
     }
 
+    /// Writes a definition in the server's words. One that the server cannot hold is left out where the person said
+    /// so, and an error otherwise.
+    fn fits(&mut self, meta: &EntryMeta, script: &mut Script) -> Result<bool> {
+        let Fitted { mapped, unfit } = self.dialect.fit_script(meta, script);
+        let what = preflight::name(meta);
+        let Some(why) = unfit.first() else {
+            self.tally.notes.extend(mapped.iter().map(|line| format!("{what}: {line}")));
+            return Ok(true);
+        };
+        if !self.options.fit.leave_out {
+            let what = format!("`{}`: the server cannot hold {what}", self.server.name);
+            return Err(Failure::new(ExitCode::Usage, what).because(why.clone()).hint(preflight::LEAVE_OUT));
+        }
+        self.tally.notes.push(format!("{what} was left out: {why}"));
+        self.unfit.insert(meta.item.clone());
+        Ok(false)
+    }
+
     /// Hands a piece of rows to a loader.
-    async fn dispatch(&mut self, entry: Entry, loaders: &mut Loaders) -> FlowResult<()> {
+    async fn dispatch(&mut self, mut entry: Entry, loaders: &mut Loaders) -> FlowResult<()> {
+        if self.unfit.contains(&entry.meta.item) {
+            while entry.body.next().await?.is_some() {}
+            return Ok(());
+        }
         let at = place(&entry.meta)?;
         let table = self.table(at.clone());
         table.pieces += 1;
@@ -235,6 +295,7 @@ impl Writing<'_> {
         if loaders.jobs.is_none() {
             loaders.start(self.server, &mut self.names).await?;
         }
+        let at = self.parts.get(&at).map_or(at, |part| part.scratch.clone());
         loaders.give(Job { entry, at, layout }).await
     }
 
@@ -242,8 +303,16 @@ impl Writing<'_> {
     async fn keep(&mut self, mut entry: Entry) -> FlowResult<()> {
         let bytes = entry.body.read_all(SCRIPT_BYTES_MAX).await?;
         self.tally.bytes += bytes.len() as u64;
-        let script = Script::parse(&bytes, entry.meta.path.as_str())?;
-        self.after.push((entry.meta, script));
+        let mut script = Script::parse(&bytes, entry.meta.path.as_str())?;
+        // A table keeps its own triggers when rows of it are restored.
+        let is_kept = self.options.only.is_in_part(&entry.meta.item);
+        let is_whole = entry.meta.text("kind") == Some("accounts") || self.fits(&entry.meta, &mut script)?;
+        if is_whole
+            && !is_kept
+            && !(entry.meta.text("table").is_some() && self.unfit.contains(&entry.meta.item))
+        {
+            self.after.push((entry.meta, script));
+        }
         Ok(())
     }
 
@@ -252,7 +321,12 @@ impl Writing<'_> {
         let filled = self.filled(&loaded)?;
         monitor.step(Some(&self.server.name), "building indexes and counting rows".to_owned());
         apply::finish_tables(self.server, &mut self.names, &filled).await?;
-        let mut accounts = self.take("accounts").pop().map(|(_, script)| Accounts::new(script));
+        self.finish_parts(&loaded).await?;
+        let accounts = self.take("accounts").pop().map(|(_, script)| script);
+        let mut accounts = match accounts {
+            Some(script) => Some(Accounts::new(self.fitting_accounts(script).await?)),
+            None => None,
+        };
         if let Some(accounts) = &mut accounts {
             accounts.create(self.server, &mut self.names, self.flavor, self.options.replace).await?;
         }
@@ -270,10 +344,43 @@ impl Writing<'_> {
         Ok(self.tally)
     }
 
+    /// Leaves accounts out that the server cannot hold, where the person said so.
+    async fn fitting_accounts(&mut self, mut script: Script) -> Result<Script> {
+        let kept = preflight::kept_accounts(self.server, &mut self.names, self.options.replace).await?;
+        let unfit = preflight::unfit_accounts(&self.dialect, &script, &kept);
+        if let Some((account, why)) = unfit.iter().next().filter(|_| !self.options.fit.leave_out) {
+            let what = format!("`{}`: the server cannot hold account {account}", self.server.name);
+            return Err(Failure::new(ExitCode::Usage, what).because(why.clone()).hint(preflight::LEAVE_OUT));
+        }
+        let is_unfit =
+            |statement: &Vec<u8>| parts(statement).is_ok_and(|(account, _)| unfit.contains_key(&account));
+        script.statements.retain(|statement| !is_unfit(statement));
+        let notes = unfit.iter().map(|(account, why)| format!("account {account} was left out: {why}"));
+        self.tally.notes.extend(notes);
+        Ok(script)
+    }
+
+    /// Puts ranges of keys into their tables.
+    async fn finish_parts(&mut self, loaded: &Loaded) -> Result<()> {
+        if self.parts.is_empty() {
+            return Ok(());
+        }
+        let replace = self.options.replace;
+        let rows = part::finish(self.server, &mut self.names, &self.parts, replace).await?;
+        part::end(self.server, &mut self.names, &self.parts).await?;
+        let read: u64 = self.parts.values().filter_map(|part| loaded.rows.get(&part.scratch)).sum();
+        self.tally.notes.push(format!("{rows} rows were restored, chosen from {read}"));
+        Ok(())
+    }
+
     /// Returns the tables with what is still to be done to them.
     fn filled(&mut self, loaded: &Loaded) -> FlowResult<Vec<Filled>> {
         let mut filled = Vec::new();
+        let parts = &self.parts;
         for (at, table) in std::mem::take(&mut self.tables) {
+            if parts.contains_key(&at) {
+                continue;
+            }
             let (Some(create), Some(layout)) = (&table.create, &table.layout) else {
                 return Err(incomplete(self.server, &at, "its definition is").into());
             };
@@ -321,6 +428,10 @@ impl Writing<'_> {
     /// Takes what failed for what needs something that did not come, where something did not come.
     fn or_left_out(&mut self, what: &str, done: Result<()>) -> Result<()> {
         match done {
+            Err(failure) if self.options.fit.leave_out && failure.exit() == ExitCode::Failed => {
+                self.tally.notes.push(format!("{what} could not be made: {}", failure.one_line()));
+                Ok(())
+            }
             Err(failure) if !self.lacking.is_empty() && failure.exit() != ExitCode::StoreDown => {
                 let why = failure.one_line();
                 self.tally.left_out.push(Problem { what: what.to_owned(), why });
