@@ -217,6 +217,8 @@ struct Upcoming<'a> {
     snapshot: &'a Snapshot,
     lines: EntryLines,
     only: &'a Selection,
+    /// Whether data opens: one refusal is enough, each costs a whole pack.
+    opens: bool,
 }
 
 impl<'a> Upcoming<'a> {
@@ -230,7 +232,7 @@ impl<'a> Upcoming<'a> {
             Some(salvage) => snapshot.sound_entries(&source.name, salvage)?,
             None => snapshot.entries(source),
         };
-        Ok(Self { snapshot, lines, only })
+        Ok(Self { snapshot, lines, only, opens: true })
     }
 }
 
@@ -241,13 +243,16 @@ impl Coming for Upcoming<'_> {
             if !self.only.wants(&record.meta) || !self.only.may_hold(&record.meta, &record.trailer) {
                 continue;
             }
-            let definition = if record.meta.stage == Stage::Data {
+            let definition = if record.meta.stage == Stage::Data || !self.opens {
                 None
             } else {
                 match self.snapshot.entry_bytes(&record, DEFINITION_BYTES_MAX).await {
                     Ok(bytes) => Some(bytes),
                     // Without the recovery identity nothing can be read; what is damaged the restore itself tells.
-                    Err(failure) if matches!(failure.exit(), ExitCode::KeyRefused | ExitCode::Damage) => None,
+                    Err(failure) if matches!(failure.exit(), ExitCode::KeyRefused | ExitCode::Damage) => {
+                        self.opens = failure.exit() != ExitCode::KeyRefused;
+                        None
+                    }
                     Err(failure) => return Err(failure),
                 }
             };
