@@ -23,6 +23,8 @@ mod choices;
 mod export;
 #[path = "live_cli/failures.rs"]
 mod failures;
+#[path = "live_cli/plan.rs"]
+mod plan;
 #[path = "live_cli/refusals.rs"]
 mod refusals;
 #[path = "live_cli/resume.rs"]

@@ -11,6 +11,8 @@ mod accounts;
 mod choices;
 #[path = "live/mysql_copy.rs"]
 mod copy;
+#[path = "live/mysql_cross.rs"]
+mod cross;
 #[path = "live/mysql_engines.rs"]
 mod engines;
 #[path = "live/mysql_export.rs"]
@@ -25,8 +27,12 @@ mod locks;
 mod objects;
 #[path = "live/mysql_orphans.rs"]
 mod orphans;
+#[path = "live/mysql_preflight.rs"]
+mod preflight;
 #[path = "live/mysql_ranges.rs"]
 mod ranges;
+#[path = "live/mysql_ranges_restore.rs"]
+mod ranges_restore;
 #[path = "live/mysql_reach.rs"]
 mod reach;
 #[path = "live/mysql_resume.rs"]

@@ -9,6 +9,7 @@ use super::restore::Restore;
 use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
+    flow::Selection,
     jobs::registry::Into,
     mysql::{AccountsRule, Choices, GtidRule, Naming},
     policy::{SourceConfig, SourceKind, database_of},
@@ -92,7 +93,12 @@ impl Choosing {
     }
 
     /// Refuses what contradicts itself or what nothing could follow. `sources` are those that are restored.
-    pub fn check(&self, args: &Restore, sources: &[(&SourceConfig, Option<&Into>)]) -> Result<()> {
+    pub fn check(
+        &self,
+        args: &Restore,
+        only: &Selection,
+        sources: &[(&SourceConfig, Option<&Into>)],
+    ) -> Result<()> {
         let goes = |(source, into): &(&SourceConfig, Option<&Into>)| {
             matches!(source.kind, SourceKind::Mysql(_)) && !matches!(into, Some(Into::Folder(_)))
         };
@@ -117,6 +123,11 @@ impl Choosing {
             }
         }
         let is_renamed = beside.is_some() || sources.iter().any(|(_, into)| renamed(*into).is_some());
+        if is_renamed && !only.ranges().is_empty() {
+            return Err(usage("a range of keys goes into the table that it is of".to_owned()).hint(
+                "Leave the brackets out to restore the whole table beside it, and copy the rows that you want.",
+            ));
+        }
         if is_renamed && self.accounts.is_some_and(|rule| rule != Accounts::None) {
             return Err(usage("--accounts is for databases that keep their names".to_owned())
                 .hint("Leave it out: grants are for the old names, so none is given."));

@@ -1,6 +1,6 @@
 //! `lifeboat restore`.
 
-use std::io::Write;
+use std::{collections::BTreeMap, io::Write};
 
 use chrono_tz::Tz;
 use clap::Args;
@@ -13,11 +13,11 @@ use super::{
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
-    flow::{Selection, Verified, Verify},
+    flow::{Fit, Preflight, Selection, Verified, Verify, Weight},
     jobs::{
         drilled, open,
         registry::{self, Into},
-        restore::{Missing, Outcome, Plan, Restored, Resume, Wanted, choose, execute, plan},
+        restore::{Missing, Outcome, Plan, Restored, Resume, SourcePlan, Wanted, choose, execute, plan},
         seen::REPOSITORY,
         when::When,
     },
@@ -39,7 +39,8 @@ pub struct Restore {
     /// Only this source; may be repeated
     #[arg(long, value_name = "SOURCE")]
     source: Vec<String>,
-    /// Only what fits: db, db.table, bucket/key, a path; globs; may be repeated
+    /// Only what fits: db, db.table, 'db.table[100..200]' (keys, both ends included), bucket/key, a path; globs; may
+    /// be repeated
     #[arg(long, value_name = "PATTERN")]
     pub(super) only: Vec<String>,
     /// Somewhere else: SOURCE=URL (without password; MySQL: URL/DATABASE for another name) or SOURCE=/absolute/folder;
@@ -58,6 +59,8 @@ pub struct Restore {
     /// Continue a restore of the same that was interrupted (MySQL)
     #[arg(long, conflicts_with = "replace")]
     resume: bool,
+    #[command(flatten)]
+    fitting: Fitting,
     /// Where the repository is damaged, restore what is not and name what is missing: reads everything twice
     #[arg(long)]
     pub(super) salvage: bool,
@@ -88,6 +91,23 @@ impl From<How> for Verify {
             How::Counts => Self::Counts,
             How::None => Self::Nothing,
         }
+    }
+}
+
+/// What becomes of things that the server does not know.
+#[derive(Debug, Args)]
+struct Fitting {
+    /// Use another collation where the server does not know one; may be repeated
+    #[arg(long, value_name = "FROM=TO")]
+    map_collation: Vec<String>,
+    /// Restore without what the server cannot hold (the plan lists it)
+    #[arg(long)]
+    leave_out_unfit: bool,
+}
+
+impl Fitting {
+    fn read(&self) -> Result<Fit> {
+        Ok(Fit { collations: collations(&self.map_collation)?, leave_out: self.leave_out_unfit })
     }
 }
 
@@ -180,6 +200,7 @@ struct Asked {
     names: Vec<SourceName>,
     into: Vec<(SourceName, Into)>,
     only: Selection,
+    fit: Fit,
 }
 
 impl Asked {
@@ -214,12 +235,16 @@ fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
         stack.sources.iter().filter(|one| names.is_empty() || names.contains(&one.name)).collect();
     let place = |name: &SourceName| into.iter().find(|(source, _)| source == name).map(|(_, into)| into);
     let all: Vec<_> = all.into_iter().map(|one| (one, place(&one.name))).collect();
-    args.choosing.check(args, &all)?;
+    let fit = args.fitting.read()?;
     let only = Selection::new(&args.only).map_err(|failure| {
+        if failure.first_hint().is_some() {
+            return failure;
+        }
         failure
             .hint("Write a glob such as im, im.users, 'bucket/2025/*'; [x] for a character that means more.")
     })?;
-    Ok(Asked { names, into, only })
+    args.choosing.check(args, &only, &all)?;
+    Ok(Asked { names, into, only, fit })
 }
 
 /// Reads `SOURCE=WHERE`. What does not fit is never repeated: people try it with a password first.
@@ -271,7 +296,23 @@ fn targets(
     }
     let (by_name, only) = (!args.source.is_empty(), asked.only);
     let (verify, resume) = (args.verify.into(), if args.resume { Resume::Now } else { Resume::Later });
-    Ok(Wanted { targets, by_name, only, replace: args.replace, salvage: args.salvage, verify, resume })
+    let (replace, salvage, fit) = (args.replace, args.salvage, asked.fit);
+    Ok(Wanted { targets, by_name, only, replace, salvage, fit, verify, resume })
+}
+
+/// Reads `FROM=TO`. Both become part of statements, so both are words.
+fn collations(pairs: &[String]) -> Result<BTreeMap<String, String>> {
+    let is_word =
+        |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let read = |pair: &String| {
+        let pair = pair.split_once('=').filter(|(from, to)| is_word(from) && is_word(to));
+        let (from, to) = pair.ok_or_else(|| {
+            Failure::new(ExitCode::Usage, "--map-collation is not FROM=TO with the names of two collations")
+                .hint("For example --map-collation utf8mb4_0900_ai_ci=utf8mb4_unicode_ci.")
+        })?;
+        Ok((from.to_owned(), to.to_owned()))
+    };
+    pairs.iter().map(read).collect()
 }
 
 /// Asks for the stack's name. A thread of its own waits for the answer, so that a signal still ends all.
@@ -317,6 +358,7 @@ fn facts(plan: &Plan, origin: &Origin, place: &str) -> Value {
             "version": source.state.version,
             "in_the_way": source.state.in_the_way,
             "continues": source.continues,
+            "preflight": source.state.preflight,
             "predicted_seconds": source.predicted_seconds,
             "choices": source.choices,
             "names": source.state.names,
@@ -383,7 +425,36 @@ fn show(plan: &Plan, zone: Tz, origin: &Origin, place: &str) {
         }
     }
     say(&expected(plan.predicted_seconds));
+    plan.sources.iter().for_each(|source| show_preflight(source, plan.fit.leave_out));
     show_missing(plan.missing.iter());
+}
+
+/// Tells what a server will need, and what of the snapshot it cannot hold.
+fn show_preflight(source: &SourcePlan, leave_out: bool) {
+    let found = &source.state.preflight;
+    if *found != Preflight::default() {
+        for line in preflight_lines(source.source.as_str(), found, leave_out) {
+            say(&line);
+        }
+    }
+}
+
+fn preflight_lines(source: &str, found: &Preflight, leave_out: bool) -> Vec<String> {
+    let count = |n: u64, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+    let (tables, rows) = (count(found.tables, "table"), count(found.rows, "row"));
+    let needed = ByteCount(found.needed_bytes);
+    let mut lines = vec![format!("{source}: {tables}, {rows}; they take about {needed}; {}", found.room)];
+    lines.extend(found.remarks.iter().map(|remark| {
+        let word = match remark.weight {
+            Weight::Blocks => "NOT POSSIBLE",
+            Weight::DoesNotFit if leave_out => "WILL BE LEFT OUT",
+            Weight::DoesNotFit => "DOES NOT FIT",
+            Weight::Mapped => "otherwise",
+            Weight::Note => "note",
+        };
+        format!("  {word}: {}: {}", remark.what, remark.why)
+    }));
+    lines
 }
 
 /// Says how long a restore is expected to take.
@@ -468,7 +539,8 @@ fn show_restored(all: &[Restored]) {
 
 #[cfg(test)]
 mod tests {
-    use super::expected;
+    use super::*;
+    use crate::flow::Remark;
 
     #[test]
     fn what_no_drill_measured_is_not_guessed() {
@@ -476,5 +548,39 @@ mod tests {
         assert_eq!(expected(Some(59.9)), "It takes less than a minute, by what drills have measured");
         assert_eq!(expected(Some(720.0)), "It takes about 12 min, by what drills have measured");
         assert_eq!(expected(Some(7500.0)), "It takes about 2 h 5 min, by what drills have measured");
+    }
+
+    #[test]
+    fn the_plan_tells_what_a_server_needs_and_what_does_not_fit() {
+        let found = Preflight {
+            tables: 1,
+            rows: 2000,
+            needed_bytes: 3_000_000,
+            room: "the databases there take 0 B now".to_owned(),
+            in_the_way: Vec::new(),
+            remarks: vec![
+                Remark::new(Weight::Blocks, "read_only", "the server is read-only"),
+                Remark::new(Weight::DoesNotFit, "sequence im.s", "MySQL has no sequences"),
+                Remark::new(Weight::Mapped, "table im.users", "collation a becomes b"),
+                Remark::new(Weight::Note, "local_infile", "it is off"),
+            ],
+        };
+        insta::assert_snapshot!(preflight_lines("mysql", &found, false).join("\n"), @r"
+        mysql: 1 table, 2000 rows; they take about 2.86 MiB; the databases there take 0 B now
+          NOT POSSIBLE: read_only: the server is read-only
+          DOES NOT FIT: sequence im.s: MySQL has no sequences
+          otherwise: table im.users: collation a becomes b
+          note: local_infile: it is off
+        ");
+        assert!(preflight_lines("mysql", &found, true)[2].starts_with("  WILL BE LEFT OUT: sequence im.s"));
+    }
+
+    #[test]
+    fn collations_are_words() {
+        let pairs = |text: &str| collations(&[text.to_owned()]);
+        assert_eq!(pairs("a_ci=b_ci").unwrap()["a_ci"], "b_ci");
+        for wrong in ["a", "a=", "=b", "a=b;DROP", "a=b c", "a=b=c"] {
+            assert_eq!(pairs(wrong).unwrap_err().exit(), ExitCode::Usage, "{wrong}");
+        }
     }
 }

@@ -11,6 +11,8 @@
 pub mod compare;
 pub mod conformance;
 mod entry;
+mod keys;
+mod preflight;
 mod select;
 pub mod unordered;
 
@@ -24,6 +26,8 @@ pub use self::{
         Attrs, BODY_DEPTH, Body, BodyWriter, Cut, Entry, EntryMeta, EntrySink, EntryStream, FRAME_BYTES_MAX,
         FlowError, FlowResult, Piece, Point, Problem, Reuse, STREAM_DEPTH, Stage, channel,
     },
+    keys::{KeyRange, KeyValues},
+    preflight::{Coming, ComingEntry, Preflight, Remark, Weight},
     select::Selection,
 };
 use crate::{
@@ -73,6 +77,8 @@ pub struct TargetState {
     pub names: BTreeMap<String, String>,
     /// The jobs that were interrupted there and can be continued.
     pub unfinished: Vec<String>,
+    /// What it says of the things that would come.
+    pub preflight: Preflight,
 }
 
 /// What a restore is allowed and asked to do; by default everything into an empty target.
@@ -90,6 +96,8 @@ pub struct WriteOptions {
     /// Whether what that job has done already is its own and not in the way; the stream comes without
     /// [`Target::done`].
     pub resume: bool,
+    /// What becomes of things that the target does not know.
+    pub fit: Fit,
 }
 
 /// How what a restore writes is checked.
@@ -127,6 +135,15 @@ impl Verified {
     }
 }
 
+/// What becomes of things that a target does not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fit {
+    /// Collations that the person wants in the place of others.
+    pub collations: BTreeMap<String, String>,
+    /// Whether what the target cannot hold may be left out.
+    pub leave_out: bool,
+}
+
 /// What a target did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -142,6 +159,8 @@ pub struct Tally {
     pub left_out: Vec<Problem>,
     /// Rows that refer to rows that are not there, where not all was restored that could have brought them.
     pub dangling: u64,
+    /// Items of the snapshot that did not come because the person wished so; they are not compared.
+    pub without: BTreeSet<String>,
 }
 
 /// What can be written from a stream of entries.
@@ -156,6 +175,11 @@ pub trait Target: Send {
     /// Returns the entries of the first two stages that an interrupted `job` has brought in whole.
     async fn done(&mut self, _job: &str) -> Result<BTreeSet<EntryPath>> {
         Ok(BTreeSet::new())
+    }
+
+    /// Looks whether what would come fits, and what it needs; changes nothing. Targets that take all say nothing.
+    async fn preflight(&mut self, _options: &WriteOptions, _coming: &mut dyn Coming) -> Result<Preflight> {
+        Ok(Preflight::default())
     }
 
     /// Applies every entry, stage by stage, and checks the result. Fails before it touches anything when

@@ -2,17 +2,19 @@
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::EntryMeta;
-use crate::error::{Context, ExitCode, Result};
+use super::{Attrs, EntryMeta, KeyRange};
+use crate::error::{Context, ExitCode, Failure, Result};
 
 /// A set of `--only` patterns; without any, everything is wanted.
 ///
 /// Patterns are globs over `db`, `db.table`, `bucket/key`, or a file's path. A pattern that names a
-/// container (`im`, `bucket`, a directory) wants all that is inside.
+/// container (`im`, `bucket`, a directory) wants all that is inside. One that ends in a range of keys
+/// (`im.messages[100..200]`) wants these rows of one table.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     globs: GlobSet,
     patterns: Vec<String>,
+    ranges: Vec<KeyRange>,
 }
 
 impl Selection {
@@ -23,14 +25,40 @@ impl Selection {
 
     /// Checks the patterns.
     pub fn new(patterns: &[String]) -> Result<Self> {
-        let mut builder = GlobSetBuilder::new();
+        let (mut ranges, mut whole) = (Vec::new(), Vec::new());
         for pattern in patterns {
-            let glob =
-                Glob::new(pattern).failed(ExitCode::Usage, || format!("pattern `{pattern}` is no glob"))?;
-            builder.add(glob);
+            match KeyRange::parse(pattern)? {
+                Some(range) => ranges.push(range),
+                None => whole.push(pattern.as_str()),
+            }
         }
-        let globs = builder.build().failed(ExitCode::Usage, || "the patterns are too many".to_owned())?;
-        Ok(Self { globs, patterns: patterns.to_vec() })
+        let tables = ranges.iter().map(|range| range.table.as_str());
+        let all = globs(whole.iter().copied().chain(tables))?;
+        let selection = Self { globs: globs(whole.iter().copied())?, patterns: patterns.to_vec(), ranges };
+        let is_whole = |range: &&KeyRange| !whole.is_empty() && selection.names(&range.table, Some('.'));
+        if let Some(twice) = selection.ranges.iter().find(is_whole) {
+            let what = format!("table `{}` is asked for whole and in part", twice.table);
+            return Err(Failure::new(ExitCode::Usage, what).hint("Leave one of both out."));
+        }
+        Ok(Self { globs: all, ..selection })
+    }
+
+    /// Returns the ranges of keys that are wanted.
+    pub fn ranges(&self) -> &[KeyRange] {
+        &self.ranges
+    }
+
+    /// Returns whether only ranges of keys of this item are wanted.
+    pub fn is_in_part(&self, item: &str) -> bool {
+        self.ranges.iter().any(|range| range.table == item)
+    }
+
+    /// Returns whether a piece of data may hold something that is wanted; `trailer` is what was told at its end.
+    pub fn may_hold(&self, meta: &EntryMeta, trailer: &Attrs) -> bool {
+        let key = |name: &str| trailer.get(name).and_then(serde_json::Value::as_str);
+        let (Some(first), Some(last)) = (key("first_key"), key("last_key")) else { return true };
+        let mut ranges = self.ranges.iter().filter(|range| range.table == meta.select).peekable();
+        ranges.peek().is_none() || ranges.any(|range| range.may_hold(first, last))
     }
 
     /// Returns whether everything is wanted.
@@ -77,6 +105,16 @@ impl Selection {
             inside || container.starts_with(plain) && plain.len() < pattern.len()
         })
     }
+}
+
+fn globs<'a>(patterns: impl Iterator<Item = &'a str>) -> Result<GlobSet> {
+    let mut builder = GlobSetBuilder::new();
+    for pattern in patterns {
+        let glob =
+            Glob::new(pattern).failed(ExitCode::Usage, || format!("pattern `{pattern}` is no glob"))?;
+        builder.add(glob);
+    }
+    builder.build().failed(ExitCode::Usage, || "the patterns are too many".to_owned())
 }
 
 #[cfg(test)]
@@ -126,5 +164,26 @@ mod tests {
         assert!(!wants(&["image.x"], "im", true));
         assert!(wants(&["user:*"], "", true));
         assert!(!wants(&["user:*"], "", false));
+    }
+
+    #[test]
+    fn a_range_wants_its_table_and_pieces_that_may_hold_it() {
+        let only = Selection::new(&["im.messages[100..200]".to_owned(), "im.users".to_owned()]).unwrap();
+        let meta = |name: &str| EntryMeta::new(EntryPath::new("x").unwrap(), Stage::Data, name);
+        assert!(only.picks(&meta("im.messages")) && only.picks(&meta("im.users")));
+        assert!(only.is_in_part("im.messages") && !only.is_in_part("im.users"));
+        let trailer: Attrs =
+            [("first_key", "1"), ("last_key", "99")].map(|(name, key)| (name.to_owned(), key.into())).into();
+        assert!(!only.may_hold(&meta("im.messages"), &trailer) && only.may_hold(&meta("im.users"), &trailer));
+        assert!(only.may_hold(&meta("im.messages"), &Attrs::new()));
+        assert!(wants(&["im.messages[1..2]"], "im", true));
+    }
+
+    #[test]
+    fn a_table_is_wanted_whole_or_in_part() {
+        for whole in ["im", "im.messages", "*"] {
+            let patterns = [whole.to_owned(), "im.messages[1..2]".to_owned()];
+            assert!(Selection::new(&patterns).is_err(), "{whole}");
+        }
     }
 }

@@ -132,6 +132,12 @@ async fn find(snapshot: &Snapshot, source: &SourceName, path: Option<&str>) -> R
             found.push(record);
         }
     }
+    if found.is_empty() && path.is_some_and(|path| path.ends_with(']') && path.contains("..")) {
+        let what = "a range of keys can be restored, not exported: only a server compares keys";
+        return Err(Failure::new(ExitCode::Usage, what).hint(
+            "Export the whole table, or restore the range: --only 'db.table[…]' --into SOURCE=URL of another server.",
+        ));
+    }
     if found.is_empty() {
         let what =
             format!("`{source}/{}` is not in snapshot `{}`", path.unwrap_or(""), snapshot.refs.snapshot);

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -24,17 +25,22 @@ use crate::{
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     flow::{
-        FlowError, FlowResult, Point, STREAM_DEPTH, Selection, Tally, Target, TargetState, Verify,
-        WriteOptions, channel, settle,
+        Coming, ComingEntry, Fit, FlowError, FlowResult, Point, Remark, STREAM_DEPTH, Selection, Stage,
+        Tally, Target, TargetState, Verify, Weight, WriteOptions, channel, settle,
     },
     names::{SnapshotId, SourceName},
-    repo::{EntryLines, Read, Repository, Salvage, Snapshot, format::Refs},
+    repo::{
+        EntryLines, Read, Repository, Salvage, Snapshot,
+        format::{Refs, SourceManifest},
+    },
 };
 
 /// How long a target that was lost is waited for at first, at most at a time, and altogether.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_mins(10);
+/// Bytes that a definition may have to be looked into before a restore.
+const DEFINITION_BYTES_MAX: u64 = 64 << 20;
 
 /// What will be restored into one target.
 pub struct SourcePlan {
@@ -96,6 +102,8 @@ pub struct Plan {
     pub replace: bool,
     /// How what is written is checked.
     pub verify: Verify,
+    /// What becomes of things that a target does not know.
+    pub fit: Fit,
     /// What will not be there afterwards.
     pub missing: Vec<Missing>,
     /// How long all of it will take, if past drills measured each source.
@@ -147,6 +155,8 @@ pub struct Wanted {
     pub replace: bool,
     /// Whether what is not damaged is to be restored where something is.
     pub salvage: bool,
+    /// What becomes of things that a target does not know.
+    pub fit: Fit,
     /// How what is written is checked.
     pub verify: Verify,
     /// What becomes of it when it is interrupted.
@@ -167,7 +177,8 @@ pub enum Resume {
 
 /// Looks at the snapshot and at every target; touches nothing. A salvage reads all that is wanted.
 pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) -> Result<Plan> {
-    let Wanted { targets, by_name, only, replace, salvage: is_salvage, verify, resume } = wanted;
+    let Wanted { targets, by_name, only, replace, salvage: is_salvage, verify, resume, fit } = wanted;
+    let options = WriteOptions { replace, only: only.clone(), fit, verify, ..WriteOptions::default() };
     let mut sources = Vec::new();
     let mut damaged = Vec::new();
     for (name, mut target) in targets {
@@ -181,9 +192,14 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
         if !found.is_meant(by_name) {
             continue;
         }
-        let state = target.target.inspect(&found.inventory).await?;
-        // What is lost of a damaged repository may be more the next time: a salvage begins anew.
-        let is_noted = resume != Resume::Never && !is_salvage;
+        check_ranges(&only, &source.kind, &target)?;
+        let mut state = target.target.inspect(&found.inventory).await?;
+        let mut coming = Upcoming::of(snapshot, source, &only, salvage.as_ref())?;
+        state.preflight = target.target.preflight(&options, &mut coming).await?;
+        state.in_the_way.extend(state.preflight.in_the_way.iter().cloned());
+        // What is lost of a damaged repository may be more the next time: a salvage begins anew. Ranges of keys come
+        // in one transaction, or not at all.
+        let is_noted = resume != Resume::Never && !is_salvage && only.ranges().is_empty();
         let job = is_noted.then(|| job(snapshot, &name, &only, (&target, &state)));
         let is_own = job.as_ref().is_some_and(|job| state.unfinished.contains(job));
         sources.push(SourcePlan {
@@ -223,6 +239,7 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
         only,
         replace,
         verify,
+        fit: options.fit,
         missing,
         predicted_seconds: None,
     })
@@ -241,6 +258,66 @@ fn job(
     let swap = target.exchange.iter().map(|_| "swap");
     let all: Vec<&str> = words.into_iter().chain(patterns).chain(names).chain(swap).collect();
     hex::encode(Sha256::digest(all.join("\n")))
+}
+
+/// Refuses ranges of keys where there are no tables.
+fn check_ranges(only: &Selection, kind: &str, target: &ReadyTarget) -> Result<()> {
+    let Some(range) = only.ranges().first().filter(|_| kind != "mysql" || !target.is_native) else {
+        return Ok(());
+    };
+    let what = format!("a range of keys of `{}` goes into a table of a server only", range.table);
+    Err(Failure::new(ExitCode::Usage, what).hint("Leave the brackets out, or pick sources with --source."))
+}
+
+/// The wanted entries of a source, with the definitions among them.
+struct Upcoming<'a> {
+    snapshot: &'a Snapshot,
+    lines: EntryLines,
+    only: &'a Selection,
+    /// Whether data opens: one refusal is enough, each costs a whole pack.
+    opens: bool,
+}
+
+impl<'a> Upcoming<'a> {
+    fn of(
+        snapshot: &'a Snapshot,
+        source: &SourceManifest,
+        only: &'a Selection,
+        salvage: Option<&Salvage>,
+    ) -> Result<Self> {
+        let lines = match salvage {
+            Some(salvage) => snapshot.sound_entries(&source.name, salvage)?,
+            None => snapshot.entries(source),
+        };
+        Ok(Self { snapshot, lines, only, opens: true })
+    }
+}
+
+#[async_trait]
+impl Coming for Upcoming<'_> {
+    async fn next(&mut self) -> Result<Option<ComingEntry>> {
+        while let Some(record) = self.lines.next().await? {
+            if !self.only.wants(&record.meta) || !self.only.may_hold(&record.meta, &record.trailer) {
+                continue;
+            }
+            let definition = if record.meta.stage == Stage::Data || !self.opens {
+                None
+            } else {
+                match self.snapshot.entry_bytes(&record, DEFINITION_BYTES_MAX).await {
+                    Ok(bytes) => Some(bytes),
+                    // Without the recovery identity nothing can be read; what is damaged the restore itself tells.
+                    Err(failure) if matches!(failure.exit(), ExitCode::KeyRefused | ExitCode::Damage) => {
+                        self.opens = failure.exit() != ExitCode::KeyRefused;
+                        None
+                    }
+                    Err(failure) => return Err(failure),
+                }
+            };
+            let (meta, trailer, size_bytes) = (record.meta, record.trailer, record.size_bytes);
+            return Ok(Some(ComingEntry { meta, trailer, size_bytes, definition }));
+        }
+        Ok(None)
+    }
 }
 
 /// Returns what the backup could not read of what is now to be restored.
@@ -360,7 +437,7 @@ async fn find(
             found.picked += u64::from(is_picked);
             found.opaque += u64::from(is_opaque);
             // What only lies around a picked thing is made if it is missing, and never in the way.
-            if is_picked || is_opaque {
+            if (is_picked || is_opaque) && !only.is_in_part(&record.meta.item) {
                 items.insert(record.meta.item);
             }
         }
@@ -388,8 +465,28 @@ impl Plan {
         self.sources.iter().filter(|plan| !plan.continues).flat_map(lines).collect()
     }
 
-    /// Fails when something is in the way and must not be removed.
+    /// Returns what stops the restore.
+    fn blocking(&self) -> impl Iterator<Item = &Remark> {
+        let remarks = self.sources.iter().flat_map(|source| &source.state.preflight.remarks);
+        remarks.filter(|remark| match remark.weight {
+            Weight::Blocks => true,
+            Weight::DoesNotFit => !self.fit.leave_out,
+            Weight::Mapped | Weight::Note => false,
+        })
+    }
+
+    /// Fails when the target cannot hold what would come, or when something is in the way and must not be removed.
     pub fn check(&self) -> Result<()> {
+        let lines: Vec<String> =
+            self.blocking().map(|remark| format!("{}: {}", remark.what, remark.why)).collect();
+        if !lines.is_empty() {
+            let what =
+                format!("the target cannot take the snapshot; nothing was touched: {}", lines.join("; "));
+            return Err(Failure::new(ExitCode::Failed, what).hint(
+                "--plan lists it all. --leave-out-unfit restores without what does not fit; --map-collation FROM=TO \
+                 names another collation.",
+            ));
+        }
         let in_the_way = self.in_the_way();
         if self.replace || in_the_way.is_empty() {
             return Ok(());
@@ -421,6 +518,7 @@ pub async fn execute(snapshot: &Snapshot, plan: Plan, monitor: &SharedMonitor) -
             verify: plan.verify,
             job: source.job.clone(),
             resume: source.continues,
+            fit: plan.fit.clone(),
         };
         let (name, is_salvage) = (source.source.clone(), source.salvage.is_some());
         match restore_one(snapshot, source, options, monitor).await {
@@ -475,9 +573,26 @@ async fn restore_one(
     }
     // Only what was found to be right takes the place of what is live.
     if let Some(exchange) = exchange {
+        if !is_whole {
+            return Err(not_exchanged(&source, &tally));
+        }
         tally.notes.extend(exchange.run().await?);
     }
     Ok(Restored { source, tally, seconds: began.elapsed().as_secs_f64() })
+}
+
+/// Says that what is live stays, because what should take its place is not whole.
+fn not_exchanged(source: &SourceName, tally: &Tally) -> Failure {
+    let what =
+        format!("`{source}`: not all came back, so nothing was exchanged: it stands beside what is live");
+    let why = tally.left_out.first().map(|one| format!("{}: {}", one.what, one.why));
+    let failure = Failure::new(ExitCode::Partial, what).hint(
+        "Look at what stands there, and move by hand what is good; or drop it and take another snapshot.",
+    );
+    match why {
+        Some(why) => failure.because(why),
+        None => failure,
+    }
 }
 
 /// A source on its way out of a snapshot.

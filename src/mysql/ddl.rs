@@ -221,7 +221,7 @@ fn unquoted(text: &str) -> String {
 
 /// Returns where the quoted text that begins at `from` ends. A doubled quote reads as two quoted texts
 /// side by side, which has the same end.
-fn quoted_end(text: &str, from: usize) -> usize {
+pub(super) fn quoted_end(text: &str, from: usize) -> usize {
     let bytes = text.as_bytes();
     let quote = bytes[from];
     let mut at = from + 1;

@@ -172,7 +172,7 @@ fn judge_version(flavor: Flavor, version: &str) -> Finding {
 
 /// One line of `SHOW GRANTS`, as far as it matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Grant {
+pub(super) struct Grant {
     privileges: Vec<String>,
     /// The pattern of databases; `None` for all.
     database: Option<String>,
@@ -181,7 +181,7 @@ struct Grant {
 impl Grant {
     /// Reads a line; `None` for what is no privilege on databases. A line may hold a password's hash: nothing of it is
     /// ever told.
-    fn parse(line: &str) -> Option<Self> {
+    pub(super) fn parse(line: &str) -> Option<Self> {
         let (privileges, rest) = line.strip_prefix("GRANT ")?.split_once(" ON ")?;
         let (object, _) = rest.split_once(" TO ")?;
         let database = if object == "*.*" {
@@ -195,7 +195,7 @@ impl Grant {
         Some(Self { privileges, database })
     }
 
-    fn gives(&self, privilege: &str) -> bool {
+    pub(super) fn gives(&self, privilege: &str) -> bool {
         let same = |given: &String| match given.as_str() {
             "ALL PRIVILEGES" | "ALL" => true,
             // MariaDB's newer name for one and the same.
@@ -205,7 +205,12 @@ impl Grant {
         self.privileges.iter().any(same)
     }
 
-    fn concerns(&self, database: &str) -> bool {
+    /// Returns whether it is on everything.
+    pub(super) fn is_global(&self) -> bool {
+        self.database.is_none()
+    }
+
+    pub(super) fn concerns(&self, database: &str) -> bool {
         self.database.as_ref().is_none_or(|pattern| is_like(database, pattern))
     }
 }

@@ -27,6 +27,9 @@ pub(super) const SYSTEM: [&str; 6] =
 /// Where a restore notes what it has done.
 pub(super) const LEDGER: &str = "lifeboat_restore";
 
+/// Our own database on a server that is being restored; never read.
+pub(super) const SCRATCH: &str = "lifeboat_restore";
+
 /// The inventory item of users, roles and grants.
 pub(super) const ACCOUNTS: &str = "accounts";
 
@@ -124,6 +127,7 @@ impl Wanted {
 
     pub fn database(&self, db: &str) -> bool {
         !SYSTEM.contains(&db)
+            && db != SCRATCH
             && !db.starts_with("#mysql50#")
             && self.take.is_match(db)
             && !self.leave.is_match(db)
@@ -133,8 +137,9 @@ impl Wanted {
 
     pub fn table(&self, db: &str, table: &str) -> bool {
         let is_meant = self.only.as_ref().is_none_or(|only| only.table == table);
+        let item = table_item(self.called.original(db), table);
         let is_selected =
-            |selected: &Selection| selected.names(&table_item(self.called.original(db), table), Some('.'));
+            |selected: &Selection| selected.names(&item, Some('.')) && !selected.is_in_part(&item);
         is_meant
             && self.database(db)
             && !self.leave.is_match(format!("{db}.{table}"))

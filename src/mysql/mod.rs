@@ -3,8 +3,11 @@
 //! | module | duty |
 //! |---|---|
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`], [`lossy`] | reading |
+//! | [`preflight`] | what a restore needs and what does not fit, before anything is touched |
 //! | [`target`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
 //! | [`choices`], [`rename`], [`swap`], [`gtid`] | what a person chose about it: other names, GTIDs |
+//! | [`part`] | ranges of keys of a table |
+//! | [`cross`] | what another product or version calls otherwise |
 //! | [`script`] | the same as one SQL script |
 //! | [`accounts`] | users, roles and grants, both ways |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
@@ -24,6 +27,7 @@ mod choices;
 mod codec;
 pub mod compare;
 mod conn;
+mod cross;
 mod ddl;
 mod engines;
 pub mod examine;
@@ -33,6 +37,8 @@ mod ledger;
 mod load;
 mod lossy;
 mod orphans;
+mod part;
+mod preflight;
 mod programs;
 mod range;
 mod rename;

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    codec::Codec,
+    codec::{Bound, Codec},
     conn::{Server, is_too_long},
     layout::{Layout, Place, table_meta},
     range::{Division, Stretch, Walk},
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{ExitCode, Failure, Result},
-    flow::{BodyWriter, Cut, EntrySink, FlowError, FlowResult, Stage},
+    flow::{Attrs, BodyWriter, Cut, EntrySink, FlowError, FlowResult, Stage},
     names::ByteCount,
     plain::of_bytes,
 };
@@ -172,12 +172,21 @@ fn check_rows(server: &Server, range: &Range, read: u64) -> Result<()> {
     ))
 }
 
+/// Returns the first field of the key, where rows come in its order and it is a number.
+fn number_field(layout: &Layout) -> Option<usize> {
+    let ascends = layout.reading.walkable && layout.reading.descending.first() == Some(&false);
+    let first = layout.key_fields().first().copied().filter(|_| ascends)?;
+    (layout.columns.get(first)?.bound == Some(Bound::Number)).then_some(first)
+}
+
 /// Writes rows into as many entries as it takes.
 struct Pieces<'a> {
     server: &'a Server,
     range: &'a Range,
     sink: &'a EntrySink,
     key_fields: Vec<usize>,
+    /// The first field of the key, where it is a number that ascends.
+    number_field: Option<usize>,
     codecs: Vec<Codec>,
     /// The written fields of the last row's key, each with a tab behind it.
     last_key: Vec<u8>,
@@ -191,6 +200,9 @@ struct Pieces<'a> {
     piece_bytes: u64,
     piece_rows: u64,
     piece_enum_zeros: u64,
+    /// The first and the last key of the piece, where they are whole numbers.
+    piece_keys: Option<(String, String)>,
+    longest_row_bytes: u64,
     rows: u64,
 }
 
@@ -199,6 +211,7 @@ impl<'a> Pieces<'a> {
         let layout = &range.table.layout;
         Self {
             key_fields: layout.key_fields(),
+            number_field: number_field(layout),
             codecs: layout.columns.iter().map(|column| column.codec).collect(),
             last_key: Vec::new(),
             must: layout.columns.iter().map(|column| !column.nullable).collect(),
@@ -213,6 +226,8 @@ impl<'a> Pieces<'a> {
             piece_bytes: 0,
             piece_rows: 0,
             piece_enum_zeros: 0,
+            piece_keys: None,
+            longest_row_bytes: 0,
             rows: 0,
         }
     }
@@ -224,6 +239,8 @@ impl<'a> Pieces<'a> {
         let (hash, row_bytes) = if is_long { self.push_long(row).await? } else { self.push(values())? };
         self.piece_bytes += row_bytes;
         self.piece_rows += 1;
+        self.longest_row_bytes = self.longest_row_bytes.max(row_bytes);
+        self.note_key(row);
         if self.cutter.row(hash, row_bytes) {
             self.flush().await?;
             if self.piece_bytes >= PIECE_BYTES_SOFT {
@@ -361,6 +378,19 @@ impl<'a> Pieces<'a> {
         Failure::new(ExitCode::Failed, what).hint(hint).into()
     }
 
+    /// Notes the first column of the row's key, so that who wants a range of keys need not read all pieces.
+    fn note_key(&mut self, row: &Row) {
+        let Some(Some(Value::Bytes(key))) = self.number_field.map(|at| row.as_ref(at)) else { return };
+        let key = String::from_utf8_lossy(key);
+        match &mut self.piece_keys {
+            Some((_, last)) => {
+                last.clear();
+                last.push_str(&key);
+            }
+            None => self.piece_keys = Some((key.clone().into_owned(), key.into_owned())),
+        }
+    }
+
     async fn flush(&mut self) -> FlowResult<()> {
         if self.buffer.is_empty() {
             return Ok(());
@@ -384,12 +414,16 @@ impl<'a> Pieces<'a> {
     async fn end_piece(&mut self) -> FlowResult<()> {
         self.rows += self.piece_rows;
         self.piece_bytes = 0;
-        let trailer = [
+        let mut trailer = Attrs::from([
             ("rows".to_owned(), std::mem::take(&mut self.piece_rows).into()),
             ("enum_zeros".to_owned(), std::mem::take(&mut self.piece_enum_zeros).into()),
-        ];
+            ("longest_row_bytes".to_owned(), std::mem::take(&mut self.longest_row_bytes).into()),
+        ]);
+        if let Some((first, last)) = self.piece_keys.take() {
+            trailer.extend([("first_key".to_owned(), first.into()), ("last_key".to_owned(), last.into())]);
+        }
         match self.body.take() {
-            Some(body) => body.finish_with(trailer.into()).await,
+            Some(body) => body.finish_with(trailer).await,
             None => Ok(()),
         }
     }

@@ -26,15 +26,18 @@ use tokio::{
 };
 
 use super::{
-    accounts::Accounts,
+    accounts::{Accounts, parts},
     apply::{self, Filled},
     choices::{AccountsRule, Choices, Naming},
     conn::{Flavor, Purpose, Server},
+    cross::{Dialect, Fitted},
     ddl, gtid,
     layout::{LEDGER, Layout, Place, is_transactional, parse_item, table_item},
     ledger::{self, Ledger, Standing},
     load::{Way, load},
     orphans,
+    part::{self, Part},
+    preflight,
     programs::create_table,
     rename::{self, Renames},
     sql::{Script, ident},
@@ -45,8 +48,8 @@ use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{
-        Entry, EntryMeta, EntryStream, FlowError, FlowResult, Problem, Stage, Tally, Target, TargetState,
-        Verified, Verify, WriteOptions,
+        Coming, ComingEntry, Entry, EntryMeta, EntryStream, FlowError, FlowResult, Preflight, Problem, Stage,
+        Tally, Target, TargetState, Verified, Verify, WriteOptions,
     },
     names::{EntryPath, SourceName},
     policy::MysqlConfig,
@@ -62,13 +65,33 @@ pub struct MysqlTarget {
     config: MysqlConfig,
     monitor: SharedMonitor,
     choices: Choices,
+    /// The names that [`Target::inspect`] found.
+    renames: Renames,
     held: swap::Shared,
+}
+
+/// What would come, by the names that it goes by there.
+struct Renamed<'a> {
+    coming: &'a mut dyn Coming,
+    renames: &'a Renames,
+}
+
+#[async_trait]
+impl Coming for Renamed<'_> {
+    async fn next(&mut self) -> Result<Option<ComingEntry>> {
+        let mut entry = self.coming.next().await?;
+        if let Some(entry) = &mut entry {
+            self.renames.meta(&mut entry.meta);
+        }
+        Ok(entry)
+    }
 }
 
 impl MysqlTarget {
     /// Makes a target; nothing is connected yet.
     pub fn new(name: SourceName, config: MysqlConfig, _ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, monitor, choices: Choices::default(), held: swap::Shared::default() }
+        let (choices, renames) = (Choices::default(), Renames::default());
+        Self { name, config, monitor, choices, renames, held: swap::Shared::default() }
     }
 
     /// Does as was chosen.
@@ -113,7 +136,9 @@ impl Target for MysqlTarget {
         let found = apply::obstacles(&server, &mut conn, &renames.items(inventory)).await?;
         let in_the_way = found.iter().map(apply::Obstacle::line).collect();
         let unfinished = ledger::jobs(&server, &mut conn).await?;
-        Ok(TargetState { version, in_the_way, names: renames.changed(), unfinished })
+        let names = renames.changed();
+        self.renames = renames;
+        Ok(TargetState { version, in_the_way, names, unfinished, ..TargetState::default() })
     }
 
     async fn done(&mut self, job: &str) -> Result<BTreeSet<EntryPath>> {
@@ -123,12 +148,20 @@ impl Target for MysqlTarget {
         Ok(standing.map(|standing| standing.done.into_keys().collect()).unwrap_or_default())
     }
 
+    async fn preflight(&mut self, options: &WriteOptions, coming: &mut dyn Coming) -> Result<Preflight> {
+        let server = self.server()?;
+        let mut coming = Renamed { coming, renames: &self.renames };
+        preflight::look(&server, options, self.choices.accounts(), &mut coming).await
+    }
+
     async fn write(self: Box<Self>, options: WriteOptions, mut entries: EntryStream) -> FlowResult<Tally> {
         let mut server = self.server()?;
         let mut names = server.open(Purpose::WriteNames).await?;
         server.ask_packet(&mut names).await?;
-        let (flavor, _) = server.version(&mut names).await?;
+        let (dialect, _) = Dialect::of(&server, &mut names, &options.fit.collations).await?;
+        let flavor = dialect.flavor;
         self.check_gtid(&server, &mut names, flavor).await?;
+        let parts = part::find(&server, &mut names, &options.only).await?;
         let mut next = entries.next().await?;
         let wanted = entries.inventory().iter().filter(|item| options.only.names(item, Some('.')));
         let wanted: Vec<String> = wanted.cloned().collect();
@@ -137,7 +170,10 @@ impl Target for MysqlTarget {
         server.resumes = standing.is_some();
         let mut writing = Writing {
             server: &server,
-            flavor,
+            flavor: dialect.flavor,
+            parts,
+            dialect,
+            unfit: BTreeSet::new(),
             names,
             options,
             choices: self.choices.clone(),
@@ -209,6 +245,12 @@ struct Writing<'a> {
     renames: Renames,
     /// What is kept for an exchange, where one follows.
     held: Option<Held>,
+    /// Tables of which ranges of keys come.
+    parts: BTreeMap<Place, Part>,
+    /// What the server knows.
+    dialect: Dialect,
+    /// Items that it cannot hold, and that the person leaves out.
+    unfit: BTreeSet<String>,
     tally: Tally,
 }
 
@@ -218,8 +260,9 @@ impl Writing<'_> {
         let lacks =
             |of: &str| self.lacking.iter().filter_map(|item| parse_item(item)).any(|(db, _)| db == of);
         let whole = |item: &&String| !matches!(parse_item(item), Some((db, None)) if lacks(&db));
-        let wanted = inventory.iter().filter(|item| self.options.only.names(item, Some('.')));
-        let wanted: Vec<String> = wanted.filter(whole).cloned().collect();
+        let is_wanted =
+            |item: &&String| self.options.only.names(item, Some('.')) && !self.options.only.is_in_part(item);
+        let wanted: Vec<String> = inventory.iter().filter(is_wanted).filter(whole).cloned().collect();
         if let Some(held) = &mut self.held {
             let whole =
                 wanted.iter().filter_map(|item| parse_item(item)).filter(|(_, table)| table.is_none());
@@ -231,8 +274,11 @@ impl Writing<'_> {
         }
         let items = self.renames.items(&wanted);
         let found = apply::obstacles(self.server, &mut self.names, &items).await?;
-        if !found.is_empty() && !self.options.replace {
-            let lines: Vec<String> = found.iter().map(apply::Obstacle::line).collect();
+        let mut lines: Vec<String> = found.iter().map(apply::Obstacle::line).collect();
+        for part in self.parts.values() {
+            lines.extend(part.in_the_way(self.server, &mut self.names).await?);
+        }
+        if !lines.is_empty() && !self.options.replace {
             let what = format!(
                 "`{}`: the server at {} is not empty: {}",
                 self.server.name,
@@ -242,6 +288,9 @@ impl Writing<'_> {
             return Err(Failure::new(ExitCode::TargetNotEmpty, what)
                 .hint("Restore into an empty server, or say --replace to remove what is there first.")
                 .into());
+        }
+        if !self.parts.is_empty() {
+            part::begin(self.server, &mut self.names).await?;
         }
         apply::remove(self.server, &mut self.names, &found).await?;
         if let Some(ledger) = &self.ledger
@@ -282,10 +331,19 @@ impl Writing<'_> {
         if kind == "layout" {
             let layout: Layout = serde_json::from_slice(&bytes)
                 .failed(ExitCode::Damage, || format!("entry `{}` is no layout", meta.path))?;
-            self.table(place(meta)?).layout = Some(Arc::new(layout));
+            let at = place(meta)?;
+            if let Some(part) = self.parts.get_mut(&at) {
+                part.compare(self.server, &mut self.names, &layout).await?;
+            }
+            if !self.unfit.contains(&meta.item) {
+                self.table(at).layout = Some(Arc::new(layout));
+            }
             return Ok(());
         }
         let mut script = Script::parse(&bytes, meta.path.as_str())?;
+        if !self.fits(meta, &mut script)? {
+            return Ok(());
+        }
         let doing = format!("make `{}`", meta.item);
         // What is exchanged later refers to sequences by the name that it will have.
         let last = if self.held.is_some() && kind == "table" { script.statements.pop() } else { None };
@@ -303,6 +361,10 @@ impl Writing<'_> {
                 let create = create.ok_or_else(|| {
                     Failure::new(ExitCode::Damage, format!("entry `{}` holds no table", meta.path))
                 })?;
+                if let Some(part) = self.parts.get(&place(meta)?) {
+                    part.define(self.server, &mut self.names, &script, &create).await?;
+                    return Ok(());
+                }
                 script.push(ddl::split(&create, defers(&create)).create);
                 self.make_table(&place(meta)?, &create, &script, &doing).await?;
                 self.table(place(meta)?).create = Some(create);
@@ -359,11 +421,12 @@ impl Writing<'_> {
         apply::run(self.server, &mut self.names, script, doing).await?;
         // One that was there already and empty gets the source's defaults; one with other tables does not.
         if self.options.only.is_all() || self.options.only.names(&meta.select, Some('.')) {
+            let collation = attr(meta, "collation")?;
+            let collation = self.dialect.collation(&collation).unwrap_or(collation);
             let sql = format!(
-                "ALTER DATABASE {} CHARACTER SET {} COLLATE {}",
+                "ALTER DATABASE {} CHARACTER SET {} COLLATE {collation}",
                 ident(db),
-                attr(meta, "charset")?,
-                attr(meta, "collation")?
+                attr(meta, "charset")?
             );
             self.server.run(&mut self.names, sql, doing).await?;
         }
@@ -374,8 +437,30 @@ impl Writing<'_> {
         self.tables.entry(at).or_insert(Loading { create: None, layout: None, pieces: 0 })
     }
 
+    /// Writes a definition in the server's words. One that the server cannot hold is left out where the person said
+    /// so, and an error otherwise.
+    fn fits(&mut self, meta: &EntryMeta, script: &mut Script) -> Result<bool> {
+        let Fitted { mapped, unfit } = self.dialect.fit_script(meta, script);
+        let what = preflight::name(meta);
+        let Some(why) = unfit.first() else {
+            self.tally.notes.extend(mapped.iter().map(|line| format!("{what}: {line}")));
+            return Ok(true);
+        };
+        if !self.options.fit.leave_out {
+            let what = format!("`{}`: the server cannot hold {what}", self.server.name);
+            return Err(Failure::new(ExitCode::Usage, what).because(why.clone()).hint(preflight::LEAVE_OUT));
+        }
+        self.tally.notes.push(format!("{what} was left out: {why}"));
+        self.unfit.insert(meta.item.clone());
+        Ok(false)
+    }
+
     /// Hands a piece of rows to a loader.
-    async fn dispatch(&mut self, entry: Entry, loaders: &mut Loaders) -> FlowResult<()> {
+    async fn dispatch(&mut self, mut entry: Entry, loaders: &mut Loaders) -> FlowResult<()> {
+        if self.unfit.contains(&entry.meta.item) {
+            while entry.body.next().await?.is_some() {}
+            return Ok(());
+        }
         let at = place(&entry.meta)?;
         let table = self.table(at.clone());
         table.pieces += 1;
@@ -385,6 +470,7 @@ impl Writing<'_> {
         if loaders.jobs.is_none() {
             loaders.start(self.server, &mut self.names, self.ledger.as_ref()).await?;
         }
+        let at = self.parts.get(&at).map_or(at, |part| part.scratch.clone());
         loaders.give(Job { entry, at, layout }).await
     }
 
@@ -393,6 +479,13 @@ impl Writing<'_> {
         let bytes = entry.body.read_all(SCRIPT_BYTES_MAX).await?;
         self.tally.bytes += bytes.len() as u64;
         let mut script = Script::parse(&bytes, entry.meta.path.as_str())?;
+        let is_accounts = entry.meta.text("kind") == Some("accounts");
+        let is_left_out = entry.meta.text("table").is_some() && self.unfit.contains(&entry.meta.item);
+        // A table keeps its own triggers when rows of it are restored.
+        let is_kept = self.options.only.is_in_part(&entry.meta.item);
+        if is_kept || is_left_out || !(is_accounts || self.fits(&entry.meta, &mut script)?) {
+            return Ok(());
+        }
         if self.choices.events_disabled() && entry.meta.text("kind") == Some("events") {
             let (item, count) = (&entry.meta.item, rename::disable_events(&mut script));
             if count > 0 {
@@ -437,15 +530,19 @@ impl Writing<'_> {
         monitor.step(Some(&self.server.name), "building indexes and counting rows".to_owned());
         let counts = self.options.verify != Verify::Nothing;
         apply::finish_tables(self.server, &mut self.names, &filled, counts).await?;
+        self.finish_parts(&loaded).await?;
         if counts {
             self.look_for_orphans(&filled).await?;
         }
         let rule = self.choices.accounts();
-        let mut accounts = self.take("accounts").pop().map(|(_, script)| Accounts::new(script));
-        if accounts.is_some() && rule == AccountsRule::None {
-            self.tally.notes.push("no account was made, and no grant given".to_owned());
-            accounts = None;
-        }
+        let mut accounts = match self.take("accounts").pop() {
+            Some(_) if rule == AccountsRule::None => {
+                self.tally.notes.push("no account was made, and no grant given".to_owned());
+                None
+            }
+            Some((_, script)) => Some(Accounts::new(self.fitting_accounts(script).await?)),
+            None => None,
+        };
         if let Some(accounts) = &mut accounts {
             let (server, names, how) = (self.server, &mut self.names, (self.flavor, rule));
             let is_known = self.standing.kept.is_some();
@@ -472,6 +569,8 @@ impl Writing<'_> {
             self.tally.verified = Verified::Counts;
         }
         self.end_ledger().await?;
+        let back = self.renames.back();
+        self.tally.without = self.unfit.iter().map(|item| back.item(item)).collect();
         Ok((self.tally, self.held))
     }
 
@@ -497,6 +596,35 @@ impl Writing<'_> {
         Ok(())
     }
 
+    /// Leaves accounts out that the server cannot hold, where the person said so.
+    async fn fitting_accounts(&mut self, mut script: Script) -> Result<Script> {
+        let kept = preflight::kept_accounts(self.server, &mut self.names, self.choices.accounts()).await?;
+        let unfit = preflight::unfit_accounts(&self.dialect, &script, &kept);
+        if let Some((account, why)) = unfit.iter().next().filter(|_| !self.options.fit.leave_out) {
+            let what = format!("`{}`: the server cannot hold account {account}", self.server.name);
+            return Err(Failure::new(ExitCode::Usage, what).because(why.clone()).hint(preflight::LEAVE_OUT));
+        }
+        let is_unfit =
+            |statement: &Vec<u8>| parts(statement).is_ok_and(|(account, _)| unfit.contains_key(&account));
+        script.statements.retain(|statement| !is_unfit(statement));
+        let notes = unfit.iter().map(|(account, why)| format!("account {account} was left out: {why}"));
+        self.tally.notes.extend(notes);
+        Ok(script)
+    }
+
+    /// Puts ranges of keys into their tables.
+    async fn finish_parts(&mut self, loaded: &Loaded) -> Result<()> {
+        if self.parts.is_empty() {
+            return Ok(());
+        }
+        let replace = self.options.replace;
+        let rows = part::finish(self.server, &mut self.names, &self.parts, replace).await?;
+        part::end(self.server, &mut self.names, &self.parts).await?;
+        let read: u64 = self.parts.values().filter_map(|part| loaded.rows.get(&part.scratch)).sum();
+        self.tally.notes.push(format!("{rows} rows were restored, chosen from {read}"));
+        Ok(())
+    }
+
     /// Returns the tables with what is still to be done to them.
     fn filled(&mut self, loaded: &Loaded) -> FlowResult<Vec<Filled>> {
         let mut before: BTreeMap<Place, (u64, u64)> = BTreeMap::new();
@@ -507,6 +635,9 @@ impl Writing<'_> {
         let mut filled = Vec::new();
         let come: BTreeSet<Place> = self.tables.keys().cloned().collect();
         for (at, table) in std::mem::take(&mut self.tables) {
+            if self.parts.contains_key(&at) {
+                continue;
+            }
             let (Some(create), Some(layout)) = (&table.create, &table.layout) else {
                 return Err(incomplete(self.server, &at, "its definition is").into());
             };
@@ -578,6 +709,10 @@ impl Writing<'_> {
     /// Takes what failed for what needs something that did not come, where something did not come.
     fn or_left_out(&mut self, what: &str, done: Result<()>) -> Result<()> {
         match done {
+            Err(failure) if self.options.fit.leave_out && failure.exit() == ExitCode::Failed => {
+                self.tally.notes.push(format!("{what} could not be made: {}", failure.one_line()));
+                Ok(())
+            }
             Err(failure) if !self.lacking.is_empty() && failure.exit() != ExitCode::StoreDown => {
                 let why = failure.one_line();
                 self.tally.left_out.push(Problem { what: what.to_owned(), why });

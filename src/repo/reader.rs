@@ -110,7 +110,7 @@ impl Snapshot {
     ) -> FlowResult<()> {
         let mut open = FuturesUnordered::new();
         while let Some(record) = lines.next().await? {
-            if !only.wants(&record.meta) {
+            if !only.wants(&record.meta) || !only.may_hold(&record.meta, &record.trailer) {
                 continue;
             }
             if done.contains(&record.meta.path) {

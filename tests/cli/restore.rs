@@ -228,3 +228,12 @@ fn a_password_in_a_place_is_refused_and_never_repeated() {
         }
     }
 }
+
+#[test]
+fn a_range_of_keys_is_of_a_table_and_a_mapping_is_of_two_collations() {
+    let (stage, _) = Stage::with_snapshot();
+    let only = |pattern: &str| stage.run(&["restore", "latest", "--only", pattern, "--plan"]);
+    only("im.messages[1..2..3]").ends(2).tells("is no range of keys").tells("[100..]");
+    only("/data/*[1..2]").ends(2).tells("a table must stand before it");
+    stage.run(&["restore", "latest", "--map-collation", "a=b;c", "--plan"]).ends(2).tells("is not FROM=TO");
+}

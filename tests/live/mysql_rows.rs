@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use lifeboat::{
     error::{ExitCode, Failure},
     flow::{
-        Attrs, EntryMeta, FlowError, FlowResult, Piece, Point, STREAM_DEPTH, Source, Stage, Tally, Target,
-        WriteOptions, channel, settle,
+        Attrs, Coming, ComingEntry, EntryMeta, FlowError, FlowResult, Piece, Point, Preflight, STREAM_DEPTH,
+        Source, Stage, Tally, Target, WriteOptions, channel, settle,
     },
     policy::MysqlConfig,
 };
@@ -69,7 +69,10 @@ impl Recorded {
         let only = options.only.clone();
         let replay = async move {
             sink.announce(self.inventory.clone()).await?;
-            for (meta, pieces, trailer) in self.entries.iter().filter(|(meta, ..)| only.wants(meta)) {
+            let wanted = |(meta, _, trailer): &&(EntryMeta, Vec<Piece>, Attrs)| {
+                only.wants(meta) && only.may_hold(meta, trailer)
+            };
+            for (meta, pieces, trailer) in self.entries.iter().filter(wanted) {
                 let mut body = sink.begin(meta.clone()).await?;
                 for piece in pieces {
                     match piece {
@@ -83,6 +86,57 @@ impl Recorded {
             sink.finish(self.point.clone()).await
         };
         let (sent, written) = tokio::join!(replay, target.write(options, stream));
+        settle(sent, written).map(|((), tally)| tally)
+    }
+
+    /// Asks a target what it says of what `options` select.
+    pub async fn preflight(&self, config: &MysqlConfig, options: WriteOptions) -> Preflight {
+        let only = &options.only;
+        let wanted =
+            self.entries.iter().filter(|(meta, _, trailer)| only.wants(meta) && only.may_hold(meta, trailer));
+        let entries: Vec<ComingEntry> = wanted
+            .map(|(meta, pieces, trailer)| {
+                let bytes = bytes_of(pieces);
+                let (meta, trailer, size_bytes) = (meta.clone(), trailer.clone(), bytes.len() as u64);
+                let definition = (meta.stage != Stage::Data).then_some(bytes);
+                ComingEntry { meta, trailer, size_bytes, definition }
+            })
+            .collect();
+        let mut replay = Replay(entries.into_iter());
+        target(config).preflight(&options, &mut replay).await.unwrap_or_else(|failure| panic!("{failure:?}"))
+    }
+
+    /// Changes the text of one entry.
+    pub fn replace(&mut self, path: &str, change: impl Fn(&str) -> String) {
+        let entry = self.entries.iter_mut().find(|(meta, ..)| meta.path.as_str() == path);
+        let (_, pieces, _) = entry.unwrap_or_else(|| panic!("there is `{path}`"));
+        let text = String::from_utf8(bytes_of(pieces)).expect("it is text");
+        *pieces = vec![Piece::Data(change(&text).into())];
+    }
+
+    /// Writes what `options` select into a target; the stream breaks off behind the last rows.
+    pub async fn write_cut(&self, config: &MysqlConfig, options: WriteOptions) -> FlowResult<Tally> {
+        let rows = self.entries.iter().filter(|(meta, ..)| meta.stage <= Stage::Data).cloned();
+        let cut =
+            Self { inventory: self.inventory.clone(), entries: rows.collect(), point: self.point.clone() };
+        let (sink, stream) = channel(STREAM_DEPTH);
+        let only = options.only.clone();
+        let replay = async move {
+            sink.announce(cut.inventory.clone()).await?;
+            for (meta, pieces, trailer) in cut.entries.iter().filter(|(meta, ..)| only.wants(meta)) {
+                let mut body = sink.begin(meta.clone()).await?;
+                for piece in pieces {
+                    if let Piece::Data(bytes) = piece {
+                        body.write(bytes.clone()).await?;
+                    }
+                }
+                body.finish_with(trailer.clone()).await?;
+            }
+            // Dropped here, it never says that it is whole.
+            drop(sink);
+            Ok::<(), FlowError>(())
+        };
+        let (sent, written) = tokio::join!(replay, target(config).write(options, stream));
         settle(sent, written).map(|((), tally)| tally)
     }
 
@@ -108,6 +162,16 @@ impl Recorded {
             }
         }
         chunks
+    }
+}
+
+/// Entries that are handed out one after the other.
+struct Replay(std::vec::IntoIter<ComingEntry>);
+
+#[async_trait::async_trait]
+impl Coming for Replay {
+    async fn next(&mut self) -> lifeboat::error::Result<Option<ComingEntry>> {
+        Ok(self.0.next())
     }
 }
 

@@ -108,6 +108,8 @@ pub struct Held<'a> {
     pub rows_only: bool,
     /// What goes by another name there, by its name in the snapshot.
     pub names: BTreeMap<String, String>,
+    /// Items that are not compared.
+    pub without: BTreeSet<String>,
     /// What a failure of the server's side is taken for.
     pub own: fn(Failure) -> Failure,
 }
@@ -130,7 +132,7 @@ impl Held<'_> {
 
     async fn entries(&self, observer: &mut dyn Observer) -> Result<Compared> {
         let mut stored = Listed(self.snapshot.entries(self.manifest));
-        let likeness = Selected { only: self.only, rows_only: self.rows_only };
+        let likeness = Selected { only: self.only, without: &self.without, rows_only: self.rows_only };
         let compared = compare::compare(&mut stored, Box::new(self.source()), &likeness, observer).await;
         compared.map_err(|error| error.about(self.name()))
     }
@@ -139,13 +141,15 @@ impl Held<'_> {
 /// The likeness of what is selected; the rest is not compared.
 struct Selected<'a> {
     only: Option<&'a Selection>,
+    without: &'a BTreeSet<String>,
     rows_only: bool,
 }
 
 impl Likeness for Selected<'_> {
     fn canonical(&self, seen: Seen) -> Option<Seen> {
         let is_selected = |only: &Selection| only.picks(&seen.meta) && !is_accounts(&seen.meta);
-        let is_meant = !self.rows_only || seen.meta.stage == Stage::Data;
+        let is_meant = (!self.rows_only || seen.meta.stage == Stage::Data)
+            && (self.without.is_empty() || !self.without.contains(&seen.meta.item));
         (is_meant && self.only.is_none_or(is_selected)).then(|| MysqlLikeness.canonical(seen)).flatten()
     }
 

@@ -22,7 +22,7 @@ use crate::{
     drill::{self, Answer, Assertion, Phase, Question, Report, SourceReport, Step, Way},
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    flow::{Seen, Selection, Verify},
+    flow::{Fit, Seen, Selection, Verify},
     jobs::{
         registry::{self, Into, ReadyTarget},
         restore::{self, Missing, Plan, Resume},
@@ -142,6 +142,7 @@ impl Rehearsal<'_> {
             verify: Verify::Counts,
             // A lab that is lost is lost with all that was done.
             resume: Resume::Never,
+            fit: Fit::default(),
         };
         let snapshot = &self.opened.snapshot;
         let planned = restore::plan(snapshot, wanted, self.monitor).await;

@@ -91,6 +91,7 @@ async fn of_rows(pair: &Pair<'_>, config: &MysqlConfig) -> Result<Assertion> {
         only: None,
         rows_only: false,
         names: BTreeMap::new(),
+        without: std::collections::BTreeSet::new(),
         own: of_lab,
     };
     let (compared, findings) = rows::compare(&held).await?;
