@@ -207,7 +207,9 @@ impl Seen {
         let fitted = dialect.fit_script(meta, &mut script);
         let what = name(meta);
         fitted.mapped.into_iter().for_each(|why| self.note(Weight::Mapped, what.clone(), why));
-        fitted.unfit.into_iter().for_each(|why| self.note(Weight::DoesNotFit, what.clone(), why));
+        // A table of rows that are kept elsewhere is left out where it cannot be made, and told.
+        let weight = if kind == "definition" { Weight::Note } else { Weight::DoesNotFit };
+        fitted.unfit.into_iter().for_each(|why| self.note(weight, what.clone(), why));
     }
 
     fn note_table(&mut self, meta: &EntryMeta, script: &Script) {
