@@ -177,9 +177,9 @@ pub(super) async fn send_triggers(
     sink: &EntrySink,
 ) -> FlowResult<()> {
     let sql = format!(
-        "SELECT event_object_table, trigger_name FROM information_schema.triggers WHERE trigger_schema = {} \
+        "SELECT event_object_table, trigger_name FROM information_schema.triggers WHERE {} \
          ORDER BY event_object_table, action_timing, event_manipulation, action_order",
-        literal(&db.name)
+        is_of("trigger_schema", db)
     );
     let rows = server.rows(conn, &sql, &format!("list the triggers of `{}`", db.name)).await?;
     for listed in listed.iter().filter(|listed| listed.at.db == db.name && listed.kind.has_triggers()) {
@@ -209,9 +209,9 @@ pub(super) async fn send_routines(
     sink: &EntrySink,
 ) -> FlowResult<()> {
     let sql = format!(
-        "SELECT routine_type, routine_name FROM information_schema.routines WHERE routine_schema = {} \
+        "SELECT routine_type, routine_name FROM information_schema.routines WHERE {} \
          ORDER BY routine_type = 'PACKAGE BODY', routine_type, routine_name",
-        literal(&db.name)
+        is_of("routine_schema", db)
     );
     let rows = server.rows(conn, &sql, &format!("list the routines of `{}`", db.name)).await?;
     let mut script = Script::default();
@@ -238,8 +238,8 @@ pub(super) async fn send_events(
     sink: &EntrySink,
 ) -> FlowResult<()> {
     let sql = format!(
-        "SELECT event_name FROM information_schema.events WHERE event_schema = {} ORDER BY event_name",
-        literal(&db.name)
+        "SELECT event_name FROM information_schema.events WHERE {} ORDER BY event_name",
+        is_of("event_schema", db)
     );
     let rows = server.rows(conn, &sql, &format!("list the events of `{}`", db.name)).await?;
     let mut script = Script::default();
@@ -250,6 +250,15 @@ pub(super) async fn send_events(
         push_program(&mut script, db, &shown, definition(&shown, "Create Event", &at)?, true);
     }
     put_programs(sink, database_meta("events", &db.name, Stage::After, "events.sql")?, &script).await
+}
+
+/// Returns the condition that something belongs to this very database. Where names that differ by case alone are two
+/// databases, some servers list what belongs to either.
+fn is_of(column: &str, db: &Database) -> String {
+    let name = literal(&db.name);
+    format!(
+        "{column} = {name} AND (@@lower_case_table_names <> 0 OR CAST({column} AS BINARY) = CAST({name} AS BINARY))"
+    )
 }
 
 async fn put_programs(sink: &EntrySink, meta: EntryMeta, script: &Script) -> FlowResult<()> {

@@ -331,21 +331,33 @@ impl<'a> Pieces<'a> {
     }
 
     /// Hashes the key of a row that has long values, as [`Self::push`] does: by the written form of its fields.
-    fn hash_long(&self, row: &Row) -> u64 {
+    fn hash_long(&mut self, row: &Row) -> u64 {
         let (mut hash, mut written) = (KeyHash::new(), Vec::new());
+        let mut last_key = std::mem::take(&mut self.last_key);
+        last_key.clear();
         for at in &self.key_fields {
+            let shown = if last_key.len() < KEY_CHARS_SHOWN { last_key.len() + KEY_CHARS_SHOWN } else { 0 };
+            let mut part = |written: &[u8]| {
+                hash.part(written);
+                let room = shown.saturating_sub(last_key.len()).min(written.len());
+                last_key.extend_from_slice(&written[..room]);
+            };
             match row.as_ref(*at) {
                 Some(Value::Bytes(bytes)) => {
-                    for part in bytes.chunks(BUFFER_BYTES) {
+                    for bytes in bytes.chunks(BUFFER_BYTES) {
                         written.clear();
-                        self.codec(*at).push(&mut written, part);
-                        hash.part(&written);
+                        self.codec(*at).push(&mut written, bytes);
+                        part(&written);
                     }
                 }
-                _ => hash.part(b"\\N"),
+                _ => part(b"\\N"),
             }
             hash.end();
+            if shown > 0 {
+                last_key.push(b'\t');
+            }
         }
+        self.last_key = last_key;
         hash.finish()
     }
 

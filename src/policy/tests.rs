@@ -391,21 +391,21 @@ fn certificates_of_a_database_are_absolute_whole_and_wanted() {
     let more = "ca_file = \"ca.pem\"\nclient_cert = \"/c.pem\"";
     insta::assert_snapshot!(told_with(more), @"
     policy `p.toml` has 4 problems
-    p.toml:12:11: `ca_file` must be an absolute path, not `ca.pem`
-    p.toml:12:11: `ca_file` needs an encrypted connection
-    p.toml:13:15: `client_cert` needs an encrypted connection
-    p.toml:13:15: `client_cert` needs `client_key`
-    hint: Line 12: Write tls = \"verified\", or leave `ca_file` out.
-    hint: Line 13: Write tls = \"verified\", or leave `client_cert` out.
-    hint: Line 13: Name both files, or neither.
+    p.toml:11:11: `ca_file` must be an absolute path, not `ca.pem`
+    p.toml:11:11: `ca_file` needs an encrypted connection
+    p.toml:12:15: `client_cert` needs an encrypted connection
+    p.toml:12:15: `client_cert` needs `client_key`
+    hint: Line 11: Write tls = \"verified\", or leave `ca_file` out.
+    hint: Line 12: Write tls = \"verified\", or leave `client_cert` out.
+    hint: Line 12: Name both files, or neither.
     ");
     let more = "tls = \"unverified\"\nca_file = \"/ca.pem\"\nclient_key = \"/k.pem\"";
     insta::assert_snapshot!(told_with(more), @"
     policy `p.toml` has 2 problems
-    p.toml:13:11: `ca_file` is not looked at: any certificate is accepted
-    p.toml:14:14: `client_key` needs `client_cert`
-    hint: Line 13: Write tls = \"verified\", or leave `ca_file` out.
-    hint: Line 14: Name both files, or neither.
+    p.toml:12:11: `ca_file` is not looked at: any certificate is accepted
+    p.toml:13:14: `client_key` needs `client_cert`
+    hint: Line 12: Write tls = \"verified\", or leave `ca_file` out.
+    hint: Line 13: Name both files, or neither.
     ");
 }
 

@@ -28,6 +28,7 @@ on_both!(
     names_and_kinds_of_every_sort_come_back,
     programs_do_the_same_after_a_restore,
     a_program_whose_text_is_hidden_fails_the_reading,
+    programs_of_databases_of_the_same_letters_are_not_mixed,
 );
 
 struct Copy {
@@ -341,6 +342,32 @@ async fn programs_do_the_same_after_a_restore(product: Product) {
             "event +05:00 5,out of range".to_owned()
         ]
     );
+}
+
+/// Here two databases may have names that differ by case alone; MariaDB lists events and triggers of both for one.
+async fn programs_of_databases_of_the_same_letters_are_not_mixed(product: Product) {
+    let server = Server::shared(product).await;
+    let (with, without) = (own("LETTERS"), own("letters"));
+    let drops = [&with, &without].map(|db| format!("DROP DATABASE IF EXISTS {db}"));
+    server.run(&drops).await;
+    server
+        .run([
+            format!("CREATE DATABASE {with}"),
+            format!("CREATE DATABASE {without}"),
+            format!("CREATE TABLE {with}.t (id INT PRIMARY KEY)"),
+            format!("CREATE TABLE {without}.t (id INT PRIMARY KEY)"),
+            format!("CREATE TRIGGER {with}.b BEFORE INSERT ON {with}.t FOR EACH ROW SET NEW.id = 1"),
+            format!("CREATE EVENT {with}.e ON SCHEDULE EVERY 1 YEAR DISABLE DO SELECT 1"),
+            format!("CREATE PROCEDURE {with}.p() SELECT 1"),
+        ])
+        .await;
+    for (db, has) in [(&without, false), (&with, true)] {
+        let read = read_all(source(&server.only(&[db]))).await.expect("each is read by itself");
+        for file in ["t/triggers.sql", "events.sql", "routines.sql"] {
+            assert_eq!(read.entries.contains_key(&format!("{db}/{file}")), has, "{db} {file}");
+        }
+    }
+    server.run(&drops).await;
 }
 
 async fn a_program_whose_text_is_hidden_fails_the_reading(product: Product) {

@@ -334,7 +334,10 @@ async fn a_row_that_is_too_long_is_told_by_table_and_key(product: Product) {
             format!("DROP DATABASE IF EXISTS {db}"),
             format!("CREATE DATABASE {db}"),
             format!("CREATE TABLE {db}.t (name VARCHAR(20) PRIMARY KEY, b LONGBLOB)"),
-            format!("INSERT INTO {db}.t VALUES ('a', 'x'), ('b', REPEAT('x', 3000000)), ('c', 'x')"),
+            format!(
+                "INSERT INTO {db}.t VALUES ('a', 'x'), ('aa', REPEAT('x', 1500000)), ('b', REPEAT('x', 3000000)), \
+                 ('c', 'x')"
+            ),
         ])
         .await;
     let name = lifeboat::names::SourceName::new("mysql").unwrap();
@@ -342,7 +345,7 @@ async fn a_row_that_is_too_long_is_told_by_table_and_key(product: Product) {
     let source = MysqlSource::new(name, server.only(&[db]), ground, monitor).rows_of_at_most(2 << 20);
     let error = Recorded::of(Box::new(source)).await.err().expect("a row is too long").to_string();
     assert!(
-        error.contains(&format!("table `{db}.t`: the row behind key (a) is longer than 2.00 MiB")),
+        error.contains(&format!("table `{db}.t`: the row behind key (aa) is longer than 2.00 MiB")),
         "{error}"
     );
     server.run([format!("DROP DATABASE {db}")]).await;

@@ -271,7 +271,8 @@ impl Snapshot {
             }
         }
         let is_replica = self.is_replica();
-        let logs_all = position::logs_all(server, &mut self.keeper, is_replica).await?;
+        let may_be_replica = is_replica || self.primaries.is_none();
+        let logs_all = position::logs_all(server, &mut self.keeper, may_be_replica).await?;
         for attempt in 0..2 * LOGS_TRIES {
             // First the proof that covers also what is kept out of the binlog; a busy server never gives it.
             let is_strict = attempt < LOGS_TRIES || !logs_all;
@@ -293,9 +294,10 @@ impl Snapshot {
     }
 
     /// MariaDB tells each transaction the position that it began at: when all are the same, nothing was
-    /// committed in between. Without a binlog, or where commits pass it by, there is no such proof.
+    /// committed in between. Without a binlog, or where commits pass it by or may do so, there is no such proof.
     async fn begin_between_commits(&mut self, server: &Server) -> Result<Rung> {
-        if position::applier_is_silent(server, &mut self.keeper).await? {
+        let is_whole = position::logs_all_databases(server, &mut self.keeper).await?;
+        if !is_whole || position::applier_is_silent(server, &mut self.keeper).await? {
             return Ok(Rung::NotHere);
         }
         for _ in 0..EQUAL_TRIES {

@@ -245,12 +245,19 @@ impl Snapshot {
     }
 
     /// Pins every table on every session. Returns one that went or changed since it was listed: it cannot be read,
-    /// or nobody knows whether it was there at the instant.
+    /// or nobody knows whether it was there at the instant, or one that came too late to be a part of it.
     async fn hold(&mut self, server: &Server, wanted: &Wanted) -> Result<Option<Place>> {
+        if self.definitions_locked {
+            // From before the instant to the end they are what they are now: so also what came just before the lock.
+            self.programs = Programs::note(server, &mut self.keeper, wanted).await?;
+        }
         if self.listing != Listing::OfInstant
             && let Some(gone) = self.relist(server, wanted).await?
         {
             return Ok(Some(gone));
+        }
+        if let Some(new) = self.listed.iter().find(|listed| !self.has_database(&listed.at.db)) {
+            return Ok(Some(new.at.clone()));
         }
         let rows = self.listed.iter().filter(|listed| listed.kind.has_rows());
         let places: Vec<&Place> = rows.map(|listed| &listed.at).collect();
@@ -262,21 +269,26 @@ impl Snapshot {
         Ok(gone.into_iter().flatten().next())
     }
 
-    /// Lists anew what may have changed since it was listed; returns what went.
+    /// Lists anew what may have changed since it was listed; returns what went, or what came and was not locked.
     async fn relist(&mut self, server: &Server, wanted: &Wanted) -> Result<Option<Place>> {
         let after = tables(server, &mut self.keeper, wanted).await?;
-        if self.definitions_locked {
-            self.listed = after;
-            return Ok(None);
-        }
         let still: BTreeSet<&Place> = after.iter().map(|listed| &listed.at).collect();
-        if let Some(gone) = self.listed.iter().find(|listed| !still.contains(&listed.at)) {
+        let gone = self.listed.iter().find(|listed| !still.contains(&listed.at));
+        if let Some(gone) = gone.filter(|_| !self.definitions_locked) {
             return Ok(Some(gone.at.clone()));
         }
+        let locks_each = self.point.marks.get("lock_mode").is_some_and(|mode| mode == Lock::Tables.word());
         let known: BTreeSet<Place> = self.listed.drain(..).map(|listed| listed.at).collect();
         for listed in after {
             let is_new = !known.contains(&listed.at);
-            if !is_new || listed.kind.has_rows() && self.was_there(server, &listed.at).await? {
+            let is_there = !is_new
+                || self.definitions_locked
+                || listed.kind.has_rows() && self.was_there(server, &listed.at).await?;
+            if is_there && is_new && locks_each && listed.kind.has_rows() {
+                // Nobody kept writers away from it while the transactions began.
+                return Ok(Some(listed.at));
+            }
+            if is_there {
                 self.listed.push(listed);
             }
         }
@@ -285,7 +297,7 @@ impl Snapshot {
 
     /// Returns whether a table that the first listing did not have was there at the instant.
     async fn was_there(&mut self, server: &Server, at: &Place) -> Result<bool> {
-        Ok(self.has_database(&at.db) && pin(server, &mut self.names, &[at], 1).await?.is_none())
+        Ok(pin(server, &mut self.names, &[at], 1).await?.is_none())
     }
 
     /// Returns whether a database was there; what came since the listing is not read.

@@ -29,23 +29,25 @@ pub(super) enum Found {
 
 /// Reads the place where the binlog ends now; the caller sees to it that it does not move.
 pub(super) async fn current(server: &Server, flavor: Flavor, conn: &mut Conn) -> Result<Found> {
+    let Some(rows) = status(server, conn).await? else { return Ok(Found::Denied) };
+    let Some((file, pos)) = rows.first().and_then(|row| Some((text(row, 0)?, text(row, 1)?))) else {
+        return Ok(Found::NoBinlog);
+    };
+    let gtid = gtid_at(server, flavor, conn, &file, &pos).await?;
+    Ok(Found::At(Position { file, pos, gtid }))
+}
+
+/// Asks for the state of the binlog, one row or none; `None` if the account may not ask.
+async fn status(server: &Server, conn: &mut Conn) -> Result<Option<Vec<Row>>> {
     for sql in ["SHOW BINARY LOG STATUS", "SHOW MASTER STATUS"] {
-        let rows: Result<Vec<Row>, _> = conn.query(sql).await;
-        match rows {
-            Ok(rows) => {
-                let Some((file, pos)) = rows.first().and_then(|row| Some((text(row, 0)?, text(row, 1)?)))
-                else {
-                    return Ok(Found::NoBinlog);
-                };
-                let gtid = gtid_at(server, flavor, conn, &file, &pos).await?;
-                return Ok(Found::At(Position { file, pos, gtid }));
-            }
+        match conn.query(sql).await {
+            Ok(rows) => return Ok(Some(rows)),
             Err(error) if number(&error) == Some(code::SYNTAX) => {}
-            Err(error) if number(&error).is_some_and(is_denied) => return Ok(Found::Denied),
+            Err(error) if number(&error).is_some_and(is_denied) => return Ok(None),
             Err(error) => return Err(server.failure("read the binlog's position", error)),
         }
     }
-    Ok(Found::Denied)
+    Ok(None)
 }
 
 async fn gtid_at(server: &Server, flavor: Flavor, conn: &mut Conn, file: &str, pos: &str) -> Result<String> {
@@ -191,19 +193,31 @@ fn primary(row: &Row) -> Primary {
     }
 }
 
-/// Returns whether commits go through the binlog (MySQL), all but those of sessions that switch it off.
-pub(super) async fn logs_all(server: &Server, conn: &mut Conn, is_replica: bool) -> Result<bool> {
-    let sql = if is_replica {
+/// Returns whether commits go through the binlog (MySQL), all but those of sessions that switch it off. Who may not ask
+/// is told no: nothing is proved then.
+pub(super) async fn logs_all(server: &Server, conn: &mut Conn, may_be_replica: bool) -> Result<bool> {
+    let sql = if may_be_replica {
         "SELECT @@GLOBAL.log_bin AND @@GLOBAL.log_replica_updates"
     } else {
         "SELECT @@GLOBAL.log_bin"
     };
     let rows: Result<Vec<Row>, _> = conn.query(sql).await;
     match rows {
-        Ok(rows) => Ok(rows.first().and_then(|row| text(row, 0)).is_some_and(|told| told == "1")),
-        Err(mysql_async::Error::Server(_)) => Ok(false),
+        Ok(rows) if rows.first().and_then(|row| text(row, 0)).is_some_and(|told| told == "1") => {
+            logs_all_databases(server, conn).await
+        }
+        Ok(_) | Err(mysql_async::Error::Server(_)) => Ok(false),
         Err(error) => Err(server.failure("ask whether there is a binlog", error)),
     }
+}
+
+/// Returns whether the binlog is known to leave no database out (`binlog_do_db`, `binlog_ignore_db`): the commits of
+/// one that it leaves out do not move it.
+pub(super) async fn logs_all_databases(server: &Server, conn: &mut Conn) -> Result<bool> {
+    let rows = status(server, conn).await?;
+    let is_empty = |row: &Row, name| named(row, name).is_none_or(|list| list.is_empty());
+    let is_whole = |row: &Row| is_empty(row, "Binlog_Do_DB") && is_empty(row, "Binlog_Ignore_DB");
+    Ok(rows.is_some_and(|rows| rows.first().is_none_or(is_whole)))
 }
 
 /// Returns whether commits of a replica's own applier pass its binlog by (MariaDB): then no place in that binlog

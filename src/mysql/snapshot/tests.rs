@@ -5,8 +5,8 @@ use mysql_async::Opts;
 use super::*;
 use crate::{event::NoMonitor, names::SourceName, policy::SecretRef};
 
-/// Takes an instant of a server of the fixtures.
-async fn taken(variable: &str) -> (tempfile::TempDir, Server, Snapshot) {
+/// Takes an instant of a database on a server of the fixtures.
+async fn taken(variable: &str, db: &str) -> (tempfile::TempDir, Server, Wanted, Snapshot) {
     let url = std::env::var(variable).expect("fixtures/stack env is sourced");
     let opts = Opts::from_url(&url).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -16,15 +16,15 @@ async fn taken(variable: &str) -> (tempfile::TempDir, Server, Snapshot) {
     opts.ip_or_hostname().clone_into(&mut config.host);
     config.port = opts.tcp_port();
     config.password = Some(SecretRef::File(secret));
-    config.databases = vec!["lbt_no_such_database".to_owned()];
+    config.databases = vec![db.to_owned()];
     let server = Server::new(&SourceName::new("mysql").unwrap(), &config, false).unwrap();
     let wanted = Wanted::new(&config).unwrap();
     let snapshot = Snapshot::take(&server, &wanted, &Ground::system(), &NoMonitor).await.unwrap();
-    (folder, server, snapshot)
+    (folder, server, wanted, snapshot)
 }
 
 async fn a_session_that_lost_its_transaction_is_found(variable: &str) {
-    let (_folder, server, mut snapshot) = taken(variable).await;
+    let (_folder, server, _, mut snapshot) = taken(variable, "lbt_no_such_database").await;
     snapshot.check_still_open(&server).await.expect("all are open");
     snapshot.workers[1].query_drop("COMMIT").await.unwrap();
     let failure = snapshot.check_still_open(&server).await.expect_err("one is not");
@@ -41,4 +41,46 @@ async fn mysql_a_session_that_lost_its_transaction_is_found() {
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn mariadb_a_session_that_lost_its_transaction_is_found() {
     a_session_that_lost_its_transaction_is_found("MARIADB_URL").await;
+}
+
+/// A table without transactions is seen as one that was there before the instant, although it came later.
+async fn what_came_too_late_to_be_locked_makes_all_begin_again(variable: &str) {
+    let db = format!("lbt_late_{}", std::process::id());
+    let (_folder, server, wanted, mut snapshot) = taken(variable, &db).await;
+    snapshot.unlock_definitions(&server).await.unwrap();
+    snapshot.listing = Listing::Slow;
+    assert_eq!(snapshot.hold(&server, &wanted).await.unwrap(), None);
+    let mut other = server.open(Purpose::ReadNames).await.unwrap();
+    for sql in [
+        format!("DROP DATABASE IF EXISTS {db}"),
+        format!("CREATE DATABASE {db}"),
+        format!("CREATE TABLE {db}.t (a INT) ENGINE = MyISAM"),
+        format!("INSERT INTO {db}.t VALUES (1)"),
+    ] {
+        other.query_drop(sql).await.unwrap();
+    }
+    let late = Some(Place { db: db.clone(), table: "t".to_owned() });
+    assert_eq!(snapshot.hold(&server, &wanted).await.unwrap(), late, "its database was not noted");
+    snapshot.let_go(&server).await.unwrap();
+    snapshot.programs = Programs::note(&server, &mut snapshot.keeper, &wanted).await.unwrap();
+    snapshot.listed.clear();
+    assert_eq!(snapshot.hold(&server, &wanted).await.unwrap(), None, "no lock was of tables");
+    assert_eq!(snapshot.listed.len(), 1);
+    snapshot.mark("lock_mode", Lock::Tables.word());
+    snapshot.listed.clear();
+    assert_eq!(snapshot.hold(&server, &wanted).await.unwrap(), late, "it was not locked");
+    snapshot.let_go(&server).await.unwrap();
+    other.query_drop(format!("DROP DATABASE {db}")).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn mysql_what_came_too_late_to_be_locked_makes_all_begin_again() {
+    what_came_too_late_to_be_locked_makes_all_begin_again("MYSQL_URL").await;
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn mariadb_what_came_too_late_to_be_locked_makes_all_begin_again() {
+    what_came_too_late_to_be_locked_makes_all_begin_again("MARIADB_URL").await;
 }
