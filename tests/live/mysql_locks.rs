@@ -108,10 +108,20 @@ async fn sums_are_whole(server: &Server, db: &'static str, accounts: &[(&str, &[
         account(server, &user, grants).await;
         let mut config = server.as_user(server.only(&[db]), &user, "x");
         config.threads = 4;
-        for round in 0..rounds(3) {
+        let (mut seen, mut round) = (0, 0);
+        while seen < rounds(3) {
+            round += 1;
+            assert!(round < 20 * rounds(3), "no moment between two commits was found");
             writers.progress(20).await;
             let recorded = Recorded::read(&config).await;
-            assert_eq!(recorded.point.marks["lock_mode"], *mode, "round {round}: {:?}", recorded.point);
+            let got = recorded.point.marks["lock_mode"].as_str();
+            // Whether there is a moment between two commits is chance; these accounts may then take no lock.
+            assert!(
+                got == *mode || (*mode == "equal" && got == "single"),
+                "round {round}: {:?}",
+                recorded.point
+            );
+            seen += usize::from(got == *mode);
             let balance = |table| fields(&recorded.rows(&format!("b{table}")))[0][1].parse::<i64>().unwrap();
             let sum: i64 = (0..4).map(balance).sum();
             assert_eq!(sum, 4000, "round {round}: {:?}", recorded.point);
