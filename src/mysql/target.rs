@@ -472,9 +472,11 @@ impl Writing<'_> {
     /// Writes a definition in the server's words. One that the server cannot hold is left out where the person said
     /// so, and an error otherwise.
     fn fits(&mut self, meta: &EntryMeta, script: &mut Script) -> Result<bool> {
+        let before = script.clone();
         let Fitted { mapped, unfit } = self.dialect.fit_script(meta, script);
         let what = preflight::name(meta);
         let Some(why) = unfit.first() else {
+            self.tally.reworded |= *script != before;
             self.tally.notes.extend(mapped.iter().map(|line| format!("{what}: {line}")));
             return Ok(true);
         };
