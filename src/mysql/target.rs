@@ -397,6 +397,8 @@ impl Writing<'_> {
                     part.define(self.server, &mut self.names, &script, &create).await?;
                     return Ok(());
                 }
+                // A table of another engine is not the one of the snapshot: none is better.
+                script.push("SET SESSION sql_mode=CONCAT(@@SESSION.sql_mode,',NO_ENGINE_SUBSTITUTION')");
                 script.push(ddl::split(&create, defers(&create)).create);
                 self.make_table(&place(meta)?, &create, &script, &doing).await?;
                 self.table(place(meta)?).create = Some(create);
