@@ -161,6 +161,8 @@ pub struct Tally {
     pub dangling: u64,
     /// Items of the snapshot that did not come because the person wished so; they are not compared.
     pub without: BTreeSet<String>,
+    /// Whether definitions were written in other words than the snapshot's: they read differently then.
+    pub reworded: bool,
 }
 
 /// What can be written from a stream of entries.

@@ -114,7 +114,13 @@ async fn script(
     let monitor = NoMonitor::shared();
     let (read, written) =
         tokio::join!(snapshot.read_source(source, &only, sink, &monitor), target.write(options, stream));
-    settle(read, written).map(drop).map_err(|error| error.about(source))
+    let tally = settle(read, written).map(|((), tally)| tally).map_err(|error| error.about(source))?;
+    let Some(first) = tally.left_out.first() else { return Ok(()) };
+    let what = format!(
+        "the script is written; of `{source}` the backup had not got {} things, which are named at its end",
+        tally.left_out.len()
+    );
+    Err(Failure::new(ExitCode::Partial, what).because(format!("{}: {}", first.what, first.why)))
 }
 
 /// Returns the entries at `path` or below it.

@@ -183,7 +183,7 @@ impl Server {
             Purpose::ReadRows | Purpose::WriteRows => "binary",
             Purpose::ReadNames | Purpose::WriteNames => "utf8mb4",
         };
-        let mode = if purpose.writes() { "NO_AUTO_VALUE_ON_ZERO" } else { "" };
+        let mode = if purpose.writes() { "NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION" } else { "" };
         let must = [
             format!("SET NAMES {names}"),
             format!(

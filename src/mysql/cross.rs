@@ -106,11 +106,12 @@ impl Dialect {
     pub fn fit_script(&self, meta: &EntryMeta, script: &mut Script) -> Fitted {
         let mut fitted = Fitted::default();
         let is_table = meta.text("kind") == Some("table");
+        let has_engine = matches!(meta.text("kind"), Some("table" | "definition" | "sequence"));
         for statement in &mut script.statements {
             // A program in another charset keeps its bytes; the words looked for are ASCII in all of them.
             let Ok(mut text) = std::str::from_utf8(statement).map(str::to_owned) else { continue };
             text = self.fit_modes(&text, &mut fitted);
-            text = self.fit_words(&text, &mut fitted);
+            text = self.fit_words(&text, has_engine, &mut fitted);
             if is_table && text.starts_with("CREATE TABLE") {
                 text = self.fit_table(&text, &mut fitted);
             }
@@ -135,25 +136,31 @@ impl Dialect {
         likely(name).into_iter().find(|like| self.collations.contains(like))
     }
 
-    /// Replaces collations and engines, and notes charsets that are not there.
-    fn fit_words(&self, sql: &str, fitted: &mut Fitted) -> String {
+    /// Replaces collations and, in a table, engines; notes charsets that are not there. A word is one of these only
+    /// directly behind the word that says so: `charset(x)` is a function, and `engine` may be a column of a program.
+    fn fit_words(&self, sql: &str, is_table: bool, fitted: &mut Fitted) -> String {
         let mut out = String::with_capacity(sql.len());
-        let (mut done, mut before, mut last) = (0, "", "");
+        let (mut done, mut before, mut last, mut last_end) = (0, "", "", 0);
         for (from, to) in words(sql) {
             let word = &sql[from..to];
             let is = |text: &str, wanted: &str| text.eq_ignore_ascii_case(wanted);
+            let gap = sql[last_end..from].trim();
+            let is_named = matches!(gap, "" | "=" | ":=")
+                && !["DEFAULT", "LIKE", "WHERE"].iter().any(|other| is(word, other));
             let after_collate = ["COLLATE", "collation_connection", "collation_database"]
                 .iter()
                 .any(|wanted| is(last, wanted));
             let after_charset = is(last, "CHARSET")
                 || is(last, "character_set_client")
                 || (is(last, "SET") && is(before, "CHARACTER"));
-            let new = if after_collate {
-                self.fit_collation(word, fitted)
+            let new = if !is_named {
+                None
+            } else if after_collate {
+                self.fit_collation(&word.to_lowercase(), fitted)
             } else if after_charset && !self.charsets.contains(&word.to_lowercase()) && !is(word, "utf8") {
                 fitted.unfit.insert(format!("the server does not know charset {word}"));
                 None
-            } else if is(last, "ENGINE") {
+            } else if is_table && gap == "=" && is(last, "ENGINE") {
                 self.fit_engine(word, fitted)
             } else {
                 None
@@ -163,7 +170,7 @@ impl Dialect {
                 out.push_str(&new);
                 done = to;
             }
-            (before, last) = (last, word);
+            (before, last, last_end) = (last, word, to);
         }
         out.push_str(&sql[done..]);
         out
@@ -647,6 +654,23 @@ mod tests {
         let database =
             "CREATE DATABASE `d` /*!40100 DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_uca1400_ai_ci */";
         assert!(fit(&mysql, "database", database).0.contains("COLLATE utf8mb4_0900_ai_ci */"));
+    }
+
+    #[test]
+    fn a_program_may_speak_of_charsets_and_engines() {
+        for sql in [
+            "CREATE VIEW `v` AS select charset(`t`.`name`) AS `c`,`t`.`name` collate UTF8MB4_BIN AS `d` from `t`",
+            "CREATE PROCEDURE p() SELECT ENGINE FROM information_schema.tables WHERE engine = wanted",
+            "CREATE PROCEDURE p() BEGIN SET character_set_client = @old, collation_connection = @was; SHOW CHARACTER \
+             SET LIKE 'u%'; SELECT charset(x); CREATE TABLE t (a INT) ENGINE=SPIDER COLLATE DEFAULT; END",
+        ] {
+            for flavor in [Flavor::Mysql, Flavor::Mariadb] {
+                let (text, mapped, unfit) = fit(&dialect(flavor), "routines", sql);
+                assert_eq!((text.as_str(), mapped.len(), unfit), (sql, 0, vec![]), "{flavor:?}");
+            }
+        }
+        let charset = "CREATE TABLE `t` (\n  `a` varchar(9) GENERATED ALWAYS AS (charset(`b`)) VIRTUAL\n)";
+        assert_eq!(fit(&dialect(Flavor::Mysql), "table", charset).2, [""; 0]);
     }
 
     #[test]

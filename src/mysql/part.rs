@@ -27,12 +27,13 @@ use crate::{
 };
 
 /// The lock that keeps a second restore out of the scratch tables.
-const LOCK: &str = "lifeboat_restore.ranges";
+const LOCK: &str = "lifeboat_ranges";
 
 /// A column of a primary key and how a bound of it is written.
 struct KeyColumn {
     name: String,
     bound: Bound,
+    is_year: bool,
 }
 
 /// A table of which ranges of keys are restored.
@@ -121,9 +122,11 @@ async fn primary_key(server: &Server, conn: &mut Conn, at: &Place) -> Result<Vec
         return Err(refused("it has no primary key", &whole));
     }
     let column = |row: &mysql_async::Row| {
-        let bound = Bound::for_type(&text(row, 1)?, text(row, 2).as_deref(), text(row, 3).as_deref())?;
+        let kind = text(row, 1)?;
+        let bound = Bound::for_type(&kind, text(row, 2).as_deref(), text(row, 3).as_deref())?;
+        let is_year = kind.eq_ignore_ascii_case("year");
         let is_exact = !matches!(bound, Bound::Double | Bound::Bits);
-        Some(KeyColumn { name: text(row, 0)?, bound }).filter(|_| text(row, 4).is_none() && is_exact)
+        Some(KeyColumn { name: text(row, 0)?, bound, is_year }).filter(|_| text(row, 4).is_none() && is_exact)
     };
     let key: Option<Vec<KeyColumn>> = rows.iter().map(column).collect();
     key.ok_or_else(|| {
@@ -189,7 +192,9 @@ async fn literals(
     }
     let mut all = Vec::new();
     for (column, value) in key.iter().zip(values) {
-        let literal = literal_of(&column.bound, value).ok_or_else(|| {
+        // A server takes 70 for 1970, and what is told of a piece is the year itself.
+        let is_short = column.is_year && value.len() != 4;
+        let literal = literal_of(&column.bound, value).filter(|_| !is_short).ok_or_else(|| {
             refused(format!("`{value}` is no value for column `{}` of `{at}`", column.name))
         })?;
         if let Bound::Text { charset, .. } = &column.bound {
@@ -271,7 +276,7 @@ impl Part {
             server.run(conn, session, &doing).await?;
         }
         let Parts { create, .. } = ddl::split(create, true);
-        let body = create.find('(').map(|open| create[open..].to_owned()).ok_or_else(|| {
+        let body = body(&create).ok_or_else(|| {
             Failure::new(ExitCode::Damage, format!("the definition of table `{}` is none", self.at))
         })?;
         server.run(conn, format!("DROP TABLE IF EXISTS {}", self.scratch.sql()), &doing).await?;
@@ -337,6 +342,13 @@ impl Part {
     }
 }
 
+/// Returns what stands behind the name of a table in its definition: a name may hold parentheses.
+fn body(create: &str) -> Option<&str> {
+    let name = create.find('`')?;
+    let rest = &create[ddl::quoted_end(create, name)..];
+    Some(&rest[rest.find('(')?..])
+}
+
 /// Keeps others out of the scratch tables, and makes room for them.
 pub(super) async fn begin(server: &Server, conn: &mut Conn) -> Result<()> {
     if number(server, conn, &format!("SELECT GET_LOCK('{LOCK}', 0)"), "lock the scratch tables").await? != 1 {
@@ -359,6 +371,10 @@ pub(super) async fn finish(
     let mut keys = Vec::new();
     for part in parts.values() {
         keys.extend(foreign_keys(server, conn, &part.at).await?);
+    }
+    if !logs_statements(server, conn).await? {
+        // What others commit meanwhile is seen: a row that came to refer to one that goes must not be overlooked.
+        server.run(conn, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED", doing).await?;
     }
     server.run(conn, "START TRANSACTION", doing).await?;
     let put = async {
@@ -405,6 +421,12 @@ pub(super) async fn end(server: &Server, conn: &mut Conn, parts: &BTreeMap<Place
         server.run(conn, format!("DROP DATABASE IF EXISTS {}", ident(SCRATCH)), doing).await?;
     }
     server.run(conn, format!("DO RELEASE_LOCK('{LOCK}')"), doing).await
+}
+
+/// Returns whether the session's binlog holds statements, which must not depend on what others do.
+async fn logs_statements(server: &Server, conn: &mut Conn) -> Result<bool> {
+    let sql = "SHOW SESSION VARIABLES WHERE Variable_name = 'binlog_format' AND Value = 'STATEMENT'";
+    Ok(!server.rows(conn, sql, "ask how the server logs").await?.is_empty())
 }
 
 async fn number(server: &Server, conn: &mut Conn, sql: &str, doing: &str) -> Result<u64> {
@@ -483,8 +505,8 @@ mod tests {
 
     fn key() -> Vec<KeyColumn> {
         vec![
-            KeyColumn { name: "a".into(), bound: Bound::Number },
-            KeyColumn { name: "b".into(), bound: Bound::Quoted },
+            KeyColumn { name: "a".into(), bound: Bound::Number, is_year: false },
+            KeyColumn { name: "b".into(), bound: Bound::Quoted, is_year: false },
         ]
     }
 
@@ -493,6 +515,12 @@ mod tests {
         let values = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
         assert_eq!(beyond(&key(), &values(&["7", "'x'"]), ">="), "(`a` > 7 OR (`a` = 7 AND `b` >= 'x'))");
         assert_eq!(beyond(&key(), &values(&["7"]), ">"), "(`a` > 7)");
+    }
+
+    #[test]
+    fn the_body_of_a_table_stands_behind_its_name() {
+        assert_eq!(body("CREATE TABLE `a(``b` (\n  `id` int\n)"), Some("(\n  `id` int\n)"));
+        assert_eq!(body("CREATE TABLE `a("), None);
     }
 
     #[test]

@@ -102,6 +102,10 @@ pub(super) async fn look(
     // Who may not read the accounts is told nothing of them.
     let kept = kept_accounts(server, &mut conn, rule).await.unwrap_or_default();
     let mut seen = Seen { kept, ..Seen::default() };
+    if !options.only.ranges().is_empty() {
+        // Triggers fire for the rows of a range, and are shown to who may have some.
+        seen.kinds.insert("triggers".to_owned());
+    }
     while let Some(entry) = coming.next().await? {
         let is_left_out = rule == AccountsRule::None && entry.meta.text("kind") == Some(ACCOUNTS);
         if is_left_out {

@@ -4,7 +4,8 @@
 //! grants, views, triggers and events. Users, roles and grants come along only if they are asked for, and none
 //! takes the place of one that is there.
 //!
-//! *Crash.* A script whose last line is not `-- Dump completed` is not whole.
+//! *Crash.* A script whose last line is not `-- Dump completed` is not whole. What the backup itself had not got is named
+//! in the lines before.
 //!
 //! *Clients.* A client stops at the first error, so what no server can make stands in comments: a view on what is gone,
 //! a grant for a table that is gone. Nothing needs a command of a client but `DELIMITER`.
@@ -185,6 +186,10 @@ impl SqlScript {
         while let Some(bytes) = entry.body.next().await? {
             lines.push(&bytes);
             while let Some(line) = lines.next() {
+                // A long row has a statement of its own: others would make it longer than a server takes.
+                if statement.len() + line.len() > INSERT_BYTES {
+                    self.end(&mut statement)?;
+                }
                 statement.extend_from_slice(if statement.is_empty() { begin.as_bytes() } else { b",\n" });
                 push_values(&mut statement, &layout, line);
                 rows += 1;
@@ -201,6 +206,15 @@ impl SqlScript {
         lines.finish(&at)?;
         *self.counts.entry("rows".to_owned()).or_default() += rows;
         Ok(self.end(&mut statement)?)
+    }
+
+    /// Says what the backup could not read, in comments: the script is as whole as the snapshot.
+    fn tell_what_lacks(&mut self) -> Result<()> {
+        for problem in self.tally.left_out.clone() {
+            let line = format!("{}: {}", problem.what, problem.why).replace(char::is_control, " ");
+            self.put(format!("-- Not in the backup: {line}\n").as_bytes())?;
+        }
+        Ok(())
     }
 
     fn end(&mut self, statement: &mut Vec<u8>) -> Result<()> {
@@ -246,7 +260,7 @@ impl Target for SqlScript {
 
     async fn write(
         mut self: Box<Self>,
-        _options: WriteOptions,
+        options: WriteOptions,
         mut entries: EntryStream,
     ) -> FlowResult<Tally> {
         let accounts = if self.accounts { "Users, roles and grants" } else { "No accounts" };
@@ -262,10 +276,58 @@ impl Target for SqlScript {
                 self.put(&script)?;
             }
         }
+        let is_meant =
+            |what: &str| options.only.names(what, Some('.')) && (self.accounts || what != ACCOUNTS);
+        let lacking = entries.problems().iter().filter(|problem| is_meant(&problem.what));
+        self.tally.left_out.extend(lacking.cloned());
+        self.tell_what_lacks()?;
         let counts: Vec<String> = self.counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
         let last = format!("-- Dump completed: {}\n", counts.join(", "));
         self.put(last.as_bytes())?;
         self.out.flush().failed(ExitCode::Failed, || "the script cannot be written".to_owned())?;
         Ok(self.tally)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::flow::{Point, Problem, Selection, channel};
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_script_of_a_partial_snapshot_says_what_is_not_in_it() {
+        let (sink, stream) = channel(8);
+        sink.announce(Vec::new()).await.unwrap();
+        for what in ["im.lost", "other.lost"] {
+            sink.report(Problem { what: what.into(), why: "corrupt\nDROP DATABASE im".into() })
+                .await
+                .unwrap();
+        }
+        sink.finish(Point::at(chrono::DateTime::UNIX_EPOCH)).await.unwrap();
+        let out = Shared::default();
+        let script = SqlScript::new(SourceName::new("mysql").unwrap(), Box::new(out.clone()));
+        let only = Selection::new(&["im".to_owned()]).unwrap();
+        let options = WriteOptions { only, ..WriteOptions::default() };
+        let tally = Box::new(script).write(options, stream).await.unwrap();
+        assert_eq!(tally.left_out.len(), 1);
+        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        let end = "\n-- Not in the backup: im.lost: corrupt DROP DATABASE im\n-- Dump completed: \n";
+        assert!(text.ends_with(end), "{text}");
     }
 }

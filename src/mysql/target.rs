@@ -162,7 +162,7 @@ impl Target for MysqlTarget {
         let flavor = dialect.flavor;
         self.check_gtid(&server, &mut names, flavor).await?;
         let parts = part::find(&server, &mut names, &options.only).await?;
-        let mut next = entries.next().await?;
+        let next = entries.next().await?;
         let wanted = entries.inventory().iter().filter(|item| options.only.names(item, Some('.')));
         let wanted: Vec<String> = wanted.cloned().collect();
         let renames = Renames::of(&self.choices.naming, &wanted)?;
@@ -189,15 +189,13 @@ impl Target for MysqlTarget {
         };
         writing.lacking.extend(entries.problems().iter().map(|problem| problem.what.clone()));
         writing.make_room(entries.inventory(), &self.monitor).await?;
-        let mut loaders = Loaders::default();
-        while let Some(entry) = next {
-            next = match writing.take_in(entry, &mut loaders).await {
-                Ok(()) => loaders.or_failed(entries.next()).await,
-                Err(error) => Err(error),
+        let loaded = match writing.take_all(next, &mut entries).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                writing.leave_scratch().await;
+                return Err(error);
             }
-            .or_else(|error| loaders.blame(error))?;
-        }
-        let loaded = loaders.finish().await?;
+        };
         let (tally, held) = writing.finish(loaded, &self.monitor).await?;
         *self.held.lock().await = held;
         Ok(tally)
@@ -289,6 +287,15 @@ impl Writing<'_> {
                 .hint("Restore into an empty server, or say --replace to remove what is there first.")
                 .into());
         }
+        if let Some(part) = self.parts.values().find(|part| self.options.replace && self.lacks(&part.at)) {
+            let what = format!(
+                "`{}`: the snapshot has not all rows of `{}`: no range of them can take the place of another",
+                self.server.name, part.at
+            );
+            return Err(Failure::new(ExitCode::Failed, what)
+                .hint("Nothing was touched. Take another snapshot, or leave --replace out: rows are only added then.")
+                .into());
+        }
         if !self.parts.is_empty() {
             part::begin(self.server, &mut self.names).await?;
         }
@@ -302,6 +309,31 @@ impl Writing<'_> {
             self.ledger = None;
         }
         Ok(())
+    }
+
+    fn lacks(&self, at: &Place) -> bool {
+        self.lacking.contains(&table_item(&at.db, &at.table))
+    }
+
+    /// Takes all entries, and waits until their rows are in.
+    async fn take_all(&mut self, mut next: Option<Entry>, entries: &mut EntryStream) -> FlowResult<Loaded> {
+        let mut loaders = Loaders::default();
+        while let Some(entry) = next {
+            next = match self.take_in(entry, &mut loaders).await {
+                Ok(()) => loaders.or_failed(entries.next()).await,
+                Err(error) => Err(error),
+            }
+            .or_else(|error| loaders.blame(error))?;
+        }
+        loaders.finish().await
+    }
+
+    /// Removes scratch tables that nothing will be taken from.
+    async fn leave_scratch(&mut self) {
+        if !self.parts.is_empty() {
+            // What cannot be removed now, the next restore of ranges removes.
+            let _or_later = part::end(self.server, &mut self.names, &self.parts).await;
+        }
     }
 
     /// Takes an entry for what it is, by the name that it goes by here.
@@ -366,6 +398,8 @@ impl Writing<'_> {
                     part.define(self.server, &mut self.names, &script, &create).await?;
                     return Ok(());
                 }
+                // A table of another engine is not the one of the snapshot: none is better.
+                script.push("SET SESSION sql_mode=CONCAT(@@SESSION.sql_mode,',NO_ENGINE_SUBSTITUTION')");
                 script.push(ddl::split(&create, defers(&create)).create);
                 self.make_table(&place(meta)?, &create, &script, &doing).await?;
                 self.table(place(meta)?).create = Some(create);
@@ -441,9 +475,11 @@ impl Writing<'_> {
     /// Writes a definition in the server's words. One that the server cannot hold is left out where the person said
     /// so, and an error otherwise.
     fn fits(&mut self, meta: &EntryMeta, script: &mut Script) -> Result<bool> {
+        let before = script.clone();
         let Fitted { mapped, unfit } = self.dialect.fit_script(meta, script);
         let what = preflight::name(meta);
         let Some(why) = unfit.first() else {
+            self.tally.reworded |= *script != before;
             self.tally.notes.extend(mapped.iter().map(|line| format!("{what}: {line}")));
             return Ok(true);
         };

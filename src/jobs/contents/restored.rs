@@ -49,7 +49,7 @@ pub async fn check(
         ground: &reader.ground,
         monitor,
         only: Some(only),
-        rows_only: release(stored_version) != release(version) || !reader.names.is_empty(),
+        rows_only: tally.reworded || release(stored_version) != release(version) || !reader.names.is_empty(),
         names: reader.names.clone(),
         without: tally.without.iter().cloned().chain(in_part).collect(),
         own: |failure| failure,
@@ -64,10 +64,12 @@ pub async fn check(
         None => {
             tally.verified = if is_all { Verified::Digests } else { Verified::Counts };
             if held.rows_only {
-                let why = if reader.names.is_empty() {
-                    format!("it is of {stored_version}")
-                } else {
+                let why = if !reader.names.is_empty() {
                     "it is of databases by other names".to_owned()
+                } else if tally.reworded {
+                    "some were written in other words".to_owned()
+                } else {
+                    format!("it is of {stored_version}")
                 };
                 tally.notes.push(format!(
                     "the rows were compared with the snapshot; the definitions were not, for {why}"
