@@ -293,12 +293,11 @@ impl Accounts {
         let replace = rule == AccountsRule::Replace;
         let untouchable =
             |account: &&Account| !replace || account.user == "root" || account.user == server.config.user;
-        self.kept = match known {
-            Some(known) => known,
-            None => {
-                let roles = if replace { memberships(server, conn, flavor).await? } else { Vec::new() };
-                with_roles(present.iter().filter(untouchable).map(Account::sql).collect(), &roles)
-            }
+        self.kept = if let Some(known) = known {
+            known
+        } else {
+            let roles = if replace { memberships(server, conn, flavor).await? } else { Vec::new() };
+            with_roles(present.iter().filter(untouchable).map(Account::sql).collect(), &roles)
         };
         Ok(&self.kept)
     }
