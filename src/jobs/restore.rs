@@ -573,7 +573,7 @@ async fn restore_one(
     }
     // Only what was found to be right takes the place of what is live.
     if let Some(exchange) = exchange {
-        if !is_whole {
+        if !is_whole || !tally.without.is_empty() {
             return Err(not_exchanged(&source, &tally));
         }
         tally.notes.extend(exchange.run().await?);
@@ -586,6 +586,7 @@ fn not_exchanged(source: &SourceName, tally: &Tally) -> Failure {
     let what =
         format!("`{source}`: not all came back, so nothing was exchanged: it stands beside what is live");
     let why = tally.left_out.first().map(|one| format!("{}: {}", one.what, one.why));
+    let why = why.or_else(|| tally.without.first().map(|one| format!("{one}: the server cannot hold it")));
     let failure = Failure::new(ExitCode::Partial, what).hint(
         "Look at what stands there, and move by hand what is good; or drop it and take another snapshot.",
     );

@@ -66,6 +66,7 @@ pub(super) async fn read(server: &Server, conn: &mut Conn, flavor: Flavor) -> Re
     let (mut creates, mut grants, mut defaults) = (Vec::new(), Vec::new(), Vec::new());
     let mut unknown = Vec::new();
     let seconds = second_passwords(server, conn, flavor).await?;
+    let certificates = certificates(server, conn, flavor).await?;
     for account in &accounts {
         let sql = account.sql();
         let doing = format!("read account {sql}");
@@ -81,6 +82,13 @@ pub(super) async fn read(server: &Server, conn: &mut Conn, flavor: Flavor) -> Re
                 continue;
             };
             for create in created {
+                let create = match flavor {
+                    Flavor::Mysql => certificates
+                        .iter()
+                        .filter(|(of, ..)| of == account)
+                        .fold(create, |create, (_, word, raw)| with_quoted(&create, word, raw)),
+                    Flavor::Mariadb => create,
+                };
                 let (create, default) = without_default_role(&create);
                 creates.push(marked(&sql, &create));
                 defaults.extend(
@@ -166,6 +174,42 @@ async fn second_passwords(
     Ok(found.collect())
 }
 
+/// Returns what certificates accounts must have, where MySQL does not quote what it shows of them: it prints quotes and
+/// backslashes as they are.
+async fn certificates(
+    server: &Server,
+    conn: &mut Conn,
+    flavor: Flavor,
+) -> Result<Vec<(Account, &'static str, String)>> {
+    if flavor == Flavor::Mariadb {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT user, host, x509_subject, x509_issuer FROM mysql.user WHERE ssl_type = 'SPECIFIED'";
+    let mut all = Vec::new();
+    let rows: Vec<mysql_async::Row> = match conn.query(sql).await {
+        Ok(rows) => rows,
+        // Who may not look there has the statements as the server shows them.
+        Err(error) if number(&error).is_some_and(is_denied) => Vec::new(),
+        Err(error) => return Err(server.failure("read what certificates accounts must have", error)),
+    };
+    for row in rows {
+        let get = |at| text(&row, at).unwrap_or_default();
+        for (word, raw) in [("SUBJECT", get(2)), ("ISSUER", get(3))] {
+            all.push((Account { user: get(0), host: Some(get(1)) }, word, raw));
+        }
+    }
+    all.retain(|(.., raw)| raw.contains(['\'', '\\']));
+    Ok(all)
+}
+
+/// Quotes what a certificate must have, which MySQL printed raw.
+fn with_quoted(create: &str, word: &str, raw: &str) -> String {
+    let Some(from) = outside(create, " REQUIRE ") else { return create.to_owned() };
+    let (before, rest) = create.split_at(from);
+    let quoted = format!(" {word} {}", literal(raw));
+    format!("{before}{}", rest.replacen(&format!(" {word} '{raw}'"), &quoted, 1))
+}
+
 fn marked(account: &str, statement: &str) -> String {
     // An account's name may hold a line end, which would end the comment.
     format!("{MARK}{}\n{statement}", account.replace('\\', "\\\\").replace('\n', "\\n"))
@@ -223,17 +267,20 @@ pub(super) struct Accounts {
     script: Script,
     /// Accounts that are left as they are.
     kept: BTreeSet<String>,
+    /// Accounts whose statement the server cannot read.
+    unread: BTreeSet<String>,
     /// What a person should know.
     pub notes: Vec<String>,
 }
 
 impl Accounts {
     pub fn new(script: Script) -> Self {
-        Self { script, kept: BTreeSet::new(), notes: Vec::new() }
+        Self { script, kept: BTreeSet::new(), unread: BTreeSet::new(), notes: Vec::new() }
     }
 
     /// Decides which accounts are left as they are, and returns them: one that exists, unless the rule is to replace
-    /// it; root and the account that restores always. A restore that is continued knows them: what else there is, is
+    /// it; root and the account that restores always, with the roles that they have: a role that is dropped is taken
+    /// from all who have it. A restore that is continued knows them: what else there is, is
     /// its own.
     pub async fn keep(
         &mut self,
@@ -246,8 +293,12 @@ impl Accounts {
         let replace = rule == AccountsRule::Replace;
         let untouchable =
             |account: &&Account| !replace || account.user == "root" || account.user == server.config.user;
-        let found = || present.iter().filter(untouchable).map(Account::sql).collect();
-        self.kept = known.unwrap_or_else(found);
+        self.kept = if let Some(known) = known {
+            known
+        } else {
+            let roles = if replace { memberships(server, conn, flavor).await? } else { Vec::new() };
+            with_roles(present.iter().filter(untouchable).map(Account::sql).collect(), &roles)
+        };
         Ok(&self.kept)
     }
 
@@ -261,11 +312,23 @@ impl Accounts {
             if !is_create(&sql) || self.is_kept(&account) {
                 continue;
             }
-            if replaced.contains(&account) && dropped.insert(account.clone()) {
+            let goes = replaced.contains(&account) && !dropped.contains(&account);
+            // What the server cannot read must not cost the account that is there.
+            if goes && is_unreadable(conn.prep(sql.as_str()).await.err().as_ref()) {
+                self.unreadable(account);
+                continue;
+            }
+            if goes {
+                dropped.insert(account.clone());
                 let verb = if sql.starts_with("CREATE ROLE") { "DROP ROLE" } else { "DROP USER" };
                 execute(server, conn, &format!("{verb} {account}"), "replace", &account).await?;
             }
-            execute(server, conn, &sql, "make", &account).await?;
+            if let Err(error) = conn.query_drop(sql.as_str()).await {
+                if !is_unreadable(Some(&error)) {
+                    return Err(refused(server, "make", &account, &error));
+                }
+                self.unreadable(account);
+            }
         }
         if replaced.contains(PUBLIC) && !self.is_kept(PUBLIC) && self.mentions(PUBLIC) {
             let sql = format!("REVOKE ALL PRIVILEGES, GRANT OPTION FROM {PUBLIC}");
@@ -273,7 +336,8 @@ impl Accounts {
         }
         let met = self.kept.iter().filter(|account| self.mentions(account));
         let notes = met.map(|account| format!("account {account} was there already and was left as it is"));
-        self.notes = notes.collect();
+        let notes: Vec<String> = notes.collect();
+        self.notes.extend(notes);
         Ok(())
     }
 
@@ -282,7 +346,7 @@ impl Accounts {
     pub async fn grant(&mut self, server: &Server, conn: &mut Conn) -> Result<()> {
         for statement in self.script.statements.clone() {
             let (account, sql) = parts(&statement)?;
-            if is_create(&sql) || self.is_kept(&account) {
+            if is_create(&sql) || self.is_kept(&account) || self.unread.contains(&account) {
                 continue;
             }
             if let Err(error) = conn.query_drop(sql.as_str()).await {
@@ -293,6 +357,15 @@ impl Accounts {
             }
         }
         Ok(())
+    }
+
+    /// Passes an account over: MySQL does not quote all that it shows of one.
+    fn unreadable(&mut self, account: String) {
+        self.notes.push(format!(
+            "account {account} was not made: the server cannot read its statement as the source showed it; \
+             make it by hand"
+        ));
+        self.unread.insert(account);
     }
 
     fn is_kept(&self, account: &str) -> bool {
@@ -320,6 +393,41 @@ fn lost(account: &str, sql: &str, number: Option<u16>) -> Option<String> {
         )),
         _ => None,
     }
+}
+
+/// Returns who has which role.
+async fn memberships(server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<Vec<(String, String)>> {
+    let sql = match flavor {
+        Flavor::Mysql => "SELECT to_user, to_host, from_user, from_host FROM mysql.role_edges",
+        // A role has no host, and neither has who has it where that is a role.
+        Flavor::Mariadb => "SELECT user, NULLIF(host, ''), role, NULL FROM mysql.roles_mapping",
+    };
+    let rows: Vec<mysql_async::Row> = match conn.query(sql).await {
+        Ok(rows) => rows,
+        // A server without roles.
+        Err(error) if number(&error) == Some(code::NO_SUCH_TABLE) => Vec::new(),
+        Err(error) => return Err(server.failure("list the roles of accounts", error)),
+    };
+    let one = |row: &mysql_async::Row, at| {
+        Account { user: text(row, at).unwrap_or_default(), host: text(row, at + 1) }.sql()
+    };
+    Ok(rows.iter().map(|row| (one(row, 0), one(row, 2))).collect())
+}
+
+/// Adds all roles that these accounts have, also by other roles.
+fn with_roles(mut accounts: BTreeSet<String>, memberships: &[(String, String)]) -> BTreeSet<String> {
+    loop {
+        let has = |(member, role): &&(String, String)| accounts.contains(member) && !accounts.contains(role);
+        let more: Vec<String> = memberships.iter().filter(has).map(|(_, role)| role.clone()).collect();
+        if more.is_empty() {
+            return accounts;
+        }
+        accounts.extend(more);
+    }
+}
+
+fn is_unreadable(error: Option<&mysql_async::Error>) -> bool {
+    error.and_then(number) == Some(code::SYNTAX)
 }
 
 fn is_create(sql: &str) -> bool {
@@ -409,6 +517,25 @@ mod tests {
         assert_eq!(new, "ALTER USER `a`@`%` IDENTIFIED WITH 'sha' AS 0x01 RETAIN CURRENT PASSWORD");
         second.is_expired = true;
         assert!(second.statements("a")[1].ends_with(" RETAIN CURRENT PASSWORD PASSWORD EXPIRE"));
+    }
+
+    #[test]
+    fn what_a_certificate_must_have_is_quoted() {
+        let create =
+            "CREATE USER `a SUBJECT '/CN=it's'`@`%` REQUIRE SUBJECT '/CN=it's' ISSUER '/O=b\\c' ACCOUNT LOCK";
+        let done = with_quoted(&with_quoted(create, "SUBJECT", "/CN=it's"), "ISSUER", "/O=b\\c");
+        assert_eq!(
+            done,
+            "CREATE USER `a SUBJECT '/CN=it's'`@`%` REQUIRE SUBJECT '/CN=it''s' ISSUER '/O=b\\\\c' ACCOUNT LOCK"
+        );
+    }
+
+    #[test]
+    fn who_is_kept_keeps_the_roles() {
+        let edges = [("a", "r1"), ("r1", "r2"), ("r2", "r1"), ("b", "r3")];
+        let edges = edges.map(|(member, role)| (member.to_owned(), role.to_owned()));
+        let kept = with_roles(BTreeSet::from(["a".to_owned()]), &edges);
+        assert_eq!(kept, ["a", "r1", "r2"].map(str::to_owned).into());
     }
 
     #[test]

@@ -145,6 +145,11 @@ impl Wanted {
             && self.selected.as_ref().is_none_or(is_selected)
     }
 
+    /// Returns whether the policy leaves out a table of a database that it takes.
+    pub fn leaves(&self, at: &Place) -> bool {
+        self.leave.is_match(format!("{}.{}", at.db, at.table))
+    }
+
     pub fn accounts(&self) -> bool {
         self.only.is_none() && self.selected.is_none() && !self.leave.is_match(ACCOUNTS)
     }

@@ -23,7 +23,7 @@ use super::{
     apply,
     conn::{Purpose, Server, code, number, text},
     ddl,
-    layout::{Database, Listed, Place, TableKind},
+    layout::{Database, Listed, Place, TableKind, Wanted},
     programs,
     rename::Parent,
     sql::{Script, ident, literal},
@@ -51,7 +51,7 @@ pub(super) struct Held {
     pub databases: BTreeMap<String, (String, String)>,
     /// Databases that are exchanged with all that is in them.
     pub whole: BTreeSet<String>,
-    /// Tables and sequences.
+    /// Tables, sequences, and tables whose rows are kept elsewhere.
     pub tables: BTreeSet<Place>,
     /// Stand-ins for views, and programs.
     pub programs: Vec<(EntryMeta, Script)>,
@@ -68,12 +68,23 @@ impl Held {
                 let defaults = (attr(meta, "charset")?, attr(meta, "collation")?);
                 self.databases.insert(attr(meta, "db")?, defaults);
             }
-            "table" | "sequence" => {
+            "table" | "sequence" | "definition" => {
                 self.tables.insert(place(meta)?);
             }
             _ => {}
         }
         Ok(Self::is_of(meta))
+    }
+
+    /// Returns whether a table or view of the live databases makes room: one of its name comes, or its database is
+    /// exchanged as a whole. What the policy leaves out of every backup stays, as nothing would come in its place.
+    fn takes_the_place_of(&self, at: &Place, policy: &Wanted) -> bool {
+        let is_of = |meta: &EntryMeta| {
+            meta.text("db") == Some(at.db.as_str()) && meta.text("table") == Some(at.table.as_str())
+        };
+        self.tables.contains(at)
+            || self.programs.iter().any(|(meta, _)| is_of(meta))
+            || self.whole.contains(&at.db) && !policy.leaves(at)
     }
 
     /// Returns whether an entry waits for the exchange.
@@ -172,14 +183,12 @@ impl Exchange {
     async fn old(&self, conn: &mut Conn, held: &Held) -> Result<Old> {
         let server = &self.server;
         let mut databases = Vec::new();
+        let policy = Wanted::new(&server.config)?;
         let (mut tables, mut listed) = (BTreeSet::new(), Vec::new());
         for db in databases_of(held) {
             let Some(found) = database(server, conn, &db).await? else { continue };
             for one in listed_in(server, conn, &db).await? {
-                let is_meant = held.whole.contains(&db)
-                    || held.tables.contains(&one.at)
-                    || held.programs.iter().any(|(meta, _)| meta.text("table") == Some(&one.at.table));
-                if !is_meant {
+                if !held.takes_the_place_of(&one.at, &policy) {
                     continue;
                 }
                 if one.kind != TableKind::View {
@@ -459,6 +468,7 @@ async fn drop_triggers(server: &Server, conn: &mut Conn, tables: &BTreeSet<Place
 }
 
 async fn drop_programs(server: &Server, conn: &mut Conn, databases: &BTreeSet<String>) -> Result<()> {
+    let policy = Wanted::new(&server.config)?;
     for db in databases {
         let name = literal(db);
         let sql = format!(
@@ -470,6 +480,9 @@ async fn drop_programs(server: &Server, conn: &mut Conn, databases: &BTreeSet<St
         for row in server.rows(conn, &sql, &format!("list the programs of `{db}`")).await? {
             let kind = text(&row, 0).unwrap_or_default();
             let at = Place { db: db.clone(), table: text(&row, 1).unwrap_or_default() };
+            if kind == "VIEW" && policy.leaves(&at) {
+                continue;
+            }
             let doing = format!("drop {} `{at}`", kind.to_lowercase());
             patiently(server, conn, &format!("DROP {kind} IF EXISTS {}", at.sql()), &doing).await?;
         }
@@ -582,4 +595,34 @@ async fn drop_if_empty(server: &Server, conn: &mut Conn, db: &str) -> Result<()>
         server.run(conn, sql, &format!("drop database `{db}`")).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{flow::Stage, mysql::layout};
+
+    fn at(db: &str, table: &str) -> Place {
+        Place { db: db.into(), table: table.into() }
+    }
+
+    #[test]
+    fn only_what_comes_takes_a_place() {
+        let config = toml::from_str("user = \"u\"\nexclude = [\"im.cache*\"]").unwrap();
+        let policy = Wanted::new(&config).unwrap();
+        let mut held = Held::default();
+        held.whole.insert("im".into());
+        let meta = |kind: &str, db: &str, table: &str| {
+            layout::table_meta(kind, &at(db, table), Stage::Schema, "x.sql").unwrap()
+        };
+        assert!(!held.waits(&meta("definition", "shop", "merged")).unwrap());
+        held.programs.push((meta("view", "im", "orders"), Script::default()));
+        let takes = |held: &Held, db, table| held.takes_the_place_of(&at(db, table), &policy);
+        assert!(takes(&held, "im", "extra") && takes(&held, "im", "orders"), "a database goes as a whole");
+        assert!(takes(&held, "shop", "merged"), "what shows rows of elsewhere comes too");
+        assert!(!takes(&held, "shop", "orders"), "a view of another database has only its name");
+        assert!(!takes(&held, "im", "cache_1"), "nothing would come in its place");
+        held.waits(&meta("table", "im", "cache_1")).unwrap();
+        assert!(takes(&held, "im", "cache_1"), "an older snapshot has it");
+    }
 }
