@@ -21,14 +21,14 @@ use crate::{
 };
 
 /// The servers' own databases, never read and never written.
-pub(super) const SYSTEM: [&str; 6] =
-    ["mysql", "information_schema", "performance_schema", "sys", "lost+found", LEDGER];
+pub(super) const SYSTEM: [&str; 7] =
+    ["mysql", "information_schema", "performance_schema", "sys", "lost+found", LEDGER, SCRATCH];
 
 /// Where a restore notes what it has done.
 pub(super) const LEDGER: &str = "lifeboat_restore";
 
-/// Our own database on a server that is being restored; never read.
-pub(super) const SCRATCH: &str = "lifeboat_restore";
+/// Where ranges of keys are loaded first. Not the ledger's: whoever ends last drops that one.
+pub(super) const SCRATCH: &str = "lifeboat_ranges";
 
 /// The inventory item of users, roles and grants.
 pub(super) const ACCOUNTS: &str = "accounts";
@@ -127,7 +127,6 @@ impl Wanted {
 
     pub fn database(&self, db: &str) -> bool {
         !SYSTEM.contains(&db)
-            && db != SCRATCH
             && !db.starts_with("#mysql50#")
             && self.take.is_match(db)
             && !self.leave.is_match(db)

@@ -619,7 +619,7 @@ impl Writing<'_> {
         }
         let replace = self.options.replace;
         let rows = part::finish(self.server, &mut self.names, &self.parts, replace).await?;
-        part::end(self.server, &mut self.names, &self.parts).await?;
+        part::end(self.server, &mut self.names).await?;
         let read: u64 = self.parts.values().filter_map(|part| loaded.rows.get(&part.scratch)).sum();
         self.tally.notes.push(format!("{rows} rows were restored, chosen from {read}"));
         Ok(())

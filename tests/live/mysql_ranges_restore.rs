@@ -41,9 +41,7 @@ async fn keys(server: &Server, table: &str, key: &str) -> String {
 
 async fn scratch(server: &Server) -> String {
     server
-        .ask(
-            "SELECT CONCAT(COUNT(*)) FROM information_schema.schemata WHERE schema_name = 'lifeboat_restore'",
-        )
+        .ask("SELECT CONCAT(COUNT(*)) FROM information_schema.schemata WHERE schema_name = 'lifeboat_ranges'")
         .await
 }
 
