@@ -68,6 +68,8 @@ pub struct MysqlTarget {
     /// The names that [`Target::inspect`] found.
     renames: Renames,
     held: swap::Shared,
+    /// The pieces that [`Target::done`] told: the stream comes without them.
+    told: BTreeSet<EntryPath>,
 }
 
 /// What would come, by the names that it goes by there.
@@ -91,7 +93,8 @@ impl MysqlTarget {
     /// Makes a target; nothing is connected yet.
     pub fn new(name: SourceName, config: MysqlConfig, _ground: Ground, monitor: SharedMonitor) -> Self {
         let (choices, renames) = (Choices::default(), Renames::default());
-        Self { name, config, monitor, choices, renames, held: swap::Shared::default() }
+        let (held, told) = (swap::Shared::default(), BTreeSet::new());
+        Self { name, config, monitor, choices, renames, held, told }
     }
 
     /// Does as was chosen.
@@ -145,7 +148,8 @@ impl Target for MysqlTarget {
         let server = self.server()?;
         let mut conn = server.open(Purpose::WriteNames).await?;
         let standing = Ledger::new(job).standing(&server, &mut conn).await?;
-        Ok(standing.map(|standing| standing.done.into_keys().collect()).unwrap_or_default())
+        self.told = standing.map(|standing| standing.done.into_keys().collect()).unwrap_or_default();
+        Ok(self.told.clone())
     }
 
     async fn preflight(&mut self, options: &WriteOptions, coming: &mut dyn Coming) -> Result<Preflight> {
@@ -167,6 +171,7 @@ impl Target for MysqlTarget {
         let wanted: Vec<String> = wanted.cloned().collect();
         let renames = Renames::of(&self.choices.naming, &wanted)?;
         let (ledger, standing) = begun(&server, &mut names, &options, &renames.items(&wanted)).await?;
+        let standing = ledger::agreed(&self.name, standing, &self.told)?;
         server.resumes = standing.is_some();
         let mut writing = Writing {
             server: &server,
