@@ -254,7 +254,7 @@ async fn run(args: Args, screen: Arc<Screen>, stop: CancellationToken) -> Result
         Verb::Backup(verb) => backup::run(verb, &session).await,
         Verb::Snapshots(verb) => snapshots::run(verb, &session).await,
         Verb::Ls(verb) => ls::run(verb, &session).await,
-        Verb::Restore(verb) => restore::run(verb, &session).await,
+        Verb::Restore(verb) => Box::pin(restore::run(verb, &session)).await,
         Verb::Export(verb) => export::run(verb, &session).await,
         Verb::Verify(verb) => verify::run(verb, &session).await,
         Verb::Keys(verb) => keys::run(verb, &session).await,

@@ -260,7 +260,6 @@ pub(super) struct Column {
 /// How a table's rows are read and written: `table.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Layout {
     /// The columns in the order of the fields of a row.
     pub columns: Vec<Column>,
