@@ -61,6 +61,27 @@ fn is_none(number: u16) -> bool {
     matches!(number, code::NO_SUCH_TABLE | code::UNKNOWN_DATABASE) || is_denied(number)
 }
 
+/// Keeps every other restore away from these databases, and from this job, as long as the session lives. One that
+/// notes nothing keeps others away too.
+pub(super) async fn lock(
+    server: &Server,
+    conn: &mut Conn,
+    job: Option<&str>,
+    databases: &BTreeSet<String>,
+) -> Result<()> {
+    let of_databases = databases.iter().map(|db| digest(&format!("database {db}")));
+    for name in of_databases.chain(job.map(str::to_owned)) {
+        if !get_lock(server, conn, &lock_name(&name), WAIT_SECONDS).await? {
+            let (name, place) = (&server.name, server.place());
+            let what = format!("`{name}`: another restore is writing to the same databases at {place}");
+            return Err(Failure::new(ExitCode::Busy, what).hint(
+                "Wait for it. One that was killed goes when its last statement ends: SHOW PROCESSLIST names it.",
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Returns what is done of what the stream comes without, `told` before the locks were there.
 ///
 /// What was noted since then comes once more, and is found noted by who loads it. What is no longer noted would be
@@ -86,21 +107,6 @@ impl Ledger {
     /// Makes one that notes nothing yet.
     pub fn new(job: &str) -> Self {
         Self { job: job.to_owned() }
-    }
-
-    /// Keeps every other restore away from these databases, and from this job, as long as the session lives.
-    pub async fn lock(&self, server: &Server, conn: &mut Conn, databases: &BTreeSet<String>) -> Result<()> {
-        let of_databases = databases.iter().map(|db| digest(&format!("database {db}")));
-        for name in of_databases.chain([self.job.clone()]) {
-            if !get_lock(server, conn, &lock_name(&name), WAIT_SECONDS).await? {
-                let (name, place) = (&server.name, server.place());
-                let what = format!("`{name}`: another restore is writing to the same databases at {place}");
-                return Err(Failure::new(ExitCode::Busy, what).hint(
-                    "Wait for it. One that was killed goes when its last statement ends: SHOW PROCESSLIST names it.",
-                ));
-            }
-        }
-        Ok(())
     }
 
     /// Returns what the job has done, if it has begun.

@@ -216,10 +216,10 @@ async fn begun(
     options: &WriteOptions,
     inventory: &[String],
 ) -> Result<(Option<Ledger>, Option<Standing>)> {
+    let databases = inventory.iter().filter_map(|item| parse_item(item)).map(|(db, _)| db).collect();
+    ledger::lock(server, conn, options.job.as_deref(), &databases).await?;
     let Some(job) = &options.job else { return Ok((None, None)) };
     let ledger = Ledger::new(job);
-    let databases = inventory.iter().filter_map(|item| parse_item(item)).map(|(db, _)| db).collect();
-    ledger.lock(server, conn, &databases).await?;
     let standing = if options.resume { ledger.standing(server, conn).await? } else { None };
     Ok((Some(ledger), standing))
 }
