@@ -200,7 +200,8 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
         // What is lost of a damaged repository may be more the next time: a salvage begins anew. Ranges of keys come
         // in one transaction, or not at all.
         let is_noted = resume != Resume::Never && !is_salvage && only.ranges().is_empty();
-        let job = is_noted.then(|| job(snapshot, &name, &only, (&target, &state)));
+        let id = &snapshot.refs.snapshot;
+        let job = is_noted.then(|| job(id, &name, (&only, &options.fit), &target.choices, &state.names));
         let is_own = job.as_ref().is_some_and(|job| state.unfinished.contains(job));
         sources.push(SourcePlan {
             source: name,
@@ -245,18 +246,22 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
     })
 }
 
-/// Returns what a target calls this restore: the same again has the same name.
+/// Returns what a target calls this restore: the same again, in the same way, has the same name.
 fn job(
-    snapshot: &Snapshot,
+    snapshot: &SnapshotId,
     source: &SourceName,
-    only: &Selection,
-    (target, state): (&ReadyTarget, &TargetState),
+    (only, fit): (&Selection, &Fit),
+    choices: &BTreeMap<&'static str, String>,
+    names: &BTreeMap<String, String>,
 ) -> String {
-    let words = [snapshot.refs.snapshot.as_str(), source.as_str()];
-    let patterns = only.patterns().iter().map(String::as_str);
-    let names = state.names.iter().flat_map(|(old, new)| [old.as_str(), new.as_str()]);
-    let swap = target.exchange.iter().map(|_| "swap");
-    let all: Vec<&str> = words.into_iter().chain(patterns).chain(names).chain(swap).collect();
+    let mut all = vec![snapshot.as_str(), source.as_str()];
+    all.extend(only.patterns().iter().map(String::as_str));
+    all.extend(fit.collations.iter().chain(names).flat_map(|(old, new)| [old.as_str(), new.as_str()]));
+    // Half of it in the binlog, and half of it not, is what no replica can take. Of names, only the way: each exchange
+    // has an ending of its own for what was there.
+    let way = |word: &'_ str| word.split(':').next().unwrap_or_default().to_owned();
+    let words: Vec<String> = choices.iter().map(|(name, word)| format!("{name} {}", way(word))).collect();
+    all.extend(words.iter().map(String::as_str));
     hex::encode(Sha256::digest(all.join("\n")))
 }
 
@@ -596,6 +601,26 @@ fn not_exchanged(source: &SourceName, tally: &Tally) -> Failure {
     }
 }
 
+/// Returns whether a failure may pass: the target is lost or, when it is there again, still at what it was lost at.
+fn passes(failure: &Failure, is_again: bool) -> bool {
+    match failure.exit() {
+        ExitCode::SourceDown => true,
+        ExitCode::Busy => is_again,
+        _ => false,
+    }
+}
+
+/// Returns what is told in the end. That what stands in the way of a second attempt is from the first, which could note
+/// nothing, is the echo of why there was a second.
+fn cause(lost: Option<Failure>, failure: Failure) -> Failure {
+    match lost {
+        Some(lost) if failure.exit() == ExitCode::TargetNotEmpty => {
+            lost.hint(format!("It could not be continued: {}", failure.one_line()))
+        }
+        _ => failure,
+    }
+}
+
 /// A source on its way out of a snapshot.
 struct Copying<'a> {
     snapshot: &'a Snapshot,
@@ -613,11 +638,11 @@ impl Copying<'_> {
         mut options: WriteOptions,
     ) -> FlowResult<Tally> {
         let (mut pause, mut waited) = (FIRST_PAUSE, Duration::ZERO);
+        let mut lost: Option<Failure> = None;
         loop {
             let failure = match (self.once(target, options.clone()).await, again) {
-                (Err(FlowError::Failed(failure)), Some(_)) if failure.exit() == ExitCode::SourceDown => {
-                    failure
-                }
+                (Err(FlowError::Failed(failure)), Some(_)) if passes(&failure, lost.is_some()) => failure,
+                (Err(FlowError::Failed(failure)), _) => return Err(cause(lost, failure).into()),
                 (other, _) => return other,
             };
             let Some(reader) = again.filter(|_| waited < PATIENCE) else { return Err(failure.into()) };
@@ -626,6 +651,7 @@ impl Copying<'_> {
             self.monitor.warn(Some(self.source), what, None);
             tokio::time::sleep(pause).await;
             (waited, pause) = (waited + pause, (pause * 2).min(LONGEST_PAUSE));
+            lost = Some(failure);
             target = reader.target();
             options.resume = true;
         }
@@ -648,5 +674,40 @@ impl Copying<'_> {
         };
         let (read, written) = tokio::join!(read, target.write(options, stream));
         settle(read, written).map(|((), tally)| tally)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restore_in_another_way_is_another_job() {
+        let (id, source) =
+            (SnapshotId::new("20251011T150000Z-7f3a").unwrap(), SourceName::new("mysql").unwrap());
+        let name = |binlog: &str, was: &str, collation: &str| {
+            let fit =
+                Fit { collations: [("a_ci".to_owned(), collation.to_owned())].into(), leave_out: false };
+            let names = format!("swap: *__lb, then the old ones *{was}");
+            let choices = BTreeMap::from([("binlog", binlog.to_owned()), ("names", names)]);
+            job(&id, &source, (&Selection::default(), &fit), &choices, &BTreeMap::new())
+        };
+        let one = name("on", "__was_1", "b_ci");
+        assert_eq!(one, name("on", "__was_2", "b_ci"), "the same a minute later");
+        assert_ne!(one, name("off", "__was_1", "b_ci"));
+        assert_ne!(one, name("on", "__was_1", "c_ci"));
+    }
+
+    #[test]
+    fn a_target_that_was_lost_is_waited_for_and_why_it_was_is_told() {
+        let failure = |exit, what: &str| Failure::new(exit, what);
+        let lost = || failure(ExitCode::SourceDown, "the server went away");
+        let busy = failure(ExitCode::Busy, "another restore is writing");
+        assert!(passes(&lost(), false) && passes(&busy, true));
+        assert!(!passes(&busy, false), "nobody waits for somebody else's");
+        let not_empty = || failure(ExitCode::TargetNotEmpty, "the server is not empty");
+        assert_eq!(cause(Some(lost()), not_empty()).exit(), ExitCode::SourceDown);
+        assert_eq!(cause(None, not_empty()).exit(), ExitCode::TargetNotEmpty);
+        assert_eq!(cause(Some(lost()), failure(ExitCode::Failed, "why")).exit(), ExitCode::Failed);
     }
 }

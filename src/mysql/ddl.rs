@@ -264,6 +264,15 @@ fn frame(create: &str) -> Option<(usize, Vec<usize>, usize)> {
     None
 }
 
+/// Returns whether a table's secondary indexes may come later: only `InnoDB`'s, and neither where history is kept nor
+/// where another engine holds a copy, for such a table takes no changes.
+pub(super) fn defers(create: &str) -> bool {
+    let options = create.rsplit_once("\n)").map_or("", |(_, options)| options);
+    options.contains("ENGINE=InnoDB")
+        && !options.contains(" SECONDARY_ENGINE=")
+        && !create.contains("WITH SYSTEM VERSIONING")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
-    names::EntryPath,
+    names::{EntryPath, SourceName},
 };
 
 /// Seconds that a restore waits for another one to go.
@@ -61,25 +61,52 @@ fn is_none(number: u16) -> bool {
     matches!(number, code::NO_SUCH_TABLE | code::UNKNOWN_DATABASE) || is_denied(number)
 }
 
+/// Keeps every other restore away from these databases, and from this job, as long as the session lives. One that
+/// notes nothing keeps others away too.
+pub(super) async fn lock(
+    server: &Server,
+    conn: &mut Conn,
+    job: Option<&str>,
+    databases: &BTreeSet<String>,
+) -> Result<()> {
+    let of_databases = databases.iter().map(|db| digest(&format!("database {db}")));
+    for name in of_databases.chain(job.map(str::to_owned)) {
+        if !get_lock(server, conn, &lock_name(&name), WAIT_SECONDS).await? {
+            let (name, place) = (&server.name, server.place());
+            let what = format!("`{name}`: another restore is writing to the same databases at {place}");
+            return Err(Failure::new(ExitCode::Busy, what).hint(
+                "Wait for it. One that was killed goes when its last statement ends: SHOW PROCESSLIST names it.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Returns what is done of what the stream comes without, `told` before the locks were there.
+///
+/// What was noted since then comes once more, and is found noted by who loads it. What is no longer noted would be
+/// missing: somebody else has ended the job, or begun it anew.
+pub(super) fn agreed(
+    name: &SourceName,
+    standing: Option<Standing>,
+    told: &BTreeSet<EntryPath>,
+) -> Result<Option<Standing>> {
+    let is_noted =
+        |path| standing.as_ref().is_some_and(|standing: &Standing| standing.done.contains_key(path));
+    if !told.iter().all(is_noted) {
+        let what = format!("`{name}`: another restore of the same has ended, or begun anew");
+        return Err(Failure::new(ExitCode::Busy, what).hint("Look at what is there, then run this again."));
+    }
+    Ok(standing.map(|mut standing| {
+        standing.done.retain(|path, _| told.contains(path));
+        standing
+    }))
+}
+
 impl Ledger {
     /// Makes one that notes nothing yet.
     pub fn new(job: &str) -> Self {
         Self { job: job.to_owned() }
-    }
-
-    /// Keeps every other restore away from these databases, and from this job, as long as the session lives.
-    pub async fn lock(&self, server: &Server, conn: &mut Conn, databases: &BTreeSet<String>) -> Result<()> {
-        let of_databases = databases.iter().map(|db| digest(&format!("database {db}")));
-        for name in of_databases.chain([self.job.clone()]) {
-            if !get_lock(server, conn, &lock_name(&name), WAIT_SECONDS).await? {
-                let (name, place) = (&server.name, server.place());
-                let what = format!("`{name}`: another restore is writing to the same databases at {place}");
-                return Err(Failure::new(ExitCode::Busy, what).hint(
-                    "Wait for it. One that was killed goes when its last statement ends: SHOW PROCESSLIST names it.",
-                ));
-            }
-        }
-        Ok(())
     }
 
     /// Returns what the job has done, if it has begun.
@@ -263,4 +290,27 @@ fn count_of(server: &Server, count: &str) -> Result<u64> {
         let what = format!("`{}`: the ledger of restores counts `{count}` rows", server.name);
         Failure::new(ExitCode::Failed, what).hint("Begin the restore anew, with --replace.")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_noted_meanwhile_comes_once_more_and_what_is_gone_is_not_taken_for_done() {
+        let name = SourceName::new("db").unwrap();
+        let path = |name: &str| EntryPath::new(name).unwrap();
+        let at = Place { db: "im".into(), table: "users".into() };
+        let standing = |names: &[&str]| {
+            let done = names.iter().map(|name| (path(name), (at.clone(), 7))).collect();
+            Some(Standing { done, kept: None })
+        };
+        let told: BTreeSet<EntryPath> = [path("im/users/1")].into();
+        let agreed = |standing| agreed(&name, standing, &told);
+        let both = standing(&["im/users/1", "im/users/2"]);
+        assert_eq!(agreed(both).unwrap(), standing(&["im/users/1"]));
+        for gone in [None, standing(&[]), standing(&["im/users/2"])] {
+            assert_eq!(agreed(gone).unwrap_err().exit(), ExitCode::Busy);
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`], [`lossy`] | reading |
 //! | [`preflight`] | what a restore needs and what does not fit, before anything is touched |
-//! | [`target`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
+//! | [`target`], [`loaders`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
 //! | [`choices`], [`rename`], [`swap`], [`gtid`] | what a person chose about it: other names, GTIDs |
 //! | [`part`] | ranges of keys of a table |
 //! | [`cross`] | what another product or version calls otherwise |
@@ -35,6 +35,7 @@ mod gtid;
 mod layout;
 mod ledger;
 mod load;
+mod loaders;
 mod lossy;
 mod orphans;
 mod part;

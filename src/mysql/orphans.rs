@@ -91,7 +91,8 @@ async fn foreign_keys(server: &Server, conn: &mut Conn, dbs: &BTreeSet<&str>) ->
 async fn of_one(server: &Server, key: &ForeignKey, child_key: &[String]) -> Result<Option<Orphans>> {
     let mut conn = server.open(Purpose::WriteNames).await?;
     let doing = format!("look for rows of `{}` that refer to nothing", key.child);
-    let sql = key.select("COUNT(*)");
+    let parent_is_there = is_there(server, &mut conn, &key.parent).await?;
+    let sql = key.select("COUNT(*)", parent_is_there);
     let rows = server.rows(&mut conn, &sql, &doing).await?;
     let count: u64 = rows.first().and_then(|row| text(row, 0)).and_then(|n| n.parse().ok()).unwrap_or(0);
     let mut named = Vec::new();
@@ -100,7 +101,7 @@ async fn of_one(server: &Server, key: &ForeignKey, child_key: &[String]) -> Resu
         let told: Vec<&str> =
             if child_key.is_empty() { own } else { child_key.iter().map(String::as_str).collect() };
         let list: Vec<String> = told.iter().map(|column| format!("c.{}", ident(column))).collect();
-        let sql = format!("{} LIMIT {NAMED_MAX}", key.select(&list.join(", ")));
+        let sql = format!("{} LIMIT {NAMED_MAX}", key.select(&list.join(", "), parent_is_there));
         for row in server.rows(&mut conn, &sql, &doing).await? {
             let fields = told.iter().enumerate().map(|(at, column)| {
                 let value: String = text(&row, at).unwrap_or_default().chars().take(SHOWN_CHARS).collect();
@@ -114,23 +115,33 @@ async fn of_one(server: &Server, key: &ForeignKey, child_key: &[String]) -> Resu
     Ok((count > 0).then(|| Orphans { rows: count, line: key.line(count, &named) }))
 }
 
+/// Returns whether a table is there: a server that checks nothing takes foreign keys to those that are not.
+async fn is_there(server: &Server, conn: &mut Conn, at: &Place) -> Result<bool> {
+    let (db, table) = (literal(&at.db), literal(&at.table));
+    let sql =
+        format!("SELECT 1 FROM information_schema.tables WHERE table_schema = {db} AND table_name = {table}");
+    Ok(!server.rows(conn, &sql, &format!("look for table `{at}`")).await?.is_empty())
+}
+
 impl ForeignKey {
     /// Selects from the rows that refer to a row that is not there. One that has a NULL in it may refer to nothing.
-    fn select(&self, what: &str) -> String {
+    fn select(&self, what: &str, parent_is_there: bool) -> String {
+        let refers: Vec<String> =
+            self.columns.iter().map(|(own, _)| format!("c.{} IS NOT NULL", ident(own))).collect();
+        let (child, refers) = (self.child.sql(), refers.join(" AND "));
+        if !parent_is_there {
+            return format!("SELECT {what} FROM {child} c WHERE {refers}");
+        }
         let on: Vec<String> = self
             .columns
             .iter()
             .map(|(own, theirs)| format!("c.{}=p.{}", ident(own), ident(theirs)))
             .collect();
-        let refers: Vec<String> =
-            self.columns.iter().map(|(own, _)| format!("c.{} IS NOT NULL", ident(own))).collect();
         let first = self.columns.first().map(|(_, theirs)| ident(theirs)).unwrap_or_default();
         format!(
-            "SELECT {what} FROM {} c LEFT JOIN {} p ON {} WHERE {} AND p.{first} IS NULL",
-            self.child.sql(),
+            "SELECT {what} FROM {child} c LEFT JOIN {} p ON {} WHERE {refers} AND p.{first} IS NULL",
             self.parent.sql(),
-            on.join(" AND "),
-            refers.join(" AND ")
+            on.join(" AND ")
         )
     }
 
@@ -164,9 +175,13 @@ mod tests {
             columns: columns.into(),
         };
         assert_eq!(
-            key.select("COUNT(*)"),
+            key.select("COUNT(*)", true),
             "SELECT COUNT(*) FROM `im`.`files` c LEFT JOIN `im`.`users` p ON c.`a`=p.`x` AND c.`b```=p.`y` \
              WHERE c.`a` IS NOT NULL AND c.`b``` IS NOT NULL AND p.`x` IS NULL"
+        );
+        assert_eq!(
+            key.select("COUNT(*)", false),
+            "SELECT COUNT(*) FROM `im`.`files` c WHERE c.`a` IS NOT NULL AND c.`b``` IS NOT NULL"
         );
         assert_eq!(
             key.line(1, &["id=7".to_owned()]),

@@ -5,7 +5,8 @@
 //! from the scratch table. The server compares keys, so text is ordered by its collation. Before the commit rows are
 //! counted, and rows of other tables that would be left without theirs.
 //!
-//! *Crash.* Until the commit the table is as it was. Scratch tables may be left behind; the next restore removes them.
+//! *Crash.* Until the commit the table is as it was. Scratch tables may be left behind; the next restore of ranges
+//! removes them.
 //!
 //! *Limits.* Tables with a primary key, without triggers (they would fire) and without system versioning, of an engine
 //! with transactions.
@@ -355,8 +356,9 @@ pub(super) async fn begin(server: &Server, conn: &mut Conn) -> Result<()> {
         let what = format!("`{}`: another restore of ranges is under way", server.name);
         return Err(Failure::new(ExitCode::Busy, what).hint("Wait for it, then run this again."));
     }
-    let sql = format!("CREATE DATABASE IF NOT EXISTS {}", ident(SCRATCH));
-    server.run(conn, sql, "make a scratch database").await
+    let doing = "make a scratch database";
+    server.run(conn, format!("DROP DATABASE IF EXISTS {}", ident(SCRATCH)), doing).await?;
+    server.run(conn, format!("CREATE DATABASE {}", ident(SCRATCH)), doing).await
 }
 
 /// Puts all ranges into their tables, in one transaction, and returns how many rows that were.
@@ -404,22 +406,16 @@ pub(super) async fn finish(
         Err(failure) => {
             // On a connection that broke the server takes it back by itself.
             let _taken_back = conn.query_drop("ROLLBACK").await;
-            end(server, conn, parts).await.ok();
+            end(server, conn).await.ok();
             Err(failure)
         }
     }
 }
 
-/// Removes the scratch tables, and their database where nothing else is in it.
-pub(super) async fn end(server: &Server, conn: &mut Conn, parts: &BTreeMap<Place, Part>) -> Result<()> {
+/// Removes the scratch tables and lets the next restore of ranges begin.
+pub(super) async fn end(server: &Server, conn: &mut Conn) -> Result<()> {
     let doing = "remove the scratch tables";
-    for part in parts.values() {
-        server.run(conn, format!("DROP TABLE IF EXISTS {}", part.scratch.sql()), doing).await?;
-    }
-    let sql = format!("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '{SCRATCH}'");
-    if number(server, conn, &sql, doing).await? == 0 {
-        server.run(conn, format!("DROP DATABASE IF EXISTS {}", ident(SCRATCH)), doing).await?;
-    }
+    server.run(conn, format!("DROP DATABASE IF EXISTS {}", ident(SCRATCH)), doing).await?;
     server.run(conn, format!("DO RELEASE_LOCK('{LOCK}')"), doing).await
 }
 

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use async_trait::async_trait;
+
 use super::{
     choices::Naming,
     layout::{Place, database_item, parse_item, path, table_item},
@@ -13,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{ExitCode, Failure, Result},
-    flow::EntryMeta,
+    flow::{Coming, ComingEntry, EntryMeta},
 };
 
 /// Characters that a database's name may have.
@@ -431,6 +433,23 @@ fn quoted_len(text: &[u8]) -> usize {
         }
     }
     text.len()
+}
+
+/// What would come, by the names that it goes by there.
+pub(super) struct Renamed<'a> {
+    pub coming: &'a mut dyn Coming,
+    pub renames: &'a Renames,
+}
+
+#[async_trait]
+impl Coming for Renamed<'_> {
+    async fn next(&mut self) -> Result<Option<ComingEntry>> {
+        let mut entry = self.coming.next().await?;
+        if let Some(entry) = &mut entry {
+            self.renames.meta(&mut entry.meta);
+        }
+        Ok(entry)
+    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! grants, views, triggers and events. Users, roles and grants come along only if they are asked for, and none
 //! takes the place of one that is there.
 //!
-//! *Crash.* A script whose last line is not `-- Dump completed` is not whole. What the backup itself had not got is named
-//! in the lines before.
+//! *Crash.* A script whose last line is not `-- Dump completed` is not whole. What the backup itself had not got is
+//! named in the lines before.
 //!
 //! *Clients.* A client stops at the first error, so what no server can make stands in comments: a view on what is gone,
 //! a grant for a table that is gone. Nothing needs a command of a client but `DELIMITER`.

@@ -20,10 +20,6 @@ use std::{
 
 use async_trait::async_trait;
 use mysql_async::Conn;
-use tokio::{
-    sync::{Mutex, mpsc},
-    task::JoinSet,
-};
 
 use super::{
     accounts::{Accounts, parts},
@@ -34,12 +30,12 @@ use super::{
     ddl, gtid,
     layout::{LEDGER, Layout, Place, is_transactional, parse_item, table_item},
     ledger::{self, Ledger, Standing},
-    load::{Way, load},
+    loaders::{Job, Loaded, Loaders},
     orphans,
     part::{self, Part},
     preflight,
     programs::create_table,
-    rename::{self, Renames},
+    rename::{self, Renamed, Renames},
     sql::{Script, ident},
     swap::{self, Exchange, Held},
 };
@@ -48,8 +44,8 @@ use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{
-        Coming, ComingEntry, Entry, EntryMeta, EntryStream, FlowError, FlowResult, Preflight, Problem, Stage,
-        Tally, Target, TargetState, Verified, Verify, WriteOptions,
+        Coming, Entry, EntryMeta, EntryStream, FlowResult, Preflight, Problem, Stage, Tally, Target,
+        TargetState, Verified, Verify, WriteOptions,
     },
     names::{EntryPath, SourceName},
     policy::MysqlConfig,
@@ -68,30 +64,16 @@ pub struct MysqlTarget {
     /// The names that [`Target::inspect`] found.
     renames: Renames,
     held: swap::Shared,
-}
-
-/// What would come, by the names that it goes by there.
-struct Renamed<'a> {
-    coming: &'a mut dyn Coming,
-    renames: &'a Renames,
-}
-
-#[async_trait]
-impl Coming for Renamed<'_> {
-    async fn next(&mut self) -> Result<Option<ComingEntry>> {
-        let mut entry = self.coming.next().await?;
-        if let Some(entry) = &mut entry {
-            self.renames.meta(&mut entry.meta);
-        }
-        Ok(entry)
-    }
+    /// The pieces that [`Target::done`] told: the stream comes without them.
+    told: BTreeSet<EntryPath>,
 }
 
 impl MysqlTarget {
     /// Makes a target; nothing is connected yet.
     pub fn new(name: SourceName, config: MysqlConfig, _ground: Ground, monitor: SharedMonitor) -> Self {
         let (choices, renames) = (Choices::default(), Renames::default());
-        Self { name, config, monitor, choices, renames, held: swap::Shared::default() }
+        let (held, told) = (swap::Shared::default(), BTreeSet::new());
+        Self { name, config, monitor, choices, renames, held, told }
     }
 
     /// Does as was chosen.
@@ -145,7 +127,8 @@ impl Target for MysqlTarget {
         let server = self.server()?;
         let mut conn = server.open(Purpose::WriteNames).await?;
         let standing = Ledger::new(job).standing(&server, &mut conn).await?;
-        Ok(standing.map(|standing| standing.done.into_keys().collect()).unwrap_or_default())
+        self.told = standing.map(|standing| standing.done.into_keys().collect()).unwrap_or_default();
+        Ok(self.told.clone())
     }
 
     async fn preflight(&mut self, options: &WriteOptions, coming: &mut dyn Coming) -> Result<Preflight> {
@@ -167,6 +150,7 @@ impl Target for MysqlTarget {
         let wanted: Vec<String> = wanted.cloned().collect();
         let renames = Renames::of(&self.choices.naming, &wanted)?;
         let (ledger, standing) = begun(&server, &mut names, &options, &renames.items(&wanted)).await?;
+        let standing = ledger::agreed(&self.name, standing, &self.told)?;
         server.resumes = standing.is_some();
         let mut writing = Writing {
             server: &server,
@@ -209,10 +193,10 @@ async fn begun(
     options: &WriteOptions,
     inventory: &[String],
 ) -> Result<(Option<Ledger>, Option<Standing>)> {
+    let databases = inventory.iter().filter_map(|item| parse_item(item)).map(|(db, _)| db).collect();
+    ledger::lock(server, conn, options.job.as_deref(), &databases).await?;
     let Some(job) = &options.job else { return Ok((None, None)) };
     let ledger = Ledger::new(job);
-    let databases = inventory.iter().filter_map(|item| parse_item(item)).map(|(db, _)| db).collect();
-    ledger.lock(server, conn, &databases).await?;
     let standing = if options.resume { ledger.standing(server, conn).await? } else { None };
     Ok((Some(ledger), standing))
 }
@@ -332,7 +316,7 @@ impl Writing<'_> {
     async fn leave_scratch(&mut self) {
         if !self.parts.is_empty() {
             // What cannot be removed now, the next restore of ranges removes.
-            let _or_later = part::end(self.server, &mut self.names, &self.parts).await;
+            let _or_later = part::end(self.server, &mut self.names).await;
         }
     }
 
@@ -400,7 +384,7 @@ impl Writing<'_> {
                 }
                 // A table of another engine is not the one of the snapshot: none is better.
                 script.push("SET SESSION sql_mode=CONCAT(@@SESSION.sql_mode,',NO_ENGINE_SUBSTITUTION')");
-                script.push(ddl::split(&create, defers(&create)).create);
+                script.push(ddl::split(&create, ddl::defers(&create)).create);
                 self.make_table(&place(meta)?, &create, &script, &doing).await?;
                 self.table(place(meta)?).create = Some(create);
             }
@@ -504,7 +488,7 @@ impl Writing<'_> {
         let layout = table.layout.clone().ok_or_else(|| {
             Failure::new(ExitCode::Damage, format!("rows of table `{at}` came without its layout"))
         })?;
-        if loaders.jobs.is_none() {
+        if !loaders.have_begun() {
             loaders.start(self.server, &mut self.names, self.ledger.as_ref()).await?;
         }
         let at = self.parts.get(&at).map_or(at, |part| part.scratch.clone());
@@ -656,7 +640,7 @@ impl Writing<'_> {
         }
         let replace = self.options.replace;
         let rows = part::finish(self.server, &mut self.names, &self.parts, replace).await?;
-        part::end(self.server, &mut self.names, &self.parts).await?;
+        part::end(self.server, &mut self.names).await?;
         let read: u64 = self.parts.values().filter_map(|part| loaded.rows.get(&part.scratch)).sum();
         self.tally.notes.push(format!("{rows} rows were restored, chosen from {read}"));
         Ok(())
@@ -682,7 +666,7 @@ impl Writing<'_> {
             if table.pieces + pieces_before == 0 && !self.lacking.contains(&table_item(&at.db, &at.table)) {
                 return Err(incomplete(self.server, &at, "its rows are").into());
             }
-            let mut parts = ddl::split(create, defers(create));
+            let mut parts = ddl::split(create, ddl::defers(create));
             self.part_foreign_keys(&at, &mut parts.foreign_keys, &come);
             filled.push(Filled {
                 parts,
@@ -777,15 +761,6 @@ fn incomplete(server: &Server, at: &Place, what: &str) -> Failure {
     )
 }
 
-/// Returns whether a table's secondary indexes may come later: only `InnoDB`'s, and neither where history is kept nor
-/// where another engine holds a copy, for such a table takes no changes.
-fn defers(create: &str) -> bool {
-    let options = create.rsplit_once("\n)").map_or("", |(_, options)| options);
-    options.contains("ENGINE=InnoDB")
-        && !options.contains(" SECONDARY_ENGINE=")
-        && !create.contains("WITH SYSTEM VERSIONING")
-}
-
 pub(super) fn attr(meta: &EntryMeta, name: &str) -> Result<String> {
     meta.text(name).map(str::to_owned).ok_or_else(|| {
         Failure::new(ExitCode::Damage, format!("entry `{}` does not tell its {name}", meta.path))
@@ -794,112 +769,4 @@ pub(super) fn attr(meta: &EntryMeta, name: &str) -> Result<String> {
 
 pub(super) fn place(meta: &EntryMeta) -> Result<Place> {
     Ok(Place { db: attr(meta, "db")?, table: attr(meta, "table")? })
-}
-
-/// A piece of rows and where it goes.
-struct Job {
-    entry: Entry,
-    at: Place,
-    layout: Arc<Layout>,
-}
-
-/// What was loaded.
-#[derive(Default)]
-struct Loaded {
-    rows: BTreeMap<Place, u64>,
-    bytes: u64,
-}
-
-/// Sessions that load pieces.
-#[derive(Default)]
-struct Loaders {
-    jobs: Option<mpsc::Sender<Job>>,
-    running: JoinSet<FlowResult<Loaded>>,
-}
-
-impl Loaders {
-    async fn start(&mut self, server: &Server, names: &mut Conn, ledger: Option<&Ledger>) -> Result<()> {
-        let way = Way::of(server, names).await?;
-        let (jobs, queue) = mpsc::channel(1);
-        let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..server.config.threads.clamp(1, 64) {
-            let conn = server.open(Purpose::WriteRows).await?;
-            self.running.spawn(load_all(server.clone(), conn, way, ledger.cloned(), Arc::clone(&queue)));
-        }
-        self.jobs = Some(jobs);
-        Ok(())
-    }
-
-    async fn give(&mut self, job: Job) -> FlowResult<()> {
-        let Some(jobs) = self.jobs.clone() else { return Err(FlowError::Closed) };
-        self.or_failed(async move { jobs.send(job).await.map_err(|_| FlowError::Closed) }).await
-    }
-
-    /// Waits for `step`, or for a loader to fail: while jobs may come, none ends otherwise.
-    async fn or_failed<T>(&mut self, step: impl Future<Output = FlowResult<T>>) -> FlowResult<T> {
-        tokio::select! {
-            done = step => done,
-            Some(ended) = self.running.join_next() => match joined(ended) {
-                Ok(_) => Err(FlowError::Closed),
-                Err(error) => Err(error),
-            },
-        }
-    }
-
-    /// Returns the error to tell: a loader that failed for a reason of its own knows better than an echo.
-    fn blame<T>(&mut self, error: FlowError) -> FlowResult<T> {
-        let mut told = error;
-        while let Some(ended) = self.running.try_join_next() {
-            if let Err(other) = joined(ended)
-                && told.is_echo()
-            {
-                told = other;
-            }
-        }
-        Err(told)
-    }
-
-    /// Waits until all pieces are in.
-    async fn finish(mut self) -> FlowResult<Loaded> {
-        self.jobs = None;
-        let mut all = Loaded::default();
-        while let Some(ended) = self.running.join_next().await {
-            let loaded = joined(ended)?;
-            all.bytes += loaded.bytes;
-            for (at, rows) in loaded.rows {
-                *all.rows.entry(at).or_default() += rows;
-            }
-        }
-        Ok(all)
-    }
-}
-
-fn joined(ended: Result<FlowResult<Loaded>, tokio::task::JoinError>) -> FlowResult<Loaded> {
-    ended.unwrap_or_else(|error| {
-        Err(Failure::new(ExitCode::Failed, "a loading task broke down").because(error).into())
-    })
-}
-
-async fn load_all(
-    server: Server,
-    mut conn: Conn,
-    way: Way,
-    ledger: Option<Ledger>,
-    queue: Arc<Mutex<mpsc::Receiver<Job>>>,
-) -> FlowResult<Loaded> {
-    let mut loaded = Loaded::default();
-    loop {
-        let next = queue.lock().await.recv().await;
-        let Some(mut job) = next else {
-            // Told politely; all is committed.
-            let _gone_anyway = conn.disconnect().await;
-            return Ok(loaded);
-        };
-        let (path, body) = (&job.entry.meta.path, &mut job.entry.body);
-        // Where there are no transactions a note proves nothing: all of such a table comes again.
-        let noted = ledger.as_ref().filter(|_| job.layout.is_transactional()).map(|ledger| (ledger, path));
-        let (rows, bytes) = load(&server, &mut conn, way, &job.at, &job.layout, noted, body).await?;
-        loaded.bytes += bytes;
-        *loaded.rows.entry(job.at).or_default() += rows;
-    }
 }

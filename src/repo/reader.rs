@@ -141,9 +141,12 @@ impl Snapshot {
         sink.finish(source.point.clone()).await
     }
 
-    /// Returns what will be announced: everything, or the items that a wanted entry belongs to.
+    /// Returns what will be announced: everything, or the items that a wanted entry belongs to. An item of which the
+    /// backup could read nothing is not: a target would remove it, and nothing would take its place.
     async fn wanted_inventory(&self, source: &SourceManifest, only: &Selection) -> Result<Vec<String>> {
-        if only.is_all() {
+        let unread: BTreeSet<&String> = source.problems.iter().map(|problem| &problem.what).collect();
+        let is_unread = |item: &String| unread.contains(item);
+        if only.is_all() && !source.inventory.iter().any(is_unread) {
             return Ok(source.inventory.clone());
         }
         let mut items = BTreeSet::new();
@@ -153,7 +156,8 @@ impl Snapshot {
                 items.insert(record.meta.item);
             }
         }
-        Ok(source.inventory.iter().filter(|item| items.contains(*item)).cloned().collect())
+        let is_announced = |item: &&String| items.contains(*item) || only.is_all() && !is_unread(item);
+        Ok(source.inventory.iter().filter(is_announced).cloned().collect())
     }
 
     async fn send_body(

@@ -100,6 +100,11 @@ async fn orphans_of_every_kind_of_foreign_key_are_found(product: Product) {
     let tally = recorded.write(&config, replacing(&[&parent])).await.expect("one table is restored");
     let told = format!("1 row of {child} refers by far to {db}.parents, which has no such row: a=3 b=new");
     assert_eq!((tally.notes, tally.dangling), (vec![told], 1));
+    // A table may come without the one that it refers to: all of its rows refer to nothing.
+    unchecked(&server, vec![format!("DROP TABLE {parent}")]).await;
+    let tally = recorded.write(&config, replacing(&[&child])).await.expect("one table is restored");
+    let told = format!("2 rows of {child} refer by far to {parent}, which has no such row: id=1; id=3");
+    assert_eq!((tally.notes, tally.dangling), (vec![told], 2));
     let mut unchecked_options = replacing(&[&parent]);
     unchecked_options.verify = lifeboat::flow::Verify::Nothing;
     let tally = recorded.write(&config, unchecked_options).await.expect("one table is restored");

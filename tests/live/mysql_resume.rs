@@ -364,6 +364,10 @@ async fn of_two_restores_into_one_database_the_second_is_refused(product: Produc
         there.notified().await;
         let refused = failure(second.run(&mut Nothing).await);
         assert_eq!(refused.exit(), ExitCode::Busy, "{:?}", refused.chain());
+        // One that notes nothing, as a salvage, is kept away as well.
+        (second.options.job, second.options.replace) = (None, true);
+        let refused = failure(second.run(&mut Nothing).await);
+        assert_eq!(refused.exit(), ExitCode::Busy, "{:?}", refused.chain());
         go_on.notify_one();
     });
     ended.expect("nobody kills it").expect("the first ends well");

@@ -235,3 +235,34 @@ async fn a_target_hears_what_the_backup_could_not_read_before_it_changes_anythin
     let (_, heard) = in_time(async { tokio::join!(read, take) }).await;
     assert_eq!(heard, cargo.problems);
 }
+
+#[tokio::test]
+async fn what_the_backup_could_not_read_at_all_is_not_announced() {
+    let (ship, store) = Ship::launched().await;
+    let repository = ship.append(&store, &Arc::default()).await.unwrap();
+    let mut writer = repository.begin(ship.ground(), ship.monitor(), 1).await.unwrap();
+    let cargo = Cargo::of("mysql", vec![parcel("im/users", "here")]);
+    let here = cargo.inventory().remove(0);
+    let problem = |what: &str| Problem { what: what.into(), why: "access denied".into() };
+    let (sink, stream) = channel(STREAM_DEPTH);
+    let send = async {
+        let inventory = [here.as_str(), "empty", "unread"].map(str::to_owned);
+        sink.announce(inventory.to_vec()).await?;
+        let mut body = sink.begin(cargo.entries[0].meta.clone()).await?;
+        body.write("here".into()).await?;
+        body.finish().await?;
+        sink.report(problem("unread")).await?;
+        sink.report(problem(&here)).await?;
+        for item in &inventory {
+            sink.complete(item);
+        }
+        sink.finish(cargo.point.clone()).await
+    };
+    let (sent, written) =
+        in_time(async { tokio::join!(send, writer.write_source(&cargo.name, "test", stream)) }).await;
+    settle(sent, written).unwrap();
+    let id = writer.commit(Label::default(), Vec::new()).await.unwrap().id;
+    let snapshot = ship.reader(&store).await.unwrap().snapshot(&id).await.unwrap();
+    let reading = crate::fixture::read(snapshot, &cargo.name, Selection::all()).await.unwrap();
+    assert_eq!(reading.inventory, [here, "empty".to_owned()], "what is there in part, or empty, is");
+}
