@@ -7,8 +7,9 @@
 //!
 //! *Crash.* `RENAME TABLE` is one act: at every moment each table is in its place, old or new, and the old one is
 //! dropped by nobody. An error puts everything back. A death before the act leaves the old tables without triggers, one
-//! after it the new tables without programs, or a table that stays without its foreign key; the texts of the old ones
-//! are in `lifeboat_kept`, and the exchange can be run again.
+//! after it the new tables without programs, or a table that stays without its foreign key, or with one to the old
+//! table; the texts of the old ones are in `lifeboat_kept`. The exchange can be run again, which heals the programs and
+//! not these foreign keys.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
