@@ -219,17 +219,20 @@ fn unquoted(text: &str) -> String {
     out
 }
 
-/// Returns where the quoted text that begins at `from` ends. A doubled quote reads as two quoted texts
-/// side by side, which has the same end.
+/// Returns where the quoted text that begins at `from` ends.
 pub(super) fn quoted_end(text: &str, from: usize) -> usize {
-    let bytes = text.as_bytes();
-    let quote = bytes[from];
-    let mut at = from + 1;
-    while at < bytes.len() {
-        match bytes[at] {
+    from + quoted_len(&text.as_bytes()[from..])
+}
+
+/// Returns the length of the quoted text that `text` begins with; a doubled quote belongs to it.
+pub(super) fn quoted_len(text: &[u8]) -> usize {
+    let quote = text[0];
+    let mut at = 1;
+    while at < text.len() {
+        match text[at] {
             b'\\' if quote != b'`' => at += 2,
-            b if b == quote && bytes.get(at + 1) == Some(&quote) => at += 2,
-            b if b == quote => return at + 1,
+            byte if byte == quote && text.get(at + 1) == Some(&quote) => at += 2,
+            byte if byte == quote => return at + 1,
             _ => at += 1,
         }
     }

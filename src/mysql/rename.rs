@@ -10,6 +10,7 @@ use async_trait::async_trait;
 
 use super::{
     choices::Naming,
+    ddl::quoted_len,
     layout::{Place, database_item, parse_item, path, table_item},
     sql::{Script, full, ident},
 };
@@ -418,21 +419,6 @@ fn is_word(byte: u8) -> bool {
 
 fn end_of(text: &[u8], mark: &[u8]) -> usize {
     text.windows(mark.len()).position(|found| found == mark).map_or(text.len(), |at| at + mark.len())
-}
-
-/// Returns the length of the quoted text that `text` begins with.
-fn quoted_len(text: &[u8]) -> usize {
-    let quote = text[0];
-    let mut at = 1;
-    while at < text.len() {
-        match text[at] {
-            b'\\' if quote != b'`' => at += 2,
-            byte if byte == quote && text.get(at + 1) == Some(&quote) => at += 2,
-            byte if byte == quote => return at + 1,
-            _ => at += 1,
-        }
-    }
-    text.len()
 }
 
 /// What would come, by the names that it goes by there.

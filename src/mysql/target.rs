@@ -142,8 +142,7 @@ impl Target for MysqlTarget {
         let mut names = server.open(Purpose::WriteNames).await?;
         server.ask_packet(&mut names).await?;
         let (dialect, _) = Dialect::of(&server, &mut names, &options.fit.collations).await?;
-        let flavor = dialect.flavor;
-        self.check_gtid(&server, &mut names, flavor).await?;
+        self.check_gtid(&server, &mut names, dialect.flavor).await?;
         let parts = part::find(&server, &mut names, &options.only).await?;
         let next = entries.next().await?;
         let wanted = entries.inventory().iter().filter(|item| options.only.names(item, Some('.')));
@@ -154,7 +153,6 @@ impl Target for MysqlTarget {
         server.resumes = standing.is_some();
         let mut writing = Writing {
             server: &server,
-            flavor: dialect.flavor,
             parts,
             dialect,
             unfit: BTreeSet::new(),
@@ -211,7 +209,6 @@ struct Loading {
 /// A restore under way.
 struct Writing<'a> {
     server: &'a Server,
-    flavor: Flavor,
     names: Conn,
     options: WriteOptions,
     choices: Choices,
@@ -565,13 +562,13 @@ impl Writing<'_> {
             None => None,
         };
         if let Some(accounts) = &mut accounts {
-            let (server, names, how) = (self.server, &mut self.names, (self.flavor, rule));
+            let (server, names, how) = (self.server, &mut self.names, (self.dialect.flavor, rule));
             let is_known = self.standing.kept.is_some();
             let kept = accounts.keep(server, names, how, self.standing.kept.take()).await?;
             if let Some(ledger) = self.ledger.as_ref().filter(|_| !is_known) {
                 ledger.keep(server, names, kept).await?;
             }
-            accounts.create(server, names, self.flavor).await?;
+            accounts.create(server, names, self.dialect.flavor).await?;
         }
         self.programs(&["routines"]).await?;
         // Grants come after the routines that some are on, and before the views: a server looks through a view with
@@ -584,7 +581,7 @@ impl Writing<'_> {
         self.programs(&["view", "triggers", "events"]).await?;
         self.check_nothing_is_left()?;
         if let Some((rule, position)) = &self.choices.gtid {
-            gtid::tell(self.server, &mut self.names, self.flavor, *rule, position).await?;
+            gtid::tell(self.server, &mut self.names, self.dialect.flavor, *rule, position).await?;
         }
         if counts {
             self.tally.verified = Verified::Counts;

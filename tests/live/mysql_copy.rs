@@ -27,9 +27,9 @@ pub(crate) fn names() -> [String; 2] {
     [own("copy"), own("odd.`%'db")]
 }
 
-struct Copy {
-    from: MysqlConfig,
-    to: MysqlConfig,
+pub(crate) struct Copy {
+    pub from: MysqlConfig,
+    pub to: MysqlConfig,
 }
 
 impl Pair for Copy {

@@ -22,7 +22,7 @@ use mysql_async::prelude::Queryable;
 use crate::{
     failures::account,
     rows::Recorded,
-    snapshot::{Writers, fields},
+    snapshot::{Writers, fields, transfers},
     support::{Product, Server, own, source},
 };
 
@@ -73,32 +73,6 @@ async fn read_with(
     };
     let (read, taken) = tokio::join!(source(config).read(sink, None), take);
     settle(read, taken).map(|((), taken)| taken)
-}
-
-async fn transfers(server: &Server, db: &'static str) -> Writers {
-    server.run([format!("CREATE DATABASE {db}")]).await;
-    for table in 0..4 {
-        server
-            .run([
-                format!("CREATE TABLE {db}.b{table} (id INT PRIMARY KEY, n BIGINT)"),
-                format!("INSERT INTO {db}.b{table} VALUES (0, 1000)"),
-            ])
-            .await;
-    }
-    // Money moves between tables, so that different sessions read the two sides; in one order of tables, so
-    // that the writers do not deadlock.
-    Writers::start(server, 3, "DO 0", move |writer, n| {
-        let (from, to) = ((writer + n) % 4, (writer + n * 3 + 1) % 4);
-        let (first, second) = (from.min(to), from.max(to));
-        let (sign, back) = if first == from { ("-", "+") } else { ("+", "-") };
-        vec![
-            "BEGIN".to_owned(),
-            format!("UPDATE {db}.b{first} SET n = n {sign} 1"),
-            format!("UPDATE {db}.b{second} SET n = n {back} 1"),
-            "COMMIT".to_owned(),
-        ]
-    })
-    .await
 }
 
 async fn sums_are_whole(server: &Server, db: &'static str, accounts: &[(&str, &[&str])]) {

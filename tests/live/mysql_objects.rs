@@ -10,16 +10,17 @@ use lifeboat::{
     error::ExitCode,
     event::{Event, Monitor},
     flow::{
-        FlowError, Likeness, Source, Target, WriteOptions,
-        conformance::{Pair, piping_is_copying, read_all},
+        FlowError, WriteOptions,
+        conformance::{piping_is_copying, read_all},
         pipe,
     },
-    mysql::{MysqlSource, compare::MysqlLikeness},
+    mysql::MysqlSource,
     names::SourceName,
     policy::MysqlConfig,
 };
 
 use crate::{
+    copy::{Copy, quoted},
     on_both,
     support::{Product, Server, own, source, target},
 };
@@ -30,30 +31,6 @@ on_both!(
     a_program_whose_text_is_hidden_fails_the_reading,
     programs_of_databases_of_the_same_letters_are_not_mixed,
 );
-
-struct Copy {
-    from: MysqlConfig,
-    to: MysqlConfig,
-}
-
-impl Pair for Copy {
-    fn source(&self) -> Box<dyn Source> {
-        source(&self.from)
-    }
-    fn target(&self) -> Box<dyn Target> {
-        target(&self.to)
-    }
-    fn copy(&self) -> Box<dyn Source> {
-        source(&self.to)
-    }
-    fn likeness(&self) -> &dyn Likeness {
-        &MysqlLikeness
-    }
-}
-
-fn quoted(name: &str) -> String {
-    format!("`{}`", name.replace('`', "``"))
-}
 
 /// Names that something on the way once took for something else.
 fn odd_names() -> Vec<String> {

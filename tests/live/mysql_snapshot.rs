@@ -81,11 +81,9 @@ pub fn fields(rows: &[Vec<u8>]) -> Vec<Vec<String>> {
     text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
 }
 
-async fn transfers_during_a_reading_never_tear_it(product: Product) {
-    let server = Server::shared(product).await;
-    let db = &own("bank");
-    server.run([format!("DROP DATABASE IF EXISTS {db}"), format!("CREATE DATABASE {db}")]).await;
-    // Money moves between tables, so that different sessions read the two sides.
+/// Makes four accounts of 1000 each and lets writers move money between them.
+pub async fn transfers(server: &Server, db: &str) -> Writers {
+    server.run([format!("CREATE DATABASE {db}")]).await;
     for table in 0..4 {
         server
             .run([
@@ -94,21 +92,28 @@ async fn transfers_during_a_reading_never_tear_it(product: Product) {
             ])
             .await;
     }
-    let name = db.clone();
-    let writers = Writers::start(&server, 3, "DO 0", move |writer, n| {
+    // Money moves between tables, so that different sessions read the two sides; in one order of tables, so
+    // that the writers do not deadlock.
+    let db = db.to_owned();
+    Writers::start(server, 3, "DO 0", move |writer, n| {
         let (from, to) = ((writer + n) % 4, (writer + n * 3 + 1) % 4);
         let (first, second) = (from.min(to), from.max(to));
-        // In one order of tables, so that the writers do not deadlock.
-        let sign = if first == from { "-" } else { "+" };
-        let back = if first == from { "+" } else { "-" };
+        let (sign, back) = if first == from { ("-", "+") } else { ("+", "-") };
         vec![
             "BEGIN".to_owned(),
-            format!("UPDATE {name}.b{first} SET n = n {sign} 1"),
-            format!("UPDATE {name}.b{second} SET n = n {back} 1"),
+            format!("UPDATE {db}.b{first} SET n = n {sign} 1"),
+            format!("UPDATE {db}.b{second} SET n = n {back} 1"),
             "COMMIT".to_owned(),
         ]
     })
-    .await;
+    .await
+}
+
+async fn transfers_during_a_reading_never_tear_it(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("bank");
+    server.run([format!("DROP DATABASE IF EXISTS {db}")]).await;
+    let writers = transfers(&server, db).await;
     let mut config = server.only(&[db]);
     config.threads = 4;
     for round in 0..8 {
