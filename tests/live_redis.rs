@@ -74,6 +74,15 @@ async fn piping_7_to_8_is_copying() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn piping_valkey_to_valkey_is_copying() {
+    let pair = Two { from: Lab::valkey().await, to: Lab::valkey().await };
+    pair.from.fill(7).await;
+    piping_is_copying(&pair).await;
+    assert_eq!(pair.from.sizes().await, pair.to.sizes().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn a_broken_stream_leaves_the_server_alone() {
     let lab = Lab::start(7).await;
     let meta = EntryMeta::new(fixed_path("dump.rdb"), Stage::Data, "dump");

@@ -50,6 +50,9 @@ const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// The same, for a drill: it removes its lab.
 const LAB_PATIENCE: Duration = Duration::from_mins(1);
 
+/// The same, for a restore: a server that follows us has to be let go, and may be loading what it was sent.
+const RESTORE_PATIENCE: Duration = Duration::from_mins(3);
+
 /// The same, for the service: it waits for its runs and then for its last messages.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(150);
 
@@ -232,6 +235,7 @@ impl Verb {
         match self {
             Self::Backup(_) | Self::Sync(_) | Self::Verify(_) => STOP_PATIENCE,
             Self::Drill(_) => LAB_PATIENCE,
+            Self::Restore(_) => RESTORE_PATIENCE,
             Self::Serve(_) => SERVICE_PATIENCE,
             _ => Duration::ZERO,
         }

@@ -18,6 +18,7 @@ use crate::{
         drilled, open,
         registry::{self, Into},
         restore::{Missing, Outcome, Plan, Restored, Resume, SourcePlan, Wanted, choose, execute, plan},
+        run::interrupted,
         seen::REPOSITORY,
         when::When,
     },
@@ -112,6 +113,22 @@ impl Fitting {
 }
 
 pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
+    // Nothing is touched yet, so it is dropped where it is.
+    let Some(ready) = session.stop.run_until_cancelled(Box::pin(ready(args, session))).await else {
+        return Err(interrupted("the restore was stopped before it began"));
+    };
+    let Some((opening, snapshot, plan)) = ready? else { return Ok(ExitCode::Ok) };
+    let hold = session.hold(&opening, &snapshot.refs.snapshot).await;
+    let outcome = execute(&snapshot, plan, &session.stop, &session.monitor()).await;
+    session.release(hold).await;
+    let outcome = outcome?;
+    tell(&outcome, &snapshot.refs.snapshot, session);
+    // What is not there now either, nobody should learn later.
+    Ok(outcome.exit())
+}
+
+/// Plans, shows the plan and asks. Returns what is to be carried out, unless only the plan was wished.
+async fn ready(args: Restore, session: &Session) -> Result<Option<(open::Opening, Snapshot, Plan)>> {
     let Some(when) = &args.when else {
         return Err(Failure::new(
             ExitCode::Usage,
@@ -150,7 +167,7 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
         } else {
             show(&plan, stack.timezone, &args.origin, opening.shown());
         }
-        return Ok(ExitCode::Ok);
+        return Ok(None);
     }
     plan.check()?;
     let is_asked = args.yes.is_none();
@@ -160,13 +177,7 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     if is_asked {
         confirm(&stack.name).await?;
     }
-    let hold = session.hold(&opening, &snapshot.refs.snapshot).await;
-    let outcome = execute(&snapshot, plan, &session.monitor()).await;
-    session.release(hold).await;
-    let outcome = outcome?;
-    tell(&outcome, &snapshot.refs.snapshot, session);
-    // What is not there now either, nobody should learn later.
-    Ok(outcome.exit())
+    Ok(Some((opening, snapshot, plan)))
 }
 
 /// Says in the plan how long it takes, as far as this host's catalog knows. That it does not stops no restore.

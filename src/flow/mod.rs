@@ -19,6 +19,7 @@ pub mod unordered;
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 pub use self::{
     compare::{Likeness, Oddity, Seen},
@@ -98,6 +99,8 @@ pub struct WriteOptions {
     pub resume: bool,
     /// What becomes of things that the target does not know.
     pub fit: Fit,
+    /// Says when the restore is to end early. Only a target that [`Target::ends_itself`] need look.
+    pub stop: CancellationToken,
 }
 
 /// How what a restore writes is checked.
@@ -182,6 +185,12 @@ pub trait Target: Send {
     /// Looks whether what would come fits, and what it needs; changes nothing. Targets that take all say nothing.
     async fn preflight(&mut self, _options: &WriteOptions, _coming: &mut dyn Coming) -> Result<Preflight> {
         Ok(Preflight::default())
+    }
+
+    /// Returns whether a restore that is to stop must be ended by the target itself, because it holds something of
+    /// the server that it has to give back. All others are dropped where they are.
+    fn ends_itself(&self) -> bool {
+        false
     }
 
     /// Applies every entry, stage by stage, and checks the result. Fails before it touches anything when

@@ -15,10 +15,12 @@ use std::{
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     contents,
     registry::{Reader, ReadyTarget},
+    run::interrupted,
     when::When,
 };
 use crate::{
@@ -513,10 +515,19 @@ impl Plan {
 }
 
 /// Carries out a plan. In a salvage a source of which damage leaves nothing to restore does not stop the others.
-pub async fn execute(snapshot: &Snapshot, plan: Plan, monitor: &SharedMonitor) -> Result<Outcome> {
+/// `stop` ends it early: what the sources before hold stays, and no further one is begun.
+pub async fn execute(
+    snapshot: &Snapshot,
+    plan: Plan,
+    stop: &CancellationToken,
+    monitor: &SharedMonitor,
+) -> Result<Outcome> {
     plan.check()?;
     let mut outcome = Outcome { missing: plan.missing, ..Outcome::default() };
     for source in plan.sources {
+        if stop.is_cancelled() {
+            return Err(stopped());
+        }
         let options = WriteOptions {
             replace: plan.replace,
             only: plan.only.clone(),
@@ -524,6 +535,7 @@ pub async fn execute(snapshot: &Snapshot, plan: Plan, monitor: &SharedMonitor) -
             job: source.job.clone(),
             resume: source.continues,
             fit: plan.fit.clone(),
+            stop: stop.clone(),
         };
         let (name, is_salvage) = (source.source.clone(), source.salvage.is_some());
         match restore_one(snapshot, source, options, monitor).await {
@@ -546,6 +558,10 @@ pub async fn execute(snapshot: &Snapshot, plan: Plan, monitor: &SharedMonitor) -
     Ok(outcome)
 }
 
+fn stopped() -> Failure {
+    interrupted("the restore was stopped")
+}
+
 async fn restore_one(
     snapshot: &Snapshot,
     plan: SourcePlan,
@@ -556,7 +572,7 @@ async fn restore_one(
     let (source, version) = (plan.source, plan.state.version);
     let size_bytes_expected = Some(plan.size_bytes);
     monitor.event(Event::SourceBegan { source: source.clone(), verb: "restore", size_bytes_expected });
-    let (verify, only) = (options.verify, options.only.clone());
+    let (verify, only, stop) = (options.verify, options.only.clone(), options.stop.clone());
     let ReadyTarget { target, exchange, mut reader, .. } = plan.target;
     if let Some(reader) = &mut reader {
         reader.names = plan.state.names;
@@ -571,12 +587,15 @@ async fn restore_one(
     let is_whole = !lacks && tally.left_out.is_empty();
     if let Some(reader) = reader.filter(|_| verify == Verify::Digests && is_whole) {
         monitor.event(Event::SourceBegan { source: source.clone(), verb: "verify", size_bytes_expected });
-        let checked =
-            contents::check(snapshot, &source, (&reader, &version), &only, &mut tally, monitor).await;
+        let check = contents::check(snapshot, &source, (&reader, &version), &only, &mut tally, monitor);
+        let checked = stop.run_until_cancelled(check).await;
         monitor.event(Event::SourceEnded { source: source.clone() });
-        checked?;
+        checked.unwrap_or_else(|| Err(stopped()))?;
     }
-    // Only what was found to be right takes the place of what is live.
+    if stop.is_cancelled() {
+        return Err(stopped());
+    }
+    // An exchange is short and is not broken off: half of it would be worse than a moment's wait. Only what was found to be right takes the place of what is live.
     if let Some(exchange) = exchange {
         if !is_whole || !tally.without.is_empty() {
             return Err(not_exchanged(&source, &tally));
@@ -649,7 +668,9 @@ impl Copying<'_> {
             let seconds = pause.as_secs();
             let what = format!("{}: it goes on in {seconds} s", failure.one_line());
             self.monitor.warn(Some(self.source), what, None);
-            tokio::time::sleep(pause).await;
+            if options.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return Err(failure.into());
+            }
             (waited, pause) = (waited + pause, (pause * 2).min(LONGEST_PAUSE));
             lost = Some(failure);
             target = reader.target();
@@ -672,8 +693,15 @@ impl Copying<'_> {
                 None => self.snapshot.read_rest(self.source, &only, &done, sink, self.monitor).await,
             }
         };
-        let (read, written) = tokio::join!(read, target.write(options, stream));
-        settle(read, written).map(|((), tally)| tally)
+        let (stop, ends_itself) = (options.stop.clone(), target.ends_itself());
+        let copied = async {
+            let (read, written) = tokio::join!(read, target.write(options, stream));
+            settle(read, written).map(|((), tally)| tally)
+        };
+        tokio::select! {
+            copied = copied => copied,
+            () = stop.cancelled(), if !ends_itself => Err(stopped().into()),
+        }
     }
 }
 

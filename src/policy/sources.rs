@@ -113,7 +113,7 @@ pub struct MysqlConfig {
 }
 
 /// How a Redis or Valkey server is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
     /// `redis://host:port`, `rediss://host:port` or `unix:///path`; without user and password.

@@ -60,16 +60,27 @@ impl Lab {
 
     /// Starts a server that sees a folder of this machine as `/shared`.
     pub async fn start_sharing(major: u8, folder: Option<&Path>, settings: &[&str]) -> Self {
-        let variable = format!("REDIS{major}_IMAGE");
-        let image = std::env::var(&variable).unwrap_or_else(|_| format!("lifeboat-redis{major}:latest"));
-        let container = format!("lifeboat-test-redis{major}-{}", Ground::system().hex(6));
+        Self::start_image(&format!("redis{major}"), folder, settings).await
+    }
+
+    /// Starts a Valkey server with `appendonly yes` and the awkward password.
+    pub async fn valkey() -> Self {
+        Self::start_image("valkey9", None, &["--appendonly", "yes", "--requirepass", PASSWORD]).await
+    }
+
+    /// Starts a server of one of the images of `fixtures/images`.
+    pub async fn start_image(image: &str, folder: Option<&Path>, settings: &[&str]) -> Self {
+        let variable = format!("{}_IMAGE", image.to_uppercase());
+        let tagged = std::env::var(&variable).unwrap_or_else(|_| format!("lifeboat-{image}:latest"));
+        let container = format!("lifeboat-test-{image}-{}", Ground::system().hex(6));
+        let program = format!("{}-server", image.trim_end_matches(|c: char| c.is_ascii_digit()));
         let mut words = vec!["run", "-d", "--name", &container, "--label", "lifeboat.test=redis"];
         let share = folder.map(|folder| format!("{}:/shared", folder.display()));
         words.extend(share.iter().flat_map(|share| ["-v", share.as_str()]));
         words.extend(["-p", "127.0.0.1::6379", "-p", "127.0.0.1::6380"]);
-        words.extend([image.as_str(), "redis-server", "--enable-debug-command", "yes"]);
+        words.extend([tagged.as_str(), program.as_str(), "--enable-debug-command", "yes"]);
         words.extend(settings);
-        docker(&words).unwrap_or_else(|error| panic!("a redis container cannot start: {error}"));
+        docker(&words).unwrap_or_else(|error| panic!("a {image} container cannot start: {error}"));
         let mut secret = tempfile::NamedTempFile::new().unwrap();
         secret.write_all(PASSWORD.as_bytes()).unwrap();
         let mut lab = Self { container, port: 0, secret };
@@ -163,11 +174,8 @@ impl Lab {
     pub fn config(&self) -> RedisConfig {
         RedisConfig {
             url: format!("redis://127.0.0.1:{}", self.port),
-            user: None,
             password: Some(SecretRef::File(self.secret.path().to_owned())),
-            ca_file: None,
-            advertise: None,
-            spool_dir: None,
+            ..RedisConfig::default()
         }
     }
 

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Opened, REPOSITORY, blame,
@@ -149,7 +150,8 @@ impl Rehearsal<'_> {
         let versions = planned.as_ref().map(versions).unwrap_or_default();
         self.note_releases(origins, &versions);
         let done = match planned {
-            Ok(plan) => restore::execute(snapshot, plan, self.monitor).await,
+            // A drill that is stopped drops all of this and removes the lab.
+            Ok(plan) => restore::execute(snapshot, plan, &CancellationToken::new(), self.monitor).await,
             Err(failure) => Err(failure),
         };
         let done = match done {

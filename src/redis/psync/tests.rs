@@ -35,8 +35,7 @@ struct Script {
 async fn serve(script: Script) -> (Server, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
-    let config =
-        RedisConfig { url, user: None, password: None, ca_file: None, advertise: None, spool_dir: None };
+    let config = RedisConfig { url, ..RedisConfig::default() };
     let server = Server::of(&SourceName::new("redis").unwrap(), &config).unwrap();
     let serving = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
