@@ -11,6 +11,7 @@ use std::{
 };
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::{
     error::{ExitCode, Failure, Result},
@@ -153,16 +154,26 @@ pub(super) fn is_plain(path: &Path) -> bool {
 /// Returns where a path lies inside its source.
 ///
 /// As [`EntryPath::of_parts`], and bytes that are no text are escaped like control characters are, so that
-/// two names never share a path.
+/// two names never share a path. One that is too long for an entry's path, because of its escapes, ends with `%~` and
+/// its SHA-256, which nothing escaped does; the attributes have the path itself.
 pub(super) fn entry_path(path: &Path) -> Result<EntryPath> {
     let parts = path.components().filter_map(|part| match part {
         Component::Normal(name) => Some(escape(name)),
         _ => None,
     });
-    EntryPath::new(&parts.collect::<Vec<_>>().join("/")).map_err(|error| {
+    EntryPath::new(&short(parts.collect::<Vec<_>>().join("/"))).map_err(|error| {
         let shown = path.display().to_string();
         Failure::new(ExitCode::Failed, format!("`{}` has no entry path", shown.escape_debug())).because(error)
     })
+}
+
+fn short(path: String) -> String {
+    if path.len() <= EntryPath::MAX_BYTES {
+        return path;
+    }
+    let hash = hex::encode(Sha256::digest(&path));
+    let kept = path.floor_char_boundary(EntryPath::MAX_BYTES - hash.len() - 2);
+    format!("{}%~{hash}", &path[..kept])
 }
 
 fn escape(name: &OsStr) -> String {
@@ -171,17 +182,17 @@ fn escape(name: &OsStr) -> String {
         for c in chunk.valid().chars() {
             if c == '%' || c.is_control() {
                 let mut bytes = [0; 4];
-                c.encode_utf8(&mut bytes).bytes().for_each(|byte| hex(&mut out, byte));
+                c.encode_utf8(&mut bytes).bytes().for_each(|byte| push_hex(&mut out, byte));
             } else {
                 out.push(c);
             }
         }
-        chunk.invalid().iter().for_each(|byte| hex(&mut out, *byte));
+        chunk.invalid().iter().for_each(|byte| push_hex(&mut out, *byte));
     }
     out
 }
 
-fn hex(out: &mut String, byte: u8) {
+fn push_hex(out: &mut String, byte: u8) {
     // Writing to a string cannot fail.
     write!(out, "%{byte:02X}").ok();
 }

@@ -14,7 +14,7 @@
 //!
 //! Kept: folders, files, symbolic links; mode, owner, time of change, names of any bytes. *Not kept*: hard
 //! links (each name becomes a file of its own), holes of sparse files (they come back filled with zeros),
-//! extended attributes and ACLs. Sockets, pipes and devices are reported, not read.
+//! extended attributes and ACLs. Sockets, pipes and devices hold nothing that could be: they are counted.
 
 mod compare;
 pub mod examine;

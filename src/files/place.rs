@@ -73,9 +73,18 @@ impl Place {
     }
 }
 
-/// Makes a folder where nothing is, and refuses where something else is.
+/// Makes a folder that others may look into where nothing is, and refuses where something else is.
 pub(super) fn make_folder(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+    make(parent, name, 0o755)
+}
+
+/// The same, for its owner alone: what others may do there is set when all is in it.
+pub(super) fn make_private_folder(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    make(parent, name, 0o700)
+}
+
+fn make(parent: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<()> {
+    match mkdirat(parent, name, Mode::from_raw_mode(mode)) {
         Err(Errno::EXIST) => Err(io::Error::other(format!(
             "`{}` on the way to it is no folder, and links are not followed",
             name.display()

@@ -2,15 +2,16 @@
 //!
 //! *Order.* Roots, then their paths as [`super::walk`] has them, one after the other.
 //!
-//! *Crash.* Nothing is written anywhere. A file that changes while it is read is read again up to
-//! [`READ_TRIES`] times when it is small; a bigger one is sent as it was found. One that only grew is kept up
-//! to the length that it had when it was opened (a log is never whole); any other change is reported and
-//! marked [`TORN`]. What cannot be read is reported.
+//! *Crash.* Nothing is written anywhere. A file is taken up to the length that it had when it was opened (a log is
+//! never whole). When its size or one of its times is another afterwards, what was read is compared with what is
+//! there: equal bytes say that it only grew, or that only its mode or name changed. If they are not equal, a small
+//! file is read again up to [`READ_TRIES`] times; a bigger one is sent as it was found, reported and marked [`TORN`].
+//! What cannot be read is reported.
 
 use std::{
     cmp::Ordering,
     fs::{self, File, Metadata, OpenOptions},
-    io::{self, Read},
+    io::{self, Read, Seek},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -18,6 +19,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use globset::GlobSet;
+use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use super::{
@@ -75,8 +77,8 @@ impl FilesSource {
         let exclude = exclusion(&self.config.exclude)?;
         let items: Vec<String> = roots.iter().map(|root| root.to_string_lossy().into_owned()).collect();
         handle.block_on(sink.announce(items.clone()))?;
-        let mut run =
-            Run { source: &self, handle, sink, previous: Beside::new(previous), exclude, vanished: 0 };
+        let previous = Beside::new(previous);
+        let mut run = Run { source: &self, handle, sink, previous, exclude, vanished: 0, not_kept: 0 };
         for (root, item) in roots.iter().zip(&items) {
             run.root(root, item)?;
             run.sink.complete(item);
@@ -85,7 +87,12 @@ impl FilesSource {
         let point = Point::at(at)
             .mark("window_begin", at.to_rfc3339())
             .mark("window_end", end)
-            .mark("vanished", run.vanished.to_string());
+            .mark("vanished", run.vanished.to_string())
+            .mark("not_kept", run.not_kept.to_string());
+        if run.not_kept > 0 {
+            let what = format!("sockets, pipes and devices are not kept: {} were left out", run.not_kept);
+            self.monitor.step(Some(&self.name), what);
+        }
         run.handle.block_on(run.sink.finish(point))
     }
 }
@@ -111,6 +118,7 @@ struct Run<'a> {
     previous: Beside,
     exclude: GlobSet,
     vanished: u64,
+    not_kept: u64,
 }
 
 impl Run<'_> {
@@ -141,7 +149,8 @@ impl Run<'_> {
             Err(error) => return Ok(Err(error)),
         };
         let Some(kind) = Kind::of(&meta) else {
-            return Ok(Err(io::Error::other("it is a socket, a pipe or a device, which are not kept")));
+            self.not_kept += 1;
+            return Ok(Ok(()));
         };
         match kind {
             Kind::File => self.file(path, item, &meta),
@@ -183,7 +192,7 @@ impl Run<'_> {
                 Ok(bytes) => bytes,
                 Err(error) => return Ok(Err(error)),
             };
-            let torn = change(&file, &meta, bytes.len() as u64);
+            let torn = change(&mut file, &meta, bytes.len() as u64, || Sha256::digest(&bytes).into());
             if torn.is_none() || attempt == READ_TRIES {
                 let writer = self.handle.block_on(self.sink.begin(listed))?;
                 return self.end(path, writer, bytes, torn).map(Ok);
@@ -201,12 +210,15 @@ impl Run<'_> {
         meta: &Metadata,
     ) -> FlowResult<io::Result<()>> {
         let mut writer = self.handle.block_on(self.sink.begin(listed))?;
-        let mut done = 0;
+        let (mut done, mut digest) = (0, Sha256::new());
         let torn = loop {
             match read_up_to(file, (meta.size() - done).min(FRAME_BYTES_MAX as u64)) {
-                Ok(bytes) if bytes.is_empty() => break change(file, meta, done),
+                Ok(bytes) if bytes.is_empty() => {
+                    break change(file, meta, done, || digest.finalize().into());
+                }
                 Ok(bytes) => {
                     done += bytes.len() as u64;
+                    digest.update(&bytes);
                     self.handle.block_on(writer.write(bytes))?;
                 }
                 Err(error) => break Some(format!("it cannot be read after {done} bytes: {error}")),
@@ -259,18 +271,42 @@ fn read_up_to(file: &mut File, limit_bytes: u64) -> io::Result<Bytes> {
     Ok(bytes.into())
 }
 
-/// Tells how a file changed while it was read; growing at its end is no change of what was read.
-fn change(file: &File, before: &Metadata, read_bytes: u64) -> Option<String> {
-    let after = match file.metadata() {
-        Ok(after) => after,
-        Err(error) => return Some(error.to_string()),
-    };
-    let stamp = |meta: &Metadata| (meta.mtime(), meta.mtime_nsec());
+/// Tells how a file changed while `read_bytes` with this digest were read, `None` when they are what is there.
+fn change(
+    file: &mut File,
+    before: &Metadata,
+    read_bytes: u64,
+    digest: impl FnOnce() -> [u8; 32],
+) -> Option<String> {
     if read_bytes < before.size() {
         return Some(format!("it shrank from {} to {read_bytes} bytes while it was read", before.size()));
     }
-    let grew = after.size() > before.size();
-    (stamp(before) != stamp(&after) && !grew).then(|| "it changed while it was read".to_owned())
+    let compare = |file: &mut File| -> io::Result<bool> {
+        // The time of the last change of any kind too: a program can set the other one back.
+        let stamp =
+            |meta: &Metadata| (meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
+        Ok(stamp(before) == stamp(&file.metadata()?) || digest_of(file, read_bytes)? == digest())
+    };
+    match compare(file) {
+        Ok(true) => None,
+        Ok(false) => Some("it changed while it was read".to_owned()),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Reads the first bytes of a file once more.
+fn digest_of(file: &mut File, size_bytes: u64) -> io::Result<[u8; 32]> {
+    file.rewind()?;
+    let (mut digest, mut left) = (Sha256::new(), size_bytes);
+    while left > 0 {
+        let bytes = read_up_to(file, left.min(FRAME_BYTES_MAX as u64))?;
+        if bytes.is_empty() {
+            break;
+        }
+        left -= bytes.len() as u64;
+        digest.update(&bytes);
+    }
+    Ok(digest.finalize().into())
 }
 
 /// The previous snapshot's files, walked beside this run's.

@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 
 use super::{
     facts::{Facts, Kind, TORN, entry_path},
-    place::{Draft, Place, dress, flush, kind_at, make_folder, remove},
+    place::{Draft, Place, dress, flush, kind_at, make_private_folder, remove},
     walk::roots,
 };
 use crate::{
@@ -258,7 +258,7 @@ impl Run<'_> {
             Some(_) if self.replace => remove(parent, name)?,
             _ => {}
         }
-        Ok(make_folder(parent, name)?)
+        Ok(make_private_folder(parent, name)?)
     }
 
     fn fill(&mut self, mut file: fs::File, facts: &Facts, entry: &mut Entry) -> Result<u64, Trouble> {
