@@ -20,7 +20,10 @@ use aws_sdk_s3::{
 use lifeboat::{
     error::ExitCode,
     event::Recorder,
-    flow::{FlowError, Likeness, Selection, Source, Target, Verified, WriteOptions, conformance, pipe},
+    flow::{
+        FlowError, Likeness, STREAM_DEPTH, Selection, Source, Target, Verified, WriteOptions, channel,
+        conformance, pipe,
+    },
     s3::{S3Likeness, Sample, WHOLE_MIN},
 };
 
@@ -61,7 +64,7 @@ async fn headers_metadata_and_tags_come_back() {
     let before = read(&bucket.source()).await;
 
     let copy = Bucket::absent("facts-copy");
-    let target = bucket.target().with_rename(&bucket.name, &copy.name);
+    let target = bucket.target().into_bucket(Some(copy.name.clone()));
     let tally = replay(&before, Box::new(target), false).await.unwrap();
     assert_eq!(tally.verified, Verified::Counts);
     assert_eq!(tally.entries, 3);
@@ -88,7 +91,7 @@ impl conformance::Pair for Pair<'_> {
         Box::new(self.0.source())
     }
     fn target(&self) -> Box<dyn Target> {
-        Box::new(self.0.target().with_rename(&self.0.name, &self.1.name))
+        Box::new(self.0.target().into_bucket(Some(self.1.name.clone())))
     }
     fn copy(&self) -> Box<dyn Source> {
         Box::new(Renamed { inner: self.1.source(), from: self.1.name.clone(), to: self.0.name.clone() })
@@ -300,7 +303,7 @@ async fn a_body_cut_at_nine_tenths_is_never_stored_short() {
     assert!(!seen.entries.contains_key(&format!("{}/small", bucket.name)));
     assert!(seen.object(&bucket.name, "big").trailer.contains_key("torn"));
     let copy = Bucket::absent("cut-copy");
-    let target = bucket.target().with_rename(&bucket.name, &copy.name);
+    let target = bucket.target().into_bucket(Some(copy.name.clone()));
     let failure = failure(replay(&seen, Box::new(target), false).await);
     assert_eq!(failure.exit(), ExitCode::Partial);
     assert!(failure.chain()[1].contains("/big"), "{:?}", failure.chain());
@@ -336,7 +339,7 @@ async fn a_busy_server_is_asked_again() {
 
     let copy = Bucket::absent("busy-copy");
     let proxy = Proxy::start(&stage::endpoint(), vec![Fault::status("PUT", "/a", 503)]).await;
-    let target = bucket.target_at(&proxy.url()).with_rename(&bucket.name, &copy.name);
+    let target = bucket.target_at(&proxy.url()).into_bucket(Some(copy.name.clone()));
     replay(&seen, Box::new(target), false).await.unwrap();
     assert_eq!(copy.get("a").await, b"a");
 }
@@ -402,6 +405,41 @@ async fn replacing_a_part_removes_nothing() {
     let expected: [(&str, &[u8]); 4] =
         [("2024/a", b"new"), ("2025/a", b"old"), ("2025/b", b"old"), ("2025/c", b"new")];
     assert_eq!(all, expected);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_restore_that_is_stopped_gives_lifecycle_rules_back() {
+    let bucket = Bucket::new("stopped").await;
+    // Midnight of a day long ago: what comes now would go with the server's next look.
+    bucket.expire_at(1_577_836_800).await;
+    let seen = read(&bucket.source()).await;
+    let (sink, stream) = channel(STREAM_DEPTH);
+    let options = WriteOptions { replace: true, ..WriteOptions::default() };
+    let stop = options.stop.clone();
+    let target: Box<dyn Target> = Box::new(bucket.target());
+    let writing = tokio::spawn(target.write(options, stream));
+    sink.announce(seen.inventory.clone()).await.unwrap();
+    let settings = &seen.entries[&seen.order[0]];
+    sink.put(settings.meta.clone(), settings.bytes.clone()).await.unwrap();
+    while bucket.expires().await {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    let failure = failure(writing.await.unwrap());
+    assert_eq!(failure.exit(), ExitCode::Interrupted);
+    assert!(bucket.expires().await, "the rules are back");
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn several_buckets_do_not_go_into_one() {
+    let bucket = Bucket::new("one-of-two").await;
+    let names = [bucket.name.clone(), format!("{}-b", bucket.name)];
+    let mut target = bucket.target().into_bucket(Some(format!("{}-into", bucket.name)));
+    let failure = target.inspect(&names).await.unwrap_err();
+    assert_eq!(failure.exit(), ExitCode::Usage);
+    assert!(target.inspect(&names[..1]).await.unwrap().in_the_way.is_empty());
 }
 
 #[tokio::test]
@@ -525,7 +563,7 @@ async fn a_locked_bucket_comes_back_with_its_lock() {
     let source = bucket.source();
     let before = read(&source).await;
     let copy = Bucket::absent("lock-copy");
-    let target = bucket.target().with_rename(&bucket.name, &copy.name);
+    let target = bucket.target().into_bucket(Some(copy.name.clone()));
     replay(&before, Box::new(target), false).await.unwrap();
     let lock = |all: &stage::Snapshot, name: &str| -> serde_json::Value {
         let settings = &all.entries[&format!("%bucket/{name}.json")].bytes;
@@ -564,7 +602,7 @@ async fn a_pipe_moves_one_bucket_beside_itself() {
         .await
         .unwrap();
     let copy = Bucket::absent("pipe-copy");
-    let target = bucket.target().with_rename(&bucket.name, &copy.name);
+    let target = bucket.target().into_bucket(Some(copy.name.clone()));
     let options = WriteOptions::default();
     let tally = pipe(Box::new(bucket.source()), Box::new(target), options).await.unwrap();
     assert_eq!(tally.verified, Verified::Counts);

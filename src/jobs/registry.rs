@@ -21,7 +21,7 @@ use crate::{
         renamed_items,
     },
     names::SourceName,
-    policy::{MysqlConfig, SourceConfig, SourceKind},
+    policy::{MysqlConfig, SourceConfig, SourceKind, bucket_of},
     redis::{RedisSource, RedisTarget, compare::RedisLikeness},
     s3::{S3Likeness, S3Source, S3Target},
 };
@@ -165,7 +165,7 @@ pub fn chosen_target(
         Some(Into::Server(url)) => kind.redirect(url)?,
         None => {}
     }
-    let place = kind.place();
+    let mut place = kind.place();
     let (mut words, mut exchange, mut reader) = (BTreeMap::new(), None, None);
     let target: Box<dyn Target> = match kind {
         SourceKind::Mysql(config) => {
@@ -176,7 +176,14 @@ pub fn chosen_target(
             Box::new(target)
         }
         SourceKind::Redis(kind) => Box::new(RedisTarget::new(name, kind, ground, monitor)),
-        SourceKind::S3(kind) => Box::new(S3Target::new(name, kind, monitor)),
+        SourceKind::S3(kind) => {
+            let bucket = match into {
+                Some(Into::Server(url)) => bucket_of(url),
+                _ => None,
+            };
+            place.extend(bucket.iter().flat_map(|bucket| ["/", bucket]));
+            Box::new(S3Target::new(name, kind, monitor).into_bucket(bucket))
+        }
         SourceKind::Files(kind) => Box::new(FilesTarget::new(name, kind, monitor)),
     };
     Ok(ReadyTarget { target, place, is_native: true, choices: words, exchange, reader })

@@ -23,7 +23,8 @@ impl SourceKind {
 
     /// Points the source at the server that `url` names. The account stays the source's unless the URL or
     /// [`INTO_PASSWORD`] says otherwise; a password in the URL is refused, for the command line shows it. A MySQL URL
-    /// without a host means the source's own server.
+    /// without a host means the source's own server. What it names on the server is for [`database_of`] and
+    /// [`bucket_of`].
     pub fn redirect(&mut self, url: &str) -> Result<()> {
         let wrong =
             |why: &str| Failure::new(ExitCode::Usage, format!("`--into` has a URL that does not fit: {why}"));
@@ -61,7 +62,8 @@ impl SourceKind {
             }
             Self::S3(s3) if ["http", "https"].contains(&scheme) && account.is_none() => {
                 let S3Config { endpoint, secret_key, .. } = s3;
-                url.trim_end_matches('/').clone_into(endpoint);
+                bucket(host).map_err(&wrong)?;
+                *endpoint = format!("{scheme}://{}", host.split('/').next().unwrap_or(host));
                 if let Some(password) = password {
                     *secret_key = password;
                 }
@@ -77,6 +79,22 @@ pub fn database_of(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let name = database(rest.rsplit_once('@').map_or(rest, |(_, host)| host)).ok()??;
     (scheme == "mysql").then(|| name.to_owned())
+}
+
+/// Returns the bucket that the URL of an S3 server names, if it names one.
+pub fn bucket_of(url: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    bucket(rest).ok()?.map(str::to_owned)
+}
+
+/// Returns what stands behind the host: nothing, or the name of a bucket.
+fn bucket(host: &str) -> Result<Option<&str>, &'static str> {
+    let Some((_, name)) = host.split_once('/') else { return Ok(None) };
+    let name = name.strip_suffix('/').unwrap_or(name);
+    if name.contains(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c)) {
+        return Err("what stands behind the host is no name of a bucket");
+    }
+    Ok(Some(name).filter(|name| !name.is_empty()))
 }
 
 /// Returns what stands behind the host: nothing, or a plain name.
@@ -135,6 +153,23 @@ mod tests {
         kind.redirect("mysql://root@/im_old").unwrap();
         assert_eq!(kind.place(), "mysql://root@10.0.0.9:3307");
         for odd in ["mysql://db/a/b", "mysql://db/a%20b", "mysql://db/a?x=1"] {
+            assert!(kind.redirect(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_url_of_an_s3_server_may_name_a_bucket_and_nothing_else() {
+        let config = "endpoint = \"http://minio:9000\"\nbuckets = [\"*\"]\naccess_key = \"a\"\nsecret_key = { env = \"S\" }";
+        let mut kind = SourceKind::S3(toml::from_str::<S3Config>(config).unwrap());
+        for (url, endpoint, bucket) in [
+            ("http://h:9000", "http://h:9000", None),
+            ("http://h:9000/", "http://h:9000", None),
+            ("https://h/old.im-files/", "https://h", Some("old.im-files")),
+        ] {
+            kind.redirect(url).unwrap();
+            assert_eq!((kind.place().as_str(), bucket_of(url).as_deref()), (endpoint, bucket));
+        }
+        for odd in ["http://h/b/prefix", "http://h/b?x", "http://h/b%20c", "http://h//b"] {
             assert!(kind.redirect(odd).is_err(), "{odd}");
         }
     }

@@ -267,20 +267,33 @@ fn replace_body(request: &mut HttpRequest, text: &str) {
     add_md5(request);
 }
 
-/// Takes away the rules of a bucket that would expire objects while they are restored.
-pub(super) async fn stop_lifecycle(server: &Server, bucket: &str) -> Result<()> {
-    match server.client.delete_bucket_lifecycle().bucket(bucket).send().await {
-        Ok(_) => Ok(()),
-        Err(error) => match Reason::of(server, bucket, error)? {
-            Reason::None | Reason::NotKnown => Ok(()),
-            Reason::Refused(why) => {
-                let what = format!("the lifecycle rules of bucket `{bucket}` cannot be taken away");
-                Err(Failure::new(ExitCode::SourceDown, what)
-                    .because(why)
-                    .hint("They could expire objects while they are restored; remove them by hand first."))
-            }
-        },
+/// Takes away the rules of a bucket if they could expire objects while they are restored, and returns them.
+///
+/// An object's days count from when it arrives, and a rule has one at least, so rules of days may stay. A rule of a
+/// date that has passed takes everything at once (S3 User Guide, "Lifecycle configuration elements").
+pub(super) async fn stop_lifecycle(server: &Server, bucket: &str) -> Result<Option<String>> {
+    let refused = |why: String| {
+        let what = format!("the lifecycle rules of bucket `{bucket}` cannot be taken away");
+        Err(Failure::new(ExitCode::SourceDown, what)
+            .because(why)
+            .hint("They could expire objects while they are restored; remove them by hand first."))
+    };
+    let rules = match document!(server, bucket, get_bucket_lifecycle_configuration) {
+        Ok(rules) if rules.contains("<Date>") => rules,
+        Ok(_) | Err(Reason::None | Reason::NotKnown) => return Ok(None),
+        Err(Reason::Refused(why)) => return refused(why),
+    };
+    if let Err(error) = server.client.delete_bucket_lifecycle().bucket(bucket).send().await
+        && let Reason::Refused(why) = Reason::of(server, bucket, error)?
+    {
+        return refused(why);
     }
+    Ok(Some(rules))
+}
+
+/// Gives a bucket the rules back that [`stop_lifecycle`] took.
+pub(super) async fn put_lifecycle_back(server: &Server, bucket: &str, rules: &str) -> Result<()> {
+    set(server, bucket, "lifecycle", rules).await
 }
 
 /// Sets all settings; returns a failure for each one that the server refused.

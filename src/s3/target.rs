@@ -5,7 +5,8 @@
 //! have, unless some of the snapshot did not come; set the buckets' settings, lifecycle rules last.
 //!
 //! *Crash.* Each object appears whole or not at all, and nothing is removed before all is in place. A run
-//! that stopped is run again with `replace`: objects that are equal already are not written twice.
+//! that stopped is run again with `replace`: objects that are equal already are not written twice. Lifecycle rules that
+//! had to be taken away meanwhile are put back however a run ends, unless it is killed; that they are gone is told.
 //!
 //! *Limits.* [`MEMORY_MIB`] of bodies are in memory at a time, whatever `concurrency` is.
 
@@ -49,24 +50,33 @@ pub struct S3Target {
     name: SourceName,
     config: S3Config,
     monitor: SharedMonitor,
-    renames: BTreeMap<String, String>,
+    bucket: Option<String>,
 }
 
 impl S3Target {
     /// Makes a target; nothing is asked of the server yet.
     pub fn new(name: SourceName, config: S3Config, monitor: SharedMonitor) -> Self {
-        Self { name, config, monitor, renames: BTreeMap::new() }
+        Self { name, config, monitor, bucket: None }
     }
 
-    /// Writes what was bucket `from` to bucket `to`.
+    /// Writes the one bucket that is restored to another, if one is named.
     #[must_use]
-    pub fn with_rename(mut self, from: &str, to: &str) -> Self {
-        self.renames.insert(from.to_owned(), to.to_owned());
+    pub fn into_bucket(mut self, bucket: Option<String>) -> Self {
+        self.bucket = bucket;
         self
     }
 
     fn renamed(&self, bucket: &str) -> String {
-        self.renames.get(bucket).cloned().unwrap_or_else(|| bucket.to_owned())
+        self.bucket.clone().unwrap_or_else(|| bucket.to_owned())
+    }
+
+    /// Refuses to write several buckets into one.
+    fn check_names(&self, buckets: &[String]) -> Result<()> {
+        let Some(to) = self.bucket.as_ref().filter(|_| buckets.len() > 1) else { return Ok(()) };
+        let what = format!("`{}`: {} buckets do not go into bucket `{to}`", self.name, buckets.len());
+        Err(Failure::new(ExitCode::Usage, what)
+            .because(buckets.join(", "))
+            .hint("Choose one with --only BUCKET, or leave the bucket out of --into: all keep their names."))
     }
 
     async fn look(&self, server: &Server, inventory: &[String]) -> Result<TargetState> {
@@ -89,8 +99,8 @@ impl S3Target {
         Ok(TargetState { version: server.version(), in_the_way, ..TargetState::default() })
     }
 
-    /// Fails when buckets that are wanted are not empty.
-    async fn refuse_the_full(&self, server: &Server, only: &Selection, inventory: &[String]) -> Result<()> {
+    /// Returns the buckets of which something is wanted.
+    fn reached(only: &Selection, inventory: &[String]) -> Result<Vec<String>> {
         let mut reached = Vec::new();
         for bucket in inventory {
             let mut meta = EntryMeta::new(bucket_path(bucket)?, Stage::Schema, bucket.as_str());
@@ -99,7 +109,12 @@ impl S3Target {
                 reached.push(bucket.clone());
             }
         }
-        let state = self.look(server, &reached).await?;
+        Ok(reached)
+    }
+
+    /// Fails when these buckets are not empty.
+    async fn refuse_the_full(&self, server: &Server, reached: &[String]) -> Result<()> {
+        let state = self.look(server, reached).await?;
         if state.in_the_way.is_empty() {
             return Ok(());
         }
@@ -116,23 +131,30 @@ impl Target for S3Target {
     }
 
     async fn inspect(&mut self, inventory: &[String]) -> Result<TargetState> {
+        self.check_names(inventory)?;
         let server = Server::new(&self.name, &self.config)?;
         self.look(&server, inventory).await
     }
 
+    fn ends_itself(&self) -> bool {
+        true
+    }
+
     async fn write(self: Box<Self>, options: WriteOptions, mut entries: EntryStream) -> FlowResult<Tally> {
         let server = Server::new(&self.name, &self.config)?;
-        let mut next = entries.next().await?;
+        let next = entries.next().await?;
+        let reached = S3Target::reached(&options.only, entries.inventory())?;
+        self.check_names(&reached)?;
         if !options.replace {
-            self.refuse_the_full(&server, &options.only, entries.inventory()).await?;
+            self.refuse_the_full(&server, &reached).await?;
         }
         let mut run = Run::new(&self, &server, &options)?;
         run.lacking = entries.problems().len() as u64;
-        while let Some(entry) = next {
-            run.entry(entry).await?;
-            next = entries.next().await?;
-        }
-        run.end().await
+        let done = options.stop.run_until_cancelled(run.all(next, entries)).await;
+        let stopped = || Failure::new(ExitCode::Interrupted, "the restore was stopped").into();
+        let done = done.unwrap_or_else(|| Err(stopped()));
+        run.put_back().await;
+        done.map(|()| run.tally)
     }
 }
 
@@ -163,6 +185,8 @@ struct Run<'a> {
     locked: u64,
     /// What should have come and did not: what stands in its place is not to go.
     lacking: u64,
+    /// Lifecycle rules that were taken away and not replaced yet, by bucket.
+    stopped: BTreeMap<String, String>,
     tally: Tally,
 }
 
@@ -198,8 +222,29 @@ impl<'a> Run<'a> {
             same: 0,
             locked: 0,
             lacking: 0,
+            stopped: BTreeMap::new(),
             tally: Tally::default(),
         })
+    }
+
+    /// Writes it all.
+    async fn all(&mut self, mut next: Option<Entry>, mut entries: EntryStream) -> FlowResult<()> {
+        while let Some(entry) = next {
+            self.entry(entry).await?;
+            next = entries.next().await?;
+        }
+        self.end().await
+    }
+
+    /// Lets nothing of this run go on, and gives back the lifecycle rules that are still away.
+    async fn put_back(&mut self) {
+        self.puts.shutdown().await;
+        for (bucket, rules) in std::mem::take(&mut self.stopped) {
+            if let Err(failure) = bucket::put_lifecycle_back(&self.server, &bucket, &rules).await {
+                let what = format!("bucket {bucket} is without its lifecycle rules: {}", failure.one_line());
+                self.target.monitor.warn(Some(&self.target.name), what, Some("Set them again by hand."));
+            }
+        }
     }
 
     async fn entry(&mut self, mut entry: Entry) -> FlowResult<()> {
@@ -231,7 +276,11 @@ impl<'a> Run<'a> {
         }
         let ours = created || !matches!(self.mode, Mode::Patch);
         if ours && !created && settings.documents.contains_key("lifecycle") {
-            bucket::stop_lifecycle(&self.server, bucket).await?;
+            if let Some(rules) = bucket::stop_lifecycle(&self.server, bucket).await? {
+                let what = format!("bucket {bucket} has no lifecycle rules until the restore has ended");
+                self.target.monitor.step(Some(&self.target.name), what);
+                self.stopped.insert(bucket.to_owned(), rules);
+            }
         }
         self.buckets.insert(bucket.to_owned(), Found { settings, ours, walked: created });
         Ok(())
@@ -308,7 +357,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    async fn end(mut self) -> FlowResult<Tally> {
+    async fn end(&mut self) -> FlowResult<()> {
         while let Some(done) = self.puts.join_next().await {
             self.count(done)?;
         }
@@ -336,7 +385,7 @@ impl<'a> Run<'a> {
                 .into());
         }
         self.tally.verified = Verified::Counts;
-        Ok(self.tally)
+        Ok(())
     }
 
     async fn remove_extras(&mut self, mut standing: Standing) -> Result<()> {
@@ -358,7 +407,11 @@ impl<'a> Run<'a> {
     async fn apply_settings(&mut self, mirrored: bool) -> Vec<Failure> {
         let mut failures = Vec::new();
         for (bucket, found) in self.buckets.iter().filter(|(_, found)| found.ours) {
-            for failure in bucket::apply(&self.server, bucket, &found.settings, mirrored).await {
+            let refused = bucket::apply(&self.server, bucket, &found.settings, mirrored).await;
+            if refused.is_empty() {
+                self.stopped.remove(bucket);
+            }
+            for failure in refused {
                 let what = failure.one_line();
                 self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
                 self.tally.notes.push(what);

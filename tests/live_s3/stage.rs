@@ -17,7 +17,7 @@ use std::{
 use async_trait::async_trait;
 use aws_sdk_s3::{
     Client,
-    primitives::ByteStream,
+    primitives::{ByteStream, DateTime},
     types::{
         BucketLifecycleConfiguration, BucketVersioningStatus, CorsConfiguration, CorsRule, DefaultRetention,
         ExpirationStatus, LifecycleExpiration, LifecycleRule, LifecycleRuleFilter, ObjectLockConfiguration,
@@ -220,16 +220,26 @@ impl Bucket {
         put.send().await.unwrap();
     }
     pub async fn expire_after_days(&self, days: i32) {
+        self.expire(LifecycleExpiration::builder().days(days).build()).await;
+    }
+    pub async fn expire_at(&self, seconds: i64) {
+        self.expire(LifecycleExpiration::builder().date(DateTime::from_secs(seconds)).build()).await;
+    }
+    async fn expire(&self, expiration: LifecycleExpiration) {
         let rule = LifecycleRule::builder()
             .id("old")
             .status(ExpirationStatus::Enabled)
             .filter(LifecycleRuleFilter::builder().prefix("logs/").build())
-            .expiration(LifecycleExpiration::builder().days(days).build())
+            .expiration(expiration)
             .build()
             .unwrap();
         let rules = BucketLifecycleConfiguration::builder().rules(rule).build().unwrap();
         let put = self.client.put_bucket_lifecycle_configuration().bucket(&self.name);
         put.lifecycle_configuration(rules).send().await.unwrap();
+    }
+    /// Returns whether the bucket has rules by which objects expire.
+    pub async fn expires(&self) -> bool {
+        self.client.get_bucket_lifecycle_configuration().bucket(&self.name).send().await.is_ok()
     }
     pub async fn allow_origin(&self, origin: &str) {
         let rule = CorsRule::builder().allowed_methods("GET").allowed_origins(origin).build().unwrap();
