@@ -595,7 +595,7 @@ async fn restore_one(
     if stop.is_cancelled() {
         return Err(stopped());
     }
-    // An exchange is short and is not broken off: half of it would be worse than a moment's wait. Only what was found to
+    // An exchange is short and is not broken off: half of it would be worse than a short wait. Only what was found to
     // be right takes the place of what is live.
     if let Some(exchange) = exchange {
         if !is_whole || !tally.without.is_empty() {
