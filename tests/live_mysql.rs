@@ -7,6 +7,8 @@ mod support;
 
 #[path = "live/mysql_accounts.rs"]
 mod accounts;
+#[path = "live/mysql_accounts_anew.rs"]
+mod accounts_anew;
 #[path = "live/mysql_choices.rs"]
 mod choices;
 #[path = "live/mysql_copy.rs"]

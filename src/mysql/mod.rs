@@ -9,7 +9,7 @@
 //! | [`part`] | ranges of keys of a table |
 //! | [`cross`] | what another product or version calls otherwise |
 //! | [`script`] | the same as one SQL script |
-//! | [`accounts`] | users, roles and grants, both ways |
+//! | [`accounts`], [`former`], [`grants`] | users, roles and grants, both ways; what is replaced and given again |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
 //! | [`conn`] | sessions and errors |
 //! | [`examine`] | whether a server can be backed up |
@@ -31,6 +31,8 @@ mod cross;
 mod ddl;
 mod engines;
 pub mod examine;
+mod former;
+mod grants;
 mod gtid;
 mod layout;
 mod ledger;
