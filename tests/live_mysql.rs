@@ -45,6 +45,8 @@ mod rows;
 mod snapshot;
 #[path = "live/mysql_swap.rs"]
 mod swap;
+#[path = "live/mysql_swap_dies.rs"]
+mod swap_dies;
 
 #[path = "live/mysql_values.rs"]
 mod values;

@@ -5,7 +5,7 @@
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`], [`lossy`] | reading |
 //! | [`preflight`] | what a restore needs and what does not fit, before anything is touched |
 //! | [`target`], [`loaders`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
-//! | [`choices`], [`rename`], [`swap`], [`gtid`] | what a person chose about it: other names, GTIDs |
+//! | [`choices`], [`rename`], [`swap`], [`ties`], [`kept`], [`patience`], [`gtid`] | what a person chose about it: other names, GTIDs |
 //! | [`part`] | ranges of keys of a table |
 //! | [`cross`] | what another product or version calls otherwise |
 //! | [`script`] | the same as one SQL script |
@@ -34,6 +34,7 @@ pub mod examine;
 mod former;
 mod grants;
 mod gtid;
+mod kept;
 mod layout;
 mod ledger;
 mod load;
@@ -41,6 +42,7 @@ mod loaders;
 mod lossy;
 mod orphans;
 mod part;
+mod patience;
 mod preflight;
 mod programs;
 mod range;
@@ -52,11 +54,13 @@ mod source;
 mod sql;
 mod swap;
 mod target;
+mod ties;
 mod tsv;
 
 pub use self::{
     ask::{Answer, ask},
     choices::{AccountsRule, Choices, GtidRule, Naming},
+    kept::OLD_MARK,
     rename::renamed_items,
     script::SqlScript,
     source::MysqlSource,
