@@ -146,7 +146,7 @@ async fn a_foreign_key_that_died_with_an_exchange_of_its_parent_comes_back_with_
             "{step}: {now:?}"
         );
         // And the table itself: nothing that is put aside holds it up.
-        scene.server.run([format!("DROP DATABASE {}{BESIDE}", scene.db)]).await;
+        scene.server.run([format!("DROP DATABASE IF EXISTS {}{BESIDE}", scene.db)]).await;
         scene.beside(Some("users"), "__was_3").await.run().await.expect("the exchange works");
         assert_eq!(
             [scene.parents_of("files").await, scene.parent().await],
