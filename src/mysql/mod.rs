@@ -5,7 +5,8 @@
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`], [`lossy`] | reading |
 //! | [`preflight`] | what a restore needs and what does not fit, before anything is touched |
 //! | [`target`], [`loaders`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
-//! | [`choices`], [`rename`], [`swap`], [`ties`], [`kept`], [`patience`], [`gtid`] | what a person chose about it: other names, GTIDs |
+//! | [`choices`], [`rename`], [`gtid`] | what a person chose about it: other names, GTIDs |
+//! | [`swap`], [`ties`], [`kept`], [`patience`] | restored tables in the place of live ones |
 //! | [`part`] | ranges of keys of a table |
 //! | [`cross`] | what another product or version calls otherwise |
 //! | [`script`] | the same as one SQL script |

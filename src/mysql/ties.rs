@@ -36,8 +36,8 @@ pub(super) struct Tie {
 }
 
 impl Ties {
-    /// Finds the foreign keys between tables that go and tables that stay. A table that an exchange put aside counts as the
-    /// one in whose place it was; one that died may have left foreign keys to such.
+    /// Finds the foreign keys between tables that go and tables that stay. A table that an exchange put aside counts as
+    /// the one in whose place it was; one that died may have left foreign keys to such.
     pub async fn find(
         server: &Server,
         conn: &mut Conn,

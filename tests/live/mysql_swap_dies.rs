@@ -24,8 +24,8 @@ crate::on_both!(
     two_exchanges_of_one_database_do_not_meet,
 );
 
-/// Ends who is watched at one of the steps of an exchange, as a kill of the program does: nobody is left to put anything
-/// back.
+/// Ends who is watched at one of the steps of an exchange, as a kill of the program does: nobody is left to put
+/// anything back.
 struct Death {
     is_near: AtomicBool,
     steps: AtomicUsize,
