@@ -7,6 +7,8 @@ mod support;
 
 #[path = "live/mysql_accounts.rs"]
 mod accounts;
+#[path = "live/mysql_accounts_anew.rs"]
+mod accounts_anew;
 #[path = "live/mysql_choices.rs"]
 mod choices;
 #[path = "live/mysql_copy.rs"]
@@ -43,6 +45,8 @@ mod rows;
 mod snapshot;
 #[path = "live/mysql_swap.rs"]
 mod swap;
+#[path = "live/mysql_swap_dies.rs"]
+mod swap_dies;
 
 #[path = "live/mysql_values.rs"]
 mod values;

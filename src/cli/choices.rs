@@ -11,7 +11,7 @@ use crate::{
     error::{ExitCode, Failure, Result},
     flow::Selection,
     jobs::registry::Into,
-    mysql::{AccountsRule, Choices, GtidRule, Naming},
+    mysql::{AccountsRule, Choices, GtidRule, Naming, OLD_MARK},
     policy::{SourceConfig, SourceKind, database_of},
     repo::Snapshot,
 };
@@ -168,7 +168,8 @@ impl Choosing {
         let naming = match (self.beside, self.swap, renamed(into)) {
             (true, ..) => Naming::Beside(beside),
             (_, true, _) => {
-                Naming::Swap { beside, was: ground.clock.now().format("__was_%Y%m%dt%H%M%Sz").to_string() }
+                let time = ground.clock.now().format("%Y%m%dt%H%M%Sz");
+                Naming::Swap { beside, was: format!("{OLD_MARK}{time}") }
             }
             (_, _, Some(name)) => Naming::Into(name),
             _ => Naming::Same,

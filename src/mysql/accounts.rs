@@ -11,6 +11,8 @@ use mysql_async::{Conn, prelude::Queryable};
 use super::{
     choices::AccountsRule,
     conn::{Flavor, Server, code, is_denied, is_unknown_account, number, text},
+    former::{Former, memberships, with_roles},
+    grants,
     sql::{Script, account, ident, literal},
 };
 use crate::error::{ExitCode, Failure, Result};
@@ -23,13 +25,14 @@ const PUBLIC: &str = "PUBLIC";
 
 /// An account: a user at a host, or (MariaDB) a role without a host, everybody among them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Account {
-    user: String,
-    host: Option<String>,
+pub(super) struct Account {
+    pub user: String,
+    pub host: Option<String>,
 }
 
 impl Account {
-    fn sql(&self) -> String {
+    /// Returns how SQL names it.
+    pub fn sql(&self) -> String {
         match &self.host {
             Some(host) => account(&self.user, host),
             None if self.is_public() => PUBLIC.to_owned(),
@@ -262,6 +265,24 @@ fn without_default_role(create: &str) -> (String, Option<String>) {
     }
 }
 
+/// Returns the accounts that a restore leaves as they are: those that exist, unless the rule is to replace them; root
+/// and the account that restores always, with the roles that they have, as a role that is dropped is taken from all who
+/// have it.
+pub(super) async fn kept(
+    server: &Server,
+    conn: &mut Conn,
+    flavor: Flavor,
+    rule: AccountsRule,
+) -> Result<BTreeSet<String>> {
+    let present = list(conn, flavor).await.map_err(|e| server.failure("list the accounts", e))?;
+    if rule != AccountsRule::Replace {
+        return Ok(present.iter().map(Account::sql).collect());
+    }
+    let untouchable = |one: &&Account| one.user == "root" || one.user == server.config.user;
+    let roles = memberships(server, conn, flavor).await?;
+    Ok(with_roles(present.iter().filter(untouchable).map(Account::sql).collect(), &roles))
+}
+
 /// Accounts on their way into a server.
 pub(super) struct Accounts {
     script: Script,
@@ -274,63 +295,35 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    pub fn new(script: Script) -> Self {
-        Self { script, kept: BTreeSet::new(), unread: BTreeSet::new(), notes: Vec::new() }
-    }
-
-    /// Decides which accounts are left as they are, and returns them: one that exists, unless the rule is to replace
-    /// it; root and the account that restores always, with the roles that they have: a role that is dropped is taken
-    /// from all who have it. A restore that is continued knows them: what else there is, is
-    /// its own.
-    pub async fn keep(
-        &mut self,
-        server: &Server,
-        conn: &mut Conn,
-        (flavor, rule): (Flavor, AccountsRule),
-        known: Option<BTreeSet<String>>,
-    ) -> Result<&BTreeSet<String>> {
-        let present = list(conn, flavor).await.map_err(|e| server.failure("list the accounts", e))?;
-        let replace = rule == AccountsRule::Replace;
-        let untouchable =
-            |account: &&Account| !replace || account.user == "root" || account.user == server.config.user;
-        self.kept = if let Some(known) = known {
-            known
-        } else {
-            let roles = if replace { memberships(server, conn, flavor).await? } else { Vec::new() };
-            with_roles(present.iter().filter(untouchable).map(Account::sql).collect(), &roles)
-        };
-        Ok(&self.kept)
+    /// Takes the statements, and the accounts that are left as they are.
+    pub fn new(script: Script, kept: BTreeSet<String>) -> Self {
+        Self { script, kept, unread: BTreeSet::new(), notes: Vec::new() }
     }
 
     /// Makes the users and roles: before the programs that name them as definers.
     pub async fn create(&mut self, server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<()> {
         let present = list(conn, flavor).await.map_err(|e| server.failure("list the accounts", e))?;
-        let replaced: BTreeSet<String> = present.iter().map(Account::sql).collect();
-        let mut dropped = BTreeSet::new();
-        for statement in self.script.statements.clone() {
-            let (account, sql) = parts(&statement)?;
-            if !is_create(&sql) || self.is_kept(&account) {
-                continue;
-            }
-            let goes = replaced.contains(&account) && !dropped.contains(&account);
-            // What the server cannot read must not cost the account that is there.
-            if goes && is_unreadable(conn.prep(sql.as_str()).await.err().as_ref()) {
-                self.unreadable(account);
-                continue;
-            }
-            if goes {
-                dropped.insert(account.clone());
-                let verb = if sql.starts_with("CREATE ROLE") { "DROP ROLE" } else { "DROP USER" };
-                execute(server, conn, &format!("{verb} {account}"), "replace", &account).await?;
-            }
-            if let Err(error) = conn.query_drop(sql.as_str()).await {
-                if !is_unreadable(Some(&error)) {
-                    return Err(refused(server, "make", &account, &error));
-                }
+        let there: BTreeSet<String> = present.iter().map(Account::sql).collect();
+        let creates = self.creates()?;
+        let goes = |account: &str| there.contains(account);
+        // What the server cannot read must not cost the account that is there.
+        for (account, sql) in creates.iter().filter(|(account, _)| goes(account)) {
+            if is_unreadable(conn.prep(sql.as_str()).await.err().as_ref()) {
                 self.unreadable(account);
             }
         }
-        if replaced.contains(PUBLIC) && !self.is_kept(PUBLIC) && self.mentions(PUBLIC) {
+        let former = if creates.iter().any(|(account, _)| goes(account)) {
+            Former::read(server, conn, flavor).await?
+        } else {
+            Former::default()
+        };
+        let mut anew = BTreeSet::new();
+        let made = self.make_all(server, conn, (&there, &former), &creates, &mut anew).await;
+        // Also where not all could be made.
+        let notes = former.give_defaults(conn, &anew, |member| self.stays(member)).await;
+        self.notes.extend(notes);
+        made?;
+        if there.contains(PUBLIC) && !self.is_kept(PUBLIC) && self.mentions(PUBLIC) {
             let sql = format!("REVOKE ALL PRIVILEGES, GRANT OPTION FROM {PUBLIC}");
             execute(server, conn, &sql, "replace", PUBLIC).await?;
         }
@@ -341,6 +334,90 @@ impl Accounts {
         Ok(())
     }
 
+    /// Makes the accounts, and notes in `anew` those that were there.
+    async fn make_all(
+        &mut self,
+        server: &Server,
+        conn: &mut Conn,
+        (there, former): (&BTreeSet<String>, &Former),
+        creates: &[(String, String)],
+        anew: &mut BTreeSet<String>,
+    ) -> Result<()> {
+        for (account, sql) in creates {
+            if self.unread.contains(account) {
+                continue;
+            }
+            if there.contains(account) {
+                anew.insert(account.clone());
+                self.make_anew(server, conn, former, (account, sql)).await?;
+            } else {
+                self.make(server, conn, account, sql).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the accounts that come, each with what makes it.
+    fn creates(&self) -> Result<Vec<(String, String)>> {
+        let mut creates = Vec::new();
+        for statement in &self.script.statements {
+            let (account, sql) = parts(statement)?;
+            if is_create(&sql) && !self.is_kept(&account) {
+                creates.push((account, sql));
+            }
+        }
+        Ok(creates)
+    }
+
+    /// Makes an account that is not there.
+    async fn make(&mut self, server: &Server, conn: &mut Conn, account: &str, sql: &str) -> Result<()> {
+        match conn.query_drop(sql).await {
+            Ok(()) => Ok(()),
+            Err(error) if is_unreadable(Some(&error)) => {
+                self.unreadable(account);
+                Ok(())
+            }
+            Err(error) => Err(refused(server, "make", account, &error)),
+        }
+    }
+
+    /// Makes an account in the place of the one that is there; if it cannot be made, that one comes back.
+    async fn make_anew(
+        &mut self,
+        server: &Server,
+        conn: &mut Conn,
+        former: &Former,
+        (account, sql): (&str, &str),
+    ) -> Result<()> {
+        let verb = if sql.starts_with("CREATE ROLE") { "DROP ROLE" } else { "DROP USER" };
+        execute(server, conn, &format!("{verb} {account}"), "replace", account).await?;
+        let Err(error) = conn.query_drop(sql).await else {
+            let notes = former.give_role(conn, account, |member| self.stays(member)).await;
+            self.notes.extend(notes);
+            return Ok(());
+        };
+        let again = former.bring_back(conn, account).await;
+        let is_back = again.as_ref().is_ok_and(Vec::is_empty);
+        self.notes.extend(former.give_role(conn, account, |member| self.stays(member)).await);
+        if is_back && is_unreadable(Some(&error)) {
+            self.unreadable(account);
+            return Ok(());
+        }
+        Err(refused(server, "make", account, &error).hint(match again {
+            Ok(lost) if lost.is_empty() => "The account that was there is there again, as it was.".to_owned(),
+            Ok(lost) => format!("The account that was there is there again, without: {}.", lost.join("; ")),
+            Err(error) => {
+                let why = number(&error).map_or("the connection broke".to_owned(), |n| format!("error {n}"));
+                format!("The account that was there is gone, and could not be made again: {why}.")
+            }
+        }))
+    }
+
+    /// Returns whether an account of the server is none that comes from the snapshot.
+    fn stays(&self, account: &str) -> bool {
+        self.is_kept(account) || self.unread.contains(account) || !self.mentions(account)
+    }
+
     /// Gives the grants: last, when what they are for is there. Grants for tables that are not there (a
     /// dropped one, a database that was not restored) are noted.
     pub async fn grant(&mut self, server: &Server, conn: &mut Conn) -> Result<()> {
@@ -349,7 +426,7 @@ impl Accounts {
             if is_create(&sql) || self.is_kept(&account) || self.unread.contains(&account) {
                 continue;
             }
-            if let Err(error) = conn.query_drop(sql.as_str()).await {
+            if let Err(error) = grants::query(conn, &sql).await {
                 match lost(&account, &sql, number(&error)) {
                     Some(note) => self.notes.push(note),
                     None => return Err(refused(server, "give the grants of", &account, &error)),
@@ -360,12 +437,12 @@ impl Accounts {
     }
 
     /// Passes an account over: MySQL does not quote all that it shows of one.
-    fn unreadable(&mut self, account: String) {
+    fn unreadable(&mut self, account: &str) {
         self.notes.push(format!(
             "account {account} was not made: the server cannot read its statement as the source showed it; \
              make it by hand"
         ));
-        self.unread.insert(account);
+        self.unread.insert(account.to_owned());
     }
 
     fn is_kept(&self, account: &str) -> bool {
@@ -392,37 +469,6 @@ fn lost(account: &str, sql: &str, number: Option<u16>) -> Option<String> {
              restores, WITH GRANT OPTION"
         )),
         _ => None,
-    }
-}
-
-/// Returns who has which role.
-async fn memberships(server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<Vec<(String, String)>> {
-    let sql = match flavor {
-        Flavor::Mysql => "SELECT to_user, to_host, from_user, from_host FROM mysql.role_edges",
-        // A role has no host, and neither has who has it where that is a role.
-        Flavor::Mariadb => "SELECT user, NULLIF(host, ''), role, NULL FROM mysql.roles_mapping",
-    };
-    let rows: Vec<mysql_async::Row> = match conn.query(sql).await {
-        Ok(rows) => rows,
-        // A server without roles.
-        Err(error) if number(&error) == Some(code::NO_SUCH_TABLE) => Vec::new(),
-        Err(error) => return Err(server.failure("list the roles of accounts", error)),
-    };
-    let one = |row: &mysql_async::Row, at| {
-        Account { user: text(row, at).unwrap_or_default(), host: text(row, at + 1) }.sql()
-    };
-    Ok(rows.iter().map(|row| (one(row, 0), one(row, 2))).collect())
-}
-
-/// Adds all roles that these accounts have, also by other roles.
-fn with_roles(mut accounts: BTreeSet<String>, memberships: &[(String, String)]) -> BTreeSet<String> {
-    loop {
-        let has = |(member, role): &&(String, String)| accounts.contains(member) && !accounts.contains(role);
-        let more: Vec<String> = memberships.iter().filter(has).map(|(_, role)| role.clone()).collect();
-        if more.is_empty() {
-            return accounts;
-        }
-        accounts.extend(more);
     }
 }
 
@@ -528,14 +574,6 @@ mod tests {
             done,
             "CREATE USER `a SUBJECT '/CN=it's'`@`%` REQUIRE SUBJECT '/CN=it''s' ISSUER '/O=b\\\\c' ACCOUNT LOCK"
         );
-    }
-
-    #[test]
-    fn who_is_kept_keeps_the_roles() {
-        let edges = [("a", "r1"), ("r1", "r2"), ("r2", "r1"), ("b", "r3")];
-        let edges = edges.map(|(member, role)| (member.to_owned(), role.to_owned()));
-        let kept = with_roles(BTreeSet::from(["a".to_owned()]), &edges);
-        assert_eq!(kept, ["a", "r1", "r2"].map(str::to_owned).into());
     }
 
     #[test]

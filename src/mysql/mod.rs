@@ -5,11 +5,12 @@
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`], [`lossy`] | reading |
 //! | [`preflight`] | what a restore needs and what does not fit, before anything is touched |
 //! | [`target`], [`loaders`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
-//! | [`choices`], [`rename`], [`swap`], [`gtid`] | what a person chose about it: other names, GTIDs |
+//! | [`choices`], [`rename`], [`gtid`] | what a person chose about it: other names, GTIDs |
+//! | [`swap`], [`ties`], [`kept`], [`patience`] | restored tables in the place of live ones |
 //! | [`part`] | ranges of keys of a table |
 //! | [`cross`] | what another product or version calls otherwise |
 //! | [`script`] | the same as one SQL script |
-//! | [`accounts`] | users, roles and grants, both ways |
+//! | [`accounts`], [`former`], [`grants`] | users, roles and grants, both ways; what is replaced and given again |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
 //! | [`conn`] | sessions and errors |
 //! | [`examine`] | whether a server can be backed up |
@@ -31,7 +32,10 @@ mod cross;
 mod ddl;
 mod engines;
 pub mod examine;
+mod former;
+mod grants;
 mod gtid;
+mod kept;
 mod layout;
 mod ledger;
 mod load;
@@ -39,6 +43,7 @@ mod loaders;
 mod lossy;
 mod orphans;
 mod part;
+mod patience;
 mod preflight;
 mod programs;
 mod range;
@@ -50,11 +55,13 @@ mod source;
 mod sql;
 mod swap;
 mod target;
+mod ties;
 mod tsv;
 
 pub use self::{
     ask::{Answer, ask},
     choices::{AccountsRule, Choices, GtidRule, Naming},
+    kept::OLD_MARK,
     rename::renamed_items,
     script::SqlScript,
     source::MysqlSource,

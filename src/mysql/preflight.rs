@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mysql_async::Conn;
 
 use super::{
-    accounts::parts,
+    accounts::{self, parts},
     choices::AccountsRule,
     conn::{Flavor, Purpose, Server, text},
     cross::Dialect,
@@ -45,27 +45,13 @@ pub(super) fn name(meta: &EntryMeta) -> String {
     }
 }
 
-/// Returns the accounts that a restore leaves as they are: those that are there; where they are replaced, root and its
-/// own.
-pub(super) async fn kept_accounts(
-    server: &Server,
-    conn: &mut Conn,
-    rule: AccountsRule,
-) -> Result<BTreeSet<String>> {
-    let there = accounts(server, conn).await?.into_iter();
-    let replaces = rule == AccountsRule::Replace;
-    let kept = there.filter(|(user, _)| !replaces || user == "root" || *user == server.config.user);
-    Ok(kept.map(|(_, sql)| sql).collect())
-}
-
-/// Returns the accounts of the server: each user and how SQL names it.
-async fn accounts(server: &Server, conn: &mut Conn) -> Result<Vec<(String, String)>> {
+/// Returns the accounts of the server as SQL names them, its own among them.
+async fn all_accounts(server: &Server, conn: &mut Conn) -> Result<BTreeSet<String>> {
     let rows = server.rows(conn, "SELECT user, host FROM mysql.user", "list the accounts").await?;
     let all = rows.iter().filter_map(|row| {
         let (user, host) = (text(row, 0)?, text(row, 1)?);
         // A role of MariaDB has no host.
-        let sql = if host.is_empty() { ident(&user) } else { account(&user, &host) };
-        Some((user, sql))
+        Some(if host.is_empty() { ident(&user) } else { account(&user, &host) })
     });
     Ok(all.collect())
 }
@@ -100,7 +86,7 @@ pub(super) async fn look(
     let mut conn = server.open(Purpose::WriteNames).await?;
     let (dialect, _) = Dialect::of(server, &mut conn, &options.fit.collations).await?;
     // Who may not read the accounts is told nothing of them.
-    let kept = kept_accounts(server, &mut conn, rule).await.unwrap_or_default();
+    let kept = accounts::kept(server, &mut conn, dialect.flavor, rule).await.unwrap_or_default();
     let mut seen = Seen { kept, ..Seen::default() };
     if !options.only.ranges().is_empty() {
         // Triggers fire for the rows of a range, and are shown to who may have some.
@@ -449,8 +435,7 @@ impl Asking<'_> {
             return Ok(());
         }
         // Who may not read the accounts is told nothing of them.
-        let Ok(there) = accounts(self.server, &mut self.conn).await else { return Ok(()) };
-        let there: BTreeSet<String> = there.into_iter().map(|(_, sql)| sql).collect();
+        let Ok(there) = all_accounts(self.server, &mut self.conn).await else { return Ok(()) };
         let is_missing =
             |definer: &&String| !there.contains(*definer) && !self.seen.accounts.contains(*definer);
         let missing: BTreeSet<String> = self.seen.definers.iter().filter(is_missing).cloned().collect();

@@ -24,6 +24,7 @@ use super::{
     accounts::{parts, table_granted},
     compare::MysqlLikeness,
     ddl,
+    grants::in_its_words,
     layout::{ACCOUNTS, Layout, Place},
     load::{INSERT_BYTES, Lines, insert_begin, push_values},
     sql::Script,
@@ -164,7 +165,7 @@ impl SqlScript {
                 .find_map(|verb| Some((verb, sql.strip_prefix(verb)?)))
             {
                 Some((verb, rest)) => users.push(format!("{verb}IF NOT EXISTS {rest}")),
-                None => grants.push(sql),
+                None => in_its_words(&sql).into_iter().for_each(|one| grants.push(one)),
             }
         }
         for (kind, script) in [(USERS, users), (GRANTS, grants)] {

@@ -1,34 +1,38 @@
 //! Puts restored tables in the place of those that are there: [`Exchange`].
 //!
-//! *Order.* The tables were restored beside and compared. Read what stands there and keep the text of its programs in
-//! `<db>__was_…`.`lifeboat_kept`; drop the triggers of the old tables, as no server moves a table with triggers; one
+//! *Order.* The tables were restored beside and compared. Bring back what an exchange that died took away. Read what
+//! stands there and keep the text of its programs, foreign keys and grants beside it ([`kept`]); drop the triggers of
+//! the old tables, as no server moves a table with triggers, and views that have the name of a table that comes; one
 //! `RENAME TABLE` moves the old tables away and the new ones in; foreign keys of tables that stay are made anew, as
-//! they follow the old parent; the programs of the snapshot take the place of the old ones.
+//! they follow the old parent; the programs of the snapshot take the place of the old ones, and grants on single
+//! routines, which go with the old ones, are given again.
 //!
 //! *Crash.* `RENAME TABLE` is one act: at every moment each table is in its place, old or new, and the old one is
-//! dropped by nobody. An error puts everything back. A death before the act leaves the old tables without triggers, one
-//! after it the new tables without programs, or a table that stays without its foreign key, or with one to the old
-//! table; the texts of the old ones are in `lifeboat_kept`. The exchange can be run again, which heals the programs and
-//! not these foreign keys.
+//! dropped by nobody. An error puts everything back. A death before the act leaves the old tables without triggers: the
+//! next exchange of the database makes them again before it begins. A death after it leaves the new tables without
+//! programs, or a table that stays without its foreign key, or with one to the old table: the next exchange ties it to
+//! the table that is there then, and gives the grants that this one took.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant},
 };
 
-use mysql_async::{Conn, prelude::Queryable};
+use mysql_async::Conn;
 use tokio::sync::Mutex;
 
 use super::{
     apply,
-    conn::{Purpose, Server, code, number, text},
-    ddl,
-    layout::{Database, Listed, Place, TableKind, Wanted},
+    conn::{Flavor, Purpose, Server, text},
+    grants,
+    kept::{self, FOREIGN_KEY, GRANT, KEPT, Mark, Remains, Text},
+    layout::{Database, Listed, Place, TableKind, Wanted, database_item},
+    ledger,
+    patience::{end_session, patiently},
     programs,
-    rename::Parent,
     sql::{Script, ident, literal},
     target::{attr, place},
+    ties::{Tie, Ties, untie},
 };
 use crate::{
     error::{ExitCode, Failure, Result},
@@ -36,12 +40,6 @@ use crate::{
     flow::{EntryMeta, EntrySink, FlowResult, Point, STREAM_DEPTH, channel, settle},
 };
 
-/// Time that others may wait behind one attempt to get the tables.
-const LOCK_TRY_SECONDS: u64 = 3;
-/// Time that others are let through between two attempts.
-const LOCK_PAUSE: Duration = Duration::from_secs(1);
-/// The table with the texts of the old programs.
-const KEPT: &str = "lifeboat_kept";
 /// Kinds of programs in the order in which they are made.
 const KINDS: [&str; 5] = ["placeholder", "routines", "view", "triggers", "events"];
 
@@ -117,21 +115,19 @@ pub struct Exchange {
 
 /// What stands where the restored tables go.
 struct Old {
+    flavor: Flavor,
     tables: BTreeSet<Place>,
+    /// Views that have the name of a table that comes.
+    views_in_the_way: BTreeSet<Place>,
     databases: Vec<Database>,
     programs: Vec<(EntryMeta, Script)>,
-    /// Foreign keys of tables that stay, to tables that go.
-    children: Vec<Tie>,
-    /// Foreign keys of tables that go, to tables that stay.
-    outward: Vec<Tie>,
-}
-
-/// A foreign key between what goes and what stays.
-struct Tie {
-    child: Place,
-    name: String,
-    /// The definition, which names its parent in full.
-    definition: String,
+    ties: Ties,
+    /// Grants on single routines of databases that go as a whole.
+    grants: BTreeMap<String, BTreeSet<String>>,
+    /// Databases whose grants on routines cannot be seen.
+    unseen: Vec<String>,
+    /// What exchanges that died left and this one finishes.
+    dead: Vec<Remains>,
 }
 
 impl Exchange {
@@ -141,31 +137,59 @@ impl Exchange {
             let what = format!("`{}`: nothing was restored that could be exchanged", self.server.name);
             return Err(Failure::new(ExitCode::Failed, what));
         };
-        self.monitor.step(Some(&self.server.name), "exchanging the tables".to_owned());
+        self.step("exchanging the tables".to_owned());
         let mut conn = self.server.open(Purpose::WriteNames).await?;
-        let old = self.old(&mut conn, &held).await?;
+        let databases = databases_of(&held);
+        ledger::lock(&self.server, &mut conn, None, &databases).await?;
+        let mut remains = Remains::find(&self.server, &mut conn, &databases).await?;
+        let mut notes = self.put_back_dead(&mut conn, &mut remains).await?;
+        let old = self.old(&mut conn, &held, &remains).await?;
         let id = conn.id();
         let mut step = Step::Kept;
-        if let Err(failure) = self.exchange(&mut conn, &held, &old, &mut step).await {
-            drop(conn);
-            return Err(self.put_back(id, &held, &old, step, failure).await);
+        match self.exchange(&mut conn, &held, &old, &mut step).await {
+            Ok(more) => notes.extend(more),
+            Err(failure) => {
+                drop(conn);
+                return Err(self.put_back(id, &held, &old, step, failure).await);
+            }
         }
-        self.clear(&mut conn, &held).await?;
+        notes.extend(self.end(&mut conn, &held, &old).await);
+        notes.extend(self.to_know(&held, &old));
+        Ok(notes)
+    }
+
+    fn step(&self, what: String) {
+        self.monitor.step(Some(&self.server.name), what);
+    }
+
+    /// Returns what a person should know after a good exchange.
+    fn to_know(&self, held: &Held, old: &Old) -> Vec<String> {
         let mut notes: Vec<String> = self
-            .was_databases(&held)
+            .was_databases(held)
             .iter()
             .map(|was| {
                 format!("what was there before is in database {was}; drop it when nobody needs it any more")
             })
             .collect();
-        if !old.children.is_empty() {
-            let children: BTreeSet<String> = old.children.iter().map(|tie| tie.child.to_string()).collect();
+        notes.extend(old.unseen.iter().map(|db| {
+            format!(
+                "the account may not read grants on single routines (mysql.procs_priv): those on routines of {db} are \
+                 gone with the old ones"
+            )
+        }));
+        let views = old.views_in_the_way.iter().filter(|at| !held.whole.contains(&at.db));
+        notes.extend(views.map(|at| {
+            format!("view {at} made room for the table; its text is in {}{}.{KEPT}", at.db, self.was)
+        }));
+        if !old.ties.children.is_empty() {
+            let children: BTreeSet<String> =
+                old.ties.children.iter().map(|tie| tie.child.to_string()).collect();
             let all = children.into_iter().collect::<Vec<_>>().join(", ");
             notes.push(format!(
                 "foreign keys of {all} refer to the exchanged tables; their rows were not compared"
             ));
         }
-        Ok(notes)
+        notes
     }
 
     fn was_place(&self, at: &Place) -> Place {
@@ -180,12 +204,54 @@ impl Exchange {
         databases_of(held).iter().map(|db| format!("{db}{}", self.was)).collect()
     }
 
+    /// Brings back what exchanges took away that died before they moved a table, and forgets them.
+    async fn put_back_dead(&self, conn: &mut Conn, remains: &mut Vec<Remains>) -> Result<Vec<String>> {
+        // What is still there is as it should be.
+        let mut mending = self.server.clone();
+        mending.resumes = true;
+        let mut notes = Vec::new();
+        for dead in remains.extract_if(.., |remains| remains.is_dead() && !remains.is_moved()) {
+            let there: BTreeSet<Place> =
+                listed_in(&mending, conn, &dead.of).await?.into_iter().map(|listed| listed.at).collect();
+            let mut making = mending.open(Purpose::WriteNames).await?;
+            let mut is_whole = true;
+            for text in dead.texts(&mending, conn).await? {
+                let is_lost = match text.kind.as_str() {
+                    "triggers" => there.contains(&text.at),
+                    "view" => !there.contains(&text.at),
+                    _ => false,
+                };
+                if !is_lost {
+                    continue;
+                }
+                let doing = format!("make the {} of {} again", text.kind, text.at);
+                match apply::run(&mending, &mut making, &text.script, &doing).await {
+                    Ok(()) => {}
+                    Err(failure) if failure.exit() == ExitCode::SourceDown => return Err(failure),
+                    Err(failure) => {
+                        is_whole = false;
+                        let (db, why) = (&dead.name, failure.one_line());
+                        notes.push(format!("the text is in {db}.{KEPT}: {why}"));
+                    }
+                }
+            }
+            if is_whole {
+                drop_if_empty(&mending, conn, &dead.name).await?;
+                let what =
+                    "an exchange died before it moved a table, and what it had taken away was made again";
+                notes.push(format!("{}: {what}", dead.of));
+            }
+        }
+        Ok(notes)
+    }
+
     /// Reads what stands there.
-    async fn old(&self, conn: &mut Conn, held: &Held) -> Result<Old> {
+    async fn old(&self, conn: &mut Conn, held: &Held, remains: &[Remains]) -> Result<Old> {
         let server = &self.server;
         let mut databases = Vec::new();
         let policy = Wanted::new(&server.config)?;
         let (mut tables, mut listed) = (BTreeSet::new(), Vec::new());
+        let mut views_in_the_way = BTreeSet::new();
         for db in databases_of(held) {
             let Some(found) = database(server, conn, &db).await? else { continue };
             for one in listed_in(server, conn, &db).await? {
@@ -194,87 +260,163 @@ impl Exchange {
                 }
                 if one.kind != TableKind::View {
                     tables.insert(one.at.clone());
+                } else if held.tables.contains(&one.at) {
+                    views_in_the_way.insert(one.at.clone());
                 }
                 listed.push(one);
             }
             databases.push(found);
         }
-        let (children, outward) = ties(server, conn, &tables).await?;
+        let ties = Ties::find(server, conn, &tables, remains).await?;
         let mut reading = server.open(Purpose::ReadNames).await?;
         let as_they_are = "SET SESSION character_set_results=binary";
         server.run(&mut reading, as_they_are, "prepare its session").await?;
         let programs = read_programs(server, &mut reading, &databases, &held.whole, &listed).await?;
-        Ok(Old { tables, databases, programs, children, outward })
+        let flavor = server.version(conn).await?.0;
+        let (mut grants, mut unseen) = (BTreeMap::new(), Vec::new());
+        for Database { name, .. } in databases.iter().filter(|db| held.whole.contains(&db.name)) {
+            match grants::on_routines(server, conn, flavor, name).await? {
+                Some(found) => {
+                    grants.insert(name.clone(), found);
+                }
+                None => unseen.push(name.clone()),
+            }
+        }
+        let dead = remains.iter().filter(|remains| remains.is_dead()).cloned().collect();
+        let mut old =
+            Old { flavor, tables, views_in_the_way, databases, programs, ties, grants, unseen, dead };
+        self.take_over(conn, held, &mut old).await?;
+        Ok(old)
     }
 
-    /// Writes down what an error or a death would have to bring back.
-    async fn keep(&self, conn: &mut Conn, held: &Held, old: &Old) -> Result<()> {
-        for db in databases_of(held) {
-            let was = ident(&format!("{db}{}", self.was));
-            let doing = format!("keep what is in database `{db}`");
-            self.server.run(conn, format!("CREATE DATABASE {was}"), &doing).await?;
-            let table = format!("{was}.{}", ident(KEPT));
-            let create = format!(
-                "CREATE TABLE {table} (n INT PRIMARY KEY, what VARCHAR(600), script LONGBLOB) CHARACTER SET utf8mb4"
-            );
-            self.server.run(conn, create, &doing).await?;
-            let programs = old.programs.iter().filter(|(meta, _)| meta.text("db") == Some(db.as_str()));
-            let texts = programs.map(|(meta, script)| (meta.path.to_string(), script.to_bytes()));
-            let keys = old.children.iter().chain(&old.outward).map(|Tie { child, definition, .. }| {
-                let add = apply::alter(child, std::slice::from_ref(definition));
-                (format!("foreign key of {child}"), add.into_bytes())
-            });
-            for (n, (what, bytes)) in texts.chain(keys).enumerate() {
-                let row = format!(
-                    "INSERT INTO {table} VALUES ({n}, {}, x'{}')",
-                    literal(&what),
-                    hex::encode(bytes)
-                );
-                self.server.run(conn, row, &doing).await?;
+    /// Takes over what exchanges that died after they moved the tables had not made again.
+    async fn take_over(&self, conn: &mut Conn, held: &Held, old: &mut Old) -> Result<()> {
+        for dead in &old.dead {
+            for text in dead.texts(&self.server, conn).await? {
+                match (text.kind.as_str(), text.foreign_key()) {
+                    (GRANT, _) if held.whole.contains(&text.at.db) => {
+                        let grants = text.script.statements.iter();
+                        let grants = grants.map(|grant| String::from_utf8_lossy(grant).into_owned());
+                        old.grants.entry(text.at.db).or_default().extend(grants);
+                    }
+                    (FOREIGN_KEY, Some(definition)) => {
+                        let (child, name) = (text.at, text.what);
+                        let is_known =
+                            old.ties.children.iter().any(|tie| tie.child == child && tie.name == name);
+                        if !is_known
+                            && !old.tables.contains(&child)
+                            && is_there(&self.server, conn, &child).await?
+                        {
+                            old.ties.children.push(Tie { child, name, definition });
+                        }
+                    }
+                    _ => {}
+                }
             }
         }
         Ok(())
     }
 
-    async fn exchange(&self, conn: &mut Conn, held: &Held, old: &Old, step: &mut Step) -> Result<()> {
+    /// Writes down what an error or a death would have to bring back.
+    async fn keep(&self, conn: &mut Conn, held: &Held, old: &Old) -> Result<()> {
+        for db in databases_of(held) {
+            let programs = old.programs.iter().filter(|(meta, _)| meta.text("db") == Some(db.as_str()));
+            let programs = programs.map(|(meta, script)| Text {
+                kind: meta.text("kind").unwrap_or_default().to_owned(),
+                at: Place { db: db.clone(), table: meta.text("table").unwrap_or_default().to_owned() },
+                what: meta.path.to_string(),
+                script: script.clone(),
+            });
+            let ties = old.ties.children.iter().chain(&old.ties.outward);
+            let keys = ties.map(|tie| Text::of_foreign_key(&tie.child, &tie.name, &tie.definition));
+            let grants = old.grants.get(&db).into_iter().flatten().map(|grant| Text::of_grant(&db, grant));
+            let texts: Vec<Text> = programs.chain(keys).chain(grants).collect();
+            kept::write(&self.server, conn, &format!("{db}{}", self.was), &texts).await?;
+        }
+        Ok(())
+    }
+
+    async fn exchange(
+        &self,
+        conn: &mut Conn,
+        held: &Held,
+        old: &Old,
+        step: &mut Step,
+    ) -> Result<Vec<String>> {
         let server = &self.server;
         self.keep(conn, held, old).await?;
         for db in databases_of(held) {
             let sql = format!("CREATE DATABASE IF NOT EXISTS {}", ident(&db));
             server.run(conn, sql, &format!("make database `{db}`")).await?;
         }
+        self.step("the old programs are kept as text; taking the old triggers away".to_owned());
         *step = Step::Triggers;
         drop_triggers(server, conn, &old.tables).await?;
+        drop_views(server, conn, old.views_in_the_way.iter()).await?;
+        self.step("moving the tables".to_owned());
         *step = Step::Moved;
         let away = old.tables.iter().map(|at| (at.clone(), self.was_place(at)));
         let moves: Vec<(Place, Place)> =
             away.chain(held.tables.iter().map(|at| (self.beside_place(at), at.clone()))).collect();
         rename_tables(server, conn, &moves).await?;
+        self.step("the tables are moved".to_owned());
+        for was in self.was_databases(held) {
+            kept::mark(server, conn, &was, Mark::After).await?;
+        }
+        self.tie_anew(conn, held, old).await?;
+        self.step("taking the old programs away".to_owned());
+        *step = Step::Programs;
+        drop_programs(server, conn, &held.whole).await?;
+        self.step("making the programs".to_owned());
+        make(server, &held.programs).await?;
+        self.step("giving grants on routines again".to_owned());
+        grants::give(server, old.flavor, &all_of(&old.grants)).await
+    }
+
+    /// Gives what was exchanged its defaults and its foreign keys.
+    async fn tie_anew(&self, conn: &mut Conn, held: &Held, old: &Old) -> Result<()> {
+        let server = &self.server;
         for (db, (charset, collation)) in held.databases.iter().filter(|(db, _)| held.whole.contains(*db)) {
             let sql = format!("ALTER DATABASE {} CHARACTER SET {charset} COLLATE {collation}", ident(db));
             server.run(conn, sql, &format!("set the defaults of database `{db}`")).await?;
         }
-        tie(server, conn, &old.children).await?;
+        self.tie(conn, &old.ties.children).await?;
         // What is put aside holds nothing up.
-        for Tie { child, name, .. } in &old.outward {
+        for Tie { child, name, .. } in &old.ties.outward {
             untie(server, conn, &self.was_place(child), name).await?;
+        }
+        for (child, name) in &old.ties.stray {
+            untie(server, conn, child, name).await?;
         }
         for (at, definition) in &held.outward {
             let doing = format!("add a foreign key of `{at}`");
             patiently(server, conn, &apply::alter(at, std::slice::from_ref(definition)), &doing).await?;
         }
-        *step = Step::Programs;
-        drop_programs(server, conn, &held.whole).await?;
-        make(server, &held.programs).await
+        Ok(())
+    }
+
+    /// Ties tables that stay to the tables that stand in their parents' places now.
+    async fn tie(&self, conn: &mut Conn, ties: &[Tie]) -> Result<()> {
+        let server = &self.server;
+        for Tie { child, name, definition } in ties {
+            let doing = format!("make foreign key `{name}` of `{child}` anew");
+            untie(server, conn, child, name).await?;
+            self.step(format!("foreign key {name} of {child} is made anew"));
+            patiently(server, conn, &apply::alter(child, std::slice::from_ref(definition)), &doing).await?;
+        }
+        Ok(())
     }
 
     /// Brings back what was there, and returns the failure to tell.
     async fn put_back(&self, id: u32, held: &Held, old: &Old, step: Step, failure: Failure) -> Failure {
         match self.try_put_back(id, held, old, step).await {
-            Ok(()) => failure.hint(format!(
-                "Everything is as it was before. What was restored is beside it, in databases *{}.",
-                self.beside
-            )),
+            Ok(notes) => {
+                let failure = failure.hint(format!(
+                    "Everything is as it was before. What was restored is beside it, in databases *{}.",
+                    self.beside
+                ));
+                notes.into_iter().fold(failure, Failure::hint)
+            }
             Err(second) => failure.hint(format!(
                 "It could not be put back whole: {}. No table is lost: the old ones are in databases *{was} or in their \
                  place, and the texts of their programs in *{was}.{KEPT}.",
@@ -284,30 +426,54 @@ impl Exchange {
         }
     }
 
-    async fn try_put_back(&self, id: u32, held: &Held, old: &Old, step: Step) -> Result<()> {
+    async fn try_put_back(&self, id: u32, held: &Held, old: &Old, step: Step) -> Result<Vec<String>> {
         let server = &self.server;
         let mut conn = server.open(Purpose::WriteNames).await?;
         end_session(server, &mut conn, id).await?;
+        if step >= Step::Programs {
+            drop_programs(server, &mut conn, &held.whole).await?;
+            // One may have the name of a table that comes back.
+            let made = held.programs.iter().filter(|(meta, _)| meta.text("kind") == Some("view"));
+            let made: Vec<Place> = made.map(|(meta, _)| place(meta)).collect::<Result<_>>()?;
+            drop_views(server, &mut conn, made.iter()).await?;
+        }
         if step >= Step::Moved && self.move_back(&mut conn, held, old).await? {
             for Database { name, charset, collation } in &old.databases {
                 let sql =
                     format!("ALTER DATABASE {} CHARACTER SET {charset} COLLATE {collation}", ident(name));
                 server.run(&mut conn, sql, &format!("set the defaults of database `{name}`")).await?;
             }
-            tie(server, &mut conn, &old.children).await?;
-            tie(server, &mut conn, &old.outward).await?;
-        }
-        if step >= Step::Programs {
-            drop_programs(server, &mut conn, &held.whole).await?;
+            self.tie(&mut conn, &old.ties.children).await?;
+            self.tie(&mut conn, &old.ties.outward).await?;
         }
         if step >= Step::Triggers {
             drop_triggers(server, &mut conn, &old.tables).await?;
-            let is_gone = |meta: &EntryMeta| step >= Step::Programs || meta.text("kind") == Some("triggers");
+            let is_gone = |meta: &EntryMeta| {
+                step >= Step::Programs
+                    || meta.text("kind") == Some("triggers")
+                    || place(meta).is_ok_and(|at| old.views_in_the_way.contains(&at))
+            };
             let gone: Vec<_> = old.programs.iter().filter(|(meta, _)| is_gone(meta)).cloned().collect();
             make(server, &gone).await?;
         }
+        let notes = match step {
+            Step::Programs => grants::give(server, old.flavor, &all_of(&old.grants)).await?,
+            _ => Vec::new(),
+        };
+        self.leave_nothing(&mut conn, held, old).await?;
+        Ok(notes)
+    }
+
+    /// Drops the databases that were made for nothing.
+    async fn leave_nothing(&self, conn: &mut Conn, held: &Held, old: &Old) -> Result<()> {
         for was in self.was_databases(held) {
-            drop_if_empty(server, &mut conn, &was).await?;
+            drop_if_empty(&self.server, conn, &was).await?;
+        }
+        let were_there: BTreeSet<&String> = old.databases.iter().map(|db| &db.name).collect();
+        for db in databases_of(held).iter().filter(|db| !were_there.contains(db)) {
+            if apply::obstacles(&self.server, conn, &[database_item(db)]).await?.is_empty() {
+                drop_if_empty(&self.server, conn, db).await?;
+            }
         }
         Ok(())
     }
@@ -328,13 +494,30 @@ impl Exchange {
         Ok(true)
     }
 
-    /// Drops the databases that the tables came from.
-    async fn clear(&self, conn: &mut Conn, held: &Held) -> Result<()> {
-        for db in databases_of(held) {
-            drop_if_empty(&self.server, conn, &format!("{db}{}", self.beside)).await?;
+    /// Marks that all is done, here and by those that died, and drops the databases that the tables came from. The
+    /// exchange is good also where this fails.
+    async fn end(&self, conn: &mut Conn, held: &Held, old: &Old) -> Vec<String> {
+        let mut notes = Vec::new();
+        let was = self.was_databases(held).into_iter().chain(old.dead.iter().map(|dead| dead.name.clone()));
+        for was in was {
+            if let Err(failure) = kept::mark(&self.server, conn, &was, Mark::Ended).await {
+                notes.push(format!("the exchange is good, but: {}", failure.one_line()));
+            }
         }
-        Ok(())
+        for db in databases_of(held).iter().map(|db| format!("{db}{}", self.beside)) {
+            if let Err(failure) = drop_if_empty(&self.server, conn, &db).await {
+                notes.push(format!(
+                    "the exchange is good; drop database {db} by hand: {}",
+                    failure.one_line()
+                ));
+            }
+        }
+        notes
     }
+}
+
+fn all_of(grants: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
+    grants.values().flatten().cloned().collect()
 }
 
 fn databases_of(held: &Held) -> BTreeSet<String> {
@@ -369,42 +552,6 @@ async fn listed_in(server: &Server, conn: &mut Conn, db: &str) -> Result<Vec<Lis
         Some(Listed { at, kind: TableKind::of(&text(row, 1)?, &engine)? })
     });
     Ok(all.collect())
-}
-
-/// Finds the foreign keys between tables that go and tables that stay: those of children that stay, and those of
-/// children that go.
-async fn ties(server: &Server, conn: &mut Conn, going: &BTreeSet<Place>) -> Result<(Vec<Tie>, Vec<Tie>)> {
-    let databases: BTreeSet<String> = going.iter().map(|at| literal(&at.db)).collect();
-    let (mut stay, mut go) = (Vec::new(), Vec::new());
-    if databases.is_empty() {
-        return Ok((stay, go));
-    }
-    let list = databases.into_iter().collect::<Vec<_>>().join(",");
-    let sql = format!(
-        "SELECT DISTINCT table_schema, table_name, constraint_name, referenced_table_schema, referenced_table_name \
-         FROM information_schema.key_column_usage WHERE referenced_table_name IS NOT NULL \
-         AND (table_schema IN ({list}) OR referenced_table_schema IN ({list}))"
-    );
-    for row in &server.rows(conn, &sql, "look for foreign keys of the tables").await? {
-        let get = |at| text(row, at).unwrap_or_default();
-        let (child, name) = (Place { db: get(0), table: get(1) }, get(2));
-        let parent = Place { db: get(3), table: get(4) };
-        let (child_goes, parent_goes) = (going.contains(&child), going.contains(&parent));
-        if child_goes == parent_goes {
-            continue;
-        }
-        let create = programs::create_table(server, conn, &child).await?;
-        let keys = ddl::split(&String::from_utf8_lossy(&create), false).foreign_keys;
-        let begin = format!("CONSTRAINT {} ", ident(&name));
-        let key = keys.into_iter().find(|key| key.starts_with(&begin)).ok_or_else(|| {
-            let what =
-                format!("`{}`: the server does not show foreign key `{name}` of `{child}`", server.name);
-            Failure::new(ExitCode::Failed, what)
-        })?;
-        let definition = Parent::of(&key).map_or_else(|| key.clone(), |found| found.named(&key, &parent));
-        if child_goes { &mut go } else { &mut stay }.push(Tie { child, name, definition });
-    }
-    Ok((stay, go))
 }
 
 /// Reads views, routines and events of databases that go as a whole, and the triggers of all tables that go.
@@ -468,6 +615,14 @@ async fn drop_triggers(server: &Server, conn: &mut Conn, tables: &BTreeSet<Place
     Ok(())
 }
 
+async fn drop_views(server: &Server, conn: &mut Conn, views: impl Iterator<Item = &Place>) -> Result<()> {
+    for at in views {
+        let sql = format!("DROP VIEW IF EXISTS {}", at.sql());
+        patiently(server, conn, &sql, &format!("drop view `{at}`")).await?;
+    }
+    Ok(())
+}
+
 async fn drop_programs(server: &Server, conn: &mut Conn, databases: &BTreeSet<String>) -> Result<()> {
     let policy = Wanted::new(&server.config)?;
     for db in databases {
@@ -515,73 +670,6 @@ async fn rename_tables(server: &Server, conn: &mut Conn, moves: &[(Place, Place)
     let list: Vec<String> =
         moves.iter().map(|(from, to)| format!("{} TO {}", from.sql(), to.sql())).collect();
     patiently(server, conn, &format!("RENAME TABLE {}", list.join(", ")), "exchange the tables").await
-}
-
-/// Ties tables that stay to the tables that stand in their parents' places now.
-async fn tie(server: &Server, conn: &mut Conn, ties: &[Tie]) -> Result<()> {
-    for Tie { child, name, definition } in ties {
-        untie(server, conn, child, name).await?;
-        let doing = format!("make foreign key `{name}` of `{child}` anew");
-        patiently(server, conn, &apply::alter(child, std::slice::from_ref(definition)), &doing).await?;
-    }
-    Ok(())
-}
-
-/// Drops a foreign key if it is there.
-async fn untie(server: &Server, conn: &mut Conn, at: &Place, name: &str) -> Result<()> {
-    let doing = format!("drop foreign key `{name}` of `{at}`");
-    let sql = format!(
-        "SELECT COUNT(*) FROM information_schema.table_constraints WHERE constraint_type = 'FOREIGN KEY' \
-         AND table_schema = {} AND table_name = {} AND constraint_name = {}",
-        literal(&at.db),
-        literal(&at.table),
-        literal(name)
-    );
-    let there = server.rows(conn, &sql, &doing).await?;
-    if there.first().and_then(|row| text(row, 0)).is_none_or(|n| n == "0") {
-        return Ok(());
-    }
-    let sql = format!("ALTER TABLE {} DROP FOREIGN KEY {}", at.sql(), ident(name));
-    patiently(server, conn, &sql, &doing).await
-}
-
-/// Runs a statement that needs tables for itself, without holding others up for long.
-async fn patiently(server: &Server, conn: &mut Conn, sql: &str, doing: &str) -> Result<()> {
-    let limit = server.config.lock_wait_seconds.max(1);
-    let wait = format!("SET SESSION lock_wait_timeout={}", LOCK_TRY_SECONDS.min(limit));
-    server.run(conn, wait, doing).await?;
-    let began = Instant::now();
-    loop {
-        match conn.query_drop(sql).await {
-            Ok(()) => return Ok(()),
-            Err(error) if matches!(number(&error), Some(code::LOCK_WAIT | code::DEADLOCK)) => {
-                if began.elapsed() >= Duration::from_secs(limit) {
-                    return Err(server.failure(doing, error).hint(
-                        "A long statement or transaction holds the table: SHOW PROCESSLIST names it. End it, or raise \
-                         lock_wait_seconds.",
-                    ));
-                }
-                tokio::time::sleep(LOCK_PAUSE).await;
-            }
-            Err(error) => return Err(server.failure(doing, error)),
-        }
-    }
-}
-
-/// Ends a session that may still wait for a lock, and waits until it is gone.
-async fn end_session(server: &Server, conn: &mut Conn, id: u32) -> Result<()> {
-    let _gone_already = conn.query_drop(format!("KILL {id}")).await;
-    let sql = format!("SELECT COUNT(*) FROM information_schema.processlist WHERE id = {id}");
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(server.config.lock_wait_seconds.max(1)) {
-        let rows = server.rows(conn, &sql, "wait for the session before").await?;
-        if rows.first().and_then(|row| text(row, 0)).is_none_or(|n| n == "0") {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let what = format!("`{}`: the session that exchanged the tables does not end", server.name);
-    Err(Failure::new(ExitCode::Failed, what))
 }
 
 async fn is_there(server: &Server, conn: &mut Conn, at: &Place) -> Result<bool> {

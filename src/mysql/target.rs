@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use mysql_async::Conn;
 
 use super::{
-    accounts::{Accounts, parts},
+    accounts::{self, Accounts, parts},
     apply::{self, Filled},
     choices::{AccountsRule, Choices, Naming},
     conn::{Flavor, Purpose, Server},
@@ -558,17 +558,11 @@ impl Writing<'_> {
                 self.tally.notes.push("no account was made, and no grant given".to_owned());
                 None
             }
-            Some((_, script)) => Some(Accounts::new(self.fitting_accounts(script).await?)),
+            Some((_, script)) => Some(self.accounts(script, rule).await?),
             None => None,
         };
         if let Some(accounts) = &mut accounts {
-            let (server, names, how) = (self.server, &mut self.names, (self.dialect.flavor, rule));
-            let is_known = self.standing.kept.is_some();
-            let kept = accounts.keep(server, names, how, self.standing.kept.take()).await?;
-            if let Some(ledger) = self.ledger.as_ref().filter(|_| !is_known) {
-                ledger.keep(server, names, kept).await?;
-            }
-            accounts.create(server, names, self.dialect.flavor).await?;
+            accounts.create(self.server, &mut self.names, self.dialect.flavor).await?;
         }
         self.programs(&["routines"]).await?;
         // Grants come after the routines that some are on, and before the views: a server looks through a view with
@@ -614,10 +608,24 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Leaves accounts out that the server cannot hold, where the person said so.
-    async fn fitting_accounts(&mut self, mut script: Script) -> Result<Script> {
-        let kept = preflight::kept_accounts(self.server, &mut self.names, self.choices.accounts()).await?;
-        let unfit = preflight::unfit_accounts(&self.dialect, &script, &kept);
+    /// Decides which accounts stay as they are, and leaves those out that the server cannot hold, where the person said
+    /// so. A restore that is continued knows which were there: what else there is, is its own.
+    async fn accounts(&mut self, script: Script, rule: AccountsRule) -> Result<Accounts> {
+        let known = self.standing.kept.take();
+        let (is_known, flavor) = (known.is_some(), self.dialect.flavor);
+        let kept = match known {
+            Some(kept) => kept,
+            None => accounts::kept(self.server, &mut self.names, flavor, rule).await?,
+        };
+        let script = self.fitting_accounts(script, &kept)?;
+        if let Some(ledger) = self.ledger.as_ref().filter(|_| !is_known) {
+            ledger.keep(self.server, &mut self.names, &kept).await?;
+        }
+        Ok(Accounts::new(script, kept))
+    }
+
+    fn fitting_accounts(&mut self, mut script: Script, kept: &BTreeSet<String>) -> Result<Script> {
+        let unfit = preflight::unfit_accounts(&self.dialect, &script, kept);
         if let Some((account, why)) = unfit.iter().next().filter(|_| !self.options.fit.leave_out) {
             let what = format!("`{}`: the server cannot hold account {account}", self.server.name);
             return Err(Failure::new(ExitCode::Usage, what).because(why.clone()).hint(preflight::LEAVE_OUT));

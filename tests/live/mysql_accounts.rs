@@ -62,6 +62,7 @@ fn of_mysql() -> Vec<String> {
             PASSWORD REUSE INTERVAL 3 DAY PASSWORD REQUIRE CURRENT",
         "ALTER USER 'careful'@'%' ATTRIBUTE '{\"a\": \"it''s \\\\\"q\\\\\" b\\\\\\\\s \\\\n\", \"ü\": [1, null]}'",
         "CREATE USER 'noted'@'%' COMMENT 'it''s \\\\ a \"note\"'",
+        "CREATE USER 'older'@'%' IDENTIFIED WITH sha256_password BY 'x'",
         "CREATE USER 'dual'@'%' IDENTIFIED BY 'one' PASSWORD HISTORY 5",
         "ALTER USER 'dual'@'%' IDENTIFIED BY 'two' RETAIN CURRENT PASSWORD",
         "CREATE USER 'stale'@'%' IDENTIFIED BY 'one'",
@@ -91,6 +92,11 @@ fn of_mariadb() -> Vec<String> {
         "GRANT UPDATE (a) ON `lbt_``a'_%b`.t TO PUBLIC",
         "GRANT EXECUTE ON PROCEDURE `lbt_``a'_%b`.`p``p` TO PUBLIC",
         "GRANT reader TO PUBLIC",
+        "SET sql_mode = ORACLE",
+        "CREATE PACKAGE `lbt_``a'_%b`.k AS FUNCTION f RETURN INT; END",
+        "CREATE PACKAGE BODY `lbt_``a'_%b`.k AS FUNCTION f RETURN INT AS BEGIN RETURN 1; END; END",
+        "GRANT EXECUTE ON PACKAGE `lbt_``a'_%b`.k TO 'plain'@'%'",
+        "GRANT EXECUTE ON PACKAGE BODY `lbt_``a'_%b`.k TO PUBLIC",
     ]
     .map(str::to_owned)
     .to_vec()

@@ -91,6 +91,11 @@ impl Recorded {
 
     /// Asks a target what it says of what `options` select.
     pub async fn preflight(&self, config: &MysqlConfig, options: WriteOptions) -> Preflight {
+        self.preflight_of(target(config), options).await
+    }
+
+    /// Asks this target what it says of what `options` select.
+    pub async fn preflight_of(&self, mut target: Box<dyn Target>, options: WriteOptions) -> Preflight {
         let only = &options.only;
         let wanted =
             self.entries.iter().filter(|(meta, _, trailer)| only.wants(meta) && only.may_hold(meta, trailer));
@@ -103,7 +108,7 @@ impl Recorded {
             })
             .collect();
         let mut replay = Replay(entries.into_iter());
-        target(config).preflight(&options, &mut replay).await.unwrap_or_else(|failure| panic!("{failure:?}"))
+        target.preflight(&options, &mut replay).await.unwrap_or_else(|failure| panic!("{failure:?}"))
     }
 
     /// Changes the text of one entry.

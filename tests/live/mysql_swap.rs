@@ -9,6 +9,7 @@ use std::{
 };
 
 use lifeboat::{
+    event::{NoMonitor, SharedMonitor},
     flow::{Selection, WriteOptions},
     mysql::{Choices, Exchange, Naming},
     policy::MysqlConfig,
@@ -17,7 +18,7 @@ use mysql_async::prelude::Queryable;
 
 use crate::{
     rows::Recorded,
-    support::{Product, Server, choosing, own},
+    support::{Product, Server, own, target, watched},
 };
 
 crate::on_both!(
@@ -27,28 +28,31 @@ crate::on_both!(
     an_exchange_that_cannot_end_puts_everything_back,
     an_exchange_whose_session_dies_puts_everything_back,
     an_exchange_that_dies_loses_no_table_and_can_be_run_again,
+    grants_on_single_routines_outlive_their_routines,
+    a_view_makes_room_for_a_table_of_its_name,
+    an_exchange_that_cannot_end_leaves_no_database_and_no_view,
 );
 
-const BESIDE: &str = "__lb_1";
-const WAS: &str = "__was_1";
+pub const BESIDE: &str = "__lb_1";
+pub const WAS: &str = "__was_1";
 
 async fn clear(server: &Server, db: &str) {
-    let drops =
-        ["_out", "", BESIDE, WAS, "__was_2"].map(|suffix| format!("DROP DATABASE IF EXISTS {db}{suffix}"));
+    let drops = ["_out", "", BESIDE, WAS, "__was_2", "__was_3"]
+        .map(|suffix| format!("DROP DATABASE IF EXISTS {db}{suffix}"));
     server.run(["SET foreign_key_checks = 0".to_owned()].into_iter().chain(drops)).await;
 }
 
 /// A database of the shared server that goes away with its copies at the end.
-struct Scene {
-    server: Server,
-    db: String,
-    recorded: Recorded,
-    config: MysqlConfig,
+pub struct Scene {
+    pub server: Server,
+    pub db: String,
+    pub recorded: Recorded,
+    pub config: MysqlConfig,
 }
 
 impl Scene {
     /// Makes the database, records it, and changes what is live.
-    async fn new(product: Product, name: &str) -> Self {
+    pub async fn new(product: Product, name: &str) -> Self {
         let server = Server::shared(product).await;
         let db = own(name);
         clear(&server, &db).await;
@@ -90,9 +94,14 @@ impl Scene {
     }
 
     /// Restores beside and returns what is to follow.
-    async fn beside(&self, only: Option<&str>, was: &str) -> Exchange {
+    pub async fn beside(&self, only: Option<&str>, was: &str) -> Exchange {
+        self.beside_watched(only, was, NoMonitor::shared()).await
+    }
+
+    /// Restores beside and returns what is to follow, watched by `monitor`.
+    pub async fn beside_watched(&self, only: Option<&str>, was: &str, monitor: SharedMonitor) -> Exchange {
         let naming = Naming::Swap { beside: BESIDE.to_owned(), was: was.to_owned() };
-        let (target, exchange) = choosing(&self.config, Choices { naming, ..Choices::default() });
+        let (target, exchange) = watched(&self.config, Choices { naming, ..Choices::default() }, monitor);
         let only =
             only.map(|table| Selection::new(&[format!("{}.{table}", self.db)]).unwrap()).unwrap_or_default();
         let options = WriteOptions { replace: true, only, ..WriteOptions::default() };
@@ -100,12 +109,12 @@ impl Scene {
         exchange.expect("an exchange follows")
     }
 
-    async fn ask(&self, sql: &str) -> String {
+    pub async fn ask(&self, sql: &str) -> String {
         self.server.ask(&sql.replace("{db}", &self.db)).await
     }
 
     /// Returns the names of all programs.
-    async fn programs(&self) -> String {
+    pub async fn programs(&self) -> String {
         let sql = "SELECT GROUP_CONCAT(x ORDER BY x) FROM (\
             SELECT table_name AS x FROM information_schema.views WHERE table_schema = '{db}' UNION ALL \
             SELECT routine_name FROM information_schema.routines WHERE routine_schema = '{db}' UNION ALL \
@@ -114,14 +123,21 @@ impl Scene {
         self.ask(sql).await
     }
 
-    async fn tables(&self, suffix: &str) -> String {
+    pub async fn tables(&self, suffix: &str) -> String {
         let sql = "SELECT COALESCE(GROUP_CONCAT(table_name ORDER BY table_name), '') FROM information_schema.tables \
                    WHERE table_schema = '{db}+' AND table_type = 'BASE TABLE'";
         self.ask(&sql.replace('+', suffix)).await
     }
 
+    /// Returns what an account may do with single routines.
+    pub async fn granted(&self, account: &str) -> String {
+        let sql = "SELECT COALESCE(GROUP_CONCAT(CONCAT(routine_type, ' ', routine_name, ' ', proc_priv) \
+                   ORDER BY routine_type, routine_name), 'nothing') FROM mysql.procs_priv WHERE db = '{db}' AND user = '";
+        self.ask(&format!("{sql}{account}'")).await
+    }
+
     /// Returns where the foreign key of the table outside refers to.
-    async fn parent(&self) -> String {
+    pub async fn parent(&self) -> String {
         let sql = "SELECT COALESCE(MAX(CONCAT(unique_constraint_schema, '.', referenced_table_name)), 'none') FROM \
                    information_schema.referential_constraints WHERE constraint_schema = '{db}_out'";
         self.ask(sql).await.replace(&self.db, "db")
@@ -138,7 +154,7 @@ impl Scene {
         assert_eq!(self.ask("SELECT what FROM {db}.log").await, "live", "its trigger fires again");
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         clear(&self.server, &self.db).await;
     }
 }
@@ -305,6 +321,9 @@ async fn waiting(scene: &Scene) -> String {
 
 async fn an_exchange_whose_session_dies_puts_everything_back(product: Product) {
     let scene = Scene::new(product, "swap_dies").await;
+    let caller = own("swap_caller");
+    let make = format!("CREATE USER {caller}");
+    scene.server.run([make, format!("GRANT EXECUTE ON FUNCTION {}.q TO {caller}", scene.db)]).await;
     let exchange = scene.beside(None, WAS).await;
     let user = user_of_a_function(&scene).await;
     let running = tokio::spawn(exchange.run());
@@ -313,6 +332,8 @@ async fn an_exchange_whose_session_dies_puts_everything_back(product: Product) {
     user.disconnect().await.unwrap();
     let failure = running.await.unwrap().unwrap_err();
     assert!(failure.hints().iter().any(|hint| hint.contains("as it was before")), "{failure:?}");
+    assert_eq!(scene.granted(&caller).await, "FUNCTION q Execute", "who could call it still can");
+    scene.server.run([format!("DROP USER {caller}")]).await;
     scene.is_untouched().await;
     scene.end().await;
 }
@@ -343,5 +364,132 @@ async fn an_exchange_that_dies_loses_no_table_and_can_be_run_again(product: Prod
     assert_eq!(scene.ask("SELECT GROUP_CONCAT(name) FROM {db}.users").await, "old,old");
     assert_eq!(scene.ask(&format!("SELECT GROUP_CONCAT(name) FROM {{db}}{WAS}.users")).await, "live,live");
     assert_eq!(scene.parent().await, "db.users");
+    scene.end().await;
+}
+
+async fn grants_on_single_routines_outlive_their_routines(product: Product) {
+    let mut scene = Scene::new(product, "swap_grants").await;
+    let (caller, role, db) = (own("swap_calls"), own("swap_role"), scene.db.clone());
+    let mut all = vec![
+        format!("CREATE USER {caller}"),
+        format!("CREATE ROLE {role}"),
+        format!("CREATE PROCEDURE {db}.p () SELECT 'live'"),
+        format!("GRANT EXECUTE, ALTER ROUTINE ON PROCEDURE {db}.p TO {caller} WITH GRANT OPTION"),
+        format!("GRANT EXECUTE ON FUNCTION {db}.q TO {caller}, {role}"),
+    ];
+    let mut expected = "FUNCTION q Execute,PROCEDURE p Execute,Alter Routine,Grant".to_owned();
+    if product == Product::Mariadb {
+        all.extend([
+            "SET sql_mode = ORACLE".to_owned(),
+            format!("CREATE PACKAGE {db}.k AS FUNCTION f RETURN INT; END"),
+            format!("CREATE PACKAGE BODY {db}.k AS FUNCTION f RETURN INT AS BEGIN RETURN 1; END; END"),
+            format!("GRANT EXECUTE ON PACKAGE {db}.k TO {caller}"),
+            format!("GRANT EXECUTE ON PACKAGE BODY {db}.k TO {caller}"),
+        ]);
+        expected.push_str(",PACKAGE k Execute,PACKAGE BODY k Execute");
+    }
+    scene.server.run(all).await;
+    assert_eq!(scene.granted(&caller).await, expected);
+    scene.recorded = Recorded::read(&scene.config).await;
+    let notes = scene.beside(None, WAS).await.run().await.expect("the exchange works");
+    assert!(!notes.iter().any(|note| note.contains("grant went")), "{notes:?}");
+    assert_eq!(scene.granted(&caller).await, expected);
+    assert_eq!(scene.granted(&role).await, "FUNCTION q Execute");
+    let kept = format!(
+        "SELECT GROUP_CONCAT(CONVERT(script USING utf8mb4)) FROM {{db}}{WAS}.lifeboat_kept WHERE kind = 'grant'"
+    );
+    assert!(scene.ask(&kept).await.contains("GRANT Execute ON FUNCTION"), "they are kept as text too");
+
+    // A database that is dropped as a whole leaves them, and they are good again with the routines.
+    let options = WriteOptions { replace: true, ..WriteOptions::default() };
+    scene.recorded.write_to(target(&scene.config), options).await.expect("the restore works");
+    assert_eq!(scene.granted(&caller).await, expected);
+
+    // Who cannot see them is told.
+    let blind = own("swap_blind");
+    scene
+        .server
+        .run([
+            format!("CREATE USER {blind} IDENTIFIED BY 'x'"),
+            format!("GRANT ALL ON `lbt%`.* TO {blind}"),
+            format!(
+                "GRANT RELOAD, PROCESS, {} ON *.* TO {blind}",
+                match product {
+                    Product::Mysql =>
+                        "SYSTEM_VARIABLES_ADMIN, SET_ANY_DEFINER, CONNECTION_ADMIN, SYSTEM_USER",
+                    Product::Mariadb => "SUPER",
+                }
+            ),
+        ])
+        .await;
+    let seeing = scene.config.clone();
+    scene.config = scene.server.as_user(seeing, &blind, "x");
+    let notes = scene.beside(None, "__was_2").await.run().await.expect("the exchange works").join("\n");
+    assert!(notes.contains("may not read grants on single routines"), "{notes}");
+    scene.server.run([format!("DROP USER {caller}, {blind}"), format!("DROP ROLE {role}")]).await;
+    scene.end().await;
+}
+
+async fn a_view_makes_room_for_a_table_of_its_name(product: Product) {
+    let scene = Scene::new(product, "swap_view").await;
+    let change = [
+        format!("DROP TABLE {}.log", scene.db),
+        format!("CREATE VIEW {0}.log AS SELECT id AS n, name AS what FROM {0}.users", scene.db),
+    ];
+    scene.server.run(&change).await;
+    let is_view =
+        "SELECT table_type FROM information_schema.tables WHERE table_schema = '{db}' AND table_name = 'log'";
+    // One that cannot end brings the view back.
+    let exchange = scene.beside(Some("[lu]*"), WAS).await;
+    scene
+        .server
+        .run([format!(
+            "CREATE TRIGGER {0}.t1 BEFORE INSERT ON {0}.extra FOR EACH ROW SET NEW.id = 1",
+            scene.db
+        )])
+        .await;
+    exchange.run().await.expect_err("the name of the trigger is taken");
+    assert_eq!(scene.ask(is_view).await, "VIEW");
+    assert_eq!(scene.ask("SELECT COUNT(*) FROM {db}.log").await, "2", "it shows what it showed");
+    scene
+        .server
+        .run([format!("DROP TRIGGER {}.t1", scene.db), format!("DROP DATABASE {}{BESIDE}", scene.db)])
+        .await;
+
+    let notes = scene.beside(Some("log"), WAS).await.run().await.expect("the exchange works").join("\n");
+    assert!(notes.contains("log made room"), "{notes}");
+    assert_eq!(scene.ask(is_view).await, "BASE TABLE");
+    let kept = scene.ask(&format!("SELECT GROUP_CONCAT(what) FROM {{db}}{WAS}.lifeboat_kept")).await;
+    assert!(kept.contains("log/view.sql"), "{kept}");
+
+    // And with the whole database.
+    scene.server.run([format!("DROP TABLE {}.log", scene.db)].iter().chain(&change[1..])).await;
+    scene.beside(None, "__was_2").await.run().await.expect("the exchange works");
+    assert_eq!(scene.ask(is_view).await, "BASE TABLE");
+    scene.end().await;
+}
+
+async fn an_exchange_that_cannot_end_leaves_no_database_and_no_view(product: Product) {
+    let mut scene = Scene::new(product, "swap_leaves").await;
+    let view = format!("{}/names/view.sql", scene.db);
+    scene.recorded.replace(&view, |_| "DELIMITER ;;\nNONSENSE\n;;\nDELIMITER ;\n".to_owned());
+    // A view alone, which was not there.
+    scene.server.run([format!("DROP VIEW {}.names", scene.db)]).await;
+    let exchange = scene.beside(Some("names"), WAS).await;
+    let failure = exchange.run().await.expect_err("no server makes that view");
+    assert!(failure.hints().iter().any(|hint| hint.contains("as it was before")), "{failure:?}");
+    assert_eq!(scene.programs().await, "e,extra_view,live,q", "no stand-in is left");
+    // A database that was not there.
+    scene
+        .server
+        .run([format!("DROP TABLE {}_out.child", scene.db), format!("DROP DATABASE {}", scene.db)])
+        .await;
+    let exchange = scene.beside(None, WAS).await;
+    let failure = exchange.run().await.expect_err("no server makes that view");
+    assert!(failure.hints().iter().any(|hint| hint.contains("as it was before")), "{failure:?}");
+    let left = "SELECT GROUP_CONCAT(schema_name ORDER BY LENGTH(schema_name)) FROM information_schema.schemata \
+                WHERE schema_name LIKE '{db}%'";
+    let left = scene.ask(left).await.replace(&scene.db, "db");
+    assert_eq!(left, format!("db_out,db{BESIDE}"), "what was restored is beside");
     scene.end().await;
 }

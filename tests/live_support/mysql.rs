@@ -4,7 +4,7 @@ use std::{process::Command, time::Duration};
 
 use lifeboat::{
     clock::Ground,
-    event::NoMonitor,
+    event::{NoMonitor, SharedMonitor},
     flow::{Source, Target},
     mysql::{Choices, Exchange, MysqlSource, MysqlTarget},
     names::SourceName,
@@ -276,8 +276,16 @@ pub fn target(config: &MysqlConfig) -> Box<dyn Target> {
 
 /// Makes a target that does as was chosen, and what follows it if the choice was an exchange.
 pub fn choosing(config: &MysqlConfig, choices: Choices) -> (Box<dyn Target>, Option<Exchange>) {
-    let target =
-        MysqlTarget::new(name(), config.clone(), Ground::system(), NoMonitor::shared()).choosing(choices);
+    watched(config, choices, NoMonitor::shared())
+}
+
+/// Makes the same, watched by `monitor`.
+pub fn watched(
+    config: &MysqlConfig,
+    choices: Choices,
+    monitor: SharedMonitor,
+) -> (Box<dyn Target>, Option<Exchange>) {
+    let target = MysqlTarget::new(name(), config.clone(), Ground::system(), monitor).choosing(choices);
     let exchange = target.exchange().expect("the secret is there");
     (Box::new(target), exchange)
 }
