@@ -4,8 +4,6 @@
 //! and `CONNECT`'s may be anything's. Read as tables, such rows would be stored twice, and a restore would write them
 //! into places that it was not asked to touch.
 
-use std::collections::BTreeSet;
-
 use mysql_async::Conn;
 
 use super::{
@@ -33,19 +31,16 @@ pub(super) fn mark(listed: &[Listed]) -> Option<String> {
 }
 
 /// Sends the definitions of tables whose rows are kept elsewhere; after all other tables, which they may be made of.
-/// Returns those that cannot be read, which are reported.
 pub(super) async fn send_definitions(
     server: &Server,
     conn: &mut Conn,
     listed: &[Listed],
     sink: &EntrySink,
     monitor: &SharedMonitor,
-) -> FlowResult<BTreeSet<Place>> {
-    let mut unread = BTreeSet::new();
+) -> FlowResult<()> {
     for at in of_kind(listed, TableKind::Elsewhere) {
         if let Some(why) = send_definition(server, conn, at, sink).await? {
             sink.report(Problem { what: table_item(&at.db, &at.table), why }).await?;
-            unread.insert(at.clone());
             continue;
         }
         monitor.warn(
@@ -54,7 +49,7 @@ pub(super) async fn send_definitions(
             Some("Back up the place where the rows are; exclude the table to be told no more."),
         );
     }
-    Ok(unread)
+    Ok(())
 }
 
 /// Reports what the server lists as something that this version does not know: left out, and never without a word.

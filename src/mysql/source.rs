@@ -6,10 +6,7 @@
 //! *Crash.* Nothing is written to the server, and all locks end with their sessions. What was sent before
 //! an error is never completed, so the other side cannot take it for whole.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -125,8 +122,8 @@ impl MysqlSource {
             snapshot.mark("definition_only", &names);
         }
         let division = Division { rows: self.range_rows, is_counted: snapshot.is_shared() };
-        let (server, monitor, unread) = (&server, &self.monitor, BTreeSet::new());
-        let mut reading = Reading { server, snapshot, content, sink, division, monitor, unread };
+        let mut reading =
+            Reading { server: &server, snapshot, content, sink, division, monitor: &self.monitor };
         reading.definitions().await?;
         reading.doubts().await?;
         let counts = reading.rows().await?;
@@ -280,8 +277,6 @@ struct Reading<'a> {
     sink: EntrySink,
     division: Division,
     monitor: &'a SharedMonitor,
-    /// Tables of which not even the definition could be read.
-    unread: BTreeSet<Place>,
 }
 
 impl Reading<'_> {
@@ -299,7 +294,7 @@ impl Reading<'_> {
             send_layout(&table.at, &table.layout, sink).await?;
         }
         let (names, listed) = (&mut self.snapshot.names, &self.snapshot.listed);
-        self.unread = engines::send_definitions(server, names, listed, sink, self.monitor).await?;
+        engines::send_definitions(server, names, listed, sink, self.monitor).await?;
         for at in of_kind(&self.snapshot.listed, TableKind::View) {
             programs::send_placeholder(server, &mut self.snapshot.names, at, sink).await?;
         }
@@ -383,12 +378,7 @@ impl Reading<'_> {
             self.sink.complete(&database_item(&db.name));
         }
         for listed in &self.snapshot.listed {
-            let is_whole = if listed.kind.has_rows() {
-                counts.contains_key(&listed.at)
-            } else {
-                !self.unread.contains(&listed.at)
-            };
-            if is_whole {
+            if !listed.kind.has_rows() || counts.contains_key(&listed.at) {
                 self.sink.complete(&table_item(&listed.at.db, &listed.at.table));
             }
         }
