@@ -23,6 +23,8 @@ mod export;
 mod failures;
 #[path = "live/mysql_failures_target.rs"]
 mod failures_target;
+#[path = "live/mysql_little_room.rs"]
+mod little_room;
 #[path = "live/mysql_locks.rs"]
 mod locks;
 #[path = "live/mysql_objects.rs"]
@@ -37,8 +39,12 @@ mod ranges;
 mod ranges_restore;
 #[path = "live/mysql_reach.rs"]
 mod reach;
+#[path = "live/mysql_replace.rs"]
+mod replace;
 #[path = "live/mysql_resume.rs"]
 mod resume;
+#[path = "live/mysql_retry.rs"]
+mod retry;
 #[path = "live/mysql_rows.rs"]
 mod rows;
 #[path = "live/mysql_snapshot.rs"]

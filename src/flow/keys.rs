@@ -25,7 +25,8 @@ pub struct KeyRange {
 }
 
 impl KeyRange {
-    /// Reads a pattern; `None` when it is a glob: one with two dots between brackets at its end is none.
+    /// Reads a pattern; `None` when it is a glob: one with two dots between brackets at its end is none, unless it is
+    /// of an object or a file, or spells a bracket of a table's own name (`im.t[[]1..2]`).
     pub fn parse(pattern: &str) -> Result<Option<Self>> {
         let Some((table, inside)) = brackets(pattern) else { return Ok(None) };
         let wrong = |why: &str| {
@@ -33,7 +34,7 @@ impl KeyRange {
                 "Write 'db.table[100..200]', [100..], [..200], ['a'..'m'], [(7,1)..(7,9)]; ..< leaves the upper end out.",
             )
         };
-        if table.contains(['*', '?', '[', '{', '/']) || !table.contains('.') {
+        if table.contains(['*', '?', '[', '{']) || !table.contains('.') {
             return Err(wrong("a table must stand before it, as db.table"));
         }
         let mut reader = Reader { rest: inside };
@@ -76,10 +77,12 @@ impl fmt::Display for KeyRange {
     }
 }
 
-/// Returns what stands before the brackets at the end and what between them, where that holds two dots.
+/// Returns what stands before the brackets at the end and what between them, where that holds two dots. What has a
+/// slash before them is no table, and `[[]` is a glob's way to write a bracket.
 fn brackets(pattern: &str) -> Option<(&str, &str)> {
     let (table, inside) = pattern.strip_suffix(']')?.split_once('[')?;
-    inside.contains("..").then_some((table, inside))
+    let is_range = inside.contains("..") && !inside.starts_with("[]") && !table.contains('/');
+    is_range.then_some((table, inside))
 }
 
 struct Reader<'a> {
@@ -169,7 +172,9 @@ mod tests {
 
     #[test]
     fn a_class_of_a_glob_is_no_range() {
-        for glob in ["im.t[0-9]", "im.t[.]x", "im.*", "im.t[!a]"] {
+        for glob in
+            ["im.t[0-9]", "im.t[.]x", "im.*", "im.t[!a]", "bucket/x[a..b]", "/var/x[1..2]", "im.t[[]1..2]"]
+        {
             assert_eq!(KeyRange::parse(glob).unwrap(), None, "{glob}");
         }
     }

@@ -126,7 +126,7 @@ impl Outcome {
     pub fn exit(&self) -> ExitCode {
         if self.missing.iter().any(|missing| missing.damaged) {
             ExitCode::Damage
-        } else if self.missing.is_empty() && self.restored.iter().all(|one| one.tally.dangling == 0) {
+        } else if self.missing.is_empty() && self.restored.iter().all(Restored::is_whole) {
             ExitCode::Ok
         } else {
             ExitCode::Partial
@@ -143,6 +143,14 @@ pub struct Restored {
     pub tally: Tally,
     /// How long it took.
     pub seconds: f64,
+    /// Whether it stands beside what is live, because it is not whole and must not take its place.
+    pub stands_beside: bool,
+}
+
+impl Restored {
+    fn is_whole(&self) -> bool {
+        self.tally.dangling == 0 && !self.stands_beside
+    }
 }
 
 /// What is wanted from a snapshot.
@@ -597,28 +605,27 @@ async fn restore_one(
     }
     // An exchange is short and is not broken off: half of it would be worse than a short wait. Only what was found to
     // be right takes the place of what is live.
+    let mut stands_beside = false;
     if let Some(exchange) = exchange {
-        if !is_whole || !tally.without.is_empty() {
-            return Err(not_exchanged(&source, &tally));
+        stands_beside = !is_whole || !tally.without.is_empty();
+        if stands_beside {
+            tally.notes.push(not_exchanged(&tally));
+        } else {
+            tally.notes.extend(exchange.run().await?);
         }
-        tally.notes.extend(exchange.run().await?);
     }
-    Ok(Restored { source, tally, seconds: began.elapsed().as_secs_f64() })
+    Ok(Restored { source, tally, seconds: began.elapsed().as_secs_f64(), stands_beside })
 }
 
 /// Says that what is live stays, because what should take its place is not whole.
-fn not_exchanged(source: &SourceName, tally: &Tally) -> Failure {
-    let what =
-        format!("`{source}`: not all came back, so nothing was exchanged: it stands beside what is live");
-    let why = tally.left_out.first().map(|one| format!("{}: {}", one.what, one.why));
-    let why = why.or_else(|| tally.without.first().map(|one| format!("{one}: the server cannot hold it")));
-    let failure = Failure::new(ExitCode::Partial, what).hint(
-        "Look at what stands there, and move by hand what is good; or drop it and take another snapshot.",
-    );
-    match why {
-        Some(why) => failure.because(why),
-        None => failure,
-    }
+fn not_exchanged(tally: &Tally) -> String {
+    let why = tally.left_out.first().map(|one| format!(" ({}: {})", one.what, one.why));
+    let why = why.or_else(|| tally.without.first().map(|one| format!(" ({one}: the server cannot hold it)")));
+    format!(
+        "not all came back{}, so nothing was exchanged: it stands beside what is live. Move by hand what is good, or \
+         drop it and take another snapshot",
+        why.unwrap_or_default()
+    )
 }
 
 /// Returns whether a failure may pass: the target is lost or, when it is there again, still at what it was lost at.
@@ -709,6 +716,7 @@ impl Copying<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::Problem;
 
     #[test]
     fn a_restore_in_another_way_is_another_job() {
@@ -725,6 +733,24 @@ mod tests {
         assert_eq!(one, name("on", "__was_2", "b_ci"), "the same a minute later");
         assert_ne!(one, name("off", "__was_1", "b_ci"));
         assert_ne!(one, name("on", "__was_1", "c_ci"));
+    }
+
+    #[test]
+    fn what_was_not_exchanged_is_told_and_makes_the_run_partial() {
+        let mut tally = Tally { without: ["im.odd".to_owned()].into(), ..Tally::default() };
+        assert!(
+            not_exchanged(&tally)
+                .starts_with("not all came back (im.odd: the server cannot hold it), so nothing")
+        );
+        tally.left_out.push(Problem { what: "im.v".into(), why: "its table did not come".into() });
+        assert!(not_exchanged(&tally).contains("(im.v: its table did not come)"));
+        let source = SourceName::new("mysql").unwrap();
+        let restored = |stands_beside| {
+            let one =
+                Restored { source: source.clone(), tally: Tally::default(), seconds: 1.0, stands_beside };
+            Outcome { restored: vec![one], missing: Vec::new() }.exit()
+        };
+        assert_eq!((restored(false), restored(true)), (ExitCode::Ok, ExitCode::Partial));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
     choices::AccountsRule,
-    conn::{Flavor, Server, code, is_denied, is_unknown_account, number, text},
+    conn::{Flavor, Number, Server, code, is_denied, is_unknown_account, number, text},
     former::{Former, memberships, with_roles},
     grants,
     sql::{Script, account, ident, literal},
@@ -502,15 +502,11 @@ async fn execute(server: &Server, conn: &mut Conn, sql: &str, verb: &str, accoun
 
 /// A server quotes what it did not understand, which may be a hash: only the number is told.
 fn refused(server: &Server, verb: &str, account: &str, error: &mysql_async::Error) -> Failure {
-    let why = match number(error) {
-        Some(number) => format!("error {number}"),
-        None => "the connection broke".to_owned(),
-    };
     let what = format!("`{}`: failed to {verb} account {account} at {}", server.name, server.place());
-    if number(error).is_none() {
-        return Failure::new(ExitCode::SourceDown, what).because(why);
-    }
-    Failure::new(ExitCode::Failed, what).because(why).hint(
+    let Some(number) = number(error) else {
+        return Failure::new(ExitCode::SourceDown, what).because("the connection broke");
+    };
+    Failure::new(ExitCode::Failed, what).because(Number(number)).hint(
         "The other server may lack the account's authentication plugin; `lifeboat ls` and `export` show \
          accounts.sql, and `exclude = [\"accounts\"]` leaves accounts out.",
     )

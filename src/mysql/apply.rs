@@ -1,14 +1,17 @@
 //! What a restore does to a server besides loading rows: makes room, runs scripts, finishes tables.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use futures_util::{TryStreamExt, stream};
 use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
     conn::{Purpose, Server, code, number, text},
-    ddl::Parts,
-    layout::{Layout, Place, SYSTEM, parse_item},
+    ddl::{Parts, quoted_len},
+    layout::{Layout, Place, SYSTEM, Wanted, parse_item},
     programs::create_table,
     sql::{Script, ident, literal},
 };
@@ -17,48 +20,92 @@ use crate::error::{ExitCode, Failure, Result};
 /// Something on the target that a restore would overwrite.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Obstacle {
-    /// A database and how many tables, views and programs it holds.
-    Database { name: String, tables: u64, programs: u64 },
+    /// A database, and what it holds.
+    Database(Held),
     /// A table, view or sequence; the word is the one that `DROP` wants.
     Table { at: Place, word: &'static str },
+}
+
+/// What a database holds that comes anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    name: String,
+    /// Tables, views and sequences.
+    tables: Vec<(Place, &'static str)>,
+    /// Routines and events, with the words that `DROP` wants.
+    programs: Vec<(Place, String)>,
+    /// What the policy leaves out of every backup: nothing would come in its place, so it stays.
+    kept: Vec<Place>,
+    /// Whether the server takes names of tables that differ by case for one.
+    ignores_case: bool,
 }
 
 impl Obstacle {
     /// Tells it to a person.
     pub fn line(&self) -> String {
-        let count = |n: u64, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+        let count = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
         match self {
-            Self::Database { name, tables, programs: 0 } => {
-                format!("database {name}: {}", count(*tables, "table"))
-            }
-            Self::Database { name, tables, programs } => {
-                format!("database {name}: {}, {}", count(*tables, "table"), count(*programs, "program"))
+            Self::Database(Held { name, tables, programs, kept, .. }) => {
+                let mut line = format!("database {name}: {}", count(tables.len(), "table"));
+                if !programs.is_empty() {
+                    line += &format!(", {}", count(programs.len(), "program"));
+                }
+                if !kept.is_empty() {
+                    let names: Vec<String> = kept.iter().map(ToString::to_string).collect();
+                    line += &format!("; it keeps what no backup has: {}", names.join(", "));
+                }
+                line
             }
             Self::Table { at, word } => format!("{} {at}", word.to_lowercase()),
         }
     }
 
-    fn drop_statement(&self) -> String {
+    /// Returns the statements that remove it. A database that keeps something is emptied of the rest.
+    fn drop_statements(&self) -> Vec<String> {
         match self {
-            Self::Database { name, .. } => format!("DROP DATABASE {}", ident(name)),
-            Self::Table { at, word } => format!("DROP {word} {}", at.sql()),
+            Self::Database(held) if held.kept.is_empty() => {
+                vec![format!("DROP DATABASE {}", ident(&held.name))]
+            }
+            Self::Database(Held { tables, programs, .. }) => {
+                let tables = tables.iter().map(|(at, word)| format!("DROP {word} IF EXISTS {}", at.sql()));
+                let programs =
+                    programs.iter().map(|(at, word)| format!("DROP {word} IF EXISTS {}", at.sql()));
+                tables.chain(programs).collect()
+            }
+            Self::Table { at, word } => vec![format!("DROP {word} {}", at.sql())],
         }
     }
 }
 
 /// Finds what restoring these items would overwrite.
 pub(super) async fn obstacles(server: &Server, conn: &mut Conn, items: &[String]) -> Result<Vec<Obstacle>> {
+    let policy = Wanted::new(&server.config)?;
     let mut found = Vec::new();
-    let parsed: Vec<(String, Option<String>)> = items.iter().filter_map(|item| parse_item(item)).collect();
-    let whole: Vec<&String> = parsed.iter().filter(|(_, t)| t.is_none()).map(|(db, _)| db).collect();
-    for (db, table) in &parsed {
-        refuse_system(server, db)?;
+    // Each database with what of it comes, and whether it comes as a whole.
+    let mut wanted: BTreeMap<String, (bool, BTreeSet<String>)> = BTreeMap::new();
+    for (db, table) in items.iter().filter_map(|item| parse_item(item)) {
+        refuse_system(server, &db)?;
+        let (whole, tables) = wanted.entry(db).or_default();
         match table {
-            None => found.extend(database(server, conn, db).await?),
-            Some(table) if !whole.contains(&db) => {
-                found.extend(table_of(server, conn, db, table).await?);
-            }
-            Some(_) => {}
+            None => *whole = true,
+            Some(table) => _ = tables.insert(table),
+        }
+    }
+    for (db, (whole, tables)) in wanted {
+        let held = held(server, conn, &db).await?;
+        // Where case does not count, a table is in the way however it is written.
+        let coming: BTreeSet<String> = tables.iter().map(|name| held.spelled(name)).collect();
+        let comes = |at: &Place| coming.contains(&held.spelled(&at.table));
+        if !whole {
+            let in_the_way = held.tables.iter().filter(|(at, _)| comes(at)).cloned();
+            found.extend(in_the_way.map(|(at, word)| Obstacle::Table { at, word }));
+            continue;
+        }
+        let stays = |at: &Place| policy.leaves(at) && !comes(at);
+        let (kept, goes): (Vec<_>, Vec<_>) = held.tables.iter().cloned().partition(|(at, _)| stays(at));
+        if !(goes.is_empty() && held.programs.is_empty()) {
+            let kept = kept.into_iter().map(|(at, _)| at).collect();
+            found.push(Obstacle::Database(Held { tables: goes, kept, ..held }));
         }
     }
     Ok(found)
@@ -73,40 +120,51 @@ pub(super) fn refuse_system(server: &Server, db: &str) -> Result<()> {
     Ok(())
 }
 
-async fn database(server: &Server, conn: &mut Conn, db: &str) -> Result<Option<Obstacle>> {
+/// Lists what a database holds.
+async fn held(server: &Server, conn: &mut Conn, db: &str) -> Result<Held> {
     let name = literal(db);
+    let doing = format!("look into database `{db}`");
     let sql = format!(
-        "SELECT (SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = {name}), \
-         (SELECT COUNT(*) FROM information_schema.routines WHERE routine_schema = {name}) + \
-         (SELECT COUNT(*) FROM information_schema.events WHERE event_schema = {name})"
+        "SELECT table_name, table_type, @@lower_case_table_names FROM information_schema.tables WHERE \
+         table_schema = {name} ORDER BY table_name"
     );
-    let rows = server.rows(conn, &sql, &format!("look into database `{db}`")).await?;
-    let get = |at| rows.first().and_then(|row| text(row, at)).and_then(|n| n.parse().ok()).unwrap_or(0);
-    let (tables, programs) = (get(0), get(1));
-    Ok((tables + programs > 0).then(|| Obstacle::Database { name: db.to_owned(), tables, programs }))
-}
-
-async fn table_of(server: &Server, conn: &mut Conn, db: &str, table: &str) -> Result<Option<Obstacle>> {
-    let sql = format!(
-        "SELECT table_type FROM information_schema.tables WHERE table_schema = {} AND table_name = {}",
-        literal(db),
-        literal(table)
-    );
-    let rows = server.rows(conn, &sql, &format!("look for table `{db}.{table}`")).await?;
-    Ok(rows.first().and_then(|row| text(row, 0)).map(|kind| Obstacle::Table {
-        at: Place { db: db.to_owned(), table: table.to_owned() },
-        word: match kind.as_str() {
+    let mut held = Held { name: db.to_owned(), ..Held::default() };
+    for row in server.rows(conn, &sql, &doing).await? {
+        let at = Place { db: db.to_owned(), table: text(&row, 0).unwrap_or_default() };
+        let word = match text(&row, 1).unwrap_or_default().as_str() {
             "VIEW" => "VIEW",
             "SEQUENCE" => "SEQUENCE",
             _ => "TABLE",
-        },
-    }))
+        };
+        held.ignores_case = text(&row, 2).is_some_and(|setting| setting != "0");
+        held.tables.push((at, word));
+    }
+    // The body of a package goes before the package, which takes it along.
+    let sql = format!(
+        "(SELECT routine_type, routine_name FROM information_schema.routines WHERE routine_schema = {name} \
+         ORDER BY routine_type <> 'PACKAGE BODY' LIMIT 1000000) UNION ALL \
+         SELECT 'EVENT', event_name FROM information_schema.events WHERE event_schema = {name}"
+    );
+    for row in server.rows(conn, &sql, &doing).await? {
+        let at = Place { db: db.to_owned(), table: text(&row, 1).unwrap_or_default() };
+        held.programs.push((at, text(&row, 0).unwrap_or_default()));
+    }
+    Ok(held)
+}
+
+impl Held {
+    /// Returns how the server compares a table's name.
+    fn spelled(&self, name: &str) -> String {
+        if self.ignores_case { name.to_lowercase() } else { name.to_owned() }
+    }
 }
 
 /// Removes what is in the way.
 pub(super) async fn remove(server: &Server, conn: &mut Conn, obstacles: &[Obstacle]) -> Result<()> {
     for obstacle in obstacles {
-        server.run(conn, obstacle.drop_statement(), &format!("remove {}", obstacle.line())).await?;
+        for statement in obstacle.drop_statements() {
+            server.run(conn, statement, &format!("remove {}", obstacle.line())).await?;
+        }
     }
     Ok(())
 }
@@ -119,20 +177,95 @@ pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing
             Err(error) if server.resumes && number(&error).is_some_and(is_there) => Ok(()),
             done => done,
         };
-        done.map_err(|error| {
-            let number = number(&error);
-            let failure = server.failure(doing, error);
-            match number.and_then(what_is_lacking) {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
-        })?;
+        done.map_err(|error| refused(server, doing, error))?;
     }
     Ok(())
 }
 
+/// Runs all statements of a script of programs. One that is there already makes room for its like; returns those that
+/// did.
+pub(super) async fn run_over(
+    server: &Server,
+    conn: &mut Conn,
+    script: &Script,
+    doing: &str,
+) -> Result<Vec<String>> {
+    let mut replaced = Vec::new();
+    for statement in &script.statements {
+        server.check_fits(statement.len(), doing)?;
+        let made = conn.query_drop(statement.as_slice()).await;
+        let stands = made.as_ref().err().and_then(number).is_some_and(is_there);
+        let Some((kind, name)) = created(statement).filter(|_| stands) else {
+            made.map_err(|error| refused(server, doing, error))?;
+            continue;
+        };
+        let drop = [b"DROP ", kind.as_bytes(), b" ", name].concat();
+        server.run(conn, drop, doing).await?;
+        conn.query_drop(statement.as_slice()).await.map_err(|error| refused(server, doing, error))?;
+        replaced.push(format!("{} {}", kind.to_lowercase(), String::from_utf8_lossy(name)));
+    }
+    Ok(replaced)
+}
+
+/// Says why a statement of a script was not taken, and what this server lacks.
+fn refused(server: &Server, doing: &str, error: mysql_async::Error) -> Failure {
+    let number = number(&error);
+    let failure = server.failure(doing, error);
+    match number.and_then(what_is_lacking) {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// Returns what kind of program a statement makes, and its name as it stands there, perhaps behind that of a database.
+fn created(statement: &[u8]) -> Option<(&'static str, &[u8])> {
+    const KINDS: [&str; 5] = ["PROCEDURE", "FUNCTION", "EVENT", "TRIGGER", "PACKAGE"];
+    let token = |from: usize| -> Option<(usize, usize)> {
+        let from = from + statement[from..].iter().position(|byte| !byte.is_ascii_whitespace())?;
+        let is_word =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$') || *byte >= 0x80;
+        let length = match statement[from] {
+            b'`' | b'"' | b'\'' => quoted_len(&statement[from..]),
+            byte if is_word(&byte) => statement[from..].iter().take_while(|byte| is_word(byte)).count(),
+            _ => 1,
+        };
+        Some((from, from + length))
+    };
+    let (mut from, mut to) = token(0)?;
+    if !statement[from..to].eq_ignore_ascii_case(b"CREATE") {
+        return None;
+    }
+    let kind = loop {
+        (from, to) = token(to)?;
+        let word = &statement[from..to];
+        let kind = KINDS.into_iter().find(|kind| word.eq_ignore_ascii_case(kind.as_bytes()));
+        match kind {
+            Some("PACKAGE") => {
+                let (body, behind) = token(to)?;
+                if !statement[body..behind].eq_ignore_ascii_case(b"BODY") {
+                    break "PACKAGE";
+                }
+                to = behind;
+                break "PACKAGE BODY";
+            }
+            Some(kind) => break kind,
+            // What comes now is the text of something else.
+            None if [&b"("[..], b"TABLE", b"VIEW"].iter().any(|one| word.eq_ignore_ascii_case(one)) => {
+                return None;
+            }
+            None => {}
+        }
+    };
+    let (begin, mut end) = token(to)?;
+    while let Some((dot, behind)) = token(end).filter(|(dot, _)| statement[*dot] == b'.') {
+        debug_assert_eq!(behind, dot + 1, "a dot is one byte");
+        (_, end) = token(behind)?;
+    }
+    Some((kind, &statement[begin..end]))
+}
+
 /// Returns whether this error says that a thing is there already.
-fn is_there(number: u16) -> bool {
+pub(super) fn is_there(number: u16) -> bool {
     matches!(number, code::TABLE_EXISTS | code::ROUTINE_EXISTS | code::TRIGGER_EXISTS | code::EVENT_EXISTS)
 }
 
@@ -256,15 +389,56 @@ mod tests {
 
     #[test]
     fn obstacles_read_well() {
-        let database = |tables, programs| Obstacle::Database { name: "im".into(), tables, programs }.line();
-        assert_eq!(database(12, 0), "database im: 12 tables");
-        assert_eq!(database(1, 2), "database im: 1 table, 2 programs");
-        let at = Place { db: "im".into(), table: "v".into() };
-        let view = Obstacle::Table { at, word: "VIEW" };
+        let at = |table: &str| Place { db: "im".into(), table: table.into() };
+        let database = |tables, programs, kept: &[&str]| {
+            Obstacle::Database(Held {
+                name: "im".into(),
+                tables: vec![(at("t"), "TABLE"); tables],
+                programs: vec![(at("p"), "PROCEDURE".to_owned()); programs],
+                kept: kept.iter().map(|table| at(table)).collect(),
+                ignores_case: false,
+            })
+        };
+        assert_eq!(database(12, 0, &[]).line(), "database im: 12 tables");
+        assert_eq!(database(1, 2, &[]).line(), "database im: 1 table, 2 programs");
+        assert_eq!(database(1, 2, &[]).drop_statements(), ["DROP DATABASE `im`"]);
+        let partly = database(1, 1, &["log", "old"]);
         assert_eq!(
-            (view.line().as_str(), view.drop_statement().as_str()),
-            ("view im.v", "DROP VIEW `im`.`v`")
+            partly.line(),
+            "database im: 1 table, 1 program; it keeps what no backup has: im.log, im.old"
         );
+        let drops = ["DROP TABLE IF EXISTS `im`.`t`", "DROP PROCEDURE IF EXISTS `im`.`p`"];
+        assert_eq!(partly.drop_statements(), drops);
+        let view = Obstacle::Table { at: at("v"), word: "VIEW" };
+        assert_eq!(
+            (view.line(), view.drop_statements()),
+            ("view im.v".into(), vec!["DROP VIEW `im`.`v`".into()])
+        );
+    }
+
+    #[test]
+    fn the_name_of_a_program_stands_behind_its_kind() {
+        for (statement, kind, name) in [
+            ("CREATE DEFINER=`event`@`%` PROCEDURE `p (``x`(a INT) SELECT 1", "PROCEDURE", "`p (``x`"),
+            ("CREATE DEFINER=\"o\"@\"%\" FUNCTION \"f\"() RETURNS INT RETURN 1", "FUNCTION", "\"f\""),
+            ("create definer=root@localhost trigger im . `t 1` before insert on x", "TRIGGER", "im . `t 1`"),
+            ("CREATE DEFINER=`r`@`%` EVENT é ON SCHEDULE EVERY 1 DAY DO SELECT 1", "EVENT", "é"),
+            ("CREATE DEFINER=`r`@`%` PACKAGE BODY `k` AS END", "PACKAGE BODY", "`k`"),
+            ("CREATE PACKAGE k AS END", "PACKAGE", "k"),
+            ("CREATE AGGREGATE FUNCTION a.b.c RETURNS INT", "FUNCTION", "a.b.c"),
+        ] {
+            assert_eq!(created(statement.as_bytes()), Some((kind, name.as_bytes())), "{statement}");
+        }
+        for other in [
+            "SET NAMES utf8",
+            "CREATE TABLE t (trigger INT)",
+            "CREATE VIEW `v` AS SELECT event FROM t",
+            "CREATE",
+            "CREATE EVENT",
+            "",
+        ] {
+            assert_eq!(created(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]

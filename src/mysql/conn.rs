@@ -1,12 +1,12 @@
 //! Connections: how they are opened, what every session is told, and what the server's errors mean.
 
-use std::{path::PathBuf, time::Duration};
+use std::{error::Error as _, path::PathBuf, sync::Arc, time::Duration};
 
 use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, Row, SslOpts, prelude::Queryable};
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
-use super::sql::account;
+use super::{ledger::Opened, sql::account};
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     names::{ByteCount, SourceName},
@@ -21,6 +21,8 @@ pub(super) const PACKET_BYTES_MAX: usize = 1 << 30;
 const PACKET_BYTES_MIN: usize = 1 << 10;
 /// Bytes of a packet that are not the statement's.
 const PACKET_BYTES_SPARE: usize = 64;
+/// What to do about a server without room.
+const NO_ROOM: &str = "The server has no room, where its data is or in its tmpdir: make room there.";
 /// Seconds that the server waits for us: a slow store may hold up a stream for long.
 const PATIENCE_SECONDS: u32 = 86_400;
 
@@ -31,6 +33,7 @@ pub(super) mod code {
     pub const TOO_MANY_CONNECTIONS: u16 = 1040;
     pub const SHUTTING_DOWN: u16 = 1053;
     pub const UNKNOWN_COLUMN: u16 = 1054;
+    pub const NO_SUCH_SESSION: u16 = 1094;
     pub const SYNTAX: u16 = 1064;
     pub const HOST_REFUSED: u16 = 1130;
     pub const NO_SUCH_ACCOUNT: u16 = 1133;
@@ -55,6 +58,7 @@ pub(super) mod code {
     pub const WRITE_FAILED: u16 = 3;
     pub const ERROR_ON_WRITE: u16 = 1026;
     pub const ONLINE_LOG_FULL: u16 = 1799;
+    pub const NO_TEMP_ROOM: u16 = 1878;
     pub const NO_LOCAL_INFILE_OLD: u16 = 1148;
     pub const NO_PASSWORD: u16 = 1698;
     pub const LOCK_WAIT: u16 = 1205;
@@ -118,6 +122,8 @@ pub(super) struct Server {
     opts: Opts,
     writes: bool,
     binlog_off: bool,
+    /// Where a restore notes the sessions that it opens.
+    pub opened: Option<Arc<Opened>>,
 }
 
 impl Server {
@@ -138,13 +144,19 @@ impl Server {
             .ssl_opts(ssl(config)?);
         let (name, config) = (name.clone(), config.clone());
         let packet_bytes = PACKET_BYTES_MAX;
-        Ok(Self { name, config, packet_bytes, resumes: false, opts: opts.into(), writes, binlog_off: false })
+        let (opts, opened) = (opts.into(), None);
+        Ok(Self { name, config, packet_bytes, resumes: false, opts, writes, binlog_off: false, opened })
     }
 
     /// Keeps what is written out of the server's binlog, if `off`.
     pub fn binlog_off(mut self, off: bool) -> Self {
         self.binlog_off = off;
         self
+    }
+
+    /// Notes every session that is opened from now on.
+    pub fn noting(self, opened: &Arc<Opened>) -> Self {
+        Self { opened: Some(Arc::clone(opened)), ..self }
     }
 
     /// Takes no packet that is longer than this.
@@ -173,6 +185,9 @@ impl Server {
             Ok(opened) => opened.map_err(|error| self.unreachable(error))?,
             Err(_) => return Err(self.silent()),
         };
+        if let Some(opened) = &self.opened {
+            opened.note(conn.id());
+        }
         self.prepare(&mut conn, purpose).await?;
         Ok(conn)
     }
@@ -333,6 +348,7 @@ impl Server {
             {
                 failure.hint("It was dropped while it was read; run this again when no migration is running.")
             }
+            Some(number) if is_full(number) => failure.hint(NO_ROOM),
             Some(number) if self.writes => match obstacle(number) {
                 Some(hint) => failure.hint(hint),
                 None => failure,
@@ -419,6 +435,18 @@ impl std::fmt::Display for Told {
 
 impl std::error::Error for Told {}
 
+/// An error of the server that tells its number only: its words may hold what nobody is to see.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("error {0}")]
+pub(super) struct Number(pub u16);
+
+/// Returns the number of the server's error that a failure comes from.
+pub(super) fn number_of(failure: &Failure) -> Option<u16> {
+    let cause = failure.source()?;
+    let told = cause.downcast_ref::<Told>().and_then(|told| number(&told.0));
+    told.or_else(|| cause.downcast_ref::<Number>().map(|number| number.0))
+}
+
 /// Returns how the connection is encrypted. The files are read now, so that each session finds the same.
 fn ssl(config: &MysqlConfig) -> Result<Option<SslOpts>> {
     let read = |path: &PathBuf| {
@@ -473,7 +501,20 @@ pub(super) fn number(error: &mysql_async::Error) -> Option<u16> {
     }
 }
 
-/// Returns what to do about a target's own setting, or its disk, that is in the way.
+/// Returns whether this error says that the server has no room.
+pub(super) fn is_full(number: u16) -> bool {
+    matches!(
+        number,
+        code::DISK_FULL
+            | code::TABLE_FULL
+            | code::WRITE_FAILED
+            | code::ERROR_ON_WRITE
+            | code::ONLINE_LOG_FULL
+            | code::NO_TEMP_ROOM
+    )
+}
+
+/// Returns what to do about a target's own setting that is in the way.
 fn obstacle(number: u16) -> Option<&'static str> {
     match number {
         code::READ_ONLY | code::READ_ONLY_MODE | code::READ_ONLY_TRANSACTION => Some(
@@ -484,13 +525,6 @@ fn obstacle(number: u16) -> Option<&'static str> {
             "The server wants a primary key in every table, and the account may not say otherwise: \
              SET GLOBAL sql_require_primary_key=OFF; or grant SESSION_VARIABLES_ADMIN.",
         ),
-        code::DISK_FULL
-        | code::TABLE_FULL
-        | code::WRITE_FAILED
-        | code::ERROR_ON_WRITE
-        | code::ONLINE_LOG_FULL => {
-            Some("The server has no room, where its data is or in its tmpdir: make room there.")
-        }
         _ => None,
     }
 }

@@ -37,6 +37,8 @@ pub(super) struct Fitted {
     pub mapped: BTreeSet<String>,
     /// Why the target cannot hold it, a line each.
     pub unfit: BTreeSet<String>,
+    /// Whether any statement was written otherwise.
+    pub reworded: bool,
 }
 
 /// SQL modes that only say what the other product does anyway, or that concern only how it shows tables.
@@ -117,6 +119,7 @@ impl Dialect {
             }
             if text.as_bytes() != statement.as_slice() {
                 *statement = text.into_bytes();
+                fitted.reworded = true;
             }
         }
         if meta.text("kind") == Some("sequence") && self.flavor == Flavor::Mysql {
@@ -180,7 +183,12 @@ impl Dialect {
         match self.collation(name) {
             Some(same) if same == name => None,
             Some(other) => {
-                fitted.mapped.insert(format!("collation {name} becomes {other}"));
+                let padding = match (pads(name), pads(&other)) {
+                    (true, false) => ": spaces at the end of a text count from now on",
+                    (false, true) => ": texts that differ by spaces at their end only are equal from now on",
+                    _ => "",
+                };
+                fitted.mapped.insert(format!("collation {name} becomes {other}{padding}"));
                 Some(other)
             }
             None => {
@@ -256,6 +264,12 @@ impl Dialect {
     }
 }
 
+/// Returns whether a collation takes spaces at the end of a text for nothing (`PAD SPACE`), by its name: MySQL's newer
+/// ones and those that say so do not.
+fn pads(collation: &str) -> bool {
+    !collation.contains("_0900_") && !collation.contains("_nopad_") && collation != "binary"
+}
+
 /// Returns what is like a collation in another product, the best first.
 ///
 /// MySQL's 0900 collations do not pad with spaces, and so the counterparts are those without padding: `a` and `a `
@@ -306,7 +320,11 @@ fn fit_for_mysql(create: &str, fitted: &mut Fitted) -> String {
     if code.to_ascii_lowercase().contains("nextval(") {
         fitted.unfit.insert("MySQL has no sequences".to_owned());
     }
-    if code.contains("json_valid(") {
+    // JSON of MariaDB is a text whose column checks itself; a check of the table's own is no JSON.
+    let is_json = |line: &str| {
+        line.starts_with('`') && line.contains(" longtext ") && line.contains(" CHECK (json_valid(`")
+    };
+    if code.lines().map(str::trim_start).any(is_json) {
         fitted.mapped.insert("JSON stays text with a check, as MariaDB keeps it".to_owned());
     }
     let mut out = wrap_defaults(create, &code);
@@ -490,9 +508,10 @@ fn words(sql: &str) -> Vec<(usize, usize)> {
         at = if matches!(bytes[at], b'`' | b'\'' | b'"') {
             quoted_end(sql, at)
         } else if rest.starts_with(b"/*!") || rest.starts_with(b"/*M!") {
-            // What is inside is executed; the version in front is no word.
-            let digits = rest.iter().skip(4).take_while(|byte| byte.is_ascii_digit()).count();
-            at + 4 + digits
+            // What is inside is executed; the version in front, if there is one, is no word.
+            let mark = if rest[2] == b'M' { 4 } else { 3 };
+            let digits = rest.iter().skip(mark).take_while(|byte| byte.is_ascii_digit()).count();
+            at + mark + digits
         } else if rest.starts_with(b"/*") {
             sql[at..].find("*/").map_or(sql.len(), |end| at + end + 2)
         } else if rest.starts_with(b"-- ") || rest.starts_with(b"#") {
@@ -633,7 +652,9 @@ mod tests {
         let sql = "CREATE TABLE `t` (\n  `a` char(1) COLLATE utf8mb4_zh_0900_as_cs\n)";
         let (text, mapped, _) = fit(&dialect, "table", sql);
         assert!(text.contains("COLLATE utf8mb4_bin"));
-        assert_eq!(mapped, ["collation utf8mb4_zh_0900_as_cs becomes utf8mb4_bin"]);
+        let told = "collation utf8mb4_zh_0900_as_cs becomes utf8mb4_bin: texts that differ by spaces at their end only \
+                    are equal from now on";
+        assert_eq!(mapped, [told]);
     }
 
     #[test]
@@ -651,6 +672,12 @@ mod tests {
         assert_eq!(unfit, ["the server has no SQL mode ORACLE"]);
         let body = "CREATE PROCEDURE p() SELECT 'COLLATE x' /* COLLATE x */ -- COLLATE x\n";
         assert_eq!(fit(&mysql, "routines", body).0, body);
+        let hidden = "CREATE TABLE `t` (\n  `a` char(1) /*!COLLATE utf8mb4_uca1400_ai_ci */\n)";
+        let (text, mapped, _) = fit(&mysql, "table", hidden);
+        assert!(text.contains("/*!COLLATE utf8mb4_0900_ai_ci */"), "{text}");
+        assert!(mapped[0].ends_with("spaces at the end of a text count from now on"), "{mapped:?}");
+        let own = "CREATE TABLE `t` (\n  `a` text,\n  CONSTRAINT `c` CHECK (json_valid(`a`))\n)";
+        assert_eq!(fit(&mysql, "table", own).1, [""; 0]);
         let database =
             "CREATE DATABASE `d` /*!40100 DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_uca1400_ai_ci */";
         assert!(fit(&mysql, "database", database).0.contains("COLLATE utf8mb4_0900_ai_ci */"));

@@ -10,6 +10,7 @@ use mysql_async::Conn;
 use super::{
     conn::{Flavor, Purpose, Server, text},
     layout::{Wanted, databases},
+    ledger,
     sql::account,
 };
 use crate::{
@@ -43,6 +44,9 @@ laws! {
     CLOCK = "mysql.clock",
         "the server's clock is within 5 minutes of this host's",
         "Set both clocks by NTP: `timedatectl` shows this host's.";
+    LEDGER_LEFT = "mysql.ledger",
+        "no restore into the server stopped half way",
+        "Go on with it, `lifeboat restore … --resume`, or drop database lifeboat_restore if nobody wants it any more.";
     LOOKED = "mysql.looked",
         "the server answers every question about itself",
         "Look into the server's own log.";
@@ -77,6 +81,7 @@ pub async fn examine(
         let settings = looking.settings().await?;
         findings.extend(binlog(&settings, backups_every));
         findings.push(looking.time_zone(&settings).await?);
+        findings.push(looking.ledger().await?);
         Ok(())
     };
     if let Err(failure) = looked.await {
@@ -116,8 +121,7 @@ impl Looking<'_> {
     }
 
     async fn grants(&mut self) -> Result<Finding> {
-        let rows = self.server.rows(&mut self.conn, "SHOW GRANTS", "ask for its own privileges").await?;
-        let grants: Vec<Grant> = rows.iter().filter_map(|row| Grant::parse(&text(row, 0)?)).collect();
+        let grants = Grants::of(self.server, &mut self.conn).await?;
         let me = self.one("SELECT CURRENT_USER()", "ask who it is").await?.unwrap_or_default();
         let wanted = Wanted::new(&self.server.config)?;
         let seen = databases(self.server, &mut self.conn, &wanted).await?;
@@ -127,6 +131,20 @@ impl Looking<'_> {
         let named = self.server.config.databases.iter().filter(is_name).cloned();
         names.extend(named);
         Ok(judge_grants(&grants, self.flavor, &names, wanted.accounts(), &me))
+    }
+
+    /// Tells restores that were interrupted. One that is at work now is none.
+    async fn ledger(&mut self) -> Result<Finding> {
+        let left = ledger::left(self.server, &mut self.conn).await?;
+        Ok(match left {
+            0 => LEDGER_LEFT.ok("no notes of one are seen"),
+            1 => LEDGER_LEFT
+                .found(Status::Warn, "database lifeboat_restore has notes of a restore that did not end"),
+            n => LEDGER_LEFT.found(
+                Status::Warn,
+                format!("database lifeboat_restore has notes of {n} restores that did not end"),
+            ),
+        })
     }
 
     async fn time_zone(&mut self, settings: &Settings) -> Result<Finding> {
@@ -181,9 +199,13 @@ pub(super) struct Grant {
 impl Grant {
     /// Reads a line; `None` for what is no privilege on databases. A line may hold a password's hash: nothing of it is
     /// ever told.
-    pub(super) fn parse(line: &str) -> Option<Self> {
-        let (privileges, rest) = line.strip_prefix("GRANT ")?.split_once(" ON ")?;
-        let (object, _) = rest.split_once(" TO ")?;
+    fn parse(line: &str) -> Option<Self> {
+        Self::between(line, "GRANT ", " TO ")
+    }
+
+    fn between(line: &str, verb: &str, behind: &str) -> Option<Self> {
+        let (privileges, rest) = line.strip_prefix(verb)?.split_once(" ON ")?;
+        let (object, _) = rest.split_once(behind)?;
         let database = if object == "*.*" {
             None
         } else {
@@ -195,7 +217,7 @@ impl Grant {
         Some(Self { privileges, database })
     }
 
-    pub(super) fn gives(&self, privilege: &str) -> bool {
+    fn gives(&self, privilege: &str) -> bool {
         let same = |given: &String| match given.as_str() {
             "ALL PRIVILEGES" | "ALL" => true,
             // MariaDB's newer name for one and the same.
@@ -205,13 +227,46 @@ impl Grant {
         self.privileges.iter().any(same)
     }
 
-    /// Returns whether it is on everything.
-    pub(super) fn is_global(&self) -> bool {
-        self.database.is_none()
+    fn concerns(&self, database: &str) -> bool {
+        self.database.as_ref().is_none_or(|pattern| is_like(database, pattern))
+    }
+}
+
+/// What an account may do: its lines of `SHOW GRANTS`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Grants {
+    given: Vec<Grant>,
+    /// What MySQL takes from an account for single databases that it may for all (`partial_revokes`).
+    revoked: Vec<Grant>,
+}
+
+impl Grants {
+    /// Asks what the session's account may do.
+    pub async fn of(server: &Server, conn: &mut Conn) -> Result<Self> {
+        let rows = server.rows(conn, "SHOW GRANTS", "ask for its own privileges").await?;
+        Ok(Self::parse(rows.iter().filter_map(|row| text(row, 0))))
     }
 
-    pub(super) fn concerns(&self, database: &str) -> bool {
-        self.database.as_ref().is_none_or(|pattern| is_like(database, pattern))
+    fn parse(lines: impl Iterator<Item = String>) -> Self {
+        let mut all = Self::default();
+        for line in lines {
+            all.given.extend(Grant::parse(&line));
+            all.revoked.extend(Grant::between(&line, "REVOKE ", " FROM "));
+        }
+        all
+    }
+
+    /// Returns whether it may do this everywhere, but for what was revoked.
+    pub fn globally(&self, privilege: &str) -> bool {
+        self.given.iter().any(|grant| grant.database.is_none() && grant.gives(privilege))
+    }
+
+    /// Returns whether it may do this in a database.
+    pub fn on(&self, privilege: &str, db: &str) -> bool {
+        // The name of what is revoked is no pattern.
+        let is_revoked = |one: &Grant| one.gives(privilege) && one.database.as_deref() == Some(db);
+        let is_local = |one: &Grant| one.database.is_some() && one.gives(privilege) && one.concerns(db);
+        self.given.iter().any(is_local) || self.globally(privilege) && !self.revoked.iter().any(is_revoked)
     }
 }
 
@@ -257,25 +312,27 @@ const NEEDED: [Privilege; 9] = [
     Privilege { name: "BACKUP_ADMIN", on_databases: false, is_vital: false },
 ];
 
-fn judge_grants(grants: &[Grant], flavor: Flavor, databases: &[String], accounts: bool, me: &str) -> Finding {
-    let globally =
-        |privilege: &str| grants.iter().any(|grant| grant.database.is_none() && grant.gives(privilege));
-    let on = |privilege: &str, db: &str| grants.iter().any(|one| one.gives(privilege) && one.concerns(db));
+fn judge_grants(grants: &Grants, flavor: Flavor, databases: &[String], accounts: bool, me: &str) -> Finding {
     let is_missing = |needed: &&Privilege| {
         let local = needed.on_databases && !databases.is_empty();
         let is_known = flavor == Flavor::Mysql || needed.name != "BACKUP_ADMIN";
-        is_known && !globally(needed.name) && !(local && databases.iter().all(|db| on(needed.name, db)))
+        let has = if local {
+            databases.iter().all(|db| grants.on(needed.name, db))
+        } else {
+            grants.globally(needed.name)
+        };
+        is_known && !has
     };
     let missing: Vec<&Privilege> = NEEDED.iter().filter(is_missing).collect();
     if missing.is_empty() {
-        if accounts && !on("SELECT", "mysql") {
+        if accounts && !grants.on("SELECT", "mysql") {
             let (user, host) = me.rsplit_once('@').unwrap_or((me, "%"));
             let found = GRANTS.found(Status::Warn, "the server's accounts cannot be read: SELECT on mysql.*");
             let to = account(user, host);
             return found
                 .hint(format!("GRANT SELECT ON mysql.* TO {to}; or exclude `accounts` in the policy."));
         }
-        let scope = if globally("SELECT") {
+        let scope = if grants.globally("SELECT") {
             "on everything".to_owned()
         } else {
             format!("on {} databases", databases.len())
@@ -332,8 +389,8 @@ fn binlog(settings: &Settings, backups_every: Option<TimeDelta>) -> Vec<Finding>
 mod tests {
     use super::*;
 
-    fn grants(lines: &[&str]) -> Vec<Grant> {
-        lines.iter().filter_map(|line| Grant::parse(line)).collect()
+    fn grants(lines: &[&str]) -> Grants {
+        Grants::parse(lines.iter().map(|&line| line.to_owned()))
     }
 
     fn judged(lines: &[&str], flavor: Flavor, databases: &[&str]) -> (Status, String, Option<String>) {
@@ -386,6 +443,19 @@ mod tests {
         assert_eq!(judged(&lines, Flavor::Mariadb, &["im_a", "im_b"]).0, Status::Ok);
         assert_eq!(judged(&lines, Flavor::Mariadb, &["im_a", "imxb"]).0, Status::Broken);
         assert_eq!(judged(&lines, Flavor::Mariadb, &[]).0, Status::Broken, "an account that sees nothing");
+    }
+
+    #[test]
+    fn what_is_revoked_for_one_database_is_missing_there() {
+        let lines = [
+            "GRANT ALL PRIVILEGES ON *.* TO `lifeboat`@`%`",
+            "REVOKE SELECT, EVENT ON `im_x`.* FROM `lifeboat`@`%`",
+        ];
+        assert_eq!(judged(&lines, Flavor::Mysql, &["im", "imax"]).0, Status::Ok);
+        let (status, detail, _) = judged(&lines, Flavor::Mysql, &["im", "im_x"]);
+        assert_eq!((status, detail.as_str()), (Status::Broken, "lifeboat@% lacks SELECT, EVENT"));
+        let given = [lines[0], lines[1], "GRANT SELECT, EVENT ON `im_x`.* TO `lifeboat`@`%`"];
+        assert_eq!(judged(&given, Flavor::Mysql, &["im_x"]).0, Status::Ok);
     }
 
     #[test]

@@ -14,17 +14,24 @@ use super::{
 };
 use crate::error::{ExitCode, Failure, Result};
 
-/// Fails when the server would not take the position later.
+/// Fails when the server would not take the position later. `resumes`: an interrupted restore may have told it.
 pub(super) async fn check(
     server: &Server,
     conn: &mut Conn,
     flavor: Flavor,
-    rule: GtidRule,
-    position: &str,
+    (rule, position): (GtidRule, &str),
+    resumes: bool,
 ) -> Result<()> {
+    if position.trim().is_empty() {
+        let what = format!("`{}`: the snapshot has no GTIDs: its source had given none", server.name);
+        return Err(Failure::new(ExitCode::Usage, what).hint("Leave --gtid off."));
+    }
     if position.contains(':') != (flavor == Flavor::Mysql) {
         let what = format!("`{}`: the snapshot's GTIDs are of another product than the server", server.name);
         return Err(Failure::new(ExitCode::Usage, what).hint("Leave --gtid off."));
+    }
+    if resumes && is_told(server, conn, flavor, position).await? {
+        return Ok(());
     }
     match flavor {
         Flavor::Mysql => check_mysql(server, conn, rule, position).await,
@@ -40,6 +47,10 @@ pub(super) async fn tell(
     rule: GtidRule,
     position: &str,
 ) -> Result<()> {
+    if rule == GtidRule::Append && is_told(server, conn, flavor, position).await? {
+        // This restore, before it was interrupted: at its beginning the server had seen none of them.
+        return Ok(());
+    }
     let sql = match (flavor, rule) {
         (Flavor::Mysql, GtidRule::Append) => {
             format!("SET GLOBAL gtid_purged={}", literal(&format!("+{position}")))
@@ -54,6 +65,20 @@ pub(super) async fn tell(
         (Flavor::Mariadb, GtidRule::Replace) => format!("SET GLOBAL gtid_slave_pos={}", literal(position)),
     };
     server.run(conn, sql, "tell the server the snapshot's GTIDs").await
+}
+
+/// Returns whether the server counts all of the position as what it was told.
+async fn is_told(server: &Server, conn: &mut Conn, flavor: Flavor, position: &str) -> Result<bool> {
+    match flavor {
+        Flavor::Mysql => {
+            let sql = format!("SELECT GTID_SUBTRACT({}, @@GLOBAL.gtid_purged)", literal(position));
+            Ok(one(server, conn, &sql).await?.is_empty())
+        }
+        Flavor::Mariadb => {
+            let now = domains(&one(server, conn, "SELECT @@GLOBAL.gtid_slave_pos").await?);
+            Ok(domains(position).iter().all(|(domain, part)| now.get(domain) == Some(part)))
+        }
+    }
 }
 
 async fn check_mysql(server: &Server, conn: &mut Conn, rule: GtidRule, position: &str) -> Result<()> {

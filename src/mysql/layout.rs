@@ -33,11 +33,23 @@ pub(super) const SCRATCH: &str = "lifeboat_ranges";
 /// The inventory item of users, roles and grants.
 pub(super) const ACCOUNTS: &str = "accounts";
 
+/// What stands behind the item of a database that is called like the accounts.
+const DATABASE_MARK: &str = " (database)";
+
 /// Returns the inventory item of a database.
 pub(super) fn database_item(db: &str) -> String {
     let item = db.replace('%', "%25").replace('.', "%2E");
-    // The one name that is taken.
-    if item == ACCOUNTS { format!("{item} (database)") } else { item }
+    // The one name that is taken, and those that would be mistaken for its stand-in.
+    if is_like_accounts(&item) { item + DATABASE_MARK } else { item }
+}
+
+/// Returns whether this is the accounts' item, with or without marks behind it.
+fn is_like_accounts(item: &str) -> bool {
+    let mut rest = item;
+    while let Some(stem) = rest.strip_suffix(DATABASE_MARK) {
+        rest = stem;
+    }
+    rest == ACCOUNTS
 }
 
 /// Returns the inventory item of a table or view: `db.table`. Dots in the database's name are escaped, so
@@ -54,7 +66,10 @@ pub(super) fn parse_item(item: &str) -> Option<(String, Option<String>)> {
     let plain = |db: &str| db.replace("%2E", ".").replace("%25", "%");
     Some(match item.split_once('.') {
         Some((db, table)) => (plain(db), Some(table.to_owned())),
-        None => (plain(item.strip_suffix(" (database)").unwrap_or(item)), None),
+        None => {
+            let marked = item.strip_suffix(DATABASE_MARK).filter(|stem| is_like_accounts(stem));
+            (plain(marked.unwrap_or(item)), None)
+        }
     })
 }
 
@@ -616,7 +631,11 @@ mod tests {
         assert_eq!(table_item("im", "messages"), "im.messages");
         assert_ne!(table_item("a.b", "c"), table_item("a", "b.c"));
         assert_ne!(database_item("accounts"), ACCOUNTS);
-        for (db, table) in [("im", "a.b"), ("a.b", "c"), ("100%", "x"), ("accounts", "t")] {
+        assert_ne!(database_item("accounts (database)"), database_item("accounts"));
+        let like_accounts =
+            ["accounts", "accounts (database)", "accounts (database) (database)", "im (database)"];
+        let odd = [("im", "a.b"), ("a.b", "c"), ("100%", "x")].into_iter();
+        for (db, table) in odd.chain(like_accounts.map(|db| (db, "t"))) {
             let both = (db.to_owned(), Some(table.to_owned()));
             assert_eq!(parse_item(&table_item(db, table)), Some(both));
             assert_eq!(parse_item(&database_item(db)), Some((db.to_owned(), None)));

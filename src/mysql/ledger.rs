@@ -8,9 +8,13 @@
 //! database with it.
 //!
 //! *Crash.* The ledger stays, and tells the next restore of the same what is done. A piece whose session still lives on
-//! the server holds its line locked: whoever wants the same piece waits until it is known how that ended.
+//! the server holds its line locked: whoever wants the same piece waits until it is known how that ended. Sessions that
+//! this very restore lost by a cut of the network, and that the server still takes for alive, are ended ([`Opened`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+};
 
 use mysql_async::{Conn, prelude::Queryable};
 use sha2::{Digest, Sha256};
@@ -28,6 +32,8 @@ use crate::{
 const WAIT_SECONDS: u32 = 3;
 /// Seconds that it waits for the ledger to be made or removed.
 const LEDGER_WAIT_SECONDS: u32 = 60;
+/// Minutes after which a restore that nobody is at work on was given up: longer than any waits for its server.
+const LEFT_MINUTES: u32 = 30;
 /// Hexadecimal digits of a digest that the name of a lock has room for.
 const LOCK_DIGITS: usize = 32;
 
@@ -40,6 +46,55 @@ pub(super) struct Standing {
     pub kept: Option<BTreeSet<String>>,
 }
 
+/// The sessions that a restore opened, over all its attempts.
+///
+/// A server hears nothing of a network that was cut: sessions stay, with their locks, for hours. That they are ours is
+/// proven by a lock whose name nobody else knows: who holds it is one of them, so the server has not restarted since,
+/// and numbers of sessions are given once.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The lock's own part of its name.
+    token: String,
+    ids: Mutex<BTreeSet<u32>>,
+}
+
+impl Opened {
+    /// Begins to note under a name that nobody else knows.
+    pub fn new(token: String) -> Self {
+        Self { token, ids: Mutex::default() }
+    }
+
+    /// Notes a session.
+    pub fn note(&self, id: u32) {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    fn others(&self, id: u32) -> BTreeSet<u32> {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        ids.remove(&id);
+        ids
+    }
+
+    /// Ends the sessions of an attempt that was lost, and leaves the proof for the next one.
+    async fn end_lost(&self, server: &Server, conn: &mut Conn) -> Result<()> {
+        let (name, doing) = (lock_name(&self.token), "end the sessions of the attempt before");
+        let rows = server.rows(conn, &format!("SELECT IS_USED_LOCK('{name}')"), doing).await?;
+        let holder: Option<u32> = rows.first().and_then(|row| text(row, 0)).and_then(|id| id.parse().ok());
+        let others = self.others(conn.id());
+        if holder.is_some_and(|holder| others.contains(&holder)) {
+            for id in others {
+                match conn.query_drop(format!("KILL {id}")).await {
+                    Ok(()) => {}
+                    Err(error) if number(&error) == Some(code::NO_SUCH_SESSION) => {}
+                    Err(error) => return Err(server.failure(doing, error)),
+                }
+            }
+        }
+        // Without it all is as before: an attempt after this one may have to wait.
+        get_lock(server, conn, &name, WAIT_SECONDS).await.map(|_got| ())
+    }
+}
+
 /// A restore that notes what it does.
 #[derive(Clone, Debug)]
 pub(super) struct Ledger {
@@ -48,12 +103,36 @@ pub(super) struct Ledger {
 
 /// Returns the restores that are unfinished.
 pub(super) async fn jobs(server: &Server, conn: &mut Conn) -> Result<Vec<String>> {
-    let rows: Vec<mysql_async::Row> = match conn.query(format!("SELECT id FROM {LEDGER}.job")).await {
+    jobs_where(server, conn, "TRUE").await
+}
+
+async fn jobs_where(server: &Server, conn: &mut Conn, condition: &str) -> Result<Vec<String>> {
+    let sql = format!("SELECT id FROM {LEDGER}.job WHERE {condition}");
+    let rows: Vec<mysql_async::Row> = match conn.query(sql).await {
         Ok(rows) => rows,
         Err(error) if number(&error).is_some_and(is_none) => return Ok(Vec::new()),
         Err(error) => return Err(server.failure("read the ledger of restores", error)),
     };
     Ok(rows.iter().filter_map(|row| text(row, 0)).collect())
+}
+
+/// Returns how many restores are unfinished that nobody is at work on. One that waits for a server that it lost holds
+/// no lock; what has just begun may be such a one.
+pub(super) async fn left(server: &Server, conn: &mut Conn) -> Result<usize> {
+    let condition = format!("began < UTC_TIMESTAMP() - INTERVAL {LEFT_MINUTES} MINUTE");
+    let jobs = jobs_where(server, conn, &condition).await?;
+    idle(server, conn, jobs.iter()).await
+}
+
+/// Counts the jobs whose lock nobody holds.
+async fn idle(server: &Server, conn: &mut Conn, jobs: impl Iterator<Item = &String>) -> Result<usize> {
+    let mut idle = 0;
+    for job in jobs {
+        let sql = format!("SELECT IS_FREE_LOCK('{}')", lock_name(job));
+        let rows = server.rows(conn, &sql, "look who restores").await?;
+        idle += usize::from(rows.first().and_then(|row| text(row, 0)).as_deref() == Some("1"));
+    }
+    Ok(idle)
 }
 
 /// Returns whether this error says that there is no ledger, or none for us.
@@ -69,6 +148,9 @@ pub(super) async fn lock(
     job: Option<&str>,
     databases: &BTreeSet<String>,
 ) -> Result<()> {
+    if let Some(opened) = &server.opened {
+        opened.end_lost(server, conn).await?;
+    }
     let of_databases = databases.iter().map(|db| digest(&format!("database {db}")));
     for name in of_databases.chain(job.map(str::to_owned)) {
         if !get_lock(server, conn, &lock_name(&name), WAIT_SECONDS).await? {
@@ -149,16 +231,21 @@ impl Ledger {
                 "done",
                 "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, path LONGBLOB NOT NULL, \
                  of_database VARBINARY(300) NOT NULL, of_table VARBINARY(300) NOT NULL, \
-                 row_count BIGINT UNSIGNED NOT NULL",
+                 row_count BIGINT UNSIGNED NOT NULL, KEY of_job (job)",
             ),
             table(
                 "kept",
-                "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, account VARBINARY(2000) NOT NULL",
+                "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, account VARBINARY(2000) NOT NULL, \
+                 KEY of_job (job)",
             ),
-            table("job", "id VARBINARY(64) PRIMARY KEY, accounts_begun BOOLEAN NOT NULL DEFAULT 0"),
+            table(
+                "job",
+                "id VARBINARY(64) PRIMARY KEY, accounts_begun BOOLEAN NOT NULL DEFAULT 0, \
+                 began DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP",
+            ),
             format!("DELETE FROM {LEDGER}.job WHERE id = {job}"),
-            format!("DELETE FROM {LEDGER}.done WHERE job = {job}"),
-            format!("DELETE FROM {LEDGER}.kept WHERE job = {job}"),
+            forget("done", &job),
+            forget("kept", &job),
             format!("INSERT INTO {LEDGER}.job (id) VALUES ({job})"),
         ];
         self.alone(server, conn).await?;
@@ -231,16 +318,11 @@ impl Ledger {
         } else {
             let own = hex(&self.job);
             // The job goes first: without it the rest counts for nothing.
-            for (table, column) in [("job", "id"), ("done", "job"), ("kept", "job")] {
-                server
-                    .run(conn, format!("DELETE FROM {LEDGER}.{table} WHERE {column} = {own}"), doing)
-                    .await?;
+            let job = format!("DELETE FROM {LEDGER}.job WHERE id = {own}");
+            for step in [job, forget("done", &own), forget("kept", &own)] {
+                server.run(conn, step, doing).await?;
             }
-            for other in jobs.iter().filter(|job| **job != self.job) {
-                let sql = format!("SELECT IS_FREE_LOCK('{}')", lock_name(other));
-                let rows = server.rows(conn, &sql, doing).await?;
-                left += usize::from(rows.first().and_then(|row| text(row, 0)).as_deref() == Some("1"));
-            }
+            left = idle(server, conn, jobs.iter().filter(|job| **job != self.job)).await?;
         }
         release(server, conn).await?;
         Ok(left)
@@ -259,6 +341,12 @@ impl Ledger {
     fn hash(&self, text: &str) -> String {
         format!("x'{}'", digest(&format!("{}\n{text}", self.job)))
     }
+}
+
+/// Returns the statement that forgets what a job noted. By its index: who walks the whole table waits for the lines of
+/// every other restore that is at work.
+fn forget(table: &str, job: &str) -> String {
+    format!("DELETE t FROM {LEDGER}.{table} t FORCE INDEX (of_job) WHERE t.job = {job}")
 }
 
 async fn get_lock(server: &Server, conn: &mut Conn, name: &str, wait_seconds: u32) -> Result<bool> {

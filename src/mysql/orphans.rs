@@ -21,6 +21,8 @@ use crate::{error::Result, plain::grouped};
 
 /// Rows of one foreign key that are named.
 const NAMED_MAX: usize = 5;
+/// Rows that refer to nothing that are told apart by what they refer to.
+const APART_MAX: u64 = 100_000;
 /// Characters of a key's column that are shown.
 const SHOWN_CHARS: usize = 40;
 
@@ -35,12 +37,33 @@ pub(super) struct Orphans {
 
 /// A foreign key of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct ForeignKey {
-    name: String,
-    child: Place,
-    parent: Place,
+pub(super) struct ForeignKey {
+    pub name: String,
+    pub child: Place,
+    pub parent: Place,
     /// Its columns, and those that they refer to.
     columns: Vec<(String, String)>,
+}
+
+/// The rows of a foreign key that refer to nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dangling {
+    rows: u64,
+    /// How many of them refer to each row that is not there; `None` where these are too many to be told apart.
+    by_parent: Option<BTreeMap<Vec<Option<String>>, u64>>,
+}
+
+impl Dangling {
+    /// Returns how many of these were not there before.
+    pub fn since(&self, before: &Self) -> u64 {
+        match (&before.by_parent, &self.by_parent) {
+            (Some(before), Some(after)) => {
+                let of = |key| before.get(key).copied().unwrap_or_default();
+                after.iter().map(|(key, rows)| rows.saturating_sub(of(key))).sum()
+            }
+            _ => self.rows.saturating_sub(before.rows),
+        }
+    }
 }
 
 /// Looks for rows of these tables, and of tables that refer to them, that refer to nothing.
@@ -59,7 +82,12 @@ pub(super) async fn find(server: &Server, conn: &mut Conn, tables: &[Filled]) ->
     Ok(found.into_iter().flatten().collect())
 }
 
-async fn foreign_keys(server: &Server, conn: &mut Conn, dbs: &BTreeSet<&str>) -> Result<Vec<ForeignKey>> {
+/// Lists the foreign keys from and to tables of these databases.
+pub(super) async fn foreign_keys(
+    server: &Server,
+    conn: &mut Conn,
+    dbs: &BTreeSet<&str>,
+) -> Result<Vec<ForeignKey>> {
     if dbs.is_empty() {
         return Ok(Vec::new());
     }
@@ -124,6 +152,25 @@ async fn is_there(server: &Server, conn: &mut Conn, at: &Place) -> Result<bool> 
 }
 
 impl ForeignKey {
+    /// Counts the rows that refer to nothing, as the session sees them.
+    pub async fn dangling(&self, server: &Server, conn: &mut Conn) -> Result<Dangling> {
+        let doing = format!("check foreign key `{}`", self.name);
+        let parent_is_there = is_there(server, conn, &self.parent).await?;
+        let number = |row: &mysql_async::Row| text(row, 0).and_then(|n| n.parse().ok()).unwrap_or(0);
+        let rows = server.rows(conn, &self.select("COUNT(*)", parent_is_there), &doing).await?;
+        let mut found = Dangling { rows: rows.first().map_or(0, number), by_parent: None };
+        if found.rows <= APART_MAX {
+            let own: Vec<String> =
+                self.columns.iter().map(|(own, _)| format!("HEX(c.{})", ident(own))).collect();
+            let own = own.join(",");
+            let sql = format!("{} GROUP BY {own}", self.select(&format!("COUNT(*),{own}"), parent_is_there));
+            let rows = server.rows(conn, &sql, &doing).await?;
+            let key = |row: &mysql_async::Row| (1..row.len()).map(|at| text(row, at)).collect();
+            found.by_parent = Some(rows.iter().map(|row| (key(row), number(row))).collect());
+        }
+        Ok(found)
+    }
+
     /// Selects from the rows that refer to a row that is not there. One that has a NULL in it may refer to nothing.
     fn select(&self, what: &str, parent_is_there: bool) -> String {
         let refers: Vec<String> =
@@ -163,6 +210,18 @@ impl ForeignKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_that_lost_its_own_is_told_though_another_found_its() {
+        let dangling = |of: &[(&str, u64)]| Dangling {
+            rows: of.iter().map(|(_, rows)| rows).sum(),
+            by_parent: Some(of.iter().map(|(key, rows)| (vec![Some((*key).to_owned())], *rows)).collect()),
+        };
+        assert_eq!(dangling(&[("7", 2)]).since(&dangling(&[("7", 2), ("8", 1)])), 0);
+        assert_eq!(dangling(&[("9", 1)]).since(&dangling(&[("8", 1)])), 1);
+        let many = |rows| Dangling { rows, by_parent: None };
+        assert_eq!((many(9).since(&many(7)), many(7).since(&many(9))), (2, 0));
+    }
 
     #[test]
     fn a_null_refers_to_nothing_and_every_part_counts() {

@@ -20,7 +20,8 @@ use super::{
     conn::{Server, bytes, text},
     ddl::{self, Parts},
     layout::{Layout, Place, SCRATCH, parse_item},
-    sql::{Script, full, ident, literal},
+    orphans::{self, Dangling, ForeignKey},
+    sql::{Script, ident, literal},
 };
 use crate::{
     error::{ExitCode, Failure, Result},
@@ -46,14 +47,6 @@ pub(super) struct Part {
     /// The condition of each range, as people see it and as SQL.
     ranges: Vec<(String, String)>,
     layout: Option<Layout>,
-}
-
-/// A foreign key from or to the table.
-struct ForeignKey {
-    name: String,
-    child: Place,
-    parent: Place,
-    columns: Vec<(String, String)>,
 }
 
 /// Finds the tables of which ranges of keys are wanted; changes nothing.
@@ -277,6 +270,7 @@ impl Part {
             server.run(conn, session, &doing).await?;
         }
         let Parts { create, .. } = ddl::split(create, true);
+        let create = ddl::with_nameless_checks(&create);
         let body = body(&create).ok_or_else(|| {
             Failure::new(ExitCode::Damage, format!("the definition of table `{}` is none", self.at))
         })?;
@@ -370,25 +364,22 @@ pub(super) async fn finish(
 ) -> Result<u64> {
     let doing = "restore ranges of keys";
     server.run(conn, "SET SESSION sql_mode='NO_AUTO_VALUE_ON_ZERO'", doing).await?;
-    let mut keys = Vec::new();
-    for part in parts.values() {
-        keys.extend(foreign_keys(server, conn, &part.at).await?);
-    }
+    let keys = foreign_keys(server, conn, parts).await?;
     if !logs_statements(server, conn).await? {
         // What others commit meanwhile is seen: a row that came to refer to one that goes must not be overlooked.
         server.run(conn, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED", doing).await?;
     }
     server.run(conn, "START TRANSACTION", doing).await?;
     let put = async {
-        let before = orphans(server, conn, &keys).await?;
+        let before = dangling(server, conn, &keys).await?;
         let mut rows = 0;
         for part in parts.values() {
             rows += part.exchange(server, conn, replace).await?;
         }
-        let after = orphans(server, conn, &keys).await?;
-        let mut grown = keys.iter().zip(before).zip(after).filter(|((_, before), after)| after > before);
-        if let Some(((key, before), after)) = grown.next() {
-            let more = after - before;
+        let after = dangling(server, conn, &keys).await?;
+        let grown =
+            keys.iter().zip(before.iter().zip(&after)).map(|(key, (then, now))| (key, now.since(then)));
+        if let Some((key, more)) = grown.into_iter().find(|(_, more)| *more > 0) {
             let what = format!(
                 "`{}`: {more} rows of `{}` would refer to rows of `{}` that are not there (foreign key `{}`)",
                 server.name, key.child, key.parent, key.name
@@ -447,52 +438,25 @@ async fn columns(
     Ok(rows.iter().map(|row| (text(row, 0).unwrap_or_default(), facts(row))).collect())
 }
 
-/// Returns the foreign keys from and to a table.
-async fn foreign_keys(server: &Server, conn: &mut Conn, at: &Place) -> Result<Vec<ForeignKey>> {
-    let (db, table) = (literal(&at.db), literal(&at.table));
-    let sql = format!(
-        "SELECT constraint_schema, constraint_name, table_schema, table_name, referenced_table_schema, \
-         referenced_table_name, column_name, referenced_column_name FROM information_schema.key_column_usage \
-         WHERE referenced_table_name IS NOT NULL AND ((table_schema = {db} AND table_name = {table}) OR \
-         (referenced_table_schema = {db} AND referenced_table_name = {table})) \
-         ORDER BY constraint_schema, table_name, constraint_name, ordinal_position"
-    );
-    let mut keys: Vec<ForeignKey> = Vec::new();
-    for row in server.rows(conn, &sql, &format!("read the foreign keys of `{at}`")).await? {
-        let get = |column| text(&row, column).unwrap_or_default();
-        let child = Place { db: get(2), table: get(3) };
-        let pair = (get(6), get(7));
-        match keys.last_mut() {
-            Some(last) if last.name == get(1) && last.child == child => last.columns.push(pair),
-            _ => {
-                let parent = Place { db: get(4), table: get(5) };
-                keys.push(ForeignKey { name: get(1), child, parent, columns: vec![pair] });
-            }
-        }
-    }
+/// Returns the foreign keys from and to these tables.
+async fn foreign_keys(
+    server: &Server,
+    conn: &mut Conn,
+    parts: &BTreeMap<Place, Part>,
+) -> Result<Vec<ForeignKey>> {
+    let databases = parts.keys().map(|at| at.db.as_str()).collect();
+    let mut keys = orphans::foreign_keys(server, conn, &databases).await?;
+    keys.retain(|key| parts.contains_key(&key.child) || parts.contains_key(&key.parent));
     Ok(keys)
 }
 
 /// Counts the rows whose parent is not there, for each foreign key.
-async fn orphans(server: &Server, conn: &mut Conn, keys: &[ForeignKey]) -> Result<Vec<u64>> {
-    let mut counts = Vec::new();
+async fn dangling(server: &Server, conn: &mut Conn, keys: &[ForeignKey]) -> Result<Vec<Dangling>> {
+    let mut all = Vec::new();
     for key in keys {
-        let column = |alias: &str, name: &String| format!("{alias}.{}", ident(name));
-        let join: Vec<String> =
-            key.columns.iter().map(|(a, b)| format!("{} = {}", column("c", a), column("p", b))).collect();
-        let filled: Vec<String> =
-            key.columns.iter().map(|(a, _)| format!("{} IS NOT NULL", column("c", a))).collect();
-        let missing = key.columns.first().map(|(_, b)| column("p", b)).unwrap_or_default();
-        let sql = format!(
-            "SELECT COUNT(*) FROM {} c LEFT JOIN {} p ON {} WHERE {} AND {missing} IS NULL",
-            full(&key.child.db, &key.child.table),
-            full(&key.parent.db, &key.parent.table),
-            join.join(" AND "),
-            filled.join(" AND ")
-        );
-        counts.push(number(server, conn, &sql, &format!("check foreign key `{}`", key.name)).await?);
+        all.push(key.dangling(server, conn).await?);
     }
-    Ok(counts)
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::{
     conn::{Flavor, Purpose, Server, text},
     cross::Dialect,
     ddl,
-    examine::Grant,
+    examine::Grants,
     layout::{ACCOUNTS, Place},
     part,
     sql::{Script, account, ident, literal},
@@ -29,6 +29,8 @@ pub(super) const LEAVE_OUT: &str = "Say --leave-out-unfit to restore without wha
 
 /// Bytes of an index for each row, about: its key, the primary key, and what a page has to spare.
 const INDEX_ROW_BYTES: u64 = 40;
+/// Bytes of a page, which the smallest table has one of, and each of its indexes.
+const PAGE_BYTES: u64 = 16 << 10;
 /// Objects that one line names; more are counted.
 const NAMED_MAX: usize = 5;
 
@@ -236,8 +238,10 @@ impl Seen {
         let of_indexes = |(at, indexes): (&Place, &u64)| {
             indexes * self.rows_of.get(at).copied().unwrap_or_default() * INDEX_ROW_BYTES
         };
-        // A page of a tree is filled to 15/16; a row has a head and hidden columns.
-        self.data_bytes
+        // Each tree has a page at least. One is filled to 15/16; a row has a head and hidden columns.
+        let trees = self.tables.len() as u64 + self.indexes_of.values().sum::<u64>();
+        trees * PAGE_BYTES
+            + self.data_bytes
             + self.data_bytes / 8
             + self.rows * 24
             + self.indexes_of.iter().map(of_indexes).sum::<u64>()
@@ -322,8 +326,8 @@ impl Asking<'_> {
         }
         if is_on("read_only") && !is_on("super_read_only") {
             let bypass = ["CONNECTION_ADMIN", "SUPER", "READ_ONLY ADMIN", "READ ONLY ADMIN"];
-            let grants = self.grants().await?;
-            let may = bypass.iter().any(|one| grants.iter().any(|grant| grant.gives(one)));
+            let grants = Grants::of(self.server, &mut self.conn).await?;
+            let may = bypass.iter().any(|one| grants.globally(one));
             let weight = if may { Weight::Note } else { Weight::Blocks };
             self.remark(weight, "read_only", "the server is read-only for most accounts: is this a replica?");
         }
@@ -368,13 +372,8 @@ impl Asking<'_> {
         Ok(())
     }
 
-    async fn grants(&mut self) -> Result<Vec<Grant>> {
-        let rows = self.server.rows(&mut self.conn, "SHOW GRANTS", "ask for its own privileges").await?;
-        Ok(rows.iter().filter_map(|row| Grant::parse(&text(row, 0)?)).collect())
-    }
-
     async fn privileges(&mut self, replace: bool) -> Result<()> {
-        let grants = self.grants().await?;
+        let grants = Grants::of(self.server, &mut self.conn).await?;
         let has = |kind: &str| self.seen.kinds.contains(kind);
         let mut needed = vec!["SELECT", "INSERT", "CREATE", "ALTER", "INDEX", "DROP"];
         needed.extend(
@@ -391,13 +390,9 @@ impl Asking<'_> {
             .iter()
             .filter_map(only),
         );
-        let may = |privilege: &str| {
-            let gives = |db: &String| grants.iter().any(|one| one.gives(privilege) && one.concerns(db));
-            self.seen.databases.iter().all(gives)
-        };
-        let globally = |privilege: &str| grants.iter().any(|one| one.is_global() && one.gives(privilege));
+        let may = |privilege: &str| self.seen.databases.iter().all(|db| grants.on(privilege, db));
         let mut missing: Vec<&str> = needed.into_iter().filter(|privilege| !may(privilege)).collect();
-        if has(ACCOUNTS) && !globally("CREATE USER") {
+        if has(ACCOUNTS) && !grants.globally("CREATE USER") {
             missing.push("CREATE USER");
         }
         let me = self.one("SELECT CURRENT_USER()").await?;
@@ -405,7 +400,7 @@ impl Asking<'_> {
         let me = account(user, host);
         let others = self.seen.definers.iter().any(|definer| *definer != me);
         let for_others = ["SET_ANY_DEFINER", "SET_USER_ID", "SET USER", "SUPER"];
-        if others && !for_others.iter().any(|one| globally(one)) {
+        if others && !for_others.iter().any(|one| grants.globally(one)) {
             missing.push(if self.flavor == Flavor::Mysql { "SET_ANY_DEFINER" } else { "SET USER" });
         }
         if missing.is_empty() {

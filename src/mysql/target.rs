@@ -13,6 +13,9 @@
 //! *What does not come.* Where the stream reports problems, tables are filled with the rows that come, no database
 //! is dropped as a whole, and programs that need what is missing are left out and told.
 
+mod left_out;
+mod room;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -21,15 +24,15 @@ use std::{
 use async_trait::async_trait;
 use mysql_async::Conn;
 
+use self::left_out::is_of_the_thing;
 use super::{
-    accounts::{self, Accounts, parts},
     apply::{self, Filled},
     choices::{AccountsRule, Choices, Naming},
     conn::{Flavor, Purpose, Server},
-    cross::{Dialect, Fitted},
+    cross::Dialect,
     ddl, gtid,
     layout::{LEDGER, Layout, Place, is_transactional, parse_item, table_item},
-    ledger::{self, Ledger, Standing},
+    ledger::{self, Ledger, Opened, Standing},
     loaders::{Job, Loaded, Loaders},
     orphans,
     part::{self, Part},
@@ -44,8 +47,8 @@ use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{
-        Coming, Entry, EntryMeta, EntryStream, FlowResult, Preflight, Problem, Stage, Tally, Target,
-        TargetState, Verified, Verify, WriteOptions,
+        Coming, Entry, EntryMeta, EntryStream, FlowResult, Preflight, Stage, Tally, Target, TargetState,
+        Verified, Verify, WriteOptions,
     },
     names::{EntryPath, SourceName},
     policy::MysqlConfig,
@@ -66,14 +69,17 @@ pub struct MysqlTarget {
     held: swap::Shared,
     /// The pieces that [`Target::done`] told: the stream comes without them.
     told: BTreeSet<EntryPath>,
+    /// The sessions of this restore, also of its attempts before.
+    opened: Arc<Opened>,
 }
 
 impl MysqlTarget {
     /// Makes a target; nothing is connected yet.
-    pub fn new(name: SourceName, config: MysqlConfig, _ground: Ground, monitor: SharedMonitor) -> Self {
+    pub fn new(name: SourceName, config: MysqlConfig, ground: Ground, monitor: SharedMonitor) -> Self {
         let (choices, renames) = (Choices::default(), Renames::default());
         let (held, told) = (swap::Shared::default(), BTreeSet::new());
-        Self { name, config, monitor, choices, renames, held, told }
+        let opened = Arc::new(Opened::new(ground.hex(16)));
+        Self { name, config, monitor, choices, renames, held, told, opened }
     }
 
     /// Does as was chosen.
@@ -91,15 +97,23 @@ impl MysqlTarget {
     }
 
     /// Fails while nothing is touched where the server would not take the snapshot's GTIDs in the end.
-    async fn check_gtid(&self, server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<()> {
+    /// `resumes`: it may be this restore that told it of them.
+    async fn check_gtid(
+        &self,
+        server: &Server,
+        conn: &mut Conn,
+        flavor: Flavor,
+        resumes: bool,
+    ) -> Result<()> {
         match &self.choices.gtid {
-            Some((rule, position)) => gtid::check(server, conn, flavor, *rule, position).await,
+            Some((rule, position)) => gtid::check(server, conn, flavor, (*rule, position), resumes).await,
             None => Ok(()),
         }
     }
 
     fn server(&self) -> Result<Server> {
-        Ok(Server::new(&self.name, &self.config, true)?.binlog_off(self.choices.binlog_off))
+        let server = Server::new(&self.name, &self.config, true)?.noting(&self.opened);
+        Ok(server.binlog_off(self.choices.binlog_off))
     }
 }
 
@@ -113,11 +127,11 @@ impl Target for MysqlTarget {
         let server = self.server()?;
         let mut conn = server.open(Purpose::WriteNames).await?;
         let (flavor, version) = server.version(&mut conn).await?;
-        self.check_gtid(&server, &mut conn, flavor).await?;
+        let unfinished = ledger::jobs(&server, &mut conn).await?;
+        self.check_gtid(&server, &mut conn, flavor, !unfinished.is_empty()).await?;
         let renames = Renames::of(&self.choices.naming, inventory)?;
         let found = apply::obstacles(&server, &mut conn, &renames.items(inventory)).await?;
         let in_the_way = found.iter().map(apply::Obstacle::line).collect();
-        let unfinished = ledger::jobs(&server, &mut conn).await?;
         let names = renames.changed();
         self.renames = renames;
         Ok(TargetState { version, in_the_way, names, unfinished, ..TargetState::default() })
@@ -142,7 +156,6 @@ impl Target for MysqlTarget {
         let mut names = server.open(Purpose::WriteNames).await?;
         server.ask_packet(&mut names).await?;
         let (dialect, _) = Dialect::of(&server, &mut names, &options.fit.collations).await?;
-        self.check_gtid(&server, &mut names, dialect.flavor).await?;
         let parts = part::find(&server, &mut names, &options.only).await?;
         let next = entries.next().await?;
         let wanted = entries.inventory().iter().filter(|item| options.only.names(item, Some('.')));
@@ -151,6 +164,7 @@ impl Target for MysqlTarget {
         let (ledger, standing) = begun(&server, &mut names, &options, &renames.items(&wanted)).await?;
         let standing = ledger::agreed(&self.name, standing, &self.told)?;
         server.resumes = standing.is_some();
+        self.check_gtid(&server, &mut names, dialect.flavor, server.resumes).await?;
         let mut writing = Writing {
             server: &server,
             parts,
@@ -234,68 +248,6 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    async fn make_room(&mut self, inventory: &[String], monitor: &SharedMonitor) -> FlowResult<()> {
-        // Dropped as a whole, a database would take along what does not come back.
-        let lacks =
-            |of: &str| self.lacking.iter().filter_map(|item| parse_item(item)).any(|(db, _)| db == of);
-        let whole = |item: &&String| !matches!(parse_item(item), Some((db, None)) if lacks(&db));
-        let is_wanted =
-            |item: &&String| self.options.only.names(item, Some('.')) && !self.options.only.is_in_part(item);
-        let wanted: Vec<String> = inventory.iter().filter(is_wanted).filter(whole).cloned().collect();
-        if let Some(held) = &mut self.held {
-            let whole =
-                wanted.iter().filter_map(|item| parse_item(item)).filter(|(_, table)| table.is_none());
-            held.whole.extend(whole.map(|(db, _)| db));
-        }
-        self.lacking = self.lacking.iter().map(|item| self.renames.item(item)).collect();
-        if self.server.resumes {
-            return Ok(());
-        }
-        let items = self.renames.items(&wanted);
-        let found = apply::obstacles(self.server, &mut self.names, &items).await?;
-        let mut lines: Vec<String> = found.iter().map(apply::Obstacle::line).collect();
-        for part in self.parts.values() {
-            lines.extend(part.in_the_way(self.server, &mut self.names).await?);
-        }
-        if !lines.is_empty() && !self.options.replace {
-            let what = format!(
-                "`{}`: the server at {} is not empty: {}",
-                self.server.name,
-                self.server.place(),
-                lines.join("; ")
-            );
-            return Err(Failure::new(ExitCode::TargetNotEmpty, what)
-                .hint("Restore into an empty server, or say --replace to remove what is there first.")
-                .into());
-        }
-        if let Some(part) = self.parts.values().find(|part| self.options.replace && self.lacks(&part.at)) {
-            let what = format!(
-                "`{}`: the snapshot has not all rows of `{}`: no range of them can take the place of another",
-                self.server.name, part.at
-            );
-            return Err(Failure::new(ExitCode::Failed, what)
-                .hint("Nothing was touched. Take another snapshot, or leave --replace out: rows are only added then.")
-                .into());
-        }
-        if !self.parts.is_empty() {
-            part::begin(self.server, &mut self.names).await?;
-        }
-        apply::remove(self.server, &mut self.names, &found).await?;
-        if let Some(ledger) = &self.ledger
-            && !ledger.begin(self.server, &mut self.names).await?
-        {
-            let what =
-                format!("the account may not make database {LEDGER}: an interrupted restore begins anew");
-            monitor.warn(Some(&self.server.name), what, Some(&self.server.grant_hint()));
-            self.ledger = None;
-        }
-        Ok(())
-    }
-
-    fn lacks(&self, at: &Place) -> bool {
-        self.lacking.contains(&table_item(&at.db, &at.table))
-    }
-
     /// Takes all entries, and waits until their rows are in.
     async fn take_all(&mut self, mut next: Option<Entry>, entries: &mut EntryStream) -> FlowResult<Loaded> {
         let mut loaders = Loaders::default();
@@ -307,14 +259,6 @@ impl Writing<'_> {
             .or_else(|error| loaders.blame(error))?;
         }
         loaders.finish().await
-    }
-
-    /// Removes scratch tables that nothing will be taken from.
-    async fn leave_scratch(&mut self) {
-        if !self.parts.is_empty() {
-            // What cannot be removed now, the next restore of ranges removes.
-            let _or_later = part::end(self.server, &mut self.names).await;
-        }
     }
 
     /// Takes an entry for what it is, by the name that it goes by here.
@@ -394,19 +338,6 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Leaves out a table that shows rows of elsewhere when this server cannot make it: it holds nothing itself, and
-    /// must not keep the rest from being restored.
-    fn or_not_made(&mut self, item: &str, made: Result<()>) -> Result<()> {
-        match made {
-            Err(failure) if failure.exit() == ExitCode::Failed => {
-                self.lacking.insert(item.to_owned());
-                self.tally.left_out.push(Problem { what: item.to_owned(), why: failure.one_line() });
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
     /// Makes a table. One that is there from an interrupted restore must be the same; one whose pieces were no
     /// transactions is made again.
     async fn make_table(&mut self, at: &Place, create: &str, script: &Script, doing: &str) -> Result<()> {
@@ -451,26 +382,6 @@ impl Writing<'_> {
 
     fn table(&mut self, at: Place) -> &mut Loading {
         self.tables.entry(at).or_insert(Loading { create: None, layout: None, pieces: 0 })
-    }
-
-    /// Writes a definition in the server's words. One that the server cannot hold is left out where the person said
-    /// so, and an error otherwise.
-    fn fits(&mut self, meta: &EntryMeta, script: &mut Script) -> Result<bool> {
-        let before = script.clone();
-        let Fitted { mapped, unfit } = self.dialect.fit_script(meta, script);
-        let what = preflight::name(meta);
-        let Some(why) = unfit.first() else {
-            self.tally.reworded |= *script != before;
-            self.tally.notes.extend(mapped.iter().map(|line| format!("{what}: {line}")));
-            return Ok(true);
-        };
-        if !self.options.fit.leave_out {
-            let what = format!("`{}`: the server cannot hold {what}", self.server.name);
-            return Err(Failure::new(ExitCode::Usage, what).because(why.clone()).hint(preflight::LEAVE_OUT));
-        }
-        self.tally.notes.push(format!("{what} was left out: {why}"));
-        self.unfit.insert(meta.item.clone());
-        Ok(false)
     }
 
     /// Hands a piece of rows to a loader.
@@ -529,16 +440,6 @@ impl Writing<'_> {
             self.tally.notes.push(note);
         }
         self.after.push((entry.meta, script));
-        Ok(())
-    }
-
-    /// Leaves a program out; nothing stands in for a view that does not come.
-    async fn leave_out(&mut self, meta: &EntryMeta) -> FlowResult<()> {
-        if meta.text("kind") == Some("view") {
-            let at = place(meta)?;
-            let sql = format!("DROP VIEW IF EXISTS {}", at.sql());
-            self.server.run(&mut self.names, sql, &format!("leave out view `{at}`")).await?;
-        }
         Ok(())
     }
 
@@ -606,36 +507,6 @@ impl Writing<'_> {
             self.tally.notes.push(found.line);
         }
         Ok(())
-    }
-
-    /// Decides which accounts stay as they are, and leaves those out that the server cannot hold, where the person said
-    /// so. A restore that is continued knows which were there: what else there is, is its own.
-    async fn accounts(&mut self, script: Script, rule: AccountsRule) -> Result<Accounts> {
-        let known = self.standing.kept.take();
-        let (is_known, flavor) = (known.is_some(), self.dialect.flavor);
-        let kept = match known {
-            Some(kept) => kept,
-            None => accounts::kept(self.server, &mut self.names, flavor, rule).await?,
-        };
-        let script = self.fitting_accounts(script, &kept)?;
-        if let Some(ledger) = self.ledger.as_ref().filter(|_| !is_known) {
-            ledger.keep(self.server, &mut self.names, &kept).await?;
-        }
-        Ok(Accounts::new(script, kept))
-    }
-
-    fn fitting_accounts(&mut self, mut script: Script, kept: &BTreeSet<String>) -> Result<Script> {
-        let unfit = preflight::unfit_accounts(&self.dialect, &script, kept);
-        if let Some((account, why)) = unfit.iter().next().filter(|_| !self.options.fit.leave_out) {
-            let what = format!("`{}`: the server cannot hold account {account}", self.server.name);
-            return Err(Failure::new(ExitCode::Usage, what).because(why.clone()).hint(preflight::LEAVE_OUT));
-        }
-        let is_unfit =
-            |statement: &Vec<u8>| parts(statement).is_ok_and(|(account, _)| unfit.contains_key(&account));
-        script.statements.retain(|statement| !is_unfit(statement));
-        let notes = unfit.iter().map(|(account, why)| format!("account {account} was left out: {why}"));
-        self.tally.notes.extend(notes);
-        Ok(script)
     }
 
     /// Puts ranges of keys into their tables.
@@ -715,9 +586,14 @@ impl Writing<'_> {
         for kind in kinds {
             for (meta, script) in self.take(kind) {
                 let doing = format!("make the {kind} of `{}`", meta.item);
-                let made = apply::run(self.server, &mut conn, &script, &doing).await;
+                let made = if self.replaces_programs(&meta) {
+                    let made = apply::run_over(self.server, &mut conn, &script, &doing).await;
+                    made.map(|replaced| self.tell_replaced(&meta, &replaced))
+                } else {
+                    apply::run(self.server, &mut conn, &script, &doing).await
+                };
                 match made {
-                    Err(failure) if meta.attrs.contains_key("invalid") => {
+                    Err(failure) if meta.attrs.contains_key("invalid") && is_of_the_thing(&failure) => {
                         let why = failure.chain().pop().unwrap_or_default();
                         let note = format!(
                             "view `{}` was broken when it was backed up, and was not made: {why}",
@@ -732,19 +608,11 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Takes what failed for what needs something that did not come, where something did not come.
-    fn or_left_out(&mut self, what: &str, done: Result<()>) -> Result<()> {
-        match done {
-            Err(failure) if self.options.fit.leave_out && failure.exit() == ExitCode::Failed => {
-                self.tally.notes.push(format!("{what} could not be made: {}", failure.one_line()));
-                Ok(())
-            }
-            Err(failure) if !self.lacking.is_empty() && failure.exit() != ExitCode::StoreDown => {
-                let why = failure.one_line();
-                self.tally.left_out.push(Problem { what: what.to_owned(), why });
-                Ok(())
-            }
-            other => other,
+    /// Tells the programs that others took the place of.
+    fn tell_replaced(&mut self, meta: &EntryMeta, replaced: &[String]) {
+        if !replaced.is_empty() {
+            let db = meta.text("db").unwrap_or_default();
+            self.tally.notes.push(format!("{db}: there already, and replaced: {}", replaced.join(", ")));
         }
     }
 

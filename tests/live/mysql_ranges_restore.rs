@@ -19,6 +19,7 @@ crate::on_both!(
     a_range_of_any_kind_of_key_comes_back_and_nothing_else,
     what_cannot_be_put_back_leaves_everything_as_it_was,
     a_range_across_pieces_reads_only_those_that_may_hold_it,
+    a_parent_that_is_gone_and_checks_of_one_name_are_no_obstacle,
 );
 
 fn part(range: &str, replace: bool) -> WriteOptions {
@@ -214,4 +215,34 @@ async fn a_range_across_pieces_reads_only_those_that_may_hold_it(product: Produc
     restore(&recorded, &config, "lbt_part.many[1000..2000]", false).await.unwrap();
     let sum = "SELECT CONCAT(COUNT(*), ' ', SUM(id)) FROM lbt_part.many";
     assert_eq!(server.ask(sum).await, format!("5000 {}", 4_999_u64 * 2_500));
+}
+
+async fn a_parent_that_is_gone_and_checks_of_one_name_are_no_obstacle(product: Product) {
+    let server = Server::empty(product).await;
+    server
+        .run([
+            "CREATE DATABASE lbt_part",
+            "USE lbt_part",
+            "SET foreign_key_checks = 0",
+            "CREATE TABLE lbt_part.lost (id INT PRIMARY KEY, up INT, CONSTRAINT gone FOREIGN KEY (up) REFERENCES \
+             nowhere (id))",
+            "INSERT INTO lbt_part.lost VALUES (1, 1), (2, NULL), (3, 3)",
+            "CREATE DATABASE lbt_part_b",
+            "CREATE TABLE lbt_part.checked (id INT PRIMARY KEY, CONSTRAINT positive CHECK (id > 0))",
+            "CREATE TABLE lbt_part_b.checked (id INT PRIMARY KEY, CONSTRAINT positive CHECK (id > 0))",
+            "INSERT INTO lbt_part.checked VALUES (1)",
+            "INSERT INTO lbt_part_b.checked VALUES (2)",
+        ])
+        .await;
+    let both = server.only(&["lbt_part", "lbt_part_b"]);
+    let later = Recorded::read(&both).await;
+    restore(&later, &both, "lbt_part.lost[1..2]", true).await.unwrap();
+    server.run(["DELETE FROM lbt_part.lost WHERE id = 3"]).await;
+    let (_, why) = refusal(restore(&later, &both, "lbt_part.lost[3..3]", true).await);
+    assert!(why.contains("1 rows of `lbt_part.lost` would refer to rows of `lbt_part.nowhere`"), "{why}");
+    let ranges = ["lbt_part.checked[..9]".to_owned(), "lbt_part_b.checked[..9]".to_owned()];
+    let options =
+        WriteOptions { replace: true, only: Selection::new(&ranges).unwrap(), ..WriteOptions::default() };
+    later.write(&both, options).await.unwrap();
+    assert_eq!(scratch(&server).await, "0", "the scratch database is gone");
 }

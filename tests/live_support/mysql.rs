@@ -99,8 +99,18 @@ impl Server {
 
     /// Starts an empty server that finds these files, by their names, in its folder `/lbt`.
     pub async fn empty_with_files(product: Product, arguments: &[&str], files: &[&std::path::Path]) -> Self {
+        Self::empty_in(product, arguments, files, &[]).await
+    }
+
+    /// Starts an empty server in a container that is run with more options.
+    pub async fn empty_in(
+        product: Product,
+        arguments: &[&str],
+        files: &[&std::path::Path],
+        options: &[String],
+    ) -> Self {
         let password = "lbt-empty-root".to_owned();
-        let container = Container::start(product, &password, arguments, files);
+        let container = Container::start(product, &password, (arguments, options), files);
         let server = Self::at("127.0.0.1", container.port, password, Some(container));
         server.wait().await;
         server
@@ -304,7 +314,12 @@ struct Container {
 }
 
 impl Container {
-    fn start(product: Product, password: &str, more: &[&str], files: &[&std::path::Path]) -> Self {
+    fn start(
+        product: Product,
+        password: &str,
+        (more, options): (&[&str], &[String]),
+        files: &[&std::path::Path],
+    ) -> Self {
         let word = product.upper().to_lowercase();
         let name = format!("lbt-{word}-{}-{}", std::process::id(), Ground::system().hex(3));
         let daemon = if product == Product::Mysql { "mysqld" } else { "mariadbd" };
@@ -323,6 +338,7 @@ impl Container {
         arguments.extend(["-v".to_owned(), format!("{}:/lbt", run_folder.path().display())]);
         arguments.extend(["-p".to_owned(), format!("127.0.0.1:{port}:3306"), "-e".to_owned()]);
         arguments.push(format!("MYSQL_ROOT_PASSWORD={password}"));
+        arguments.extend(options.iter().cloned());
         arguments.extend([product.environment("IMAGE"), daemon.to_owned()]);
         arguments.extend(
             [

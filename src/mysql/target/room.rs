@@ -1,0 +1,105 @@
+//! Makes room for what comes, and knows what is not to be removed for it.
+//!
+//! A database that comes whole is dropped, and with it what was made since the backup. It is not dropped where that
+//! would take along what nothing replaces: tables that the policy leaves out of every backup, and whatever the stream
+//! has not whole. Then things go one by one, and a program goes when its like is about to be made.
+
+use super::{
+    super::{
+        apply,
+        layout::{LEDGER, Place, parse_item, table_item},
+        part,
+    },
+    Writing,
+};
+use crate::{
+    error::{ExitCode, Failure},
+    event::SharedMonitor,
+    flow::{EntryMeta, FlowResult},
+};
+
+impl Writing<'_> {
+    /// Removes what is in the way, where that was asked for, and begins to note.
+    pub(super) async fn make_room(
+        &mut self,
+        inventory: &[String],
+        monitor: &SharedMonitor,
+    ) -> FlowResult<()> {
+        // Dropped as a whole, a database would take along what does not come back.
+        let lacks =
+            |of: &str| self.lacking.iter().filter_map(|item| parse_item(item)).any(|(db, _)| db == of);
+        let whole = |item: &&String| !matches!(parse_item(item), Some((db, None)) if lacks(&db));
+        let is_wanted =
+            |item: &&String| self.options.only.names(item, Some('.')) && !self.options.only.is_in_part(item);
+        let wanted: Vec<String> = inventory.iter().filter(is_wanted).filter(whole).cloned().collect();
+        if let Some(held) = &mut self.held {
+            let whole =
+                wanted.iter().filter_map(|item| parse_item(item)).filter(|(_, table)| table.is_none());
+            held.whole.extend(whole.map(|(db, _)| db));
+        }
+        self.lacking = self.lacking.iter().map(|item| self.renames.item(item)).collect();
+        if self.server.resumes {
+            return Ok(());
+        }
+        let items = self.renames.items(&wanted);
+        let found = apply::obstacles(self.server, &mut self.names, &items).await?;
+        let mut lines: Vec<String> = found.iter().map(apply::Obstacle::line).collect();
+        for part in self.parts.values() {
+            lines.extend(part.in_the_way(self.server, &mut self.names).await?);
+        }
+        if !lines.is_empty() && !self.options.replace {
+            let what = format!(
+                "`{}`: the server at {} is not empty: {}",
+                self.server.name,
+                self.server.place(),
+                lines.join("; ")
+            );
+            return Err(Failure::new(ExitCode::TargetNotEmpty, what)
+                .hint("Restore into an empty server, or say --replace to remove what is there first.")
+                .into());
+        }
+        if let Some(part) = self.parts.values().find(|part| self.options.replace && self.lacks(&part.at)) {
+            let what = format!(
+                "`{}`: the snapshot has not all rows of `{}`: no range of them can take the place of another",
+                self.server.name, part.at
+            );
+            return Err(Failure::new(ExitCode::Failed, what)
+                .hint("Nothing was touched. Take another snapshot, or leave --replace out: rows are only added then.")
+                .into());
+        }
+        if !self.parts.is_empty() {
+            part::begin(self.server, &mut self.names).await?;
+        }
+        apply::remove(self.server, &mut self.names, &found).await?;
+        if let Some(ledger) = &self.ledger
+            && !ledger.begin(self.server, &mut self.names).await?
+        {
+            let what =
+                format!("the account may not make database {LEDGER}: an interrupted restore begins anew");
+            monitor.warn(Some(&self.server.name), what, Some(&self.server.grant_hint()));
+            self.ledger = None;
+        }
+        Ok(())
+    }
+
+    fn lacks(&self, at: &Place) -> bool {
+        self.lacking.contains(&table_item(&at.db, &at.table))
+    }
+
+    /// Removes scratch tables that nothing will be taken from.
+    pub(super) async fn leave_scratch(&mut self) {
+        if !self.parts.is_empty() {
+            // What cannot be removed now, the next restore of ranges removes.
+            let _or_later = part::end(self.server, &mut self.names).await;
+        }
+    }
+
+    /// Returns whether programs of this entry may take the place of those that are there: their database was to make
+    /// room, and was not dropped as a whole.
+    pub(super) fn replaces_programs(&self, meta: &EntryMeta) -> bool {
+        let lacks = |db: &str| {
+            self.lacking.iter().filter_map(|item| parse_item(item)).any(|(lacking, _)| lacking == db)
+        };
+        self.options.replace && meta.text("db").is_some_and(lacks)
+    }
+}
