@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`], [`lossy`] | reading |
 //! | [`preflight`] | what a restore needs and what does not fit, before anything is touched |
-//! | [`target`], [`loaders`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
+//! | [`target`], [`loaders`], [`load`], [`insert`], [`apply`], [`ledger`], [`orphans`] | writing |
 //! | [`choices`], [`rename`], [`swap`], [`gtid`] | what a person chose about it: other names, GTIDs |
 //! | [`part`] | ranges of keys of a table |
 //! | [`cross`] | what another product or version calls otherwise |
@@ -32,6 +32,7 @@ mod ddl;
 mod engines;
 pub mod examine;
 mod gtid;
+mod insert;
 mod layout;
 mod ledger;
 mod load;
