@@ -37,15 +37,15 @@ pub(super) fn push_field(out: &mut Vec<u8>, value: Option<&[u8]>) {
 #[inline]
 pub(super) fn find<const N: usize>(bytes: &[u8], wanted: [u8; N]) -> Option<usize> {
     // Without a way out before the end of a step the compiler looks at all of its bytes at once.
-    let is_one = |byte: u8| wanted.iter().fold(false, |any, one| any | (byte == *one));
+    let is_one = |byte: u8| wanted.iter().fold(0, |any, one| any | u8::from(byte == *one));
     let mut from = 0;
     for step in bytes.chunks_exact(STEP_BYTES) {
-        if step.iter().fold(0, |any, byte| any | u8::from(is_one(*byte))) != 0 {
+        if step.iter().fold(0, |any, byte| any | is_one(*byte)) != 0 {
             break;
         }
         from += STEP_BYTES;
     }
-    bytes[from..].iter().position(|byte| is_one(*byte)).map(|at| from + at)
+    bytes[from..].iter().position(|byte| is_one(*byte) != 0).map(|at| from + at)
 }
 
 /// Reads one field back; `None` is NULL. The program itself lets the server do this.
