@@ -21,6 +21,8 @@ mod engines;
 mod export;
 #[path = "live/mysql_failures.rs"]
 mod failures;
+#[path = "live/mysql_failures_killed.rs"]
+mod failures_killed;
 #[path = "live/mysql_failures_target.rs"]
 mod failures_target;
 #[path = "live/mysql_little_room.rs"]

@@ -13,9 +13,14 @@ use super::{
     ddl::{Parts, quoted_len},
     layout::{Layout, Place, SYSTEM, Wanted, parse_item},
     programs::create_table,
-    sql::{Script, ident, literal},
+    sql::{Script, full, ident, literal},
 };
 use crate::error::{ExitCode, Failure, Result};
+
+/// What to do when a database cannot be dropped because its folder is not empty.
+const FILES_LEFT: &str = "Look into the database's folder in the server's datadir: a DROP DATABASE that was interrupted \
+                          leaves files there. For a file NAME.TRN say DROP TRIGGER IF EXISTS NAME in that database; then \
+                          run this again.";
 
 /// Something on the target that a restore would overwrite.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,9 +167,33 @@ impl Held {
 /// Removes what is in the way.
 pub(super) async fn remove(server: &Server, conn: &mut Conn, obstacles: &[Obstacle]) -> Result<()> {
     for obstacle in obstacles {
-        for statement in obstacle.drop_statements() {
-            server.run(conn, statement, &format!("remove {}", obstacle.line())).await?;
+        let doing = format!("remove {}", obstacle.line());
+        if let Obstacle::Database(held) = obstacle
+            && held.kept.is_empty()
+        {
+            remove_triggers(server, conn, &held.name, &doing).await?;
         }
+        for statement in obstacle.drop_statements() {
+            conn.query_drop(statement).await.map_err(|error| {
+                let is_left = number(&error) == Some(code::FILES_LEFT);
+                let failure = server.failure(&doing, error);
+                if is_left { failure.hint(FILES_LEFT) } else { failure }
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the triggers of a database that will be dropped. `MariaDB` does not look at their files again when it was
+/// interrupted in the middle, and never drops that database any more.
+async fn remove_triggers(server: &Server, conn: &mut Conn, db: &str, doing: &str) -> Result<()> {
+    let sql = format!(
+        "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = {}",
+        literal(db)
+    );
+    for row in server.rows(conn, &sql, doing).await? {
+        let trigger = full(db, &text(&row, 0).unwrap_or_default());
+        server.run(conn, format!("DROP TRIGGER IF EXISTS {trigger}"), doing).await?;
     }
     Ok(())
 }

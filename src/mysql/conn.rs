@@ -28,6 +28,7 @@ const PATIENCE_SECONDS: u32 = 86_400;
 
 /// MySQL's errors that this program knows by number.
 pub(super) mod code {
+    pub const FILES_LEFT: u16 = 1010;
     pub const NO_GRANT_FOR_DB: u16 = 1044;
     pub const WRONG_PASSWORD: u16 = 1045;
     pub const TOO_MANY_CONNECTIONS: u16 = 1040;

@@ -13,23 +13,20 @@ use mysql_async::{Conn, prelude::Queryable};
 use tokio::sync::mpsc;
 
 use super::{
-    conn::{Server, code, number},
+    conn::{Server, code, number, text},
+    insert::insert,
     layout::{Layout, Place},
     ledger::Ledger,
     sql::ident,
 };
 use crate::{
-    error::{ExitCode, Failure},
+    error::{ExitCode, Failure, Result},
     flow::{Attrs, Body, FlowError, FlowResult},
     names::EntryPath,
 };
 
 /// Frames that wait between the stream and the server.
 const FEED_DEPTH: usize = 2;
-/// Bytes of one `INSERT`, where rows cannot be streamed.
-pub(super) const INSERT_BYTES: usize = 1 << 20;
-/// Bytes of a row's key that are told.
-const KEY_SHOWN_BYTES: usize = 64;
 
 /// How rows get into a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +39,9 @@ pub(super) enum Way {
 
 impl Way {
     /// Asks the server which way is open.
-    pub async fn of(server: &Server, conn: &mut Conn) -> crate::error::Result<Self> {
+    pub async fn of(server: &Server, conn: &mut Conn) -> Result<Self> {
         let rows = server.rows(conn, "SELECT @@GLOBAL.local_infile", "ask how rows can be loaded").await?;
-        let on = rows.first().and_then(|row| super::conn::text(row, 0)).is_some_and(|value| value == "1");
+        let on = rows.first().and_then(|row| text(row, 0)).is_some_and(|value| value == "1");
         Ok(if on { Self::Infile } else { Self::Insert })
     }
 }
@@ -95,13 +92,14 @@ pub(super) async fn load(
 }
 
 /// A body whose bytes are counted.
-struct Counted<'a> {
+pub(super) struct Counted<'a> {
     body: &'a mut Body,
     bytes: u64,
 }
 
 impl Counted<'_> {
-    async fn next(&mut self) -> FlowResult<Option<Bytes>> {
+    /// Returns the next bytes, `None` at the end.
+    pub async fn next(&mut self) -> FlowResult<Option<Bytes>> {
         let next = self.body.next().await?;
         self.bytes += next.as_ref().map_or(0, |bytes| bytes.len() as u64);
         Ok(next)
@@ -110,9 +108,9 @@ impl Counted<'_> {
 
 /// What a server took, or what a source sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Done {
-    rows: u64,
-    warnings: u64,
+pub(super) struct Done {
+    pub rows: u64,
+    pub warnings: u64,
 }
 
 impl Done {
@@ -254,156 +252,6 @@ fn load_statement(at: &Place, layout: &Layout) -> String {
     )
 }
 
-async fn insert(
-    server: &Server,
-    conn: &mut Conn,
-    at: &Place,
-    layout: &Layout,
-    body: &mut Counted<'_>,
-) -> FlowResult<Done> {
-    let begin = insert_begin(at, layout);
-    let (statement, row) = (Vec::new(), Vec::new());
-    let mut inserter = Inserter { server, conn, at, layout, begin, statement, row, done: Done::default() };
-    let mut lines = Lines::default();
-    while let Some(bytes) = body.next().await? {
-        lines.push(&bytes);
-        while let Some(line) = lines.next() {
-            inserter.row(line).await?;
-        }
-    }
-    lines.finish(at)?;
-    inserter.flush().await?;
-    Ok(inserter.done)
-}
-
-struct Inserter<'a> {
-    server: &'a Server,
-    conn: &'a mut Conn,
-    at: &'a Place,
-    layout: &'a Layout,
-    begin: String,
-    statement: Vec<u8>,
-    /// The row that is added next.
-    row: Vec<u8>,
-    done: Done,
-}
-
-impl Inserter<'_> {
-    async fn row(&mut self, line: &[u8]) -> FlowResult<()> {
-        self.row.clear();
-        push_values(&mut self.row, self.layout, line);
-        self.done.rows += 1;
-        let most_bytes = INSERT_BYTES.min(self.server.packet_bytes / 2);
-        if self.statement.len() + self.row.len() >= most_bytes {
-            self.flush().await?;
-        }
-        if self.statement.is_empty() {
-            let doing =
-                format!("insert row {} of a piece, {}, into `{}`", self.done.rows, self.key(line), self.at);
-            self.server.check_fits(self.begin.len() + self.row.len(), &doing)?;
-            self.statement.extend_from_slice(self.begin.as_bytes());
-        } else {
-            self.statement.push(b',');
-        }
-        self.statement.append(&mut self.row);
-        Ok(())
-    }
-
-    /// Names a row by its key: `id=7`.
-    fn key(&self, line: &[u8]) -> String {
-        let fields = self.layout.columns.iter().zip(line.split(|b| *b == b'\t'));
-        let of_key = fields.filter(|(column, _)| self.layout.key.contains(&column.name));
-        let told: Vec<String> = of_key
-            .map(|(column, field)| {
-                let shown = String::from_utf8_lossy(&field[..field.len().min(KEY_SHOWN_BYTES)]);
-                format!("{}={}", column.name, shown.escape_debug())
-            })
-            .collect();
-        if told.is_empty() { "which has no key".to_owned() } else { told.join(", ") }
-    }
-
-    async fn flush(&mut self) -> FlowResult<()> {
-        if self.statement.is_empty() {
-            return Ok(());
-        }
-        let statement = std::mem::take(&mut self.statement);
-        self.server.run(self.conn, &statement, &format!("insert rows into `{}`", self.at)).await?;
-        self.done.warnings += u64::from(self.conn.get_warnings());
-        Ok(())
-    }
-}
-
-/// Returns the words of an `INSERT` before its rows.
-pub(super) fn insert_begin(at: &Place, layout: &Layout) -> String {
-    let names: Vec<String> = layout.columns.iter().map(|column| ident(&column.name)).collect();
-    format!("INSERT INTO {} ({}) VALUES ", at.sql(), names.join(","))
-}
-
-/// Cuts the bytes of a piece into the lines of its rows, however they arrive.
-#[derive(Default)]
-pub(super) struct Lines {
-    bytes: Vec<u8>,
-    from: usize,
-}
-
-impl Lines {
-    /// Takes bytes; those of lines that were returned are let go.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.bytes.drain(..self.from);
-        self.from = 0;
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Returns the next whole line without its end.
-    pub fn next(&mut self) -> Option<&[u8]> {
-        let begin = self.from;
-        let len = self.bytes[begin..].iter().position(|b| *b == b'\n')?;
-        self.from = begin + len + 1;
-        Some(&self.bytes[begin..begin + len])
-    }
-
-    /// Returns how many bytes wait for the end of their line.
-    pub fn waiting_bytes(&self) -> usize {
-        self.bytes.len() - self.from
-    }
-
-    /// Fails when the piece ended inside a row.
-    pub fn finish(self, at: &Place) -> crate::error::Result<()> {
-        if self.waiting_bytes() == 0 {
-            return Ok(());
-        }
-        Err(Failure::new(ExitCode::Damage, format!("a piece of table `{at}` ends inside a row")))
-    }
-}
-
-/// Appends one row as SQL. The escapes of a field mean the same between quotes; only quotes are added.
-pub(super) fn push_values(out: &mut Vec<u8>, layout: &Layout, line: &[u8]) {
-    out.push(b'(');
-    for (index, (column, field)) in layout.columns.iter().zip(line.split(|b| *b == b'\t')).enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        if field == b"\\N" {
-            out.extend_from_slice(b"NULL");
-            continue;
-        }
-        // The codec's expression around a mark that the value takes the place of.
-        let around = column.codec.write("?").unwrap_or_else(|| "?".to_owned());
-        let (before, after) = around.split_once('?').unwrap_or((&around, ""));
-        out.extend_from_slice(before.as_bytes());
-        out.push(b'\'');
-        for byte in field {
-            if *byte == b'\'' {
-                out.push(b'\'');
-            }
-            out.push(*byte);
-        }
-        out.push(b'\'');
-        out.extend_from_slice(after.as_bytes());
-    }
-    out.push(b')');
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{codec::Codec, layout::Column};
@@ -442,15 +290,5 @@ mod tests {
         let sql = load_statement(&at, &layout());
         assert!(sql.starts_with("LOAD DATA LOCAL INFILE 'rows' INTO TABLE `d`.`t` CHARACTER SET binary"));
         assert!(sql.ends_with("(`a`,@c1) SET `b```=UNHEX(@c1)"), "{sql}");
-    }
-
-    #[test]
-    fn a_line_becomes_values() {
-        let mut out = Vec::new();
-        push_values(&mut out, &layout(), b"it's\\t\t00FF");
-        assert_eq!(out, b"('it''s\\t',UNHEX('00FF'))");
-        out.clear();
-        push_values(&mut out, &layout(), b"\\N\t\\N");
-        assert_eq!(out, b"(NULL,NULL)");
     }
 }

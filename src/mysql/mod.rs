@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`source`], [`snapshot`], [`rows`], [`range`], [`programs`], [`engines`], [`lossy`] | reading |
 //! | [`preflight`] | what a restore needs and what does not fit, before anything is touched |
-//! | [`target`], [`loaders`], [`load`], [`apply`], [`ledger`], [`orphans`] | writing |
+//! | [`target`], [`loaders`], [`load`], [`insert`], [`apply`], [`ledger`], [`orphans`] | writing |
 //! | [`choices`], [`rename`], [`gtid`] | what a person chose about it: other names, GTIDs |
 //! | [`swap`], [`ties`], [`kept`], [`patience`] | restored tables in the place of live ones |
 //! | [`part`] | ranges of keys of a table |
@@ -35,6 +35,7 @@ pub mod examine;
 mod former;
 mod grants;
 mod gtid;
+mod insert;
 mod kept;
 mod layout;
 mod ledger;

@@ -25,8 +25,8 @@ use super::{
     compare::MysqlLikeness,
     ddl,
     grants::in_its_words,
+    insert::{INSERT_BYTES, Lines, Rows},
     layout::{ACCOUNTS, Layout, Place},
-    load::{INSERT_BYTES, Lines, insert_begin, push_values},
     sql::Script,
     target::{SCRIPT_BYTES_MAX, attr, place},
 };
@@ -181,7 +181,7 @@ impl SqlScript {
         let layout = self.layouts.get(&at).cloned().ok_or_else(|| {
             Failure::new(ExitCode::Damage, format!("rows of table `{at}` came without its layout"))
         })?;
-        let begin = insert_begin(&at, &layout);
+        let sql = Rows::of(&at, &layout);
         let (mut statement, mut lines, mut rows) = (Vec::new(), Lines::default(), 0);
         self.put(format!("{ROWS_SESSION}\n").as_bytes())?;
         while let Some(bytes) = entry.body.next().await? {
@@ -191,8 +191,12 @@ impl SqlScript {
                 if statement.len() + line.len() > INSERT_BYTES {
                     self.end(&mut statement)?;
                 }
-                statement.extend_from_slice(if statement.is_empty() { begin.as_bytes() } else { b",\n" });
-                push_values(&mut statement, &layout, line);
+                statement.extend_from_slice(if statement.is_empty() {
+                    sql.begin().as_bytes()
+                } else {
+                    b",\n"
+                });
+                sql.push(&mut statement, line);
                 rows += 1;
                 if statement.len() >= INSERT_BYTES {
                     self.end(&mut statement)?;

@@ -50,7 +50,7 @@ fn failure(error: FlowError) -> Failure {
 }
 
 /// Returns how many rounds of chance a test makes; more of them are for a long run by hand.
-fn rounds(few: usize) -> usize {
+pub fn rounds(few: usize) -> usize {
     std::env::var("LIFEBOAT_TEST_ROUNDS").map_or(few, |text| text.parse().expect("a number of rounds"))
 }
 

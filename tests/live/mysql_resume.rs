@@ -15,8 +15,9 @@ use lifeboat::{
 use mysql_async::prelude::Queryable;
 
 use crate::{
+    locks::rounds,
     rows::Recorded,
-    support::{Product, Server, own, target},
+    support::{Chance, Product, Server, own, target},
 };
 
 crate::on_both!(
@@ -34,7 +35,7 @@ const ROWS: usize = 400;
 const PIECES: usize = 8;
 
 /// A database that is made of all that can go wrong twice.
-async fn sample(server: &Server, db: &str) -> MysqlConfig {
+pub async fn sample(server: &Server, db: &str) -> MysqlConfig {
     let numbers =
         format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})");
     let text = "i, REPEAT(CHAR(97 + i MOD 26), 30)";
@@ -87,21 +88,21 @@ fn cut(recorded: &Recorded) -> Vec<(EntryMeta, Vec<Piece>, Attrs)> {
     entries
 }
 
-struct Restore<'a> {
+pub struct Restore<'a> {
     recorded: &'a Recorded,
     entries: Vec<(EntryMeta, Vec<Piece>, Attrs)>,
     config: MysqlConfig,
-    options: WriteOptions,
+    pub options: WriteOptions,
 }
 
 impl<'a> Restore<'a> {
-    fn of(recorded: &'a Recorded, config: &MysqlConfig) -> Self {
+    pub fn of(recorded: &'a Recorded, config: &MysqlConfig) -> Self {
         let job = Some(Ground::system().hex(32));
         let options = WriteOptions { replace: true, job, ..WriteOptions::default() };
         Self { recorded, entries: cut(recorded), config: config.clone(), options }
     }
 
-    fn frames(&self) -> usize {
+    pub fn frames(&self) -> usize {
         self.entries.iter().map(|(_, pieces, _)| pieces.len()).sum()
     }
 
@@ -129,7 +130,7 @@ impl<'a> Restore<'a> {
     }
 
     /// Runs until it ends, or until `at` says that the program is killed.
-    async fn run(&mut self, at: &mut (dyn AsyncHook + Send)) -> Option<FlowResult<Tally>> {
+    pub async fn run(&mut self, at: &mut (dyn AsyncHook + Send)) -> Option<FlowResult<Tally>> {
         let mut target = target(&self.config);
         let done = match &self.options.job {
             Some(job) if self.options.resume => target.done(job).await.expect("the ledger is read"),
@@ -149,11 +150,11 @@ impl<'a> Restore<'a> {
         ended
     }
 
-    async fn finish(&mut self) -> Tally {
+    pub async fn finish(&mut self) -> Tally {
         self.run(&mut Nothing).await.expect("nobody kills it").expect("it ends well")
     }
 
-    async fn check(&self, server: &Server, db: &str) {
+    pub async fn check(&self, server: &Server, db: &str) {
         let again = Recorded::read(&self.config).await;
         let sorted = |recorded: &Recorded, table: &str| {
             let bytes = recorded.rows(table).concat();
@@ -178,7 +179,7 @@ impl<'a> Restore<'a> {
 
 /// What a test does on the way.
 #[async_trait::async_trait]
-trait AsyncHook {
+pub trait AsyncHook {
     /// Waits for whatever must be before the next frame of an entry, or before the end.
     async fn before(&mut self, meta: Option<&EntryMeta>);
     /// Ends when the program is killed.
@@ -248,11 +249,9 @@ async fn a_restore_that_is_killed_again_and_again_ends_with_the_same(product: Pr
     let config = sample(&server, db).await;
     let recorded = Recorded::read(&config).await;
     let mut restore = Restore::of(&recorded, &config);
-    let rounds: usize = std::env::var("LIFEBOAT_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
-    let mut seed = 0x5eed_u64;
-    for round in 0..rounds {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let frames_left = usize::try_from(seed >> 33).unwrap() % restore.frames();
+    let mut chance = Chance::new();
+    for round in 0..rounds(12) {
+        let frames_left = chance.below(restore.frames());
         let mut killed = Killed { frames_left, now: std::sync::Arc::default() };
         if let Some(ended) = restore.run(&mut killed).await {
             // Fewer frames were left than that: it was done.

@@ -18,6 +18,7 @@ crate::on_both!(
     a_large_table_is_read_by_several_workers_each_row_once,
     keys_in_any_charset_divide_a_table_into_ranges,
     a_value_longer_than_half_a_packet_comes_back,
+    a_long_row_of_short_values_is_sent_in_short_frames,
     a_second_reading_after_one_insert_shares_nearly_all_chunks,
     a_piece_that_breaks_off_leaves_no_row,
     a_piece_that_lost_a_row_is_not_committed,
@@ -306,6 +307,31 @@ async fn a_value_longer_than_half_a_packet_comes_back(product: Product) {
     let recorded = Recorded::read(&config).await;
     recorded.write(&config, ALL(true)).await.expect("it is loaded again");
     assert_eq!(server.ask(&digest).await, before);
+    server.run([format!("DROP DATABASE {db}")]).await;
+}
+
+async fn a_long_row_of_short_values_is_sent_in_short_frames(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("wide");
+    fresh(&server, db).await;
+    let columns: Vec<String> = (0..180).map(|n| format!("c{n} LONGTEXT NOT NULL")).collect();
+    let values: Vec<String> = (0..180).map(|n| format!("REPEAT(CHAR({}), 12000)", 97 + n % 26)).collect();
+    server
+        .run([
+            format!("CREATE TABLE {db}.t (id INT PRIMARY KEY, {})", columns.join(",")),
+            format!("INSERT INTO {db}.t VALUES (1, {0}), (2, {0})", values.join(",")),
+        ])
+        .await;
+    let config = server.only(&[db]);
+    let recorded = Recorded::read(&config).await;
+    let frames = recorded.entries.iter().flat_map(|(_, pieces, _)| pieces).map(|piece| match piece {
+        Piece::Data(bytes) => bytes.len(),
+        Piece::Border => 0,
+    });
+    let longest = frames.max().expect("there are frames");
+    assert!(longest < 512 << 10, "a frame has {longest} bytes");
+    recorded.write(&config, ALL(true)).await.expect("it is loaded again");
+    assert!(Recorded::read(&config).await.rows("t") == recorded.rows("t"), "rows differ");
     server.run([format!("DROP DATABASE {db}")]).await;
 }
 

@@ -41,6 +41,22 @@ pub fn own(name: &str) -> String {
     format!("{OWN}{}_{name}", std::process::id())
 }
 
+/// Numbers that look like chance and are the same ones in each run.
+pub struct Chance(u64);
+
+impl Chance {
+    /// Begins anew.
+    pub fn new() -> Self {
+        Self(0x5eed)
+    }
+
+    /// Returns the next number, which is below this one.
+    pub fn below(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).expect("31 bits fit") % most
+    }
+}
+
 /// A server that can be reached, with its administrator's account.
 pub struct Server {
     pub config: MysqlConfig,
