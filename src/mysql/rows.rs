@@ -32,7 +32,7 @@ use crate::{
 const PIECE_BYTES_SOFT: u64 = 56 << 20;
 /// Bytes that are gathered before they are sent.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Bytes after which a value is written in parts, so that its written form is never held whole.
+/// Bytes after which a row or a value is written in parts, so that its written form is never held whole.
 const LONG_BYTES: usize = 1 << 20;
 /// Characters of each field of a key that an error shows.
 const KEY_CHARS_SHOWN: usize = 80;
@@ -234,8 +234,11 @@ impl<'a> Pieces<'a> {
 
     async fn row(&mut self, row: &Row) -> FlowResult<()> {
         let values = || (0..row.len()).map(|at| row.as_ref(at));
-        let is_long =
-            values().any(|value| matches!(value, Some(Value::Bytes(bytes)) if bytes.len() > LONG_BYTES));
+        let bytes_of = |value: Option<&Value>| match value {
+            Some(Value::Bytes(bytes)) => bytes.len(),
+            _ => 0,
+        };
+        let is_long = values().map(bytes_of).sum::<usize>() > LONG_BYTES;
         let (hash, row_bytes) = if is_long { self.push_long(row).await? } else { self.push(values())? };
         self.piece_bytes += row_bytes;
         self.piece_rows += 1;
@@ -302,7 +305,7 @@ impl<'a> Pieces<'a> {
         self.codecs.get(at).copied().unwrap_or(Codec::Raw)
     }
 
-    /// Writes a row that has long values, part by part; returns its key's hash and its length, as [`Self::push`].
+    /// Writes a long row part by part; returns its key's hash and its length, as [`Self::push`].
     async fn push_long(&mut self, row: &Row) -> FlowResult<(u64, u64)> {
         let hash = self.hash_long(row);
         let mut row_bytes = 0;
@@ -323,6 +326,9 @@ impl<'a> Pieces<'a> {
                 value => {
                     self.push_value(at, value)?;
                     row_bytes += self.buffer.len() - began;
+                    if self.buffer.len() >= BUFFER_BYTES {
+                        self.flush().await?;
+                    }
                 }
             }
         }
@@ -330,7 +336,7 @@ impl<'a> Pieces<'a> {
         Ok((hash, row_bytes as u64 + 1))
     }
 
-    /// Hashes the key of a row that has long values, as [`Self::push`] does: by the written form of its fields.
+    /// Hashes the key of a long row, as [`Self::push`] does: by the written form of its fields.
     fn hash_long(&mut self, row: &Row) -> u64 {
         let (mut hash, mut written) = (KeyHash::new(), Vec::new());
         let mut last_key = std::mem::take(&mut self.last_key);
