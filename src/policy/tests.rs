@@ -410,6 +410,15 @@ fn certificates_of_a_database_are_absolute_whole_and_wanted() {
 }
 
 #[test]
+fn certificates_of_a_redis_are_absolute_whole_and_wanted() {
+    let redis = "[[source]]\nname = \"r\"\nkind = \"redis\"\nurl = \"redis://h\"\ncert_file = \"c.pem\"\nsave_wait_seconds = 0\n";
+    insta::assert_snapshot!(told_with(redis), @"");
+    let good = redis.replace("redis://", "rediss://").replace("c.pem", "/c.pem");
+    let good = good.replace("= 0\n", "= 60\nkey_file = \"/k.pem\"\n");
+    parse(&format!("{SMALL}{good}")).unwrap();
+}
+
+#[test]
 fn addresses_globs_and_paths_are_checked() {
     let more = r#"
 databases = ["im", "[x"]
