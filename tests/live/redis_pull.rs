@@ -317,7 +317,8 @@ async fn what_ends_in_the_middle_stores_nothing_and_leaves_no_replica() {
     ended.tells("redis");
     assert_nothing_is_stored(&stage);
 
-    // And then all is well.
+    // And then all is well. A container that starts again has another port.
+    let stage = stage_of(&lab);
     let () = lab.say(0, "SET alive x").await;
     stage.run(&["backup"]).ends(0);
     until_no_replica(&lab).await;
