@@ -6,7 +6,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may end here")]
 
+#[path = "cli/stage.rs"]
+mod stage;
+
 mod redis_lab;
+
+#[path = "live/redis_pull.rs"]
+mod redis_pull;
 
 use lifeboat::redis::compare::RedisLikeness;
 use lifeboat::{

@@ -23,6 +23,8 @@ const LOCK_DAYS_MAX: u32 = 366;
 const PACKS_AT_ONCE_MAX: usize = 16;
 /// Seconds that a lock may be waited for.
 const LOCK_WAIT_SECONDS_MAX: u64 = 3600;
+/// Seconds that a dump may wait behind other saves of its server.
+const SAVE_WAIT_SECONDS_MAX: u64 = 24 * 3600;
 /// Tries after the first that a policy may ask for.
 const RETRIES_MAX: u32 = 10;
 /// Seconds that chance may put a run off.
@@ -75,11 +77,18 @@ fn certificates(reader: &mut Reader<'_>, section: &Section<'_>, config: &MysqlCo
             hint,
         );
     }
-    for (key, one, other, wanted) in [
-        ("client_cert", &config.client_cert, &config.client_key, "client_key"),
-        ("client_key", &config.client_key, &config.client_cert, "client_cert"),
-    ] {
-        if one.is_some() && other.is_none() {
+    both_or_neither(
+        reader,
+        section,
+        [("client_cert", config.client_cert.is_some()), ("client_key", config.client_key.is_some())],
+    );
+}
+
+/// Tells which of two keys is missing where the other is given.
+fn both_or_neither(reader: &mut Reader<'_>, section: &Section<'_>, keys: [(&str, bool); 2]) {
+    for (index, (key, is_given)) in keys.into_iter().enumerate() {
+        let (wanted, is_there) = keys[1 - index];
+        if is_given && !is_there {
             reader.wrong(section, key, format!("`{key}` needs `{wanted}`"), "Name both files, or neither.");
         }
     }
@@ -91,14 +100,27 @@ pub(super) fn redis(reader: &mut Reader<'_>, section: &Section<'_>, config: &Red
     } else {
         url(reader, section, "url", &config.url, &["redis", "rediss"]);
     }
-    for (key, path) in [("ca_file", &config.ca_file), ("spool_dir", &config.spool_dir)] {
+    let certificates =
+        [("ca_file", &config.ca_file), ("cert_file", &config.cert_file), ("key_file", &config.key_file)];
+    for (key, path) in certificates.into_iter().chain([("spool_dir", &config.spool_dir)]) {
         if let Some(path) = path {
             absolute(reader, section, key, &path.display().to_string());
         }
     }
-    if config.ca_file.is_some() && !config.url.starts_with("rediss://") {
-        let hint = "Write rediss:// in `url`, or leave `ca_file` out.";
-        reader.wrong(section, "ca_file", "`ca_file` needs an encrypted connection".to_owned(), hint);
+    if !config.url.starts_with("rediss://") {
+        for (key, _) in certificates.iter().filter(|(_, path)| path.is_some()) {
+            let hint = format!("Write rediss:// in `url`, or leave `{key}` out.");
+            reader.wrong(section, key, format!("`{key}` needs an encrypted connection"), &hint);
+        }
+    }
+    both_or_neither(
+        reader,
+        section,
+        [("cert_file", config.cert_file.is_some()), ("key_file", config.key_file.is_some())],
+    );
+    if config.save_wait_seconds.is_some_and(|seconds| !(1..=SAVE_WAIT_SECONDS_MAX).contains(&seconds)) {
+        let message = format!("`save_wait_seconds` must be from 1 to {SAVE_WAIT_SECONDS_MAX}");
+        reader.wrong(section, "save_wait_seconds", message, "");
     }
 }
 

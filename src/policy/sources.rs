@@ -127,12 +127,22 @@ pub struct RedisConfig {
     /// PEM file of the authority that signed the server's certificate, for `rediss://`.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate that we show to the server, where it asks for one, as Redis does by default.
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the key that belongs to `cert_file`.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
     /// The address under which the server reaches this host during a restore; found out when not given.
     #[serde(default)]
     pub advertise: Option<String>,
-    /// Folder for the dump while it is checked; the system's temporary folder when not given.
+    /// Folder for the dump while it is checked; the system's temporary folder when not given, or `/var/tmp` where
+    /// that folder lies in memory.
     #[serde(default)]
     pub spool_dir: Option<PathBuf>,
+    /// Seconds that a dump waits behind other saves of the server before the run gives up; 1800 when not given.
+    #[serde(default)]
+    pub save_wait_seconds: Option<u64>,
 }
 
 /// How an object store is reached and which buckets are taken.

@@ -410,6 +410,23 @@ fn certificates_of_a_database_are_absolute_whole_and_wanted() {
 }
 
 #[test]
+fn certificates_of_a_redis_are_absolute_whole_and_wanted() {
+    let redis = "[[source]]\nname = \"r\"\nkind = \"redis\"\nurl = \"redis://h\"\ncert_file = \"c.pem\"\nsave_wait_seconds = 0\n";
+    insta::assert_snapshot!(told_with(redis), @"
+    policy `p.toml` has 4 problems
+    p.toml:15:13: `cert_file` must be an absolute path, not `c.pem`
+    p.toml:15:13: `cert_file` needs an encrypted connection
+    p.toml:15:13: `cert_file` needs `key_file`
+    p.toml:16:21: `save_wait_seconds` must be from 1 to 86400
+    hint: Line 15: Write rediss:// in `url`, or leave `cert_file` out.
+    hint: Line 15: Name both files, or neither.
+    ");
+    let good = redis.replace("redis://", "rediss://").replace("c.pem", "/c.pem");
+    let good = good.replace("= 0\n", "= 60\nkey_file = \"/k.pem\"\n");
+    parse(&format!("{SMALL}{good}")).unwrap();
+}
+
+#[test]
 fn addresses_globs_and_paths_are_checked() {
     let more = r#"
 databases = ["im", "[x"]

@@ -7,12 +7,18 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta};
 
-use super::{control::Control, describe::ServerFacts, server::Server, wire::Reply};
+use super::{
+    control::Control,
+    describe::ServerFacts,
+    server::{Server, is_withheld},
+    spool::{Room, Spool},
+    wire::Reply,
+};
 use crate::{
     clock::Ground,
     error::Result,
     finding::{Finding, Status, laws, skew_seconds},
-    names::SourceName,
+    names::{ByteCount, SourceName},
     policy::RedisConfig,
 };
 
@@ -39,6 +45,9 @@ laws! {
     ROLE = "redis.role",
         "the server is a primary, or a replica that keeps up",
         "Repair the link to its primary, or name the primary as the source.";
+    ROOM = "redis.room",
+        "the spool folder has room for a whole dump",
+        "Make room in the spool folder, or set `spool_dir` of this source to a larger one.";
     CLOCK = "redis.clock",
         "the server's clock is within 5 minutes of this host's",
         "Set both clocks by NTP: `timedatectl` shows this host's.";
@@ -58,7 +67,7 @@ pub async fn examine(name: &SourceName, config: &RedisConfig, ground: &Ground) -
         Ok(opened) => opened,
         Err(failure) => return vec![ANSWERS.failed(Status::Broken, &failure)],
     };
-    let mut findings = vec![ANSWERS.ok(server.shown())];
+    let mut findings = vec![ANSWERS.ok(format!("{}{}", server.shown(), server.protection()))];
     let facts = ServerFacts::ask(&mut control).await;
     findings.push(rights(&server, facts.as_ref().ok()).await);
     match &facts {
@@ -71,8 +80,33 @@ pub async fn examine(name: &SourceName, config: &RedisConfig, ground: &Ground) -
             eviction(facts),
         ]),
     }
+    findings.push(room(&mut control, config).await);
     findings.push(clock(&mut control, ground).await);
     findings
+}
+
+/// Compares what is free in the spool folder with what the data takes in memory, which a dump seldom exceeds.
+async fn room(control: &mut Control, config: &RedisConfig) -> Finding {
+    let asked = async {
+        let memory = control.info("memory").await?;
+        let free_bytes = Spool::new(config.spool_dir.as_ref())?.free_bytes()?;
+        Ok((memory.get("used_memory_dataset").and_then(|text| text.parse().ok()), free_bytes))
+    };
+    match asked.await {
+        Ok((Some(dataset_bytes), free_bytes)) => judge_room(free_bytes, dataset_bytes),
+        Ok((None, _)) => ROOM.found(Status::Unknown, "INFO does not tell how much memory the data takes"),
+        Err(failure) => ROOM.failed(Status::Unknown, &failure),
+    }
+}
+
+fn judge_room(free_bytes: u64, dataset_bytes: u64) -> Finding {
+    let status = match Room::judge(free_bytes, dataset_bytes) {
+        Room::Enough => Status::Ok,
+        Room::Tight => Status::Warn,
+        Room::Hopeless => Status::Broken,
+    };
+    let (free, dataset) = (ByteCount(free_bytes), ByteCount(dataset_bytes));
+    ROOM.found(status, format!("{free} are free and the data takes {dataset} in memory"))
 }
 
 async fn clock(control: &mut Control, ground: &Ground) -> Finding {
@@ -124,8 +158,9 @@ async fn rights(server: &Server, facts: Option<&ServerFacts>) -> Finding {
 
 fn right(reply: &Reply) -> Right {
     match reply {
-        Reply::Refused(text) if text.starts_with("NOPERM") || text.starts_with("ERR unknown command") => {
-            Right::Refused(text.split(' ').next().unwrap_or_default().to_owned())
+        Reply::Refused(text) if is_withheld(text) => {
+            let is_forbidden = text.starts_with("NOPERM");
+            Right::Refused(if is_forbidden { "NOPERM" } else { "renamed or not offered" }.to_owned())
         }
         Reply::Refused(text) if text.starts_with("NOMASTERLINK") => Right::Refused("NOMASTERLINK".to_owned()),
         _ => Right::Given,
@@ -283,6 +318,24 @@ mod tests {
         assert_eq!(judged(&[("maxmemory", "0"), ("maxmemory_policy", "allkeys-lru")]), Status::Ok);
         assert_eq!(judged(&[("maxmemory", "9"), ("maxmemory_policy", "noeviction")]), Status::Ok);
         assert_eq!(judged(&[("maxmemory", "9"), ("maxmemory_policy", "allkeys-lru")]), Status::Warn);
+    }
+
+    #[test]
+    fn a_command_that_was_renamed_is_told_as_such() {
+        let refused =
+            right(&Reply::Refused("ERR unknown command 'PSYNC', with args beginning with: '?' ".into()));
+        let found = judge_rights(&[("PSYNC", refused)], None);
+        assert_eq!(found.detail, "refused: PSYNC (renamed or not offered)");
+    }
+
+    #[test]
+    fn a_small_spool_folder_is_told_and_a_hopeless_one_is_broken() {
+        let judged = |free: u64| judge_room(free, 8 << 20).status;
+        assert_eq!([judged(8 << 20), judged(4 << 20), judged(0)], [Status::Ok, Status::Warn, Status::Broken]);
+        assert_eq!(
+            judge_room(1 << 20, 8 << 20).detail,
+            "1.00 MiB are free and the data takes 8.00 MiB in memory"
+        );
     }
 
     #[test]

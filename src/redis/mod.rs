@@ -7,8 +7,8 @@
 //!
 //! | file | duty |
 //! |---|---|
-//! | `server` `wire` `control` | reach a server: dial, raw lines, questions |
-//! | `psync` `source` `describe` | out: pull a dump, send it as entries, describe the server |
+//! | `server` `tls` `wire` `control` | reach a server: dial, certificates, raw lines, questions |
+//! | `psync` `moment` `source` `describe` | out: pull a dump, date it, send it as entries, describe the server |
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
 //! | `examine` | whether a server can be backed up |
@@ -23,6 +23,7 @@ mod crc;
 mod describe;
 pub mod examine;
 pub mod keys;
+mod moment;
 mod pieces;
 mod preflight;
 mod primary;
@@ -33,6 +34,7 @@ mod source;
 mod spool;
 mod takeover;
 mod target;
+mod tls;
 mod wire;
 
 pub use self::{source::RedisSource, target::RedisTarget};

@@ -8,12 +8,15 @@
 //! structure ends; header and marker only have to agree with it. A marker is constant for the life of a
 //! server process, so anyone may have stored it as a value: it is never searched for.
 //!
+//! *Limits.* A server that is silent for [`Patience::silence`] is given up, and so is one that begins no dump for
+//! [`Patience::turn`] although it gives signs of life: another save goes first. A save itself may take as long as it
+//! needs, as long as it is heard of.
+//!
 //! *Crash.* Nothing leaves this module before structure, frame and checksum have agreed.
 
 use std::{
     fs::File,
     io::{self, Read, Write},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,7 +25,7 @@ use tokio::sync::mpsc;
 
 use super::{
     rdb::{RdbError, Survey, Tape, Walker},
-    server::Server,
+    server::{Patience, Server},
     wire::{Reply, Wire},
 };
 use crate::{
@@ -30,8 +33,6 @@ use crate::{
     error::{Context, ExitCode, Failure, Result},
 };
 
-/// How long a server may be silent. While it forks and while another save runs it sends empty lines.
-const SILENCE_SECONDS_MAX: u64 = 120;
 /// Reads that wait between the socket and the spool.
 const READS_WAITING: usize = 32;
 /// Length of the random marker in the `$EOF:` frame.
@@ -53,8 +54,10 @@ pub(super) struct Granted {
     pub(super) replid: String,
     /// The offset in it that the dump stands at.
     pub(super) offset: u64,
-    /// This host's clock when the server took its snapshot.
+    /// This host's clock when it was granted; later the instant that the dump stands at.
     pub(super) at: DateTime<Utc>,
+    /// Whether that instant is by the server's clock, because it did not tell how far that is from ours.
+    pub(super) is_their_clock: bool,
     /// How the dump is framed.
     pub(super) frame: Frame,
 }
@@ -64,12 +67,12 @@ pub(super) async fn ask(server: &Server, wire: &mut Wire, ground: &Ground) -> Re
     expect(server, wire, &[b"REPLCONF", b"capa", b"psync2", b"capa", b"eof"]).await?;
     // Valkey 9 sends an old format to replicas that do not name their version, and fails when the data does
     // not fit into it. Redis and older Valkey refuse the word, which is fine.
-    silence_limit(wire.call(&[b"REPLCONF", b"version", b"9.1.2"]))
-        .await
-        .map_err(|error| server.down(error))?;
+    server.heard(wire.call(&[b"REPLCONF", b"version", b"9.1.2"])).await?;
     expect(server, wire, &[b"REPLCONF", b"rdb-only", b"1"]).await?;
     wire.send(&[b"PSYNC", b"?", b"-1"]).await.map_err(|error| server.down(error))?;
-    let granted = match line_with_text(server, wire).await? {
+    let Patience { turn, .. } = server.patience();
+    let granted = tokio::time::timeout(turn, line_with_text(server, wire)).await;
+    let granted = match granted.unwrap_or_else(|_| Err(no_turn(server)))? {
         line if line.starts_with("+FULLRESYNC ") => line,
         line => return Err(unexpected(server, &line)),
     };
@@ -80,7 +83,7 @@ pub(super) async fn ask(server: &Server, wire: &mut Wire, ground: &Ground) -> Re
     let offset = offset.ok_or_else(|| unexpected(server, &granted))?;
     let header = line_with_text(server, wire).await?;
     let frame = frame(&header).ok_or_else(|| unexpected(server, &header))?;
-    Ok(Granted { replid, offset, at, frame })
+    Ok(Granted { replid, offset, at, is_their_clock: false, frame })
 }
 
 /// Reads the line before the dump.
@@ -93,7 +96,7 @@ fn frame(header: &str) -> Option<Frame> {
 }
 
 async fn expect(server: &Server, wire: &mut Wire, words: &[&[u8]]) -> Result<()> {
-    match silence_limit(wire.call(words)).await.map_err(|error| server.down(error))? {
+    match server.heard(wire.call(words)).await? {
         Reply::Said(_) => Ok(()),
         Reply::Refused(text) => Err(server.refused("REPLCONF", &text)),
     }
@@ -102,7 +105,7 @@ async fn expect(server: &Server, wire: &mut Wire, words: &[&[u8]]) -> Result<()>
 /// Reads the next line that is not a mere sign of life.
 async fn line_with_text(server: &Server, wire: &mut Wire) -> Result<String> {
     loop {
-        let line = silence_limit(wire.line()).await.map_err(|error| server.down(error))?;
+        let line = server.heard(wire.line()).await?;
         if !line.is_empty() {
             return Ok(line);
         }
@@ -116,14 +119,12 @@ fn unexpected(server: &Server, line: &str) -> Failure {
     }
 }
 
-async fn silence_limit<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let limit = Duration::from_secs(SILENCE_SECONDS_MAX);
-    tokio::time::timeout(limit, step).await.unwrap_or_else(|_| {
-        Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("the server was silent for {SILENCE_SECONDS_MAX} seconds"),
-        ))
-    })
+/// Tells that the server lives and begins no dump.
+fn no_turn(server: &Server) -> Failure {
+    let seconds = server.patience().turn.as_secs();
+    Failure::new(ExitCode::SourceDown, format!("{} began no dump within {seconds} s", server.shown()))
+        .because("another save or rewrite of its own files goes first")
+        .hint("INFO persistence on the server tells what it is doing. Where its saves take longer than that, raise `save_wait_seconds` of this source.")
 }
 
 /// Receives the dump into `spool` as fast as it comes and returns what it holds.
@@ -140,11 +141,11 @@ pub(super) async fn receive(
     let parse = tokio::task::spawn_blocking(move || parse(Arrivals::new(take), frame, spool, now_ms));
     let pump = async {
         loop {
-            let bytes = silence_limit(wire.some()).await?;
+            let bytes = server.heard(wire.some()).await?;
             if bytes.is_empty() || send.send(bytes).await.is_err() {
                 // The end, or the parser has seen enough.
                 drop(send);
-                return io::Result::Ok(());
+                return Ok::<_, Failure>(());
             }
         }
     };
@@ -152,7 +153,7 @@ pub(super) async fn receive(
     tokio::pin!(parse);
     let parsed = tokio::select! {
         pumped = pump => {
-            pumped.map_err(|error| server.down(error))?;
+            pumped?;
             parse.await
         }
         parsed = &mut parse => parsed,

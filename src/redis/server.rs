@@ -3,13 +3,17 @@
 //! Passwords are sent and never printed: an answer to `AUTH` is reduced to its first word, because an old
 //! server with a renamed command repeats the arguments in its error.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustix::net::sockopt;
+use rustls::pki_types::ServerName;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::wire::{Reply, Stream, Wire};
+use super::{
+    tls::{self, Identity},
+    wire::{Reply, Stream, Wire},
+};
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     names::SourceName,
@@ -18,6 +22,23 @@ use crate::{
 
 /// How long a server may take to accept a connection and to answer the greeting.
 const GREETING_SECONDS_MAX: u64 = 20;
+/// How long a server may be silent while it is asked for a dump. While it forks and while another save runs it sends
+/// empty lines.
+const SILENCE_SECONDS_MAX: u64 = 120;
+/// How long a dump waits behind other saves when the policy says nothing.
+const TURN_SECONDS_USUAL: u64 = 30 * 60;
+/// After how long without a byte the other host is asked for a sign of life, how often again, and how many times: one
+/// that is gone is found out in a minute, also on connections that nothing is asked on.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
+
+/// How long a server is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Patience {
+    /// While nothing is heard of it.
+    pub(super) silence: Duration,
+    /// While it is heard of, and does something else first.
+    pub(super) turn: Duration,
+}
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +111,8 @@ pub(super) struct Server {
     user: Option<String>,
     password: Option<SecretString>,
     ca_file: Option<PathBuf>,
+    identity: Option<Identity>,
+    patience: Patience,
 }
 
 impl Server {
@@ -101,7 +124,41 @@ impl Server {
             user: config.user.clone(),
             password: config.password.as_ref().map(crate::policy::SecretRef::resolve).transpose()?,
             ca_file: config.ca_file.clone(),
+            identity: Identity::of(config),
+            patience: Patience {
+                silence: Duration::from_secs(SILENCE_SECONDS_MAX),
+                turn: Duration::from_secs(config.save_wait_seconds.unwrap_or(TURN_SECONDS_USUAL)),
+            },
         })
+    }
+
+    /// Waits otherwise than the policy says.
+    #[cfg(test)]
+    pub(super) fn waiting(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Returns how long it is waited for.
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Waits for a step of a dump, as long as a server may be silent.
+    pub(super) async fn heard<T>(&self, step: impl Future<Output = io::Result<T>>) -> Result<T> {
+        let Patience { silence, .. } = self.patience;
+        match tokio::time::timeout(silence, step).await {
+            Ok(heard) => heard.map_err(|error| self.down(error)),
+            Err(_) => Err(self.down(format!("it was silent for {} seconds", silence.as_secs_f64()))),
+        }
+    }
+
+    /// Returns how the connection is protected, as words behind the address.
+    pub(super) fn protection(&self) -> &'static str {
+        match (&self.address, &self.identity) {
+            (Address::Tcp { tls: true, .. }, Some(_)) => ", encrypted, with a certificate of ours",
+            (Address::Tcp { tls: true, .. }, None) => ", encrypted",
+            _ => "",
+        }
     }
 
     /// Returns name and address as they stand in messages.
@@ -133,38 +190,19 @@ impl Server {
                 let stream = TcpStream::connect((host.as_str(), *port)).await;
                 let stream = stream.map_err(|error| self.down(error))?;
                 stream.set_nodelay(true).map_err(|error| self.down(error))?;
+                // A system that knows no such signs of life leaves us the limits on silence.
+                drop(keep_alive(&stream));
                 let local = stream.local_addr().ok();
                 if !tls {
                     return Ok((Box::new(stream), local));
                 }
                 let name = ServerName::try_from(host.clone())
                     .failed(ExitCode::Usage, || format!("`{host}` is no name that a certificate can hold"))?;
-                let tls = tokio_rustls::TlsConnector::from(self.tls()?).connect(name, stream).await;
-                let tls = tls.map_err(|error| {
-                    self.down(error).hint("Name the authority that signed the certificate: ca_file = \"…\".")
-                })?;
-                Ok((Box::new(tls), local))
+                let config = tls::client(self.ca_file.as_deref(), self.identity.as_ref())?;
+                let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await;
+                Ok((Box::new(stream.map_err(|error| self.turned_away(error))?), local))
             }
         }
-    }
-
-    fn tls(&self) -> Result<Arc<rustls::ClientConfig>> {
-        let mut roots = rustls::RootCertStore::empty();
-        match &self.ca_file {
-            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            Some(path) => {
-                let wrong = || format!("authority file `{}` cannot be read", path.display());
-                for found in CertificateDer::pem_file_iter(path).failed(ExitCode::Usage, wrong)? {
-                    let certificate = found.failed(ExitCode::Usage, wrong)?;
-                    roots.add(certificate).failed(ExitCode::Usage, wrong)?;
-                }
-            }
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .failed(ExitCode::Failed, || "TLS cannot be set up".to_owned())?;
-        Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
     }
 
     async fn log_in(&self, wire: &mut Wire) -> Result<()> {
@@ -172,15 +210,15 @@ impl Server {
             let password = password.expose_secret().as_bytes();
             let user = self.user.as_deref().map(str::as_bytes);
             let words: Vec<&[u8]> = [b"AUTH".as_slice()].into_iter().chain(user).chain([password]).collect();
-            let reply = wire.call(&words).await.map_err(|error| self.down(error))?;
+            let reply = wire.call(&words).await.map_err(|error| self.turned_away(error))?;
             if let Reply::Refused(text) = reply {
                 return Err(self.login_refused(&text));
             }
         }
-        match wire.call(&[b"PING"]).await.map_err(|error| self.down(error))? {
+        match wire.call(&[b"PING"]).await.map_err(|error| self.turned_away(error))? {
             Reply::Said(_) => Ok(()),
             // A user without the right to PING may still have the rights that matter.
-            Reply::Refused(text) if text.starts_with("NOPERM") => Ok(()),
+            Reply::Refused(text) if is_withheld(&text) => Ok(()),
             Reply::Refused(text) => Err(self.refused("PING", &text)),
         }
     }
@@ -193,6 +231,26 @@ impl Server {
             return failure.hint("The server has no password: take `password` out of the source's settings.");
         }
         failure.hint("Check `password` and, with ACL users, `user` of this source.")
+    }
+
+    /// Tells that the server broke off before it let us in. Over TLS it says so, if at all, only after its own side of
+    /// the handshake has ended well: what it thinks of our certificate comes as an answer to the first command.
+    fn turned_away(&self, error: io::Error) -> Failure {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let is_ours = matches!(inner, Some(rustls::Error::InvalidCertificate(_)));
+        let failure = self.down(error);
+        match (&self.address, &self.identity) {
+            (Address::Tcp { tls: true, .. }, _) if is_ours => {
+                failure.hint("Name the authority that signed the certificate: ca_file = \"…\".")
+            }
+            (Address::Tcp { tls: true, .. }, None) => failure.hint(
+                "If the server asks for a certificate (tls-auth-clients yes, its default), name one: cert_file = \"…\" and key_file = \"…\".",
+            ),
+            (Address::Tcp { tls: true, .. }, Some(_)) => failure.hint(
+                "Check that `cert_file` has not run out and that an authority of the server's tls-ca-cert-file signed it.",
+            ),
+            _ => failure,
+        }
     }
 
     /// Tells that the server cannot be reached or broke off.
@@ -218,12 +276,27 @@ impl Server {
             "NOMASTERLINK" | "MASTERDOWN" => {
                 failure.hint("This server is a replica whose primary cannot be reached: repair that, or name the primary as the source.")
             }
-            _ if text.starts_with("ERR unknown command") => failure.hint(
+            _ if is_withheld(text) => failure.hint(
                 "The command is renamed or the service does not offer it, as managed services do: name a replica or a server of your own.",
             ),
             _ => failure,
         }
     }
+}
+
+/// Returns whether a refusal keeps the command itself from us: not allowed, renamed, or not offered.
+pub(super) fn is_withheld(text: &str) -> bool {
+    text.starts_with("NOPERM") || text.starts_with("ERR unknown command")
+}
+
+/// Asks the system to look after a connection on which nothing moves.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    let (idle, between, times) = KEEPALIVE;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, between)?;
+    sockopt::set_tcp_keepcnt(stream, times)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -264,9 +337,36 @@ mod tests {
             user: None,
             password: Some("s3cret".into()),
             ca_file: None,
+            identity: None,
+            patience: Patience { silence: Duration::ZERO, turn: Duration::ZERO },
         };
         assert!(!format!("{server:?}").contains("s3cret"));
         let refusal = server.login_refused("ERR unknown command 'AUTH', with args beginning with: 's3cret'");
         assert!(!format!("{refusal:?}").contains("s3cret"));
+    }
+
+    #[tokio::test]
+    async fn connections_are_kept_alive_by_the_system() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        keep_alive(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEPALIVE.0);
+    }
+
+    #[test]
+    fn a_command_that_is_not_allowed_or_not_there_is_withheld() {
+        let withheld = [
+            "NOPERM this user has no permissions to run the 'info' command",
+            "NOPERM User lifeboat has no permissions to run the 'info' command",
+            "ERR unknown command 'INFO', with args beginning with: 'server' ",
+            "ERR unknown command `INFO`, with args beginning with: `server`, ",
+        ];
+        for text in withheld {
+            assert!(is_withheld(text), "{text}");
+        }
+        for text in ["LOADING Redis is loading the dataset in memory", "ERR syntax error", ""] {
+            assert!(!is_withheld(text), "{text}");
+        }
     }
 }

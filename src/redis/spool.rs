@@ -3,16 +3,28 @@
 //! A reader that is slow keeps the server's fork and its memory alive, and a dump that turns out damaged
 //! must not reach anybody: so the dump lies here first. The file has no name, is readable by this user only
 //! and disappears with the process, whatever ends it.
+//!
+//! Where the policy names no folder and nobody set `TMPDIR`, memory that looks like a folder is passed over:
+//! a dump in it would be counted against what this process may use.
 
 use std::{
     fs::File,
     io::{self, Read, Seek},
     os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
+use rustix::fs::FsWord;
+
 use crate::error::{Context, ExitCode, Result};
+
+/// How the kernel calls file systems that lie in memory: `tmpfs` and `ramfs`.
+const MEMORY: [FsWord; 2] = [0x0102_1994, 0x8584_58f6];
+/// Where temporary files are on disk, on every system that knows the hierarchy.
+const ON_DISK: &str = "/var/tmp";
+/// A dump is rarely smaller than the data in memory by more than this: values that repeat themselves are packed.
+const PACKED_BY_MAX: u64 = 8;
 
 /// An unnamed temporary file; clones are the same file.
 #[derive(Clone, Debug)]
@@ -21,13 +33,26 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// Makes an empty one in `folder`, or in the system's temporary folder.
+    /// Makes an empty one in `folder`, or where temporary files belong.
     pub(super) fn new(folder: Option<&PathBuf>) -> Result<Self> {
-        let folder = folder.cloned().unwrap_or_else(std::env::temp_dir);
+        let folder = folder.cloned().unwrap_or_else(usual_folder);
         let file = tempfile::tempfile_in(&folder).failed(ExitCode::Failed, || {
             format!("no file can be made in the spool folder `{}`", folder.display())
         })?;
         Ok(Self { file: Arc::new(file) })
+    }
+
+    /// Throws away what it holds.
+    pub(super) fn empty(&self) -> Result<()> {
+        self.file.set_len(0).failed(ExitCode::Failed, || "the spooled dump cannot be thrown away".to_owned())
+    }
+
+    /// Returns how many bytes this user may still write to its file system.
+    pub(super) fn free_bytes(&self) -> Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.file).failed(ExitCode::Failed, || {
+            "the file system of the spool folder does not tell its size".to_owned()
+        })?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// Returns the file at its beginning. Such handles share one position: use one at a time.
@@ -44,6 +69,44 @@ impl Spool {
     }
 }
 
+/// Returns the folder for temporary files: the system's, or the one on disk where the former lies in memory.
+fn usual_folder() -> PathBuf {
+    let usual = std::env::temp_dir();
+    let on_disk = PathBuf::from(ON_DISK);
+    let is_chosen = std::env::var_os("TMPDIR").is_some();
+    let is_better = !is_chosen && lies_in_memory(&usual) && on_disk.is_dir() && !lies_in_memory(&on_disk);
+    if is_better { on_disk } else { usual }
+}
+
+/// Returns whether what is written to a folder takes memory.
+fn lies_in_memory(folder: &Path) -> bool {
+    rustix::fs::statfs(folder).is_ok_and(|stat| MEMORY.contains(&stat.f_type))
+}
+
+/// Whether a dump will fit, as far as that can be known before it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// There is as much room as the data takes in memory.
+    Enough,
+    /// There may be too little.
+    Tight,
+    /// However well the data packs, there is too little.
+    Hopeless,
+}
+
+impl Room {
+    /// Judges by how much is free and how much memory the data takes.
+    pub(super) fn judge(free_bytes: u64, dataset_bytes: u64) -> Self {
+        if free_bytes >= dataset_bytes {
+            Self::Enough
+        } else if free_bytes >= dataset_bytes / PACKED_BY_MAX {
+            Self::Tight
+        } else {
+            Self::Hopeless
+        }
+    }
+}
+
 /// Reads a spool from a position of its own.
 pub(super) struct SpoolReader {
     file: Arc<File>,
@@ -55,5 +118,40 @@ impl Read for SpoolReader {
         let count = self.file.read_at(into, self.at)?;
         self.at += count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn an_emptied_spool_holds_nothing_of_the_dump_before() {
+        let spool = Spool::new(None).unwrap();
+        spool.rewound().unwrap().write_all(b"a long dump").unwrap();
+        spool.empty().unwrap();
+        spool.rewound().unwrap().write_all(b"short").unwrap();
+        let mut held = String::new();
+        spool.reader(0).read_to_string(&mut held).unwrap();
+        assert_eq!(held, "short");
+    }
+
+    #[test]
+    fn room_is_judged_by_what_the_data_takes_in_memory() {
+        assert_eq!(Room::judge(100, 100), Room::Enough);
+        assert_eq!(Room::judge(0, 0), Room::Enough);
+        assert_eq!(Room::judge(99, 100), Room::Tight);
+        assert_eq!(Room::judge(100, 800), Room::Tight);
+        assert_eq!(Room::judge(99, 800), Room::Hopeless);
+    }
+
+    #[test]
+    fn memory_that_looks_like_a_folder_is_known_as_such() {
+        assert!(!lies_in_memory(Path::new("/proc")), "it is no place for files, but no tmpfs either");
+        assert!(!lies_in_memory(Path::new("/no/such/folder")));
+        // Every Linux has it, and it is always memory.
+        assert!(lies_in_memory(Path::new("/dev/shm")));
     }
 }

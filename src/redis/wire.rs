@@ -1,6 +1,6 @@
 //! A raw connection that speaks RESP by the line: what the replication protocol needs and clients hide.
 //!
-//! *Limits.* A line may have [`LINE_BYTES_MAX`]; the buffer holds one read beyond that.
+//! *Limits.* A line may have [`LINE_BYTES_MAX`] and a text [`TEXT_BYTES_MAX`]; the buffer holds one read beyond that.
 
 use std::{io, net::SocketAddr};
 
@@ -9,6 +9,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes that a line may have; error replies are the longest.
 const LINE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that a text may have; `INFO` takes some thousand.
+const TEXT_BYTES_MAX: usize = 1024 * 1024;
+/// Texts that a list of them may have; `TIME` answers with two.
+const TEXTS_MAX: usize = 16;
 /// Bytes that one read asks for.
 const READ_BYTES: usize = 128 * 1024;
 
@@ -78,6 +82,39 @@ impl Wire {
                 Some(_) => return Err(io::Error::other("the server speaks another protocol than Redis")),
             }
         }
+    }
+
+    /// Sends a command and returns the texts that it is answered with, or why it was refused.
+    pub(super) async fn texts(&mut self, words: &[&[u8]]) -> io::Result<Result<Vec<String>, String>> {
+        self.send(words).await?;
+        let line = self.line().await?;
+        let other = || io::Error::other("the server answered with something that is no text");
+        let count =
+            |text: &str, max: usize| text.parse().ok().filter(|count| *count <= max).ok_or_else(other);
+        match line.split_at_checked(1) {
+            Some(("-", text)) => Ok(Err(text.to_owned())),
+            Some(("$", length)) => Ok(Ok(vec![self.text(count(length, TEXT_BYTES_MAX)?).await?])),
+            Some(("*", length)) => {
+                let mut texts = Vec::new();
+                for _ in 0..count(length, TEXTS_MAX)? {
+                    let head = self.line().await?;
+                    let length = count(head.strip_prefix('$').ok_or_else(other)?, TEXT_BYTES_MAX)?;
+                    texts.push(self.text(length).await?);
+                }
+                Ok(Ok(texts))
+            }
+            _ => Err(other()),
+        }
+    }
+
+    /// Reads a text of `length` bytes and the line's end behind it.
+    async fn text(&mut self, length: usize) -> io::Result<String> {
+        let end = b"\r\n".len();
+        while self.buffer.len() < length + end {
+            self.fill().await?;
+        }
+        let text = self.buffer.split_to(length + end);
+        Ok(String::from_utf8_lossy(&text[..length]).into_owned())
     }
 
     /// Reads a line without its end.

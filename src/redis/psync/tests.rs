@@ -1,5 +1,7 @@
 //! The pull against a scripted server: what hostile and unlucky servers send is never taken for a dump.
 
+use std::time::Duration;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -29,6 +31,8 @@ struct Script {
     replconf: Option<&'static str>,
     /// Whether the connection stays open afterwards.
     stay: bool,
+    /// Whether signs of life follow for ever.
+    alive: bool,
 }
 
 /// Starts a server that follows the script for one connection.
@@ -40,6 +44,9 @@ async fn serve(script: Script) -> (Server, JoinHandle<()>) {
     let serving = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         play(&mut stream, &script).await;
+        while script.alive && stream.write_all(b"\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         if script.stay {
             drop(stream.read(&mut [0]).await);
         }
@@ -191,4 +198,39 @@ async fn a_full_spool_is_told_as_such() {
     let failure = receive(&server, wire, granted.frame, full, 0).await.expect_err("R29");
     assert!(failure.hints()[0].contains("spool_dir"), "{:?}", failure.hints());
     assert_eq!(failure.exit(), ExitCode::Failed);
+}
+
+/// A connection whose other end is gone without a word: what was sent before must not be waited for without an end.
+#[tokio::test]
+async fn a_server_that_falls_silent_is_given_up_wherever_it_was() {
+    let (dump, _) = everything("REDIS0011");
+    let whole = marked(&dump, b"");
+    let granted = format!("\n+FULLRESYNC {} 77\r\n\n", "a".repeat(40)).into_bytes();
+    for (where_it_was, answer) in [
+        ("before the grant", b"\n\n".to_vec()),
+        ("before the header", granted),
+        ("in the dump", whole[..300].to_vec()),
+    ] {
+        let (server, _serving) = serve(Script { answer, stay: true, ..Script::default() }).await;
+        let patience = Patience { silence: Duration::from_millis(200), turn: Duration::from_secs(60) };
+        let failure = taken(&server.waiting(patience)).await.expect_err(where_it_was);
+        assert_eq!(failure.exit(), ExitCode::SourceDown, "{where_it_was}");
+        assert_eq!(failure.chain()[1], "it was silent for 0.2 seconds", "{where_it_was}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_lives_and_never_begins_is_given_up_too() {
+    let (server, _serving) = serve(Script { alive: true, ..Script::default() }).await;
+    let patience = Patience { silence: Duration::from_secs(60), turn: Duration::from_millis(100) };
+    let failure = taken(&server.waiting(patience)).await.expect_err("R27");
+    assert_eq!(failure.exit(), ExitCode::SourceDown);
+    assert!(failure.chain()[1].contains("another save"), "{failure:?}");
+    assert!(failure.hints()[0].contains("save_wait_seconds"), "{failure:?}");
+}
+
+async fn taken(server: &Server) -> Result<Survey> {
+    let mut wire = server.dial().await?;
+    let granted = ask(server, &mut wire, &Ground::system()).await?;
+    receive(server, wire, granted.frame, Spool::new(None)?.rewound()?, 0).await
 }
