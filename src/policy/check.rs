@@ -88,17 +88,78 @@ fn certificates(reader: &mut Reader<'_>, section: &Section<'_>, config: &MysqlCo
 pub(super) fn redis(reader: &mut Reader<'_>, section: &Section<'_>, config: &RedisConfig) {
     if let Some(path) = config.url.strip_prefix("unix://") {
         absolute(reader, section, "url", path);
-    } else {
+    } else if !config.url.is_empty() {
         url(reader, section, "url", &config.url, &["redis", "rediss"]);
+    } else if config.sentinels.is_empty() {
+        let message = format!("`url` is missing in {}", section.label);
+        reader.wrong(section, "url", message, "Name the server, or `sentinels` that know where it is.");
     }
     for (key, path) in [("ca_file", &config.ca_file), ("spool_dir", &config.spool_dir)] {
         if let Some(path) = path {
             absolute(reader, section, key, &path.display().to_string());
         }
     }
-    if config.ca_file.is_some() && !config.url.starts_with("rediss://") {
-        let hint = "Write rediss:// in `url`, or leave `ca_file` out.";
-        reader.wrong(section, "ca_file", "`ca_file` needs an encrypted connection".to_owned(), hint);
+    if config.ca_file.is_some() && !config.addresses().any(|url| url.starts_with("rediss://")) {
+        let key = if config.url.is_empty() { "sentinels" } else { "url" };
+        let hint = format!("Write rediss:// in `{key}`, or leave `ca_file` out.");
+        reader.wrong(section, "ca_file", "`ca_file` needs an encrypted connection".to_owned(), &hint);
+    }
+    sentinels(reader, section, config);
+    cluster(reader, section, config);
+}
+
+fn sentinels(reader: &mut Reader<'_>, section: &Section<'_>, config: &RedisConfig) {
+    addresses(reader, section, "sentinels", &config.sentinels);
+    if config.sentinels.is_empty() {
+        for key in ["primary_name", "sentinel_user", "sentinel_password"] {
+            if section.has(key) {
+                reader.wrong(section, key, format!("`{key}` needs `sentinels`"), "");
+            }
+        }
+        return;
+    }
+    if section.has("url") {
+        let hint = "Leave `url` out: the Sentinels tell which server it is today.";
+        reader.wrong(section, "url", "`url` and `sentinels` exclude each other".to_owned(), hint);
+    }
+    if config.cluster {
+        let hint = "A cluster watches itself: name one of its nodes as `url`.";
+        reader.wrong(section, "cluster", "`cluster` and `sentinels` exclude each other".to_owned(), hint);
+    }
+    if config.primary_name.as_deref().is_none_or(|name| name.trim().is_empty()) {
+        let hint = "Write the name of `sentinel monitor NAME …` in the Sentinels' settings.";
+        reader.wrong(section, "primary_name", "`sentinels` need `primary_name`".to_owned(), hint);
+    }
+    if config.sentinel_user.is_some() && config.sentinel_password.is_none() {
+        let message = "`sentinel_user` needs `sentinel_password`".to_owned();
+        reader.wrong(section, "sentinel_user", message, "");
+    }
+}
+
+fn cluster(reader: &mut Reader<'_>, section: &Section<'_>, config: &RedisConfig) {
+    addresses(reader, section, "nodes", &config.nodes);
+    if !config.nodes.is_empty() && !config.cluster {
+        let hint = "Write cluster = true to take every shard, or leave `nodes` out.";
+        reader.wrong(section, "nodes", "`nodes` need `cluster = true`".to_owned(), hint);
+    }
+    if section.has("prefer") && !config.cluster && config.sentinels.is_empty() {
+        let hint = "Name the server that is wanted as `url`.";
+        let message = "`prefer` needs `sentinels` or `cluster = true`".to_owned();
+        reader.wrong(section, "prefer", message, hint);
+    }
+}
+
+/// Checks addresses that stand in for each other: all are encrypted, or none.
+fn addresses(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, urls: &[String]) {
+    for (index, text) in urls.iter().enumerate() {
+        let path = format!("{}.{key}[{index}]", section.path);
+        if let Err(message) = check_url(key, text, &["redis", "rediss"]) {
+            reader.tell(&section.at_item(key, index), path, message, None);
+        } else if text.starts_with("rediss://") != urls[0].starts_with("rediss://") {
+            let message = format!("`{key}` are encrypted in part");
+            let hint = Some("Write rediss:// in all of them, or in none.".to_owned());
+            reader.tell(&section.at_item(key, index), path, message, hint);
+        }
     }
 }
 

@@ -109,9 +109,9 @@ impl SlotMap {
         self.shards.iter().find(|shard| shard.has(slot))
     }
 
-    /// Returns the node that takes writes for a slot.
-    pub(super) fn primary_of(&self, slot: u16) -> Option<&Node> {
-        self.shard_of(slot)?.primary()
+    /// Returns the shards that have slots.
+    pub(super) fn with_slots(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().filter(|shard| !shard.slots.is_empty())
     }
 
     /// Returns all nodes that take writes, those without slots included.
@@ -310,9 +310,9 @@ mod tests {
         assert_eq!(map.shards[0].slots, [(0, 98), (100, 8191)]);
         let hosts: Vec<&str> = map.shards[0].nodes.iter().map(|node| node.host.as_str()).collect();
         assert_eq!(hosts, ["10.0.0.9", "b.example"]);
-        assert_eq!(map.primary_of(5).unwrap().id, "b");
+        assert_eq!(map.shard_of(5).and_then(Shard::primary).unwrap().id, "b");
         assert!(!map.shards[0].nodes[0].is_online);
-        assert_eq!((map.primary_of(99), map.primaries().count()), (None, 2));
+        assert_eq!((map.shard_of(99), map.primaries().count()), (None, 2));
     }
 
     #[test]
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(map.uncovered(), []);
         assert_eq!(map.shards[0].slots, [(0, 10), (12, 16_383)]);
         assert!(map.shards[0].nodes[0].is_primary && !map.shards[0].nodes[1].is_primary);
-        assert_eq!(map.primary_of(11).unwrap().host, "seed");
+        assert_eq!(map.shard_of(11).and_then(Shard::primary).unwrap().host, "seed");
     }
 
     #[test]

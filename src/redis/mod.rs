@@ -8,7 +8,8 @@
 //! | file | duty |
 //! |---|---|
 //! | `server` `wire` `control` | reach a server: dial, raw lines, questions |
-//! | `cluster` | who has which slots of a cluster |
+//! | `sentinel` `replica` | which of several servers is meant, and which of them is read |
+//! | `cluster` `cluster_read` `merge` | a cluster: who has which slots, a dump of each shard, all as one |
 //! | `psync` `source` `describe` | out: pull a dump, send it as entries, describe the server |
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
@@ -19,17 +20,21 @@
 
 mod archive;
 mod cluster;
+mod cluster_read;
 pub mod compare;
 mod control;
 mod crc;
 mod describe;
 pub mod examine;
 pub mod keys;
+mod merge;
 mod pieces;
 mod preflight;
 mod primary;
 mod psync;
 mod rdb;
+mod replica;
+mod sentinel;
 mod server;
 mod source;
 mod spool;

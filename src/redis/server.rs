@@ -115,6 +115,11 @@ impl Server {
         matches!(self.address, Address::Tcp { tls: true, .. })
     }
 
+    /// Returns its address as it stands in messages.
+    pub(super) fn address(&self) -> String {
+        self.address.to_string()
+    }
+
     /// Returns its host; a socket is on this one.
     pub(super) fn host(&self) -> String {
         match &self.address {

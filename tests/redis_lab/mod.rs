@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test's support ends the test")]
 
+pub mod sentinels;
+
 use std::{
     io::Write as _,
     path::Path,
@@ -274,6 +276,16 @@ impl Lab {
     /// Returns the container's own address, under which other containers and this machine reach it.
     pub fn address(&self) -> String {
         docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", &self.container]).unwrap()
+    }
+
+    /// Returns what runs the server's own client, for where nothing can be awaited.
+    pub fn client(&self) -> impl Fn(&[&str]) + Send + Sync + use<> {
+        let container = self.container.clone();
+        move |words| {
+            let login = format!("REDISCLI_AUTH={PASSWORD}");
+            let client = ["exec", "-e", login.as_str(), container.as_str(), "redis-cli"];
+            docker(&[&client[..], words].concat()).unwrap();
+        }
     }
 
     /// Kills the server for good, without a chance to say so.
