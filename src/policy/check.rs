@@ -8,8 +8,8 @@ use globset::Glob;
 
 use super::{
     AnomalyConfig, Channel, EmailConfig, ExecConfig, FilesConfig, HealthchecksConfig, MysqlConfig,
-    NotifyConfig, OffsiteSettings, RedisConfig, RepositorySettings, RetentionConfig, RevokedConfig, S3Config,
-    ScheduleConfig, SecretRef, ServeConfig, StoreConfig, Tls, WebhookConfig,
+    NotifyConfig, OffsiteSettings, Prefer, RedisConfig, RepositorySettings, RetentionConfig, RevokedConfig,
+    S3Config, ScheduleConfig, SecretRef, ServeConfig, StoreConfig, Tls, WebhookConfig,
     place::{Kind, OptionValue, SCHEMES, is_secret_option},
     read::{Reader, Section, nearest},
 };
@@ -111,14 +111,18 @@ pub(super) fn redis(reader: &mut Reader<'_>, section: &Section<'_>, config: &Red
 fn sentinels(reader: &mut Reader<'_>, section: &Section<'_>, config: &RedisConfig) {
     addresses(reader, section, "sentinels", &config.sentinels);
     if config.sentinels.is_empty() {
-        for key in ["primary_name", "sentinel_user", "sentinel_password"] {
-            if section.has(key) {
+        for (key, is_given) in [
+            ("primary_name", config.primary_name.is_some()),
+            ("sentinel_user", config.sentinel_user.is_some()),
+            ("sentinel_password", config.sentinel_password.is_some()),
+        ] {
+            if is_given {
                 reader.wrong(section, key, format!("`{key}` needs `sentinels`"), "");
             }
         }
         return;
     }
-    if section.has("url") {
+    if !config.url.is_empty() {
         let hint = "Leave `url` out: the Sentinels tell which server it is today.";
         reader.wrong(section, "url", "`url` and `sentinels` exclude each other".to_owned(), hint);
     }
@@ -142,7 +146,7 @@ fn cluster(reader: &mut Reader<'_>, section: &Section<'_>, config: &RedisConfig)
         let hint = "Write cluster = true to take every shard, or leave `nodes` out.";
         reader.wrong(section, "nodes", "`nodes` need `cluster = true`".to_owned(), hint);
     }
-    if section.has("prefer") && !config.cluster && config.sentinels.is_empty() {
+    if config.prefer != Prefer::default() && !config.cluster && config.sentinels.is_empty() {
         let hint = "Name the server that is wanted as `url`.";
         let message = "`prefer` needs `sentinels` or `cluster = true`".to_owned();
         reader.wrong(section, "prefer", message, hint);

@@ -45,8 +45,9 @@ async fn topology(config: &RedisConfig) -> (Status, String) {
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn sentinels_say_which_server_is_read_and_a_failover_meanwhile_is_followed() {
     let watched = Watched::start().await;
-    let (old, new) =
-        (format!("{}:6379", watched.primary.address()), format!("{}:6379", watched.replica.address()));
+    // A container that was killed has no address any more.
+    let old_host = watched.primary.address();
+    let (old, new) = (format!("{old_host}:6379"), format!("{}:6379", watched.replica.address()));
     watched.primary.fill(7).await;
     let config = watched.config();
 
@@ -89,7 +90,7 @@ async fn sentinels_say_which_server_is_read_and_a_failover_meanwhile_is_followed
     assert!(warnings.iter().any(|text| text.contains("asked once more")), "{warnings:?}");
 
     // No replica is left: the primary is read.
-    watched.until_down(&watched.primary.address()).await;
+    watched.until_down(&old_host).await;
     assert_eq!(node(&read(&config).await), (new.as_str(), "primary"));
 
     // Back into what the Sentinels name, without a change of roles.
@@ -236,6 +237,9 @@ async fn a_cluster_of_one_primary_is_complete_either_way() {
     )
     .await;
     let () = lab.say(0, "CLUSTER ADDSLOTSRANGE 0 16383").await;
+    while !lab.say::<String>(0, "CLUSTER INFO").await.contains("cluster_state:ok") {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     let () = lab.say(0, "SET key value").await;
     let plain = read(&lab.config()).await;
     assert_eq!((problems(&plain), dumps(&plain)), (vec![], vec!["dump.rdb"]));
