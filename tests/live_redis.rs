@@ -10,6 +10,8 @@
 mod stage;
 
 mod redis_lab;
+#[path = "live/redis_topology.rs"]
+mod redis_topology;
 
 #[path = "live/redis_pull.rs"]
 mod redis_pull;

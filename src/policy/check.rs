@@ -8,8 +8,8 @@ use globset::Glob;
 
 use super::{
     AnomalyConfig, Channel, EmailConfig, ExecConfig, FilesConfig, HealthchecksConfig, MysqlConfig,
-    NotifyConfig, OffsiteSettings, RedisConfig, RepositorySettings, RetentionConfig, RevokedConfig, S3Config,
-    ScheduleConfig, SecretRef, ServeConfig, StoreConfig, Tls, WebhookConfig,
+    NotifyConfig, OffsiteSettings, Prefer, RedisConfig, RepositorySettings, RetentionConfig, RevokedConfig,
+    S3Config, ScheduleConfig, SecretRef, ServeConfig, StoreConfig, Tls, WebhookConfig,
     place::{Kind, OptionValue, SCHEMES, is_secret_option},
     read::{Reader, Section, nearest},
 };
@@ -97,8 +97,11 @@ fn both_or_neither(reader: &mut Reader<'_>, section: &Section<'_>, keys: [(&str,
 pub(super) fn redis(reader: &mut Reader<'_>, section: &Section<'_>, config: &RedisConfig) {
     if let Some(path) = config.url.strip_prefix("unix://") {
         absolute(reader, section, "url", path);
-    } else {
+    } else if !config.url.is_empty() {
         url(reader, section, "url", &config.url, &["redis", "rediss"]);
+    } else if config.sentinels.is_empty() {
+        let message = format!("`url` is missing in {}", section.label);
+        reader.wrong(section, "url", message, "Name the server, or `sentinels` that know where it is.");
     }
     let certificates =
         [("ca_file", &config.ca_file), ("cert_file", &config.cert_file), ("key_file", &config.key_file)];
@@ -107,9 +110,10 @@ pub(super) fn redis(reader: &mut Reader<'_>, section: &Section<'_>, config: &Red
             absolute(reader, section, key, &path.display().to_string());
         }
     }
-    if !config.url.starts_with("rediss://") {
+    if !config.addresses().any(|url| url.starts_with("rediss://")) {
+        let place = if config.url.is_empty() { "sentinels" } else { "url" };
         for (key, _) in certificates.iter().filter(|(_, path)| path.is_some()) {
-            let hint = format!("Write rediss:// in `url`, or leave `{key}` out.");
+            let hint = format!("Write rediss:// in `{place}`, or leave `{key}` out.");
             reader.wrong(section, key, format!("`{key}` needs an encrypted connection"), &hint);
         }
     }
@@ -121,6 +125,67 @@ pub(super) fn redis(reader: &mut Reader<'_>, section: &Section<'_>, config: &Red
     if config.save_wait_seconds.is_some_and(|seconds| !(1..=SAVE_WAIT_SECONDS_MAX).contains(&seconds)) {
         let message = format!("`save_wait_seconds` must be from 1 to {SAVE_WAIT_SECONDS_MAX}");
         reader.wrong(section, "save_wait_seconds", message, "");
+    }
+    sentinels(reader, section, config);
+    cluster(reader, section, config);
+}
+
+fn sentinels(reader: &mut Reader<'_>, section: &Section<'_>, config: &RedisConfig) {
+    addresses(reader, section, "sentinels", &config.sentinels);
+    if config.sentinels.is_empty() {
+        for (key, is_given) in [
+            ("primary_name", config.primary_name.is_some()),
+            ("sentinel_user", config.sentinel_user.is_some()),
+            ("sentinel_password", config.sentinel_password.is_some()),
+        ] {
+            if is_given {
+                reader.wrong(section, key, format!("`{key}` needs `sentinels`"), "");
+            }
+        }
+        return;
+    }
+    if !config.url.is_empty() {
+        let hint = "Leave `url` out: the Sentinels tell which server it is today.";
+        reader.wrong(section, "url", "`url` and `sentinels` exclude each other".to_owned(), hint);
+    }
+    if config.cluster {
+        let hint = "A cluster watches itself: name one of its nodes as `url`.";
+        reader.wrong(section, "cluster", "`cluster` and `sentinels` exclude each other".to_owned(), hint);
+    }
+    if config.primary_name.as_deref().is_none_or(|name| name.trim().is_empty()) {
+        let hint = "Write the name of `sentinel monitor NAME …` in the Sentinels' settings.";
+        reader.wrong(section, "primary_name", "`sentinels` need `primary_name`".to_owned(), hint);
+    }
+    if config.sentinel_user.is_some() && config.sentinel_password.is_none() {
+        let message = "`sentinel_user` needs `sentinel_password`".to_owned();
+        reader.wrong(section, "sentinel_user", message, "");
+    }
+}
+
+fn cluster(reader: &mut Reader<'_>, section: &Section<'_>, config: &RedisConfig) {
+    addresses(reader, section, "nodes", &config.nodes);
+    if !config.nodes.is_empty() && !config.cluster {
+        let hint = "Write cluster = true to take every shard, or leave `nodes` out.";
+        reader.wrong(section, "nodes", "`nodes` need `cluster = true`".to_owned(), hint);
+    }
+    if config.prefer != Prefer::default() && !config.cluster && config.sentinels.is_empty() {
+        let hint = "Name the server that is wanted as `url`.";
+        let message = "`prefer` needs `sentinels` or `cluster = true`".to_owned();
+        reader.wrong(section, "prefer", message, hint);
+    }
+}
+
+/// Checks addresses that stand in for each other: all are encrypted, or none.
+fn addresses(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, urls: &[String]) {
+    for (index, text) in urls.iter().enumerate() {
+        let path = format!("{}.{key}[{index}]", section.path);
+        if let Err(message) = check_url(key, text, &["redis", "rediss"]) {
+            reader.tell(&section.at_item(key, index), path, message, None);
+        } else if text.starts_with("rediss://") != urls[0].starts_with("rediss://") {
+            let message = format!("`{key}` are encrypted in part");
+            let hint = Some("Write rediss:// in all of them, or in none.".to_owned());
+            reader.tell(&section.at_item(key, index), path, message, hint);
+        }
     }
 }
 

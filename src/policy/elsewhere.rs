@@ -15,7 +15,10 @@ impl SourceKind {
                 Some(socket) => format!("mysql at {}", socket.display()),
                 None => format!("mysql://{}@{}:{}", mysql.user, mysql.host, mysql.port),
             },
-            Self::Redis(redis) => redis.url.clone(),
+            Self::Redis(redis) => match &redis.primary_name {
+                Some(name) => format!("`{name}` of Sentinel {}", redis.sentinels.join(", ")),
+                None => redis.url.clone(),
+            },
             Self::S3(s3) => s3.endpoint.clone(),
             Self::Files(_) => "where they were".to_owned(),
         }
@@ -56,7 +59,7 @@ impl SourceKind {
                 mysql.password = password.or_else(|| mysql.password.take()).filter(|_| !none);
             }
             Self::Redis(redis) if ["redis", "rediss", "unix"].contains(&scheme) => {
-                redis.url = format!("{scheme}://{host}");
+                redis.point_at(format!("{scheme}://{host}"));
                 redis.user = account.or_else(|| redis.user.take());
                 redis.password = password.or_else(|| redis.password.take()).filter(|_| !none);
             }

@@ -57,7 +57,11 @@ impl SourceKind {
     pub fn secrets(&self) -> Vec<(&'static str, &SecretRef)> {
         match self {
             Self::Mysql(mysql) => mysql.password.iter().map(|secret| ("password", secret)).collect(),
-            Self::Redis(redis) => redis.password.iter().map(|secret| ("password", secret)).collect(),
+            Self::Redis(redis) => {
+                let own = redis.password.iter().map(|secret| ("password", secret));
+                own.chain(redis.sentinel_password.iter().map(|secret| ("sentinel_password", secret)))
+                    .collect()
+            }
             Self::S3(s3) => vec![("access_key", &s3.access_key), ("secret_key", &s3.secret_key)],
             Self::Files(_) => Vec::new(),
         }
@@ -116,7 +120,9 @@ pub struct MysqlConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
-    /// `redis://host:port`, `rediss://host:port` or `unix:///path`; without user and password.
+    /// `redis://host:port`, `rediss://host:port` or `unix:///path`; without user and password. Not given where
+    /// `sentinels` are.
+    #[serde(default)]
     pub url: String,
     /// The ACL user, where it is not `default`.
     #[serde(default)]
@@ -143,6 +149,55 @@ pub struct RedisConfig {
     /// Seconds that a dump waits behind other saves of the server before the run gives up; 1800 when not given.
     #[serde(default)]
     pub save_wait_seconds: Option<u64>,
+    /// Addresses of Sentinels, written as `url` is; they tell where the server is. With `rediss://` the servers that
+    /// they name are reached encrypted too.
+    #[serde(default)]
+    pub sentinels: Vec<String>,
+    /// The name under which the Sentinels watch the server.
+    #[serde(default)]
+    pub primary_name: Option<String>,
+    /// The Sentinels' own ACL user, where it is not `default`.
+    #[serde(default)]
+    pub sentinel_user: Option<String>,
+    /// The Sentinels' own password.
+    #[serde(default)]
+    pub sentinel_password: Option<SecretRef>,
+    /// Whether `url` is a node of a cluster that is taken whole: a dump of every shard.
+    #[serde(default)]
+    pub cluster: bool,
+    /// Further nodes of the cluster, written as `url` is, that are asked when `url` does not answer.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// Which server a dump is pulled from, where Sentinels or a cluster name several.
+    #[serde(default)]
+    pub prefer: Prefer,
+}
+
+/// Which of several servers with the same data is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Prefer {
+    /// A replica that has all that the primary has; the primary when there is none.
+    #[default]
+    Replica,
+    /// Always the primary.
+    Primary,
+}
+
+impl RedisConfig {
+    /// Returns the addresses that are known beforehand: the server's own or those of its Sentinels.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        let own = Some(&self.url).filter(|url| !url.is_empty());
+        own.into_iter().chain(&self.sentinels).chain(&self.nodes).map(String::as_str)
+    }
+
+    /// Points it at one server, whoever watched or surrounded the one before.
+    pub fn point_at(&mut self, url: String) {
+        self.url = url;
+        (self.sentinels, self.primary_name) = (Vec::new(), None);
+        (self.sentinel_user, self.sentinel_password) = (None, None);
+        (self.cluster, self.nodes, self.prefer) = (false, Vec::new(), Prefer::default());
+    }
 }
 
 /// How an object store is reached and which buckets are taken.

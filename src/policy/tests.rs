@@ -2,6 +2,7 @@
 
 mod offsites;
 mod people;
+mod topology;
 
 use std::path::Path;
 

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use tokio::io::AsyncWriteExt;
 
 use super::{
+    cluster_read::MAP,
     describe::ServerFacts,
+    merge::{MergeError, Part, merge},
     rdb::{KeyCount, RdbError, Survey},
-    source::{DUMP, FACTS},
+    source::{DUMP, FACTS, is_dump},
     spool::Spool,
 };
 use crate::{
@@ -39,16 +41,18 @@ pub(super) struct Archive {
 impl Archive {
     /// Takes all entries to the end of the stream and proves the dump.
     pub(super) async fn take(mut stream: EntryStream, config: &RedisConfig, now_ms: i64) -> FlowResult<Self> {
-        let spool = Spool::new(config.spool_dir.as_ref())?;
-        let (mut facts, mut trailer) = (None, None);
+        let (mut facts, mut dumps) = (None, Vec::new());
         let (mut entries, mut bytes) = (0, 0);
         while let Some(mut entry) = stream.next().await? {
             entries += 1;
             match entry.meta.path.as_str() {
-                path if path == DUMP.0 => {
+                path if is_dump(path) => {
+                    let spool = Spool::new(config.spool_dir.as_ref())?;
                     bytes += fill(&spool, &mut entry).await?;
-                    trailer = Some(entry.body.trailer().clone());
+                    dumps.push((spool, entry.body.trailer().clone()));
                 }
+                // Each dump says itself which slots it has.
+                path if path == MAP.0 => bytes += entry.body.read_all(FACTS_BYTES_MAX).await?.len() as u64,
                 path if path == FACTS.0 => {
                     let json = entry.body.read_all(FACTS_BYTES_MAX).await?;
                     bytes += json.len() as u64;
@@ -63,21 +67,27 @@ impl Archive {
                 }
             }
         }
-        let Some(trailer) = trailer else {
-            if let Some(problem) = stream.problems().iter().find(|problem| problem.what == DUMP.1) {
-                return Err(Failure::new(
-                    ExitCode::Damage,
-                    "the dump is damaged, and a part of one is of no use",
-                )
-                .because(problem.why.clone())
-                .hint("Nothing was changed on the server. Restore another snapshot of this source.")
-                .into());
-            }
+        // Of a cluster, a shard that is damaged is missing in the whole.
+        if let Some(problem) = stream.problems().iter().find(|problem| is_dump_item(&problem.what)) {
+            return Err(Failure::new(
+                ExitCode::Damage,
+                "the dump is damaged, and a part of one is of no use",
+            )
+            .because(problem.why.clone())
+            .hint("Nothing was changed on the server. Restore another snapshot of this source.")
+            .into());
+        }
+        if dumps.is_empty() {
             let what = format!("the snapshot holds no `{}` for this source", DUMP.0);
             return Err(Failure::new(ExitCode::Failed, what).into());
-        };
-        let survey = prove(&spool, now_ms).await?;
-        compare(&survey, &trailer)?;
+        }
+        let mut parts = Vec::new();
+        for (spool, trailer) in dumps {
+            let survey = prove(&spool, now_ms).await?;
+            compare(&survey, &trailer)?;
+            parts.push((Part { spool, slots: slots(&trailer) }, survey));
+        }
+        let (spool, survey) = whole(parts, config, now_ms).await?;
         Ok(Self { spool, survey, facts, entries, bytes })
     }
 
@@ -85,6 +95,53 @@ impl Archive {
     pub(super) async fn expired_by(&self, now_ms: i64) -> Result<u64> {
         Ok(prove(&self.spool, now_ms).await?.expired.values().flat_map(KeyCount::values).sum())
     }
+}
+
+/// Returns whether an item of the inventory is a dump.
+fn is_dump_item(item: &str) -> bool {
+    is_dump(&format!("{item}.rdb"))
+}
+
+/// Returns the slots that a dump was noted to have.
+fn slots(trailer: &Attrs) -> Vec<(u16, u16)> {
+    let noted = trailer.get("slots").cloned();
+    noted.and_then(|noted| serde_json::from_value(noted).ok()).unwrap_or_default()
+}
+
+/// Makes one dump of those of a cluster's shards.
+async fn whole(mut parts: Vec<(Part, Survey)>, config: &RedisConfig, now_ms: i64) -> Result<(Spool, Survey)> {
+    if parts.len() == 1
+        && let Some((part, survey)) = parts.pop()
+    {
+        return Ok((part.spool, survey));
+    }
+    let apart = |failure: Failure| {
+        failure.hint("Nothing was changed. `lifeboat export latest SOURCE/dump-….rdb --format rdb` writes each shard's dump to a file.")
+    };
+    if parts.iter().any(|(_, survey)| !survey.introspected) {
+        let what = "the cluster's dumps are of a newer format than this version can put together";
+        return Err(apart(Failure::new(ExitCode::Failed, what)));
+    }
+    let spool = Spool::new(config.spool_dir.as_ref())?;
+    let into = spool.clone();
+    let merged = tokio::task::spawn_blocking(move || {
+        let parts: Vec<Part> = parts.into_iter().map(|(part, _)| part).collect();
+        merge(&parts, &into)
+    });
+    let merged = merged.await.failed(ExitCode::Failed, || "the dumps were not put together".to_owned())?;
+    merged.map_err(|error| {
+        let is_room = matches!(error, MergeError::Write(_));
+        let failure =
+            Failure::new(ExitCode::Failed, "the cluster's dumps cannot be put together").because(error);
+        if is_room {
+            return failure.hint(
+                "Make room for twice all dumps in the spool folder, or set `spool_dir` of this source.",
+            );
+        }
+        apart(failure)
+    })?;
+    let survey = prove(&spool, now_ms).await?;
+    Ok((spool, survey))
 }
 
 /// Writes an entry's body to the spool and returns its size.

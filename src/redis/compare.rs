@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{
     archive::Archive,
     rdb::{Item, KeyCount, RdbError, Tape, Walker},
-    source::DUMP,
+    source,
     spool::Spool,
 };
 use crate::{
@@ -39,7 +39,7 @@ pub struct RedisLikeness;
 
 impl Likeness for RedisLikeness {
     fn canonical(&self, mut seen: Seen) -> Option<Seen> {
-        if seen.meta.path.as_str() != DUMP.0 {
+        if !is_dump(seen.meta.path.as_str()) {
             return None;
         }
         seen.sha256.clear();
@@ -77,9 +77,14 @@ fn note_keys(counts: &mut Counts, kind: &str, count: u64) {
     *counts.entry(KEYS.to_owned()).or_default() += count;
 }
 
+/// Returns whether an entry of a Redis source is a dump: of a server, or of one of a cluster's shards.
+pub fn is_dump(path: &str) -> bool {
+    source::is_dump(path)
+}
+
 /// Returns whether an entry of a reading tells nothing of its keys: they are of a newer format than this version knows.
 pub fn is_opaque(seen: &Seen) -> bool {
-    seen.meta.path.as_str() == DUMP.0 && !seen.trailer.contains_key("digest")
+    is_dump(seen.meta.path.as_str()) && !seen.trailer.contains_key("digest")
 }
 
 /// A dump on local disk.
@@ -249,7 +254,7 @@ pub(crate) mod tests {
         let mut trailer = crate::flow::Attrs::new();
         trailer.insert("keys".to_owned(), json!({"0": {"string": 3, "hash": 1}, "3": {"string": 1}}));
         trailer.insert("expired".to_owned(), json!({"0": {"string": 1}, "3": {"string": 1}}));
-        let meta = EntryMeta::new(EntryPath::new(DUMP.0).unwrap(), Stage::Data, DUMP.1);
+        let meta = EntryMeta::new(EntryPath::new("dump.rdb").unwrap(), Stage::Data, "dump");
         let seen = Seen { meta, trailer, sha256: String::new(), size_bytes: 0 };
         let mut counts = Counts::new();
         RedisLikeness.count(&seen, None, &mut counts);

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta};
 
 use super::{
+    cluster::SlotMap,
+    cluster_read::{Standing, choose_of, ranges},
     control::Control,
     describe::ServerFacts,
+    replica, sentinel,
     server::{Server, is_withheld},
     spool::{Room, Spool},
     wire::Reply,
@@ -48,6 +51,9 @@ laws! {
     ROOM = "redis.room",
         "the spool folder has room for a whole dump",
         "Make room in the spool folder, or set `spool_dir` of this source to a larger one.";
+    TOPOLOGY = "redis.topology",
+        "it is known which servers are read, and together they have everything",
+        "Look at the cluster with `redis-cli --cluster check HOST:PORT`, at Sentinels with `sentinel replicas NAME`.";
     CLOCK = "redis.clock",
         "the server's clock is within 5 minutes of this host's",
         "Set both clocks by NTP: `timedatectl` shows this host's.";
@@ -56,20 +62,120 @@ laws! {
 /// Bytes below which a limit on what waits for a replica breaks a dump off.
 const REPLICA_BUFFER_BYTES_MIN: u64 = 64 << 20;
 
-/// Looks at one server.
+/// Looks at the servers that a backup would read now.
 pub async fn examine(name: &SourceName, config: &RedisConfig, ground: &Ground) -> Vec<Finding> {
-    let opened = async {
-        let server = Arc::new(Server::of(name, config)?);
-        let control = Control::open(&server).await?;
-        Ok((server, control))
+    let (servers, topology) = match meant(name, config, ground).await {
+        Ok(meant) => meant,
+        Err(failure) => return vec![ANSWERS.failed(Status::Broken, &failure)],
     };
-    let (server, mut control) = match opened.await {
-        Ok(opened) => opened,
+    let mut findings: Vec<Finding> = Vec::new();
+    let several = servers.len() > 1;
+    for server in servers {
+        for mut finding in examine_one(&server, config, topology.is_none(), ground).await {
+            if several {
+                finding.detail = format!("{}: {}", server.address(), finding.detail);
+            }
+            // Of several servers the worst is told.
+            match findings.iter_mut().find(|found| found.id == finding.id) {
+                Some(found) if found.status < finding.status => *found = finding,
+                Some(_) => {}
+                None => findings.push(finding),
+            }
+        }
+    }
+    findings.extend(topology);
+    findings
+}
+
+/// Finds the servers that are read, and what is to be said of them as a whole.
+async fn meant(
+    name: &SourceName,
+    config: &RedisConfig,
+    ground: &Ground,
+) -> Result<(Vec<Arc<Server>>, Option<Finding>)> {
+    if config.cluster {
+        return of_cluster(name, config, ground).await;
+    }
+    if config.sentinels.is_empty() {
+        return Ok((vec![Arc::new(Server::of(name, config)?)], None));
+    }
+    let watched = sentinel::ask(name, config).await?;
+    let by = watched.by.clone();
+    let chosen = replica::choose(watched.primary, watched.replicas, config.prefer, ground).await?;
+    let finding = if chosen.passed_over.is_empty() {
+        TOPOLOGY.ok(format!("{} is read, says Sentinel {by}", chosen.shown()))
+    } else {
+        TOPOLOGY.found(Status::Warn, format!("{} is read; {}", chosen.shown(), chosen.passed_over.join("; ")))
+    };
+    Ok((vec![chosen.server], Some(finding)))
+}
+
+async fn of_cluster(
+    name: &SourceName,
+    config: &RedisConfig,
+    ground: &Ground,
+) -> Result<(Vec<Arc<Server>>, Option<Finding>)> {
+    let (seed, standing) = Standing::ask(name, config).await?;
+    let (mut servers, mut shown, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
+    for shard in standing.map.with_slots() {
+        match choose_of(shard, &seed, config.prefer, ground).await {
+            Ok(chosen) => {
+                shown.push(chosen.shown());
+                wrong.extend(chosen.passed_over);
+                servers.push(chosen.server);
+            }
+            Err(failure) => wrong.push(format!("{}: {}", ranges(&shard.slots), failure.one_line())),
+        }
+    }
+    let holes = standing.map.uncovered();
+    if !holes.is_empty() {
+        wrong.push(format!("no node has {}", ranges(&holes)));
+    }
+    wrong.extend(standing.moving.iter().map(|moving| format!("slots are on their way: {moving}")));
+    let whole = holes.is_empty() && servers.len() == standing.map.with_slots().count();
+    let detail = format!("shards: {}; read: {}", standing.map.with_slots().count(), shown.join(", "));
+    let finding = match (whole, wrong.is_empty()) {
+        (true, true) => TOPOLOGY.ok(detail),
+        (true, false) => TOPOLOGY.found(Status::Warn, format!("{detail}; {}", wrong.join("; "))),
+        (false, _) => TOPOLOGY.broken(format!("{detail}; {}", wrong.join("; "))),
+    };
+    Ok((servers, Some(finding)))
+}
+
+/// Says what a server that stands for itself is part of.
+async fn of_one(facts: &ServerFacts, control: &mut Control) -> Finding {
+    if facts.field("cluster_enabled") != Some("1") {
+        return TOPOLOGY.ok("one server, no cluster");
+    }
+    let hint = "Set cluster = true to take every shard; the user needs +cluster|shards +cluster|info +cluster|nodes.";
+    match SlotMap::ask(control).await {
+        Err(failure) => TOPOLOGY.failed(Status::Unknown, &failure).hint(hint),
+        Ok(map) if map.with_slots().count() == 1 && map.uncovered().is_empty() => {
+            TOPOLOGY.ok("a cluster of one primary")
+        }
+        Ok(map) => {
+            let shards = map.with_slots().count();
+            TOPOLOGY
+                .found(Status::Warn, format!("one of {shards} shards of a cluster: only its slots are taken"))
+                .hint(hint)
+        }
+    }
+}
+
+/// Looks at one server.
+async fn examine_one(
+    server: &Arc<Server>,
+    config: &RedisConfig,
+    is_alone: bool,
+    ground: &Ground,
+) -> Vec<Finding> {
+    let mut control = match Control::open(server).await {
+        Ok(control) => control,
         Err(failure) => return vec![ANSWERS.failed(Status::Broken, &failure)],
     };
     let mut findings = vec![ANSWERS.ok(format!("{}{}", server.shown(), server.protection()))];
     let facts = ServerFacts::ask(&mut control).await;
-    findings.push(rights(&server, facts.as_ref().ok()).await);
+    findings.push(rights(server, facts.as_ref().ok()).await);
     match &facts {
         Err(failure) => findings.push(VERSION.failed(Status::Unknown, failure).hint(RIGHTS.hint)),
         Ok(facts) => findings.extend([
@@ -81,6 +187,11 @@ pub async fn examine(name: &SourceName, config: &RedisConfig, ground: &Ground) -
         ]),
     }
     findings.push(room(&mut control, config).await);
+    if let Ok(facts) = &facts
+        && is_alone
+    {
+        findings.push(of_one(facts, &mut control).await);
+    }
     findings.push(clock(&mut control, ground).await);
     findings
 }

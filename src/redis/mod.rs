@@ -8,6 +8,8 @@
 //! | file | duty |
 //! |---|---|
 //! | `server` `tls` `wire` `control` | reach a server: dial, certificates, raw lines, questions |
+//! | `sentinel` `replica` | which of several servers is meant, and which of them is read |
+//! | `cluster` `cluster_read` `merge` | a cluster: who has which slots, a dump of each shard, all as one |
 //! | `psync` `moment` `source` `describe` | out: pull a dump, date it, send it as entries, describe the server |
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
@@ -17,18 +19,23 @@
 //! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
 
 mod archive;
+mod cluster;
+mod cluster_read;
 pub mod compare;
 mod control;
 mod crc;
 mod describe;
 pub mod examine;
 pub mod keys;
+mod merge;
 mod moment;
 mod pieces;
 mod preflight;
 mod primary;
 mod psync;
 mod rdb;
+mod replica;
+mod sentinel;
 mod server;
 mod source;
 mod spool;

@@ -64,9 +64,17 @@ impl Target {
     }
 
     /// Refuses what a restore by replication, or any restore, would break.
-    pub(super) async fn check(&self, shown: &str, archive: &Archive, control: &mut Control) -> Result<()> {
+    pub(super) async fn check(
+        &self,
+        shown: &str,
+        archive: &Archive,
+        control: &mut Control,
+        may_replicate: bool,
+    ) -> Result<()> {
         self.check_role(shown)?;
-        self.check_sentinel(shown, control).await?;
+        if may_replicate {
+            self.check_sentinel(shown, control).await?;
+        }
         self.check_version(shown, archive, control).await?;
         self.check_modules(shown, archive)?;
         self.check_memory(shown, archive)

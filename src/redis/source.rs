@@ -1,5 +1,8 @@
 //! A Redis or Valkey server as a source: one dump over the wire, and what the server says about itself.
 //!
+//! Where Sentinels watch the server, they are asked which one it is, and a failover meanwhile is followed once; of a
+//! cluster every shard is read ([`super::cluster_read`]).
+//!
 //! *Order.* Facts are asked first, then the dump is pulled to the spool at line rate and proven, and only
 //! then are the entries sent: `server.json`, `dump.rdb`. While they are sent the server is already free.
 //!
@@ -19,11 +22,15 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
+    cluster::SlotMap,
+    cluster_read,
     control::Control,
     describe::ServerFacts,
     moment::{self, Before, Moment},
     psync::{self, Granted},
     rdb::{Checksum, Survey},
+    replica::Chosen,
+    sentinel,
     server::{Server, is_withheld},
     spool::{Room, Spool},
     wire::Wire,
@@ -44,6 +51,13 @@ use crate::{
 pub(super) const DUMP: (&str, &str) = ("dump.rdb", "dump");
 /// Path and item of the server's facts.
 pub(super) const FACTS: (&str, &str) = ("server.json", "server");
+/// How long a failover may take: Sentinels and clusters wait some seconds before they believe that a server is down.
+pub(super) const FAILOVER_SECONDS_MAX: u64 = 60;
+
+/// Returns whether an entry of a Redis source is a dump: of a server, or of one of a cluster's shards.
+pub(super) fn is_dump(path: &str) -> bool {
+    path == DUMP.0 || (path.starts_with("dump-") && path.ends_with(".rdb"))
+}
 
 /// How often a dump is asked for, if the server gives us one that it had begun before.
 const ASKS_MAX: u32 = 3;
@@ -52,10 +66,21 @@ const LOOK_MILLISECONDS: u64 = 500;
 
 /// Reads a Redis or Valkey server.
 pub struct RedisSource {
-    name: SourceName,
-    config: RedisConfig,
-    ground: Ground,
-    monitor: SharedMonitor,
+    pub(super) name: SourceName,
+    pub(super) config: RedisConfig,
+    pub(super) ground: Ground,
+    pub(super) monitor: SharedMonitor,
+}
+
+/// A proven dump in the spool, and where it came from.
+pub(super) struct Pulled {
+    pub(super) chosen: Chosen,
+    pub(super) facts: Option<ServerFacts>,
+    pub(super) spool: Spool,
+    pub(super) granted: Granted,
+    pub(super) survey: Survey,
+    /// What the dump cannot hold.
+    pub(super) gap: Option<Problem>,
 }
 
 impl RedisSource {
@@ -64,11 +89,60 @@ impl RedisSource {
         Self { name, config, ground, monitor }
     }
 
+    /// Finds the server and pulls its dump.
+    async fn pull_chosen(&self) -> Result<Pulled> {
+        if self.config.sentinels.is_empty() {
+            let server = Server::of(&self.name, &self.config)?;
+            return self.pull_from(Chosen::only(Arc::new(server))).await;
+        }
+        match self.pull_from(self.watched().await?).await {
+            Err(failure) if failure.exit() == ExitCode::SourceDown => {
+                let what = format!("the Sentinels are asked once more: {}", failure.one_line());
+                self.monitor.warn(Some(&self.name), what, None);
+                self.pull_from(self.watched().await?).await
+            }
+            pulled => pulled,
+        }
+    }
+
+    /// Asks the Sentinels which server is read.
+    async fn watched(&self) -> Result<Chosen> {
+        self.monitor.step(Some(&self.name), "asking the Sentinels".to_owned());
+        let patience = Duration::from_secs(FAILOVER_SECONDS_MAX);
+        let chosen = sentinel::place(&self.name, &self.config, &self.ground, patience).await?;
+        self.tell_choice(&chosen);
+        Ok(chosen)
+    }
+
+    /// Tells which of several servers is read, and why no replica is.
+    pub(super) fn tell_choice(&self, chosen: &Chosen) {
+        for why in &chosen.passed_over {
+            self.monitor.warn(Some(&self.name), format!("not read: {why}"), None);
+        }
+        self.monitor.step(Some(&self.name), format!("reading the {}", chosen.shown()));
+    }
+
+    /// Asks the chosen server for its facts and pulls its dump.
+    pub(super) async fn pull_from(&self, chosen: Chosen) -> Result<Pulled> {
+        let server = Arc::clone(&chosen.server);
+        let (facts, gap) = self.facts(&server).await?;
+        let spool = Spool::new(self.config.spool_dir.as_ref())?;
+        let (mut granted, survey) = self.pull(&server, &spool).await?;
+        if let Some(known_at) = chosen.known_at {
+            // A replica lacks what was on its way when it was asked.
+            granted.at = granted.at.min(known_at);
+        }
+        Ok(Pulled { chosen, facts, spool, granted, survey, gap })
+    }
+
     /// Asks the server for its facts and warns of what a person should know.
-    async fn facts(&self, server: &Arc<Server>) -> Result<Option<ServerFacts>> {
+    async fn facts(&self, server: &Arc<Server>) -> Result<(Option<ServerFacts>, Option<Problem>)> {
         let mut control = Control::open(server).await?;
         match ServerFacts::ask(&mut control).await {
-            Ok(facts) => Ok(Some(facts)),
+            Ok(facts) => {
+                let gap = if self.config.cluster { None } else { gap(&facts, &mut control).await };
+                Ok((Some(facts), gap))
+            }
             // The right to replicate is enough for the data.
             Err(failure) if failure.chain().iter().any(|line| is_withheld(line)) => {
                 self.monitor.warn(
@@ -76,7 +150,7 @@ impl RedisSource {
                     "the server's settings and users are not backed up: INFO is not allowed".to_owned(),
                     Some("Give the backup user +info +config|get +acl|list +module|list +time."),
                 );
-                Ok(None)
+                Ok((None, None))
             }
             Err(failure) => Err(failure),
         }
@@ -181,30 +255,28 @@ impl Source for RedisSource {
     }
 
     async fn read(self: Box<Self>, sink: EntrySink, _previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
-        let server = Arc::new(Server::of(&self.name, &self.config)?);
-        let facts = self.facts(&server).await?;
-        let spool = Spool::new(self.config.spool_dir.as_ref())?;
-        let (granted, survey) = self.pull(&server, &spool).await?;
-
-        let items: Vec<String> = match facts {
+        if self.config.cluster {
+            return cluster_read::read(&self, sink).await;
+        }
+        let pulled = self.pull_chosen().await?;
+        let items: Vec<String> = match pulled.facts {
             Some(_) => vec![DUMP.1.to_owned(), FACTS.1.to_owned()],
             None => vec![DUMP.1.to_owned()],
         };
         sink.announce(items).await?;
-        if let Some(facts) = &facts {
-            let json = serde_json::to_vec_pretty(facts)
-                .failed(ExitCode::Failed, || "the server's facts cannot be written".to_owned())?;
-            sink.put(entry(FACTS, Stage::Schema), json).await?;
-            sink.complete(FACTS.1);
-            if let Some(problem) = gap(facts) {
-                sink.report(problem).await?;
-            }
+        if let Some(facts) = &pulled.facts {
+            send_json(&sink, FACTS, facts).await?;
         }
-        send_dump(&sink, &spool, &survey, &granted).await?;
-        sink.complete(DUMP.1);
-        let mut point =
-            Point::at(granted.at).mark("replid", granted.replid).mark("offset", granted.offset.to_string());
-        if granted.is_their_clock {
+        if let Some(problem) = &pulled.gap {
+            sink.report(problem.clone()).await?;
+        }
+        send_dump(&sink, DUMP, &pulled, Attrs::new()).await?;
+        let Granted { at, replid, offset, .. } = &pulled.granted;
+        let mut point = Point::at(*at).mark("replid", replid).mark("offset", offset.to_string());
+        if !self.config.sentinels.is_empty() {
+            point = point.mark("node", pulled.chosen.server.address()).mark("role", pulled.chosen.role);
+        }
+        if pulled.granted.is_their_clock {
             point = point.mark("clock", "server");
         }
         sink.finish(point).await
@@ -218,18 +290,45 @@ fn entry((path, item): (&str, &str), stage: Stage) -> EntryMeta {
 }
 
 /// Returns what one server's dump cannot hold.
-fn gap(facts: &ServerFacts) -> Option<Problem> {
-    // A cluster of one primary has everything; more need one source each.
-    (facts.field("cluster_enabled") == Some("1")).then(|| Problem {
+async fn gap(facts: &ServerFacts, control: &mut Control) -> Option<Problem> {
+    if facts.field("cluster_enabled") != Some("1") {
+        return None;
+    }
+    // A cluster of one primary has everything.
+    if SlotMap::ask(control)
+        .await
+        .is_ok_and(|map| map.with_slots().count() == 1 && map.uncovered().is_empty())
+    {
+        return None;
+    }
+    Some(Problem {
         what: "cluster".to_owned(),
-        why: "the server is part of a cluster and its dump holds only its own slots: add one source for each primary"
+        why: "the server is part of a cluster and its dump holds only its own slots: set cluster = true to take every shard"
             .to_owned(),
     })
 }
 
-/// Sends the spooled dump; its digest is computed on the way and told with the end.
-async fn send_dump(sink: &EntrySink, spool: &Spool, survey: &Survey, granted: &Granted) -> FlowResult<()> {
-    let meta = EntryMeta { cut: Cut::Content, ..entry(DUMP, Stage::Data) };
+/// Sends what is known as JSON.
+pub(super) async fn send_json(
+    sink: &EntrySink,
+    names: (&str, &str),
+    facts: &impl serde::Serialize,
+) -> FlowResult<()> {
+    let json = serde_json::to_vec_pretty(facts)
+        .failed(ExitCode::Failed, || format!("entry `{}` cannot be written", names.0))?;
+    sink.put(entry(names, Stage::Schema), json).await?;
+    sink.complete(names.1);
+    Ok(())
+}
+
+/// Sends the spooled dump; its digest is computed on the way and told with the end, and `more` with it.
+pub(super) async fn send_dump(
+    sink: &EntrySink,
+    names: (&str, &str),
+    Pulled { spool, survey, granted, .. }: &Pulled,
+    more: Attrs,
+) -> FlowResult<()> {
+    let meta = EntryMeta { cut: Cut::Content, ..entry(names, Stage::Data) };
     let mut body = sink.begin(meta).await?;
     let again = spool.reader(0);
     let (introspected, now_ms) = (survey.introspected, granted.at.timestamp_millis());
@@ -253,7 +352,11 @@ async fn send_dump(sink: &EntrySink, spool: &Spool, survey: &Survey, granted: &G
     {
         return Err(Failure::new(ExitCode::Failed, "the spooled dump changed while it was read").into());
     }
-    body.finish_with(trailer(survey, again.and_then(|again| again.digest))).await
+    let mut facts = trailer(survey, again.and_then(|again| again.digest));
+    facts.extend(more);
+    body.finish_with(facts).await?;
+    sink.complete(names.1);
+    Ok(())
 }
 
 /// Returns the facts that the manifest keeps of a dump.

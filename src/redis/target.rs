@@ -15,6 +15,7 @@ use super::{
     control::Control,
     pieces,
     preflight::{self, Target as State},
+    sentinel,
     server::Server,
     takeover::Takeover,
 };
@@ -57,7 +58,8 @@ impl RedisTarget {
         before: &State,
         archive: &Archive,
     ) -> Result<()> {
-        if can_replicate(control).await {
+        // Sentinels would fail over a primary that follows us; a restore key by key changes no roles.
+        if self.config.sentinels.is_empty() && can_replicate(control).await {
             let takeover = Takeover {
                 server,
                 name: &self.name,
@@ -75,7 +77,12 @@ impl RedisTarget {
             let _: String = control.ask(&["FLUSHALL"]).await?;
             let _: Result<String> = control.ask(&["FUNCTION", "FLUSH"]).await;
         }
-        self.say("the server may not replicate: restoring key by key".to_owned());
+        let why = if self.config.sentinels.is_empty() {
+            "the server may not replicate"
+        } else {
+            "Sentinels watch the server"
+        };
+        self.say(format!("{why}: restoring key by key"));
         pieces::store(server, archive, &crate::flow::Selection::all(), self.now_ms()).await.map(|_| ())
     }
 
@@ -138,13 +145,13 @@ impl Target for RedisTarget {
     }
 
     async fn inspect(&mut self, _inventory: &[String]) -> Result<TargetState> {
-        let server = Arc::new(Server::of(&self.name, &self.config)?);
+        let server = Arc::new(sentinel::primary(&self.name, &self.config).await?);
         let mut control = Control::open(&server).await?;
         Ok(State::ask(&mut control).await?.state())
     }
 
     async fn write(self: Box<Self>, options: WriteOptions, entries: EntryStream) -> FlowResult<Tally> {
-        let server = Arc::new(Server::of(&self.name, &self.config)?);
+        let server = Arc::new(sentinel::primary(&self.name, &self.config).await?);
         let empty_is_needed = options.only.is_all() && !options.replace;
         if empty_is_needed {
             // Asked again below: this only saves the wait for a dump that will be refused.
@@ -153,7 +160,7 @@ impl Target for RedisTarget {
         let archive = Archive::take(entries, &self.config, self.now_ms()).await?;
         let mut control = Control::open(&server).await?;
         let before = State::ask(&mut control).await?;
-        before.check(&server.shown(), &archive, &mut control).await?;
+        before.check(&server.shown(), &archive, &mut control, self.config.sentinels.is_empty()).await?;
 
         let mut tally = Tally {
             entries: archive.entries,

@@ -112,7 +112,7 @@ fn of_source(thing: &str, kind: &SourceKind) -> Option<Endpoint> {
             port: mysql.port,
             opening: Opening::Mysql,
         }),
-        SourceKind::Redis(redis) => of_url(thing, redis.url.strip_prefix("rediss://")?, 6379),
+        SourceKind::Redis(redis) => of_url(thing, redis.addresses().next()?.strip_prefix("rediss://")?, 6379),
         SourceKind::S3(s3) => of_url(thing, s3.endpoint.strip_prefix("https://")?, 443),
         SourceKind::Mysql(_) | SourceKind::Files(_) => None,
     }

@@ -16,6 +16,7 @@ use crate::{
     mysql,
     names::SourceName,
     policy::{LabKind, SecretRef, SourceConfig, SourceKind, Stack, Tls},
+    redis,
     repo::{Snapshot, format::SourceManifest},
 };
 
@@ -23,8 +24,6 @@ use crate::{
 const MYSQL: &str = "mysql:8.0";
 const REDIS: &str = "redis:7";
 const S3: &str = "minio/minio";
-/// The path of the entry that a Redis source's dump is, whose trailer tells the server's version.
-const REDIS_DUMP: &str = "dump.rdb";
 
 /// What a snapshot says of the server that a source was read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +48,8 @@ pub(super) async fn origins(snapshot: &Snapshot) -> Result<BTreeMap<SourceName, 
 async fn redis_version(snapshot: &Snapshot, source: &SourceManifest) -> Result<Option<String>> {
     let mut lines = snapshot.entries(source);
     while let Some(record) = lines.next().await? {
-        if record.meta.path.as_str() == REDIS_DUMP {
+        // A dump's trailer tells the server's version.
+        if redis::compare::is_dump(record.meta.path.as_str()) {
             let text = |name: &str| record.trailer.get(name).and_then(serde_json::Value::as_str);
             let product = if text("rdb_flavour") == Some("valkey") { "Valkey" } else { "Redis" };
             return Ok(text("redis_version").map(|version| format!("{product} {version}")));
@@ -144,7 +144,7 @@ pub(super) fn cast(
             mysql.password = Some(secret("password", password)?);
         }
         SourceKind::Redis(redis) => {
-            redis.url = format!("redis://{}", running.address);
+            redis.point_at(format!("redis://{}", running.address));
             (redis.user, redis.ca_file, redis.advertise) = (None, None, None);
             redis.password = Some(secret("password", password)?);
         }

@@ -63,6 +63,11 @@ pub(super) enum RdbError {
     Checksum,
 }
 
+/// Reads the string that begins here: a function library's text, for one.
+pub(super) fn text_at(from: impl io::Read) -> Result<Vec<u8>, RdbError> {
+    encoding::string(&mut Tape::new(from, None), STRING_BYTES_MAX)
+}
+
 impl RdbError {
     fn malformed(offset: u64, what: &'static str) -> Self {
         Self::Malformed { offset, what }

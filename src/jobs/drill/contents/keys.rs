@@ -16,7 +16,7 @@ use crate::{
     lab,
     plain::grouped,
     policy::RedisConfig,
-    redis::compare::{Dump, EXPIRED, KEYS, KeyOdds, differing_keys, is_opaque},
+    redis::compare::{Dump, EXPIRED, KEYS, KeyOdds, differing_keys, is_dump, is_opaque},
 };
 
 #[derive(Default)]
@@ -32,7 +32,8 @@ impl Observer for Watch {
     }
 
     fn differs(&mut self, difference: Difference) {
-        if difference.oddity == Oddity::Different {
+        // The shards of a cluster are one server in a lab: their dumps differ in number before they do in keys.
+        if difference.oddity == Oddity::Different || is_dump(difference.meta.path.as_str()) {
             self.differs = true;
         } else {
             self.alone.push(format!("entry {} {}", difference.meta.path, difference.oddity.verb()));

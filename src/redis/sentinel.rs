@@ -1,0 +1,218 @@
+//! Sentinels: which server is the primary today, and which replicas it has.
+//!
+//! *Order.* The Sentinels are asked one after the other; the first that names a primary which says so itself is
+//! believed. A Sentinel that was cut off names the one of before: that one has become a replica and says so.
+//!
+//! Nothing is said to a Sentinel but these questions: it needs the rights `+sentinel|get-master-addr-by-name` and
+//! `+sentinel|replicas`.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ::redis::Value;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    control::Control,
+    replica::{Chosen, choose},
+    server::Server,
+};
+use crate::{
+    clock::Ground,
+    error::{ExitCode, Failure, Result},
+    names::SourceName,
+    policy::RedisConfig,
+};
+
+/// Where Sentinels listen when nothing else is said.
+const PORT: u16 = 26_379;
+/// How long is waited between two questions while a failover goes on.
+const ASK_MILLISECONDS: u64 = 250;
+
+/// What a Sentinel knows of the server.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    /// The Sentinel.
+    pub(super) by: String,
+    /// The primary.
+    pub(super) primary: Server,
+    /// Its replicas that work, the best first.
+    pub(super) replicas: Vec<Server>,
+}
+
+/// Returns the server that takes writes: the policy's own, or the primary that its Sentinels name.
+pub(super) async fn primary(name: &SourceName, config: &RedisConfig) -> Result<Server> {
+    if config.sentinels.is_empty() {
+        return Server::of(name, config);
+    }
+    Ok(ask(name, config).await?.primary)
+}
+
+/// Asks the Sentinels until one gives an answer that can be used.
+pub(super) async fn ask(name: &SourceName, config: &RedisConfig) -> Result<Watched> {
+    let mut last = None;
+    for url in &config.sentinels {
+        match ask_one(name, config, url).await {
+            Ok(watched) => return Ok(watched),
+            Err(failure) => last = Some(failure),
+        }
+    }
+    Err(last.unwrap_or_else(|| Failure::new(ExitCode::Usage, format!("source `{name}` names no Sentinel"))))
+}
+
+/// Returns the server that a dump is pulled from; while a failover goes on, for as long as `patience`.
+pub(super) async fn place(
+    name: &SourceName,
+    config: &RedisConfig,
+    ground: &Ground,
+    patience: Duration,
+) -> Result<Chosen> {
+    let until = Instant::now() + patience;
+    loop {
+        let chosen = async {
+            let watched = ask(name, config).await?;
+            choose(watched.primary, watched.replicas, config.prefer, ground).await
+        };
+        match chosen.await {
+            Err(failure) if failure.exit() == ExitCode::SourceDown && Instant::now() < until => {
+                sleep(Duration::from_millis(ASK_MILLISECONDS)).await;
+            }
+            chosen => return chosen,
+        }
+    }
+}
+
+async fn ask_one(name: &SourceName, config: &RedisConfig, url: &str) -> Result<Watched> {
+    // The servers are let in to as the policy says; a Sentinel has a user and a password of its own.
+    let like = Server::of(name, &RedisConfig { url: with_port(url), ..config.clone() })?;
+    let account = RedisConfig {
+        url: with_port(url),
+        user: config.sentinel_user.clone(),
+        password: config.sentinel_password.clone(),
+        ..config.clone()
+    };
+    let sentinel = Arc::new(Server::of(name, &account)?);
+    let watched = config.primary_name.as_deref().unwrap_or_default();
+    let mut control = Control::open(&sentinel).await?;
+    let told: Option<(String, u16)> = control.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", watched]).await?;
+    let Some((host, port)) = told else {
+        let what = format!("Sentinel {} watches no `{watched}`", sentinel.address());
+        return Err(Failure::new(ExitCode::Usage, what).hint(
+            "`redis-cli -p 26379 sentinel masters` lists the names: set `primary_name` of this source.",
+        ));
+    };
+    let primary = like.elsewhere(&host, port);
+    is_primary(&Arc::new(primary.clone())).await?;
+    // Without this right the primary is read.
+    let told: Vec<Value> = control.ask(&["SENTINEL", "REPLICAS", watched]).await.unwrap_or_default();
+    let replicas = in_order(told.iter().filter_map(Replica::read).collect());
+    let replicas = replicas.iter().map(|replica| like.elsewhere(&replica.host, replica.port)).collect();
+    Ok(Watched { by: sentinel.address(), primary, replicas })
+}
+
+/// Fails unless a server that was named as primary is one, as far as it may be asked.
+async fn is_primary(server: &Arc<Server>) -> Result<()> {
+    let mut control = Control::open(server).await?;
+    let fields = control.info("replication").await.unwrap_or_default();
+    match fields.get("role").map(String::as_str) {
+        None | Some("master") => Ok(()),
+        Some(_) => Err(server.down("a Sentinel names it as primary and it is a replica")),
+    }
+}
+
+/// Adds the Sentinels' usual port to an address without one.
+fn with_port(url: &str) -> String {
+    let url = url.trim_end_matches('/');
+    let host = url.split_once("://").map_or(url, |(_, host)| host);
+    match host.rsplit_once(':') {
+        Some((_, port)) if !port.contains(']') => url.to_owned(),
+        _ => format!("{url}:{PORT}"),
+    }
+}
+
+/// A replica as a Sentinel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Replica {
+    host: String,
+    port: u16,
+    priority: u64,
+    offset: u64,
+}
+
+impl Replica {
+    /// Reads a description, which is a list of names and values; `None` of one that is not in order.
+    fn read(told: &Value) -> Option<Self> {
+        let Value::Array(words) = told else { return None };
+        let text = |value: &Value| match value {
+            Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            Value::SimpleString(text) => Some(text.clone()),
+            _ => None,
+        };
+        let fields: BTreeMap<String, String> =
+            words.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect();
+        let number = |name: &str| fields.get(name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        let flags = fields.get("flags")?;
+        let is_down = flags.split(',').any(|flag| ["s_down", "o_down", "disconnected"].contains(&flag));
+        let is_linked = fields.get("master-link-status").is_some_and(|status| status == "ok");
+        (!is_down && is_linked).then_some(())?;
+        Some(Self {
+            host: fields.get("ip")?.clone(),
+            port: fields.get("port")?.parse().ok()?,
+            priority: number("slave-priority"),
+            offset: number("slave-repl-offset"),
+        })
+    }
+}
+
+/// Puts those first that can never become the primary, which are kept for such work; then those that are furthest.
+fn in_order(mut replicas: Vec<Replica>) -> Vec<Replica> {
+    replicas.sort_by_key(|replica| (replica.priority != 0, std::cmp::Reverse(replica.offset)));
+    replicas
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(host: &str, flags: &str, link: &str, priority: &str, offset: &str) -> Value {
+        let pairs = [
+            ("ip", host),
+            ("port", "6379"),
+            ("flags", flags),
+            ("master-link-status", link),
+            ("slave-priority", priority),
+            ("slave-repl-offset", offset),
+        ];
+        let said = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        Value::Array(pairs.iter().flat_map(|(name, value)| [said(name), said(value)]).collect())
+    }
+
+    #[test]
+    fn replicas_that_do_not_work_are_left_out_and_the_spare_one_comes_first() {
+        let told = [
+            told("behind", "slave", "ok", "100", "7"),
+            told("furthest", "slave", "ok", "100", "900"),
+            told("down", "slave,s_down", "ok", "100", "999"),
+            told("gone", "slave,disconnected", "ok", "0", "999"),
+            told("cut", "slave", "err", "0", "999"),
+            told("spare", "slave", "ok", "0", "5"),
+            Value::Nil,
+        ];
+        let hosts: Vec<String> = in_order(told.iter().filter_map(Replica::read).collect())
+            .into_iter()
+            .map(|replica| replica.host)
+            .collect();
+        assert_eq!(hosts, ["spare", "furthest", "behind"]);
+    }
+
+    #[test]
+    fn a_sentinel_without_a_port_listens_where_sentinels_do() {
+        for (url, whole) in [
+            ("redis://s1", "redis://s1:26379"),
+            ("redis://s1:5000", "redis://s1:5000"),
+            ("rediss://[::1]/", "rediss://[::1]:26379"),
+            ("redis://[::1]:7", "redis://[::1]:7"),
+        ] {
+            assert_eq!(with_port(url), whole);
+        }
+    }
+}
