@@ -10,6 +10,7 @@
 //! | `server` `wire` `control` | reach a server: dial, raw lines, questions |
 //! | `psync` `source` `describe` | out: pull a dump, send it as entries, describe the server |
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
+//! | `reorder` `cuts` | put its keys in order and cut it, so that the next one is mostly known |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
 //! | `examine` | whether a server can be backed up |
 //! | `keys` | which keys there are, for a drill |
@@ -20,6 +21,7 @@ mod archive;
 pub mod compare;
 mod control;
 mod crc;
+mod cuts;
 mod describe;
 pub mod examine;
 pub mod keys;
@@ -28,6 +30,7 @@ mod preflight;
 mod primary;
 mod psync;
 mod rdb;
+mod reorder;
 mod server;
 mod source;
 mod spool;
