@@ -15,6 +15,7 @@
 //! | `examine` | whether a server can be backed up |
 //! | `keys` | which keys there are, for a drill |
 //! | `compare` | whether two dumps hold the same, and which keys differ |
+//! | `hostile` | what tests with hostile bytes may call |
 //! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
 
 mod archive;
@@ -24,6 +25,7 @@ mod crc;
 mod cuts;
 mod describe;
 pub mod examine;
+pub mod hostile;
 pub mod keys;
 mod pieces;
 mod preflight;
