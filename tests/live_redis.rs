@@ -7,6 +7,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may end here")]
 
 mod redis_lab;
+#[path = "cli/stage.rs"]
+mod stage;
+
+#[path = "live/redis_files.rs"]
+mod redis_files;
 
 use lifeboat::redis::compare::RedisLikeness;
 use lifeboat::{
