@@ -32,17 +32,15 @@ pub struct Told {
     pub digests: Option<(String, String)>,
 }
 
-impl From<Survey> for Told {
-    fn from(survey: Survey) -> Self {
-        let keys = survey.keys_by_db().values().sum();
-        let digests = survey.digest.zip(survey.digest_exact);
-        Self { size_bytes: survey.size_bytes, keys, introspected: survey.introspected, digests }
-    }
+fn told(survey: Survey) -> Told {
+    let keys = survey.keys_by_db().values().sum();
+    let digests = survey.digest.zip(survey.digest_exact);
+    Told { size_bytes: survey.size_bytes, keys, introspected: survey.introspected, digests }
 }
 
 /// Walks a dump that nothing follows; `None` when it is none.
 pub fn dump(from: impl Read, digesting: bool) -> Option<Told> {
-    Survey::of_all(from, 0, digesting).ok().map(Told::from)
+    Survey::of_all(from, 0, digesting).ok().map(told)
 }
 
 /// Puts a dump in order, in runs of so many bytes; `None` when it is none that can be.
@@ -95,5 +93,5 @@ pub async fn pull(said: Vec<u8>) -> Option<(Told, Vec<u8>)> {
     let survey = psync::receive(&server, wire, granted.frame, spool.rewound().ok()?, 0).await.ok()?;
     let mut bytes = Vec::new();
     spool.reader(0).read_to_end(&mut bytes).ok()?;
-    Some((survey.into(), bytes))
+    Some((told(survey), bytes))
 }

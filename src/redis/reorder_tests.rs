@@ -153,11 +153,11 @@ fn members_of_large_sets_are_in_order_too() {
     let keys = BTreeMap::from([("group".to_owned(), Value::Set(members.clone()))]);
     let first = dump(&keys, 1);
     let percent = anew_percent(&first, &dump(&keys, 2));
-    assert!(percent < 2.0, "a restart: {percent:.2} %");
+    assert!(percent < 6.0, "a restart: {percent:.2} %");
     let more = [members, vec!["member-00777-and-a-half".to_owned()]].concat();
     let keys = BTreeMap::from([("group".to_owned(), Value::Set(more))]);
     let percent = anew_percent(&first, &dump(&keys, 2));
-    assert!(percent < 5.0, "one member more: {percent:.2} %");
+    assert!(percent < 10.0, "one member more: {percent:.2} %");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What a Redis server with `appendonly yes` starts from: its dump as the base of an append-only file.
 //!
-//! Such a server ignores a `dump.rdb`. Since 7.0 it reads a manifest, which names a base that may be an RDB and the files
-//! that follow it; none need follow. Before 7.0 the append-only file is one, which may begin with an RDB. The files have
-//! the names that the source's settings say, because the server looks for no others.
+//! Such a server ignores a `dump.rdb`. Since 7.0 it reads a manifest, which names a base that may be an RDB and the
+//! files that follow it; none need follow. Before 7.0 the append-only file is one, which may begin with an RDB. The
+//! files have the names that the source's settings say, because the server looks for no others.
 
 use bytes::Bytes;
 use serde::Deserialize;

@@ -191,7 +191,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn packed_strings_are_the_same_whole_and_in_pieces(words in prop::collection::vec((0_u8..4, any::<u8>()), 1..9000)) {
+    fn packed_strings_are_the_same_whole_and_in_pieces(
+        words in prop::collection::vec((0_u8..4, any::<u8>()), 1..9000),
+    ) {
         // Literals and references of every length, as far back as what was made and the format reach.
         let (mut packed, mut plain) = (Vec::new(), Vec::<u8>::new());
         for (kind, n) in words {
