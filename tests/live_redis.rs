@@ -10,11 +10,13 @@
 mod stage;
 
 mod redis_lab;
-#[path = "live/redis_topology.rs"]
-mod redis_topology;
 
+#[path = "live/redis_files.rs"]
+mod redis_files;
 #[path = "live/redis_pull.rs"]
 mod redis_pull;
+#[path = "live/redis_topology.rs"]
+mod redis_topology;
 
 use lifeboat::redis::compare::RedisLikeness;
 use lifeboat::{

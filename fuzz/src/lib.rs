@@ -18,6 +18,7 @@ use lifeboat::{
     jobs::when::When,
     names::{EntryPath, Key, PackId, SnapshotId, SourceName},
     policy::{Need, Stack},
+    redis::hostile as redis,
     repo::{
         KnownChunks, MemoryIndex,
         format::{self, Config, EntryRecord, FRAME_BYTES_MAX, Manifest, PackRecord, Proof, Refs, layout},
@@ -31,7 +32,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub type Target = fn(&[u8]);
 
 /// Every target under its name.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("age", age),
     ("config", config),
     ("entry", entry),
@@ -40,9 +41,12 @@ pub const TARGETS: [(&str, Target); 15] = [
     ("manifest", manifest),
     ("marks", marks),
     ("pack", pack),
+    ("packed", packed),
     ("path", path),
     ("policy", policy),
     ("proof", proof),
+    ("psync", psync),
+    ("rdb", rdb),
     ("refs", refs),
     ("signature", signature),
     ("when", when),
@@ -195,6 +199,48 @@ pub fn pack(bytes: &[u8]) {
             format::parse(&format::write(&index), "output").expect("it was written");
         assert_eq!(index, again);
     }
+}
+
+/// A dump of Redis or Valkey. Bytes without a magic are taken for what stands behind one: a search gets further so.
+///
+/// Its checksum is made right, or every change would end there. What is walked without looking into values is walked
+/// with it too, and holds the same in order.
+pub fn rdb(bytes: &[u8]) {
+    let is_whole = bytes.starts_with(b"REDIS") || bytes.starts_with(b"VALKEY");
+    let mut dump = if is_whole { bytes.to_vec() } else { [b"REDIS0012", bytes].concat() };
+    if dump.len() > 17 {
+        // A checksum of zero means that there is none.
+        let at = dump.len() - 8;
+        dump[at..].fill(0);
+    }
+    let plain = redis::dump(&dump[..], false);
+    let Some(told) = redis::dump(&dump[..], true) else { return };
+    let plain = plain.expect("what can be looked into can be walked");
+    assert_eq!((plain.size_bytes, plain.keys), (dump.len() as u64, told.keys));
+    let Some(ordered) = redis::in_order(&dump, 300) else { return };
+    let after = redis::dump(&ordered[..], true).expect("what was put in order can be read");
+    assert_eq!((after.keys, &after.digests), (told.keys, &told.digests));
+    let again = redis::in_order(&ordered, 1 << 20).expect("it is in order");
+    assert!(again == ordered, "an order of two kinds");
+}
+
+/// A packed collection of Redis: the first byte says of which kind.
+pub fn packed(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    let Some(members) = redis::unpack(kind % 4, bytes) else { return };
+    let made_bytes: usize = members.iter().map(Vec::len).sum();
+    // LZF makes 264 bytes of three; of a number in one byte a collection makes at most twenty digits.
+    assert!(made_bytes <= 264 * bytes.len() + 20, "{made_bytes} bytes of {}", bytes.len());
+    assert!(members.len() <= bytes.len() + 1);
+}
+
+/// What a server answers to who asks it for a dump, from the first greeting to behind the dump.
+pub fn psync(bytes: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let Some((told, spooled)) = runtime.block_on(redis::pull(bytes.to_vec())) else { return };
+    assert_eq!(told.size_bytes, spooled.len() as u64);
+    assert_eq!(redis::dump(&spooled[..], false), Some(told), "what was taken for whole is whole");
+    assert!(bytes.windows(spooled.len()).any(|window| window == spooled), "the bytes are the server's");
 }
 
 /// What runs leave beside snapshots: tombstones, generations of prune, sessions.

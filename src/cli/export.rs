@@ -34,6 +34,8 @@ enum Format {
     Tsv,
     /// A Redis dump file
     Rdb,
+    /// A tar of what a new Redis server with `appendonly yes` starts from
+    Aof,
     /// All entries as a tar archive
     Tar,
     /// The bytes of one entry
@@ -62,6 +64,7 @@ pub(super) async fn run(args: Export, session: &Session) -> Result<ExitCode> {
         Format::Sql => Form::Sql { accounts: args.accounts },
         Format::Tsv => Form::Tsv,
         Format::Rdb => Form::Rdb,
+        Format::Aof => Form::Aof,
         Format::Tar => Form::Tar,
         Format::Raw => Form::Raw,
     };

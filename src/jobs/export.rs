@@ -1,10 +1,13 @@
 //! An export: entries of a snapshot as one stream, for other tools and for a person at a shell.
 
+mod aof;
+
 use std::io::{self, Read, Write};
 
 use bytes::Bytes;
 use tokio::{sync::mpsc, task::spawn_blocking};
 
+use self::aof::AofBase;
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::NoMonitor,
@@ -32,6 +35,8 @@ pub enum Form {
     Tsv,
     /// A Redis dump file.
     Rdb,
+    /// A tar of the folder that a Redis server with `appendonly yes` starts from.
+    Aof,
     /// All entries as a tar archive.
     Tar,
     /// The bytes of one entry.
@@ -54,6 +59,13 @@ pub async fn run(
         Form::Rdb => {
             let dumps: Vec<&EntryRecord> = found.iter().filter(|record| is(record, ".rdb")).collect();
             copy(snapshot, only_one(&dumps, "rdb")?, &mut out).await
+        }
+        Form::Aof => {
+            let dumps: Vec<&EntryRecord> = found.iter().filter(|record| is(record, ".rdb")).collect();
+            let dump = only_one(&dumps, "aof")?;
+            let facts = found.iter().find(|record| is(record, "server.json"));
+            let base = AofBase::of(snapshot, dump, facts).await?;
+            base.write(snapshot, dump, out).await
         }
         Form::Tsv => {
             for piece in pieces(found.iter().collect())? {
@@ -188,8 +200,19 @@ struct Member {
     bytes: mpsc::Receiver<Bytes>,
 }
 
-/// Writes the entries as a tar archive: the archive is written on a blocking thread that chunks are sent to.
+/// Writes the entries as a tar archive.
 async fn archive(snapshot: &Snapshot, found: Vec<EntryRecord>, out: Output) -> Result<()> {
+    in_archive(out, async |members| {
+        for record in &found {
+            send(snapshot, record, record.meta.path.to_string(), members).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Writes a tar archive of what `fill` sends: it is written on a blocking thread that chunks are sent to.
+async fn in_archive(out: Output, fill: impl AsyncFnOnce(&mpsc::Sender<Member>) -> Result<()>) -> Result<()> {
     let (members, mut receiver) = mpsc::channel::<Member>(1);
     let writing = spawn_blocking(move || {
         let mut tar = tar::Builder::new(out);
@@ -202,13 +225,7 @@ async fn archive(snapshot: &Snapshot, found: Vec<EntryRecord>, out: Output) -> R
             }
         }
     });
-    let mut sent = Ok(());
-    for record in &found {
-        sent = send(snapshot, record, &members).await;
-        if sent.is_err() {
-            break;
-        }
-    }
+    let sent = fill(&members).await;
     drop(members);
     let written = writing.await.failed(ExitCode::Failed, || "the archive broke off".to_owned())?;
     sent.and(written.failed(ExitCode::Failed, broken_pipe))
@@ -227,9 +244,14 @@ fn append(tar: &mut tar::Builder<Output>, members: &mut mpsc::Receiver<Member>) 
     Ok(())
 }
 
-async fn send(snapshot: &Snapshot, record: &EntryRecord, members: &mpsc::Sender<Member>) -> Result<()> {
+async fn send(
+    snapshot: &Snapshot,
+    record: &EntryRecord,
+    path: String,
+    members: &mpsc::Sender<Member>,
+) -> Result<()> {
     let (sender, bytes) = mpsc::channel(2);
-    let member = Member { path: record.meta.path.to_string(), size_bytes: record.size_bytes, bytes };
+    let member = Member { path, size_bytes: record.size_bytes, bytes };
     // A closed channel means that the writing side failed, and says why when it is asked.
     if members.send(member).await.is_err() {
         return Ok(());

@@ -283,10 +283,12 @@ fn point(standing: &Standing, shards: &[Read]) -> Point {
         shards.iter().filter_map(|read| Some(read.pulled.as_ref().ok()?.granted.at)).collect();
     let first = instants.iter().min().copied().unwrap_or_default();
     let last = instants.iter().max().copied().unwrap_or_default();
-    Point::at(first)
+    let point = Point::at(first)
         .mark("window_end", instant(last))
         .mark("cluster_epoch", standing.epoch.to_string())
-        .mark("shards", instants.len().to_string())
+        .mark("shards", instants.len().to_string());
+    let mut granted = shards.iter().filter_map(|read| Some(&read.pulled.as_ref().ok()?.granted));
+    if granted.any(|granted| granted.is_their_clock) { point.mark("clock", "server") } else { point }
 }
 
 #[cfg(test)]

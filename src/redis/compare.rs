@@ -17,8 +17,8 @@ use super::{
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     flow::{
-        EntryMeta, EntryStream, FlowResult, Likeness, Seen,
-        compare::Counts,
+        Cut, EntryMeta, EntryStream, FlowResult, Likeness, Seen,
+        compare::{Counts, differences},
         unordered::{Listing, Odds, Sums, Thing},
     },
     plain::of_bytes,
@@ -32,7 +32,13 @@ pub const KEYS: &str = "keys";
 /// How many there are whose time has run out.
 pub const EXPIRED: &str = "expired since the snapshot";
 /// What is compared of what a dump's end tells: the rest is the server's own.
-const COMPARED: [&str; 4] = ["keys", "functions", "modules", "digest"];
+const COMPARED: [&str; 7] = ["keys", "functions", "modules", DIGEST, DIGEST_EXACT, VERSION[0], VERSION[1]];
+/// Which format a dump has.
+const VERSION: [&str; 2] = ["rdb_flavour", "rdb_version"];
+/// The digest of what servers of all versions keep. Snapshots that know no exact one have that in its place.
+const DIGEST: &str = "digest";
+/// The digest of all that a dump of one format version holds.
+const DIGEST_EXACT: &str = "digest_exact";
 
 /// When two entries of a Redis source hold the same.
 pub struct RedisLikeness;
@@ -44,8 +50,15 @@ impl Likeness for RedisLikeness {
         }
         seen.sha256.clear();
         seen.size_bytes = 0;
+        // Where chunks are cut is a matter of storage.
+        seen.meta.cut = Cut::default();
         seen.trailer.retain(|name, _| COMPARED.contains(&name.as_str()));
         Some(seen)
+    }
+
+    fn differences(&self, stored: &Seen, found: &Seen) -> Vec<String> {
+        let (stored, found) = comparable(stored.clone(), found.clone());
+        differences(&stored, &found)
     }
 
     fn name(&self, meta: &EntryMeta) -> String {
@@ -70,6 +83,23 @@ impl Likeness for RedisLikeness {
             *counts.entry(EXPIRED.to_owned()).or_default() += gone;
         }
     }
+}
+
+/// Leaves of two dumps the digest by which they can be compared.
+fn comparable(mut stored: Seen, mut found: Seen) -> (Seen, Seen) {
+    let version = |seen: &Seen| VERSION.map(|name| seen.trailer.get(name).cloned());
+    let is_one_version = version(&stored) == version(&found);
+    let both = [&stored, &found].iter().all(|seen| seen.trailer.contains_key(DIGEST_EXACT));
+    for seen in [&mut stored, &mut found] {
+        seen.trailer.retain(|name, _| !VERSION.contains(&name.as_str()));
+        // A snapshot that has only one digest has the exact one under the name of the other.
+        if let Some(exact) = seen.trailer.remove(DIGEST_EXACT)
+            && (is_one_version || !both)
+        {
+            seen.trailer.insert(DIGEST.to_owned(), exact);
+        }
+    }
+    (stored, found)
 }
 
 fn note_keys(counts: &mut Counts, kind: &str, count: u64) {
@@ -135,9 +165,12 @@ pub async fn differing_keys(stored: Dump, found: Dump, now_ms: i64, named_max: u
 
 fn differing(stored: &Spool, found: &Spool, now_ms: i64, named_max: usize) -> Result<KeyOdds, RdbError> {
     let (mut one, mut two) = (Sums::default(), Sums::default());
-    let expired = walk(stored, now_ms, |thing, _| one.add(thing))?;
+    let version = |spool: &Spool| Walker::begin(Tape::new(spool.reader(0), None), false).map(|w| w.version());
+    let is_exact = version(stored)? == version(found)?;
+    let walk = |spool: &Spool, visit: &mut dyn FnMut(&Thing, &What<'_>)| walk(spool, now_ms, is_exact, visit);
+    let expired = walk(stored, &mut |thing, _| one.add(thing))?;
     let mut counts = Counts::from([(EXPIRED.to_owned(), expired)]);
-    walk(found, now_ms, |thing, what| {
+    walk(found, &mut |thing, what| {
         if let What::Key { kind, .. } = what {
             note_keys(&mut counts, kind, 1);
         }
@@ -146,12 +179,12 @@ fn differing(stored: &Spool, found: &Spool, now_ms: i64, named_max: usize) -> Re
     let Some(mut listing) = Listing::of(&one, &two) else {
         return Ok(KeyOdds { odds: Odds::default(), counts });
     };
-    walk(stored, now_ms, |thing, what| {
+    walk(stored, &mut |thing, what| {
         if listing.wants(thing) {
             listing.stored(thing, what.name(), Vec::new());
         }
     })?;
-    walk(found, now_ms, |thing, what| {
+    walk(found, &mut |thing, what| {
         if listing.wants(thing) {
             listing.found(thing, what.name(), Vec::new());
         }
@@ -176,8 +209,13 @@ impl What<'_> {
     }
 }
 
-/// Shows all that has not expired to `visit`; returns how many keys have.
-fn walk(spool: &Spool, now_ms: i64, mut visit: impl FnMut(&Thing, &What<'_>)) -> Result<u64, RdbError> {
+/// Shows all that has not expired to `visit`, with the digests of one version or of all; returns how many keys have.
+fn walk(
+    spool: &Spool,
+    now_ms: i64,
+    is_exact: bool,
+    visit: &mut dyn FnMut(&Thing, &What<'_>),
+) -> Result<u64, RdbError> {
     let mut walker = Walker::begin(Tape::new(spool.reader(0), None), true)?.judge_at(now_ms);
     let mut expired = 0;
     loop {
@@ -185,7 +223,8 @@ fn walk(spool: &Spool, now_ms: i64, mut visit: impl FnMut(&Thing, &What<'_>)) ->
             Item::Key(found) if found.expired => expired += 1,
             Item::Key(found) => {
                 let key = Thing::key(&[&found.db.to_le_bytes(), &found.key]);
-                let thing = Thing { key, whole: found.digest.unwrap_or_default() };
+                let digest = if is_exact { found.exact } else { found.digest };
+                let thing = Thing { key, whole: digest.unwrap_or_default() };
                 visit(&thing, &What::Key { db: found.db, key: &found.key, kind: &found.kind });
             }
             Item::Function { digest, .. } => {
@@ -247,6 +286,54 @@ pub(crate) mod tests {
         );
         assert_eq!((expired(0, 999), expired(1, 9999)), (Vec::new(), Vec::new()));
         assert_eq!(expired(0, 1001).len(), 2);
+    }
+
+    /// Returns a dump entry as it is compared, with these facts at its end.
+    fn canonical(facts: serde_json::Value) -> Seen {
+        let meta = EntryMeta::new(EntryPath::new(DUMP.0).unwrap(), Stage::Data, DUMP.1);
+        let trailer = serde_json::from_value(facts).unwrap();
+        let seen = Seen { meta, trailer, sha256: "one".into(), size_bytes: 7 };
+        RedisLikeness.canonical(seen).unwrap()
+    }
+
+    #[test]
+    fn dumps_of_one_version_are_compared_exactly_and_others_by_what_both_keep() {
+        let new = |version: u16, common: &str, exact: &str| {
+            canonical(
+                json!({"rdb_flavour": "redis", "rdb_version": version, "digest": common, "digest_exact": exact,
+                "order": "key", "checksum": "verified"}),
+            )
+        };
+        let old = |version: u16, exact: &str| {
+            canonical(json!({"rdb_flavour": "redis", "rdb_version": version, "digest": exact}))
+        };
+        let same = |one: &Seen, two: &Seen| RedisLikeness.differences(one, two).is_empty();
+        assert!(same(&new(10, "c", "e"), &new(10, "c", "e")));
+        assert!(!same(&new(10, "c", "e"), &new(10, "c", "f")), "one version tells all that it keeps");
+        assert!(same(&new(9, "c", "e"), &new(10, "c", "f")), "another version need not keep the rest");
+        assert!(!same(&new(9, "c", "e"), &new(10, "d", "e")));
+        // The one digest of an older snapshot is the exact one.
+        assert!(same(&old(10, "e"), &new(10, "c", "e")) && same(&old(10, "e"), &old(10, "e")));
+        assert!(!same(&old(10, "c"), &new(10, "c", "e")));
+    }
+
+    /// Returns a dump with a stream as versions before 7.0 keep it, or as later ones do.
+    fn of_stream(magic: &str, code: u8, length: u64) -> Dump {
+        let stream = crate::redis::rdb::sample::stream(Sample::begin(magic).db(0), code, "s", length);
+        let spool = Spool::new(None).unwrap();
+        spool.rewound().unwrap().write_all(&stream.end()).unwrap();
+        Dump(spool)
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_an_older_version_holds_what_a_newer_server_made_of_it() {
+        let odds = async |one: Dump, two: Dump| differing_keys(one, two, 0, 9).await.unwrap().odds;
+        let old = || of_stream("REDIS0009", 15, 1);
+        assert_eq!(odds(old(), of_stream("REDIS0010", 19, 1)).await, Odds::default());
+        assert_eq!(odds(old(), of_stream("REDIS0012", 21, 1)).await, Odds::default());
+        assert_eq!(odds(old(), old()).await, Odds::default());
+        let other = odds(old(), of_stream("REDIS0012", 21, 2)).await;
+        assert_eq!((other.total, other.named[0].name.as_str()), (1, "db 0 key \"s\""));
     }
 
     #[tokio::test]

@@ -12,10 +12,12 @@
 //! | `cluster` `cluster_read` `merge` | a cluster: who has which slots, a dump of each shard, all as one |
 //! | `psync` `moment` `source` `describe` | out: pull a dump, date it, send it as entries, describe the server |
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
+//! | `reorder` `cuts` | put its keys in order and cut it, so that the next one is mostly known |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
 //! | `examine` | whether a server can be backed up |
 //! | `keys` | which keys there are, for a drill |
 //! | `compare` | whether two dumps hold the same, and which keys differ |
+//! | `hostile` | what tests with hostile bytes may call |
 //! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
 
 mod archive;
@@ -24,8 +26,10 @@ mod cluster_read;
 pub mod compare;
 mod control;
 mod crc;
+mod cuts;
 mod describe;
 pub mod examine;
+pub mod hostile;
 pub mod keys;
 mod merge;
 mod moment;
@@ -34,6 +38,7 @@ mod preflight;
 mod primary;
 mod psync;
 mod rdb;
+mod reorder;
 mod replica;
 mod sentinel;
 mod server;

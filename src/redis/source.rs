@@ -25,10 +25,12 @@ use super::{
     cluster::SlotMap,
     cluster_read,
     control::Control,
+    cuts::Cuts,
     describe::ServerFacts,
     moment::{self, Before, Moment},
     psync::{self, Granted},
     rdb::{Checksum, Survey},
+    reorder::{self, Ordered},
     replica::Chosen,
     sentinel,
     server::{Server, is_withheld},
@@ -40,8 +42,8 @@ use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{
-        Attrs, Cut, EntryMeta, EntrySink, FRAME_BYTES_MAX, FlowResult, Point, Previous, Problem, Source,
-        Stage, fixed_path,
+        Attrs, BodyWriter, Cut, EntryMeta, EntrySink, FRAME_BYTES_MAX, FlowResult, Point, Previous, Problem,
+        Source, Stage, fixed_path,
     },
     names::{ByteCount, SourceName},
     policy::RedisConfig,
@@ -132,6 +134,7 @@ impl RedisSource {
             // A replica lacks what was on its way when it was asked.
             granted.at = granted.at.min(known_at);
         }
+        let (spool, survey) = self.sort(spool, survey, &granted).await?;
         Ok(Pulled { chosen, facts, spool, granted, survey, gap })
     }
 
@@ -245,6 +248,25 @@ impl RedisSource {
                 format!("the server gave a dump that it had begun before it was asked, at {at}{whose}");
             self.monitor.warn(Some(&self.name), what, Some(hint));
         }
+        if let Some(code) = survey.unknown_code {
+            let what = format!(
+                "the dump holds code {code}, which this version does not know: its keys are not counted"
+            );
+            let hint = "It is stored whole and can be restored whole, into a server of its own version.";
+            self.monitor.warn(Some(&self.name), what, Some(hint));
+        }
+    }
+
+    /// Puts the dump in order, so that what did not change is found again.
+    async fn sort(&self, spool: Spool, survey: Survey, granted: &Granted) -> Result<(Spool, Survey)> {
+        let (folder, now_ms) = (self.config.spool_dir.clone(), granted.at.timestamp_millis());
+        let Ordered { spool, survey, no_room } = reorder::by_key(spool, survey, folder, now_ms).await?;
+        if let Some(error) = no_room {
+            let what = format!("the dump is stored as it came, and much of it anew each time: {error}");
+            let hint = "Make room for two dumps in the spool folder, or set `spool_dir` of this source.";
+            self.monitor.warn(Some(&self.name), what, Some(hint));
+        }
+        Ok((spool, survey))
     }
 }
 
@@ -328,7 +350,10 @@ pub(super) async fn send_dump(
     Pulled { spool, survey, granted, .. }: &Pulled,
     more: Attrs,
 ) -> FlowResult<()> {
-    let meta = EntryMeta { cut: Cut::Content, ..entry(names, Stage::Data) };
+    // One in order is cut finer than the repository does.
+    let mut cuts = survey.sorted.then(|| Cuts::begin(survey.size_bytes));
+    let cut = if survey.sorted { Cut::Marked } else { Cut::Content };
+    let meta = EntryMeta { cut, ..entry(names, Stage::Data) };
     let mut body = sink.begin(meta).await?;
     let again = spool.reader(0);
     let (introspected, now_ms) = (survey.introspected, granted.at.timestamp_millis());
@@ -342,25 +367,46 @@ pub(super) async fn send_dump(
         let mut bytes = vec![0; want];
         let read = tokio::io::AsyncReadExt::read_exact(&mut from, &mut bytes).await;
         read.failed(ExitCode::Failed, || "the spooled dump cannot be read".to_owned())?;
-        body.write(Bytes::from(bytes)).await?;
+        match &mut cuts {
+            None => body.write(Bytes::from(bytes)).await?,
+            Some(cuts) => write_cut(&mut body, cuts.push(&bytes)).await?,
+        }
         left -= want as u64;
+    }
+    if let Some(cuts) = cuts {
+        write_cut(&mut body, cuts.finish()).await?;
     }
     let unread = || "the spooled dump cannot be read again".to_owned();
     let again = digest.await.failed(ExitCode::Failed, unread)?.failed(ExitCode::Failed, unread)?;
     if let Some(again) = &again
-        && (again.size_bytes, &again.keys) != (survey.size_bytes, &survey.keys)
+        && !is_same(survey, again)
     {
         return Err(Failure::new(ExitCode::Failed, "the spooled dump changed while it was read").into());
     }
-    let mut facts = trailer(survey, again.and_then(|again| again.digest));
+    let mut facts = trailer(again.as_ref().unwrap_or(survey), survey.checksum);
     facts.extend(more);
     body.finish_with(facts).await?;
     sink.complete(names.1);
     Ok(())
 }
 
+/// Returns whether what was sent is what came: a dump that was put in order has its digests from before that.
+fn is_same(survey: &Survey, sent: &Survey) -> bool {
+    let is_known = survey.digest.is_none() || survey.digest == sent.digest;
+    let is_known = is_known && (survey.digest_exact.is_none() || survey.digest_exact == sent.digest_exact);
+    is_known && (survey.size_bytes, &survey.keys) == (sent.size_bytes, &sent.keys)
+}
+
+async fn write_cut(body: &mut BodyWriter, chunks: Vec<Bytes>) -> FlowResult<()> {
+    for chunk in chunks {
+        body.write(chunk).await?;
+        body.border().await?;
+    }
+    Ok(())
+}
+
 /// Returns the facts that the manifest keeps of a dump.
-fn trailer(survey: &Survey, digest: Option<String>) -> Attrs {
+fn trailer(survey: &Survey, checksum: Checksum) -> Attrs {
     let modules: Vec<&String> = survey.modules.iter().collect();
     let mut facts = Attrs::new();
     let mut tell = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
@@ -373,10 +419,18 @@ fn trailer(survey: &Survey, digest: Option<String>) -> Attrs {
     tell("rdb_version", json!(survey.rdb_version));
     tell("rdb_flavour", json!(survey.flavour));
     tell("redis_version", json!(survey.written_by()));
-    tell("checksum", json!(survey.checksum));
+    tell("checksum", json!(checksum));
     tell("introspected", json!(survey.introspected));
-    if let Some(digest) = digest {
-        tell("digest", json!(digest));
+    if let Some(code) = survey.unknown_code {
+        tell("unknown_code", json!(code));
+    }
+    if survey.sorted {
+        tell("order", json!("key"));
+    }
+    for (name, digest) in [("digest", &survey.digest), ("digest_exact", &survey.digest_exact)] {
+        if let Some(digest) = digest {
+            tell(name, json!(digest));
+        }
     }
     facts
 }

@@ -113,6 +113,13 @@ pub(super) struct SpoolReader {
     at: u64,
 }
 
+impl SpoolReader {
+    /// Goes on reading from another position.
+    pub(super) fn seek_to(&mut self, begin: u64) {
+        self.at = begin;
+    }
+}
+
 impl Read for SpoolReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read_at(into, self.at)?;

@@ -223,6 +223,8 @@ impl Lab {
         }
         pipe.cmd("HSET").arg("smallh").arg("f").arg("v").arg("n").arg(42).ignore();
         pipe.cmd("PFADD").arg("hll").arg("a").arg("b").ignore();
+        pipe.cmd("SETBIT").arg("bits").arg(100_003).arg(1).ignore();
+        pipe.cmd("BITFIELD").arg("fields").arg("SET").arg("i5").arg("#9").arg(-7).ignore();
         pipe.cmd("GEOADD").arg("geo").arg("13.36").arg("38.11").arg("Palermo").ignore();
         for n in 1..=300 {
             pipe.cmd("XADD").arg("stream").arg(format!("{n}-1")).arg("f").arg(n).ignore();
@@ -241,6 +243,14 @@ impl Lab {
             .ignore();
         pipe.cmd("XACK").arg("stream").arg("g").arg("2-1").ignore();
         pipe.cmd("XGROUP").arg("CREATECONSUMER").arg("stream").arg("g").arg("idle").ignore();
+        // Streams whose counters tell of entries that are gone.
+        pipe.cmd("XTRIM").arg("stream").arg("MINID").arg("=").arg("120-1").ignore();
+        pipe.cmd("XGROUP").arg("CREATE").arg("empty").arg("g").arg("$").arg("MKSTREAM").ignore();
+        for n in 1..=5 {
+            pipe.cmd("XADD").arg("trimmed").arg(format!("{n}-1")).arg("f").arg(n).ignore();
+        }
+        pipe.cmd("XTRIM").arg("trimmed").arg("MAXLEN").arg(0).ignore();
+        pipe.cmd("XSETID").arg("trimmed").arg("9-9").arg("ENTRIESADDED").arg(50).ignore();
         pipe.cmd("FUNCTION")
             .arg("LOAD")
             .arg("#!lua name=mylib\nredis.register_function('f', function() return 7 end)")
@@ -291,6 +301,11 @@ impl Lab {
     /// Kills the server for good, without a chance to say so.
     pub fn kill(&self) {
         docker(&["kill", "-s", "KILL", &self.container]).unwrap();
+    }
+
+    /// Runs a program in the server's container and returns what it says.
+    pub fn exec(&self, words: &[&str]) -> Result<String, String> {
+        docker(&[&["exec", &self.container], words].concat())
     }
 }
 

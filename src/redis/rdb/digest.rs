@@ -5,6 +5,13 @@
 //! sets, hashes and sorted sets are summed up without order, lists and streams in order, numbers as decimal
 //! digits. When a consumer was last seen is left out (it changes by looking), as is what modules hold
 //! (only they can read it; that the key exists counts).
+//!
+//! *Two kinds.* Servers before 7.0 keep less of a stream: not how many entries were ever added, which one was deleted
+//! last, how many a group has read. [`Content::common`] knows what all versions keep and can be compared with any
+//! server; [`Content::exact`] knows the rest too and means something only between dumps of one format version.
+//!
+//! *Limits.* Strings and members are hashed as they pass, packed or not; only collections that are packed into one
+//! string (listpacks, ziplists, intsets) are held whole.
 
 use std::io::Read;
 
@@ -17,6 +24,24 @@ use super::{
     value::{ascii_score, times},
 };
 use crate::flow::unordered::Sum;
+
+/// Bytes that a packed collection may have (redis `src/listpack.c`, `LISTPACK_MAX_SAFETY_LIMIT`).
+const PACKED_BYTES_MAX: u64 = 1 << 30;
+
+/// What a value holds, in two digests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Content {
+    /// Of what servers of all versions keep.
+    pub(super) common: [u8; 32],
+    /// Of all that this dump holds.
+    pub(super) exact: [u8; 32],
+}
+
+impl From<[u8; 32]> for Content {
+    fn from(digest: [u8; 32]) -> Self {
+        Self { common: digest, exact: digest }
+    }
+}
 
 /// Digests a list of texts so that no two lists give one digest.
 fn of_texts(texts: &[&[u8]]) -> [u8; 32] {
@@ -32,12 +57,17 @@ fn add_text(hash: &mut Sha256, text: &[u8]) {
     hash.update(text);
 }
 
+/// Adds the next string of the tape, as [`add_text`] does.
+fn add_string<R: Read>(tape: &mut Tape<R>, hash: &mut Sha256) -> Result<(), RdbError> {
+    show_string(tape, STRING_BYTES_MAX, |piece| hash.update(piece))
+}
+
 /// Digests a function library's text.
 pub(super) fn of_function(text: &[u8]) -> [u8; 32] {
     of_texts(&[b"function", text])
 }
 
-/// Digests a key with the digest of its content.
+/// Digests a key with a digest of its content.
 pub(super) fn of_key(db: u64, key: &[u8], kind: &str, expires: Option<i64>, content: &[u8; 32]) -> [u8; 32] {
     let expires = expires.map(i64::to_le_bytes);
     let expires = expires.as_ref().map_or(&[][..], |bytes| &bytes[..]);
@@ -51,32 +81,28 @@ pub(super) fn of_value<R: Read>(
     flavour: Flavour,
     code: u8,
     judged_at_ms: Option<i64>,
-) -> Result<Option<[u8; 32]>, RdbError> {
+) -> Result<Option<Content>, RdbError> {
     let digest = match code {
         0 | 9 => of_text(tape)?,
         1 | 10 | 14 | 18 => of_list(tape, code)?,
         2 | 11 | 20 => of_set(tape, code)?,
         3 | 5 | 12 | 17 => of_sorted_set(tape, code)?,
-        15 | 19 | 21 => of_stream(tape, code)?,
-        _ => return of_hash(tape, flavour, code, judged_at_ms),
+        15 | 19 | 21 => return of_stream(tape, code).map(Some),
+        _ => return Ok(of_hash(tape, flavour, code, judged_at_ms)?.map(Content::from)),
     };
-    Ok(Some(digest))
+    Ok(Some(digest.into()))
 }
 
 fn of_text<R: Read>(tape: &mut Tape<R>) -> Result<[u8; 32], RdbError> {
     let mut hash = Sha256::new();
-    show_string(tape, STRING_BYTES_MAX, |piece| hash.update(piece))?;
+    add_string(tape, &mut hash)?;
     Ok(hash.finalize().into())
-}
-
-fn text<R: Read>(tape: &mut Tape<R>) -> Result<Vec<u8>, RdbError> {
-    string(tape, STRING_BYTES_MAX)
 }
 
 /// Reads a packed collection: `code` says how it is packed.
 fn members<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<Vec<Vec<u8>>, RdbError> {
     let at = tape.offset();
-    let bytes = text(tape)?;
+    let bytes = string(tape, PACKED_BYTES_MAX)?;
     let members = match code {
         11 => packed::intset(&bytes),
         10 | 12 | 13 | 14 => packed::ziplist(&bytes),
@@ -89,14 +115,11 @@ fn of_list<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<[u8; 32], RdbError> 
     let mut hash = Sha256::new();
     match code {
         10 => members(tape, code)?.iter().for_each(|member| add_text(&mut hash, member)),
-        1 => times(tape, |tape| {
-            add_text(&mut hash, &text(tape)?);
-            Ok(())
-        })?,
+        1 => times(tape, |tape| add_string(tape, &mut hash))?,
         // A quicklist: nodes that are packed lists or (code 18, container 1) one long member each.
         _ => times(tape, |tape| {
             if code == 18 && number(tape)? == 1 {
-                return show_string(tape, STRING_BYTES_MAX, |piece| hash.update(piece));
+                return add_string(tape, &mut hash);
             }
             members(tape, code)?.iter().for_each(|member| add_text(&mut hash, member));
             Ok(())
@@ -109,7 +132,7 @@ fn of_set<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<[u8; 32], RdbError> {
     let mut sum = Sum::default();
     if code == 2 {
         times(tape, |tape| {
-            sum.add(&of_texts(&[&text(tape)?]));
+            sum.add(&of_text(tape)?);
             Ok(())
         })?;
     } else {
@@ -120,52 +143,86 @@ fn of_set<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<[u8; 32], RdbError> {
 
 fn of_sorted_set<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<[u8; 32], RdbError> {
     let mut sum = Sum::default();
-    let mut add = |member: &[u8], score: f64| {
+    let mut add = |mut hash: Sha256, score: f64| {
         // Zero has two signs and one place in the order.
         let score = if score == 0.0 { 0.0 } else { score };
-        sum.add(&of_texts(&[member, &score.to_bits().to_le_bytes()]));
+        add_text(&mut hash, &score.to_bits().to_le_bytes());
+        sum.add(&hash.finalize().into());
     };
     if code == 3 || code == 5 {
         times(tape, |tape| {
-            let member = text(tape)?;
+            let mut hash = Sha256::new();
+            add_string(tape, &mut hash)?;
             let score = if code == 3 { ascii_score(tape)? } else { f64::from_le_bytes(tape.array()?) };
-            add(&member, score);
+            add(hash, score);
             Ok(())
         })?;
     } else {
         let at = tape.offset();
         for pair in members(tape, code)?.chunks(2) {
+            let mut hash = Sha256::new();
+            add_text(&mut hash, &pair[0]);
             let score = pair.get(1).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
-            add(&pair[0], score.ok_or(RdbError::malformed(at, "a score is no number"))?);
+            add(hash, score.ok_or(RdbError::malformed(at, "a score is no number"))?);
         }
     }
     Ok(sum.bytes())
 }
 
-/// Digests a hash; a field's own expiry is part of it, absolute, 0 for none.
+/// The fields of a hash.
+#[derive(Default)]
+struct Fields {
+    sum: Sum,
+    judged_at_ms: Option<i64>,
+    live: u64,
+    expired: u64,
+}
+
+impl Fields {
+    /// Adds a field: the digest of its name and value, and when it expires, absolute, 0 for never.
+    fn add(&mut self, mut hash: Sha256, expires_at_ms: i64) {
+        if expires_at_ms != 0 && self.judged_at_ms.is_some_and(|now_ms| expires_at_ms <= now_ms) {
+            self.expired += 1;
+            return;
+        }
+        self.live += 1;
+        add_text(&mut hash, &expires_at_ms.to_le_bytes());
+        self.sum.add(&hash.finalize().into());
+    }
+
+    /// Adds a field of a packed hash.
+    fn add_texts(&mut self, field: &[u8], value: &[u8], expires_at_ms: i64) {
+        let mut hash = Sha256::new();
+        add_text(&mut hash, field);
+        add_text(&mut hash, value);
+        self.add(hash, expires_at_ms);
+    }
+}
+
+/// Reads a field's name and value.
+fn pair<R: Read>(tape: &mut Tape<R>) -> Result<Sha256, RdbError> {
+    let mut hash = Sha256::new();
+    add_string(tape, &mut hash)?;
+    add_string(tape, &mut hash)?;
+    Ok(hash)
+}
+
+/// Digests a hash; a field's own expiry is part of it.
 fn of_hash<R: Read>(
     tape: &mut Tape<R>,
     flavour: Flavour,
     code: u8,
     judged_at_ms: Option<i64>,
 ) -> Result<Option<[u8; 32]>, RdbError> {
-    let (mut sum, mut live, mut expired) = (Sum::default(), 0_u64, 0_u64);
-    let mut add = |field: &[u8], value: &[u8], expires_at_ms: i64| {
-        if expires_at_ms != 0 && judged_at_ms.is_some_and(|now_ms| expires_at_ms <= now_ms) {
-            expired += 1;
-            return;
-        }
-        live += 1;
-        sum.add(&of_texts(&[field, value, &expires_at_ms.to_le_bytes()]));
-    };
+    let mut fields = Fields { judged_at_ms, ..Fields::default() };
     match code {
         4 => times(tape, |tape| {
-            add(&text(tape)?, &text(tape)?, 0);
+            fields.add(pair(tape)?, 0);
             Ok(())
         })?,
         22 if flavour == Flavour::Valkey => times(tape, |tape| {
-            let (field, value) = (text(tape)?, text(tape)?);
-            add(&field, &value, i64::from_le_bytes(tape.array()?).max(0));
+            let hash = pair(tape)?;
+            fields.add(hash, i64::from_le_bytes(tape.array()?).max(0));
             Ok(())
         })?,
         22 | 24 => {
@@ -174,7 +231,7 @@ fn of_hash<R: Read>(
                 // Stored relative to the earliest one, plus one (redis `src/rdb.c`, RDB_TYPE_HASH_METADATA).
                 let relative = number(tape)?.cast_signed();
                 let expires = if relative == 0 { 0 } else { relative.wrapping_add(earliest).wrapping_sub(1) };
-                add(&text(tape)?, &text(tape)?, expires);
+                fields.add(pair(tape)?, expires);
                 Ok(())
             })?;
         }
@@ -183,49 +240,74 @@ fn of_hash<R: Read>(
             for field in members(tape, code)?.chunks(3) {
                 let [field, value, expires] = field else { continue };
                 let expires = std::str::from_utf8(expires).ok().and_then(|text| text.parse().ok());
-                add(field, value, expires.unwrap_or(0));
+                fields.add_texts(field, value, expires.unwrap_or(0));
             }
         }
         _ => {
             for pair in members(tape, code)?.chunks(2) {
-                add(&pair[0], pair.get(1).map_or(&[][..], |value| value), 0);
+                fields.add_texts(&pair[0], pair.get(1).map_or(&[][..], |value| value), 0);
             }
         }
     }
-    Ok((live > 0 || expired == 0).then(|| sum.bytes()))
+    Ok((fields.live > 0 || fields.expired == 0).then(|| fields.sum.bytes()))
+}
+
+/// The two digests of a stream while they are made.
+#[derive(Default)]
+struct Twin {
+    common: Sha256,
+    exact: Sha256,
+}
+
+impl Twin {
+    fn both(&mut self, bytes: &[u8]) {
+        self.common.update(bytes);
+        self.exact.update(bytes);
+    }
+
+    fn string<R: Read>(&mut self, tape: &mut Tape<R>) -> Result<(), RdbError> {
+        show_string(tape, STRING_BYTES_MAX, |piece| self.both(piece))
+    }
+
+    /// Adds `common` numbers that all versions keep, and `more` that this one keeps besides.
+    fn numbers<R: Read>(&mut self, tape: &mut Tape<R>, common: usize, more: usize) -> Result<(), RdbError> {
+        for _ in 0..common {
+            self.both(&number(tape)?.to_le_bytes());
+        }
+        for _ in 0..more {
+            self.exact.update(number(tape)?.to_le_bytes());
+        }
+        Ok(())
+    }
 }
 
 /// Digests a stream in the order of `rdbSaveObject`, without the times at which consumers were seen.
-fn of_stream<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<[u8; 32], RdbError> {
-    let mut hash = Sha256::new();
-    let numbers = |tape: &mut Tape<R>, hash: &mut Sha256, count: usize| {
-        (0..count).try_for_each(|_| {
-            hash.update(number(tape)?.to_le_bytes());
-            Ok::<_, RdbError>(())
-        })
-    };
+fn of_stream<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<Content, RdbError> {
+    let mut twin = Twin::default();
+    let since_7 = code >= 19;
     times(tape, |tape| {
         // A node: the id of its first entry, and the packed entries, which a server keeps as they are.
-        add_text(&mut hash, &text(tape)?);
-        add_text(&mut hash, &text(tape)?);
-        Ok(())
+        twin.string(tape)?;
+        twin.string(tape)
     })?;
-    numbers(tape, &mut hash, if code >= 19 { 8 } else { 3 })?;
+    // Length and last id; then first id, greatest deleted id and the count of all additions.
+    twin.numbers(tape, 3, if since_7 { 5 } else { 0 })?;
     times(tape, |tape| {
-        add_text(&mut hash, &text(tape)?);
-        numbers(tape, &mut hash, if code >= 19 { 3 } else { 2 })?;
+        twin.string(tape)?;
+        // The group's last id; then how many entries it has read.
+        twin.numbers(tape, 2, usize::from(since_7))?;
         times(tape, |tape| {
-            hash.update(tape.array::<24>()?);
-            numbers(tape, &mut hash, 1)
+            twin.both(&tape.array::<24>()?);
+            twin.numbers(tape, 1, 0)
         })?;
         times(tape, |tape| {
-            add_text(&mut hash, &text(tape)?);
+            twin.string(tape)?;
             tape.skip(if code >= 21 { 16 } else { 8 })?;
             times(tape, |tape| {
-                hash.update(tape.array::<16>()?);
+                twin.both(&tape.array::<16>()?);
                 Ok(())
             })
         })
     })?;
-    Ok(hash.finalize().into())
+    Ok(Content { common: twin.common.finalize().into(), exact: twin.exact.finalize().into() })
 }

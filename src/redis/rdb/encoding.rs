@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::{RdbError, Tape};
+use super::{RdbError, Tape, lzf};
 
 /// A length field: a number, or the code of a special string encoding.
 enum Length {
@@ -48,95 +48,71 @@ pub(super) fn skip_string<R: Read>(tape: &mut Tape<R>) -> Result<(), RdbError> {
     }
 }
 
+/// What stands behind the code of a special encoding.
+enum Special {
+    /// The text itself: a number as decimal digits.
+    Text(Vec<u8>),
+    /// LZF: packed bytes, and how many they become.
+    Packed { packed_bytes: u64, plain_bytes: u64 },
+}
+
+/// Reads what is between the code and the bytes.
+fn special<R: Read>(tape: &mut Tape<R>, at: u64, code: u8, limit_bytes: u64) -> Result<Special, RdbError> {
+    Ok(Special::Text(match code {
+        0 => i8::from_le_bytes(tape.array()?).to_string().into_bytes(),
+        1 => i16::from_le_bytes(tape.array()?).to_string().into_bytes(),
+        2 => i32::from_le_bytes(tape.array()?).to_string().into_bytes(),
+        3 => {
+            let (packed_bytes, plain_bytes) = (number(tape)?, number(tape)?);
+            if plain_bytes > limit_bytes {
+                return Err(RdbError::malformed(at, "a string is longer than any server allows"));
+            }
+            return Ok(Special::Packed { packed_bytes, plain_bytes });
+        }
+        _ => return Err(RdbError::malformed(at, "a string has an unknown encoding")),
+    }))
+}
+
 /// Reads a string as the client sees it: numbers as decimal digits, LZF unpacked.
 pub(super) fn string<R: Read>(tape: &mut Tape<R>, limit_bytes: u64) -> Result<Vec<u8>, RdbError> {
     let at = tape.offset();
-    match length(tape)? {
-        Length::Plain(count) => tape.collect(count, limit_bytes),
-        Length::Special(code) => special_string(tape, at, code, limit_bytes),
+    let code = match length(tape)? {
+        Length::Plain(count) => return tape.collect(count, limit_bytes),
+        Length::Special(code) => code,
+    };
+    match special(tape, at, code, limit_bytes)? {
+        Special::Text(text) => Ok(text),
+        Special::Packed { packed_bytes, plain_bytes } => {
+            let mut all = Vec::new();
+            lzf::each(tape, packed_bytes, plain_bytes, |piece| all.extend_from_slice(piece))?;
+            Ok(all)
+        }
     }
 }
 
-/// Shows a string piece by piece where it lies plainly, in one piece otherwise; first its length.
+/// Shows a string piece by piece, however it is written; first its length, as eight bytes.
 pub(super) fn show_string<R: Read>(
     tape: &mut Tape<R>,
     limit_bytes: u64,
     mut show: impl FnMut(&[u8]),
 ) -> Result<(), RdbError> {
     let at = tape.offset();
-    // Only the plain form is worth streaming; a packed one is at most as long as the server's buffer was.
-    match length(tape)? {
+    let code = match length(tape)? {
         Length::Plain(count) => {
             show(&count.to_le_bytes());
-            tape.each(count, show)
+            return tape.each(count, show);
         }
-        Length::Special(code) => {
-            let text = special_string(tape, at, code, limit_bytes)?;
+        Length::Special(code) => code,
+    };
+    match special(tape, at, code, limit_bytes)? {
+        Special::Text(text) => {
             show(&(text.len() as u64).to_le_bytes());
             show(&text);
             Ok(())
         }
-    }
-}
-
-/// Reads the rest of a string with a special encoding.
-fn special_string<R: Read>(
-    tape: &mut Tape<R>,
-    at: u64,
-    code: u8,
-    limit_bytes: u64,
-) -> Result<Vec<u8>, RdbError> {
-    Ok(match code {
-        0 => i8::from_le_bytes(tape.array()?).to_string().into_bytes(),
-        1 => i16::from_le_bytes(tape.array()?).to_string().into_bytes(),
-        2 => i32::from_le_bytes(tape.array()?).to_string().into_bytes(),
-        3 => {
-            let packed = number(tape)?;
-            let plain = number(tape)?;
-            if plain > limit_bytes {
-                return Err(RdbError::malformed(at, "a string is longer than any server allows"));
-            }
-            let packed = tape.collect(packed, limit_bytes)?;
-            unpack(&packed, plain).ok_or(RdbError::malformed(at, "a packed string cannot be unpacked"))?
-        }
-        _ => return Err(RdbError::malformed(at, "a string has an unknown encoding")),
-    })
-}
-
-/// Unpacks LZF (liblzf `lzf_d.c`); `None` when the bytes are none or give another length.
-pub(super) fn unpack(packed: &[u8], plain_bytes: u64) -> Option<Vec<u8>> {
-    let plain_bytes = usize::try_from(plain_bytes).ok()?;
-    // Three bytes give at most 264: a claim beyond that is a lie, and nothing is allocated for it.
-    if plain_bytes > packed.len().saturating_mul(264) {
-        return None;
-    }
-    let mut plain: Vec<u8> = Vec::new();
-    let mut rest = packed;
-    while let Some((&control, after)) = rest.split_first() {
-        rest = after;
-        if control < 32 {
-            let count = usize::from(control) + 1;
-            plain.extend_from_slice(rest.get(..count)?);
-            rest = &rest[count..];
-        } else {
-            let mut count = usize::from(control >> 5) + 2;
-            if count == 9 {
-                let (&more, after) = rest.split_first()?;
-                count += usize::from(more);
-                rest = after;
-            }
-            let (&low, after) = rest.split_first()?;
-            rest = after;
-            let back = (usize::from(control & 31) << 8 | usize::from(low)) + 1;
-            let from = plain.len().checked_sub(back)?;
-            // Source and destination may overlap: that is how runs are written.
-            for at in from..from + count {
-                plain.push(plain[at]);
-            }
-        }
-        if plain.len() > plain_bytes {
-            return None;
+        Special::Packed { packed_bytes, plain_bytes } => {
+            show(&plain_bytes.to_le_bytes());
+            lzf::each(tape, packed_bytes, plain_bytes, show)
         }
     }
-    (plain.len() == plain_bytes).then_some(plain)
 }

@@ -9,6 +9,8 @@
 
 mod digest;
 mod encoding;
+mod lzf;
+pub(super) mod members;
 mod packed;
 mod survey;
 mod tape;
@@ -18,7 +20,7 @@ mod walk;
 use std::io;
 
 pub(super) use self::{
-    survey::{Checksum, KeyCount, Survey},
+    survey::{Checksum, KeyCount, Summing, Survey},
     tape::Tape,
     walk::{Flavour, Found, Item, Version, Walker},
 };
@@ -74,6 +76,18 @@ impl RdbError {
     }
 }
 
+/// Unpacks one collection or, of any other kind, one string; `None` when the bytes are none.
+pub(super) fn unpack(kind: u8, bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+    match kind {
+        0 => packed::listpack(bytes),
+        1 => packed::ziplist(bytes),
+        2 => packed::intset(bytes),
+        _ => encoding::string(&mut Tape::over(bytes), STRING_BYTES_MAX).ok().map(|text| vec![text]),
+    }
+}
+
+#[cfg(test)]
+mod bounds;
 #[cfg(test)]
 pub(super) mod sample;
 #[cfg(test)]

@@ -87,11 +87,10 @@ pub(crate) fn ziplist(members: &[&str]) -> Vec<u8> {
     all
 }
 
-/// Adds a stream with one node, a group, a pending entry and a consumer.
-fn stream(sample: Sample, code: u8) -> Sample {
-    let mut sample =
-        sample.key(code, &format!("stream{code}")).length(1).text([0; 16]).text(listpack(&["x"]));
-    sample = sample.length(1).length(1).length(0);
+/// Adds a stream with one node, a group, a pending entry and a consumer, which says that it has `length` entries.
+pub(crate) fn stream(sample: Sample, code: u8, key: &str, length: u64) -> Sample {
+    let mut sample = sample.key(code, key).length(1).text([0; 16]).text(listpack(&["x"]));
+    sample = sample.length(length).length(1).length(0);
     if code >= 19 {
         sample = sample.length(1).length(0).length(0).length(0).length(1);
     }
@@ -161,7 +160,7 @@ pub(crate) fn everything(magic: &str) -> (Vec<u8>, Vec<(u64, u64)>) {
     sample = sample.key(18, "quicklist2").length(2).length(1).text("plain").length(2).text(listpack(&["a"]));
     sample = sample.key(20, "setlp").text(listpack(&["a", "b"]));
     for code in [15, 19, 21] {
-        sample = stream(sample, code);
+        sample = stream(sample, code, &format!("stream{code}"), 1);
     }
     sample = if magic.starts_with("VALKEY") {
         sample.db(3).key(22, "hfe").length(1).text("f").text("v").raw(&[0xff; 8])

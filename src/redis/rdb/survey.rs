@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Flavour, Item, RdbError, Tape, Version, Walker};
+use super::{Flavour, Found, Item, RdbError, Tape, Version, Walker};
 use crate::flow::unordered::Sum;
 
 /// Whether the bytes were proven by the checksum at their end.
@@ -31,6 +31,77 @@ impl Checksum {
     }
 }
 
+/// A survey while it is made.
+pub(crate) struct Summing {
+    /// What was seen so far; whole once the end was noted.
+    pub(crate) survey: Survey,
+    now_ms: i64,
+    digesting: bool,
+    common: Sum,
+    exact: Sum,
+    last: Option<(u64, Vec<u8>)>,
+}
+
+impl Summing {
+    /// Begins at the header.
+    pub(crate) fn begin<R: Read>(walker: &Walker<R>, now_ms: i64, digesting: bool) -> Self {
+        let survey = Survey::new(walker.version());
+        Self { survey, now_ms, digesting, common: Sum::default(), exact: Sum::default(), last: None }
+    }
+
+    /// Notes a thing; returns whether it was the end.
+    pub(crate) fn note(&mut self, item: &Item) -> Result<bool, RdbError> {
+        match item {
+            Item::Aux(name, value) => self.survey.note_aux(name, value),
+            Item::Function { digest, .. } => {
+                self.survey.functions += 1;
+                self.add(digest.as_ref(), digest.as_ref());
+            }
+            Item::ModuleAux(name) => drop(self.survey.modules.insert(name.clone())),
+            Item::Key(found) => self.note_key(found),
+            Item::End { computed, stored } => {
+                self.survey.checksum = Checksum::compare(*stored, *computed)?;
+                let hex = |sum: Sum| self.digesting.then(|| hex::encode(sum.bytes()));
+                (self.survey.digest, self.survey.digest_exact) = (hex(self.common), hex(self.exact));
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn add(&mut self, common: Option<&[u8; 32]>, exact: Option<&[u8; 32]>) {
+        if let (Some(common), Some(exact)) = (common, exact) {
+            self.common.add(common);
+            self.exact.add(exact);
+        }
+    }
+
+    fn note_key(&mut self, found: &Found) {
+        let survey = &mut self.survey;
+        if let Some(module) = found.kind.strip_prefix("module:") {
+            survey.modules.insert(module.to_owned());
+        }
+        if found.expires_at_ms.is_some_and(|at| at <= self.now_ms) {
+            count(&mut survey.expired, found);
+        }
+        count(&mut survey.keys, found);
+        if survey.sorted {
+            let one = (found.db, found.key.as_slice());
+            survey.sorted = self.last.as_ref().is_none_or(|(db, key)| (*db, key.as_slice()) < one);
+            self.last = Some((found.db, found.key.clone()));
+        }
+        self.add(found.digest.as_ref(), found.exact.as_ref());
+    }
+}
+
+fn count(counts: &mut BTreeMap<u64, KeyCount>, found: &Found) {
+    let of_db = counts.entry(found.db).or_default();
+    match of_db.get_mut(&found.kind) {
+        Some(count) => *count += 1,
+        None => drop(of_db.insert(found.kind.clone(), 1)),
+    }
+}
+
 /// How many keys a database holds, by type.
 pub(crate) type KeyCount = BTreeMap<String, u64>;
 
@@ -47,6 +118,10 @@ pub(crate) struct Survey {
     pub(crate) checksum: Checksum,
     /// Whether the structure was understood to the end; without it there are no counts.
     pub(crate) introspected: bool,
+    /// The code that was not understood.
+    pub(crate) unknown_code: Option<u8>,
+    /// Whether databases and keys stand in ascending order, as [`crate::redis::reorder`] writes them.
+    pub(crate) sorted: bool,
     /// Keys by database and type.
     pub(crate) keys: BTreeMap<u64, KeyCount>,
     /// Those of them whose expiry had passed at the time given to the walk.
@@ -57,8 +132,10 @@ pub(crate) struct Survey {
     pub(crate) modules: BTreeSet<String>,
     /// Auxiliary fields that a person may want: the server's version, its memory.
     pub(crate) aux: BTreeMap<String, String>,
-    /// The canonical digest of all keys and functions, as hex, when it was computed.
+    /// The canonical digest of all keys and functions, as hex, when it was computed: of what all versions keep.
     pub(crate) digest: Option<String>,
+    /// The same of all that this dump holds; between dumps of one format version only.
+    pub(crate) digest_exact: Option<String>,
 }
 
 impl Survey {
@@ -69,12 +146,15 @@ impl Survey {
             size_bytes: 0,
             checksum: Checksum::Absent,
             introspected: true,
+            unknown_code: None,
+            sorted: true,
             keys: BTreeMap::new(),
             expired: BTreeMap::new(),
             functions: 0,
             modules: BTreeSet::new(),
             aux: BTreeMap::new(),
             digest: None,
+            digest_exact: None,
         }
     }
 
@@ -84,7 +164,7 @@ impl Survey {
     /// The checksum alone proves it then, so there must be one.
     pub(crate) fn of_unknown<R: Read>(walker: Walker<R>, behind: usize) -> Result<(Self, Vec<u8>), RdbError> {
         const CHECKSUM_BYTES: usize = 8;
-        let version = walker.version();
+        let (version, unknown_code) = (walker.version(), walker.unknown());
         let mut tape = walker.into_tape();
         let mut tail = tape.rest_but(CHECKSUM_BYTES + behind)?;
         let all_bytes = tape.offset();
@@ -101,7 +181,10 @@ impl Survey {
         tape.copy_on(&stored)?;
         tape.end_copy()?;
         let size_bytes = all_bytes - behind as u64;
-        Ok((Self { introspected: false, size_bytes, checksum, ..Self::new(version) }, after))
+        let survey = Self::new(version);
+        let survey =
+            Self { introspected: false, unknown_code, sorted: false, size_bytes, checksum, ..survey };
+        Ok((survey, after))
     }
 
     /// Walks to the end of an RDB and returns what it holds, and the tape, which stands behind it.
@@ -112,38 +195,9 @@ impl Survey {
         now_ms: i64,
         digesting: bool,
     ) -> Result<Self, RdbError> {
-        let mut survey = Self::new(walker.version());
-        let mut sum = Sum::default();
-        loop {
-            match walker.next()? {
-                Item::Aux(name, value) => survey.note_aux(&name, &value),
-                Item::Function { digest, .. } => {
-                    survey.functions += 1;
-                    if let Some(digest) = digest {
-                        sum.add(&digest);
-                    }
-                }
-                Item::ModuleAux(name) => drop(survey.modules.insert(name)),
-                Item::Key(found) => {
-                    if let Some(module) = found.kind.strip_prefix("module:") {
-                        survey.modules.insert(module.to_owned());
-                    }
-                    if found.expires_at_ms.is_some_and(|at| at <= now_ms) {
-                        let kind = found.kind.clone();
-                        *survey.expired.entry(found.db).or_default().entry(kind).or_default() += 1;
-                    }
-                    *survey.keys.entry(found.db).or_default().entry(found.kind).or_default() += 1;
-                    if let Some(digest) = found.digest {
-                        sum.add(&digest);
-                    }
-                }
-                Item::End { computed, stored } => {
-                    survey.checksum = Checksum::compare(stored, computed)?;
-                    survey.digest = digesting.then(|| hex::encode(sum.bytes()));
-                    return Ok(survey);
-                }
-            }
-        }
+        let mut summing = Summing::begin(walker, now_ms, digesting);
+        while !summing.note(&walker.next()?)? {}
+        Ok(summing.survey)
     }
 
     /// Walks a whole RDB that nothing follows.

@@ -30,10 +30,21 @@ pub(crate) struct Tape<R> {
     crc: u64,
 }
 
+impl<'a> Tape<&'a [u8]> {
+    /// Makes a tape over bytes that are in memory; it reads no further ahead than they reach.
+    pub(crate) fn over(bytes: &'a [u8]) -> Self {
+        Self::with_block(bytes, None, bytes.len().clamp(1, BLOCK_BYTES))
+    }
+}
+
 impl<R: Read> Tape<R> {
     /// Makes a tape over `from`; what is consumed is also written to `copy`.
     pub(crate) fn new(from: R, copy: Option<Box<dyn Write + Send>>) -> Self {
-        Self { from, copy, block: vec![0; BLOCK_BYTES], at: 0, settled: 0, filled: 0, base: 0, crc: 0 }
+        Self::with_block(from, copy, BLOCK_BYTES)
+    }
+
+    fn with_block(from: R, copy: Option<Box<dyn Write + Send>>, block_bytes: usize) -> Self {
+        Self { from, copy, block: vec![0; block_bytes], at: 0, settled: 0, filled: 0, base: 0, crc: 0 }
     }
 
     /// Returns how many bytes were consumed.

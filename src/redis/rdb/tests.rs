@@ -129,8 +129,102 @@ fn the_digest_does_not_depend_on_order_or_packing() {
     assert_ne!(hash, digest(begin().key(24, "h").raw(&[9; 8]).length(1).length(1).text("f").text("v")));
 }
 
+/// Dumps of real servers, of every type that they have: the seeds of `fuzz/`.
+const REAL: [(&str, &[u8], u16, &str); 3] = [
+    ("redis", include_bytes!("../../../fuzz/seeds/rdb/redis-7.rdb"), 10, "7.0.15"),
+    ("redis", include_bytes!("../../../fuzz/seeds/rdb/redis-8.rdb"), 12, "8.0.6"),
+    ("valkey", include_bytes!("../../../fuzz/seeds/rdb/valkey-9.rdb"), 80, "9.1.2"),
+];
+
+#[test]
+fn dumps_of_real_servers_are_understood_whole() {
+    let mut digests = Vec::new();
+    for (flavour, bytes, version, server) in REAL {
+        let survey = Survey::of_all(bytes, 0, true).unwrap();
+        assert_eq!((survey.flavour.as_str(), survey.rdb_version), (flavour, version));
+        assert_eq!((survey.written_by().as_str(), survey.checksum), (server, Checksum::Verified));
+        assert!(survey.introspected && survey.functions == 1, "{flavour} {version}");
+        let kinds: Vec<(&str, u64)> = survey.keys[&0].iter().map(|(kind, n)| (kind.as_str(), *n)).collect();
+        let hashes = if version == 10 { 2 } else { 4 };
+        let common = [("list", 1), ("set", 3), ("stream", 3), ("string", 8), ("zset", 3)];
+        assert_eq!(kinds, [&[("hash", hashes)], &common[..]].concat());
+        assert_eq!(survey.keys[&3]["string"], 1);
+        digests.push((survey.digest, survey.digest_exact));
+    }
+    let distinct: std::collections::BTreeSet<_> = digests.iter().collect();
+    assert_eq!(distinct.len(), 3, "their expiries differ");
+}
+
+/// Returns the digests of all keys of a stream.
+fn stream_digests(magic: &str, code: u8) -> (String, String) {
+    let dump = super::sample::stream(Sample::begin(magic).db(0), code, "s", 1).end();
+    let survey = Survey::of_all(&dump[..], 0, true).unwrap();
+    (survey.digest.unwrap(), survey.digest_exact.unwrap())
+}
+
+#[test]
+fn a_stream_has_one_digest_in_all_versions_and_an_exact_one_in_each() {
+    let [old, seven, later] =
+        [("REDIS0009", 15), ("REDIS0010", 19), ("REDIS0012", 21)].map(|(m, code)| stream_digests(m, code));
+    assert_eq!((&old.0, &seven.0), (&seven.0, &later.0));
+    assert_eq!(old.0, old.1, "versions before 7.0 keep no more than all do");
+    assert_ne!(old.1, seven.1, "7.0 and later count what was added and read");
+    assert_eq!(seven.1, later.1, "when a consumer was active is not compared");
+}
+
+#[test]
+fn digests_that_are_stored_already_are_the_exact_ones() {
+    // As the version told them that had one kind only.
+    let stored = [
+        "b828489cdb45ddd7968a4bc6421c182ede92adf9be7b6dfc5168c742361c5bbe",
+        "88bb4fdaff3408b50c3b0648bbf389e608f7c78902f18c49beea64cfaba1ec22",
+        "140b2a0864085e1c0d0c810b26610286bb93a9eea945ee68b9b6c3eb978f674f",
+    ];
+    for ((_, bytes, ..), stored) in REAL.into_iter().zip(stored) {
+        let survey = Survey::of_all(bytes, 0, true).unwrap();
+        assert_eq!(survey.digest_exact.as_deref(), Some(stored));
+        assert_ne!(survey.digest, survey.digest_exact, "there are streams in it");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn packed_strings_are_the_same_whole_and_in_pieces(
+        words in prop::collection::vec((0_u8..4, any::<u8>()), 1..9000),
+    ) {
+        // Literals and references of every length, as far back as what was made and the format reach.
+        let (mut packed, mut plain) = (Vec::new(), Vec::<u8>::new());
+        for (kind, n) in words {
+            if kind < 2 || plain.is_empty() {
+                let run: Vec<u8> = (0..=n % 32).map(|step| n.wrapping_mul(step)).collect();
+                packed.push(n % 32);
+                packed.extend_from_slice(&run);
+                plain.extend_from_slice(&run);
+                continue;
+            }
+            let back = (usize::from(n) * 37 + 1).min(plain.len()).min(8192);
+            let [high, low] = u16::try_from(back - 1).unwrap().to_be_bytes();
+            let count = if kind == 2 { usize::from(n % 6) + 3 } else { usize::from(n) + 9 };
+            let control = if kind == 2 { n % 6 + 1 } else { 7 };
+            packed.push(control << 5 | high);
+            if kind == 3 {
+                packed.push(n);
+            }
+            packed.push(low);
+            (0..count).for_each(|_| plain.push(plain[plain.len() - back]));
+        }
+        let sample = Sample::begin("").raw(&[0xc3]).length(packed.len() as u64).length(plain.len() as u64);
+        let bytes = sample.raw(&packed).raw(b"behind").end();
+        let mut tape = Tape::new(Drops(&bytes), None);
+        prop_assert_eq!(&encoding::string(&mut tape, 1 << 30).unwrap(), &plain);
+        prop_assert_eq!(tape.byte().unwrap(), b'b');
+        let mut shown = Vec::new();
+        encoding::show_string(&mut Tape::over(&bytes), 1 << 30, |piece| shown.extend_from_slice(piece)).unwrap();
+        prop_assert_eq!(&shown[..8], &(plain.len() as u64).to_le_bytes()[..]);
+        prop_assert_eq!(&shown[8..], &plain[..]);
+    }
 
     #[test]
     fn any_bytes_are_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), digesting: bool) {

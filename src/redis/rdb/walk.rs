@@ -1,8 +1,12 @@
 //! The walk over an RDB: header, auxiliary fields, functions, keys with their options, end.
 
-use std::io::Read;
+use std::{io::Read, ops::Range};
 
-use super::{RdbError, STRING_BYTES_MAX, Tape, digest, encoding, value};
+use super::{
+    RdbError, STRING_BYTES_MAX, Tape,
+    digest::{self, Content},
+    encoding, value,
+};
 
 /// Whose numbering the version and the types follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +84,10 @@ pub(crate) struct Found {
     pub(crate) begin: u64,
     /// Offset behind the value's last byte.
     pub(crate) end: u64,
-    /// Digest of database, key, content and expiry, when the walk computes digests.
+    /// Digest of database, key, content and expiry, when the walk computes digests: of what all versions keep.
     pub(crate) digest: Option<[u8; 32]>,
+    /// The same of all that this dump holds; between dumps of one format version only.
+    pub(crate) exact: Option<[u8; 32]>,
     /// Whether it has expired at the instant that the walk judges by, the key or all that is in it.
     pub(crate) expired: bool,
 }
@@ -101,6 +107,8 @@ pub(crate) struct Walker<R> {
     db: u64,
     digesting: bool,
     judged_at_ms: Option<i64>,
+    began: u64,
+    unknown: Option<u8>,
 }
 
 impl<R: Read> Walker<R> {
@@ -116,7 +124,8 @@ impl<R: Read> Walker<R> {
         };
         let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
         let number = number.ok_or(RdbError::malformed(0, "its version is no number"))?;
-        Ok(Self { tape, version: Version { flavour, number }, db: 0, digesting, judged_at_ms: None })
+        let version = Version { flavour, number };
+        Ok(Self { tape, version, db: 0, digesting, judged_at_ms: None, began: 0, unknown: None })
     }
 
     /// Makes the walk say what has expired at an instant; fields of hashes that have are no part of a digest then.
@@ -130,6 +139,22 @@ impl<R: Read> Walker<R> {
         self.version
     }
 
+    /// Returns where the last thing lies: from its opcode, of a key its type code without the options before it, to
+    /// behind its last byte.
+    pub(crate) fn span(&self) -> Range<u64> {
+        self.began..self.tape.offset()
+    }
+
+    /// Returns the code at which the walk had to stop, because this version does not know it.
+    pub(crate) fn unknown(&self) -> Option<u8> {
+        self.unknown
+    }
+
+    fn stop_at(&mut self, offset: u64, code: u8) -> RdbError {
+        self.unknown = Some(code);
+        RdbError::Unknown { offset, code }
+    }
+
     /// Gives the tape back: behind [`Item::End`] it stands at the first byte that is not the RDB's.
     pub(crate) fn into_tape(self) -> Tape<R> {
         self.tape
@@ -140,16 +165,17 @@ impl<R: Read> Walker<R> {
         let mut options = Options::default();
         loop {
             let at = self.tape.offset();
+            self.began = at;
             // Opcodes of redis `src/rdb.h`, RDB_OPCODE_*.
             match self.tape.byte()? {
-                243 => return Err(RdbError::Unknown { offset: at, code: 243 }),
+                // What belongs to a key and only modules read, of Redis; of Valkey, a slot that is moving.
+                code @ (243 | 246) => return Err(self.stop_at(at, code)),
                 244 => {
                     for _ in 0..3 {
                         encoding::number(&mut self.tape)?;
                     }
                 }
                 245 => return self.function(),
-                246 => return Err(RdbError::Unknown { offset: at, code: 246 }),
                 247 => return self.module_aux(),
                 248 => options.idle_seconds = Some(encoding::number(&mut self.tape)?),
                 249 => options.frequency = Some(self.tape.byte()?),
@@ -196,26 +222,32 @@ impl<R: Read> Walker<R> {
 
     fn key(&mut self, at: u64, code: u8, options: &Options) -> Result<Item, RdbError> {
         let Some(kind) = value::kind(code) else {
-            return Err(RdbError::Unknown { offset: at, code });
+            return Err(self.stop_at(at, code));
         };
         let key = encoding::string(&mut self.tape, STRING_BYTES_MAX)?;
         let begin = self.tape.offset();
         let mut kind = kind.to_owned();
-        let mut digest = None;
         let due = |now_ms: i64| options.expires_at_ms.is_some_and(|at| at <= now_ms);
         let mut expired = self.judged_at_ms.is_some_and(due);
+        let mut content = None;
         if code == value::MODULE {
             kind = format!("module:{}", value::skip_module_value(&mut self.tape)?);
-            digest =
-                self.digesting.then(|| digest::of_key(self.db, &key, &kind, options.expires_at_ms, &[0; 32]));
+            content = self.digesting.then(Content::default);
         } else if self.digesting {
-            let content = digest::of_value(&mut self.tape, self.version.flavour, code, self.judged_at_ms)?;
-            expired |= content.is_none();
-            let content = content.unwrap_or_default();
-            digest = Some(digest::of_key(self.db, &key, &kind, options.expires_at_ms, &content));
+            let held = digest::of_value(&mut self.tape, self.version.flavour, code, self.judged_at_ms)?;
+            expired |= held.is_none();
+            content = Some(held.unwrap_or_default());
         } else {
             value::skip(&mut self.tape, self.version.flavour, code)?;
         }
+        let of = |content: &[u8; 32]| digest::of_key(self.db, &key, &kind, options.expires_at_ms, content);
+        let digest = content.map(|content| of(&content.common));
+        let exact =
+            content.and_then(
+                |content| {
+                    if content.exact == content.common { digest } else { Some(of(&content.exact)) }
+                },
+            );
         let end = self.tape.offset();
         let Options { expires_at_ms, idle_seconds, frequency } = *options;
         let db = self.db;
@@ -230,6 +262,7 @@ impl<R: Read> Walker<R> {
             begin,
             end,
             digest,
+            exact,
             expired,
         }))
     }
