@@ -538,7 +538,7 @@ pub async fn execute(
             stop: stop.clone(),
         };
         let (name, is_salvage) = (source.source.clone(), source.salvage.is_some());
-        match restore_one(snapshot, source, options, monitor).await {
+        match Box::pin(restore_one(snapshot, source, options, monitor)).await {
             Ok(restored) => {
                 let left_out = restored.tally.left_out.iter();
                 let left_out = left_out.map(|one| Missing {
@@ -595,7 +595,8 @@ async fn restore_one(
     if stop.is_cancelled() {
         return Err(stopped());
     }
-    // An exchange is short and is not broken off: half of it would be worse than a moment's wait. Only what was found to be right takes the place of what is live.
+    // An exchange is short and is not broken off: half of it would be worse than a moment's wait. Only what was found to
+    // be right takes the place of what is live.
     if let Some(exchange) = exchange {
         if !is_whole || !tally.without.is_empty() {
             return Err(not_exchanged(&source, &tally));

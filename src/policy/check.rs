@@ -91,9 +91,23 @@ pub(super) fn redis(reader: &mut Reader<'_>, section: &Section<'_>, config: &Red
     } else {
         url(reader, section, "url", &config.url, &["redis", "rediss"]);
     }
-    for (key, path) in [("ca_file", &config.ca_file), ("spool_dir", &config.spool_dir)] {
+    for (key, path) in [
+        ("ca_file", &config.ca_file),
+        ("cert_file", &config.cert_file),
+        ("key_file", &config.key_file),
+        ("spool_dir", &config.spool_dir),
+        ("safety_dir", &config.safety_dir),
+    ] {
         if let Some(path) = path {
             absolute(reader, section, key, &path.display().to_string());
+        }
+    }
+    for (key, one, other, wanted) in [
+        ("cert_file", &config.cert_file, &config.key_file, "key_file"),
+        ("key_file", &config.key_file, &config.cert_file, "cert_file"),
+    ] {
+        if one.is_some() && other.is_none() {
+            reader.wrong(section, key, format!("`{key}` needs `{wanted}`"), "Name both files, or neither.");
         }
     }
     if config.ca_file.is_some() && !config.url.starts_with("rediss://") {

@@ -127,12 +127,22 @@ pub struct RedisConfig {
     /// PEM file of the authority that signed the server's certificate, for `rediss://`.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate that this host shows: to a server that asks for one, and to one that follows us
+    /// encrypted during a restore (`tls-replication yes`).
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the key that belongs to `cert_file`.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
     /// The address under which the server reaches this host during a restore; found out when not given.
     #[serde(default)]
     pub advertise: Option<String>,
     /// Folder for the dump while it is checked; the system's temporary folder when not given.
     #[serde(default)]
     pub spool_dir: Option<PathBuf>,
+    /// Folder for copies of what the server held before a restore replaced it; in the state folder when not given.
+    #[serde(default)]
+    pub safety_dir: Option<PathBuf>,
 }
 
 /// How an object store is reached and which buckets are taken.

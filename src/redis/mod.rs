@@ -11,23 +11,34 @@
 //! | `psync` `source` `describe` | out: pull a dump, send it as entries, describe the server |
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
+//! | `safety` `home` | back: keep what the server held, and where |
+//! | `pledge` | what a takeover owes a server, for the next run |
 //! | `examine` | whether a server can be backed up |
 //! | `keys` | which keys there are, for a drill |
 //! | `compare` | whether two dumps hold the same, and which keys differ |
 //! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
+//! | `crossing` `nearby` | whether a dump may go that way in clear |
+//! | `rewrite` `readback` | whether a restart would find it, whether it is the same |
 
 mod archive;
 pub mod compare;
 mod control;
 mod crc;
+mod crossing;
 mod describe;
 pub mod examine;
+mod home;
 pub mod keys;
+mod nearby;
 mod pieces;
+pub mod pledge;
 mod preflight;
 mod primary;
 mod psync;
 mod rdb;
+mod readback;
+mod rewrite;
+mod safety;
 mod server;
 mod source;
 mod spool;
@@ -35,4 +46,8 @@ mod takeover;
 mod target;
 mod wire;
 
-pub use self::{source::RedisSource, target::RedisTarget};
+pub use self::{
+    home::{Home, Waived},
+    source::RedisSource,
+    target::RedisTarget,
+};
