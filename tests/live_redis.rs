@@ -15,6 +15,8 @@ mod redis_lab;
 mod redis_files;
 #[path = "live/redis_pull.rs"]
 mod redis_pull;
+#[path = "live/redis_restore.rs"]
+mod redis_restore;
 #[path = "live/redis_topology.rs"]
 mod redis_topology;
 
@@ -117,7 +119,7 @@ async fn restored_data_survives_a_restart() {
     let _: () = to.say(0, "SET old data").await;
     let _: () = to.say(9, "SET old data").await;
     let tally = pipe(from.source(), to.target(), ALL(true)).await.unwrap();
-    assert_eq!(tally.verified, Verified::Counts);
+    assert_eq!(tally.verified, Verified::Digests);
     to.crash().await;
     assert_eq!(to.sizes().await, from.sizes().await, "a crash brought other data");
     to.restart().await;
@@ -464,7 +466,9 @@ async fn a_server_behind_a_socket_is_read_and_restored() {
 async fn a_user_with_few_rights_can_restore() {
     let (from, to) = (Lab::start(7).await, Lab::start(7).await);
     from.fill(7).await;
-    let _: () = to.say(0, "ACL SETUSER restorer on >pw +replicaof +config|get +config|set +info +ping").await;
+    let _: () = to
+        .say(0, "ACL SETUSER restorer on >pw +replicaof +config|get +config|set +client|list +info +ping")
+        .await;
     let mut config = to.config();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "pw\n").unwrap();
@@ -475,7 +479,7 @@ async fn a_user_with_few_rights_can_restore() {
     assert_eq!(from.sizes().await, to.sizes().await);
 
     // One right less, and the server is left alone.
-    let _: () = to.say(0, "ACL SETUSER restorer -replicaof").await;
+    let _: () = to.say(0, "ACL SETUSER restorer +psync +replconf -replicaof").await;
     let failure = failed(pipe(from.source(), target(&config), ALL(true)).await);
     assert!(failure.hints()[0].contains("+replicaof"), "{:?}", failure.hints());
     assert_eq!(from.sizes().await, to.sizes().await);

@@ -16,14 +16,15 @@ use crate::{
     flow::{Fit, Preflight, Selection, Verified, Verify, Weight},
     jobs::{
         drilled, open,
-        registry::{self, Into},
+        registry::{self, Chosen, Into},
         restore::{Missing, Outcome, Plan, Restored, Resume, SourcePlan, Wanted, choose, execute, plan},
         run::interrupted,
         seen::REPOSITORY,
         when::When,
     },
     names::{ByteCount, SnapshotId, SourceName},
-    policy::{SourceConfig, Stack},
+    policy::{SourceConfig, SourceKind, Stack},
+    redis::Waived,
     repo::Snapshot,
 };
 
@@ -73,8 +74,25 @@ pub struct Restore {
     yes: Option<String>,
     #[command(flatten)]
     choosing: Choosing,
+    /// Go without a check: safety (a copy of what the server holds before it is replaced), memory (whether the keys
+    /// fit), modules (of a dump that cannot be looked into); may be repeated
+    #[arg(long, value_enum, value_name = "CHECK", help_heading = "Choices for Redis and Valkey")]
+    waive: Vec<Waive>,
     #[command(flatten)]
     origin: Origin,
+}
+
+/// The words of `--waive`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Waive {
+    Safety,
+    Memory,
+    Modules,
+}
+
+fn waived(words: &[Waive]) -> Waived {
+    let has = |word| words.contains(&word);
+    Waived { safety: has(Waive::Safety), memory: has(Waive::Memory), modules: has(Waive::Modules) }
 }
 
 /// The words of `--verify`.
@@ -255,6 +273,13 @@ fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
             .hint("Write a glob such as im, im.users, 'bucket/2025/*'; [x] for a character that means more.")
     })?;
     args.choosing.check(args, &only, &all)?;
+    let is_redis = |(one, into): &(&SourceConfig, Option<&Into>)| {
+        matches!(one.kind, SourceKind::Redis(_)) && !matches!(into, Some(Into::Folder(_)))
+    };
+    if !args.waive.is_empty() && !all.iter().any(is_redis) {
+        return Err(Failure::new(ExitCode::Usage, "--waive is about Redis servers, and none is restored")
+            .hint("Leave it out, or add the source with --source."));
+    }
     Ok(Asked { names, into, only, fit })
 }
 
@@ -299,10 +324,12 @@ fn targets(
         configs.push((config, asked.into.iter().find(|(source, _)| source == name).map(|(_, into)| into)));
     }
     let (ground, monitor) = (&session.ground, session.monitor());
+    let (waived, home) = (waived(&args.waive), open::home(stack));
     let mut targets = Vec::new();
     for (config, into) in configs {
-        let choices = args.choosing.choices(config, into, snapshot, ground)?;
-        let target = registry::chosen_target(config, into, &choices, ground, &monitor)?;
+        let mysql = args.choosing.choices(config, into, snapshot, ground)?;
+        let chosen = Chosen { mysql, waived, home: Some(home.clone()) };
+        let target = registry::chosen_target(config, into, chosen, ground, &monitor)?;
         targets.push((config.name.clone(), target));
     }
     let (by_name, only) = (!args.source.is_empty(), asked.only);

@@ -19,6 +19,7 @@ use crate::{
     event::SharedMonitor,
     names::{Key, PackId, SnapshotId, Task},
     policy::{OffsiteConfig, Stack, StoreConfig},
+    redis::Home,
     repo::{
         Append, Clear, CopyReport, CopySettings, Hold, Maintain, Place, Read, Repository,
         format::{Proof, Refs},
@@ -289,6 +290,11 @@ pub(super) fn state_dir(stack: &Stack) -> PathBuf {
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
     state.or_else(home).unwrap_or_else(std::env::temp_dir).join("lifeboat")
+}
+
+/// Returns where a restore of this stack's servers notes and keeps what must outlive it.
+pub fn home(stack: &Stack) -> Home {
+    Home { folder: state_dir(stack), recipients: stack.repository.settings.recipients.clone() }
 }
 
 /// Returns the catalog that remembers the runs of a stack.

@@ -22,7 +22,7 @@ use crate::{
     },
     names::SourceName,
     policy::{MysqlConfig, SourceConfig, SourceKind, bucket_of},
-    redis::{RedisSource, RedisTarget, compare::RedisLikeness},
+    redis::{Home, RedisSource, RedisTarget, Waived, compare::RedisLikeness},
     s3::{S3Likeness, S3Source, S3Target},
 };
 
@@ -49,16 +49,23 @@ pub fn likeness(config: &SourceConfig, folder: Option<&Path>) -> Box<dyn Likenes
     }
 }
 
-/// Looks whether a source can be backed up. `backups_every` is the longest time between two backups of the schedule.
+/// Looks whether a source can be backed up, and lets a server go that a restore left because it was killed.
+/// `backups_every` is the longest time between two backups of the schedule.
 pub async fn examine(
     config: &SourceConfig,
     backups_every: Option<TimeDelta>,
+    home: &Home,
     ground: &Ground,
 ) -> Vec<Finding> {
     let name = &config.name;
     match &config.kind {
         SourceKind::Mysql(kind) => crate::mysql::examine::examine(name, kind, backups_every, ground).await,
-        SourceKind::Redis(kind) => crate::redis::examine::examine(name, kind, ground).await,
+        SourceKind::Redis(kind) => {
+            // What a restore left comes first: it may be why the rest is not well.
+            let mut findings = crate::redis::pledge::examine(name, kind, home).await;
+            findings.extend(crate::redis::examine::examine(name, kind, ground).await);
+            findings
+        }
         SourceKind::S3(kind) => crate::s3::examine::examine(name, kind, ground).await,
         SourceKind::Files(kind) => crate::files::examine::examine(kind).await,
     }
@@ -69,6 +76,7 @@ pub fn laws() -> impl Iterator<Item = &'static Law> {
     [
         crate::mysql::examine::LAWS,
         crate::redis::examine::LAWS,
+        crate::redis::pledge::LAWS,
         crate::s3::examine::LAWS,
         crate::files::examine::LAWS,
     ]
@@ -147,17 +155,29 @@ pub fn target(
     ground: &Ground,
     monitor: &SharedMonitor,
 ) -> Result<ReadyTarget> {
-    chosen_target(config, into, &Choices::default(), ground, monitor)
+    chosen_target(config, into, Chosen::default(), ground, monitor)
+}
+
+/// What a person chose about a restore, and what of this host outlives it.
+#[derive(Clone, Debug, Default)]
+pub struct Chosen {
+    /// About MySQL.
+    pub mysql: Choices,
+    /// About Redis.
+    pub waived: Waived,
+    /// Where a server that is taken over is noted, and what it held is kept; nowhere for one that is thrown away.
+    pub home: Option<Home>,
 }
 
 /// Makes the target of a restore of `config` that does as was chosen; a source of another kind leaves no choice.
 pub fn chosen_target(
     config: &SourceConfig,
     into: Option<&Into>,
-    choices: &Choices,
+    chosen: Chosen,
     ground: &Ground,
     monitor: &SharedMonitor,
 ) -> Result<ReadyTarget> {
+    let Chosen { mysql: choices, waived, home } = chosen;
     let (name, ground, monitor) = (config.name.clone(), ground.clone(), monitor.clone());
     let mut kind = config.kind.clone();
     match into {
@@ -175,7 +195,9 @@ pub fn chosen_target(
             reader = Some(Reader { config, ground, names: BTreeMap::new(), target: target.clone() });
             Box::new(target)
         }
-        SourceKind::Redis(kind) => Box::new(RedisTarget::new(name, kind, ground, monitor)),
+        SourceKind::Redis(kind) => {
+            Box::new(RedisTarget::new(name, kind, ground, monitor).at_home(home).waiving(waived))
+        }
         SourceKind::S3(kind) => {
             let bucket = match into {
                 Some(Into::Server(url)) => bucket_of(url),

@@ -105,7 +105,8 @@ pub(super) fn redis(reader: &mut Reader<'_>, section: &Section<'_>, config: &Red
     }
     let certificates =
         [("ca_file", &config.ca_file), ("cert_file", &config.cert_file), ("key_file", &config.key_file)];
-    for (key, path) in certificates.into_iter().chain([("spool_dir", &config.spool_dir)]) {
+    let folders = [("spool_dir", &config.spool_dir), ("safety_dir", &config.safety_dir)];
+    for (key, path) in certificates.into_iter().chain(folders) {
         if let Some(path) = path {
             absolute(reader, section, key, &path.display().to_string());
         }

@@ -133,7 +133,8 @@ pub struct RedisConfig {
     /// PEM file of the authority that signed the server's certificate, for `rediss://`.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// PEM file of the certificate that we show to the server, where it asks for one, as Redis does by default.
+    /// PEM file of the certificate that this host shows: to a server that asks for one, and to one that follows us
+    /// encrypted during a restore (`tls-replication yes`).
     #[serde(default)]
     pub cert_file: Option<PathBuf>,
     /// PEM file of the key that belongs to `cert_file`.
@@ -149,6 +150,9 @@ pub struct RedisConfig {
     /// Seconds that a dump waits behind other saves of the server before the run gives up; 1800 when not given.
     #[serde(default)]
     pub save_wait_seconds: Option<u64>,
+    /// Folder for copies of what the server held before a restore replaced it; in the state folder when not given.
+    #[serde(default)]
+    pub safety_dir: Option<PathBuf>,
     /// Addresses of Sentinels, written as `url` is; they tell where the server is. With `rediss://` the servers that
     /// they name are reached encrypted too.
     #[serde(default)]

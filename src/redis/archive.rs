@@ -11,7 +11,7 @@ use super::{
     cluster_read::MAP,
     describe::ServerFacts,
     merge::{MergeError, Part, merge},
-    rdb::{KeyCount, RdbError, Survey},
+    rdb::{Item, KeyCount, RdbError, Survey, Tape, Walker},
     source::{DUMP, FACTS, is_dump},
     spool::Spool,
 };
@@ -23,6 +23,10 @@ use crate::{
 
 /// Bytes that the server's facts may have.
 const FACTS_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes that a server uses without keys, and beside the bytes of each key: its place in the table, its object.
+const EMPTY_SERVER_BYTES: u64 = 1 << 20;
+const KEY_BYTES: u64 = 56;
 
 /// A proven dump and what is known of the server that it came from.
 pub(super) struct Archive {
@@ -91,6 +95,14 @@ impl Archive {
         Ok(Self { spool, survey, facts, entries, bytes })
     }
 
+    /// Walks the dump and estimates how much memory its keys take in a server, where values are not compressed.
+    pub(super) async fn weigh(&self) -> Result<u64> {
+        let from = self.spool.reader(0);
+        let walked = tokio::task::spawn_blocking(move || weigh(from)).await;
+        let walked = walked.failed(ExitCode::Failed, || "the dump was not weighed".to_owned())?;
+        walked.failed(ExitCode::Failed, || "the spooled dump cannot be read again".to_owned())
+    }
+
     /// Walks the dump again and returns how many keys have expired by `now_ms`.
     pub(super) async fn expired_by(&self, now_ms: i64) -> Result<u64> {
         Ok(prove(&self.spool, now_ms).await?.expired.values().flat_map(KeyCount::values).sum())
@@ -142,6 +154,18 @@ async fn whole(mut parts: Vec<(Part, Survey)>, config: &RedisConfig, now_ms: i64
     })?;
     let survey = prove(&spool, now_ms).await?;
     Ok((spool, survey))
+}
+
+fn weigh(from: impl std::io::Read) -> Result<u64, RdbError> {
+    let mut walker = Walker::begin(Tape::new(from, None), false)?;
+    let mut sum = EMPTY_SERVER_BYTES;
+    loop {
+        match walker.next()? {
+            Item::Key(found) => sum += KEY_BYTES + found.key.len() as u64 + 2 * (found.end - found.begin),
+            Item::End { .. } => return Ok(sum),
+            _ => {}
+        }
+    }
 }
 
 /// Writes an entry's body to the spool and returns its size.

@@ -121,6 +121,11 @@ pub fn is_opaque(seen: &Seen) -> bool {
 pub struct Dump(Spool);
 
 impl Dump {
+    /// Takes a dump that is on local disk already, and proven.
+    pub(super) fn of(spool: Spool) -> Self {
+        Self(spool)
+    }
+
     /// Takes the dump out of the entries of a Redis source, to their end.
     pub async fn take(entries: EntryStream, config: &RedisConfig, now_ms: i64) -> FlowResult<Self> {
         Ok(Self(Archive::take(entries, config, now_ms).await?.spool))

@@ -14,11 +14,15 @@
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
 //! | `reorder` `cuts` | put its keys in order and cut it, so that the next one is mostly known |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
+//! | `safety` `home` | back: keep what the server held, and where |
+//! | `pledge` | what a takeover owes a server, for the next run |
 //! | `examine` | whether a server can be backed up |
 //! | `keys` | which keys there are, for a drill |
 //! | `compare` | whether two dumps hold the same, and which keys differ |
 //! | `hostile` | what tests with hostile bytes may call |
 //! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
+//! | `crossing` `nearby` | whether a dump may go that way in clear |
+//! | `rewrite` `readback` | whether a restart would find it, whether it is the same |
 
 mod archive;
 mod cluster;
@@ -26,20 +30,27 @@ mod cluster_read;
 pub mod compare;
 mod control;
 mod crc;
+mod crossing;
 mod cuts;
 mod describe;
 pub mod examine;
+mod home;
 pub mod hostile;
 pub mod keys;
 mod merge;
 mod moment;
+mod nearby;
 mod pieces;
+pub mod pledge;
 mod preflight;
 mod primary;
 mod psync;
 mod rdb;
+mod readback;
 mod reorder;
 mod replica;
+mod rewrite;
+mod safety;
 mod sentinel;
 mod server;
 mod source;
@@ -49,4 +60,8 @@ mod target;
 mod tls;
 mod wire;
 
-pub use self::{source::RedisSource, target::RedisTarget};
+pub use self::{
+    home::{Home, Waived},
+    source::RedisSource,
+    target::RedisTarget,
+};

@@ -5,14 +5,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{archive::Archive, control::Control, describe::ServerFacts, rdb::Flavour};
+use super::{
+    archive::Archive, control::Control, describe::ServerFacts, home::Waived, rdb::Flavour, server::Server,
+    wire::Reply,
+};
 use crate::{
     error::{ExitCode, Failure, Result},
     flow::TargetState,
+    names::ByteCount,
 };
 
-/// Bytes that a server may use for itself.
-const OVERHEAD_BYTES: u64 = 64 << 20;
+/// How many databases a server has that was not told otherwise.
+const DATABASES_USUAL: u64 = 16;
 
 /// What a server is and holds.
 pub(super) struct Target {
@@ -63,21 +67,47 @@ impl Target {
             .hint("Say --replace to empty it first, or restore into another server."))
     }
 
-    /// Refuses what a restore by replication, or any restore, would break.
+    /// Refuses what any restore would break.
     pub(super) async fn check(
         &self,
-        shown: &str,
+        server: &Server,
         archive: &Archive,
         control: &mut Control,
-        may_replicate: bool,
+        waived: Waived,
     ) -> Result<()> {
+        let shown = &server.shown();
         self.check_role(shown)?;
-        if may_replicate {
-            self.check_sentinel(shown, control).await?;
-        }
         self.check_version(shown, archive, control).await?;
-        self.check_modules(shown, archive)?;
-        self.check_memory(shown, archive)
+        self.check_databases(server, archive, control).await?;
+        self.check_modules(shown, archive, waived)?;
+        if waived.memory { Ok(()) } else { self.check_memory(shown, archive).await }
+    }
+
+    /// A server that is given more databases than it has exits, and its own dump has been replaced by then.
+    async fn check_databases(&self, server: &Server, archive: &Archive, control: &mut Control) -> Result<()> {
+        let facts =
+            archive.facts.as_ref().and_then(|facts| facts.config.as_ref()?.get("databases")?.parse().ok());
+        // What cannot be looked into may use all databases that its server had.
+        let needed: Option<u64> = if archive.survey.introspected {
+            Some(archive.survey.keys.keys().max().map_or(0, |db| db + 1))
+        } else {
+            facts
+        };
+        let needed = needed.unwrap_or(DATABASES_USUAL);
+        let settings = control.settings("databases").await.unwrap_or_default();
+        let fits = match settings.get("databases").and_then(|text| text.parse::<u64>().ok()) {
+            Some(there) => needed <= there,
+            None => needed <= 1 || selects(server, needed - 1).await?,
+        };
+        if fits {
+            return Ok(());
+        }
+        let what = format!("{} has too few databases for this dump", server.shown());
+        Err(Failure::new(ExitCode::Failed, what)
+            .because(format!("the dump needs {needed}: databases 0 to {}", needed - 1))
+            .hint(format!(
+                "Nothing was changed. Set `databases {needed}` in the server's configuration and restart it."
+            )))
     }
 
     fn check_role(&self, shown: &str) -> Result<()> {
@@ -96,12 +126,25 @@ impl Target {
         Ok(())
     }
 
-    /// Sentinels fail over a primary that becomes a replica; they keep connections with telling names.
-    async fn check_sentinel(&self, shown: &str, control: &mut Control) -> Result<()> {
-        let clients: String = control.ask(&["CLIENT", "LIST"]).await.unwrap_or_default();
-        if clients.contains(" name=sentinel-") {
+    /// Refuses a takeover of a server that a Sentinel watches: it fails over a primary that becomes a replica. They
+    /// keep connections with telling names, and listen to a channel of their own.
+    pub(super) async fn check_sentinel(&self, shown: &str, control: &mut Control) -> Result<()> {
+        let watched = match control.ask::<String>(&["CLIENT", "LIST"]).await {
+            Ok(clients) => clients.contains(" name=sentinel-"),
+            Err(refused) => {
+                let hello = ["PUBSUB", "NUMSUB", "__sentinel__:hello"];
+                let heard: Result<(String, u64)> = control.ask(&hello).await;
+                let (_, count) = heard.map_err(|_| {
+                    Failure::new(ExitCode::SourceDown, format!("it cannot be seen whether a Sentinel watches {shown}"))
+                        .because(refused)
+                        .hint("Nothing was changed. A Sentinel would fail over in the middle of the restore: give the user the right +client|list for the time of it.")
+                })?;
+                count > 0
+            }
+        };
+        if watched {
             return Err(Failure::new(ExitCode::Failed, format!("{shown} is watched by a Sentinel")).hint(
-                "Run SENTINEL REMOVE on each Sentinel first, and SENTINEL MONITOR again after the restore.",
+                "Nothing was changed. Run SENTINEL REMOVE on each Sentinel first, and SENTINEL MONITOR again after the restore.",
             ));
         }
         Ok(())
@@ -139,7 +182,10 @@ impl Target {
     }
 
     /// An unknown module type makes a server exit after it has emptied itself.
-    fn check_modules(&self, shown: &str, archive: &Archive) -> Result<()> {
+    fn check_modules(&self, shown: &str, archive: &Archive, waived: Waived) -> Result<()> {
+        if !archive.survey.introspected {
+            return if waived.modules { Ok(()) } else { self.check_all_modules(shown, archive) };
+        }
         if archive.survey.modules.is_empty() {
             return Ok(());
         }
@@ -159,26 +205,67 @@ impl Target {
             .hint("Nothing was changed. Load the modules on the server first."))
     }
 
+    /// A dump that cannot be looked into may need every module that its server had.
+    fn check_all_modules(&self, shown: &str, archive: &Archive) -> Result<()> {
+        let there = archive.facts.as_ref().and_then(|facts| facts.modules.clone());
+        let why = match (there, &self.facts.modules) {
+            (Some(there), _) if there.is_empty() => return Ok(()),
+            (Some(there), Some(here)) => {
+                let missing: Vec<&str> =
+                    there.iter().filter(|module| !here.contains(module)).map(String::as_str).collect();
+                if missing.is_empty() {
+                    return Ok(());
+                }
+                format!("its server had modules that this one lacks: {}", missing.join(", "))
+            }
+            (None, _) => "it was not stored which modules its server had".to_owned(),
+            (_, None) => {
+                "which modules this server has cannot be asked: the user lacks +module|list".to_owned()
+            }
+        };
+        let what = format!("it is not known whether {shown} can load this dump, which is of a newer format");
+        Err(Failure::new(ExitCode::Failed, what).because(why).hint(
+            "Nothing was changed. A server that meets data of a module that it lacks exits: try it in a lab with `lifeboat drill`, or say --waive modules.",
+        ))
+    }
+
     /// What does not fit is evicted or kills the server. The old data goes before the new comes.
-    fn check_memory(&self, shown: &str, archive: &Archive) -> Result<()> {
-        let Some(needed) = archive.survey.aux.get("used-mem").and_then(|text| text.parse::<u64>().ok())
-        else {
+    async fn check_memory(&self, shown: &str, archive: &Archive) -> Result<()> {
+        let Some(used) = archive.survey.aux.get("used-mem").and_then(|text| text.parse::<u64>().ok()) else {
             return Ok(());
         };
-        // A server's own overhead is in `used-mem` too, so an almost empty dump needs less than it says.
-        let needed = needed.min(archive.survey.size_bytes.saturating_mul(64).saturating_add(OVERHEAD_BYTES));
-        for name in ["maxmemory", "total_system_memory"] {
-            if let Some(limit) = self.facts.number(name).filter(|limit| *limit > 0 && *limit < needed) {
-                let why = format!("the data used {needed} bytes and {name} is {limit}");
-                return Err(Failure::new(
-                    ExitCode::Failed,
-                    format!("{shown} has too little memory for this dump"),
-                )
-                .because(why)
-                .hint("Nothing was changed. Raise maxmemory or use a larger host."));
-            }
+        let limits = ["maxmemory", "total_system_memory"];
+        let limits = limits.iter().filter_map(|name| Some((*name, self.facts.number(name)?)));
+        let mut tight = limits.filter(|(_, limit)| *limit > 0 && *limit < used);
+        let Some((name, limit)) = tight.next().filter(|_| archive.survey.introspected) else { return Ok(()) };
+        // Buffers and clients of the old server are in its figure too: the keys themselves decide.
+        let keys = archive.weigh().await?;
+        if keys <= limit {
+            return Ok(());
         }
-        Ok(())
+        let why = format!(
+            "{name} is {}; the keys take about {}, and their server used {}",
+            ByteCount(limit),
+            ByteCount(keys),
+            ByteCount(used)
+        );
+        Err(Failure::new(ExitCode::Failed, format!("{shown} has too little memory for this dump"))
+            .because(why)
+            .hint("Nothing was changed. Raise maxmemory or use a larger host; --waive memory tries it all the same."))
+    }
+}
+
+/// Asks whether a database can be selected, where the settings cannot be asked for.
+async fn selects(server: &Server, db: u64) -> Result<bool> {
+    let mut wire = server.dial().await?;
+    let reply =
+        wire.call(&[b"SELECT", db.to_string().as_bytes()]).await.map_err(|error| server.down(error))?;
+    match reply {
+        Reply::Said(_) => Ok(true),
+        Reply::Refused(text) if text.starts_with("NOPERM") => Err(server.refused("SELECT", &text).hint(
+            "It cannot be seen how many databases the server has: give the user +config|get or +select.",
+        )),
+        Reply::Refused(_) => Ok(false),
     }
 }
 

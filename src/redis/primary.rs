@@ -7,7 +7,8 @@
 //! link alive while it loads. An answer beyond the offset of the dump means that it is loaded.
 //!
 //! *Crash.* Dropping a [`Primary`] closes everything. A dump that was sent in part is a file that the
-//! replica throws away, because `repl-diskless-load` is off while we serve.
+//! replica throws away, because `repl-diskless-load` is off while we serve. Between the last byte and
+//! [`Primary::close`] one comes first, for good: who closes knows whether the replica can have the whole dump.
 //!
 //! *Limits.* Only one connection is served at a time, and [`SERVINGS_MAX`] in all; a connection without the
 //! token is told nothing and closed after [`SILENCE_SECONDS_MAX`].
@@ -17,20 +18,24 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
-use super::{spool::Spool, wire::command};
+use super::{
+    spool::Spool,
+    wire::{Stream, command},
+};
 
 /// How often the replica is asked for its offset.
 const ASK_MILLISECONDS: u64 = 300;
@@ -46,17 +51,36 @@ const WORD_BYTES_MAX: usize = 4096;
 /// The offset that the dump is said to stand at.
 const OFFSET: u64 = 1;
 
+/// Whether the last byte of the dump may go, went at least once, or never will.
+const OPEN: u8 = 0;
+const WHOLE: u8 = 1;
+const CLOSED: u8 = 2;
+
+/// What is served, to whom, and who hears of it.
+pub(super) struct Terms {
+    /// What the replica must log in with.
+    pub(super) token: String,
+    /// The name of the replication history.
+    pub(super) replid: String,
+    /// The dump.
+    pub(super) spool: Spool,
+    /// Its length.
+    pub(super) size_bytes: u64,
+    /// Encrypts, where the replica wants that.
+    pub(super) tls: Option<TlsAcceptor>,
+    /// Called before the last byte goes; it does not go where this fails.
+    pub(super) before_last: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
+}
+
 /// What is served, and how far it has come.
 struct Offer {
-    token: String,
-    replid: String,
-    spool: Spool,
-    size_bytes: u64,
+    terms: Terms,
     one: Semaphore,
     let_in: AtomicBool,
+    knocked: AtomicBool,
     servings: AtomicU32,
     sent: AtomicU64,
-    sent_all: AtomicBool,
+    last: AtomicU8,
     acked: AtomicU64,
 }
 
@@ -77,6 +101,8 @@ impl Drop for Primary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "they are answers to separate questions")]
 pub(super) struct Progress {
+    /// Whether anybody came at all.
+    pub(super) knocked: bool,
     /// Whether anybody came with the token.
     pub(super) let_in: bool,
     /// Bytes of the dump sent, this time.
@@ -91,29 +117,27 @@ pub(super) struct Progress {
 
 impl Primary {
     /// Listens at `bind`, with any free port for port 0.
-    pub(super) async fn listen(
-        bind: (IpAddr, u16),
-        token: String,
-        replid: String,
-        spool: Spool,
-        size_bytes: u64,
-    ) -> io::Result<Self> {
+    pub(super) async fn listen(bind: (IpAddr, u16), terms: Terms) -> io::Result<Self> {
         let listener = TcpListener::bind(bind).await?;
         let address = listener.local_addr()?;
         let offer = Arc::new(Offer {
-            token,
-            replid,
-            spool,
-            size_bytes,
+            terms,
             one: Semaphore::new(1),
             let_in: AtomicBool::new(false),
+            knocked: AtomicBool::new(false),
             servings: AtomicU32::new(0),
             sent: AtomicU64::new(0),
-            sent_all: AtomicBool::new(false),
+            last: AtomicU8::new(OPEN),
             acked: AtomicU64::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&offer))).abort_handle();
         Ok(Self { offer, address, accepting })
+    }
+
+    /// Keeps the last byte of the dump back from now on; returns whether the replica can have it already.
+    pub(super) fn close(&self) -> bool {
+        let before = self.offer.last.compare_exchange(OPEN, CLOSED, Ordering::AcqRel, Ordering::Acquire);
+        before == Err(WHOLE)
     }
 
     /// Returns the port that it listens at.
@@ -125,9 +149,10 @@ impl Primary {
     pub(super) fn progress(&self) -> Progress {
         let servings = self.offer.servings.load(Ordering::Acquire);
         Progress {
+            knocked: self.offer.knocked.load(Ordering::Acquire),
             let_in: self.offer.let_in.load(Ordering::Acquire),
             sent: self.offer.sent.load(Ordering::Acquire),
-            sent_all: self.offer.sent_all.load(Ordering::Acquire),
+            sent_all: self.offer.last.load(Ordering::Acquire) == WHOLE,
             loaded: self.offer.acked.load(Ordering::Acquire) > OFFSET,
             given_up: servings > SERVINGS_MAX,
         }
@@ -153,7 +178,12 @@ async fn accept(listener: TcpListener, offer: Arc<Offer>) {
 /// progress stand still.
 async fn serve(stream: TcpStream, offer: Arc<Offer>) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let (read, mut write) = stream.into_split();
+    offer.knocked.store(true, Ordering::Release);
+    let stream: Box<dyn Stream> = match &offer.terms.tls {
+        Some(tls) => Box::new(within(tls.accept(stream)).await?),
+        None => Box::new(stream),
+    };
+    let (read, mut write) = tokio::io::split(stream);
     let mut read = BufReader::new(read);
     let mut known = false;
     loop {
@@ -161,7 +191,7 @@ async fn serve(stream: TcpStream, offer: Arc<Offer>) -> io::Result<()> {
         let name = words.first().map(|word| word.to_ascii_uppercase()).unwrap_or_default();
         let answer: &[u8] = match (name.as_slice(), known) {
             (b"AUTH", _) => {
-                known = words.last().is_some_and(|given| same(given, offer.token.as_bytes()));
+                known = words.last().is_some_and(|given| same(given, offer.terms.token.as_bytes()));
                 if known {
                     offer.let_in.store(true, Ordering::Release);
                     b"+OK\r\n"
@@ -175,8 +205,13 @@ async fn serve(stream: TcpStream, offer: Arc<Offer>) -> io::Result<()> {
             (b"PSYNC", true) => return hand_over(&mut read, &mut write, &offer).await,
             _ => b"-ERR unknown command\r\n",
         };
-        within(write.write_all(answer)).await?;
+        within(send(&mut write, answer)).await?;
     }
+}
+
+async fn send(write: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    write.write_all(bytes).await?;
+    write.flush().await
 }
 
 /// Compares without telling by its duration how much was right.
@@ -187,23 +222,23 @@ fn same(left: &[u8], right: &[u8]) -> bool {
 /// Sends the dump and then asks for the offset until the connection ends.
 async fn hand_over(
     read: &mut (impl AsyncBufRead + Unpin),
-    write: &mut OwnedWriteHalf,
+    write: &mut (impl AsyncWrite + Unpin),
     offer: &Offer,
 ) -> io::Result<()> {
     let Ok(_one) = offer.one.try_acquire() else {
-        return within(write.write_all(b"-ERR another replica is served\r\n")).await;
+        return within(send(write, b"-ERR another replica is served\r\n")).await;
     };
     if offer.servings.fetch_add(1, Ordering::AcqRel) >= SERVINGS_MAX {
-        return within(write.write_all(b"-ERR the dump was sent often enough\r\n")).await;
+        return within(send(write, b"-ERR the dump was sent often enough\r\n")).await;
     }
     offer.sent.store(0, Ordering::Release);
-    let header = format!("+FULLRESYNC {} {OFFSET}\r\n${}\r\n", offer.replid, offer.size_bytes);
-    within(write.write_all(header.as_bytes())).await?;
+    let header = format!("+FULLRESYNC {} {OFFSET}\r\n${}\r\n", offer.terms.replid, offer.terms.size_bytes);
+    within(send(write, header.as_bytes())).await?;
     send_dump(write, offer).await?;
     let ask = command(&[b"REPLCONF", b"GETACK", b"*"]);
     let asking = async {
         loop {
-            within(write.write_all(&ask)).await?;
+            within(send(write, &ask)).await?;
             tokio::time::sleep(Duration::from_millis(ASK_MILLISECONDS)).await;
         }
     };
@@ -226,11 +261,11 @@ async fn hand_over(
     }
 }
 
-async fn send_dump(write: &mut OwnedWriteHalf, offer: &Offer) -> io::Result<()> {
-    let file = offer.spool.rewound().map_err(io::Error::other)?;
-    let mut file = tokio::fs::File::from_std(file).take(offer.size_bytes);
+async fn send_dump(write: &mut (impl AsyncWrite + Unpin), offer: &Offer) -> io::Result<()> {
+    let file = offer.terms.spool.rewound().map_err(io::Error::other)?;
+    let mut file = tokio::fs::File::from_std(file).take(offer.terms.size_bytes);
     let mut piece = vec![0; 256 * 1024];
-    let mut left = offer.size_bytes;
+    let mut left = offer.terms.size_bytes;
     while left > 0 {
         let count = file.read(&mut piece).await?;
         if count == 0 {
@@ -240,9 +275,12 @@ async fn send_dump(write: &mut OwnedWriteHalf, offer: &Offer) -> io::Result<()> 
         if left == 0 {
             // Told before the last byte goes: a server that has all of it may empty itself at once, and that
             // it comes back for more later does not undo that.
-            offer.sent_all.store(true, Ordering::Release);
+            (offer.terms.before_last)()?;
+            if offer.last.compare_exchange(OPEN, WHOLE, Ordering::AcqRel, Ordering::Acquire) == Err(CLOSED) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
         }
-        within(write.write_all(&piece[..count])).await?;
+        within(send(write, &piece[..count])).await?;
         offer.sent.fetch_add(count as u64, Ordering::AcqRel);
     }
     Ok(())

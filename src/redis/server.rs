@@ -294,7 +294,7 @@ impl Server {
             "NOAUTH" => failure.hint("The server wants a password: set `password` of this source."),
             "WRONGPASS" => failure.hint("Check `password` and, with ACL users, `user` of this source."),
             "NOPERM" => failure.hint(
-                "Give the user the right: ACL SETUSER … +psync +replconf +ping +info +config|get for backups, and also +replicaof +config|set +dbsize for restores.",
+                "Give the user the right: ACL SETUSER … +psync +replconf +ping +info +config|get for backups, and also +replicaof +config|set +client|list for restores.",
             ),
             "LOADING" => failure.hint("The server is still loading its data: try again when it has finished."),
             "NOMASTERLINK" | "MASTERDOWN" => {

@@ -72,15 +72,23 @@ impl Lab {
 
     /// Starts a server of one of the images of `fixtures/images`.
     pub async fn start_image(image: &str, folder: Option<&Path>, settings: &[&str]) -> Self {
+        let share = folder.map(|folder| format!("{}:/shared", folder.display()));
+        let words: Vec<&str> = share.iter().flat_map(|share| ["-v", share.as_str()]).collect();
+        Self::start_as(image, &words, settings).await
+    }
+
+    /// Starts a server of one of the images with words for the container engine.
+    pub async fn start_as(image: &str, engine: &[&str], settings: &[&str]) -> Self {
         let variable = format!("{}_IMAGE", image.to_uppercase());
         let tagged = std::env::var(&variable).unwrap_or_else(|_| format!("lifeboat-{image}:latest"));
         let container = format!("lifeboat-test-{image}-{}", Ground::system().hex(6));
         let program = format!("{}-server", image.trim_end_matches(|c: char| c.is_ascii_digit()));
         let mut words = vec!["run", "-d", "--name", &container, "--label", "lifeboat.test=redis"];
-        let share = folder.map(|folder| format!("{}:/shared", folder.display()));
-        words.extend(share.iter().flat_map(|share| ["-v", share.as_str()]));
+        words.extend(engine);
         words.extend(["-p", "127.0.0.1::6379", "-p", "127.0.0.1::6380"]);
         words.extend([tagged.as_str(), program.as_str(), "--enable-debug-command", "yes"]);
+        // A server waits for more replicas before it sends a dump; nobody here needs that.
+        words.extend(["--repl-diskless-sync-delay", "0"]);
         words.extend(settings);
         docker(&words).unwrap_or_else(|error| panic!("a {image} container cannot start: {error}"));
         let mut secret = tempfile::NamedTempFile::new().unwrap();
@@ -269,6 +277,56 @@ impl Lab {
             let _: () =
                 self.run(db, &[b"SET", format!("only-in-{db}").as_bytes(), b"x", b"EX", b"90000"]).await;
         }
+    }
+
+    /// Changes how much of a processor the server has.
+    pub fn limit_cpus(&self, cpus: &str) {
+        docker(&["update", "--cpus", cpus, &self.container]).unwrap();
+    }
+
+    /// Starts the server, which may be down, and waits until it answers.
+    pub async fn again(&mut self) {
+        docker(&["start", &self.container]).unwrap();
+        self.wait().await;
+    }
+
+    /// Returns what kills the server.
+    pub fn killer(&self) -> impl Fn() + Send + Sync + 'static {
+        let container = self.container.clone();
+        move || drop(docker(&["kill", "-s", "KILL", &container]))
+    }
+
+    /// Returns the container's own address.
+    pub fn address(&self) -> String {
+        docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", &self.container]).unwrap()
+    }
+
+    /// Runs a command inside the container, whatever became of its ports.
+    pub fn inside(&self, words: &[&str]) -> String {
+        let client = ["exec", "-e", &format!("REDISCLI_AUTH={PASSWORD}"), &self.container, "redis-cli"];
+        docker(&[&client[..], words].concat()).unwrap()
+    }
+
+    /// Waits until a section of `INFO` has a line that begins so.
+    pub async fn until(&self, section: &str, line: &str) {
+        let mut connection = self.connect(0).await;
+        let until = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
+        loop {
+            let told = redis::cmd("INFO").arg(section).query_async::<String>(&mut connection).await.unwrap();
+            if told.lines().any(|told| told.starts_with(line)) {
+                return;
+            }
+            assert!(Instant::now() < until, "no {line} in {told}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Returns a connection that can listen to channels.
+    pub async fn subscriber(&self) -> redis::aio::PubSub {
+        let info = redis::RedisConnectionInfo::default().set_password(PASSWORD);
+        let address = redis::ConnectionAddr::Tcp("127.0.0.1".into(), self.port);
+        let info = address.into_connection_info().unwrap().set_redis_settings(info);
+        redis::Client::open(info).unwrap().get_async_pubsub().await.unwrap()
     }
 
     /// Returns how many keys there are, by database.

@@ -5,7 +5,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::{Looked, Looking, registry, schedule};
-use crate::finding::{Finding, Status, laws};
+use crate::{
+    finding::{Finding, Status, laws},
+    jobs::open,
+};
 
 laws! {
     page "doctor";
@@ -21,10 +24,12 @@ const LIMIT: Duration = Duration::from_mins(1);
 pub(super) async fn look(looking: Looking<'_>) -> Looked {
     let Looking { stack, ground, .. } = looking;
     let every = schedule::backups_every(stack, ground.clock.now());
+    let home = &open::home(stack);
     let sources = stack.sources_in_order().into_iter().filter(|one| looking.takes(one.name.as_str()));
     let all = join_all(sources.map(async |source| {
         let thing = format!("source.{}", source.name);
-        let findings = match tokio::time::timeout(LIMIT, registry::examine(source, every, ground)).await {
+        let examined = registry::examine(source, every, home, ground);
+        let findings = match tokio::time::timeout(LIMIT, examined).await {
             Ok(findings) => findings,
             Err(_) => {
                 vec![TIME.found(Status::Unknown, format!("nothing was heard for {} s", LIMIT.as_secs()))]

@@ -10,7 +10,15 @@ async fn primary(dump: &[u8]) -> Primary {
     let spool = Spool::new(None).unwrap();
     std::io::Write::write_all(&mut spool.rewound().unwrap(), dump).unwrap();
     let bind = (Ipv4Addr::LOCALHOST.into(), 0);
-    Primary::listen(bind, TOKEN.to_owned(), "b".repeat(40), spool, dump.len() as u64).await.unwrap()
+    let terms = Terms {
+        token: TOKEN.to_owned(),
+        replid: "b".repeat(40),
+        spool,
+        size_bytes: dump.len() as u64,
+        tls: None,
+        before_last: Box::new(|| Ok(())),
+    };
+    Primary::listen(bind, terms).await.unwrap()
 }
 
 struct Peer(BufReader<TcpStream>);
@@ -110,4 +118,33 @@ async fn requests_without_end_are_not_read() {
         drop(peer.0.get_mut().write_all(&hostile).await);
         assert!(line(&mut peer.0).await.is_err(), "the connection is closed");
     }
+}
+
+/// Whoever stops a restore must know whether the server can have emptied itself for the dump.
+#[tokio::test]
+async fn who_closes_knows_whether_the_replica_can_have_it_all() {
+    let before = primary(b"dump").await;
+    let mut replica = Peer::connect(&before).await;
+    replica.log_in().await;
+    assert!(!before.close(), "nothing was sent, and nothing will be");
+
+    let after = primary(b"dump").await;
+    let mut replica = Peer::connect(&after).await;
+    replica.log_in().await;
+    replica.take(4).await;
+    assert!(after.close());
+}
+
+/// A dump as large as a socket's buffers is on its way when the primary is closed: its end never comes.
+#[tokio::test]
+async fn a_dump_that_is_on_its_way_ends_with_the_primary() {
+    let primary = primary(&vec![7; 32 << 20]).await;
+    let mut replica = Peer::connect(&primary).await;
+    replica.log_in().await;
+    assert!(replica.say(&[b"PSYNC", b"?", b"-1"]).await.starts_with("+FULLRESYNC"));
+    assert!(!primary.close());
+    drop(primary);
+    let mut rest = Vec::new();
+    drop(replica.0.read_to_end(&mut rest).await);
+    assert!(rest.len() < 32 << 20, "{}", rest.len());
 }
