@@ -270,6 +270,81 @@ impl Lab {
         }
         sizes
     }
+
+    /// Returns the container's own address, under which other containers and this machine reach it.
+    pub fn address(&self) -> String {
+        docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", &self.container]).unwrap()
+    }
+
+    /// Kills the server for good, without a chance to say so.
+    pub fn kill(&self) {
+        docker(&["kill", "-s", "KILL", &self.container]).unwrap();
+    }
+}
+
+/// A cluster of three primaries, each in a container; node `n` has the `n`th third of the slots.
+pub struct Cluster {
+    /// The nodes.
+    pub nodes: Vec<Lab>,
+}
+
+impl Cluster {
+    /// Slots of each node, first and last.
+    const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10_922), (10_923, 16_383)];
+
+    /// Starts one and waits until every node knows all others.
+    pub async fn start(major: u8) -> Self {
+        const SETTINGS: [&str; 8] = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "2000",
+            "--requirepass",
+            PASSWORD,
+            "--masterauth",
+            PASSWORD,
+        ];
+        let starting: Vec<_> =
+            Self::SLOTS.iter().map(|_| tokio::spawn(Lab::start_with(major, &SETTINGS))).collect();
+        let mut nodes = Vec::new();
+        for (node, (first, last)) in starting.into_iter().zip(Self::SLOTS) {
+            let node = node.await.unwrap();
+            let _: () = node.say(0, &format!("CONFIG SET cluster-announce-ip {}", node.address())).await;
+            let _: () = node.say(0, &format!("CLUSTER ADDSLOTSRANGE {first} {last}")).await;
+            let _: () = node.say(0, &format!("CLUSTER SET-CONFIG-EPOCH {}", nodes.len() + 1)).await;
+            nodes.push(node);
+        }
+        for other in &nodes[1..] {
+            let _: () = nodes[0].say(0, &format!("CLUSTER MEET {} 6379", other.address())).await;
+        }
+        let cluster = Self { nodes };
+        cluster.wait().await;
+        cluster
+    }
+
+    async fn wait(&self) {
+        let until = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
+        for node in &self.nodes {
+            loop {
+                let info: String = node.say(0, "CLUSTER INFO").await;
+                if info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3") {
+                    break;
+                }
+                assert!(Instant::now() < until, "the cluster does not come together: {info}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    /// Returns the settings with which the engine reaches it, by the address that a node announces.
+    pub fn config(&self) -> RedisConfig {
+        RedisConfig { url: format!("redis://{}:6379", self.nodes[0].address()), ..self.nodes[0].config() }
+    }
+
+    /// Returns the name that the cluster has for a node.
+    pub async fn id(&self, node: usize) -> String {
+        self.nodes[node].say(0, "CLUSTER MYID").await
+    }
 }
 
 /// Returns the name that the source has in these tests.
