@@ -50,6 +50,11 @@ impl Control {
         self.local
     }
 
+    /// Returns the server at the other end.
+    pub(super) fn server(&self) -> Arc<Server> {
+        Arc::clone(&self.server)
+    }
+
     /// Asks; `words` must hold nothing secret, because a refusal repeats the first of them.
     pub(super) async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> Result<T> {
         let mut command = Cmd::new();

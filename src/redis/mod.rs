@@ -8,6 +8,7 @@
 //! | file | duty |
 //! |---|---|
 //! | `server` `wire` `control` | reach a server: dial, raw lines, questions |
+//! | `cluster` | who has which slots of a cluster |
 //! | `psync` `source` `describe` | out: pull a dump, send it as entries, describe the server |
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
@@ -17,6 +18,7 @@
 //! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
 
 mod archive;
+mod cluster;
 pub mod compare;
 mod control;
 mod crc;

@@ -104,6 +104,25 @@ impl Server {
         })
     }
 
+    /// Returns another server that lets us in the same way.
+    pub(super) fn elsewhere(&self, host: &str, port: u16) -> Self {
+        let address = Address::Tcp { host: host.to_owned(), port, tls: self.is_encrypted() };
+        Self { address, ..self.clone() }
+    }
+
+    /// Returns whether connections to it are encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        matches!(self.address, Address::Tcp { tls: true, .. })
+    }
+
+    /// Returns its host; a socket is on this one.
+    pub(super) fn host(&self) -> String {
+        match &self.address {
+            Address::Tcp { host, .. } => host.clone(),
+            Address::Unix(_) => "127.0.0.1".to_owned(),
+        }
+    }
+
     /// Returns name and address as they stand in messages.
     pub(super) fn shown(&self) -> String {
         format!("`{}` at `{}`", self.name, self.address)
