@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may end here")]
 
 mod redis_lab;
+#[path = "live/redis_pieces.rs"]
+mod redis_pieces;
 
 use lifeboat::redis::compare::RedisLikeness;
 use lifeboat::{

@@ -15,26 +15,33 @@
 //! | `examine` | whether a server can be backed up |
 //! | `keys` | which keys there are, for a drill |
 //! | `compare` | whether two dumps hold the same, and which keys differ |
-//! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
+//! | `target` `takeover` `primary` | back: choose the way, by replication |
+//! | `pieces` `wanted` `rights` `lane` `commands` `cluster_write` `readback` | back: key by key |
 
 mod archive;
 mod cluster;
+mod cluster_write;
+mod commands;
 pub mod compare;
 mod control;
 mod crc;
 mod describe;
 pub mod examine;
 pub mod keys;
+mod lane;
 mod pieces;
 mod preflight;
 mod primary;
 mod psync;
 mod rdb;
+mod readback;
+mod rights;
 mod server;
 mod source;
 mod spool;
 mod takeover;
 mod target;
+mod wanted;
 mod wire;
 
 pub use self::{source::RedisSource, target::RedisTarget};

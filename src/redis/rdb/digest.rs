@@ -74,7 +74,7 @@ fn text<R: Read>(tape: &mut Tape<R>) -> Result<Vec<u8>, RdbError> {
 }
 
 /// Reads a packed collection: `code` says how it is packed.
-fn members<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<Vec<Vec<u8>>, RdbError> {
+pub(super) fn members<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<Vec<Vec<u8>>, RdbError> {
     let at = tape.offset();
     let bytes = text(tape)?;
     let members = match code {
@@ -158,6 +158,17 @@ fn of_hash<R: Read>(
         live += 1;
         sum.add(&of_texts(&[field, value, &expires_at_ms.to_le_bytes()]));
     };
+    each_field(tape, flavour, code, &mut add)?;
+    Ok((live > 0 || expired == 0).then(|| sum.bytes()))
+}
+
+/// Reads a hash and hands on each field, its value, and when it expires, 0 for never.
+pub(super) fn each_field<R: Read>(
+    tape: &mut Tape<R>,
+    flavour: Flavour,
+    code: u8,
+    add: &mut impl FnMut(&[u8], &[u8], i64),
+) -> Result<(), RdbError> {
     match code {
         4 => times(tape, |tape| {
             add(&text(tape)?, &text(tape)?, 0);
@@ -192,7 +203,7 @@ fn of_hash<R: Read>(
             }
         }
     }
-    Ok((live > 0 || expired == 0).then(|| sum.bytes()))
+    Ok(())
 }
 
 /// Digests a stream in the order of `rdbSaveObject`, without the times at which consumers were seen.

@@ -9,6 +9,7 @@
 
 mod digest;
 mod encoding;
+mod members;
 mod packed;
 mod survey;
 mod tape;
@@ -18,6 +19,7 @@ mod walk;
 use std::io;
 
 pub(super) use self::{
+    members::{Member, each_member, has_members},
     survey::{Checksum, KeyCount, Survey},
     tape::Tape,
     walk::{Flavour, Found, Item, Version, Walker},
