@@ -229,7 +229,7 @@ impl Window<'_> {
             && let Some((sent, bytes)) = self.open.pop_front()
         {
             self.bytes -= bytes;
-            let reply = wire.reply().await.map_err(|error| self.server.down(error))?;
+            let reply = reply(wire).await.map_err(|error| self.server.down(error))?;
             // Once one command of a key was sent elsewhere, all of them have to go there.
             let is_away = |found: &Arc<Found>| {
                 elsewhere.last().is_some_and(|(other, _): &(Arc<Found>, _)| Arc::ptr_eq(other, found))
@@ -269,6 +269,19 @@ impl Window<'_> {
     fn refused(&self, found: &Found, text: &str) -> Failure {
         let verb = if self.act == Act::Look { "EXISTS" } else { "RESTORE" };
         self.server.refused(&format!("{verb} of key {}", shown_key(&found.key)), text)
+    }
+}
+
+/// Reads an answer. `HPEXPIREAT` answers with a list of one, of which the one counts.
+async fn reply(wire: &mut Wire) -> io::Result<Reply> {
+    loop {
+        let line = wire.line().await?;
+        match line.split_at_checked(1) {
+            None | Some(("*", _)) => {}
+            Some(("-", text)) => return Ok(Reply::Refused(text.to_owned())),
+            Some(("+" | ":", text)) => return Ok(Reply::Said(text.to_owned())),
+            Some(_) => return Err(io::Error::other("the server speaks another protocol than Redis")),
+        }
     }
 }
 
