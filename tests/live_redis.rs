@@ -10,6 +10,8 @@
 mod stage;
 
 mod redis_lab;
+#[path = "live/redis_pieces.rs"]
+mod redis_pieces;
 
 #[path = "live/redis_files.rs"]
 mod redis_files;

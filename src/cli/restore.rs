@@ -45,8 +45,8 @@ pub struct Restore {
     /// be repeated
     #[arg(long, value_name = "PATTERN")]
     pub(super) only: Vec<String>,
-    /// Somewhere else: SOURCE=URL (without password; MySQL: URL/DATABASE for another name) or SOURCE=/absolute/folder;
-    /// may be repeated
+    /// Somewhere else: SOURCE=URL (without password; MySQL: URL/DATABASE for another name; Redis: URL/3 or SOURCE=db=3
+    /// for one database, beside what the others hold) or SOURCE=/absolute/folder; may be repeated
     #[arg(long, value_name = "SOURCE=WHERE")]
     into: Vec<String>,
     /// To any second (needs the journal)
@@ -290,12 +290,29 @@ fn elsewhere<'s>(stack: &'s Stack, text: &str) -> Result<(&'s SourceConfig, Into
         Failure::new(ExitCode::Usage, "--into does not begin with a source's name and `=`")
             .hint("Write --into SOURCE=URL or --into SOURCE=/absolute/folder.")
     })?;
+    if name == "db"
+        && stack.source(name).is_none()
+        && let Ok(into) = Into::parse(text)
+    {
+        return Ok((only_redis(stack)?, into));
+    }
     let config = known(stack, name)?;
     let into = Into::parse(place)?;
-    if let Into::Server(url) = &into {
-        config.kind.clone().redirect(url)?;
-    }
+    into.check(&config.kind)?;
     Ok((config, into))
+}
+
+/// Returns the source that a database by number alone can mean.
+fn only_redis(stack: &Stack) -> Result<&SourceConfig> {
+    let mut all = stack.sources.iter().filter(|source| matches!(source.kind, SourceKind::Redis(_)));
+    match (all.next(), all.next()) {
+        (Some(one), None) => Ok(one),
+        (found, _) => {
+            let many = if found.is_some() { "several Redis sources" } else { "no Redis source" };
+            let what = format!("--into names a database, and the stack has {many}");
+            Err(Failure::new(ExitCode::Usage, what).hint("Name the source too: --into SOURCE=db=3."))
+        }
+    }
 }
 
 /// Makes the targets: of the sources asked for, or of all that the snapshot has.
@@ -611,6 +628,30 @@ mod tests {
           note: local_infile: it is off
         ");
         assert!(preflight_lines("mysql", &found, true)[2].starts_with("  WILL BE LEFT OUT: sequence im.s"));
+    }
+
+    #[test]
+    fn one_database_of_redis_is_meant_by_its_number() {
+        let stack = |more: &str| {
+            let text = format!(
+                "stack = \"im\"\n[repository]\nstore = \"fs\"\noptions = {{ root = \"/r\" }}\n\
+                 recipients = [\"age1abc\"]\n[[source]]\nname = \"cache\"\nkind = \"redis\"\n\
+                 url = \"redis://a\"\n[[source]]\nname = \"mysql\"\nkind = \"mysql\"\nuser = \"u\"\n{more}"
+            );
+            Stack::parse(&text, "p.toml", crate::policy::Need::Repository).unwrap()
+        };
+        let one = stack("");
+        for text in ["db=3", "cache=db=3"] {
+            let (config, into) = elsewhere(&one, text).unwrap();
+            assert_eq!((config.name.as_str(), into), ("cache", Into::Database(3)), "{text}");
+        }
+        let (_, into) = elsewhere(&one, "cache=redis://other:6380/3").unwrap();
+        assert_eq!(into, Into::Server("redis://other:6380/3".to_owned()));
+        for wrong in ["mysql=db=3", "cache=db=x", "cache=redis://other/x", "db=x", "db=redis://h"] {
+            assert_eq!(elsewhere(&one, wrong).unwrap_err().exit(), ExitCode::Usage, "{wrong}");
+        }
+        let two = stack("[[source]]\nname = \"other\"\nkind = \"redis\"\nurl = \"redis://b\"\n");
+        assert!(elsewhere(&two, "db=3").unwrap_err().to_string().contains("several Redis sources"));
     }
 
     #[test]

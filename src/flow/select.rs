@@ -1,5 +1,7 @@
 //! Which entries a person asked for: `--only` patterns.
 
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
+
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::{Attrs, EntryMeta, KeyRange};
@@ -93,6 +95,12 @@ impl Selection {
             || borders.into_iter().any(|(at, _)| self.globs.is_match(&name[..at]))
     }
 
+    /// Returns whether a pattern matches a name that need not be text, byte by byte; nothing is around such a name.
+    pub fn names_bytes(&self, name: &[u8]) -> bool {
+        let name = Path::new(OsStr::from_bytes(name));
+        self.is_all() || self.globs.is_match(name)
+    }
+
     /// Returns whether a pattern may match something inside `container`; a container without a name
     /// (a dump whose keys only its target can tell apart) holds anything.
     fn reaches_into(&self, container: &str) -> bool {
@@ -177,6 +185,19 @@ mod tests {
         assert!(!only.may_hold(&meta("im.messages"), &trailer) && only.may_hold(&meta("im.users"), &trailer));
         assert!(only.may_hold(&meta("im.messages"), &Attrs::new()));
         assert!(wants(&["im.messages[1..2]"], "im", true));
+    }
+
+    #[test]
+    fn names_that_are_no_text_are_matched_byte_by_byte() {
+        let only = |pattern: &str| Selection::new(&[pattern.to_owned()]).unwrap();
+        let (one, other) = (b"bin\xff\n/x".as_slice(), b"bin\xfe\n/x".as_slice());
+        assert!(
+            only("bin*").names_bytes(one) && only("bin?\n/x").names_bytes(one) && only("*").names_bytes(b"")
+        );
+        assert!(!only("bin\u{fffd}\n/x").names_bytes(one), "what cannot be shown is not its replacement");
+        assert!(only("k:[12]*").names_bytes(b"k:1\xff") && !only("k:[12]*").names_bytes(b"k:3"));
+        assert!(only("密:*").names_bytes("密:1".as_bytes()) && !only("bin").names_bytes(other));
+        assert!(Selection::all().names_bytes(other));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
         renamed_items,
     },
     names::SourceName,
-    policy::{MysqlConfig, SourceConfig, SourceKind, bucket_of},
+    policy::{MysqlConfig, SourceConfig, SourceKind, bucket_of, redis_database_of},
     redis::{Home, RedisSource, RedisTarget, Waived, compare::RedisLikeness},
     s3::{S3Likeness, S3Source, S3Target},
 };
@@ -89,6 +89,8 @@ pub fn laws() -> impl Iterator<Item = &'static Law> {
 pub enum Into {
     /// Another server, as a URL without a password.
     Server(String),
+    /// One database of the source's own Redis server.
+    Database(u32),
     /// A folder.
     Folder(PathBuf),
 }
@@ -99,12 +101,37 @@ impl Into {
         if text.contains("://") {
             return Ok(Self::Server(text.to_owned()));
         }
+        if let Some(db) = text.strip_prefix("db=").and_then(|db| db.parse().ok()) {
+            return Ok(Self::Database(db));
+        }
         let path = PathBuf::from(text);
         if path.is_absolute() {
             return Ok(Self::Folder(path));
         }
-        Err(Failure::new(ExitCode::Usage, "--into names neither a URL nor an absolute folder")
-            .hint("Write --into mysql=mysql://user@host:3306/ or --into mysql=/absolute/folder."))
+        Err(Failure::new(ExitCode::Usage, "--into names neither a URL nor an absolute folder").hint(
+            "Write --into mysql=mysql://user@host:3306/, --into redis=db=3 or --into mysql=/absolute/folder.",
+        ))
+    }
+
+    /// Returns the one database of a Redis server that is meant.
+    fn redis_database(&self) -> Option<u32> {
+        match self {
+            Self::Server(url) => redis_database_of(url),
+            Self::Database(db) => Some(*db),
+            Self::Folder(_) => None,
+        }
+    }
+
+    /// Refuses a place that a source of this kind does not go into. What was written is not repeated.
+    pub fn check(&self, kind: &SourceKind) -> Result<()> {
+        match (self, kind) {
+            (Self::Server(url), _) => kind.clone().redirect(url),
+            (Self::Database(_), SourceKind::Redis(_)) | (Self::Folder(_), _) => Ok(()),
+            (Self::Database(_), _) => {
+                let what = format!("a {} source has no databases by number", kind.word());
+                Err(Failure::new(ExitCode::Usage, what).hint("Only Redis has: --into redis=db=3."))
+            }
+        }
     }
 }
 
@@ -183,9 +210,13 @@ pub fn chosen_target(
     match into {
         Some(Into::Folder(folder)) => return Ok(folder_target(name, &kind, folder, monitor)),
         Some(Into::Server(url)) => kind.redirect(url)?,
-        None => {}
+        Some(Into::Database(_)) | None => {}
     }
+    let db = into.and_then(Into::redis_database);
     let mut place = kind.place();
+    if let Some(db) = db {
+        place += &format!(", database {db}");
+    }
     let (mut words, mut exchange, mut reader) = (BTreeMap::new(), None, None);
     let target: Box<dyn Target> = match kind {
         SourceKind::Mysql(config) => {
@@ -196,7 +227,8 @@ pub fn chosen_target(
             Box::new(target)
         }
         SourceKind::Redis(kind) => {
-            Box::new(RedisTarget::new(name, kind, ground, monitor).at_home(home).waiving(waived))
+            let target = RedisTarget::new(name, kind, ground, monitor).at_home(home).waiving(waived);
+            Box::new(target.into_database(db))
         }
         SourceKind::S3(kind) => {
             let bucket = match into {

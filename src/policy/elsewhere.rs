@@ -59,6 +59,7 @@ impl SourceKind {
                 mysql.password = password.or_else(|| mysql.password.take()).filter(|_| !none);
             }
             Self::Redis(redis) if ["redis", "rediss", "unix"].contains(&scheme) => {
+                let (host, _) = numbered(scheme, host).map_err(&wrong)?;
                 redis.point_at(format!("{scheme}://{host}"));
                 redis.user = account.or_else(|| redis.user.take());
                 redis.password = password.or_else(|| redis.password.take()).filter(|_| !none);
@@ -100,6 +101,25 @@ fn bucket(host: &str) -> Result<Option<&str>, &'static str> {
     Ok(Some(name).filter(|name| !name.is_empty()))
 }
 
+/// Returns the database that a Redis URL names, if it names one.
+pub fn redis_database_of(url: &str) -> Option<u32> {
+    let (scheme, rest) = url.split_once("://")?;
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    if scheme.starts_with("redis") { numbered(scheme, host).ok()?.1 } else { None }
+}
+
+/// Divides what stands behind the host from it: nothing, or the number of a database. A socket's path stays whole.
+fn numbered<'a>(scheme: &str, host: &'a str) -> Result<(&'a str, Option<u32>), &'static str> {
+    let Some((host, db)) = host.split_once('/').filter(|_| scheme != "unix") else { return Ok((host, None)) };
+    match db {
+        "" => Ok((host, None)),
+        _ if db.bytes().all(|byte| byte.is_ascii_digit()) => {
+            db.parse().map(|db| (host, Some(db))).map_err(|_| "its database is no number of one")
+        }
+        _ => Err("what stands behind the host is no number of a database"),
+    }
+}
+
 /// Returns what stands behind the host: nothing, or a plain name.
 fn database(host: &str) -> Result<Option<&str>, &'static str> {
     let Some((_, name)) = host.split_once('/') else { return Ok(None) };
@@ -126,7 +146,7 @@ fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{FilesConfig, MysqlConfig};
+    use crate::policy::{FilesConfig, MysqlConfig, RedisConfig};
 
     fn mysql() -> SourceKind {
         let text = "user = \"lifeboat\"\npassword = { env = \"PW\" }";
@@ -174,6 +194,24 @@ mod tests {
         }
         for odd in ["http://h/b/prefix", "http://h/b?x", "http://h/b%20c", "http://h//b"] {
             assert!(kind.redirect(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_url_of_redis_may_name_one_database() {
+        assert_eq!(redis_database_of("redis://cache:6380/3"), Some(3));
+        assert_eq!(redis_database_of("rediss://user@[::1]:1/0"), Some(0));
+        for none in ["redis://cache", "redis://cache/", "unix:///run/3", "mysql://db/3", "redis://cache/x"] {
+            assert_eq!(redis_database_of(none), None, "{none}");
+        }
+        let redirected = |url: &str| {
+            let mut kind = SourceKind::Redis(RedisConfig::default());
+            kind.redirect(url).map(|()| kind.place())
+        };
+        assert_eq!(redirected("redis://user@cache:6380/3").unwrap(), "redis://cache:6380");
+        assert_eq!(redirected("unix:///run/redis.sock").unwrap(), "unix:///run/redis.sock");
+        for wrong in ["redis://cache/x", "redis://cache/3/4", "redis://cache/99999999999", "redis://c/-1"] {
+            assert_eq!(redirected(wrong).unwrap_err().exit(), ExitCode::Usage, "{wrong}");
         }
     }
 

@@ -18,7 +18,7 @@ mod stack;
 mod text;
 
 pub use self::{
-    elsewhere::{bucket_of, database_of},
+    elsewhere::{bucket_of, database_of, redis_database_of},
     language::local,
     load::{Need, find_policy},
     notify::{

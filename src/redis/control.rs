@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use ::redis::{
-    AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisConnectionInfo, RedisError,
+    AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisConnectionInfo, RedisError, Value,
     aio::MultiplexedConnection,
 };
 use tokio::task::AbortHandle;
@@ -64,6 +64,23 @@ impl Control {
         let name = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
         let answer = command.query_async(&mut self.connection).await;
         answer.map_err(|error| failure(&self.server, &name, &error))
+    }
+
+    /// Tries a command; a refusal is an answer too, in the server's own words.
+    pub(super) async fn attempt(&mut self, words: &[&[u8]]) -> Result<std::result::Result<Value, String>> {
+        let mut command = Cmd::new();
+        for word in words {
+            command.arg(*word);
+        }
+        match command.query_async(&mut self.connection).await {
+            Ok(value) => Ok(Ok(value)),
+            Err(error) => match error.code() {
+                Some(code) => {
+                    Ok(Err(format!("{code} {}", error.detail().unwrap_or_default()).trim_end().to_owned()))
+                }
+                None => Err(self.server.down(error.to_string())),
+            },
+        }
     }
 
     /// Sends many commands at once and returns their answers in order; `name` is what a refusal says.

@@ -20,13 +20,16 @@
 //! | `keys` | which keys there are, for a drill |
 //! | `compare` | whether two dumps hold the same, and which keys differ |
 //! | `hostile` | what tests with hostile bytes may call |
-//! | `target` `takeover` `primary` `pieces` | back: choose the way, by replication, key by key |
+//! | `target` `takeover` `primary` | back: choose the way, by replication |
+//! | `pieces` `wanted` `rights` `lane` `commands` `cluster_write` `recheck` | back: key by key |
 //! | `crossing` `nearby` | whether a dump may go that way in clear |
 //! | `rewrite` `readback` | whether a restart would find it, whether it is the same |
 
 mod archive;
 mod cluster;
 mod cluster_read;
+mod cluster_write;
+mod commands;
 pub mod compare;
 mod control;
 mod crc;
@@ -37,6 +40,7 @@ pub mod examine;
 mod home;
 pub mod hostile;
 pub mod keys;
+mod lane;
 mod merge;
 mod moment;
 mod nearby;
@@ -47,9 +51,11 @@ mod primary;
 mod psync;
 mod rdb;
 mod readback;
+mod recheck;
 mod reorder;
 mod replica;
 mod rewrite;
+mod rights;
 mod safety;
 mod sentinel;
 mod server;
@@ -58,6 +64,7 @@ mod spool;
 mod takeover;
 mod target;
 mod tls;
+mod wanted;
 mod wire;
 
 pub use self::{

@@ -3,7 +3,7 @@
 //!
 //! Everything here only reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     archive::Archive, control::Control, describe::ServerFacts, home::Waived, rdb::Flavour, server::Server,
@@ -38,6 +38,17 @@ impl Target {
         let functions = functions(control).await;
         let evicted = evicted(control).await?;
         Ok(Self { facts, keys, functions, evicted })
+    }
+
+    /// Returns whether it is a node of a cluster: that follows no other primary, and takes keys one by one.
+    pub(super) fn is_clustered(&self) -> bool {
+        self.facts.field("cluster_enabled") == Some("1")
+    }
+
+    /// Leaves out all that stands outside one database.
+    pub(super) fn narrow(&mut self, db: u64) {
+        self.keys.retain(|held, _| *held == db);
+        self.functions = None;
     }
 
     /// Returns whether it holds nothing that a restore would replace.
@@ -79,7 +90,11 @@ impl Target {
         self.check_role(shown)?;
         self.check_version(shown, archive, control).await?;
         self.check_databases(server, archive, control).await?;
-        self.check_modules(shown, archive, waived)?;
+        if archive.survey.introspected {
+            self.check_modules(shown, archive, &archive.survey.modules)?;
+        } else if !waived.modules {
+            self.check_all_modules(shown, archive)?;
+        }
         if waived.memory { Ok(()) } else { self.check_memory(shown, archive).await }
     }
 
@@ -110,14 +125,10 @@ impl Target {
             )))
     }
 
-    fn check_role(&self, shown: &str) -> Result<()> {
+    pub(super) fn check_role(&self, shown: &str) -> Result<()> {
         if self.facts.field("loading") == Some("1") {
             return Err(Failure::new(ExitCode::SourceDown, format!("{shown} is still loading its data"))
                 .hint("Try again when it has finished."));
-        }
-        if self.facts.field("cluster_enabled") == Some("1") {
-            return Err(Failure::new(ExitCode::Failed, format!("{shown} is part of a cluster"))
-                .hint("A cluster node follows only its own cluster: restore into a standalone server and move the keys with `redis-cli --cluster import`."));
         }
         if self.facts.field("role").is_some_and(|role| role != "master") {
             return Err(Failure::new(ExitCode::Failed, format!("{shown} is a replica"))
@@ -167,10 +178,7 @@ impl Target {
         if survey.flavour() == Flavour::Redis && runs_valkey && survey.rdb_version > 11 {
             return refuse("the dump is of Redis 7.4 or later, which no Valkey reads".to_owned());
         }
-        let newest = match dump_version(control).await {
-            Some(newest) => newest,
-            None => newest_known(&self.facts),
-        };
+        let newest = newest_format(control, &self.facts).await;
         if survey.rdb_version > newest {
             let (has, reads) = (survey.rdb_version, newest);
             return refuse(format!(
@@ -182,16 +190,18 @@ impl Target {
     }
 
     /// An unknown module type makes a server exit after it has emptied itself.
-    fn check_modules(&self, shown: &str, archive: &Archive, waived: Waived) -> Result<()> {
-        if !archive.survey.introspected {
-            return if waived.modules { Ok(()) } else { self.check_all_modules(shown, archive) };
-        }
-        if archive.survey.modules.is_empty() {
+    pub(super) fn check_modules(
+        &self,
+        shown: &str,
+        archive: &Archive,
+        wanted: &BTreeSet<String>,
+    ) -> Result<()> {
+        if wanted.is_empty() {
             return Ok(());
         }
         let here = self.facts.modules.as_deref().unwrap_or_default();
         let there = archive.facts.as_ref().and_then(|facts| facts.modules.clone()).unwrap_or_default();
-        let types: Vec<&str> = archive.survey.modules.iter().map(String::as_str).collect();
+        let types: Vec<&str> = wanted.iter().map(String::as_str).collect();
         let missing: Vec<&String> = there.iter().filter(|module| !here.contains(module)).collect();
         // Where the old server's modules are not known, a type of the same name as a module will do.
         let known = !there.is_empty() || types.iter().all(|name| here.iter().any(|module| module == name));
@@ -287,6 +297,11 @@ async fn dump_version(control: &mut Control) -> Option<u16> {
     let payload: Vec<u8> = control.ask(&["FUNCTION", "DUMP"]).await.ok()?;
     let at = payload.len().checked_sub(10)?;
     Some(u16::from_le_bytes([payload[at], payload[at + 1]]))
+}
+
+/// Returns the newest format that the server reads.
+pub(super) async fn newest_format(control: &mut Control, facts: &ServerFacts) -> u16 {
+    dump_version(control).await.unwrap_or_else(|| newest_known(facts))
 }
 
 /// Returns the newest format that a version is known to read (librdb's table).

@@ -185,6 +185,11 @@ impl Server {
         }
     }
 
+    /// Returns the user that we are there.
+    pub(super) fn user(&self) -> &str {
+        self.user.as_deref().unwrap_or("default")
+    }
+
     /// Returns name and address as they stand in messages.
     pub(super) fn shown(&self) -> String {
         format!("`{}` at `{}`", self.name, self.address)

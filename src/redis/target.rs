@@ -10,15 +10,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     archive::Archive,
+    cluster_write,
     control::Control,
-    crc::crc64,
     crossing::Crossing,
     home::{Home, Waived},
-    pieces,
+    pieces::{self, Job, Proven, Stored},
     pledge::{self, Owner},
     preflight::{self, Target as State},
     readback,
@@ -26,7 +25,7 @@ use super::{
     sentinel,
     server::Server,
     takeover::Takeover,
-    wire::Reply,
+    wanted::Wanted,
 };
 use crate::{
     clock::Ground,
@@ -43,16 +42,17 @@ pub struct RedisTarget {
     config: RedisConfig,
     home: Option<Home>,
     waived: Waived,
+    into_db: Option<u64>,
     ground: Ground,
     monitor: SharedMonitor,
 }
 
-/// How a whole dump gets into a server.
+/// How a dump gets into a server.
 enum Way {
     /// By replication.
     Takeover(Crossing),
-    /// Key by key, for this reason.
-    Keys(&'static str),
+    /// Key by key, for this reason, and what has been proven for it.
+    Keys(&'static str, Box<Proven>),
 }
 
 /// What was found out before anything is touched.
@@ -60,7 +60,6 @@ struct Ready {
     control: Control,
     before: State,
     archive: Archive,
-    way: Way,
     safety: Option<Safety>,
     notes: Vec<String>,
 }
@@ -68,7 +67,7 @@ struct Ready {
 impl RedisTarget {
     /// Makes a target; the server is reached when it is inspected or written.
     pub fn new(name: SourceName, config: RedisConfig, ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, home: None, waived: Waived::default(), ground, monitor }
+        Self { name, config, home: None, waived: Waived::default(), into_db: None, ground, monitor }
     }
 
     /// Says where this host keeps what must outlive a restore; without it nothing is noted, and what the server held
@@ -86,6 +85,13 @@ impl RedisTarget {
         self
     }
 
+    /// Makes it restore into one database only, beside whatever the others hold.
+    #[must_use]
+    pub fn into_database(mut self, db: Option<u32>) -> Self {
+        self.into_db = db.map(u64::from);
+        self
+    }
+
     fn now_ms(&self) -> i64 {
         self.ground.clock.now().timestamp_millis()
     }
@@ -94,178 +100,278 @@ impl RedisTarget {
         self.monitor.step(Some(&self.name), what);
     }
 
+    /// Asks what the server, or the one database that is meant, is and holds.
+    async fn state(&self, server: &Arc<Server>, control: &mut Control) -> Result<State> {
+        let mut state = State::ask(control).await?;
+        if state.is_clustered() {
+            (state.keys, state.functions) = cluster_write::held(&cluster_write::lanes(server).await?).await?;
+        }
+        if let Some(db) = self.into_db {
+            state.narrow(db);
+        }
+        Ok(state)
+    }
+
+    /// Returns whether the whole server is to hold the dump and nothing else.
+    fn is_whole(&self, options: &WriteOptions) -> bool {
+        options.only.is_all() && self.into_db.is_none()
+    }
+
+    /// Says what is to be done key by key.
+    fn job<'a>(
+        &'a self,
+        server: &'a Arc<Server>,
+        (before, archive): (&'a State, &'a Archive),
+        options: &WriteOptions,
+    ) -> Job<'a> {
+        let wanted = Wanted { only: options.only.clone(), into_db: self.into_db, now_ms: self.now_ms() };
+        let empties = options.only.is_all() && options.replace && !before.is_empty();
+        Job { server, before, archive, wanted, replace: options.replace, empties, ground: &self.ground }
+    }
+
     /// Does all that touches nothing but what an interrupted restore left.
     async fn prepare(
         &self,
         server: &Arc<Server>,
         options: &WriteOptions,
         entries: EntryStream,
-    ) -> FlowResult<Ready> {
+    ) -> FlowResult<(Ready, Way)> {
         let is_all = options.only.is_all();
         let mut notes = Vec::new();
         if let Some(home) = &self.home {
-            let owner =
-                Owner { name: &self.name, config: &self.config, may_empty: is_all && options.replace };
+            let may_empty = self.is_whole(options) && options.replace;
+            let owner = Owner { name: &self.name, config: &self.config, may_empty };
             notes.extend(pledge::repay(home, server, &owner).await?);
         }
         let empty_is_needed = is_all && !options.replace;
         if empty_is_needed {
             // Asked again below: this only saves the wait for a dump that will be refused.
-            State::ask(&mut Control::open(server).await?).await?.check_empty(&server.shown())?;
+            let mut control = Control::open(server).await?;
+            self.state(server, &mut control).await?.check_empty(&server.shown())?;
         }
         let archive = Archive::take(entries, &self.config, self.now_ms()).await?;
         let mut control = Control::open(server).await?;
-        let before = State::ask(&mut control).await?;
-        before.check(server, &archive, &mut control, self.waived).await?;
+        let before = self.state(server, &mut control).await?;
         if empty_is_needed {
             before.check_empty(&server.shown())?;
         }
-        let way = if is_all { self.way(&mut control).await? } else { Way::Keys("not all of it is wanted") };
+        let way = self.way(server, (&before, &archive), &mut control, options).await?;
         let mut safety = None;
-        if is_all {
-            match &way {
-                Way::Takeover(_) => before.check_sentinel(&server.shown(), &mut control).await?,
-                Way::Keys(_) => probe(server, &archive, &self.ground).await?,
-            }
-            if !before.is_empty() && !self.waived.safety {
-                self.say("copying what the server holds".to_owned());
-                let whose = (&self.name, &self.config);
-                safety = Some(Safety::take(server, whose, self.home.as_ref(), &self.ground).await?);
-            }
+        if is_all && !before.is_empty() && !self.waived.safety {
+            safety = Some(self.copy(server, &before).await?);
         }
-        Ok(Ready { control, before, archive, way, safety, notes })
+        Ok((Ready { control, before, archive, safety, notes }, way))
     }
 
-    /// Chooses how all of a dump gets there.
-    async fn way(&self, control: &mut Control) -> Result<Way> {
+    /// Chooses how the dump gets there, and proves that it can.
+    async fn way(
+        &self,
+        server: &Arc<Server>,
+        (before, archive): (&State, &Archive),
+        control: &mut Control,
+        options: &WriteOptions,
+    ) -> Result<Way> {
+        let why = match self.crossing(before, control, options).await? {
+            Ok(crossing) => {
+                before.check(server, archive, control, self.waived).await?;
+                before.check_sentinel(&server.shown(), control).await?;
+                return Ok(Way::Takeover(crossing));
+            }
+            Err(why) => why,
+        };
+        self.say("asking the server whether it takes the keys one by one".to_owned());
+        let job = self.job(server, (before, archive), options);
+        let proven = pieces::probe(&job).await?;
+        if !options.only.is_all() && !options.replace {
+            pieces::check_absent(&job, &proven).await?;
+        }
+        Ok(Way::Keys(why, Box::new(proven)))
+    }
+
+    /// Returns how the server can follow us, or why it is to be filled key by key.
+    async fn crossing(
+        &self,
+        before: &State,
+        control: &mut Control,
+        options: &WriteOptions,
+    ) -> Result<Result<Crossing, &'static str>> {
+        if !options.only.is_all() {
+            return Ok(Err("not all of it is wanted"));
+        }
+        if self.into_db.is_some() {
+            return Ok(Err("one database is meant"));
+        }
         // Sentinels would fail over a primary that follows us; a restore key by key changes no roles.
         if !self.config.sentinels.is_empty() {
-            return Ok(Way::Keys("Sentinels watch the server"));
+            return Ok(Err("Sentinels watch the server"));
+        }
+        if before.is_clustered() {
+            return Ok(Err("a node of a cluster follows only its own"));
         }
         if !can_replicate(control).await {
-            return Ok(Way::Keys("the server may not replicate"));
+            return Ok(Err("the server may not replicate"));
         }
         match Crossing::find(control, &self.config).await {
-            Ok(crossing) => Ok(Way::Takeover(crossing)),
+            Ok(crossing) => Ok(Ok(crossing)),
             Err(failure) if failure.chain().iter().any(|line| line.contains("unknown command")) => {
-                Ok(Way::Keys("the server's settings cannot be asked for"))
+                Ok(Err("the server's settings cannot be asked for"))
             }
             // Key by key the dump goes by the connection that we made, which is encrypted.
             Err(failure)
                 if failure.exit() == ExitCode::Failed && self.config.url.starts_with("rediss://") =>
             {
-                Ok(Way::Keys("by replication the dump would cross the network in clear"))
+                Ok(Err("by replication the dump would cross the network in clear"))
             }
             Err(failure) => Err(failure),
         }
     }
 
-    /// Restores all of it.
-    async fn write_all(
+    /// Copies what will be replaced.
+    async fn copy(&self, server: &Arc<Server>, before: &State) -> Result<Safety> {
+        if before.is_clustered() {
+            let what =
+                format!("what the cluster of {} holds is not copied before it is replaced", server.shown());
+            return Err(Failure::new(ExitCode::Failed, what).hint(
+                "Nothing was changed. Take a backup of it (cluster = true), then say --waive safety.",
+            ));
+        }
+        self.say("copying what the server holds".to_owned());
+        Safety::take(server, (&self.name, &self.config), self.home.as_ref(), &self.ground).await
+    }
+
+    /// Restores all of it as the server's primary.
+    async fn take_over(
         &self,
         server: &Arc<Server>,
         ready: &mut Ready,
         options: &WriteOptions,
+        crossing: Crossing,
     ) -> Result<Verified> {
-        let Ready { control, before, archive, way, safety, .. } = ready;
-        let verified = match way {
-            Way::Takeover(crossing) => {
-                let takeover = Takeover {
-                    server,
-                    name: &self.name,
-                    control,
-                    before,
-                    archive,
-                    safety: safety.as_ref(),
-                    crossing: crossing.clone(),
-                    config: &self.config,
-                    home: self.home.as_ref(),
-                    verify: options.verify,
-                    stop: &options.stop,
-                    ground: &self.ground,
-                    monitor: &self.monitor,
-                };
-                takeover.run().await?
-            }
-            Way::Keys(why) => {
-                self.say(format!("{why}: restoring key by key"));
-                self.refill(server, ready, &options.stop).await?;
-                let checked = self.check_keys(server, ready, options.verify);
-                options.stop.run_until_cancelled(checked).await.unwrap_or_else(|| {
-                    let what = "the restore was stopped: all keys are there, and were not read back";
-                    Err(Failure::new(ExitCode::Interrupted, what))
-                })?
-            }
+        let Ready { control, before, archive, safety, .. } = ready;
+        let takeover = Takeover {
+            server,
+            name: &self.name,
+            control,
+            before,
+            archive,
+            safety: safety.as_ref(),
+            crossing,
+            config: &self.config,
+            home: self.home.as_ref(),
+            verify: options.verify,
+            stop: &options.stop,
+            ground: &self.ground,
+            monitor: &self.monitor,
         };
-        self.check_after(server, ready).await?;
-        Ok(verified)
+        takeover.run().await
     }
 
-    /// Empties the server and fills it key by key; puts back what it held where that fails.
-    async fn refill(&self, server: &Arc<Server>, ready: &mut Ready, stop: &CancellationToken) -> Result<()> {
-        let was_empty = ready.before.is_empty();
-        if !was_empty {
-            self.say("emptying the server".to_owned());
-            empty(&mut ready.control).await?;
+    /// Restores what is wanted key by key.
+    async fn write_keys(
+        &self,
+        server: &Arc<Server>,
+        ready: &mut Ready,
+        (proven, options): (&Proven, &WriteOptions),
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let job = self.job(server, (&ready.before, &ready.archive), options);
+        let filling = self.fill(&job, proven);
+        let stored = match options.stop.run_until_cancelled(filling).await {
+            Some(Ok(stored)) => stored,
+            Some(Err(failure)) => return Err(self.put_back(server, ready, failure).await),
+            None => {
+                let what = "the restore was stopped before all keys were there";
+                let failure = Failure::new(ExitCode::Interrupted, what)
+                    .hint("What was restored stays: restore again with --replace.");
+                return Err(with_copy(failure, ready.safety.as_ref()));
+            }
+        };
+        tally.left_out.extend(stored.left_out());
+        let functions =
+            if job.wanted.has_functions() { "" } else { "; functions are restored only with everything" };
+        tally.notes.push(format!("{} keys restored{functions}", stored.keys));
+        let checked = self.check_keys(&job, (proven, &stored), options);
+        let checked = options.stop.run_until_cancelled(checked).await.unwrap_or_else(|| {
+            let what = "the restore was stopped: all keys are there, and were not read back";
+            Err(Failure::new(ExitCode::Interrupted, what))
+        });
+        tally.verified = checked?;
+        if options.verify == Verify::Digests && tally.verified == Verified::Counts {
+            let note = "the keys were counted and not read back: that takes the rights +dump +pexpiretime, and where \
+                        the dump says how keys were used +client|no-touch (7.2)";
+            tally.notes.push(note.to_owned());
         }
-        let all = Selection::all();
-        let filled = pieces::store(server, &ready.archive, &all, self.now_ms());
-        let failure = match stop.run_until_cancelled(filled).await {
-            Some(Ok(_)) => return Ok(()),
-            Some(Err(failure)) => failure,
-            None => Failure::new(ExitCode::Interrupted, "the restore was stopped before all keys were there")
-                .hint("What was restored stays: restore again with --replace."),
-        };
-        let Some(safety) = &ready.safety else { return Err(failure) };
-        let failure = match safety.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        };
-        if failure.exit() == ExitCode::Interrupted {
-            return Err(failure);
+        Ok(())
+    }
+
+    /// Empties where that is meant, and stores the keys.
+    async fn fill(&self, job: &Job<'_>, proven: &Proven) -> Result<Stored> {
+        if job.empties {
+            self.say("emptying the server".to_owned());
+            pieces::empty(job, proven).await?;
+        }
+        self.say(format!("restoring {} keys one by one", proven.needs.count()));
+        pieces::store(job, proven).await
+    }
+
+    /// Puts back what a server held that could not be filled.
+    async fn put_back(&self, server: &Arc<Server>, ready: &Ready, failure: Failure) -> Failure {
+        let Some(safety) = &ready.safety else { return failure };
+        let failure = with_copy(failure, Some(safety));
+        // What stands in the other databases may have changed since.
+        if self.into_db.is_some() {
+            return failure;
         }
         self.say("putting back what the server held".to_owned());
         let again = async {
-            let mut control = Control::open(server).await?;
-            empty(&mut control).await?;
-            pieces::store(server, &safety.archive, &Selection::all(), self.now_ms()).await
+            let options = WriteOptions { replace: true, only: Selection::all(), ..WriteOptions::default() };
+            let job = self.job(server, (&ready.before, &safety.archive), &options);
+            let proven = pieces::probe(&job).await?;
+            self.fill(&job, &proven).await
         };
-        Err(match again.await {
+        match again.await {
             Ok(_) => failure.hint("What the server held before was put back."),
             Err(again) => failure.hint(format!("What it held was not put back: {}", again.one_line())),
-        })
+        }
     }
 
-    /// Checks what came key by key. Clients may have written meanwhile: what is more than the dump's is no loss.
-    async fn check_keys(&self, server: &Arc<Server>, ready: &mut Ready, verify: Verify) -> Result<Verified> {
-        if verify == Verify::Nothing {
-            return Ok(Verified::No);
+    /// Reads back what came key by key. Clients may have written other keys meanwhile.
+    async fn check_keys(
+        &self,
+        job: &Job<'_>,
+        (proven, stored): (&Proven, &Stored),
+        options: &WriteOptions,
+    ) -> Result<Verified> {
+        match options.verify {
+            Verify::Nothing => return Ok(Verified::No),
+            Verify::Counts => return Ok(Verified::Counts),
+            Verify::Digests => self.say("reading the keys back".to_owned()),
         }
-        if verify == Verify::Digests {
-            match readback::compare(server, &self.config, &ready.archive, &self.ground).await {
-                Err(failure) if failure.exit() == ExitCode::SourceDown => {}
-                compared => return compared,
-            }
+        if proven.reads_back() {
+            return pieces::read_back(job, proven, stored).await;
         }
-        let wanted: u64 = ready.archive.survey.keys_by_db().values().sum();
-        let wanted = wanted - ready.archive.expired_by(self.now_ms()).await?;
-        let found: u64 = ready.control.keys_by_db().await?.values().sum();
-        if found >= wanted {
+        if !self.is_whole(options) || job.before.is_clustered() {
             return Ok(Verified::Counts);
         }
-        let what = format!("{} holds fewer keys than the dump", server.shown());
-        Err(Failure::new(ExitCode::Partial, what).because(format!("{found} keys, in the dump: {wanted}")))
+        match readback::compare(job.server, &self.config, job.archive, &self.ground).await {
+            Err(failure) if failure.exit() == ExitCode::SourceDown => Ok(Verified::Counts),
+            compared => compared,
+        }
     }
 
-    /// Checks what can be seen only after the server is free again.
-    async fn check_after(&self, server: &Server, ready: &mut Ready) -> Result<()> {
-        let Ready { control, before, archive, .. } = ready;
-        let evicted = preflight::evicted(control).await?.saturating_sub(before.evicted);
-        if evicted > 0 {
-            let what = format!("{} evicted {evicted} keys during the restore", server.shown());
-            return Err(Failure::new(ExitCode::Partial, what)
-                .hint("Raise maxmemory, or set maxmemory-policy noeviction, and restore again."));
+    async fn check_evicted(&self, server: &Server, ready: &mut Ready) -> Result<()> {
+        let evicted = preflight::evicted(&mut ready.control).await?.saturating_sub(ready.before.evicted);
+        if evicted == 0 {
+            return Ok(());
         }
+        let what = format!("{} evicted {evicted} keys during the restore", server.shown());
+        Err(Failure::new(ExitCode::Partial, what)
+            .hint("Raise maxmemory, or set maxmemory-policy noeviction, and restore again."))
+    }
+
+    /// Checks the functions, which come only with everything.
+    async fn check_functions(&self, server: &Server, ready: &mut Ready) -> Result<()> {
+        let Ready { control, archive, .. } = ready;
         let functions = preflight::functions(control).await;
         if let Some(found) = functions.filter(|found| *found != archive.survey.functions)
             && archive.survey.introspected
@@ -308,44 +414,12 @@ async fn can_replicate(control: &mut Control) -> bool {
     info.map_or(true, |info| !matches!(info.first(), None | Some(::redis::Value::Nil)))
 }
 
-/// Removes all keys and functions; servers before 7.0 have no functions.
-async fn empty(control: &mut Control) -> Result<()> {
-    let _: String = control.ask(&["FLUSHALL"]).await?;
-    let _: Result<String> = control.ask(&["FUNCTION", "FLUSH"]).await;
-    Ok(())
-}
-
-/// Proves by doing that the server takes this dump's values key by key, and names what it refuses.
-/// Emptying needs no proof: it is the first thing that is done, and refused it changes nothing.
-async fn probe(server: &Server, archive: &Archive, ground: &Ground) -> Result<()> {
-    if !archive.survey.introspected {
-        let what = "the dump is of a newer format than this version can take apart";
-        return Err(Failure::new(ExitCode::Failed, what)
-            .hint("Nothing was changed. Restore it into a server of its own version that may replicate."));
+/// Says where the copy of what the server held is.
+fn with_copy(failure: Failure, safety: Option<&Safety>) -> Failure {
+    match safety.and_then(Safety::hint) {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     }
-    let key = format!("lifeboat:probe:{}", ground.hex(8));
-    // It goes by itself where the user may not remove it.
-    let until = (ground.clock.now().timestamp_millis() + 60_000).to_string();
-    let mut payload = vec![0, 1, b'x'];
-    payload.extend_from_slice(&archive.survey.rdb_version.to_le_bytes());
-    payload.extend_from_slice(&crc64(0, &payload).to_le_bytes());
-    let db = archive.survey.keys.keys().max().copied().unwrap_or_default().to_string();
-    let key = key.as_bytes();
-    let tried: [&[&[u8]]; 3] = [
-        &[b"SELECT", db.as_bytes()],
-        &[b"RESTORE", key, until.as_bytes(), &payload, b"REPLACE", b"ABSTTL"],
-        &[b"DEL", key],
-    ];
-    let mut wire = server.dial().await?;
-    let mut refused = Vec::new();
-    for words in tried {
-        if let Reply::Refused(text) = wire.call(words).await.map_err(|error| server.down(error))? {
-            refused.push((String::from_utf8_lossy(words[0]).into_owned(), text));
-        }
-    }
-    let Some((_, first)) = refused.first() else { return Ok(()) };
-    let names: Vec<&str> = refused.iter().map(|(name, _)| name.as_str()).collect();
-    Err(server.refused(&names.join(", "), first).hint("Nothing was changed on the server."))
 }
 
 #[async_trait]
@@ -357,7 +431,7 @@ impl Target for RedisTarget {
     async fn inspect(&mut self, _inventory: &[String]) -> Result<TargetState> {
         let server = Arc::new(sentinel::primary(&self.name, &self.config).await?);
         let mut control = Control::open(&server).await?;
-        Ok(State::ask(&mut control).await?.state())
+        Ok(self.state(&server, &mut control).await?.state())
     }
 
     /// A server that follows us must be let go.
@@ -367,35 +441,33 @@ impl Target for RedisTarget {
 
     async fn write(self: Box<Self>, options: WriteOptions, entries: EntryStream) -> FlowResult<Tally> {
         let server = Arc::new(sentinel::primary(&self.name, &self.config).await?);
-        let stopped = |what: &str| Failure::new(ExitCode::Interrupted, what);
         let preparing = self.prepare(&server, &options, entries);
         let Some(ready) = options.stop.run_until_cancelled(Box::pin(preparing)).await else {
-            return Err(stopped("the restore was stopped; nothing on the server was changed").into());
+            let what = "the restore was stopped; nothing on the server was changed";
+            return Err(Failure::new(ExitCode::Interrupted, what).into());
         };
-        let mut ready = ready?;
+        let (mut ready, way) = ready?;
         let mut tally = Tally {
             entries: ready.archive.entries,
             bytes: ready.archive.bytes,
             notes: std::mem::take(&mut ready.notes),
             ..Tally::default()
         };
-        if options.only.is_all() {
-            tally.verified = Box::pin(self.write_all(&server, &mut ready, &options)).await?;
-            tally.notes.extend(self.notes(&mut ready).await?);
-            return Ok(tally);
-        }
-        let some = async {
-            if !options.replace {
-                pieces::check_absent(&server, &ready.archive, &options.only, self.now_ms()).await?;
+        match way {
+            Way::Takeover(crossing) => {
+                tally.verified = Box::pin(self.take_over(&server, &mut ready, &options, crossing)).await?;
             }
-            pieces::store(&server, &ready.archive, &options.only, self.now_ms()).await
-        };
-        let stored = options.stop.run_until_cancelled(some).await;
-        let stored =
-            stored.unwrap_or_else(|| Err(stopped("the restore was stopped before all keys were there")))?;
-        tally
-            .notes
-            .push(format!("{} keys restored; functions are restored only with everything", stored.keys));
+            Way::Keys(why, proven) => {
+                self.say(format!("{why}: restoring key by key"));
+                let filling = self.write_keys(&server, &mut ready, (&proven, &options), &mut tally);
+                Box::pin(filling).await?;
+            }
+        }
+        self.check_evicted(&server, &mut ready).await?;
+        if self.is_whole(&options) {
+            self.check_functions(&server, &mut ready).await?;
+            tally.notes.extend(self.notes(&mut ready).await?);
+        }
         Ok(tally)
     }
 }

@@ -100,7 +100,7 @@ fn of_text<R: Read>(tape: &mut Tape<R>) -> Result<[u8; 32], RdbError> {
 }
 
 /// Reads a packed collection: `code` says how it is packed.
-fn members<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<Vec<Vec<u8>>, RdbError> {
+pub(super) fn members<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<Vec<Vec<u8>>, RdbError> {
     let at = tape.offset();
     let bytes = string(tape, PACKED_BYTES_MAX)?;
     let members = match code {
@@ -189,14 +189,6 @@ impl Fields {
         add_text(&mut hash, &expires_at_ms.to_le_bytes());
         self.sum.add(&hash.finalize().into());
     }
-
-    /// Adds a field of a packed hash.
-    fn add_texts(&mut self, field: &[u8], value: &[u8], expires_at_ms: i64) {
-        let mut hash = Sha256::new();
-        add_text(&mut hash, field);
-        add_text(&mut hash, value);
-        self.add(hash, expires_at_ms);
-    }
 }
 
 /// Reads a field's name and value.
@@ -215,41 +207,61 @@ fn of_hash<R: Read>(
     judged_at_ms: Option<i64>,
 ) -> Result<Option<[u8; 32]>, RdbError> {
     let mut fields = Fields { judged_at_ms, ..Fields::default() };
+    let packed = |field: &[u8], value: &[u8]| {
+        let mut hash = Sha256::new();
+        add_text(&mut hash, field);
+        add_text(&mut hash, value);
+        hash
+    };
+    each_field(tape, (flavour, code), pair, packed, |hash, expires_at_ms| fields.add(hash, expires_at_ms))?;
+    Ok((fields.live > 0 || fields.expired == 0).then(|| fields.sum.bytes()))
+}
+
+/// Reads a hash and hands on each field and when it expires, absolute, 0 for never: `pair` reads its name and value,
+/// `packed` takes them where they lie packed.
+pub(super) fn each_field<R: Read, P>(
+    tape: &mut Tape<R>,
+    (flavour, code): (Flavour, u8),
+    pair: impl Fn(&mut Tape<R>) -> Result<P, RdbError>,
+    packed: impl Fn(&[u8], &[u8]) -> P,
+    mut add: impl FnMut(P, i64),
+) -> Result<(), RdbError> {
     match code {
         4 => times(tape, |tape| {
-            fields.add(pair(tape)?, 0);
+            add(pair(tape)?, 0);
             Ok(())
-        })?,
+        }),
         22 if flavour == Flavour::Valkey => times(tape, |tape| {
-            let hash = pair(tape)?;
-            fields.add(hash, i64::from_le_bytes(tape.array()?).max(0));
+            let both = pair(tape)?;
+            add(both, i64::from_le_bytes(tape.array()?).max(0));
             Ok(())
-        })?,
+        }),
         22 | 24 => {
             let earliest = if code == 24 { i64::from_le_bytes(tape.array()?) } else { 1 };
             times(tape, |tape| {
                 // Stored relative to the earliest one, plus one (redis `src/rdb.c`, RDB_TYPE_HASH_METADATA).
                 let relative = number(tape)?.cast_signed();
                 let expires = if relative == 0 { 0 } else { relative.wrapping_add(earliest).wrapping_sub(1) };
-                fields.add(pair(tape)?, expires);
+                add(pair(tape)?, expires);
                 Ok(())
-            })?;
+            })
         }
         23 | 25 => {
             tape.skip(if code == 25 { 8 } else { 0 })?;
             for field in members(tape, code)?.chunks(3) {
                 let [field, value, expires] = field else { continue };
                 let expires = std::str::from_utf8(expires).ok().and_then(|text| text.parse().ok());
-                fields.add_texts(field, value, expires.unwrap_or(0));
+                add(packed(field, value), expires.unwrap_or(0));
             }
+            Ok(())
         }
         _ => {
             for pair in members(tape, code)?.chunks(2) {
-                fields.add_texts(&pair[0], pair.get(1).map_or(&[][..], |value| value), 0);
+                add(packed(&pair[0], pair.get(1).map_or(&[][..], |value| value)), 0);
             }
+            Ok(())
         }
     }
-    Ok((fields.live > 0 || fields.expired == 0).then(|| fields.sum.bytes()))
 }
 
 /// The two digests of a stream while they are made.

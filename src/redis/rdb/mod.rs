@@ -7,6 +7,7 @@
 //! *Hostile bytes.* Every length is believed only as far as bytes really arrive; nothing is allocated for
 //! a claim. Errors say at which offset.
 
+mod contents;
 mod digest;
 mod encoding;
 mod lzf;
@@ -20,6 +21,7 @@ mod walk;
 use std::io;
 
 pub(super) use self::{
+    contents::{Member, each_member, has_members},
     survey::{Checksum, KeyCount, Summing, Survey},
     tape::Tape,
     walk::{Flavour, Found, Item, Version, Walker},
