@@ -214,9 +214,7 @@ pub fn chosen_target(
     }
     let db = into.and_then(Into::redis_database);
     let mut place = kind.place();
-    if let Some(db) = db {
-        place += &format!(", database {db}");
-    }
+    place.extend(db.map(|db| format!(", database {db}")));
     let (mut words, mut exchange, mut reader) = (BTreeMap::new(), None, None);
     let target: Box<dyn Target> = match kind {
         SourceKind::Mysql(config) => {

@@ -60,7 +60,7 @@ fn place(node: &Node) -> String {
 
 /// Returns the lanes of a further round: one for each node that keys were sent to.
 pub(super) fn further(server: &Server, away: Away) -> Vec<Lane> {
-    let mut places: BTreeMap<(String, u16), HashSet<(u64, Vec<u8>)>> = BTreeMap::new();
+    let mut places = BTreeMap::<_, HashSet<_>>::new();
     for (key, elsewhere) in away {
         places.entry(elsewhere.place).or_default().insert(key);
     }

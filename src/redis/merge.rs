@@ -134,7 +134,6 @@ impl Survey {
                 Item::Aux(name, value) if index == 0 && !OWN_AUX.contains(&name.as_slice()) => {
                     self.aux.push((name, value));
                 }
-                Item::Aux(..) => {}
                 Item::Function { begin, end, .. } => {
                     // Each primary has functions of its own, and a name can be there once.
                     let text = text_at(part.spool.reader(begin))?;
@@ -144,7 +143,7 @@ impl Survey {
                 Item::Key(found) if !part.owns(&found) => {
                     self.strays.entry((found.db, found.key)).or_insert(index);
                 }
-                Item::Key(_) => {}
+                Item::Aux(..) | Item::Key(_) => {}
                 Item::End { .. } => return Ok(()),
             }
         }

@@ -45,6 +45,9 @@ const CLOCK_MILLISECONDS: i64 = 60_000;
 /// How long the server may take for an answer.
 const SILENCE_SECONDS_MAX: u64 = 120;
 
+/// Keys by database and name.
+pub(super) type Keys = Arc<HashSet<(u64, Vec<u8>)>>;
+
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Compared {
@@ -65,7 +68,7 @@ pub(super) async fn compare(
     archive: &Archive,
     wanted: &Wanted,
     (newest, untouched): (u16, bool),
-    (but, ground): (Arc<HashSet<(u64, Vec<u8>)>>, &Ground),
+    (but, ground): (Keys, &Ground),
 ) -> Result<Compared> {
     let wire = lane.server.dial().await?;
     let (mut read, mut write) = tokio::io::split(wire.into_stream());

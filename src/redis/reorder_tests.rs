@@ -83,7 +83,9 @@ fn dump(keys: &BTreeMap<String, Value>, seed: u64) -> Vec<u8> {
                 put_length(&mut bytes, members.len() as u64);
                 let mut members = members.clone();
                 members.sort_by_cached_key(|member| place(member));
-                members.iter().for_each(|member| text(&mut bytes, member));
+                for member in members {
+                    text(&mut bytes, &member);
+                }
             }
         }
     }

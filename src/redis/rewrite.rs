@@ -105,7 +105,7 @@ mod tests {
             ("aof_rewrite_in_progress", "1"),
             ("aof_last_bgrewrite_status", "err"),
         ]);
-        let hours = now + Duration::from_secs(4 * 3600);
+        let hours = now + Duration::from_hours(4);
         assert_eq!(rewrite.judge(&at_work, now), Judged::Waiting);
         assert_eq!(rewrite.judge(&at_work, hours), Judged::Waiting);
         let behind = info(&[

@@ -192,9 +192,8 @@ impl Probe<'_> {
     }
 
     async fn select(&mut self, db: u64) -> Result<()> {
-        let text = match self.control.attempt(&[b"SELECT", db.to_string().as_bytes()]).await? {
-            Ok(_) => return Ok(()),
-            Err(text) => text,
+        let Err(text) = self.control.attempt(&[b"SELECT", db.to_string().as_bytes()]).await? else {
+            return Ok(());
         };
         let shown = self.lane.server.shown();
         let refuse = |what: String, hint: &str| {

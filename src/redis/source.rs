@@ -58,7 +58,7 @@ pub(super) const FAILOVER_SECONDS_MAX: u64 = 60;
 
 /// Returns whether an entry of a Redis source is a dump: of a server, or of one of a cluster's shards.
 pub(super) fn is_dump(path: &str) -> bool {
-    path == DUMP.0 || (path.starts_with("dump-") && path.ends_with(".rdb"))
+    path == DUMP.0 || path.strip_suffix(".rdb").is_some_and(|stem| stem.starts_with("dump-"))
 }
 
 /// How often a dump is asked for, if the server gives us one that it had begun before.

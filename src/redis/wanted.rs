@@ -247,6 +247,7 @@ mod tests {
             begin: 100,
             end: 100 + size_bytes,
             digest: None,
+            exact: None,
             expired: false,
         }
     }

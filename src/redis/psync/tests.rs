@@ -212,7 +212,7 @@ async fn a_server_that_falls_silent_is_given_up_wherever_it_was() {
         ("in the dump", whole[..300].to_vec()),
     ] {
         let (server, _serving) = serve(Script { answer, stay: true, ..Script::default() }).await;
-        let patience = Patience { silence: Duration::from_millis(200), turn: Duration::from_secs(60) };
+        let patience = Patience { silence: Duration::from_millis(200), turn: Duration::from_mins(1) };
         let failure = taken(&server.waiting(patience)).await.expect_err(where_it_was);
         assert_eq!(failure.exit(), ExitCode::SourceDown, "{where_it_was}");
         assert_eq!(failure.chain()[1], "it was silent for 0.2 seconds", "{where_it_was}");
@@ -222,7 +222,7 @@ async fn a_server_that_falls_silent_is_given_up_wherever_it_was() {
 #[tokio::test]
 async fn a_server_that_lives_and_never_begins_is_given_up_too() {
     let (server, _serving) = serve(Script { alive: true, ..Script::default() }).await;
-    let patience = Patience { silence: Duration::from_secs(60), turn: Duration::from_millis(100) };
+    let patience = Patience { silence: Duration::from_mins(1), turn: Duration::from_millis(100) };
     let failure = taken(&server.waiting(patience)).await.expect_err("R27");
     assert_eq!(failure.exit(), ExitCode::SourceDown);
     assert!(failure.chain()[1].contains("another save"), "{failure:?}");

@@ -37,21 +37,32 @@ pub(crate) fn each_member<R: Read>(
     let text = |tape: &mut Tape<R>| string(tape, STRING_BYTES_MAX);
     match code {
         0 => show_text(tape, hear),
-        1 | 2 => times(tape, |tape| Ok(hear(Member::Item(text(tape)?)))),
+        1 | 2 => times(tape, |tape| {
+            hear(Member::Item(text(tape)?));
+            Ok(())
+        }),
         3 | 5 => times(tape, |tape| {
             let member = text(tape)?;
             let score = if code == 3 { ascii_score(tape)? } else { f64::from_le_bytes(tape.array()?) };
-            Ok(hear(Member::Scored(member, score)))
+            hear(Member::Scored(member, score));
+            Ok(())
         }),
-        4 => times(tape, |tape| Ok(hear(Member::Field(text(tape)?, text(tape)?, None)))),
+        4 => times(tape, |tape| {
+            hear(Member::Field(text(tape)?, text(tape)?, None));
+            Ok(())
+        }),
         14 | 18 => times(tape, |tape| {
             if code == 18 && number(tape)? == 1 {
-                return Ok(hear(Member::Item(text(tape)?)));
+                hear(Member::Item(text(tape)?));
+                return Ok(());
             }
             digest::members(tape, code)?.into_iter().map(Member::Item).for_each(&mut *hear);
             Ok(())
         }),
-        10 | 11 | 20 => Ok(digest::members(tape, code)?.into_iter().map(Member::Item).for_each(hear)),
+        10 | 11 | 20 => {
+            digest::members(tape, code)?.into_iter().map(Member::Item).for_each(hear);
+            Ok(())
+        }
         12 | 17 => {
             let at = tape.offset();
             for pair in digest::members(tape, code)?.chunks(2) {

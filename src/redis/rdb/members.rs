@@ -47,7 +47,9 @@ pub(crate) fn in_order(flavour: Flavour, code: u8, value: &[u8]) -> Result<Optio
     members.sort_by(|one, two| bytes(one.name, one.end).cmp(bytes(two.name, two.end)));
     let mut ordered = Vec::with_capacity(value.len());
     ordered.extend_from_slice(bytes(0, if members.is_empty() { behind } else { begin }));
-    members.iter().for_each(|member| ordered.extend_from_slice(bytes(member.from, member.end)));
+    for member in &members {
+        ordered.extend_from_slice(bytes(member.from, member.end));
+    }
     ordered.extend_from_slice(&value[behind as usize..]);
     Ok(Some(ordered))
 }
