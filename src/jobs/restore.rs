@@ -546,7 +546,7 @@ pub async fn execute(
             stop: stop.clone(),
         };
         let (name, is_salvage) = (source.source.clone(), source.salvage.is_some());
-        match restore_one(snapshot, source, options, monitor).await {
+        match Box::pin(restore_one(snapshot, source, options, monitor)).await {
             Ok(restored) => {
                 let left_out = restored.tally.left_out.iter();
                 let left_out = left_out.map(|one| Missing {

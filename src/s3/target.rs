@@ -275,12 +275,14 @@ impl<'a> Run<'a> {
             bucket::create(&self.server, bucket, &self.target.config.region, &settings).await?;
         }
         let ours = created || !matches!(self.mode, Mode::Patch);
-        if ours && !created && settings.documents.contains_key("lifecycle") {
-            if let Some(rules) = bucket::stop_lifecycle(&self.server, bucket).await? {
-                let what = format!("bucket {bucket} has no lifecycle rules until the restore has ended");
-                self.target.monitor.step(Some(&self.target.name), what);
-                self.stopped.insert(bucket.to_owned(), rules);
-            }
+        if ours
+            && !created
+            && settings.documents.contains_key("lifecycle")
+            && let Some(rules) = bucket::stop_lifecycle(&self.server, bucket).await?
+        {
+            let what = format!("bucket {bucket} has no lifecycle rules until the restore has ended");
+            self.target.monitor.step(Some(&self.target.name), what);
+            self.stopped.insert(bucket.to_owned(), rules);
         }
         self.buckets.insert(bucket.to_owned(), Found { settings, ours, walked: created });
         Ok(())
