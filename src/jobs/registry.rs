@@ -218,8 +218,7 @@ pub fn chosen_target(
     let (mut words, mut exchange, mut reader) = (BTreeMap::new(), None, None);
     let target: Box<dyn Target> = match kind {
         SourceKind::Mysql(config) => {
-            let target =
-                MysqlTarget::new(name, config.clone(), ground.clone(), monitor).choosing(choices.clone());
+            let target = MysqlTarget::new(name, config.clone(), &ground, monitor).choosing(choices.clone());
             (words, exchange) = (choices.words(), target.exchange()?);
             reader = Some(Reader { config, ground, names: BTreeMap::new(), target: target.clone() });
             Box::new(target)

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
 };
 
 use futures_util::{TryStreamExt, stream};
@@ -53,11 +54,11 @@ impl Obstacle {
             Self::Database(Held { name, tables, programs, kept, .. }) => {
                 let mut line = format!("database {name}: {}", count(tables.len(), "table"));
                 if !programs.is_empty() {
-                    line += &format!(", {}", count(programs.len(), "program"));
+                    _ = write!(line, ", {}", count(programs.len(), "program"));
                 }
                 if !kept.is_empty() {
                     let names: Vec<String> = kept.iter().map(ToString::to_string).collect();
-                    line += &format!("; it keeps what no backup has: {}", names.join(", "));
+                    _ = write!(line, "; it keeps what no backup has: {}", names.join(", "));
                 }
                 line
             }

@@ -265,7 +265,7 @@ mod tests {
             lines in prop::collection::vec("[a-c]{0,9}", 0..9),
             cuts in prop::collection::vec(1_usize..7, 1..30),
         ) {
-            let whole: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let whole: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
             let (mut rest, mut cut, mut found) = (whole.as_bytes(), Lines::default(), Vec::new());
             for len in cuts.iter().cycle() {
                 let (now, later) = rest.split_at((*len).min(rest.len()));

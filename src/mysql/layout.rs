@@ -64,13 +64,11 @@ pub(super) fn parse_item(item: &str) -> Option<(String, Option<String>)> {
         return None;
     }
     let plain = |db: &str| db.replace("%2E", ".").replace("%25", "%");
-    Some(match item.split_once('.') {
-        Some((db, table)) => (plain(db), Some(table.to_owned())),
-        None => {
-            let marked = item.strip_suffix(DATABASE_MARK).filter(|stem| is_like_accounts(stem));
-            (plain(marked.unwrap_or(item)), None)
-        }
-    })
+    if let Some((db, table)) = item.split_once('.') {
+        return Some((plain(db), Some(table.to_owned())));
+    }
+    let marked = item.strip_suffix(DATABASE_MARK).filter(|stem| is_like_accounts(stem));
+    Some((plain(marked.unwrap_or(item)), None))
 }
 
 /// Returns the path of an entry. A folder never ends in `.sql`, so that a table of that name and the

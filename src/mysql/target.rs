@@ -75,7 +75,7 @@ pub struct MysqlTarget {
 
 impl MysqlTarget {
     /// Makes a target; nothing is connected yet.
-    pub fn new(name: SourceName, config: MysqlConfig, ground: Ground, monitor: SharedMonitor) -> Self {
+    pub fn new(name: SourceName, config: MysqlConfig, ground: &Ground, monitor: SharedMonitor) -> Self {
         let (choices, renames) = (Choices::default(), Renames::default());
         let (held, told) = (swap::Shared::default(), BTreeSet::new());
         let opened = Arc::new(Opened::new(ground.hex(16)));

@@ -119,7 +119,7 @@ async fn an_account_that_cannot_be_made_anew_is_there_as_it_was_and_nobody_loses
         let begin = text.find("CREATE USER `worker`").expect("it is in the snapshot");
         let word = if product == Product::Mysql { " AS 0x" } else { "PASSWORD '" };
         let from = begin + text[begin..].find(word).expect("a hash") + word.len();
-        let len = text[from..].find(|c: char| c == ' ' || c == '\'').expect("its end");
+        let len = text[from..].find([' ', '\'']).expect("its end");
         format!("{}{to}{}", &text[..from], &text[from + len..])
     };
     let good = std::cell::RefCell::new(String::new());

@@ -109,7 +109,9 @@ async fn write_partial(
             }
             body.finish_with(trailer.clone()).await?;
         }
-        come.iter().for_each(|item| sink.complete(item));
+        for item in &come {
+            sink.complete(item);
+        }
         sink.finish(recorded.point.clone()).await
     };
     let (sent, written) = tokio::join!(replay, target(config).write(options, stream));

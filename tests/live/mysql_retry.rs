@@ -64,7 +64,7 @@ impl Way {
 
 fn maker(config: &MysqlConfig, choices: Choices) -> MysqlTarget {
     let name = SourceName::new("mysql").unwrap();
-    MysqlTarget::new(name, config.clone(), Ground::system(), NoMonitor::shared()).choosing(choices)
+    MysqlTarget::new(name, config.clone(), &Ground::system(), NoMonitor::shared()).choosing(choices)
 }
 
 async fn sessions_that_a_cut_network_left_behind_are_ended(product: Product) {

@@ -41,9 +41,9 @@ impl Death {
 impl Monitor for Death {
     fn event(&self, event: Event) {
         let Event::Step { what, .. } = event else { return };
-        if self.is_near.load(Ordering::SeqCst) && self.steps.fetch_add(1, Ordering::SeqCst) == self.at {
-            panic!("killed at step {}: {what}", self.at);
-        }
+        let is_now =
+            self.is_near.load(Ordering::SeqCst) && self.steps.fetch_add(1, Ordering::SeqCst) == self.at;
+        assert!(!is_now, "killed at step {}: {what}", self.at);
     }
 }
 

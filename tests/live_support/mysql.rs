@@ -297,7 +297,7 @@ pub fn source(config: &MysqlConfig) -> Box<dyn Source> {
 
 /// Makes a target that nobody watches.
 pub fn target(config: &MysqlConfig) -> Box<dyn Target> {
-    Box::new(MysqlTarget::new(name(), config.clone(), Ground::system(), NoMonitor::shared()))
+    Box::new(MysqlTarget::new(name(), config.clone(), &Ground::system(), NoMonitor::shared()))
 }
 
 /// Makes a target that does as was chosen, and what follows it if the choice was an exchange.
@@ -311,7 +311,7 @@ pub fn watched(
     choices: Choices,
     monitor: SharedMonitor,
 ) -> (Box<dyn Target>, Option<Exchange>) {
-    let target = MysqlTarget::new(name(), config.clone(), Ground::system(), monitor).choosing(choices);
+    let target = MysqlTarget::new(name(), config.clone(), &Ground::system(), monitor).choosing(choices);
     let exchange = target.exchange().expect("the secret is there");
     (Box::new(target), exchange)
 }
