@@ -45,7 +45,9 @@ fn open_up(path: &Path) {
     let mode = if path.is_dir() { 0o777 } else { 0o666 };
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     if path.is_dir() {
-        fs::read_dir(path).unwrap().for_each(|entry| open_up(&entry.unwrap().path()));
+        for entry in fs::read_dir(path).unwrap() {
+            open_up(&entry.unwrap().path());
+        }
     }
 }
 
@@ -132,7 +134,7 @@ async fn a_restart_and_new_keys_store_little_again() {
         let mut pipe = redis::pipe();
         for n in from..from + count {
             let value: String =
-                (0..4).map(|part| format!("{:08x}", mixed(n * 31 + version * 7 + part))).collect();
+                (0..4).map(|part| hex::encode(mixed(n * 31 + version * 7 + part).to_be_bytes())).collect();
             pipe.cmd("SET").arg(format!("im:session:{n:07}")).arg(value).ignore();
         }
         pipe

@@ -60,7 +60,7 @@ async fn pulled(config: &RedisConfig) -> Result<(Vec<u8>, Point, Arc<Recorder>),
 }
 
 async fn failure_of(config: &RedisConfig) -> Failure {
-    pulled(config).await.err().expect("it must fail")
+    pulled(config).await.map(drop).expect_err("it must fail")
 }
 
 fn steps(recorder: &Recorder) -> String {
@@ -119,7 +119,10 @@ async fn replica(lab: &Lab) -> tokio::task::JoinHandle<()> {
     let address = lab.config().url.trim_start_matches("redis://").to_owned();
     let mut stream = TcpStream::connect(address).await.unwrap();
     let words = |words: &[&str]| {
-        let all = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect::<String>();
+        let all = words
+            .iter()
+            .map(|word| ["$", &word.len().to_string(), "\r\n", word, "\r\n"].concat())
+            .collect::<String>();
         format!("*{}\r\n{all}", words.len())
     };
     for command in [&["AUTH", PASSWORD][..], &["REPLCONF", "capa", "psync2", "capa", "eof"]] {

@@ -131,7 +131,7 @@ async fn fill(cluster: &Cluster) {
 }
 
 fn dumps(reading: &Reading) -> Vec<&str> {
-    reading.entries.keys().map(|path| path.as_str()).filter(|path| path.starts_with("dump")).collect()
+    reading.entries.keys().map(String::as_str).filter(|path| path.starts_with("dump")).collect()
 }
 
 fn problems(reading: &Reading) -> Vec<(&str, &str)> {
@@ -176,7 +176,7 @@ async fn a_cluster_is_read_whole_and_what_moves_meanwhile_is_told() {
     assert_eq!(trailer["keys"]["0"], json!({"hash": 1, "string": 101}));
     assert!(reading.entries.keys().any(|path| path.as_str() == "cluster.json"));
     assert_eq!(reading.point.marks["shards"], "3");
-    assert!(reading.point.marks["window_end"] >= reading.point.at.to_rfc3339()[..19].to_owned());
+    assert!(*reading.point.marks["window_end"] >= reading.point.at.to_rfc3339()[..19]);
     assert_eq!(topology(&config).await.0, Status::Ok);
 
     // By itself a node is a part, and says so.

@@ -341,11 +341,6 @@ impl Lab {
         sizes
     }
 
-    /// Returns the container's own address, under which other containers and this machine reach it.
-    pub fn address(&self) -> String {
-        docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", &self.container]).unwrap()
-    }
-
     /// Returns what runs the server's own client, for where nothing can be awaited.
     pub fn client(&self) -> impl Fn(&[&str]) + Send + Sync + use<> {
         let container = self.container.clone();
