@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn a_url_of_an_s3_server_may_name_a_bucket_and_nothing_else() {
-        let config = "endpoint = \"http://minio:9000\"\nbuckets = [\"*\"]\naccess_key = \"a\"\nsecret_key = { env = \"S\" }";
+        let config = "endpoint = \"http://minio:9000\"\nbuckets = [\"*\"]\n\
+                      access_key = { env = \"A\" }\nsecret_key = { env = \"S\" }";
         let mut kind = SourceKind::S3(toml::from_str::<S3Config>(config).unwrap());
         for (url, endpoint, bucket) in [
             ("http://h:9000", "http://h:9000", None),

@@ -171,9 +171,8 @@ impl RedisTarget {
         control: &mut Control,
         options: &WriteOptions,
     ) -> Result<Way> {
-        let why = match self.crossing(before, control, options).await? {
+        let why = match self.crossing(server, (before, archive), control, options).await? {
             Ok(crossing) => {
-                before.check(server, archive, control, self.waived).await?;
                 before.check_sentinel(&server.shown(), control).await?;
                 return Ok(Way::Takeover(crossing));
             }
@@ -188,10 +187,12 @@ impl RedisTarget {
         Ok(Way::Keys(why, Box::new(proven)))
     }
 
-    /// Returns how the server can follow us, or why it is to be filled key by key.
+    /// Returns how the server can follow us, or why it is to be filled key by key. A server that may follow us and
+    /// could not load the dump is refused.
     async fn crossing(
         &self,
-        before: &State,
+        server: &Server,
+        (before, archive): (&State, &Archive),
         control: &mut Control,
         options: &WriteOptions,
     ) -> Result<Result<Crossing, &'static str>> {
@@ -208,14 +209,12 @@ impl RedisTarget {
         if before.is_clustered() {
             return Ok(Err("a node of a cluster follows only its own"));
         }
-        if !can_replicate(control).await {
-            return Ok(Err("the server may not replicate"));
+        if !can_replicate(control).await? {
+            return Ok(Err("the server may not replicate, or its settings cannot be asked for"));
         }
+        before.check(server, archive, control, self.waived).await?;
         match Crossing::find(control, &self.config).await {
             Ok(crossing) => Ok(Ok(crossing)),
-            Err(failure) if failure.chain().iter().any(|line| line.contains("unknown command")) => {
-                Ok(Err("the server's settings cannot be asked for"))
-            }
             // Key by key the dump goes by the connection that we made, which is encrypted.
             Err(failure)
                 if failure.exit() == ExitCode::Failed && self.config.url.starts_with("rediss://") =>
@@ -407,11 +406,16 @@ impl RedisTarget {
     }
 }
 
-/// Returns whether the server has the command at all; managed services and careful owners remove it.
-async fn can_replicate(control: &mut Control) -> bool {
-    let info: Result<Vec<::redis::Value>> = control.ask(&["COMMAND", "INFO", "replicaof"]).await;
-    // Who may not ask may still be allowed to do it; a refusal then comes before anything is changed.
-    info.map_or(true, |info| !matches!(info.first(), None | Some(::redis::Value::Nil)))
+/// Returns whether the server may follow us: managed services and careful owners remove a command for it.
+async fn can_replicate(control: &mut Control) -> Result<bool> {
+    // Without arguments a server refuses them before it looks at anybody's rights, and says whether it knows them.
+    for command in [&b"REPLICAOF"[..], b"CONFIG"] {
+        let told = control.attempt(&[command]).await?;
+        if told.err().is_some_and(|text| text.contains("unknown command")) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Says where the copy of what the server held is.

@@ -149,12 +149,12 @@ async fn a_restart_and_new_keys_store_little_again() {
     lab.restart().await;
     let url = lab.config().url;
     stage.edit(|text| {
-        let at = text.find("url = ").unwrap();
+        let at = text.rfind("url = ").unwrap();
         let end = at + text[at..].find('\n').unwrap();
         format!("{}url = \"{url}\"{}", &text[..at], &text[end..])
     });
     let restarted = percent(&stage);
-    for n in (0..60_000).step_by(100) {
+    for n in (0..600).map(|n| mixed(n) % 60_000) {
         let () = keys(n, 1, 1).query_async(&mut lab.connect(0).await).await.unwrap();
     }
     let spread = percent(&stage);
@@ -162,7 +162,7 @@ async fn a_restart_and_new_keys_store_little_again() {
         "{first} bytes; same {same} %, appended {appended} %, restarted {restarted} %, spread {spread} %"
     );
     assert!(same <= 5 && appended <= 5 && restarted <= 5, "{same} {appended} {restarted}");
-    assert!(spread <= 60, "{spread}");
+    assert!(spread <= 75, "{spread}");
 }
 
 /// Returns a number that looks like chance, the same each time.

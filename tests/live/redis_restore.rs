@@ -2,7 +2,10 @@
 //! it go, what it held is kept, and success is told only when a restart would find the new data.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,7 +22,7 @@ use lifeboat::{
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{ALL, dump_of, failed, feed, replication_settings, role};
+use super::{ALL, dump_of, failed, feed, redis_pieces::proxy, replication_settings, role};
 use crate::redis_lab::{Lab, PASSWORD, name};
 
 /// Settings of a server with an append-only file and a password.
@@ -477,21 +480,26 @@ async fn a_server_that_takes_no_keys_is_not_emptied() {
         (line, config)
     };
     for (lacks, named) in [
-        ("-restore", vec!["RESTORE"]),
-        ("-restore -select", vec!["SELECT", "RESTORE"]),
-        ("-flushall", vec!["FLUSHALL"]),
-        ("-flushall -restore", vec!["RESTORE"]),
+        ("-restore", vec!["+restore"]),
+        ("-restore -select", vec!["+select", "+restore"]),
+        ("-flushall -scan", vec!["+flushall"]),
+        ("-function", vec!["+function|restore"]),
     ] {
         let (line, config) = poor(lacks);
         let _: () = to.say(0, &line).await;
         let target = target(config, Some(&house.home), NoMonitor::shared());
         let failure = failed(give(target, &dump, ALL(true)).await);
-        assert!(named.iter().all(|name| failure.to_string().contains(name)), "{lacks}: {failure:?}");
+        assert!(named.iter().all(|name| failure.chain().join(" ").contains(name)), "{lacks}: {failure:?}");
         untouched(&to).await;
     }
     // What can be filled and breaks off has its old data back.
-    let (line, config) = poor("-function");
-    let _: () = to.say(0, &line).await;
+    let once = Arc::new(AtomicBool::new(true));
+    let port = proxy(&to, "k:77", move || {
+        let breaks = once.swap(false, Ordering::SeqCst);
+        async move { !breaks }
+    })
+    .await;
+    let config = RedisConfig { url: format!("redis://127.0.0.1:{port}"), ..to.config() };
     let broken = target(config, Some(&house.home), NoMonitor::shared());
     let failure = failed(give(broken, &dump, ALL(true)).await);
     assert!(failure.hints().iter().any(|hint| hint.contains("was put back")), "{failure:?}");

@@ -49,6 +49,29 @@ fn docker(words: &[&str]) -> Result<String, String> {
     }
 }
 
+/// A network for containers that talk to each other by their addresses: where one dies, no other test's takes its place.
+pub struct Network(String);
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        drop(docker(&["network", "rm", &self.0]));
+    }
+}
+
+impl Network {
+    /// Makes one.
+    pub fn make() -> Self {
+        let name = format!("lifeboat-test-{}", Ground::system().hex(6));
+        docker(&["network", "create", "--label", "lifeboat.test=redis", &name]).unwrap();
+        Self(name)
+    }
+
+    /// Returns the words with which a container joins it.
+    pub fn words(&self) -> [&str; 2] {
+        ["--network", &self.0]
+    }
+}
+
 impl Lab {
     /// Starts a server of a major version, `7` or `8`, with `appendonly yes` and the awkward password.
     pub async fn start(major: u8) -> Self {
@@ -124,7 +147,8 @@ impl Lab {
 
     /// Returns the address under which the container reaches this machine.
     pub fn gateway(&self) -> String {
-        docker(&["inspect", "-f", "{{.NetworkSettings.Gateway}}", &self.container]).unwrap()
+        docker(&["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}", &self.container])
+            .unwrap()
     }
 
     /// Waits until the server answers through its published port.
@@ -298,7 +322,13 @@ impl Lab {
 
     /// Returns the container's own address.
     pub fn address(&self) -> String {
-        docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", &self.container]).unwrap()
+        docker(&[
+            "inspect",
+            "-f",
+            "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+            &self.container,
+        ])
+        .unwrap()
     }
 
     /// Runs a command inside the container, whatever became of its ports.
@@ -366,6 +396,7 @@ impl Lab {
 pub struct Cluster {
     /// The nodes.
     pub nodes: Vec<Lab>,
+    _network: Network,
 }
 
 impl Cluster {
@@ -384,11 +415,13 @@ impl Cluster {
             "--masterauth",
             PASSWORD,
         ];
-        let starting: Vec<_> =
-            Self::SLOTS.iter().map(|_| tokio::spawn(Lab::start_with(major, &SETTINGS))).collect();
+        let (network, image) = (Network::make(), format!("redis{major}"));
+        let words = network.words();
+        let starting = Self::SLOTS.map(|_| Lab::start_as(&image, &words, &SETTINGS));
         let mut nodes = Vec::new();
-        for (node, (first, last)) in starting.into_iter().zip(Self::SLOTS) {
-            let node = node.await.unwrap();
+        for (node, (first, last)) in
+            futures_util::future::join_all(starting).await.into_iter().zip(Self::SLOTS)
+        {
             let _: () = node.say(0, &format!("CONFIG SET cluster-announce-ip {}", node.address())).await;
             let _: () = node.say(0, &format!("CLUSTER ADDSLOTSRANGE {first} {last}")).await;
             let _: () = node.say(0, &format!("CLUSTER SET-CONFIG-EPOCH {}", nodes.len() + 1)).await;
@@ -397,7 +430,7 @@ impl Cluster {
         for other in &nodes[1..] {
             let _: () = nodes[0].say(0, &format!("CLUSTER MEET {} 6379", other.address())).await;
         }
-        let cluster = Self { nodes };
+        let cluster = Self { nodes, _network: network };
         cluster.wait().await;
         cluster
     }

@@ -30,7 +30,7 @@ impl Drop for Sentinel {
 }
 
 impl Sentinel {
-    fn start() -> Self {
+    fn start(network: &Network) -> Self {
         let image = std::env::var("REDIS7_IMAGE").unwrap_or_else(|_| "lifeboat-redis7:latest".to_owned());
         let container = format!("lifeboat-test-sentinel-{}", Ground::system().hex(6));
         let settings = format!(
@@ -41,13 +41,19 @@ impl Sentinel {
         );
         let name = ["run", "-d", "--name", container.as_str(), "--label", "lifeboat.test=redis"];
         let program = ["--entrypoint", "sh", image.as_str(), "-c", script.as_str()];
-        let words = [&name[..], &program].concat();
+        let words = [&name[..], &network.words(), &program].concat();
         docker(&words).unwrap();
         Self { container }
     }
 
     fn address(&self) -> String {
-        docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", &self.container]).unwrap()
+        docker(&[
+            "inspect",
+            "-f",
+            "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+            &self.container,
+        ])
+        .unwrap()
     }
 
     async fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
@@ -87,6 +93,7 @@ pub struct Watched {
     pub replica: Lab,
     sentinels: Vec<Sentinel>,
     secret: tempfile::NamedTempFile,
+    _network: Network,
 }
 
 impl Watched {
@@ -94,10 +101,12 @@ impl Watched {
     pub async fn start() -> Self {
         const SETTINGS: [&str; 6] =
             ["--requirepass", PASSWORD, "--masterauth", PASSWORD, "--repl-diskless-sync-delay", "0"];
-        let sentinels: Vec<Sentinel> = (0..3).map(|_| Sentinel::start()).collect();
-        let primary = Lab::start_with(7, &SETTINGS).await;
+        let network = Network::make();
+        let sentinels: Vec<Sentinel> = (0..3).map(|_| Sentinel::start(&network)).collect();
+        let primary = Lab::start_as("redis7", &network.words(), &SETTINGS).await;
         let address = primary.address();
-        let replica = Lab::start_with(7, &[&SETTINGS[..], &["--replicaof", &address, "6379"]].concat()).await;
+        let follows = [&SETTINGS[..], &["--replicaof", &address, "6379"]].concat();
+        let replica = Lab::start_as("redis7", &network.words(), &follows).await;
         for sentinel in &sentinels {
             sentinel.until(&["PING"], |_: &String| true).await;
             let () = sentinel.run(&["SENTINEL", "MONITOR", NAME, &address, "6379", "2"]).await.unwrap();
@@ -107,7 +116,7 @@ impl Watched {
         }
         let mut secret = tempfile::NamedTempFile::new().unwrap();
         secret.write_all(SENTINEL_PASSWORD.as_bytes()).unwrap();
-        let watched = Self { primary, replica, sentinels, secret };
+        let watched = Self { primary, replica, sentinels, secret, _network: network };
         watched.wait().await;
         watched
     }

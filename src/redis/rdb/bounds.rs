@@ -44,6 +44,7 @@ fn number(variable: &str, usual: u64) -> u64 {
     std::env::var(variable).map_or(usual, |number| number.parse().unwrap())
 }
 
+/// Returns the most that this process had; the system counts it in batches, so it may seem to shrink a little.
 fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -54,7 +55,7 @@ fn peak_mib() -> u64 {
 fn walk(what: &str, digesting: bool, dump: impl Read) -> u64 {
     let (before, began) = (peak_mib(), Instant::now());
     let survey = Survey::of_all(dump, 0, digesting).unwrap();
-    let (grown, took) = (peak_mib() - before, began.elapsed());
+    let (grown, took) = (peak_mib().saturating_sub(before), began.elapsed());
     println!("{what}: {} bytes, {grown} MiB more, {took:.1?}", survey.size_bytes);
     assert!(grown < WALK_MIB_MAX, "{what}: {grown} MiB");
     survey.keys_by_db().values().sum()
