@@ -344,9 +344,9 @@ impl Ledger {
 }
 
 /// Returns the statement that forgets what a job noted. By its index: who walks the whole table waits for the lines of
-/// every other restore that is at work.
+/// every other restore that is at work. An alias would take a session that has chosen a database.
 fn forget(table: &str, job: &str) -> String {
-    format!("DELETE t FROM {LEDGER}.{table} t FORCE INDEX (of_job) WHERE t.job = {job}")
+    format!("DELETE FROM {LEDGER}.{table} USING {LEDGER}.{table} FORCE INDEX (of_job) WHERE job = {job}")
 }
 
 async fn get_lock(server: &Server, conn: &mut Conn, name: &str, wait_seconds: u32) -> Result<bool> {
