@@ -30,7 +30,8 @@ async fn cramped(product: Product, more: &[&str]) -> Server {
 
 /// Leaves so much room of the sixteen MiB.
 fn fill(server: &Server, left_kib: u32) {
-    let dd = format!("dd if=/dev/zero of=/lbt-tmp/fill bs=1k count={} 2>/dev/null; true", 16 * 1024 - left_kib);
+    let dd =
+        format!("dd if=/dev/zero of=/lbt-tmp/fill bs=1k count={} 2>/dev/null; true", 16 * 1024 - left_kib);
     server.exec(&["sh", "-c", &dd]);
 }
 
