@@ -445,6 +445,12 @@ impl Accounts {
         self.unread.insert(account.to_owned());
     }
 
+    /// Returns whether the account that a grant is for comes from the snapshot, with grants of its own.
+    pub fn brings_grantee(&self, grant: &str) -> bool {
+        let named = self.script.statements.iter().filter_map(|statement| parts(statement).ok());
+        named.into_iter().any(|(account, _)| is_given_to(grant, &account) && !self.stays(&account))
+    }
+
     fn is_kept(&self, account: &str) -> bool {
         self.kept.contains(account)
     }
@@ -579,5 +585,21 @@ mod tests {
         let (account, sql) = parts(statement.as_bytes()).unwrap();
         assert_eq!((account.as_str(), sql.as_str()), ("`a\nb`@`%`", "CREATE USER x"));
         assert_eq!(parts(b"CREATE USER x").unwrap_err().exit(), ExitCode::Damage);
+    }
+
+    #[test]
+    fn a_grant_that_was_kept_is_for_who_does_not_come_anew() {
+        let mut script = Script::default();
+        for account in ["`a`@`%`", "`b`@`%`"] {
+            script.push(marked(account, &format!("CREATE USER {account}")));
+        }
+        let accounts = Accounts::new(script, BTreeSet::from(["`b`@`%`".to_owned()]));
+        let brings = |account: &str| {
+            accounts
+                .brings_grantee(&format!("GRANT USAGE ON FUNCTION `d`.`f` TO {account} WITH GRANT OPTION"))
+        };
+        assert!(brings("`a`@`%`"));
+        assert!(!brings("`b`@`%`"), "it is left as it is");
+        assert!(!brings("`c`@`%`"), "the snapshot does not know it");
     }
 }

@@ -66,6 +66,14 @@ impl Obstacle {
         }
     }
 
+    /// Returns the database whose programs go one by one, because it keeps something.
+    pub fn emptied(&self) -> Option<&str> {
+        match self {
+            Self::Database(held) if !held.kept.is_empty() => Some(&held.name),
+            _ => None,
+        }
+    }
+
     /// Returns the statements that remove it. A database that keeps something is emptied of the rest.
     fn drop_statements(&self) -> Vec<String> {
         match self {

@@ -257,11 +257,28 @@ impl Dialect {
 
     /// Returns the login method of a `CREATE USER` that the server has not.
     pub fn unknown_login(&self, statement: &str) -> Option<String> {
-        const WITH: &str = " IDENTIFIED WITH ";
-        let at = blanked(statement).find(WITH)?;
-        let plugin = statement[at + WITH.len()..].strip_prefix('\'')?.split('\'').next()?;
-        (!self.auth_plugins.contains(plugin)).then(|| plugin.to_owned())
+        let is_known = |plugin: &str| self.auth_plugins.iter().any(|one| one.eq_ignore_ascii_case(plugin));
+        logins(statement).into_iter().find(|plugin| !is_known(plugin))
     }
+}
+
+/// Returns the login methods that a `CREATE USER` names: one in MySQL's words (`WITH 'a' AS …`), one or more in
+/// MariaDB's (`VIA a USING '…' OR b`).
+fn logins(statement: &str) -> Vec<String> {
+    const WITH: &str = " IDENTIFIED WITH ";
+    const VIA: &str = " IDENTIFIED VIA ";
+    let code = blanked(statement);
+    if let Some(at) = code.find(WITH) {
+        let quoted = statement[at + WITH.len()..].strip_prefix('\'');
+        return quoted.and_then(|rest| rest.split('\'').next()).map(str::to_owned).into_iter().collect();
+    }
+    let Some(at) = code.find(VIA) else { return Vec::new() };
+    let mut words = code[at + VIA.len()..].split_whitespace().filter(|word| *word != "USING");
+    let mut all: Vec<String> = words.next().map(str::to_owned).into_iter().collect();
+    while words.next() == Some("OR") {
+        all.extend(words.next().map(str::to_owned));
+    }
+    all
 }
 
 /// Returns whether a collation takes spaces at the end of a text for nothing (`PAD SPACE`), by its name: MySQL's newer
@@ -710,5 +727,16 @@ mod tests {
         assert!(mysql.is_foreign("CREATE USER `a`@`%` IDENTIFIED BY PASSWORD '*B1'"));
         let native = "CREATE USER `a`@`%` IDENTIFIED WITH 'mysql_native_password' AS '*B1'";
         assert_eq!(mysql.unknown_login(native).as_deref(), Some("mysql_native_password"));
+
+        let mut mariadb = dialect(Flavor::Mariadb);
+        mariadb.auth_plugins = ["mysql_native_password", "unix_socket"].map(str::to_owned).into();
+        let either =
+            "CREATE USER `a`@`%` IDENTIFIED VIA mysql_native_password USING '*B1 OR pam' OR unix_socket";
+        assert_eq!(mariadb.unknown_login(either), None);
+        assert_eq!(mariadb.unknown_login("CREATE USER `a`@`%` IDENTIFIED BY PASSWORD '*B1'"), None);
+        let third = format!("{either} OR gssapi REQUIRE SSL");
+        assert_eq!(mariadb.unknown_login(&third).as_deref(), Some("gssapi"));
+        let only = "CREATE USER `a`@`%` IDENTIFIED VIA ed25519 USING 'x' REQUIRE NONE";
+        assert_eq!(mariadb.unknown_login(only).as_deref(), Some("ed25519"));
     }
 }

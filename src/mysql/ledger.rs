@@ -44,6 +44,8 @@ pub(super) struct Standing {
     pub done: BTreeMap<EntryPath, (Place, u64)>,
     /// Accounts that were there before, once the others have been begun.
     pub kept: Option<BTreeSet<String>>,
+    /// Grants on single routines that made room.
+    pub grants: BTreeSet<String>,
 }
 
 /// The sessions that a restore opened, over all its attempts.
@@ -214,18 +216,22 @@ impl Ledger {
             let rows = server.rows(conn, &sql, doing).await?;
             standing.kept = Some(rows.iter().filter_map(|row| text(row, 0)).collect());
         }
+        let sql = format!("SELECT statement FROM {LEDGER}.granted WHERE job = {job}");
+        let rows = server.rows(conn, &sql, doing).await?;
+        standing.grants = rows.iter().filter_map(|row| text(row, 0)).collect();
         Ok(Some(standing))
     }
 
-    /// Begins to note, and forgets what an earlier restore of the same noted; returns whether the account may.
-    pub async fn begin(&self, server: &Server, conn: &mut Conn) -> Result<bool> {
+    /// Begins to note, with the grants on routines that made room, and forgets what an earlier restore of the same
+    /// noted; returns whether the account may.
+    pub async fn begin(&self, server: &Server, conn: &mut Conn, grants: &BTreeSet<String>) -> Result<bool> {
         let table = |name: &str, columns: &str| {
             format!(
                 "CREATE TABLE IF NOT EXISTS {LEDGER}.{name} ({columns}) ENGINE=InnoDB DEFAULT CHARSET=binary"
             )
         };
         let job = hex(&self.job);
-        let steps = [
+        let mut steps = vec![
             format!("CREATE DATABASE IF NOT EXISTS {LEDGER}"),
             table(
                 "done",
@@ -239,6 +245,11 @@ impl Ledger {
                  KEY of_job (job)",
             ),
             table(
+                "granted",
+                "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, statement LONGBLOB NOT NULL, \
+                 KEY of_job (job)",
+            ),
+            table(
                 "job",
                 "id VARBINARY(64) PRIMARY KEY, accounts_begun BOOLEAN NOT NULL DEFAULT 0, \
                  began DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP",
@@ -246,8 +257,13 @@ impl Ledger {
             format!("DELETE FROM {LEDGER}.job WHERE id = {job}"),
             forget("done", &job),
             forget("kept", &job),
-            format!("INSERT INTO {LEDGER}.job (id) VALUES ({job})"),
+            forget("granted", &job),
         ];
+        steps.extend(grants.iter().map(|grant| {
+            let (hash, grant) = (self.hash(grant), hex(grant));
+            format!("INSERT INTO {LEDGER}.granted VALUES ({hash}, {job}, {grant})")
+        }));
+        steps.push(format!("INSERT INTO {LEDGER}.job (id) VALUES ({job})"));
         self.alone(server, conn).await?;
         for step in steps {
             match conn.query_drop(step).await {
@@ -319,7 +335,7 @@ impl Ledger {
             let own = hex(&self.job);
             // The job goes first: without it the rest counts for nothing.
             let job = format!("DELETE FROM {LEDGER}.job WHERE id = {own}");
-            for step in [job, forget("done", &own), forget("kept", &own)] {
+            for step in [job, forget("done", &own), forget("kept", &own), forget("granted", &own)] {
                 server.run(conn, step, doing).await?;
             }
             left = idle(server, conn, jobs.iter().filter(|job| **job != self.job)).await?;
@@ -344,9 +360,9 @@ impl Ledger {
 }
 
 /// Returns the statement that forgets what a job noted. By its index: who walks the whole table waits for the lines of
-/// every other restore that is at work.
+/// every other restore that is at work. An alias would take a session that has chosen a database.
 fn forget(table: &str, job: &str) -> String {
-    format!("DELETE t FROM {LEDGER}.{table} t FORCE INDEX (of_job) WHERE t.job = {job}")
+    format!("DELETE FROM {LEDGER}.{table} USING {LEDGER}.{table} FORCE INDEX (of_job) WHERE job = {job}")
 }
 
 async fn get_lock(server: &Server, conn: &mut Conn, name: &str, wait_seconds: u32) -> Result<bool> {
@@ -391,7 +407,7 @@ mod tests {
         let at = Place { db: "im".into(), table: "users".into() };
         let standing = |names: &[&str]| {
             let done = names.iter().map(|name| (path(name), (at.clone(), 7))).collect();
-            Some(Standing { done, kept: None })
+            Some(Standing { done, kept: None, ..Standing::default() })
         };
         let told: BTreeSet<EntryPath> = [path("im/users/1")].into();
         let agreed = |standing| agreed(&name, standing, &told);

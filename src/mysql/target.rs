@@ -466,6 +466,7 @@ impl Writing<'_> {
             accounts.create(self.server, &mut self.names, self.dialect.flavor).await?;
         }
         self.programs(&["routines"]).await?;
+        self.give_kept_grants(accounts.as_ref()).await?;
         // Grants come after the routines that some are on, and before the views: a server looks through a view with
         // its definer's rights, and keeps views on it marked as broken when those are not there yet.
         if let Some(mut accounts) = accounts {

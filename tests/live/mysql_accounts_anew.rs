@@ -40,7 +40,10 @@ async fn shown(server: &Server, accounts: &[&str]) -> Vec<String> {
                 continue;
             }
             let rows: Vec<Row> = conn.query(format!("SHOW {what} {account}")).await.unwrap();
-            all.extend(rows.into_iter().map(|row| mysql_async::from_row::<(String,)>(row).0));
+            let lines = rows.into_iter().map(|row| mysql_async::from_row::<(String,)>(row).0);
+            // A role of MariaDB shows what other roles bring it as well: those come from the snapshot.
+            let own = format!(" TO `{account}`");
+            all.extend(lines.filter(|line| account.contains('@') || line.ends_with(&own)));
         }
     }
     conn.disconnect().await.unwrap();

@@ -33,9 +33,18 @@ async fn all_of(server: &Server, db: &str) -> String {
     server.ask(&sql).await
 }
 
+/// Returns the grants on single routines of a database that an account has.
+async fn granted(server: &Server, db: &str, account: &str) -> String {
+    let sql = format!(
+        "SELECT GROUP_CONCAT(routine_name, ' ', proc_priv ORDER BY routine_name) FROM mysql.procs_priv WHERE db = \
+         '{db}' AND user = '{account}'"
+    );
+    server.ask(&sql).await
+}
+
 async fn what_no_backup_has_outlives_a_database_that_is_replaced(product: Product) {
     let server = Server::shared(product).await;
-    let db = &own("spared");
+    let (db, caller) = (&own("spared"), &own("spared_u"));
     server
         .run([
             format!("DROP DATABASE IF EXISTS {db}"),
@@ -63,6 +72,10 @@ async fn what_no_backup_has_outlives_a_database_that_is_replaced(product: Produc
             format!("CREATE TABLE {db}.later (id INT PRIMARY KEY)"),
             format!("CREATE FUNCTION {db}.later_f() RETURNS INT DETERMINISTIC RETURN 1"),
             format!("CREATE EVENT {db}.later_e ON SCHEDULE EVERY 1 DAY DISABLE DO SELECT 1"),
+            format!("DROP USER IF EXISTS {caller}"),
+            format!("CREATE USER {caller}"),
+            format!("GRANT EXECUTE ON PROCEDURE {db}.then_p TO {caller}"),
+            format!("GRANT EXECUTE ON FUNCTION {db}.later_f TO {caller}"),
         ])
         .await;
     let told =
@@ -71,6 +84,7 @@ async fn what_no_backup_has_outlives_a_database_that_is_replaced(product: Produc
     assert_eq!(state.in_the_way, [told]);
     recorded.write(&config, replacing()).await.expect("it is replaced");
     assert_eq!(all_of(&server, db).await, "log_a,log_t,log_v,seen,then_p,users");
+    assert_eq!(granted(&server, db, caller).await, "then_p Execute", "what it is for came back");
     assert_eq!(server.ask(&format!("SELECT v FROM {db}.users")).await, "then");
     assert_eq!(server.ask(&format!("SELECT CONCAT(id, user) FROM {db}.log_a")).await, "71");
     // The foreign key of what was kept holds on to the new table.
@@ -85,7 +99,7 @@ async fn what_no_backup_has_outlives_a_database_that_is_replaced(product: Produc
     server.run(kept_only).await;
     server.run(["SET foreign_key_checks = 0".to_owned(), format!("DROP TABLE {db}.users")]).await;
     recorded.write(&config, WriteOptions::default()).await.expect("nothing is in the way");
-    server.run([format!("DROP DATABASE {db}")]).await;
+    server.run([format!("DROP DATABASE {db}"), format!("DROP USER {caller}")]).await;
 }
 
 /// Writes a snapshot that lacks a table, as one that is partial does.
@@ -120,7 +134,7 @@ async fn write_partial(
 
 async fn programs_make_room_where_their_database_is_not_dropped(product: Product) {
     let server = Server::shared(product).await;
-    let db = &own("partly");
+    let (db, caller) = (&own("partly"), &own("partly_u"));
     let programs = |word: &str| {
         vec![
             format!("CREATE PROCEDURE {db}.`a ``p`() SELECT '{word}' AS v"),
@@ -151,6 +165,13 @@ async fn programs_make_room_where_their_database_is_not_dropped(product: Product
         format!("INSERT INTO {db}.kept VALUES (1)"),
     ];
     since.extend(programs("now"));
+    since.extend([
+        format!("DROP USER IF EXISTS {caller}"),
+        format!("CREATE USER {caller}"),
+        format!("GRANT EXECUTE, ALTER ROUTINE ON PROCEDURE {db}.`a ``p` TO {caller} WITH GRANT OPTION"),
+        format!("GRANT EXECUTE ON FUNCTION {db}.f TO {caller}"),
+        format!("GRANT EXECUTE ON PROCEDURE {db}.own TO {caller}"),
+    ]);
     server.run(since).await;
     let lacks = format!("{db}.kept");
     let tally = write_partial(&recorded, &config, &lacks, replacing()).await.expect("the rest comes");
@@ -169,7 +190,12 @@ async fn programs_make_room_where_their_database_is_not_dropped(product: Product
         "nothing replaces it"
     );
     assert_eq!(all_of(&server, db).await, "a `p,e,f,kept,own,t,users,v");
-    server.run([format!("DROP DATABASE {db}")]).await;
+    assert_eq!(
+        granted(&server, db, caller).await,
+        "a `p Execute,Alter Routine,Grant,f Execute,own Execute",
+        "grants outlive the routines that made room"
+    );
+    server.run([format!("DROP DATABASE {db}"), format!("DROP USER {caller}")]).await;
 }
 
 async fn what_a_server_refuses_is_left_out_only_where_it_does_not_know_it(product: Product) {

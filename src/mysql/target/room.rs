@@ -2,18 +2,25 @@
 //!
 //! A database that comes whole is dropped, and with it what was made since the backup. It is not dropped where that
 //! would take along what nothing replaces: tables that the policy leaves out of every backup, and whatever the stream
-//! has not whole. Then things go one by one, and a program goes when its like is about to be made.
+//! has not whole. Then things go one by one, and a program goes when its like is about to be made. A server forgets the
+//! grants on a routine that goes so: they are read before, noted in the ledger, and given again.
+
+use std::collections::BTreeSet;
 
 use super::{
     super::{
+        accounts::Accounts,
         apply,
+        conn::text,
+        grants,
         layout::{LEDGER, Place, parse_item, table_item},
         part,
+        sql::literal,
     },
     Writing,
 };
 use crate::{
-    error::{ExitCode, Failure},
+    error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{EntryMeta, FlowResult},
 };
@@ -70,15 +77,53 @@ impl Writing<'_> {
         if !self.parts.is_empty() {
             part::begin(self.server, &mut self.names).await?;
         }
+        let emptied = found.iter().filter_map(apply::Obstacle::emptied).map(str::to_owned).collect();
+        self.keep_grants(emptied).await?;
         apply::remove(self.server, &mut self.names, &found).await?;
         if let Some(ledger) = &self.ledger
-            && !ledger.begin(self.server, &mut self.names).await?
+            && !ledger.begin(self.server, &mut self.names, &self.standing.grants).await?
         {
             let what =
                 format!("the account may not make database {LEDGER}: an interrupted restore begins anew");
             monitor.warn(Some(&self.server.name), what, Some(&self.server.grant_hint()));
             self.ledger = None;
         }
+        Ok(())
+    }
+
+    /// Reads the grants on single routines where routines go one by one: in `emptied` databases now, and in those of
+    /// which not all comes when their like is made.
+    async fn keep_grants(&mut self, mut emptied: BTreeSet<String>) -> Result<()> {
+        if self.options.replace {
+            emptied.extend(self.lacking.iter().filter_map(|item| parse_item(item)).map(|(db, _)| db));
+        }
+        for db in emptied {
+            if let Some(found) =
+                grants::on_routines(self.server, &mut self.names, self.dialect.flavor, &db).await?
+            {
+                self.standing.grants.extend(found);
+                continue;
+            }
+            let sql = format!(
+                "SELECT COUNT(*) FROM information_schema.routines WHERE routine_schema = {}",
+                literal(&db)
+            );
+            let rows = self.server.rows(&mut self.names, &sql, "look for routines").await?;
+            if rows.first().and_then(|row| text(row, 0)).is_some_and(|count| count != "0") {
+                self.tally.notes.push(format!(
+                    "{db}: grants on single routines that were replaced are gone, as the account may not read them \
+                     (SELECT ON mysql.procs_priv)"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives again the grants on routines that made room. An account that was made anew has those of the snapshot.
+    pub(super) async fn give_kept_grants(&mut self, accounts: Option<&Accounts>) -> Result<()> {
+        let mut kept = std::mem::take(&mut self.standing.grants);
+        kept.retain(|grant| accounts.is_none_or(|accounts| !accounts.brings_grantee(grant)));
+        self.tally.notes.extend(grants::give(self.server, self.dialect.flavor, &kept).await?);
         Ok(())
     }
 
