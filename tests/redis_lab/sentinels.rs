@@ -11,7 +11,7 @@ use lifeboat::{
 };
 use redis::IntoConnectionInfo as _;
 
-use super::{Lab, PASSWORD, READY_SECONDS_MAX, docker};
+use super::{Lab, Network, PASSWORD, READY_SECONDS_MAX, docker};
 
 /// The name under which the Sentinels watch the primary.
 pub const NAME: &str = "cache-main";
