@@ -18,6 +18,8 @@ use super::{
 };
 use crate::error::{ExitCode, Failure, Result};
 
+/// Times that a statement is run that meets a knot of locks each time.
+const KNOTS_MAX: usize = 5;
 /// What to do when a database cannot be dropped because its folder is not empty.
 const FILES_LEFT: &str = "Look into the database's folder in the server's datadir: a DROP DATABASE that was interrupted \
                           leaves files there. For a file NAME.TRN say DROP TRIGGER IF EXISTS NAME in that database; then \
@@ -207,11 +209,22 @@ async fn remove_triggers(server: &Server, conn: &mut Conn, db: &str, doing: &str
     Ok(())
 }
 
+/// Runs a statement, and again when the server refused it to break a knot of locks: nothing of it was done then.
+async fn query(conn: &mut Conn, statement: &[u8]) -> mysql_async::Result<()> {
+    for _ in 1..KNOTS_MAX {
+        match conn.query_drop(statement).await {
+            Err(error) if number(&error) == Some(code::DEADLOCK) => {}
+            done => return done,
+        }
+    }
+    conn.query_drop(statement).await
+}
+
 /// Runs all statements of a script.
 pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing: &str) -> Result<()> {
     for statement in &script.statements {
         server.check_fits(statement.len(), doing)?;
-        let done = match conn.query_drop(statement.as_slice()).await {
+        let done = match query(conn, statement).await {
             Err(error) if server.resumes && number(&error).is_some_and(is_there) => Ok(()),
             done => done,
         };

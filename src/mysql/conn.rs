@@ -44,6 +44,7 @@ pub(super) mod code {
     pub const NO_GRANT_FOR_COLUMN: u16 = 1143;
     pub const NO_SUCH_TABLE: u16 = 1146;
     pub const DUPLICATE: u16 = 1062;
+    pub const NO_SUCH_KEY: u16 = 1176;
     pub const TABLE_EXISTS: u16 = 1050;
     pub const ROUTINE_EXISTS: u16 = 1304;
     pub const TRIGGER_EXISTS: u16 = 1359;

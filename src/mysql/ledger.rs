@@ -20,7 +20,7 @@ use mysql_async::{Conn, prelude::Queryable};
 use sha2::{Digest, Sha256};
 
 use super::{
-    conn::{Server, code, is_denied, number, text},
+    conn::{Server, code, is_denied, number, number_of, text},
     layout::{LEDGER, Place},
 };
 use crate::{
@@ -113,9 +113,20 @@ async fn jobs_where(server: &Server, conn: &mut Conn, condition: &str) -> Result
     let rows: Vec<mysql_async::Row> = match conn.query(sql).await {
         Ok(rows) => rows,
         Err(error) if number(&error).is_some_and(is_none) => return Ok(Vec::new()),
-        Err(error) => return Err(server.failure("read the ledger of restores", error)),
+        Err(error) => return Err(of_its_version(server.failure("read the ledger of restores", error))),
     };
     Ok(rows.iter().filter_map(|row| text(row, 0)).collect())
+}
+
+/// Says what to do where the ledger lacks what this version keeps in it.
+fn of_its_version(failure: Failure) -> Failure {
+    match number_of(&failure) {
+        Some(code::UNKNOWN_COLUMN | code::NO_SUCH_TABLE | code::NO_SUCH_KEY) => failure.hint(format!(
+            "The notes are of another version of lifeboat: DROP DATABASE {LEDGER}; then begin the restore anew with \
+             --replace."
+        )),
+        _ => failure,
+    }
 }
 
 /// Returns how many restores are unfinished that nobody is at work on. One that waits for a server that it lost holds
@@ -217,7 +228,7 @@ impl Ledger {
             standing.kept = Some(rows.iter().filter_map(|row| text(row, 0)).collect());
         }
         let sql = format!("SELECT statement FROM {LEDGER}.granted WHERE job = {job}");
-        let rows = server.rows(conn, &sql, doing).await?;
+        let rows = server.rows(conn, &sql, doing).await.map_err(of_its_version)?;
         standing.grants = rows.iter().filter_map(|row| text(row, 0)).collect();
         Ok(Some(standing))
     }
@@ -272,7 +283,9 @@ impl Ledger {
                     release(server, conn).await?;
                     return Ok(false);
                 }
-                Err(error) => return Err(server.failure("begin the ledger of restores", error)),
+                Err(error) => {
+                    return Err(of_its_version(server.failure("begin the ledger of restores", error)));
+                }
             }
         }
         release(server, conn).await?;

@@ -416,7 +416,7 @@ async fn grants_on_single_routines_outlive_their_routines(product: Product) {
                 "GRANT RELOAD, PROCESS, {} ON *.* TO {blind}",
                 match product {
                     Product::Mysql =>
-                        "SYSTEM_VARIABLES_ADMIN, SET_ANY_DEFINER, CONNECTION_ADMIN, SYSTEM_USER, SHOW_ROUTINE",
+                        "SYSTEM_VARIABLES_ADMIN, SET_ANY_DEFINER, CONNECTION_ADMIN, SYSTEM_USER, SHOW_ROUTINE, SUPER",
                     Product::Mariadb => "SUPER",
                 }
             ),
