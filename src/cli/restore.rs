@@ -292,7 +292,7 @@ fn elsewhere<'s>(stack: &'s Stack, text: &str) -> Result<(&'s SourceConfig, Into
     })?;
     if name == "db"
         && stack.source(name).is_none()
-        && let Ok(into) = Into::parse(text)
+        && let Ok(into @ Into::Database(_)) = Into::parse(text)
     {
         return Ok((only_redis(stack)?, into));
     }

@@ -1,9 +1,9 @@
-//! A restore key by key, with `RESTORE`: for some keys of a dump, into one database, into clusters, and for servers that
-//! may not replicate.
+//! A restore key by key, with `RESTORE`: for some keys of a dump, into one database, into clusters, and for servers
+//! that may not replicate.
 //!
-//! *Order.* [`probe`] proves that all of it can be done and changes nothing; [`check_absent`] looks for the wanted keys;
-//! [`empty`] empties; [`store`] stores; [`read_back`] compares. Expired keys are left out. Without permission to replace
-//! nothing is ever overwritten: a key that comes into being between the look and its turn stays, and is named.
+//! *Order.* [`probe`] proves that all of it can be done and changes nothing; [`check_absent`] looks for the wanted
+//! keys; [`empty`] empties; [`store`] stores; [`read_back`] compares. Expired keys are left out. Without permission to
+//! replace nothing is ever overwritten: a key that comes into being between the look and its turn stays, and is named.
 //!
 //! *Crash.* Each key is whole or not there; a restore that broke off is repeated with permission to replace.
 //!

@@ -1,8 +1,8 @@
 //! Whether a server lets us restore key by key: proven before anything on it is changed.
 //!
-//! What can be tried harmlessly is tried, on a key of our own that lives for seconds: that proves more than any rule that
-//! can be read (renamed commands, a full disk, too few replicas). What cannot be tried is asked for with `ACL DRYRUN`
-//! (7.0); where that is not known or not allowed, another way is taken that can be tried.
+//! What can be tried harmlessly is tried, on a key of our own that lives for seconds: that proves more than any rule
+//! that can be read (renamed commands, a full disk, too few replicas). What cannot be tried is asked for with
+//! `ACL DRYRUN` (7.0); where that is not known or not allowed, another way is taken that can be tried.
 //!
 //! *Order.* The probe is stored with an old format that every server reads; its `DUMP` tells the newest that this one
 //! writes; then once more with the dump's own format. It is removed, and where that is not allowed it expires.

@@ -98,7 +98,7 @@ async fn a_right_that_is_missing_is_named_before_the_server_is_emptied() {
     let (_file, config) = user(&to, "+select +restore +function|restore +scan +unlink").await;
     let tally = feed(target(&config), &dump, all(true)).await.unwrap();
     assert_eq!(tally.verified, Verified::Counts);
-    assert!(tally.notes[0].contains("+dump +pexpiretime"), "{:?}", tally.notes);
+    assert!(tally.notes[1].contains("+dump +pexpiretime"), "{:?}", tally.notes);
     assert_eq!(to.sizes().await, from.sizes().await);
     // The smallest set of rights for all of it, with the comparison.
     let (_file, config) = user(&to, &format!("{enough} +dump +pexpiretime")).await;

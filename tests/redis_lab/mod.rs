@@ -49,7 +49,8 @@ fn docker(words: &[&str]) -> Result<String, String> {
     }
 }
 
-/// A network for containers that talk to each other by their addresses: where one dies, no other test's takes its place.
+/// A network for containers that talk to each other by their addresses: where one dies, no other test's takes its
+/// place.
 pub struct Network(String);
 
 impl Drop for Network {
@@ -258,31 +259,7 @@ impl Lab {
         pipe.cmd("SETBIT").arg("bits").arg(100_003).arg(1).ignore();
         pipe.cmd("BITFIELD").arg("fields").arg("SET").arg("i5").arg("#9").arg(-7).ignore();
         pipe.cmd("GEOADD").arg("geo").arg("13.36").arg("38.11").arg("Palermo").ignore();
-        for n in 1..=300 {
-            pipe.cmd("XADD").arg("stream").arg(format!("{n}-1")).arg("f").arg(n).ignore();
-        }
-        pipe.cmd("XDEL").arg("stream").arg("5-1").ignore();
-        pipe.cmd("XGROUP").arg("CREATE").arg("stream").arg("g").arg("0").ignore();
-        pipe.cmd("XREADGROUP")
-            .arg("GROUP")
-            .arg("g")
-            .arg("alice")
-            .arg("COUNT")
-            .arg(7)
-            .arg("STREAMS")
-            .arg("stream")
-            .arg(">")
-            .ignore();
-        pipe.cmd("XACK").arg("stream").arg("g").arg("2-1").ignore();
-        pipe.cmd("XGROUP").arg("CREATECONSUMER").arg("stream").arg("g").arg("idle").ignore();
-        // Streams whose counters tell of entries that are gone.
-        pipe.cmd("XTRIM").arg("stream").arg("MINID").arg("=").arg("120-1").ignore();
-        pipe.cmd("XGROUP").arg("CREATE").arg("empty").arg("g").arg("$").arg("MKSTREAM").ignore();
-        for n in 1..=5 {
-            pipe.cmd("XADD").arg("trimmed").arg(format!("{n}-1")).arg("f").arg(n).ignore();
-        }
-        pipe.cmd("XTRIM").arg("trimmed").arg("MAXLEN").arg(0).ignore();
-        pipe.cmd("XSETID").arg("trimmed").arg("9-9").arg("ENTRIESADDED").arg(50).ignore();
+        add_streams(&mut pipe);
         pipe.cmd("FUNCTION")
             .arg("LOAD")
             .arg("#!lua name=mylib\nredis.register_function('f', function() return 7 end)")
@@ -458,6 +435,34 @@ impl Cluster {
     pub async fn id(&self, node: usize) -> String {
         self.nodes[node].say(0, "CLUSTER MYID").await
     }
+}
+
+/// Adds streams with groups, with pending entries, and such whose counters tell of entries that are gone.
+fn add_streams(pipe: &mut redis::Pipeline) {
+    for n in 1..=300 {
+        pipe.cmd("XADD").arg("stream").arg(format!("{n}-1")).arg("f").arg(n).ignore();
+    }
+    pipe.cmd("XDEL").arg("stream").arg("5-1").ignore();
+    pipe.cmd("XGROUP").arg("CREATE").arg("stream").arg("g").arg("0").ignore();
+    pipe.cmd("XREADGROUP")
+        .arg("GROUP")
+        .arg("g")
+        .arg("alice")
+        .arg("COUNT")
+        .arg(7)
+        .arg("STREAMS")
+        .arg("stream")
+        .arg(">")
+        .ignore();
+    pipe.cmd("XACK").arg("stream").arg("g").arg("2-1").ignore();
+    pipe.cmd("XGROUP").arg("CREATECONSUMER").arg("stream").arg("g").arg("idle").ignore();
+    pipe.cmd("XTRIM").arg("stream").arg("MINID").arg("=").arg("120-1").ignore();
+    pipe.cmd("XGROUP").arg("CREATE").arg("empty").arg("g").arg("$").arg("MKSTREAM").ignore();
+    for n in 1..=5 {
+        pipe.cmd("XADD").arg("trimmed").arg(format!("{n}-1")).arg("f").arg(n).ignore();
+    }
+    pipe.cmd("XTRIM").arg("trimmed").arg("MAXLEN").arg(0).ignore();
+    pipe.cmd("XSETID").arg("trimmed").arg("9-9").arg("ENTRIESADDED").arg(50).ignore();
 }
 
 /// Returns the name that the source has in these tests.
