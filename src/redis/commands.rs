@@ -2,7 +2,8 @@
 //! an older server does not know.
 //!
 //! *Order.* The members go into a key of our own, in the same slot, in batches of [`BATCH_BYTES`]; then its expiry;
-//! then it takes the wanted name in one step, which without permission to replace fails where that name has come into being.
+//! then it takes the wanted name in one step, which without permission to replace fails where that name has come into
+//! being.
 //!
 //! *Crash.* The key of our own stays; its name begins with the wanted one and ends as [`beside`] says.
 
