@@ -185,7 +185,7 @@ pub(super) async fn remove(server: &Server, conn: &mut Conn, obstacles: &[Obstac
             remove_triggers(server, conn, &held.name, &doing).await?;
         }
         for statement in obstacle.drop_statements() {
-            conn.query_drop(statement).await.map_err(|error| {
+            query(conn, statement.as_bytes()).await.map_err(|error| {
                 let is_left = number(&error) == Some(code::FILES_LEFT);
                 let failure = server.failure(&doing, error);
                 if is_left { failure.hint(FILES_LEFT) } else { failure }
@@ -204,7 +204,8 @@ async fn remove_triggers(server: &Server, conn: &mut Conn, db: &str, doing: &str
     );
     for row in server.rows(conn, &sql, doing).await? {
         let trigger = full(db, &text(&row, 0).unwrap_or_default());
-        server.run(conn, format!("DROP TRIGGER IF EXISTS {trigger}"), doing).await?;
+        let drop = format!("DROP TRIGGER IF EXISTS {trigger}");
+        query(conn, drop.as_bytes()).await.map_err(|error| server.failure(doing, error))?;
     }
     Ok(())
 }

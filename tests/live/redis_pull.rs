@@ -500,8 +500,8 @@ async fn renamed_commands_cost_only_what_they_bring() {
 async fn valkey_9_is_read_with_fields_that_expire() {
     let lab = Lab::valkey().await;
     lab.fill(7).await;
-    let () = lab.say(0, "HSET expiring a 1 b 2").await;
-    let _: Vec<i64> = lab.say(0, "HEXPIRE expiring 90000 FIELDS 1 a").await;
+    let () = lab.say(0, "HSET fields a 1 b 2").await;
+    let _: Vec<i64> = lab.say(0, "HEXPIRE fields 90000 FIELDS 1 a").await;
     let reading: Reading = read_all(Box::new(RedisSource::new(
         redis_lab::name(),
         lab.config(),

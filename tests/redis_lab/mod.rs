@@ -257,7 +257,7 @@ impl Lab {
         pipe.cmd("HSET").arg("smallh").arg("f").arg("v").arg("n").arg(42).ignore();
         pipe.cmd("PFADD").arg("hll").arg("a").arg("b").ignore();
         pipe.cmd("SETBIT").arg("bits").arg(100_003).arg(1).ignore();
-        pipe.cmd("BITFIELD").arg("fields").arg("SET").arg("i5").arg("#9").arg(-7).ignore();
+        pipe.cmd("BITFIELD").arg("bitfield").arg("SET").arg("i5").arg("#9").arg(-7).ignore();
         pipe.cmd("GEOADD").arg("geo").arg("13.36").arg("38.11").arg("Palermo").ignore();
         add_streams(&mut pipe);
         pipe.cmd("FUNCTION")
