@@ -267,28 +267,33 @@ fn replace_body(request: &mut HttpRequest, text: &str) {
     add_md5(request);
 }
 
-/// Takes away the rules of a bucket if they could expire objects while they are restored, and returns them.
+/// Returns the rules of a bucket if they could expire objects while they are restored.
 ///
 /// An object's days count from when it arrives, and a rule has one at least, so rules of days may stay. A rule of a
 /// date that has passed takes everything at once (S3 User Guide, "Lifecycle configuration elements").
-pub(super) async fn stop_lifecycle(server: &Server, bucket: &str) -> Result<Option<String>> {
-    let refused = |why: String| {
-        let what = format!("the lifecycle rules of bucket `{bucket}` cannot be taken away");
-        Err(Failure::new(ExitCode::SourceDown, what)
-            .because(why)
-            .hint("They could expire objects while they are restored; remove them by hand first."))
-    };
-    let rules = match document!(server, bucket, get_bucket_lifecycle_configuration) {
-        Ok(rules) if rules.contains("<Date>") => rules,
-        Ok(_) | Err(Reason::None | Reason::NotKnown) => return Ok(None),
-        Err(Reason::Refused(why)) => return refused(why),
-    };
+pub(super) async fn dated_rules(server: &Server, bucket: &str) -> Result<Option<String>> {
+    match document!(server, bucket, get_bucket_lifecycle_configuration) {
+        Ok(rules) if rules.contains("<Date>") => Ok(Some(rules)),
+        Ok(_) | Err(Reason::None | Reason::NotKnown) => Ok(None),
+        Err(Reason::Refused(why)) => Err(not_stopped(bucket, why)),
+    }
+}
+
+/// Takes the rules of a bucket away. Whoever does so has noted them before.
+pub(super) async fn stop_lifecycle(server: &Server, bucket: &str) -> Result<()> {
     if let Err(error) = server.client.delete_bucket_lifecycle().bucket(bucket).send().await
         && let Reason::Refused(why) = Reason::of(server, bucket, error)?
     {
-        return refused(why);
+        return Err(not_stopped(bucket, why));
     }
-    Ok(Some(rules))
+    Ok(())
+}
+
+fn not_stopped(bucket: &str, why: String) -> Failure {
+    let what = format!("the lifecycle rules of bucket `{bucket}` cannot be taken away");
+    Failure::new(ExitCode::SourceDown, what)
+        .because(why)
+        .hint("They could expire objects while they are restored; remove them by hand first.")
 }
 
 /// Gives a bucket the rules back that [`stop_lifecycle`] took.

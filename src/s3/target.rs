@@ -278,11 +278,13 @@ impl<'a> Run<'a> {
         if ours
             && !created
             && settings.documents.contains_key("lifecycle")
-            && let Some(rules) = bucket::stop_lifecycle(&self.server, bucket).await?
+            && let Some(rules) = bucket::dated_rules(&self.server, bucket).await?
         {
+            // Noted first: a stop may come while the server does it.
+            self.stopped.insert(bucket.to_owned(), rules);
+            bucket::stop_lifecycle(&self.server, bucket).await?;
             let what = format!("bucket {bucket} has no lifecycle rules until the restore has ended");
             self.target.monitor.step(Some(&self.target.name), what);
-            self.stopped.insert(bucket.to_owned(), rules);
         }
         self.buckets.insert(bucket.to_owned(), Found { settings, ours, walked: created });
         Ok(())
