@@ -30,7 +30,7 @@ use lifeboat::{
         EntryMeta, FlowError, Likeness, Point, STREAM_DEPTH, Selection, Source, Stage, Target, Verified,
         WriteOptions, channel,
         conformance::{Pair, a_broken_stream_is_never_a_success, piping_is_copying, read_all},
-        fixed_path, pipe,
+        fixed_path, pipe, settle,
     },
 };
 use redis_lab::{Lab, PASSWORD};
@@ -184,10 +184,9 @@ async fn a_damaged_dump_never_reaches_a_server() {
     feed(&to, whole, ALL(true)).await.expect("the whole dump is taken");
 }
 
-/// Returns the bytes of a server's dump.
-async fn dump_of(lab: &Lab) -> Vec<u8> {
+/// Reads a source to the end; returns the bytes of its dump and its point.
+async fn read_dump(source: Box<dyn Source>) -> Result<(Vec<u8>, Point), FlowError> {
     let (sink, mut stream) = channel(STREAM_DEPTH);
-    let source = lab.source();
     let take = async {
         let mut dump = Vec::new();
         while let Some(mut entry) = stream.next().await? {
@@ -196,11 +195,15 @@ async fn dump_of(lab: &Lab) -> Vec<u8> {
                 dump = bytes;
             }
         }
-        Ok::<_, FlowError>(dump)
+        Ok::<_, FlowError>((dump, stream.point().cloned().unwrap()))
     };
-    let (read, dump) = tokio::join!(source.read(sink, None), take);
-    read.unwrap();
-    dump.unwrap()
+    let (read, taken) = tokio::join!(source.read(sink, None), take);
+    settle(read, taken).map(|((), taken)| taken)
+}
+
+/// Returns the bytes of a server's dump.
+async fn dump_of(lab: &Lab) -> Vec<u8> {
+    read_dump(lab.source()).await.unwrap().0
 }
 
 /// Gives a target these bytes as a dump.

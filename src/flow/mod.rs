@@ -10,6 +10,7 @@
 
 pub mod compare;
 pub mod conformance;
+mod cut;
 mod entry;
 mod keys;
 mod preflight;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     compare::{Likeness, Oddity, Seen},
+    cut::ContentCut,
     entry::{
         Attrs, BODY_DEPTH, Body, BodyWriter, Cut, Entry, EntryMeta, EntrySink, EntryStream, FRAME_BYTES_MAX,
         FlowError, FlowResult, Piece, Point, Problem, Reuse, STREAM_DEPTH, Stage, channel,

@@ -9,14 +9,15 @@
 //! found again: `tests::the_cut_points_never_move`.
 
 use bytes::{Bytes, BytesMut};
-use fastcdc::v2020::{FastCDC, Normalization};
+
+use crate::flow::ContentCut;
 
 /// Bytes of an average chunk of dumps up to a size.
 const SIZES: [(u64, usize); 3] = [(512 << 20, 4 << 10), (8 << 30, 64 << 10), (u64::MAX, 1 << 20)];
 
 /// Cuts one dump.
 pub(super) struct Cuts {
-    average: usize,
+    sizes: ContentCut,
     waiting: BytesMut,
 }
 
@@ -24,40 +25,19 @@ impl Cuts {
     /// Begins with a dump of so many bytes.
     pub(super) fn begin(size_bytes: u64) -> Self {
         let fits = SIZES.iter().find(|(up_to, _)| size_bytes <= *up_to);
-        Self { average: fits.map_or(1 << 20, |(_, average)| *average), waiting: BytesMut::new() }
-    }
-
-    fn longest(&self) -> usize {
-        4 * self.average
+        let avg = fits.map_or(1 << 20, |(_, average)| *average);
+        Self { sizes: ContentCut { min: avg / 4, avg, max: 4 * avg, seed: 0 }, waiting: BytesMut::new() }
     }
 
     /// Takes bytes and returns the chunks that are sure now.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<Bytes> {
         self.waiting.extend_from_slice(bytes);
-        self.cut(false)
+        self.sizes.take(&mut self.waiting, false)
     }
 
     /// Returns the last chunks.
     pub(super) fn finish(mut self) -> Vec<Bytes> {
-        self.cut(true)
-    }
-
-    /// Cuts what waits. A cut is sure when the longest chunk was there to look at.
-    fn cut(&mut self, ended: bool) -> Vec<Bytes> {
-        let (shortest, longest) = (self.average / 4, self.longest());
-        let waiting = self.waiting.split().freeze();
-        let (mut chunks, mut at) = (Vec::new(), 0);
-        for chunk in
-            FastCDC::with_level_and_seed(&waiting, shortest, self.average, longest, Normalization::Level1, 0)
-        {
-            if !ended && waiting.len() - chunk.offset < longest {
-                break;
-            }
-            at = chunk.offset + chunk.length;
-            chunks.push(waiting.slice(chunk.offset..at));
-        }
-        self.waiting.extend_from_slice(&waiting[at..]);
-        chunks
+        self.sizes.take(&mut self.waiting, true)
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use super::{
     rdb::{RdbError, Survey, Tape, Walker},
     server::{Patience, Server},
-    wire::{Reply, Wire},
+    wire::{Arrivals, Reply, Wire},
 };
 use crate::{
     clock::Ground,
@@ -174,29 +174,6 @@ fn not_whole(server: &Server, error: RdbError) -> Failure {
         error => Failure::new(ExitCode::SourceDown, format!("{} sent no whole dump", server.shown()))
             .because(error)
             .hint("Nothing was stored. The server's log says why it broke off."),
-    }
-}
-
-/// Bytes that arrive through a channel, as a blocking reader.
-struct Arrivals {
-    take: mpsc::Receiver<Bytes>,
-    now: Bytes,
-}
-
-impl Arrivals {
-    fn new(take: mpsc::Receiver<Bytes>) -> Self {
-        Self { take, now: Bytes::new() }
-    }
-}
-
-impl Read for Arrivals {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.now.is_empty() {
-            self.now = self.take.blocking_recv().unwrap_or_default();
-        }
-        let count = into.len().min(self.now.len());
-        into[..count].copy_from_slice(&self.now.split_to(count));
-        Ok(count)
     }
 }
 

@@ -24,7 +24,7 @@ use super::{
     rdb::{Flavour, Found, Item, RdbError, Tape, Walker},
     spool::Spool,
     wanted::{NAMED_MAX, PAYLOAD_BYTES, VALKEY_FROM, Wanted, shown_key},
-    wire::command,
+    wire::{Arrivals, command},
 };
 use crate::{
     clock::Ground,
@@ -79,7 +79,7 @@ pub(super) async fn compare(
     let flavours = (archive.survey.flavour(), there);
     let ground = ground.clone();
     let comparing = tokio::task::spawn_blocking(move || {
-        let answers = BufReader::with_capacity(READ_BYTES, Arrivals { take, now: Bytes::new() });
+        let answers = BufReader::with_capacity(READ_BYTES, Arrivals::new(take));
         let mut reading = Reading {
             spool: &spool,
             wanted: &wanted,
@@ -126,23 +126,6 @@ pub(super) async fn compare(
     };
     let what = || format!("what {} holds was not compared", lane.server.shown());
     compared.failed(ExitCode::Failed, what)?.failed(ExitCode::SourceDown, what)
-}
-
-/// Answers as a blocking reader.
-struct Arrivals {
-    take: mpsc::Receiver<Bytes>,
-    now: Bytes,
-}
-
-impl Read for Arrivals {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.now.is_empty() {
-            self.now = self.take.blocking_recv().unwrap_or_default();
-        }
-        let count = into.len().min(self.now.len());
-        into[..count].copy_from_slice(&self.now.split_to(count));
-        Ok(count)
-    }
 }
 
 /// What an answer must be.

@@ -2,10 +2,16 @@
 //!
 //! *Limits.* A line may have [`LINE_BYTES_MAX`] and a text [`TEXT_BYTES_MAX`]; the buffer holds one read beyond that.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io::{self, Read},
+    net::SocketAddr,
+};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::mpsc,
+};
 
 /// Bytes that a line may have; error replies are the longest.
 const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -147,6 +153,30 @@ impl Wire {
             0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             _ => Ok(()),
         }
+    }
+}
+
+/// Bytes that arrive through a channel, as a blocking reader.
+pub(super) struct Arrivals {
+    take: mpsc::Receiver<Bytes>,
+    now: Bytes,
+}
+
+impl Arrivals {
+    /// Reads what comes from there.
+    pub(super) fn new(take: mpsc::Receiver<Bytes>) -> Self {
+        Self { take, now: Bytes::new() }
+    }
+}
+
+impl Read for Arrivals {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.now.is_empty() {
+            self.now = self.take.blocking_recv().unwrap_or_default();
+        }
+        let count = into.len().min(self.now.len());
+        into[..count].copy_from_slice(&self.now.split_to(count));
+        Ok(count)
     }
 }
 

@@ -4,12 +4,11 @@
 //! found again. The crate is pinned and `tests::the_cut_points_never_move` holds golden ones.
 
 use bytes::{Bytes, BytesMut};
-use fastcdc::v2020::{FastCDC, Normalization};
 
 use super::format::ChunkerConfig;
 use crate::{
     error::{ExitCode, Failure, Result},
-    flow::Cut,
+    flow::{ContentCut, Cut},
 };
 
 /// The only algorithm of format 1.
@@ -18,10 +17,7 @@ pub const ALGORITHM: &str = "fastcdc-v2020";
 /// The sizes and the seed that cut points depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunker {
-    min: usize,
-    avg: usize,
-    max: usize,
-    seed: u64,
+    sizes: ContentCut,
 }
 
 impl Chunker {
@@ -39,7 +35,7 @@ impl Chunker {
             let what = format!("chunker `{}` with sizes {min}, {avg}, {max} is not known", config.algorithm);
             return Err(Failure::new(ExitCode::NoRepository, what));
         }
-        Ok(Self { min, avg, max, seed })
+        Ok(Self { sizes: ContentCut { min, avg, max, seed } })
     }
 
     /// Begins to cut one body.
@@ -61,13 +57,13 @@ impl Cutter {
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Bytes> {
         self.waiting.extend_from_slice(bytes);
         match self.cut {
-            Cut::Content if self.waiting.len() >= 2 * self.chunker.max => self.cut_content(false),
+            Cut::Content if self.waiting.len() >= 2 * self.chunker.sizes.max => self.chunker.sizes.take(&mut self.waiting, false),
             Cut::Content => Vec::new(),
             // A marked chunk that grows beyond the largest size is cut by force: memory is bounded.
             Cut::Marked => {
                 let mut chunks = Vec::new();
-                while self.waiting.len() > self.chunker.max {
-                    chunks.push(self.waiting.split_to(self.chunker.max).freeze());
+                while self.waiting.len() > self.chunker.sizes.max {
+                    chunks.push(self.waiting.split_to(self.chunker.sizes.max).freeze());
                 }
                 chunks
             }
@@ -82,27 +78,9 @@ impl Cutter {
     /// Returns the rest.
     pub fn finish(mut self) -> Vec<Bytes> {
         match self.cut {
-            Cut::Content => self.cut_content(true),
+            Cut::Content => self.chunker.sizes.take(&mut self.waiting, true),
             Cut::Marked => self.border().into_iter().collect(),
         }
-    }
-
-    /// Cuts what waits. A cut is sure when the bytes behind it could not have moved it, that is when at least
-    /// the largest size was there to look at.
-    fn cut_content(&mut self, ended: bool) -> Vec<Bytes> {
-        let Chunker { min, avg, max, seed } = self.chunker;
-        let waiting = self.waiting.split().freeze();
-        let mut chunks = Vec::new();
-        let mut at = 0;
-        for chunk in FastCDC::with_level_and_seed(&waiting, min, avg, max, Normalization::Level1, seed) {
-            if !ended && waiting.len() - chunk.offset < max {
-                break;
-            }
-            at = chunk.offset + chunk.length;
-            chunks.push(waiting.slice(chunk.offset..at));
-        }
-        self.waiting.extend_from_slice(&waiting[at..]);
-        chunks
     }
 }
 

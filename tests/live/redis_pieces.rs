@@ -52,13 +52,9 @@ fn all(replace: bool) -> WriteOptions {
     WriteOptions { replace, ..WriteOptions::default() }
 }
 
-/// Makes an ACL user and returns the settings with which it is used.
-async fn user(lab: &Lab, rights: &str) -> (tempfile::NamedTempFile, RedisConfig) {
-    let _: () = lab.say(0, &format!("ACL SETUSER restorer reset on >pw ~* +ping +info {rights}")).await;
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "pw").unwrap();
-    let password = Some(SecretRef::File(file.path().to_owned()));
-    (file, RedisConfig { user: Some("restorer".into()), password, ..lab.config() })
+/// Makes an ACL user of few rights and returns the settings with which it is used.
+async fn user(lab: &Lab, rights: &str) -> RedisConfig {
+    lab.as_user("restorer", &format!("~* +ping +info {rights}")).await
 }
 
 const ALONE: [&str; 4] = ["--requirepass", PASSWORD, "--rename-command", "REPLICAOF"];
@@ -81,27 +77,27 @@ async fn a_right_that_is_missing_is_named_before_the_server_is_emptied() {
         ("+select +restore", "+select +restore"),
     ] {
         let rights = missing.split(' ').fold(enough.to_owned(), |rights, right| rights.replace(right, ""));
-        let (_file, config) = user(&to, &rights).await;
+        let config = user(&to, &rights).await;
         let failure = failed(feed(target(&config), &dump, all(true)).await);
         assert_eq!(failure.exit(), ExitCode::SourceDown, "{missing}");
         assert_eq!(failure.chain()[1], format!("its user lacks {named}"), "{missing}");
         assert_eq!(to.sizes().await, [(2, 1)], "{missing}: nothing was written and nothing stayed");
     }
     // Keys of its own only, and looking before storing.
-    let (_file, config) = user(&to, "resetkeys ~x:* +restore +select").await;
+    let config = user(&to, "resetkeys ~x:* +restore +select").await;
     let failure = failed(feed(target(&config), &dump, only(&["k:1*"], false)).await);
     assert!(failure.chain()[1].contains("a pattern for the keys"), "{:?}", failure.chain());
-    let (_file, config) = user(&to, "+restore +select").await;
+    let config = user(&to, "+restore +select").await;
     let failure = failed(feed(target(&config), &dump, only(&["k:1*"], false)).await);
     assert_eq!(failure.chain()[1], "its user lacks +exists");
     // A server that may not be flushed, and does not say so, is emptied key by key.
-    let (_file, config) = user(&to, "+select +restore +function|restore +scan +unlink").await;
+    let config = user(&to, "+select +restore +function|restore +scan +unlink").await;
     let tally = feed(target(&config), &dump, all(true)).await.unwrap();
     assert_eq!(tally.verified, Verified::Counts);
     assert!(tally.notes[1].contains("+dump +pexpiretime"), "{:?}", tally.notes);
     assert_eq!(to.sizes().await, from.sizes().await);
     // The smallest set of rights for all of it, with the comparison.
-    let (_file, config) = user(&to, &format!("{enough} +dump +pexpiretime")).await;
+    let config = user(&to, &format!("{enough} +dump +pexpiretime")).await;
     let tally = feed(target(&config), &dump, all(true)).await.unwrap();
     assert_eq!(tally.verified, Verified::Digests);
     assert_eq!(to.sizes().await, from.sizes().await);

@@ -42,21 +42,8 @@ fn source_of(config: &RedisConfig, recorder: &Arc<Recorder>) -> Box<RedisSource>
 async fn pulled(config: &RedisConfig) -> Result<(Vec<u8>, Point, Arc<Recorder>), Failure> {
     let recorder = Arc::new(Recorder::default());
     let source = source_of(config, &recorder);
-    let (sink, mut stream) = channel(STREAM_DEPTH);
-    let take = async {
-        let mut dump = Vec::new();
-        while let Some(mut entry) = stream.next().await? {
-            let bytes = entry.body.read_all(1 << 30).await?;
-            if entry.meta.path.as_str() == "dump.rdb" {
-                dump = bytes;
-            }
-        }
-        Ok::<_, lifeboat::flow::FlowError>((dump, stream.point().cloned()))
-    };
-    let (read, taken) = tokio::join!(lifeboat::flow::Source::read(source, sink, None), take);
-    let ((), (dump, point)) =
-        lifeboat::flow::settle(read, taken).map_err(|error| error.about(&redis_lab::name()))?;
-    Ok((dump, point.unwrap(), recorder))
+    let (dump, point) = read_dump(source).await.map_err(|error| error.about(&redis_lab::name()))?;
+    Ok((dump, point, recorder))
 }
 
 async fn failure_of(config: &RedisConfig) -> Failure {

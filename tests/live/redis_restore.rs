@@ -139,14 +139,7 @@ async fn what_a_server_cannot_load_is_refused_before_it_is_touched() {
     assert!(failure.hints()[0].contains("databases 16"), "{failure:?}");
     untouched(&to).await;
     // Also where the settings cannot be asked for.
-    let _: () = to.say(0, "ACL SETUSER poor on >pw +@all -config").await;
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), "pw").unwrap();
-    let poor = RedisConfig {
-        user: Some("poor".into()),
-        password: Some(SecretRef::File(secret.path().to_owned())),
-        ..to.config()
-    };
+    let poor = to.as_user("poor", "+@all -config").await;
     let dump = dump_of(&from).await;
     let failure = failed(give(target(poor, None, NoMonitor::shared()), &dump, ALL(true)).await);
     assert!(failure.hints()[0].contains("databases 16"), "{failure:?}");
@@ -311,14 +304,9 @@ async fn what_a_server_held_is_kept_before_it_is_replaced() {
     let (house, dump) = (house(), dump_of(&from).await);
 
     // Who may not have a copy has no restore either, unless it is said.
-    let _: () = to.say(0, "ACL SETUSER poor on >pw +@all -psync ~* &*").await;
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), "pw").unwrap();
     let poor = RedisConfig {
-        user: Some("poor".into()),
-        password: Some(SecretRef::File(secret.path().to_owned())),
         advertise: Some(to.gateway()),
-        ..to.config()
+        ..to.as_user("poor", "+@all -psync ~* &*").await
     };
     let refused = target(poor.clone(), Some(&house.home), NoMonitor::shared());
     let failure = failed(give(refused, &dump, ALL(true)).await);
@@ -468,25 +456,13 @@ async fn a_server_that_takes_no_keys_is_not_emptied() {
     let _: () = to.say(0, "SET old data").await;
     let dump = dump_of(&from).await;
     let house = house();
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), "pw").unwrap();
-    let poor = |lacks: &str| {
-        let line = format!("ACL SETUSER poor reset on >pw +@all ~* &* {lacks}");
-        let config = RedisConfig {
-            user: Some("poor".into()),
-            password: Some(SecretRef::File(secret.path().to_owned())),
-            ..to.config()
-        };
-        (line, config)
-    };
     for (lacks, named) in [
         ("-restore", vec!["+restore"]),
         ("-restore -select", vec!["+select", "+restore"]),
         ("-flushall -scan", vec!["+flushall"]),
         ("-function", vec!["+function|restore"]),
     ] {
-        let (line, config) = poor(lacks);
-        let _: () = to.say(0, &line).await;
+        let config = to.as_user("poor", &format!("+@all ~* &* {lacks}")).await;
         let target = target(config, Some(&house.home), NoMonitor::shared());
         let failure = failed(give(target, &dump, ALL(true)).await);
         assert!(named.iter().all(|name| failure.chain().join(" ").contains(name)), "{lacks}: {failure:?}");
@@ -554,14 +530,6 @@ async fn a_server_that_a_sentinel_watches_is_refused() {
     let _: () = from.say(0, "SET new data").await;
     let _: () = to.say(0, "SET old data").await;
     let dump = dump_of(&from).await;
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), "pw").unwrap();
-    let poor = RedisConfig {
-        user: Some("poor".into()),
-        password: Some(SecretRef::File(secret.path().to_owned())),
-        advertise: Some(to.gateway()),
-        ..to.config()
-    };
     let mut told = Vec::new();
     let connection = to.connect(0).await;
     let (mut named, mut listening) = (connection.clone(), to.subscriber().await);
@@ -570,12 +538,13 @@ async fn a_server_that_a_sentinel_watches_is_refused() {
         ("+@all -client|list", "somebody", true),
         ("+@all -client|list -pubsub", "somebody", false),
     ] {
-        let _: () = to.say(0, &format!("ACL SETUSER poor reset on >pw ~* &* {rights}")).await;
+        let poor = to.as_user("poor", &format!("~* &* {rights}")).await;
+        let poor = RedisConfig { advertise: Some(to.gateway()), ..poor };
         redis::cmd("CLIENT").arg("SETNAME").arg(name).query_async::<()>(&mut named).await.unwrap();
         if listens {
             listening.subscribe("__sentinel__:hello").await.unwrap();
         }
-        let failure = failed(give(target(poor.clone(), None, NoMonitor::shared()), &dump, ALL(true)).await);
+        let failure = failed(give(target(poor, None, NoMonitor::shared()), &dump, ALL(true)).await);
         untouched(&to).await;
         told.push(failure);
         listening.unsubscribe("__sentinel__:hello").await.unwrap();

@@ -24,6 +24,9 @@ use redis::IntoConnectionInfo as _;
 /// A password that programs must quote, escape and encode rightly (R13).
 pub const PASSWORD: &str = "not secret: $HOME \"quoted\" %41 密é";
 
+/// The password of ACL users.
+pub const USER_PASSWORD: &str = "pw";
+
 /// How long a fresh server may take to answer.
 const READY_SECONDS_MAX: u64 = 90;
 
@@ -32,6 +35,7 @@ pub struct Lab {
     container: String,
     port: u16,
     secret: tempfile::NamedTempFile,
+    user_secret: tempfile::NamedTempFile,
 }
 
 impl Drop for Lab {
@@ -71,6 +75,12 @@ impl Network {
     pub fn words(&self) -> [&str; 2] {
         ["--network", &self.0]
     }
+}
+
+/// Returns the address of a container in its one network.
+fn address_of(container: &str) -> String {
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    docker(&["inspect", "-f", format, container]).unwrap()
 }
 
 impl Lab {
@@ -117,7 +127,9 @@ impl Lab {
         docker(&words).unwrap_or_else(|error| panic!("a {image} container cannot start: {error}"));
         let mut secret = tempfile::NamedTempFile::new().unwrap();
         secret.write_all(PASSWORD.as_bytes()).unwrap();
-        let mut lab = Self { container, port: 0, secret };
+        let mut user_secret = tempfile::NamedTempFile::new().unwrap();
+        user_secret.write_all(USER_PASSWORD.as_bytes()).unwrap();
+        let mut lab = Self { container, port: 0, secret, user_secret };
         lab.wait().await;
         lab
     }
@@ -214,6 +226,13 @@ impl Lab {
         }
     }
 
+    /// Makes or changes an ACL user and returns the settings with which the engine is that user.
+    pub async fn as_user(&self, name: &str, rights: &str) -> RedisConfig {
+        let _: () = self.say(0, &format!("ACL SETUSER {name} reset on >{USER_PASSWORD} {rights}")).await;
+        let password = Some(SecretRef::File(self.user_secret.path().to_owned()));
+        RedisConfig { user: Some(name.to_owned()), password, ..self.config() }
+    }
+
     /// Returns the server as a source.
     pub fn source(&self) -> Box<RedisSource> {
         Box::new(RedisSource::new(name(), self.config(), Ground::system(), NoMonitor::shared()))
@@ -299,13 +318,7 @@ impl Lab {
 
     /// Returns the container's own address.
     pub fn address(&self) -> String {
-        docker(&[
-            "inspect",
-            "-f",
-            "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
-            &self.container,
-        ])
-        .unwrap()
+        address_of(&self.container)
     }
 
     /// Runs a command inside the container, whatever became of its ports.

@@ -11,7 +11,7 @@ use lifeboat::{
 };
 use redis::IntoConnectionInfo as _;
 
-use super::{Lab, Network, PASSWORD, READY_SECONDS_MAX, docker};
+use super::{Lab, Network, PASSWORD, READY_SECONDS_MAX, address_of, docker};
 
 /// The name under which the Sentinels watch the primary.
 pub const NAME: &str = "cache-main";
@@ -47,13 +47,7 @@ impl Sentinel {
     }
 
     fn address(&self) -> String {
-        docker(&[
-            "inspect",
-            "-f",
-            "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
-            &self.container,
-        ])
-        .unwrap()
+        address_of(&self.container)
     }
 
     async fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
