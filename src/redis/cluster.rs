@@ -219,7 +219,8 @@ fn list(value: &Value) -> Option<&[Value]> {
     }
 }
 
-fn text(value: &Value) -> Option<String> {
+/// Returns an answer as text, if it is one.
+pub(super) fn text(value: &Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
         Value::SimpleString(text) => Some(text.clone()),

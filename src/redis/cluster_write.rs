@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    cluster::{Node, Shard, SlotMap},
+    cluster::{Shard, SlotMap},
     control::Control,
     lane::{Elsewhere, Lane, Share},
     server::Server,
@@ -39,7 +39,7 @@ pub(super) async fn lanes(server: &Arc<Server>) -> Result<Vec<Lane>> {
     }
     if let Some(node) = map.primaries().find(|node| !node.is_online) {
         return refuse(
-            format!("its primary at {} is down", place(node)),
+            format!("its primary at {} is down", node.server(server).address()),
             "Start it or let a replica take over, and restore then.",
         );
     }
@@ -47,15 +47,7 @@ pub(super) async fn lanes(server: &Arc<Server>) -> Result<Vec<Lane>> {
         let server = Arc::new(shard.primary()?.server(server));
         Some(Lane { server, share: Share::Slots(Arc::new(shard.clone())) })
     };
-    Ok(map.shards.iter().filter(|shard| !shard.slots.is_empty()).filter_map(lane).collect())
-}
-
-fn place(node: &Node) -> String {
-    if node.host.contains(':') {
-        format!("[{}]:{}", node.host, node.port)
-    } else {
-        format!("{}:{}", node.host, node.port)
-    }
+    Ok(map.with_slots().filter_map(lane).collect())
 }
 
 /// Returns the lanes of a further round: one for each node that keys were sent to.

@@ -1,18 +1,17 @@
 //! Whether a dump may cross to the server, and whether encrypted: what a server's owner wants encrypted never crosses a
 //! network in clear.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
-    sync::Arc,
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio_rustls::TlsAcceptor;
 
-use super::{control::Control, nearby};
+use super::{
+    control::Control,
+    nearby,
+    tls::{self, Identity},
+};
 use crate::{
-    error::{Context, ExitCode, Failure, Result},
+    error::{ExitCode, Failure, Result},
     policy::RedisConfig,
 };
 
@@ -36,8 +35,8 @@ impl Crossing {
 }
 
 fn judge(config: &RedisConfig, encrypts: bool, mut hosts: Vec<(String, u16)>) -> Result<Crossing> {
-    if let (true, Some(cert), Some(key)) = (encrypts, &config.cert_file, &config.key_file) {
-        return Ok(Crossing { hosts, tls: Some(acceptor(cert, key)?) });
+    if let Some(identity) = Identity::of(config).filter(|_| encrypts) {
+        return Ok(Crossing { hosts, tls: Some(TlsAcceptor::from(tls::server(&identity)?)) });
     }
     if encrypts || config.url.starts_with("rediss://") {
         hosts.retain(|(host, _)| nearby::stays_here(host));
@@ -76,22 +75,6 @@ async fn hosts(control: &mut Control, advertise: Option<&str>) -> Vec<(String, u
         hosts.push(Ipv4Addr::LOCALHOST.into());
     }
     hosts.into_iter().map(|host| (host.to_string(), 0)).collect()
-}
-
-/// Makes what encrypts as a server. A replica proves the chain of its primary's certificate, and no name.
-fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor> {
-    let wrong = |path: &Path| format!("`{}` cannot be used to encrypt", path.display());
-    let read = CertificateDer::pem_file_iter(cert).failed(ExitCode::Usage, || wrong(cert))?;
-    let chain: Vec<_> = read.collect::<Result<_, _>>().failed(ExitCode::Usage, || wrong(cert))?;
-    let private = PrivateKeyDer::from_pem_file(key).failed(ExitCode::Usage, || wrong(key))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .failed(ExitCode::Failed, || "TLS cannot be set up".to_owned())?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .failed(ExitCode::Usage, || wrong(cert))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 #[cfg(test)]

@@ -12,12 +12,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use tokio::time::{Instant, sleep};
 
-use super::{control::Control, server::Server};
-use crate::{
-    clock::Ground,
-    error::{Failure, Result},
-    policy::Prefer,
+use super::{
+    control::Control,
+    server::{Server, withholds},
 };
+use crate::{clock::Ground, error::Result, policy::Prefer};
 
 /// How long a replica may take to come as far as its primary was.
 const BEHIND_SECONDS_MAX: u64 = 10;
@@ -90,7 +89,7 @@ impl History {
         let mut control = Control::open(server).await?;
         let fields = match control.info("replication").await {
             Ok(fields) => fields,
-            Err(failure) if is_refusal(&failure) => return Ok(None),
+            Err(failure) if withholds(&failure) => return Ok(None),
             Err(failure) => return Err(failure),
         };
         if fields.get("role").is_some_and(|role| role != "master") {
@@ -102,12 +101,6 @@ impl History {
     fn told(fields: &BTreeMap<String, String>, offset: &str) -> Option<Self> {
         Some(Self { id: fields.get("master_replid")?.clone(), offset: fields.get(offset)?.parse().ok()? })
     }
-}
-
-/// Returns whether `INFO` is not allowed, or renamed.
-fn is_refusal(failure: &Failure) -> bool {
-    let begins = |line: &String| line.starts_with("NOPERM") || line.starts_with("ERR unknown command");
-    failure.chain().iter().any(begins)
 }
 
 /// Waits until a replica has a whole history, or tells why it cannot be read.

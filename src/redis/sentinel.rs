@@ -12,6 +12,7 @@ use ::redis::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    cluster::text,
     control::Control,
     replica::{Chosen, choose},
     server::Server,
@@ -142,11 +143,6 @@ impl Replica {
     /// Reads a description, which is a list of names and values; `None` of one that is not in order.
     fn read(told: &Value) -> Option<Self> {
         let Value::Array(words) = told else { return None };
-        let text = |value: &Value| match value {
-            Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-            Value::SimpleString(text) => Some(text.clone()),
-            _ => None,
-        };
         let fields: BTreeMap<String, String> =
             words.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect();
         let number = |name: &str| fields.get(name).and_then(|value| value.parse().ok()).unwrap_or(0);

@@ -318,6 +318,11 @@ pub(super) fn is_withheld(text: &str) -> bool {
     text.starts_with("NOPERM") || text.starts_with("ERR unknown command")
 }
 
+/// Returns whether a failure is such a refusal.
+pub(super) fn withholds(failure: &Failure) -> bool {
+    failure.chain().iter().any(|line| is_withheld(line))
+}
+
 /// Asks the system to look after a connection on which nothing moves.
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     let (idle, between, times) = KEEPALIVE;

@@ -33,7 +33,7 @@ use super::{
     reorder::{self, Ordered},
     replica::Chosen,
     sentinel,
-    server::{Server, is_withheld},
+    server::{Server, withholds},
     spool::{Room, Spool},
     wire::Wire,
 };
@@ -147,7 +147,7 @@ impl RedisSource {
                 Ok((Some(facts), gap))
             }
             // The right to replicate is enough for the data.
-            Err(failure) if failure.chain().iter().any(|line| is_withheld(line)) => {
+            Err(failure) if withholds(&failure) => {
                 self.monitor.warn(
                     Some(&self.name),
                     "the server's settings and users are not backed up: INFO is not allowed".to_owned(),

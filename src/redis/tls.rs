@@ -1,4 +1,4 @@
-//! TLS of our own connections: whom we believe, and the certificate that we show where a server asks for one.
+//! TLS of our own connections and of those that a server makes to us: whom we believe, and the certificate that we show.
 //!
 //! Redis asks every client for a certificate unless it is told not to (`tls-auth-clients`), so a server with TLS
 //! switched on and nothing else is reached only with `cert_file` and `key_file`.
@@ -9,7 +9,8 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
@@ -39,6 +40,13 @@ impl Identity {
             .failed(ExitCode::Usage, || unread("key file", &self.key_file))?;
         Ok((chain, key))
     }
+
+    fn mismatched(&self, error: rustls::Error) -> Failure {
+        let what = format!("the certificate of `{}` cannot be shown", self.cert_file.display());
+        Failure::new(ExitCode::Usage, what)
+            .because(error)
+            .hint("Name a certificate and the key that belongs to it: cert_file = \"…\", key_file = \"…\".")
+    }
 }
 
 /// Returns how we behave as a client: with a `ca_file` only what its authorities signed is believed.
@@ -52,20 +60,35 @@ pub(super) fn client(ca_file: Option<&Path>, identity: Option<&Identity>) -> Res
             }
         }
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .failed(ExitCode::Failed, || "TLS cannot be set up".to_owned())?
+        .failed(ExitCode::Failed, no_tls)?
         .with_root_certificates(roots);
     let Some(identity) = identity else { return Ok(Arc::new(config.with_no_client_auth())) };
     let (chain, key) = identity.read()?;
-    let config = config.with_client_auth_cert(chain, key).map_err(|error| {
-        let what = format!("the certificate of `{}` cannot be shown", identity.cert_file.display());
-        Failure::new(ExitCode::Usage, what)
-            .because(error)
-            .hint("Name a certificate and the key that belongs to it: cert_file = \"…\", key_file = \"…\".")
-    })?;
+    let config = config.with_client_auth_cert(chain, key).map_err(|error| identity.mismatched(error))?;
     Ok(Arc::new(config))
+}
+
+/// Returns how we behave as a server, for one that follows us. A replica proves the chain of its primary's certificate,
+/// and no name.
+pub(super) fn server(identity: &Identity) -> Result<Arc<ServerConfig>> {
+    let (chain, key) = identity.read()?;
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .failed(ExitCode::Failed, no_tls)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| identity.mismatched(error))?;
+    Ok(Arc::new(config))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn no_tls() -> String {
+    "TLS cannot be set up".to_owned()
 }
 
 /// Reads all certificates of a PEM file; one at least must be in it.

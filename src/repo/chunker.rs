@@ -57,7 +57,9 @@ impl Cutter {
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Bytes> {
         self.waiting.extend_from_slice(bytes);
         match self.cut {
-            Cut::Content if self.waiting.len() >= 2 * self.chunker.sizes.max => self.chunker.sizes.take(&mut self.waiting, false),
+            Cut::Content if self.waiting.len() >= 2 * self.chunker.sizes.max => {
+                self.chunker.sizes.take(&mut self.waiting, false)
+            }
             Cut::Content => Vec::new(),
             // A marked chunk that grows beyond the largest size is cut by force: memory is bounded.
             Cut::Marked => {

@@ -304,10 +304,8 @@ async fn what_a_server_held_is_kept_before_it_is_replaced() {
     let (house, dump) = (house(), dump_of(&from).await);
 
     // Who may not have a copy has no restore either, unless it is said.
-    let poor = RedisConfig {
-        advertise: Some(to.gateway()),
-        ..to.as_user("poor", "+@all -psync ~* &*").await
-    };
+    let poor =
+        RedisConfig { advertise: Some(to.gateway()), ..to.as_user("poor", "+@all -psync ~* &*").await };
     let refused = target(poor.clone(), Some(&house.home), NoMonitor::shared());
     let failure = failed(give(refused, &dump, ALL(true)).await);
     assert!(failure.hints().iter().any(|hint| hint.contains("--waive safety")), "{failure:?}");
