@@ -10,7 +10,7 @@ use lifeboat::{
         EntryMeta, FlowError, Point, STREAM_DEPTH, Selection, Stage, Tally, Target, Verified, WriteOptions,
         channel, fixed_path, pipe,
     },
-    policy::{RedisConfig, SecretRef},
+    policy::RedisConfig,
     redis::{RedisTarget, Waived},
 };
 use tokio::{

@@ -14,7 +14,7 @@ use lifeboat::{
     event::{Event, NoMonitor, Recorder},
     finding::Status,
     flow::{
-        Point, STREAM_DEPTH, channel,
+        Point,
         conformance::{Reading, read_all},
     },
     policy::{RedisConfig, SecretRef},
@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use super::{
+    read_dump,
     redis_lab::{self, Lab, PASSWORD},
     stage::{PATIENCE, Stage, ran, send},
 };

@@ -16,7 +16,7 @@ use lifeboat::{
     event::{Event, Monitor, NoMonitor, Recorder, SharedMonitor},
     finding::Status,
     flow::{FlowError, Tally, Target, Verified, Verify, WriteOptions, pipe},
-    policy::{RedisConfig, SecretRef},
+    policy::RedisConfig,
     redis::{Home, RedisTarget, Waived, pledge},
 };
 use secrecy::ExposeSecret as _;
