@@ -10,7 +10,7 @@ use std::{
     io::Write,
     os::unix::{
         ffi::OsStrExt,
-        fs::{MetadataExt, PermissionsExt, symlink},
+        fs::{FileExt, MetadataExt, PermissionsExt, symlink},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -39,7 +39,7 @@ fn name() -> SourceName {
 
 fn config(paths: &[&Path], exclude: &[&str]) -> FilesConfig {
     let exclude = exclude.iter().map(|glob| (*glob).to_owned()).collect();
-    FilesConfig { paths: paths.iter().map(|path| path.to_path_buf()).collect(), exclude }
+    FilesConfig { paths: paths.iter().map(|path| path.to_path_buf()).collect(), exclude, max_age_days: None }
 }
 
 /// A source that stands an hour in the future, so that no file is fresh.
@@ -79,6 +79,15 @@ fn tree(below: &Path) -> PathBuf {
     fs::write(root.join("图片"), "text").unwrap();
     fs::write(root.join(OsStr::from_bytes(b"not\xffutf8")), "bytes").unwrap();
     symlink("a/b", root.join("link")).unwrap();
+    fs::hard_link(root.join("a-b"), root.join("a/second name")).unwrap();
+    fs::hard_link(root.join("a-b"), root.join(OsStr::from_bytes(b"third\xff"))).unwrap();
+    let disk = fs::File::create(root.join("disk.img")).unwrap();
+    disk.write_all_at(b"data", 5 << 20).unwrap();
+    disk.set_len(9 << 20).unwrap();
+    give(&root.join("a.sh"), "user.owner 是", b"\x00any\xff");
+    give(&root.join("etc"), "user.kept", b"");
+    give(&root.join("etc"), "system.posix_acl_default", &access_list(12_345));
+    give(&root.join("a/b"), "system.posix_acl_access", &access_list(12_346));
     symlink(OsStr::from_bytes(b"/no\xfewhere"), root.join("dangling")).unwrap();
     let old = fs::File::options().write(true).open(root.join(".env")).unwrap();
     let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789);
@@ -86,6 +95,28 @@ fn tree(below: &Path) -> PathBuf {
     fs::set_permissions(root.join("etc/empty"), fs::Permissions::from_mode(0o1777)).unwrap();
     fs::File::open(root.join("a")).unwrap().set_times(fs::FileTimes::new().set_modified(time)).unwrap();
     root
+}
+
+/// An access list as the kernel takes it (`linux/posix_acl_xattr.h`): one more user may read and write.
+fn access_list(user: u32) -> Vec<u8> {
+    let entry = |tag: u16, rights: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let none = u32::MAX;
+    let entries = [(1, 6, none), (2, 6, user), (4, 4, none), (16, 6, none), (32, 0, none)];
+    let entries = entries.map(|(tag, rights, id)| entry(tag, rights, id));
+    [&2_u32.to_le_bytes()[..], &entries.concat()].concat()
+}
+
+fn give(path: &Path, name: &str, value: &[u8]) {
+    rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+}
+
+fn given(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut value = vec![0; 1 << 16];
+    let length = rustix::fs::lgetxattr(path, name, &mut value).ok()?;
+    value.truncate(length);
+    Some(value)
 }
 
 struct Pair {
@@ -117,6 +148,122 @@ async fn a_tree_is_copied_with_all_that_belongs_to_it() {
     conformance::piping_is_copying(&pair).await;
     let env = fs::metadata(below(there.path(), &root).join(".env")).unwrap();
     assert_eq!((env.mode() & 0o7777, env.mtime(), env.mtime_nsec()), (0o600, 1_000_000_000, 123_456_789));
+
+    let copy = below(there.path(), &root);
+    let inode = |name: &[u8]| fs::metadata(copy.join(OsStr::from_bytes(name))).unwrap().ino();
+    assert_eq!((inode(b"a-b"), inode(b"a-b")), (inode(b"a/second name"), inode(b"third\xff")));
+    assert_eq!(fs::metadata(copy.join("a-b")).unwrap().nlink(), 3);
+    let disk = fs::metadata(copy.join("disk.img")).unwrap();
+    assert_eq!((disk.size(), disk.blocks() * 512 < 1 << 20), (9 << 20, true), "{} blocks", disk.blocks());
+    assert_eq!(given(&copy.join("a.sh"), "user.owner 是").unwrap(), b"\x00any\xff");
+    assert_eq!(given(&copy.join("etc"), "user.kept").unwrap(), b"");
+    assert_eq!(given(&copy.join("etc"), "system.posix_acl_default").unwrap(), access_list(12_345));
+    assert_eq!(given(&copy.join("a/b"), "system.posix_acl_access").unwrap(), access_list(12_346));
+    // What a folder's list gave to new files while they were written is not theirs.
+    assert_eq!(given(&copy.join("etc/empty"), "system.posix_acl_default"), None);
+    assert_eq!(fs::metadata(copy.join("etc/empty")).unwrap().mode() & 0o7777, 0o1777);
+}
+
+#[tokio::test]
+async fn names_of_one_file_are_one_file_again_however_many_are_asked_for() {
+    let here = tempfile::tempdir().unwrap();
+    let root = here.path().join("root");
+    fs::create_dir_all(root.join("in")).unwrap();
+    for (file, names) in [("one", ["in/a", "in/b"]), ("two", ["in/c", "out"])] {
+        fs::write(root.join(file), file).unwrap();
+        for name in names {
+            fs::hard_link(root.join(file), root.join(name)).unwrap();
+        }
+    }
+    let snapshot = read(source(&[&root]), None).await.unwrap();
+    let bytes: usize = snapshot.entries.values().map(|kept| kept.bytes.len()).sum();
+    assert_eq!(bytes, 18, "each name holds what it leads to");
+
+    // Without its first name, the others are one file all the same.
+    let there = tempfile::tempdir().unwrap();
+    let only = Selection::new(&[root.join("in/*").to_str().unwrap().to_owned()]).unwrap();
+    snapshot.write(into(there.path()), WriteOptions { only, ..WriteOptions::default() }).await.unwrap();
+    let at = |name: &str| below(there.path(), &root).join(name);
+    let names = |name: &str| {
+        let meta = fs::metadata(at(name)).unwrap();
+        (meta.ino(), meta.nlink(), fs::read(at(name)).unwrap())
+    };
+    assert_eq!(names("in/a"), names("in/b"));
+    assert_eq!((names("in/a").1, names("in/a").2, names("in/c").1), (2, b"one".to_vec(), 1));
+
+    // Over what is there, twice: the second time nothing has to be linked.
+    fs::write(at("in/b"), "another").unwrap();
+    for _ in 0..2 {
+        let tally = snapshot.write(into(there.path()), all(true)).await.unwrap();
+        assert!(!tally.notes.iter().any(|note| note.contains("two now")), "{:?}", tally.notes);
+        assert_eq!((names("one").1, names("two").1, names("in/b").2), (3, 3, b"one".to_vec()));
+        assert_eq!((names("one").0, names("two").0), (names("in/b").0, names("out").0));
+        let left = fs::read_dir(at("in")).unwrap().count();
+        assert_eq!(left, 3, "a draft was left");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_was_added_or_an_attribute_that_was_set_is_seen_by_the_next_run() {
+    let here = tempfile::tempdir().unwrap();
+    let root = here.path().join("root");
+    fs::create_dir_all(&root).unwrap();
+    for name in ["a", "b", "c"] {
+        fs::write(root.join(name), name).unwrap();
+    }
+    let first = read(source(&[&root]), None).await.unwrap();
+    fs::hard_link(root.join("a"), root.join("z")).unwrap();
+    give(&root.join("b"), "user.new", b"1");
+    let second = read(source(&[&root]), Some(first.remembered())).await.unwrap();
+    let reused = |name: &str| {
+        second.entries.values().any(|kept| kept.reused && kept.meta.text("path") == root.join(name).to_str())
+    };
+    assert_eq!(["a", "b", "c"].map(reused), [false, false, true]);
+    let there = tempfile::tempdir().unwrap();
+    second.write(into(there.path()), all(false)).await.unwrap();
+    let at = |name: &str| below(there.path(), &root).join(name);
+    assert_eq!(fs::metadata(at("a")).unwrap().ino(), fs::metadata(at("z")).unwrap().ino());
+    assert_eq!(given(&at("b"), "user.new").unwrap(), b"1");
+}
+
+#[tokio::test]
+async fn capabilities_of_programs_come_back_where_root_restores_and_a_note_says_where_not() {
+    let here = tempfile::tempdir().unwrap();
+    let there = tempfile::tempdir().unwrap();
+    let root = here.path().join("root");
+    fs::create_dir_all(&root).unwrap();
+    fs::write(root.join("ping"), "program").unwrap();
+    // linux/capability.h: revision 2, effective; CAP_NET_RAW is bit 13.
+    let net_raw: Vec<u8> =
+        [0x0200_0001_u32, 1 << 13, 0, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        give(&root.join("ping"), "security.capability", &net_raw);
+    }
+    let tally =
+        read(source(&[&root]), None).await.unwrap().write(into(there.path()), all(false)).await.unwrap();
+    let copy = given(&below(there.path(), &root).join("ping"), "security.capability");
+    assert_eq!(copy, is_root.then_some(net_raw));
+    assert_eq!(tally.notes.iter().any(|note| note.contains("only root can")), !is_root);
+}
+
+#[tokio::test]
+async fn log_archives_are_taken_for_as_many_days_as_the_policy_says() {
+    let here = tempfile::tempdir().unwrap();
+    let root = here.path().join("log");
+    fs::create_dir_all(&root).unwrap();
+    let now = System.now();
+    for (name, days) in [("im.log", 0), ("im.log.1", 1), ("im.log.29.gz", 29), ("im.log.31.gz", 31)] {
+        let file = fs::File::create(root.join(name)).unwrap();
+        let changed = std::time::SystemTime::from(now - chrono::Duration::days(days));
+        file.set_times(fs::FileTimes::new().set_modified(changed)).unwrap();
+    }
+    let logs = FilesConfig { max_age_days: Some(30), ..config(&[&root], &[]) };
+    let ground = Ground { clock: Arc::new(StoppedClock::at(now)), ..Ground::system() };
+    let snapshot = read(FilesSource::new(name(), logs, ground, NoMonitor::shared()), None).await.unwrap();
+    let names: Vec<&str> = snapshot.order.iter().filter_map(|path| path.rsplit('/').next()).collect();
+    assert_eq!(names, ["log", "im.log", "im.log.1", "im.log.29.gz"]);
+    assert_eq!(snapshot.problems, []);
 }
 
 #[tokio::test]
@@ -133,8 +280,8 @@ async fn the_second_run_reads_only_what_changed() {
         let kept = kept.filter(|kept| kept.meta.text("kind") == Some("file") && kept.reused == reused);
         kept.map(|kept| kept.meta.path.as_str().rsplit('/').next().unwrap().to_owned()).collect()
     };
-    assert_eq!(files(&second, false), ["new", "a-b"]);
-    assert_eq!(files(&second, true), [".env", "100%25 new%0Aline", "b", "not%FFutf8", "图片"]);
+    assert_eq!(files(&second, false), ["new", "second name", "a-b", "third%FF"]);
+    assert_eq!(files(&second, true), [".env", "100%25 new%0Aline", "b", "disk.img", "not%FFutf8", "图片"]);
 
     // A file that was changed in the very moment of the first run is not trusted to look different.
     let now = FilesSource::new(name(), config(&[&root], &[]), Ground::system(), NoMonitor::shared());
@@ -577,11 +724,14 @@ impl Source for Moved {
             let Kept { mut meta, trailer, bytes, .. } = all.entries[path].clone();
             (meta.item, meta.select) = (cut(&meta.item), cut(&meta.select));
             meta.path = EntryPath::new(&path[prefix.len()..]).unwrap();
-            if let Some(text) = meta.text("path").map(cut) {
-                meta.attrs.insert("path".to_owned(), text.into());
-            }
-            if let Some(text) = meta.text("path_hex").map(|hexed| hexed.replace(&hex::encode(&prefix), "")) {
-                meta.attrs.insert("path_hex".to_owned(), text.into());
+            for name in ["path", "same_as"] {
+                if let Some(text) = meta.text(name).map(cut) {
+                    meta.attrs.insert(name.to_owned(), text.into());
+                }
+                let hexed = format!("{name}_hex");
+                if let Some(text) = meta.text(&hexed).map(|text| text.replace(&hex::encode(&prefix), "")) {
+                    meta.attrs.insert(hexed, text.into());
+                }
             }
             let mut body = sink.begin(meta).await?;
             body.write(bytes.into()).await?;

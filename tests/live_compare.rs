@@ -167,7 +167,7 @@ impl Stage {
 }
 
 fn files(path: &Path) -> SourceKind {
-    SourceKind::Files(FilesConfig { paths: vec![path.to_owned()], exclude: Vec::new() })
+    SourceKind::Files(FilesConfig { paths: vec![path.to_owned()], ..FilesConfig::default() })
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,11 +6,16 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::facts::{FRESH, TORN, entry_path, name_of, put_name};
+use super::{
+    facts::{
+        FRESH, LINKS, SAME_AS, SPARSE, TORN, XATTRS, entry_path, name_of, put_name, put_xattrs, xattrs_of,
+    },
+    xattr::is_roots,
+};
 use crate::flow::{EntryMeta, Likeness, Seen, compare::Counts};
 
 /// Facts that belong to one place of one file system. The length stands in the entry itself.
-const OWN: [&str; 4] = ["inode", "ctime_ns", "size", FRESH];
+const OWN: [&str; 6] = ["inode", "ctime_ns", "size", LINKS, SPARSE, FRESH];
 
 /// When two entries of a files source hold the same.
 pub struct FilesLikeness {
@@ -40,8 +45,13 @@ impl FilesLikeness {
         if let Some(item) = original(Path::new(&meta.item)) {
             meta.item = item.to_string_lossy().into_owned();
         }
-        meta.attrs.retain(|name, _| name != "path" && name != "path_hex");
-        put_name(&mut meta.attrs, "path", &path);
+        let first = name_of(&meta.attrs, SAME_AS).and_then(|path| original(&path));
+        for (name, path) in [("path", Some(path)), (SAME_AS, first)] {
+            let Some(path) = path else { continue };
+            meta.attrs.remove(&format!("{name}_hex"));
+            meta.attrs.remove(name);
+            put_name(&mut meta.attrs, name, &path);
+        }
     }
 }
 
@@ -56,6 +66,11 @@ impl Likeness for FilesLikeness {
             let mode = seen.meta.text("mode").and_then(|mode| u32::from_str_radix(mode, 8).ok());
             if let Some(mode) = mode {
                 seen.meta.attrs.insert("mode".to_owned(), Value::from(format!("{:04o}", mode & 0o1777)));
+            }
+            if let Some(mut xattrs) = xattrs_of(&seen.meta.attrs) {
+                xattrs.retain(|name, _| !is_roots(name));
+                seen.meta.attrs.remove(XATTRS);
+                put_xattrs(&mut seen.meta.attrs, &xattrs);
             }
         }
         Some(seen)

@@ -13,6 +13,7 @@ use std::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::xattr::Xattrs;
 use crate::{
     error::{ExitCode, Failure, Result},
     flow::{Attrs, EntryMeta, Stage},
@@ -21,6 +22,14 @@ use crate::{
 
 /// The trailer's name for a file that changed in ways that cannot be told apart while it was read.
 pub(super) const TORN: &str = "torn";
+/// The attribute of a file that has several names: how many.
+pub(super) const LINKS: &str = "links";
+/// The attribute of every further name of a file: the first one.
+pub(super) const SAME_AS: &str = "same_as";
+/// The attribute of a file that takes less room than its length.
+pub(super) const SPARSE: &str = "sparse";
+/// The attribute with a path's extended attributes, in hex.
+pub(super) const XATTRS: &str = "xattrs";
 /// The attribute of a file that was changed so shortly before it was read that a later change could carry the
 /// same stamp; the next run reads it again.
 pub(super) const FRESH: &str = "fresh";
@@ -76,6 +85,14 @@ pub(super) struct Facts {
     pub(super) target: Option<PathBuf>,
     /// How long a file is.
     pub(super) size_bytes: Option<u64>,
+    /// Whether a file had several names.
+    pub(super) is_linked: bool,
+    /// The first name of such a file, if this is another.
+    pub(super) same_as: Option<PathBuf>,
+    /// Whether a file had holes.
+    pub(super) is_sparse: bool,
+    /// Extended attributes.
+    pub(super) xattrs: Xattrs,
 }
 
 impl Facts {
@@ -103,6 +120,10 @@ impl Facts {
             mtime_ns: meta.attrs.get("mtime_ns").and_then(Value::as_i64).unwrap_or(0),
             target: name_of(&meta.attrs, "target"),
             size_bytes: number("size"),
+            is_linked: meta.attrs.contains_key(LINKS),
+            same_as: name_of(&meta.attrs, SAME_AS),
+            is_sparse: meta.attrs.get(SPARSE).and_then(Value::as_bool) == Some(true),
+            xattrs: xattrs_of(&meta.attrs).ok_or_else(|| odd("its extended attributes are no text"))?,
         })
     }
 }
@@ -192,6 +213,34 @@ fn escape(name: &OsStr) -> String {
     out
 }
 
+/// Takes back what [`escape`] did.
+fn unescape(name: &str) -> Option<Vec<u8>> {
+    let mut parts = name.split('%');
+    let mut out = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (code, text) = part.split_at_checked(2)?;
+        out.push(u8::from_str_radix(code, 16).ok()?);
+        out.extend_from_slice(text.as_bytes());
+    }
+    Some(out)
+}
+
+/// Adds extended attributes, where there are any.
+pub(super) fn put_xattrs(attrs: &mut Attrs, xattrs: &Xattrs) {
+    let texts =
+        xattrs.iter().map(|(name, value)| (escape(OsStr::from_bytes(name)), hex::encode(value).into()));
+    if !xattrs.is_empty() {
+        attrs.insert(XATTRS.to_owned(), Value::Object(texts.collect()));
+    }
+}
+
+/// Returns what [`put_xattrs`] added; `None` when it is something else.
+pub(super) fn xattrs_of(attrs: &Attrs) -> Option<Xattrs> {
+    let Some(texts) = attrs.get(XATTRS) else { return Some(Xattrs::new()) };
+    let one = |(name, value): (&String, &Value)| Some((unescape(name)?, hex::decode(value.as_str()?).ok()?));
+    texts.as_object()?.iter().map(one).collect()
+}
+
 fn push_hex(out: &mut String, byte: u8) {
     // Writing to a string cannot fail.
     write!(out, "%{byte:02X}").ok();
@@ -250,6 +299,25 @@ mod tests {
             let mut attrs = Attrs::new();
             put_name(&mut attrs, "path", &one);
             prop_assert_eq!(name_of(&attrs, "path").unwrap(), one);
+        }
+
+        #[test]
+        fn extended_attributes_of_any_bytes_come_back(
+            xattrs in prop::collection::btree_map(
+                prop::collection::vec(1_u8.., 1..9), prop::collection::vec(any::<u8>(), 0..9), 0..4
+            ),
+        ) {
+            let mut attrs = Attrs::new();
+            put_xattrs(&mut attrs, &xattrs);
+            prop_assert_eq!(xattrs_of(&attrs).unwrap(), xattrs);
+        }
+
+        #[test]
+        fn what_was_never_escaped_is_refused_and_not_broken_by(text in ".{0,9}") {
+            let odd = serde_json::json!({ text.as_str(): "zz" });
+            prop_assert_eq!(xattrs_of(&Attrs::from([(XATTRS.to_owned(), odd)])), None);
+            let name = unescape(&text);
+            prop_assert!(name.is_none() || text.contains('%') || name.unwrap() == text.as_bytes());
         }
     }
 }

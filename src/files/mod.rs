@@ -4,6 +4,9 @@
 //! | module | duty |
 //! |---|---|
 //! | [`facts`] | what is kept of a path beside its bytes, and names that are no text |
+//! | [`xattr`] | extended attributes, with ACLs and capabilities |
+//! | [`links`] | files with several names |
+//! | [`holes`] | files that take less room than their length |
 //! | [`walk`] | all paths below the policy's, in order |
 //! | [`source`] | the reader |
 //! | [`place`] | a folder that nothing written through it can leave |
@@ -12,17 +15,19 @@
 //! | [`compare`] | when two paths are the same |
 //! | [`folder`] | entries of any source as plain files below a folder |
 //!
-//! Kept: folders, files, symbolic links; mode, owner, time of change, names of any bytes. *Not kept*: hard
-//! links (each name becomes a file of its own), holes of sparse files (they come back filled with zeros),
-//! extended attributes and ACLs. Sockets, pipes and devices hold nothing that could be: they are counted.
+//! Kept: folders, files, symbolic and hard links; mode, owner, time of change, names of any bytes, holes, extended
+//! attributes, ACLs and capabilities. Sockets, pipes and devices hold nothing that could be: they are counted.
 
 mod compare;
 pub mod examine;
 mod facts;
 mod folder;
+mod holes;
+mod links;
 mod place;
 mod source;
 mod target;
 mod walk;
+mod xattr;
 
 pub use self::{compare::FilesLikeness, folder::EntryFolder, source::FilesSource, target::FilesTarget};

@@ -18,14 +18,18 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, chownat, fchmod, fchown, fsync,
-        futimens, mkdirat, open, openat, renameat, renameat_with, statat, symlinkat, unlinkat, utimensat,
+        AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, chownat, fchmod, fchown, fstat,
+        fsync, futimens, linkat, mkdirat, open, openat, renameat, renameat_with, statat, symlinkat, unlinkat,
+        utimensat,
     },
     io::Errno,
     process::{Gid, Uid, geteuid},
 };
 
-use super::facts::Facts;
+use super::{facts::Facts, xattr};
+
+/// Device and inode of a file.
+pub(super) type Identity = (u64, u64);
 
 /// How often another name is tried for a draft.
 const DRAFT_TRIES: u32 = 100;
@@ -128,14 +132,25 @@ pub(super) fn rename(parent: &OwnedFd, from: &OsStr, to: &OsStr, replace: bool) 
     }
 }
 
-/// Sets owner, mode and times of something open. The owner first: changing it clears bits of the mode.
-pub(super) fn dress(file: impl AsFd, facts: &Facts) -> io::Result<()> {
+/// Sets owner, extended attributes, mode and times of something open; what `is_new` keeps nothing that it inherited.
+/// Returns what is lacking of the attributes.
+///
+/// The owner comes first, as changing it clears bits of the mode and capabilities; the mode after the access list, as
+/// its group bits are the list's mask (acl(5)).
+pub(super) fn dress(file: impl AsFd, facts: &Facts, is_new: bool) -> io::Result<Option<String>> {
     if geteuid().is_root() {
         fchown(&file, Some(Uid::from_raw(facts.uid)), Some(Gid::from_raw(facts.gid)))?;
     }
+    let lacking = xattr::set(&file, &facts.xattrs, is_new);
     fchmod(&file, Mode::from_raw_mode(mode(facts)))?;
     futimens(&file, &times(facts))?;
-    Ok(())
+    Ok(lacking)
+}
+
+/// Says which file something open is, among all that there are now.
+pub(super) fn identity(file: impl AsFd) -> io::Result<Identity> {
+    let stat = fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// Flushes a folder's names to the disk.
@@ -186,6 +201,18 @@ impl Draft {
         Ok(draft)
     }
 
+    /// Makes a further name of a file that was written before, and refuses when another has taken its first name.
+    pub(super) fn same(parent: OwnedFd, first: (&OwnedFd, &OsStr), file: Identity) -> io::Result<Self> {
+        let make =
+            |parent: &OwnedFd, name: &OsStr| Ok(linkat(first.0, first.1, parent, name, AtFlags::empty())?);
+        let (draft, ()) = Self::try_names(parent, make)?;
+        let stat = statat(&draft.parent, &draft.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if (stat.st_dev, stat.st_ino) != file {
+            return Err(io::Error::other("its first name leads to another file by now"));
+        }
+        Ok(draft)
+    }
+
     fn try_names<T>(
         parent: OwnedFd,
         make: impl Fn(&OwnedFd, &OsStr) -> io::Result<T>,
@@ -207,7 +234,8 @@ impl Draft {
     /// Gives it its final name.
     pub(super) fn finish(mut self, name: &OsStr, replace: bool) -> io::Result<()> {
         rename(&self.parent, &self.name, name, replace)?;
-        self.done = true;
+        // Where both names led to one file already, there was nothing to do, and the draft is still there (rename(2)).
+        self.done = kind_at(&self.parent, &self.name)?.is_none();
         Ok(())
     }
 }

@@ -18,13 +18,17 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use globset::GlobSet;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use super::{
-    facts::{FRESH, Kind, TORN, entry, name_of, nanoseconds},
+    facts::{FRESH, Kind, LINKS, SAME_AS, SPARSE, TORN, entry, name_of, nanoseconds, put_name, put_xattrs},
+    holes,
+    links::Links,
     walk::{Walk, exclusion, roots},
+    xattr,
 };
 use crate::{
     clock::Ground,
@@ -78,7 +82,18 @@ impl FilesSource {
         let items: Vec<String> = roots.iter().map(|root| root.to_string_lossy().into_owned()).collect();
         handle.block_on(sink.announce(items.clone()))?;
         let previous = Beside::new(previous);
-        let mut run = Run { source: &self, handle, sink, previous, exclude, vanished: 0, not_kept: 0 };
+        let mut run = Run {
+            source: &self,
+            handle,
+            sink,
+            previous,
+            exclude,
+            changed_after_ns: self.changed_after_ns(at),
+            links: Links::default(),
+            vanished: 0,
+            not_kept: 0,
+            too_old: 0,
+        };
         for (root, item) in roots.iter().zip(&items) {
             run.root(root, item)?;
             run.sink.complete(item);
@@ -88,12 +103,28 @@ impl FilesSource {
             .mark("window_begin", at.to_rfc3339())
             .mark("window_end", end)
             .mark("vanished", run.vanished.to_string())
-            .mark("not_kept", run.not_kept.to_string());
+            .mark("not_kept", run.not_kept.to_string())
+            .mark("too_old", run.too_old.to_string());
         if run.not_kept > 0 {
             let what = format!("sockets, pipes and devices are not kept: {} were left out", run.not_kept);
             self.monitor.step(Some(&self.name), what);
         }
+        if run.links.forgotten > 0 {
+            let what = format!("{} files with several names will come back apart", run.links.forgotten);
+            self.monitor.warn(
+                Some(&self.name),
+                what,
+                Some("Fewer hard links in one source are all remembered."),
+            );
+        }
         run.handle.block_on(run.sink.finish(point))
+    }
+
+    /// Returns the change that a file must have had since, to be taken.
+    fn changed_after_ns(&self, now: DateTime<Utc>) -> Option<i64> {
+        let days = i64::from(self.config.max_age_days?);
+        let since = now.checked_sub_signed(TimeDelta::try_days(days)?)?;
+        since.timestamp_nanos_opt()
     }
 }
 
@@ -117,8 +148,12 @@ struct Run<'a> {
     sink: EntrySink,
     previous: Beside,
     exclude: GlobSet,
+    /// Files that were last changed before are left out.
+    changed_after_ns: Option<i64>,
+    links: Links,
     vanished: u64,
     not_kept: u64,
+    too_old: u64,
 }
 
 impl Run<'_> {
@@ -157,7 +192,12 @@ impl Run<'_> {
             Kind::Folder => {
                 // The root of all has no name to be kept under.
                 if path != Path::new("/") {
-                    self.put(entry(path, item, kind, &meta, None)?)?;
+                    let mut listed = entry(path, item, kind, &meta, None)?;
+                    match xattr::of_path(path) {
+                        Ok(xattrs) => put_xattrs(&mut listed.attrs, &xattrs),
+                        Err(error) => self.report(path, error.to_string())?,
+                    }
+                    self.put(listed)?;
                 }
                 Ok(walk.descend(path))
             }
@@ -169,7 +209,12 @@ impl Run<'_> {
     }
 
     fn file(&mut self, path: &Path, item: &str, meta: &Metadata) -> FlowResult<io::Result<()>> {
-        let listed = entry(path, item, Kind::File, meta, None)?;
+        if self.changed_after_ns.is_some_and(|after| nanoseconds(meta.mtime(), meta.mtime_nsec()) < after) {
+            self.too_old += 1;
+            return Ok(Ok(()));
+        }
+        let first = self.links.first(path, meta);
+        let listed = file_entry(path, item, meta, first.as_deref())?;
         if let Some(before) = self.previous.at(&self.handle, path, &listed)? {
             let PreviousEntry { meta, trailer, reuse, .. } = *before;
             return self.handle.block_on(self.sink.reuse(meta, trailer, reuse)).map(Ok);
@@ -179,7 +224,11 @@ impl Run<'_> {
                 Ok(opened) => opened,
                 Err(error) => return Ok(Err(error)),
             };
-            let mut listed = entry(path, item, Kind::File, &meta, None)?;
+            let mut listed = file_entry(path, item, &meta, first.as_deref())?;
+            match xattr::of_file(&file) {
+                Ok(xattrs) => put_xattrs(&mut listed.attrs, &xattrs),
+                Err(error) => self.report(path, error.to_string())?,
+            }
             let age = self.source.ground.clock.now().timestamp_nanos_opt().unwrap_or(i64::MAX)
                 - nanoseconds(meta.ctime(), meta.ctime_nsec());
             if age < STAMP_NS {
@@ -251,6 +300,21 @@ impl Run<'_> {
         let what = path.to_string_lossy().into_owned();
         self.handle.block_on(self.sink.report(Problem { what, why }))
     }
+}
+
+/// Makes the entry of a file that may have holes, and other names.
+fn file_entry(path: &Path, item: &str, meta: &Metadata, first: Option<&Path>) -> Result<EntryMeta> {
+    let mut listed = entry(path, item, Kind::File, meta, None)?;
+    if meta.nlink() > 1 {
+        listed = listed.with(LINKS, meta.nlink());
+    }
+    if let Some(first) = first {
+        put_name(&mut listed.attrs, SAME_AS, first);
+    }
+    if holes::are_in(meta) {
+        listed = listed.with(SPARSE, true);
+    }
+    Ok(listed)
 }
 
 /// Opens a regular file and nothing else, whatever the path became since it was listed.
@@ -352,7 +416,9 @@ impl Beside {
 /// Returns whether a file is the one that the previous snapshot holds.
 fn is_same(before: &PreviousEntry, now: &EntryMeta) -> bool {
     let same = |name: &str| before.meta.attrs.get(name) == now.attrs.get(name);
-    ["kind", "size", "mtime_ns", "ctime_ns", "inode"].into_iter().all(same)
+    let first = |of: &EntryMeta| name_of(&of.attrs, SAME_AS);
+    ["kind", "size", "mtime_ns", "ctime_ns", "inode", LINKS].into_iter().all(same)
+        && first(&before.meta) == first(now)
         && before.meta.item == now.item
         && now.attrs.get("size").and_then(serde_json::Value::as_u64) == Some(before.size_bytes)
         && !before.meta.attrs.contains_key(FRESH)

@@ -1,19 +1,22 @@
 //! The writer: paths as they were, at their old place or below a folder.
 //!
 //! *Order.* Look what is in the way and refuse before anything is touched; folders as they come, files and
-//! links by a draft and a rename; at the end, the deepest first, the folders' owners, modes and times, which
-//! writing into them would have changed.
+//! links by a draft and a rename; at the end, the deepest first, the folders' owners, attributes, modes and times,
+//! which writing into them would have changed. A further name of a file that was written in this run becomes one;
+//! where it cannot, or where the first was not asked for, it becomes a file of its own.
 //!
 //! *Crash.* Each file is the old or the new one. A run that stopped is run again with `replace`, which
 //! overwrites what the snapshot has and leaves everything else alone: unlike a bucket, a folder is not made
 //! equal, because other programs' files live in it.
 //!
-//! *Limits.* Folders are remembered until the end, files are not.
+//! *Limits.* Folders, and files with several names, are remembered until the end, other files are not.
 
 use std::{
+    collections::HashMap,
     ffi::{OsStr, OsString},
     fs,
     io::{self, Write},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -23,7 +26,8 @@ use tokio::runtime::Handle;
 
 use super::{
     facts::{Facts, Kind, TORN, entry_path},
-    place::{Draft, Place, dress, flush, kind_at, make_private_folder, remove},
+    holes,
+    place::{Draft, Identity, Place, dress, flush, identity, kind_at, make_private_folder, remove},
     walk::roots,
 };
 use crate::{
@@ -133,6 +137,8 @@ impl FilesTarget {
             handle,
             replace: options.replace,
             folders: Vec::new(),
+            written: HashMap::new(),
+            bare: (0, None),
             refused: Vec::new(),
             place: None,
             tally: Tally::default(),
@@ -167,7 +173,12 @@ struct Run<'a> {
     target: &'a FilesTarget,
     handle: &'a Handle,
     replace: bool,
-    folders: Vec<Facts>,
+    /// What to do for the folders at the end, and whether they are new.
+    folders: Vec<(Facts, bool)>,
+    /// Files with several names, by the first that they had: the path that was written, and the file.
+    written: HashMap<PathBuf, (PathBuf, Identity)>,
+    /// How many paths lack some of their extended attributes, and the first with what it lacks.
+    bare: (u64, Option<String>),
     refused: Vec<String>,
     place: Option<(PathBuf, Place)>,
     tally: Tally,
@@ -227,15 +238,11 @@ impl Run<'_> {
     fn write(&mut self, facts: &Facts, entry: &mut Entry) -> Result<u64, Trouble> {
         let (base, names) = self.target.split(&facts.path).map_err(FlowError::from)?;
         let Some((name, above)) = names.split_last() else { return Ok(0) };
-        let place = match &self.place {
-            Some((open, place)) if *open == base => place,
-            _ => &self.place.insert((base.clone(), Place::open(&base)?)).1,
-        };
-        let parent = place.folder(above)?;
+        let parent = self.place(&base)?.folder(above)?;
         match (facts.kind, &facts.target) {
             (Kind::Folder, _) => {
-                self.folder(&parent, name)?;
-                self.folders.push(facts.clone());
+                let is_new = self.folder(&parent, name)?;
+                self.folders.push((facts.clone(), is_new));
                 Ok(0)
             }
             (Kind::Link, Some(target)) => {
@@ -244,35 +251,82 @@ impl Run<'_> {
             }
             (Kind::Link, None) => Err(io::Error::other("the snapshot does not say where it points").into()),
             (Kind::File, _) => {
+                if let Some(draft) = self.further_name(&parent, facts)? {
+                    draft.finish(name, self.replace)?;
+                    return Ok(0);
+                }
                 let (draft, file) = Draft::file(parent)?;
-                let bytes = self.fill(file, facts, entry)?;
+                let written = identity(&file)?;
+                let bytes = self.fill(&file, facts, entry)?;
                 draft.finish(name, self.replace)?;
+                if facts.is_linked {
+                    let first = facts.same_as.as_ref().unwrap_or(&facts.path);
+                    self.written.insert(first.clone(), (facts.path.clone(), written));
+                }
                 Ok(bytes)
             }
         }
     }
 
-    fn folder(&self, parent: &std::os::fd::OwnedFd, name: &OsStr) -> Result<(), Trouble> {
+    /// Returns the place below a trusted folder.
+    fn place(&mut self, base: &Path) -> io::Result<&Place> {
+        match &mut self.place {
+            Some((open, _)) if open == base => {}
+            other => *other = Some((base.to_owned(), Place::open(base)?)),
+        }
+        self.place.as_ref().map(|(_, place)| place).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Begins another name of a file that was written in this run.
+    fn further_name(&mut self, parent: &OwnedFd, facts: &Facts) -> io::Result<Option<Draft>> {
+        let Some((path, file)) = facts.same_as.as_ref().and_then(|first| self.written.get(first)).cloned()
+        else {
+            return Ok(None);
+        };
+        let (base, names) = self.target.split(&path).map_err(io::Error::other)?;
+        let Some((name, above)) = names.split_last() else { return Ok(None) };
+        let folder = self.place(&base)?.folder(above)?;
+        match Draft::same(parent.try_clone()?, (&folder, name), file) {
+            Ok(draft) => Ok(Some(draft)),
+            Err(error) => {
+                let (path, first) = (facts.path.display(), path.display());
+                self.tally.notes.push(format!("{path} and {first} were one file and are two now: {error}"));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes a folder where none is; returns whether it did.
+    fn folder(&self, parent: &OwnedFd, name: &OsStr) -> Result<bool, Trouble> {
         match kind_at(parent, name)? {
-            Some(FileType::Directory) => return Ok(()),
+            Some(FileType::Directory) => return Ok(false),
             Some(_) if self.replace => remove(parent, name)?,
             _ => {}
         }
-        Ok(make_private_folder(parent, name)?)
+        make_private_folder(parent, name)?;
+        Ok(true)
     }
 
-    fn fill(&mut self, mut file: fs::File, facts: &Facts, entry: &mut Entry) -> Result<u64, Trouble> {
+    fn fill(&mut self, mut file: &fs::File, facts: &Facts, entry: &mut Entry) -> Result<u64, Trouble> {
         let mut size_bytes = 0;
         while let Some(bytes) = self.handle.block_on(entry.body.next())? {
-            file.write_all(&bytes)?;
+            if facts.is_sparse {
+                holes::write(file, size_bytes, &bytes)?;
+            } else {
+                file.write_all(&bytes)?;
+            }
             size_bytes += bytes.len() as u64;
+        }
+        if facts.is_sparse {
+            file.set_len(size_bytes)?;
         }
         if let Some(why) = entry.body.trailer().get(TORN).and_then(serde_json::Value::as_str) {
             self.tally.notes.push(format!("{} is as it was found: {why}", facts.path.display()));
         } else if facts.size_bytes.is_some_and(|size| size != size_bytes) {
             return Err(io::Error::other(format!("the snapshot has only {size_bytes} bytes of it")).into());
         }
-        dress(&file, facts)?;
+        let lacking = dress(file, facts, true)?;
+        self.lacks(facts, lacking);
         file.sync_all()?;
         let there = file.metadata()?.len();
         if there != size_bytes {
@@ -284,13 +338,17 @@ impl Run<'_> {
     }
 
     fn end(mut self) -> FlowResult<Tally> {
-        for facts in std::mem::take(&mut self.folders).into_iter().rev() {
-            if let Err(error) = self.dress_folder(&facts) {
-                self.refuse(&facts.path, &error);
+        for (facts, is_new) in std::mem::take(&mut self.folders).into_iter().rev() {
+            match self.dress_folder(&facts, is_new) {
+                Ok(lacking) => self.lacks(&facts, lacking),
+                Err(error) => self.refuse(&facts.path, &error),
             }
         }
         if !rustix::process::geteuid().is_root() {
-            self.tally.notes.push("owners were not set, which only root can".to_owned());
+            self.tally.notes.push("owners and capabilities were not set, which only root can".to_owned());
+        }
+        if let (paths, Some(first)) = &self.bare {
+            self.tally.notes.push(format!("paths that lack extended attributes: {paths}, first {first}"));
         }
         if self.refused.is_empty() {
             self.tally.verified = Verified::Counts;
@@ -306,10 +364,17 @@ impl Run<'_> {
             .into())
     }
 
-    fn dress_folder(&self, facts: &Facts) -> io::Result<()> {
+    /// Notes what a path lacks of its extended attributes.
+    fn lacks(&mut self, facts: &Facts, lacking: Option<String>) {
+        let Some(what) = lacking else { return };
+        self.bare.0 += 1;
+        self.bare.1.get_or_insert_with(|| format!("{}: {what}", facts.path.display()));
+    }
+
+    fn dress_folder(&self, facts: &Facts, is_new: bool) -> io::Result<Option<String>> {
         let (base, names) = self.target.split(&facts.path).map_err(io::Error::other)?;
         let folder = Place::open(&base)?.folder(&names)?;
         flush(&folder)?;
-        dress(&folder, facts)
+        dress(&folder, facts, is_new)
     }
 }

@@ -219,6 +219,10 @@ pub(super) fn files(reader: &mut Reader<'_>, section: &Section<'_>, config: &Fil
         }
     }
     globs(reader, section, "exclude", &config.exclude);
+    if config.max_age_days == Some(0) {
+        let hint = "Leave it out to take files of any age.";
+        reader.wrong(section, "max_age_days", "`max_age_days` is 0, which takes nothing".to_owned(), hint);
+    }
 }
 
 pub(super) fn store(reader: &mut Reader<'_>, section: &Section<'_>, config: &StoreConfig) {

@@ -222,8 +222,6 @@ mod tests {
         assert!(!failure.chain().join("").contains("hunter2"));
         assert!(mysql().redirect("redis://db").is_err());
         assert!(mysql().redirect("mysql://db:port").is_err());
-        assert!(
-            SourceKind::Files(FilesConfig { paths: vec![], exclude: vec![] }).redirect("http://x").is_err()
-        );
+        assert!(SourceKind::Files(FilesConfig::default()).redirect("http://x").is_err());
     }
 }

@@ -229,7 +229,7 @@ pub struct S3Config {
 }
 
 /// Which files are taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FilesConfig {
     /// Files and folders, absolute.
@@ -237,6 +237,9 @@ pub struct FilesConfig {
     /// Globs of paths to leave out.
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// Files whose content was last changed longer ago are left out: archives of logs.
+    #[serde(default)]
+    pub max_age_days: Option<u32>,
 }
 
 /// Whether a connection is encrypted.
