@@ -5,8 +5,12 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on says so by panicking, in its helpers too.
 
+#[path = "live_s3/anomalies.rs"]
+mod anomalies;
 #[path = "live_s3/others.rs"]
 mod others;
+#[path = "live_s3/parts.rs"]
+mod parts;
 #[path = "live_s3/proxy.rs"]
 mod proxy;
 #[path = "live_s3/rights.rs"]

@@ -41,6 +41,7 @@ mod target;
 
 pub use self::{
     compare::{READ_WHOLE, S3Likeness},
+    merge::Shrink,
     sample::{Sample, WHOLE_MIN},
     source::S3Source,
     target::S3Target,
