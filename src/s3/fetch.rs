@@ -305,7 +305,7 @@ impl Fetcher {
         }
         let denied = self
             .tags_denied
-            .get_or_try_init(|| async { self.ask_tags(bucket, &listed.key).await.map(|asked| asked.err()) });
+            .get_or_try_init(|| async { self.ask_tags(bucket, &listed.key).await.map(Result::err) });
         Ok(match denied.await? {
             Some(why) => Err(why.clone()),
             None => Ok(BTreeMap::new()),

@@ -2,8 +2,8 @@
 //!
 //! *Order.* Each bucket of a restore is tried once, before its first object: an object of a name of our own is written
 //! on conditions that hold and on such that do not, and removed. AWS and `MinIO` keep to both kinds. Ceph keeps to
-//! `If-None-Match`, in buckets without versions only, and others keep to none: there an object is looked at right before
-//! it is written, which leaves the moment between the two, and a person is told.
+//! `If-None-Match`, in buckets without versions only, and others keep to none: there an object is looked at right
+//! before it is written, which leaves the moment between the two, and a person is told.
 //!
 //! *Crash.* A process that is killed within the trial leaves [`PROBE`], an empty object, in the bucket.
 

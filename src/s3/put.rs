@@ -107,21 +107,24 @@ pub(super) enum There {
 impl Job {
     /// Returns the most bytes that are in memory of it at a time, and whether it is made of parts however short it is.
     pub(super) fn cut(&self) -> (u64, bool) {
-        let (attrs, foretold) = (&self.entry.meta.attrs, self.entry.body.foretold());
         let number = |attrs: &Attrs, name: &str| attrs.get(name).and_then(serde_json::Value::as_u64);
-        let Some(size) = number(attrs, "size") else { return (PART_BYTES, false) };
-        let least = size.div_ceil(PARTS_MAX);
-        let etag = self.entry.meta.text("etag").unwrap_or_default();
-        let known = number(foretold, PART_SIZE).or_else(|| likely(etag, size));
-        // Most servers refuse short parts, but for the last.
-        let is_taken = |part: &u64| {
-            (least..=PART_BYTES_MAX).contains(part) && (*part >= PART_BYTES_MIN || *part >= size)
-        };
-        match known.filter(is_taken) {
-            Some(part_bytes) => (part_bytes.max(1), true),
-            None if is_md5(etag) && size <= PART_BYTES_MAX => (size.max(PART_BYTES), false),
-            None => (least.max(PART_BYTES), false),
-        }
+        let Some(size) = number(&self.entry.meta.attrs, "size") else { return (PART_BYTES, false) };
+        let known = number(self.entry.body.foretold(), PART_SIZE);
+        cut(size, self.entry.meta.text("etag").unwrap_or_default(), known)
+    }
+}
+
+/// Returns the size of the parts that an object of this size is made in, and whether it is made of parts however short
+/// it is; `known` is the size that its parts had.
+fn cut(size: u64, etag: &str, known: Option<u64>) -> (u64, bool) {
+    let least = size.div_ceil(PARTS_MAX);
+    // Most servers refuse short parts, but for the last.
+    let is_taken =
+        |part: &u64| (least..=PART_BYTES_MAX).contains(part) && (*part >= PART_BYTES_MIN || *part >= size);
+    match known.or_else(|| likely(etag, size)).filter(is_taken) {
+        Some(part_bytes) => (part_bytes.max(1), true),
+        None if is_md5(etag) && size <= PART_BYTES_MAX => (size.max(PART_BYTES), false),
+        None => (least.max(PART_BYTES), false),
     }
 }
 
@@ -500,4 +503,31 @@ pub(super) fn not_all(name: &crate::names::SourceName, refused: &[(String, Strin
 
 fn count(objects: usize) -> String {
     if objects == 1 { "1 object".to_owned() } else { format!("{objects} objects") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_as_they_were_where_a_server_takes_them_and_memory_holds_them() {
+        const MIB: u64 = 1 << 20;
+        let plain = "d41d8cd98f00b204e9800998ecf8427e";
+        let parts = |count: u32| format!("{plain}-{count}");
+        for (size, etag, known, expected) in [
+            (3, plain.to_owned(), None, (16 * MIB, false)),
+            (60 * MIB, plain.to_owned(), None, (60 * MIB, false)),
+            (70 * MIB, plain.to_owned(), None, (16 * MIB, false)),
+            (11 * MIB, parts(2), Some(6 * MIB), (6 * MIB, true)),
+            (11 * MIB, parts(2), None, (8 * MIB, true)),
+            (5, parts(1), Some(5), (5, true)),
+            (0, parts(1), Some(1), (1, true)),
+            (9 * MIB, parts(3), Some(3 * MIB), (16 * MIB, false)),
+            (300 * MIB, parts(2), Some(150 * MIB), (16 * MIB, false)),
+            // Ten thousand parts are all that there may be.
+            (1_000_000 * MIB, parts(10_000), None, (100 * MIB, false)),
+        ] {
+            assert_eq!(cut(size, &etag, known), expected, "{size} {etag} {known:?}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! What stands in the target's buckets already, walked beside the entries that come.
 //!
 //! *Order.* Both come sorted by bucket and key. What the snapshot does not have is written to a temporary
-//! file, so memory does not grow with it, and removed only when every object of the snapshot is in place, and only if it
-//! is still what was noted: what was written since stays.
+//! file, so memory does not grow with it, and removed only when every object of the snapshot is in place, and only if
+//! it is still what was noted: what was written since stays.
 //!
 //! *Crash.* A run that stops has removed nothing.
 

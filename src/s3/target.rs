@@ -9,8 +9,8 @@
 //! writes meanwhile is neither overwritten nor removed ([`super::guard`]). Lifecycle rules that
 //! had to be taken away meanwhile are put back however a run ends, unless it is killed; that they are gone is told.
 //!
-//! *Limits.* [`MEMORY_MIB`] of bodies are in memory at a time, whatever `concurrency` is; an object whose parts are longer
-//! than that is written alone. After [`REFUSED_MAX`] refused objects a run ends.
+//! *Limits.* [`MEMORY_MIB`] of bodies are in memory at a time, whatever `concurrency` is; an object whose parts are
+//! longer than that is written alone. After [`REFUSED_MAX`] refused objects a run ends.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -155,7 +155,7 @@ impl Target for S3Target {
         }
         let mut run = Run::new(&self, &server, &options)?;
         run.lacking = entries.problems().len() as u64;
-        let done = options.stop.run_until_cancelled(run.all(next, entries)).await;
+        let done = options.stop.run_until_cancelled(Box::pin(run.all(next, entries))).await;
         let stopped = || Failure::new(ExitCode::Interrupted, "the restore was stopped").into();
         let done = done.unwrap_or_else(|| Err(stopped()));
         run.put_back().await;

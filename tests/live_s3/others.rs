@@ -1,6 +1,6 @@
 //! Somebody else writes into a bucket while it is restored.
 
-use lifeboat::error::ExitCode;
+use lifeboat::{error::ExitCode, names::EntryPath};
 
 use super::{
     failure,
@@ -76,6 +76,31 @@ async fn what_is_written_after_it_was_listed_is_neither_replaced_nor_removed() {
     ] {
         assert!(tally.notes.iter().any(|one| one.starts_with(note)), "{note}: {:?}", tally.notes);
     }
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_target_that_refuses_everything_is_not_fed_to_the_end() {
+    let bucket = Bucket::new("refusing").await;
+    bucket.put("k", b"some").await;
+    let mut seen = read(&bucket.source()).await;
+    let (path, kept) = (seen.order.pop().unwrap(), seen.object(&bucket.name, "k").clone());
+    for n in 0..1500 {
+        let (path, mut kept) = (format!("{path}{n:04}"), kept.clone());
+        kept.meta.path = EntryPath::new(&path).unwrap();
+        kept.meta.attrs.insert("key".to_owned(), format!("k{n:04}").into());
+        seen.order.push(path.clone());
+        seen.entries.insert(path, kept);
+    }
+    let copy = Bucket::new("refusing-copy").await;
+    let proxy = Proxy::start(&endpoint(), vec![Fault::status("PUT", "/k", 403).always()]).await;
+    let target = bucket.target_at(&proxy.url()).into_bucket(Some(copy.name.clone()));
+    let failure = failure(replay(&seen, Box::new(target), false).await);
+    assert_eq!(failure.exit(), ExitCode::Partial);
+    assert!(failure.to_string().starts_with("1000 objects"), "{failure}");
+    let tried =
+        proxy.requests().iter().filter(|line| line.starts_with("PUT ") && line.contains("/k")).count();
+    assert!((1000..1100).contains(&tried), "{tried} were tried");
 }
 
 #[tokio::test]
