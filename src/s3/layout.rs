@@ -1,9 +1,9 @@
 //! How an object that was made in parts was cut, told by its `ETag`.
 //!
 //! Such an `ETag` is the MD5 of the parts' MD5s and their count. Who made the object chose one size for all parts but
-//! the last, nearly always a round one. So of the few sizes that give that count each is tried beside the others while the
-//! bytes pass by. One that gives the `ETag` proves the bytes, and with parts of that size the object gets the same
-//! `ETag` again.
+//! the last, nearly always a round one. So of the few sizes that give that count each is tried beside the others
+//! while the bytes pass by. One that gives the `ETag` proves the bytes, and with parts of that size the object gets
+//! the same `ETag` again.
 
 use md5::{Digest, Md5};
 
