@@ -42,7 +42,7 @@ use lifeboat::{
     names::SnapshotId,
     policy::{FilesConfig, Need, SourceConfig, SourceKind, Stack},
     repo::Label,
-    s3::{Sample, WHOLE_MIN},
+    s3::{Sample, Shrink, WHOLE_MIN},
     store::MemoryStore,
 };
 
@@ -101,7 +101,9 @@ impl Stage {
         let (ship, store) = Ship::launched().await;
         let repository = ship.append(&store, &Arc::default()).await.unwrap();
         let mut writer = repository.begin(ship.ground(), ship.monitor(), 1).await.unwrap();
-        let source = registry::source(&original, &Ground::system(), &NoMonitor::shared()).source.unwrap();
+        let source = registry::source(&original, Shrink::Accepted, &Ground::system(), &NoMonitor::shared())
+            .source
+            .unwrap();
         let (sink, stream) = channel(STREAM_DEPTH);
         let written = writer.write_source(&name, original.kind.word(), stream);
         let (read, written) = tokio::join!(source.read(sink, None), written);

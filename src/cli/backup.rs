@@ -25,6 +25,9 @@ pub struct Backup {
     /// Take the sources whose place in the policy, from 0, leaves I when divided by N (docs/deploy.md)
     #[arg(long, value_name = "I/N", conflicts_with = "sources")]
     shard: Option<Shard>,
+    /// Take what buckets of these sources hold now, whatever they have lost since the snapshot before
+    #[arg(long, requires = "sources")]
+    accept_shrink: bool,
     /// A word to find the snapshot by
     #[arg(long)]
     tag: Option<String>,
@@ -39,7 +42,8 @@ pub struct Backup {
 pub(super) async fn run(args: Backup, session: &Session) -> Result<ExitCode> {
     let stack = session.stack()?;
     let monitor = session.monitor();
-    let wanted = Wanted { sources: args.sources, shard: args.shard, tag: args.tag, pin: args.pin };
+    let Backup { sources, shard, accept_shrink, tag, pin, no_sync } = args;
+    let wanted = Wanted { sources, shard, accept_shrink, tag, pin };
     let report = backup::of_stack(session.context(&stack, &monitor), wanted).await?;
     // Before the copies are made: what is stored is stored, whatever becomes of them.
     let is_silent = session.json || session.quiet && report.exit() == ExitCode::Ok;
@@ -47,7 +51,7 @@ pub(super) async fn run(args: Backup, session: &Session) -> Result<ExitCode> {
         show(&report);
     }
     let copies =
-        if args.no_sync { Copies::default() } else { after_backup(session.context(&stack, &monitor)).await };
+        if no_sync { Copies::default() } else { after_backup(session.context(&stack, &monitor)).await };
     if session.json {
         json::print(&json::document("backup", facts(&report, &copies)));
     } else {

@@ -219,6 +219,7 @@ pub struct Entry {
 pub struct Body {
     path: EntryPath,
     from: Content,
+    foretold: Attrs,
     trailer: Option<Attrs>,
 }
 
@@ -281,6 +282,11 @@ impl Body {
     pub fn trailer(&self) -> &Attrs {
         static NONE: Attrs = Attrs::new();
         self.trailer.as_ref().unwrap_or(&NONE)
+    }
+
+    /// Returns the facts that will come with the end, where whoever sends them knows them already.
+    pub fn foretold(&self) -> &Attrs {
+        &self.foretold
     }
 
     /// Returns where the bytes are to be taken from, when the source did not send them again.
@@ -367,15 +373,22 @@ impl EntrySink {
 
     /// Begins an entry. Entries come in ascending stage.
     pub async fn begin(&self, meta: EntryMeta) -> FlowResult<BodyWriter> {
+        self.begin_knowing(meta, Attrs::new()).await
+    }
+
+    /// Begins an entry whose end is known already: its body will be finished with `foretold`.
+    pub async fn begin_knowing(&self, meta: EntryMeta, foretold: Attrs) -> FlowResult<BodyWriter> {
         let (frames, receiver) = mpsc::channel(BODY_DEPTH);
-        let body = Body { path: meta.path.clone(), from: Content::Sent(receiver), trailer: None };
+        let from = Content::Sent(receiver);
+        let body = Body { path: meta.path.clone(), from, foretold, trailer: None };
         self.send(Item::Entry(Entry { meta, body })).await?;
         Ok(BodyWriter { frames })
     }
 
     /// Sends an entry whose bytes are those of an older snapshot, unread.
     pub async fn reuse(&self, meta: EntryMeta, trailer: Attrs, reuse: Reuse) -> FlowResult<()> {
-        let body = Body { path: meta.path.clone(), from: Content::Reused(reuse), trailer: Some(trailer) };
+        let from = Content::Reused(reuse);
+        let body = Body { path: meta.path.clone(), from, foretold: trailer.clone(), trailer: Some(trailer) };
         self.send(Item::Entry(Entry { meta, body })).await
     }
 

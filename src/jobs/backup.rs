@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    anomaly,
     open::Opening,
     registry,
     run::{Outcome, Remembered, RunContext, noted_as, stopped},
@@ -33,6 +34,7 @@ use crate::{
         Append, Label, Repository, SnapshotWriter, SourceTally,
         format::{CHOSEN, Status},
     },
+    s3::Shrink,
 };
 
 /// The word under which the instant that a source was read at is noted among its counts, in seconds since 1970.
@@ -48,6 +50,8 @@ pub struct Wanted {
     pub sources: Vec<String>,
     /// The part of the sources that this host takes; never with `sources`.
     pub shard: Option<Shard>,
+    /// Whether buckets of these sources may have lost whatever they have lost.
+    pub accept_shrink: bool,
     /// A word to find the snapshot by.
     pub tag: Option<String>,
     /// Why it is to be kept for ever.
@@ -120,7 +124,8 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Report>
     let sources = ready(stack, &wanted, ground, monitor)?;
     // A shard is all that this host is to take; some sources by name are not.
     let is_part = wanted.shard.is_none() && sources.len() < stack.sources.len();
-    noted_as(context, &Task::of(Job::Backup), is_part, async {
+    let accepted = wanted.accept_shrink;
+    let report = noted_as(context, &Task::of(Job::Backup), is_part, async {
         let opening = Opening::new(stack, monitor)?;
         let repository = opening.append(stack, monitor).await?;
         let whole_stack = wanted.sources.is_empty() && wanted.shard.is_none();
@@ -134,7 +139,22 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Report>
         report.snapshots = before.ok().and_then(|before| before.snapshots).map(|count| count + 1);
         Ok(report)
     })
-    .await
+    .await?;
+    if accepted {
+        accept(context, &report)?;
+    }
+    Ok(report)
+}
+
+/// Notes that what was counted of these sources is right, so that it is no anomaly either.
+fn accept(context: RunContext<'_>, report: &Report) -> Result<()> {
+    let ledger = context.ledger()?;
+    for source in report.sources.iter().filter(|source| source.failure.is_none()) {
+        if let Some(run) = anomaly::newest(&ledger, source.name.as_str())? {
+            anomaly::accept(&ledger, source.name.as_str(), &run, context.ground.clock.now())?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the sources that were asked for, in the order in which they are read.
@@ -152,7 +172,9 @@ fn ready(stack: &Stack, wanted: &Wanted, ground: &Ground, monitor: &SharedMonito
     let asked = |name: &str| wanted.sources.is_empty() || wanted.sources.iter().any(|one| one == name);
     let all = stack.sources_in_order().into_iter();
     let all = all.filter(|source| asked(source.name.as_str()) && of_shard(&source.name));
-    Ok(all.map(|source| registry::source(source, ground, monitor)).collect())
+    let shrink =
+        if wanted.accept_shrink { Shrink::Accepted } else { Shrink::Percent(stack.anomaly.shrink_percent) };
+    Ok(all.map(|source| registry::source(source, shrink, ground, monitor)).collect())
 }
 
 /// A source that is ready to be read.

@@ -23,16 +23,16 @@ use crate::{
     names::SourceName,
     policy::{MysqlConfig, SourceConfig, SourceKind, bucket_of, redis_database_of},
     redis::{Home, RedisSource, RedisTarget, Waived, compare::RedisLikeness},
-    s3::{S3Likeness, S3Source, S3Target},
+    s3::{S3Likeness, S3Source, S3Target, Shrink},
 };
 
-/// Makes the source that a policy describes.
-pub fn source(config: &SourceConfig, ground: &Ground, monitor: &SharedMonitor) -> Ready {
+/// Makes the source that a policy describes. `shrink` is how much of a bucket may be gone since the snapshot before.
+pub fn source(config: &SourceConfig, shrink: Shrink, ground: &Ground, monitor: &SharedMonitor) -> Ready {
     let (name, ground, monitor) = (config.name.clone(), ground.clone(), monitor.clone());
     let source: Box<dyn Source> = match config.kind.clone() {
         SourceKind::Mysql(kind) => Box::new(MysqlSource::new(name, kind, ground, monitor)),
         SourceKind::Redis(kind) => Box::new(RedisSource::new(name, kind, ground, monitor)),
-        SourceKind::S3(kind) => Box::new(S3Source::new(name, kind, ground, monitor)),
+        SourceKind::S3(kind) => Box::new(S3Source::new(name, kind, ground, monitor).shrinking(shrink)),
         SourceKind::Files(kind) => Box::new(FilesSource::new(name, kind, ground, monitor)),
     };
     Ready { name: config.name.clone(), kind: config.kind.word(), source: Ok(source) }

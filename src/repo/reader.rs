@@ -122,7 +122,7 @@ impl Snapshot {
                 open.next().await.transpose()?;
             }
             // Entries are begun one after the other, so that stages ascend; their bodies overlap.
-            let begun = sink.begin(record.meta.clone());
+            let begun = sink.begin_knowing(record.meta.clone(), record.trailer.clone());
             tokio::pin!(begun);
             let body = loop {
                 tokio::select! {

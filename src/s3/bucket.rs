@@ -227,7 +227,8 @@ pub(super) async fn read(server: &Server, bucket: &str) -> Result<Settings> {
         ),
         (
             "encryption",
-            "<ServerSideEncryptionConfiguration",
+            // Ceph answers with one that holds no rule.
+            "<Rule",
             document!(server, bucket, get_bucket_encryption),
         ),
     ];

@@ -16,7 +16,10 @@ use aws_sdk_s3::{
         BehaviorVersion, ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation,
         ResponseChecksumValidation, RuntimeComponents, StalledStreamProtectionConfig,
         http::{HttpRequest, HttpResponse},
-        interceptors::{BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut},
+        interceptors::{
+            BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef,
+            BeforeTransmitInterceptorContextMut,
+        },
         retry::RetryConfig,
         timeout::TimeoutConfig,
     },
@@ -224,6 +227,23 @@ impl Intercept for Manners {
         Ok(())
     }
 
+    /// A header may hold any byte, and the SDK refuses a whole answer for one that is no text.
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let headers = context.response().headers();
+        let is_raw = |(_, value): &(&str, &[u8])| std::str::from_utf8(value).is_err();
+        let raw: Vec<_> =
+            headers.iter_bytes().filter(is_raw).map(|(name, value)| (name.to_owned(), wrap(value))).collect();
+        for (name, value) in raw {
+            context.response_mut().headers_mut().insert(name, value);
+        }
+        Ok(())
+    }
+
     fn read_before_deserialization(
         &self,
         context: &BeforeDeserializationInterceptorContextRef<'_>,
@@ -238,6 +258,22 @@ impl Intercept for Manners {
         }
         Ok(())
     }
+}
+
+/// What stands around the bytes of a header that is no text, written in hex.
+const WRAPPING: (&str, &str) = ("=?lifeboat-hex?", "?=");
+
+fn wrap(value: &[u8]) -> String {
+    format!("{}{}{}", WRAPPING.0, hex::encode(value), WRAPPING.1)
+}
+
+/// Returns the bytes, in hex, of a header's value that was no text.
+///
+/// What a user wrote in that form would be bytes that are text: such a value is what it looks like.
+pub(super) fn unwrap_raw(value: &str) -> Option<&str> {
+    let inner = value.strip_prefix(WRAPPING.0)?.strip_suffix(WRAPPING.1)?;
+    let bytes = hex::decode(inner).ok()?;
+    std::str::from_utf8(&bytes).is_err().then_some(inner)
 }
 
 /// Adds `Content-MD5` to a request that has a body in memory.
@@ -262,6 +298,14 @@ mod tests {
         assert!(told(403, "AccessDenied").hint().contains("right to list"));
         assert!(told(403, "RequestTimeTooSkewed").hint().contains("clocks"));
         assert!(told(404, "NoSuchBucket").hint().contains("bucket"));
+    }
+
+    #[test]
+    fn a_header_that_is_no_text_is_told_from_one_that_looks_like_it() {
+        assert_eq!(unwrap_raw(&wrap(b"caf\xe9")), Some("636166e9"));
+        for text in [&wrap(b"text"), "=?lifeboat-hex?e?=", "=?UTF-8?Q?caf=E9?=", ""] {
+            assert_eq!(unwrap_raw(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{facts::TAGS_UNREAD, fetch::MD5, merge::TORN};
+use super::{facts::TAGS_UNREAD, fetch::MD5, layout::PART_SIZE, merge::TORN};
 use crate::flow::{
     EntryMeta, Likeness, Seen, Stage,
     compare::{Counts, differences},
@@ -28,6 +28,7 @@ impl Likeness for S3Likeness {
             // A server lays out its documents as it likes. One that it refuses fails the restore.
             (seen.sha256, seen.size_bytes) = (String::new(), 0);
         }
+        seen.trailer.remove(PART_SIZE);
         seen.meta.attrs.retain(|name, _| !OWN.contains(&name.as_str()));
         Some(seen)
     }

@@ -12,7 +12,7 @@ use chrono::SecondsFormat;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
-use super::listing::Listed;
+use super::{client::unwrap_raw, listing::Listed};
 use crate::{
     error::{ExitCode, Failure, Result},
     flow::{Attrs, EntryMeta, Stage},
@@ -22,6 +22,9 @@ use crate::{
 /// The attribute of an object whose tags could not be read; the next run tries again.
 pub(super) const TAGS_UNREAD: &str = "tags_unread";
 
+/// What the names of user metadata begin with as headers.
+const USER: &str = "x-amz-meta-";
+
 /// The facts of one object that a restore sets again, and some that it only tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -29,6 +32,9 @@ pub(super) struct Facts {
     pub(super) headers: BTreeMap<String, String>,
     /// User metadata, names without `x-amz-meta-`.
     pub(super) meta: BTreeMap<String, String>,
+    /// Headers and user metadata whose values are no text, by the whole name of the header, in hex: kept as a record,
+    /// for no request carries them.
+    pub(super) raw: BTreeMap<String, String>,
     /// Tags.
     pub(super) tags: BTreeMap<String, String>,
     /// Retention and legal hold: kept as a record, not set again (a date in the past is refused, and a
@@ -65,6 +71,7 @@ macro_rules! facts_of {
         Facts {
             headers: present(&headers),
             meta: answer.metadata().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            raw: BTreeMap::new(),
             tags: BTreeMap::new(),
             tags_unread: None,
             lock: present(&lock),
@@ -77,12 +84,27 @@ macro_rules! facts_of {
 impl Facts {
     /// Takes the facts of a GET's answer; the tags are not among them.
     pub(super) fn of_get(answer: &GetObjectOutput) -> Self {
-        facts_of!(answer)
+        facts_of!(answer).sorted()
     }
 
     /// Takes the facts of a HEAD's answer; the tags are not among them.
     pub(super) fn of_head(answer: &HeadObjectOutput) -> Self {
-        facts_of!(answer)
+        facts_of!(answer).sorted()
+    }
+
+    /// Puts what is no text apart.
+    fn sorted(mut self) -> Self {
+        let raw = &mut self.raw;
+        for (prefix, map) in [("", &mut self.headers), (USER, &mut self.meta)] {
+            map.retain(|name, value| match unwrap_raw(value) {
+                Some(hex) => {
+                    raw.insert(format!("{prefix}{name}"), hex.to_owned());
+                    false
+                }
+                None => true,
+            });
+        }
+        self
     }
 
     /// Takes the facts out of an entry's attributes.
@@ -90,6 +112,7 @@ impl Facts {
         Self {
             headers: texts(attrs.get("headers")),
             meta: texts(attrs.get("meta")),
+            raw: texts(attrs.get("raw")),
             tags: texts(attrs.get("tags")),
             lock: texts(attrs.get("lock")),
             encryption: attrs.get("encryption").and_then(Value::as_str).map(str::to_owned),
@@ -100,7 +123,12 @@ impl Facts {
 
     /// Returns whether an object with these facts needs none of `other`'s to be set again.
     pub(super) fn same_as(&self, other: &Self) -> bool {
-        self.headers == other.headers && self.meta == other.meta && self.tags == other.tags
+        self.looks_like(other) && self.tags == other.tags
+    }
+
+    /// Returns the same without regard to tags.
+    pub(super) fn looks_like(&self, other: &Self) -> bool {
+        self.headers == other.headers && self.meta == other.meta && self.raw == other.raw
     }
 
     /// Returns whether a plain `ETag` may be taken for the MD5 of the bytes.
@@ -110,7 +138,7 @@ impl Facts {
 
     /// Returns the request headers that set these facts, or why they cannot be sent.
     pub(super) fn request_headers(&self) -> Result<Vec<(String, String)>, String> {
-        let meta = self.meta.iter().map(|(name, value)| (format!("x-amz-meta-{name}"), value.clone()));
+        let meta = self.meta.iter().map(|(name, value)| (format!("{USER}{name}"), value.clone()));
         let mut headers: Vec<_> = self.headers.clone().into_iter().chain(meta).collect();
         if !self.tags.is_empty() {
             headers.push(("x-amz-tagging".to_owned(), query(&self.tags)));
@@ -142,8 +170,13 @@ pub(super) fn object_meta(bucket: &str, listed: &Listed, facts: &Facts) -> Resul
         .with("size", listed.size_bytes)
         .with("last_modified", stamp(listed));
     meta.select = format!("{bucket}/{}", listed.key);
-    let maps =
-        [("headers", &facts.headers), ("meta", &facts.meta), ("tags", &facts.tags), ("lock", &facts.lock)];
+    let maps = [
+        ("headers", &facts.headers),
+        ("meta", &facts.meta),
+        ("raw", &facts.raw),
+        ("tags", &facts.tags),
+        ("lock", &facts.lock),
+    ];
     for (name, map) in maps.into_iter().filter(|(_, map)| !map.is_empty()) {
         let object: Map<String, Value> = map.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
         meta = meta.with(name, object);
@@ -233,6 +266,20 @@ mod tests {
         assert_eq!(meta.text("last_modified"), Some("2023-11-14T22:13:20.123Z"));
         let headers = facts.request_headers().unwrap();
         assert!(headers.contains(&("x-amz-tagging".into(), "a%20b=c%26d%3De".into())));
+    }
+
+    #[test]
+    fn what_is_no_text_is_put_apart_and_kept() {
+        let mut facts = Facts::default();
+        facts.headers.insert("content-disposition".into(), "=?lifeboat-hex?e9?=".into());
+        facts.meta.insert("name".into(), "=?lifeboat-hex?636166e9?=".into());
+        facts.meta.insert("plain".into(), "=?lifeboat-hex?61?=".into());
+        let facts = facts.sorted();
+        let raw = [("content-disposition", "e9"), ("x-amz-meta-name", "636166e9")];
+        assert_eq!(facts.raw, raw.map(|(name, hex)| (name.to_owned(), hex.to_owned())).into());
+        assert_eq!((facts.headers.len(), facts.meta.len()), (0, 1));
+        let meta = object_meta("b", &listed("k"), &facts).unwrap();
+        assert_eq!(Facts::of_attrs(&meta.attrs), facts);
     }
 
     #[test]

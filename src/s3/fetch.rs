@@ -17,7 +17,7 @@ use std::{
     error::Error,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,12 +27,13 @@ use aws_sdk_s3::{
 };
 use bytes::{Bytes, BytesMut};
 use md5::{Digest, Md5};
-use tokio::time::timeout;
+use tokio::{sync::OnceCell, time::timeout};
 
 use super::{
     client::{BODY_SECONDS, CallError, Server, Told},
     facts::{Facts, object_meta},
-    listing::{Listed, Lister, is_md5},
+    layout::{PART_SIZE, Prover},
+    listing::{Listed, Lister, bare, is_md5},
     merge::TORN,
 };
 use crate::{
@@ -60,6 +61,10 @@ pub(super) struct Fetcher {
     tells_tags: Arc<[AtomicBool; 2]>,
     /// Whether the server does not know tags at all.
     no_tags: Arc<AtomicBool>,
+    /// Why tags of the bucket in hand may not be read, once that was asked.
+    tags_denied: Arc<OnceCell<Option<String>>>,
+    /// Objects made in parts whose bytes their `ETag` did not prove.
+    unproven: Arc<AtomicU64>,
 }
 
 /// How much of an object is read.
@@ -123,7 +128,23 @@ enum Miss {
 impl Fetcher {
     /// Makes one for a server.
     pub(super) fn new(server: &Server) -> Self {
-        Self { server: server.clone(), tells_tags: Arc::default(), no_tags: Arc::default() }
+        Self {
+            server: server.clone(),
+            tells_tags: Arc::default(),
+            no_tags: Arc::default(),
+            tags_denied: Arc::default(),
+            unproven: Arc::default(),
+        }
+    }
+
+    /// Makes one for another bucket, which may have other rights.
+    pub(super) fn for_bucket(&self) -> Self {
+        Self { tags_denied: Arc::default(), ..self.clone() }
+    }
+
+    /// Returns how many objects made in parts were read whose bytes their `ETag` did not prove.
+    pub(super) fn unproven(&self) -> u64 {
+        self.unproven.load(Ordering::Relaxed)
     }
 
     /// Opens an object; an error is one that ends the run.
@@ -176,9 +197,10 @@ impl Fetcher {
             return Ok(Ok(Opened::Streaming { meta, pump }));
         }
         let whole = collect(answer.body, listed.size_bytes).await.and_then(|bytes| {
-            let md5 = hex::encode(Md5::digest(&bytes));
-            check(listed, &facts, &md5)?;
-            Ok(Opened::Whole { meta, bytes, trailer: trailer(&md5) })
+            let mut proof = Proof::new(listed, &facts);
+            proof.update(&bytes);
+            let trailer = proof.finish(listed, &facts, &self.unproven)?;
+            Ok(Opened::Whole { meta, bytes, trailer })
         });
         Ok(whole.map_err(Miss::Broken))
     }
@@ -186,7 +208,8 @@ impl Fetcher {
     /// Asks for an object's facts. An `ETag` that is the MD5 of the bytes stands in the trailer, as if they were read.
     async fn look(&self, bucket: &str, listed: &Listed) -> Result<Result<Opened, Miss>> {
         let request = self.server.client.head_object().bucket(bucket).key(&listed.key);
-        let answer = match request.if_match(format!("\"{}\"", listed.etag)).send().await {
+        let answer = match request.set_if_match(condition(listed)).send().await {
+            Ok(answer) if is_another(answer.e_tag(), listed) => return Ok(Err(Miss::Changed)),
             Ok(answer) => answer,
             Err(error) => return self.miss(bucket, error).map(Err),
         };
@@ -196,7 +219,8 @@ impl Fetcher {
             Err(broken) => return Ok(Err(broken)),
         };
         let is_known = is_md5(&listed.etag) && facts.etag_is_of_plain_bytes();
-        let trailer = if is_known { trailer(&listed.etag) } else { Attrs::new() };
+        let trailer =
+            if is_known { [(MD5.to_owned(), listed.etag.as_str().into())].into() } else { Attrs::new() };
         Ok(Ok(Opened::Known { meta: object_meta(bucket, listed, &facts)?, trailer }))
     }
 
@@ -229,7 +253,8 @@ impl Fetcher {
     ) -> Result<Result<Box<GetObjectOutput>, Miss>> {
         let range = (from > 0).then(|| format!("bytes={from}-"));
         let request = self.server.client.get_object().bucket(bucket).key(&listed.key).set_range(range);
-        match request.if_match(format!("\"{}\"", listed.etag)).send().await {
+        match request.set_if_match(condition(listed)).send().await {
+            Ok(answer) if is_another(answer.e_tag(), listed) => Ok(Err(Miss::Changed)),
             Ok(answer) => Ok(Ok(Box::new(answer))),
             Err(error) => self.miss(bucket, error).map(Err),
         }
@@ -255,7 +280,8 @@ impl Fetcher {
     /// Returns the object's tags, or why they cannot be read.
     ///
     /// AWS, `MinIO` and Ceph count the tags in their answer and send no count for none; a server that was never seen
-    /// to count is asked. What holds for a GET need not hold for a HEAD.
+    /// to count is asked. What holds for a GET need not hold for a HEAD. To whom may not read tags AWS sends no count
+    /// either: so where no count is to mean none, the right is tried first, once for each bucket.
     async fn tags(
         &self,
         bucket: &str,
@@ -271,10 +297,24 @@ impl Fetcher {
             tells_tags.store(true, Ordering::Relaxed);
         }
         let none = facts.tag_count.unwrap_or(0) == 0 && tells_tags.load(Ordering::Relaxed);
-        if none || self.no_tags.load(Ordering::Relaxed) {
+        if self.no_tags.load(Ordering::Relaxed) {
             return Ok(Ok(BTreeMap::new()));
         }
-        let answer = self.server.client.get_object_tagging().bucket(bucket).key(&listed.key).send().await;
+        if !none {
+            return self.ask_tags(bucket, &listed.key).await;
+        }
+        let denied = self
+            .tags_denied
+            .get_or_try_init(|| async { self.ask_tags(bucket, &listed.key).await.map(Result::err) });
+        Ok(match denied.await? {
+            Some(why) => Err(why.clone()),
+            None => Ok(BTreeMap::new()),
+        })
+    }
+
+    /// Asks for an object's tags.
+    async fn ask_tags(&self, bucket: &str, key: &str) -> Result<Result<BTreeMap<String, String>, String>> {
+        let answer = self.server.client.get_object_tagging().bucket(bucket).key(key).send().await;
         match answer {
             Ok(answer) => {
                 let pairs = answer.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned()));
@@ -298,21 +338,19 @@ impl Pump {
     /// Moves all bytes; returns what is wrong with them, if anything.
     pub(super) async fn run(mut self, mut writer: BodyWriter) -> FlowResult<Option<Problem>> {
         let (mut done, mut tries, mut progress) = (0, 0, 0);
-        let mut md5 = Md5::new();
+        let mut proof = Proof::new(&self.listed, &self.facts);
         let torn = loop {
             if let Some(bytes) = next(&mut self.body, self.listed.size_bytes - done).await {
                 done += bytes.len() as u64;
-                md5.update(&bytes);
+                proof.update(&bytes);
                 writer.write(bytes).await?;
                 continue;
             }
             if done == self.listed.size_bytes {
-                let digest = hex::encode(md5.finalize());
-                let Err(why) = check(&self.listed, &self.facts, &digest) else {
-                    writer.finish_with(trailer(&digest)).await?;
-                    return Ok(None);
-                };
-                break why;
+                match proof.finish(&self.listed, &self.facts, &self.fetcher.unproven) {
+                    Ok(trailer) => return writer.finish_with(trailer).await.map(|()| None),
+                    Err(why) => break why,
+                }
             }
             if done - progress >= PROGRESS_BYTES {
                 (tries, progress) = (0, done);
@@ -358,16 +396,53 @@ async fn collect(mut body: ByteStream, size_bytes: u64) -> Result<Bytes, String>
     }
 }
 
-/// Compares the bytes with the `ETag`, where that is their MD5.
-fn check(listed: &Listed, facts: &Facts, md5: &str) -> Result<(), String> {
-    if is_md5(&listed.etag) && facts.etag_is_of_plain_bytes() && listed.etag != md5 {
-        return Err(format!("its bytes have the MD5 {md5}, its ETag says {}", listed.etag));
-    }
-    Ok(())
+/// Returns the condition under which bytes are those of the version that was listed. One without an `ETag` or with a
+/// weak one, which says nothing of bytes, can have none.
+fn condition(listed: &Listed) -> Option<String> {
+    let is_strong = !listed.etag.is_empty() && !listed.etag.starts_with("W/");
+    is_strong.then(|| format!("\"{}\"", listed.etag))
 }
 
-fn trailer(md5: &str) -> Attrs {
-    [(MD5.to_owned(), md5.into())].into()
+/// Returns whether an answer is about another version than the listing, as far as it tells.
+fn is_another(etag: Option<&str>, listed: &Listed) -> bool {
+    !listed.etag.is_empty() && etag.is_some_and(|etag| bare(etag) != listed.etag)
+}
+
+/// What the bytes of an object are compared with its `ETag` by, while they pass.
+struct Proof {
+    md5: Md5,
+    parts: Option<Prover>,
+}
+
+impl Proof {
+    fn new(listed: &Listed, facts: &Facts) -> Self {
+        let parts = Prover::new(&listed.etag, listed.size_bytes).filter(|_| facts.etag_is_of_plain_bytes());
+        Self { md5: Md5::new(), parts }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.md5.update(bytes);
+        if let Some(parts) = &mut self.parts {
+            parts.update(bytes);
+        }
+    }
+
+    /// Returns the trailer, or why these are not the object's bytes. An object made in parts of unusual sizes is only
+    /// counted: that no size proves it does not mean that it is damaged.
+    fn finish(self, listed: &Listed, facts: &Facts, unproven: &AtomicU64) -> Result<Attrs, String> {
+        let md5 = hex::encode(self.md5.finalize());
+        if is_md5(&listed.etag) && facts.etag_is_of_plain_bytes() && listed.etag != md5 {
+            return Err(format!("its bytes have the MD5 {md5}, its ETag says {}", listed.etag));
+        }
+        let mut trailer = Attrs::from([(MD5.to_owned(), md5.into())]);
+        if let Some(parts) = self.parts {
+            match parts.finish() {
+                Some(part_bytes) => drop(trailer.insert(PART_SIZE.to_owned(), part_bytes.into())),
+                None => drop(unproven.fetch_add(1, Ordering::Relaxed)),
+            }
+        }
+        Ok(trailer)
+    }
 }
 
 fn refused(bucket: &str, listed: &Listed, why: String) -> Opened {

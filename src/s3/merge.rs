@@ -17,10 +17,17 @@ use crate::{
 /// The trailer's name for an entry whose bytes are not those of any object: see [`super::fetch`].
 pub(super) const TORN: &str = "torn";
 
-/// Objects that must have vanished before a shrunken bucket is worth an alarm.
-const SHRINK_COUNT_MIN: u64 = 10;
-/// The share of a bucket's objects, in percent, that may vanish between two runs without an alarm.
-const SHRINK_PERCENT_MAX: u64 = 20;
+/// Objects that a bucket must have had for a share of them to mean anything.
+const SHARE_MIN: u64 = 10;
+
+/// How much of a bucket may be gone since the snapshot before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shrink {
+    /// So many percent, and never all.
+    Percent(u32),
+    /// All of it: a person says that it is right.
+    Accepted,
+}
 
 /// A cursor over the previous snapshot's objects.
 pub(super) struct Merge {
@@ -35,22 +42,36 @@ pub(super) struct Change {
     pub(super) had: u64,
     /// Objects of those that are gone.
     pub(super) gone: u64,
+    /// Objects that the listing shows.
+    pub(super) listed: u64,
+    /// Objects of those that were not there when they were read.
+    pub(super) vanished: u64,
 }
 
 impl Change {
     /// Returns what is odd about it, if anything.
-    pub(super) fn anomaly(self, listed: u64) -> Option<String> {
-        if self.had > 0 && listed == 0 {
-            return Some(format!("it is empty now and had {} objects in the previous snapshot", self.had));
+    pub(super) fn anomaly(self, percent: u32) -> Option<String> {
+        let Self { had, gone, listed, vanished } = self;
+        if had > 0 && listed == 0 {
+            return Some(format!("it is empty now and had {had} objects in the previous snapshot"));
         }
-        let shrunk = self.gone >= SHRINK_COUNT_MIN && self.gone * 100 > self.had * SHRINK_PERCENT_MAX;
-        shrunk.then(|| {
-            format!("{} of its {} objects are gone since the previous snapshot", self.gone, self.had)
-        })
+        let is_too_much = |part: u64, of: u64| {
+            of >= SHARE_MIN && u128::from(part) * 100 > u128::from(of) * u128::from(percent)
+        };
+        if is_too_much(vanished, listed) {
+            return Some(format!("{vanished} of the {listed} objects that it lists are not there"));
+        }
+        is_too_much(gone, had)
+            .then(|| format!("{gone} of its {had} objects are gone since the previous snapshot"))
     }
 }
 
 impl Merge {
+    /// Returns whether there is nothing that could be compared.
+    pub(super) fn is_over(&self) -> bool {
+        self.next.is_none()
+    }
+
     /// Begins at the previous snapshot's first object.
     pub(super) async fn new(previous: Option<Box<dyn Previous>>) -> Result<Self> {
         let mut merge = Self { previous, next: None };
@@ -202,7 +223,7 @@ mod tests {
         }
         merge.finish("x", &mut change).await.unwrap();
         assert_eq!(same, [true, false, false, true]);
-        assert_eq!(change, Change { had: 4, gone: 1 });
+        assert_eq!(change, Change { had: 4, gone: 1, ..Change::default() });
     }
 
     #[tokio::test]
@@ -216,10 +237,15 @@ mod tests {
 
     #[test]
     fn an_empty_or_shrunken_bucket_is_an_anomaly() {
-        assert!(Change { had: 1, gone: 1 }.anomaly(0).is_some());
-        assert!(Change { had: 0, gone: 0 }.anomaly(0).is_none());
-        assert!(Change { had: 100, gone: 21 }.anomaly(79).is_some());
-        assert!(Change { had: 100, gone: 20 }.anomaly(80).is_none());
-        assert!(Change { had: 3, gone: 2 }.anomaly(1).is_none());
+        let is_odd =
+            |had, gone, listed, vanished| Change { had, gone, listed, vanished }.anomaly(20).is_some();
+        assert!(is_odd(1, 1, 0, 0));
+        assert!(!is_odd(0, 0, 0, 0));
+        assert!(is_odd(100, 21, 79, 0));
+        assert!(!is_odd(100, 20, 80, 0));
+        assert!(!is_odd(3, 2, 1, 0));
+        assert!(is_odd(0, 0, 100, 21), "a first listing of objects that are not there");
+        assert!(!is_odd(0, 0, 100, 20));
+        assert!(Change { had: 100, gone: 99, listed: 1, vanished: 0 }.anomaly(100).is_none());
     }
 }

@@ -12,6 +12,8 @@
 //! | [`fetch`] | one object's bytes, whole or not at all; or its facts alone |
 //! | [`merge`] | what the previous snapshot had, walked beside the listing |
 //! | [`source`], [`sample`] | the reader; which objects it reads whole, where not all |
+//! | [`layout`] | how an object that was made in parts was cut, told by its `ETag` |
+//! | [`guard`] | whether a server writes only where nothing changed |
 //! | [`put`], [`standing`] | one object written; what stands in the target's buckets already |
 //! | [`target`] | the writer |
 //! | [`examine`] | whether buckets can be backed up |
@@ -27,6 +29,8 @@ mod compare;
 pub mod examine;
 mod facts;
 mod fetch;
+mod guard;
+mod layout;
 mod listing;
 mod merge;
 mod put;
@@ -37,6 +41,7 @@ mod target;
 
 pub use self::{
     compare::{READ_WHOLE, S3Likeness},
+    merge::Shrink,
     sample::{Sample, WHOLE_MIN},
     source::S3Source,
     target::S3Target,

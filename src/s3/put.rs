@@ -1,12 +1,18 @@
 //! One object written: in one request when it is small, in parts when it is big, and checked.
 //!
-//! *Order.* Bytes are gathered up to [`PART_BYTES`]; if the body ends there, one PUT carries it, else a
-//! multipart upload that becomes visible only when it is completed. Each request carries its MD5, and the
-//! `ETag` that comes back is compared.
+//! *Order.* Bytes are gathered up to the size of a part; if the body ends there, one PUT carries it, else a
+//! multipart upload that becomes visible only when it is completed. An object that was made in parts is made in
+//! parts of the same size again, so that its `ETag` is the same. Each request carries its MD5, and the `ETag`
+//! that comes back is compared.
+//!
+//! *Others.* An object is written only where still stands what was seen there; see [`super::guard`].
 //!
 //! *Crash.* An upload that is not completed is aborted, also when its task is stopped; when the whole
 //! process dies its parts stay until the bucket's own rule for incomplete uploads sweeps them. A reader of
 //! the bucket never sees half an object.
+//!
+//! *Limits.* A part of at most [`PART_BYTES_MAX`] is in memory for each object; of an object too long for that,
+//! one of the ten thousand parts that S3 allows.
 
 use std::sync::{
     Arc,
@@ -24,6 +30,8 @@ use md5::{Digest, Md5};
 use super::{
     client::{CallError, Server, Told},
     facts::{Facts, dress},
+    guard::{CHANGED, Conditions, Guard},
+    layout::{PART_SIZE, PARTS_MAX, likely},
     listing::{bare, is_md5},
     merge::TORN,
 };
@@ -32,10 +40,12 @@ use crate::{
     flow::{Attrs, Body, Entry, FlowResult},
 };
 
-/// Bytes of one request's body; what is longer goes in parts.
-pub(super) const PART_BYTES: usize = 16 << 20;
-/// Parts that an upload may have; S3 allows 10,000.
-const PARTS_MAX: u64 = 9_000;
+/// Bytes of one request's body, where nothing asks for others; what is longer goes in parts.
+const PART_BYTES: u64 = 16 << 20;
+/// Bytes that a part must have, if it is not the last.
+const PART_BYTES_MIN: u64 = 5 << 20;
+/// Bytes of a request's body up to which an object gets the `ETag` that it had, whole or in parts.
+const PART_BYTES_MAX: u64 = 64 << 20;
 
 /// Writes objects to one server.
 #[derive(Clone)]
@@ -77,8 +87,45 @@ pub(super) struct Job {
     pub(super) key: String,
     /// The entry.
     pub(super) entry: Entry,
-    /// Whether the same object may be there already.
-    pub(super) maybe_same: bool,
+    /// What stands there, as far as it was looked at.
+    pub(super) there: There,
+    /// What the server does for us.
+    pub(super) conditions: Conditions,
+}
+
+/// What stands where an object goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum There {
+    /// Nothing.
+    Nothing,
+    /// An object with this `ETag`.
+    Object(String),
+    /// Nobody looked.
+    Unknown,
+}
+
+impl Job {
+    /// Returns the most bytes that are in memory of it at a time, and whether it is made of parts however short it is.
+    pub(super) fn cut(&self) -> (u64, bool) {
+        let number = |attrs: &Attrs, name: &str| attrs.get(name).and_then(serde_json::Value::as_u64);
+        let Some(size) = number(&self.entry.meta.attrs, "size") else { return (PART_BYTES, false) };
+        let known = number(self.entry.body.foretold(), PART_SIZE);
+        cut(size, self.entry.meta.text("etag").unwrap_or_default(), known)
+    }
+}
+
+/// Returns the size of the parts that an object of this size is made in, and whether it is made of parts however short
+/// it is; `known` is the size that its parts had.
+fn cut(size: u64, etag: &str, known: Option<u64>) -> (u64, bool) {
+    let least = size.div_ceil(PARTS_MAX);
+    // Most servers refuse short parts, but for the last.
+    let is_taken =
+        |part: &u64| (least..=PART_BYTES_MAX).contains(part) && (*part >= PART_BYTES_MIN || *part >= size);
+    match known.or_else(|| likely(etag, size)).filter(is_taken) {
+        Some(part_bytes) => (part_bytes.max(1), true),
+        None if is_md5(etag) && size <= PART_BYTES_MAX => (size.max(PART_BYTES), false),
+        None => (least.max(PART_BYTES), false),
+    }
 }
 
 /// An error of the run, or a refusal of this one object.
@@ -98,23 +145,27 @@ impl Putter {
     /// Writes one object.
     pub(super) async fn put(self, mut job: Job) -> FlowResult<Done> {
         let facts = Facts::of_attrs(&job.entry.meta.attrs);
-        let mut bytes = Gather::new(&job.entry.meta.attrs);
-        if job.maybe_same && self.stands(&job, &facts).await? {
-            while bytes.part(&mut job.entry.body).await?.is_some() {}
-            return Ok(Done::Same { bytes: bytes.size_bytes });
-        }
+        let (part_bytes, in_parts) = job.cut();
+        let mut bytes = Gather::new(part_bytes);
+        let guard = match self.stands(&job, &facts).await? {
+            Stands::Same => {
+                while bytes.part(&mut job.entry.body).await?.is_some() {}
+                return Ok(Done::Same { bytes: bytes.size_bytes });
+            }
+            Stands::Else(guard) => guard,
+        };
         let headers = match facts.request_headers() {
             Ok(headers) => headers,
             Err(why) => return self.refuse(job, bytes, why).await,
         };
         let first = bytes.part(&mut job.entry.body).await?.unwrap_or_default();
-        let outcome = if bytes.ended && bytes.buffer.is_empty() {
+        let outcome = if bytes.ended && bytes.buffer.is_empty() && !in_parts {
             match bytes.check(&job) {
-                Ok(()) => self.put_whole(&job, first, headers).await?,
+                Ok(()) => self.put_whole(&job, first, headers, &guard).await?,
                 Err(why) => Err(why),
             }
         } else {
-            self.put_in_parts(&mut job, &mut bytes, first, headers).await?
+            self.put_in_parts(&mut job, &mut bytes, first, (headers, &guard)).await?
         };
         if let Err(why) = outcome {
             return self.refuse(job, bytes, why).await;
@@ -129,36 +180,68 @@ impl Putter {
         Ok(Done::Refused { what: format!("{}/{}", job.bucket, job.key), why })
     }
 
-    /// Returns whether the object stands there with these bytes and these facts.
-    async fn stands(&self, job: &Job, facts: &Facts) -> FlowResult<bool> {
+    /// Returns whether the object stands there with these bytes and these facts, and what else does.
+    async fn stands(&self, job: &Job, facts: &Facts) -> FlowResult<Stands> {
         let attrs = &job.entry.meta.attrs;
+        match &job.there {
+            There::Nothing => return Ok(Stands::Else(Guard::Absent)),
+            There::Object(etag) if job.entry.meta.text("etag") != Some(etag) => {
+                return Ok(Stands::Else(Guard::Is(etag.clone())));
+            }
+            There::Object(_) | There::Unknown => {}
+        }
         let answer = match self.server.client.head_object().bucket(&job.bucket).key(&job.key).send().await {
             Ok(answer) => answer,
-            Err(error) if Told::from(&error).is_some_and(|told| told.status < 500) => return Ok(false),
-            Err(error) => return Err(self.server.failure("look at an object", error).into()),
+            Err(error) => match Told::from(&error) {
+                Some(told) if told.is_absent() => return Ok(Stands::Else(Guard::Absent)),
+                Some(told) if told.status < 500 => return Ok(Stands::Else(Guard::None)),
+                _ => return Err(self.server.failure("look at an object", error).into()),
+            },
+        };
+        let guard = match (&job.there, answer.e_tag()) {
+            // What was written since it was listed is not ours to replace.
+            (There::Object(etag), _) => Guard::Is(etag.clone()),
+            (_, Some(etag)) => Guard::Is(bare(etag)),
+            (_, None) => Guard::None,
         };
         let size = answer.content_length().and_then(|length| u64::try_from(length).ok());
         let same_bytes = answer.e_tag().map(bare).as_deref() == job.entry.meta.text("etag")
             && size == attrs.get("size").and_then(serde_json::Value::as_u64);
         let mut there = Facts::of_head(&answer);
-        if !same_bytes || there.headers != facts.headers || there.meta != facts.meta {
-            return Ok(false);
+        if !same_bytes || !there.looks_like(facts) {
+            return Ok(Stands::Else(guard));
         }
         let asked = self.server.client.get_object_tagging().bucket(&job.bucket).key(&job.key).send().await;
         if let Ok(answer) = asked {
             let pairs = answer.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned()));
             there.tags = pairs.collect();
         }
-        Ok(there.same_as(facts))
+        Ok(if there.same_as(facts) { Stands::Same } else { Stands::Else(guard) })
     }
 
-    async fn put_whole(&self, job: &Job, bytes: Bytes, headers: Vec<(String, String)>) -> PutResult<()> {
-        let md5 = hex::encode(Md5::digest(&bytes));
+    async fn put_whole(
+        &self,
+        job: &Job,
+        bytes: Bytes,
+        mut headers: Vec<(String, String)>,
+        guard: &Guard,
+    ) -> PutResult<()> {
+        let (md5, size_bytes) = (hex::encode(Md5::digest(&bytes)), bytes.len() as u64);
+        let condition = job.conditions.header(guard);
+        if condition.is_none()
+            && let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await?
+        {
+            return Ok(Err(why));
+        }
+        headers.extend(condition.clone());
         let request = self.server.client.put_object().bucket(&job.bucket).key(&job.key);
         let sent =
             request.body(ByteStream::from(bytes)).customize().mutate_request(dress(headers)).send().await;
         let answer = match sent {
             Ok(answer) => answer,
+            Err(error) if condition.is_some() && is_unmet(&error) => {
+                return self.is_ours(job, size_bytes, |etag| etag == md5).await;
+            }
             Err(error) => return self.refusal("write an object", error),
         };
         Ok(arrived(answer.e_tag(), answer.server_side_encryption().is_some(), &md5))
@@ -169,7 +252,7 @@ impl Putter {
         job: &mut Job,
         bytes: &mut Gather,
         first: Bytes,
-        headers: Vec<(String, String)>,
+        (headers, guard): (Vec<(String, String)>, &Guard),
     ) -> PutResult<()> {
         let request = self.server.client.create_multipart_upload().bucket(&job.bucket).key(&job.key);
         let answer = match request.customize().mutate_request(dress(headers)).send().await {
@@ -182,7 +265,7 @@ impl Putter {
             key: job.key.clone(),
             id: answer.upload_id().map(str::to_owned),
         };
-        let outcome = self.fill(job, bytes, first, &upload).await;
+        let outcome = self.fill(job, bytes, (first, guard), &upload).await;
         if matches!(outcome, Ok(Ok(()))) {
             upload.id = None;
             return self.check_size(job, bytes.size_bytes).await;
@@ -192,7 +275,13 @@ impl Putter {
     }
 
     /// Sends all parts and puts them together.
-    async fn fill(&self, job: &mut Job, bytes: &mut Gather, first: Bytes, upload: &Upload) -> PutResult<()> {
+    async fn fill(
+        &self,
+        job: &mut Job,
+        bytes: &mut Gather,
+        (first, guard): (Bytes, &Guard),
+        upload: &Upload,
+    ) -> PutResult<()> {
         let (mut parts, mut part) = (Vec::new(), Some(first));
         while let Some(data) = part {
             let number = i32::try_from(parts.len() + 1).unwrap_or(i32::MAX);
@@ -205,10 +294,20 @@ impl Putter {
         if let Err(why) = bytes.check(job) {
             return Ok(Err(why));
         }
+        // Hours may have passed since it was looked at, and not every server heeds a condition here.
+        if let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await? {
+            return Ok(Err(why));
+        }
+        let count = parts.len();
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let request = self.server.client.complete_multipart_upload().bucket(&job.bucket).key(&job.key);
-        match request.set_upload_id(upload.id.clone()).multipart_upload(parts).send().await {
+        let request = request.set_upload_id(upload.id.clone()).multipart_upload(parts).customize();
+        let condition = job.conditions.header(guard);
+        match request.mutate_request(dress(condition.iter().cloned().collect())).send().await {
             Ok(_) => Ok(Ok(())),
+            Err(error) if condition.is_some() && is_unmet(&error) => {
+                self.is_ours(job, bytes.size_bytes, |etag| etag.ends_with(&format!("-{count}"))).await
+            }
             Err(error) => self.refusal("complete an upload", error),
         }
     }
@@ -225,6 +324,16 @@ impl Putter {
             }
             Err(error) => self.refusal("write a part of an object", error),
         }
+    }
+
+    /// Tells, after the server found a condition unmet, whether that is because the answer to our own writing was lost
+    /// and the request was sent again.
+    async fn is_ours(&self, job: &Job, size_bytes: u64, is_of: impl Fn(&str) -> bool) -> PutResult<()> {
+        let asked = self.server.client.head_object().bucket(&job.bucket).key(&job.key).send().await;
+        let Ok(answer) = asked else { return Ok(Err(CHANGED.to_owned())) };
+        let size = answer.content_length().and_then(|length| u64::try_from(length).ok());
+        let is_ours = size == Some(size_bytes) && answer.e_tag().map(bare).is_some_and(|etag| is_of(&etag));
+        Ok(if is_ours { Ok(()) } else { Err(CHANGED.to_owned()) })
     }
 
     /// Compares the size of what was put together with what was sent.
@@ -274,6 +383,20 @@ impl Putter {
     }
 }
 
+/// What became of the look at what stands where an object goes.
+enum Stands {
+    /// The very same object.
+    Same,
+    /// Anything else; what must still hold when it is written.
+    Else(Guard),
+}
+
+/// Returns whether a server found a condition unmet: it differs, it is gone, or another writes it at the same time.
+fn is_unmet<E: ProvideErrorMetadata>(error: &CallError<E>) -> bool {
+    Told::from(error)
+        .is_some_and(|told| matches!(told.status, 404 | 409 | 412) && told.code != "NoSuchBucket")
+}
+
 /// Compares the `ETag` of what arrived with what was sent, where it is an MD5.
 fn arrived(etag: Option<&str>, encrypted: bool, md5: &str) -> Result<(), String> {
     let etag = etag.map(bare).unwrap_or_default();
@@ -293,12 +416,10 @@ struct Gather {
 }
 
 impl Gather {
-    fn new(attrs: &Attrs) -> Self {
-        let size = attrs.get("size").and_then(serde_json::Value::as_u64).unwrap_or(0);
-        let needed = usize::try_from(size.div_ceil(PARTS_MAX)).unwrap_or(PART_BYTES);
+    fn new(part_bytes: u64) -> Self {
         Self {
             buffer: BytesMut::new(),
-            part_bytes: needed.max(PART_BYTES),
+            part_bytes: usize::try_from(part_bytes).unwrap_or(usize::MAX),
             md5: Md5::new(),
             size_bytes: 0,
             ended: false,
@@ -377,9 +498,36 @@ pub(super) fn not_all(name: &crate::names::SourceName, refused: &[(String, Strin
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     Failure::new(ExitCode::Partial, format!("{} of `{name}` could not be restored", count(refused.len())))
         .because(format!("{}{more}", shown.join("; ")))
-        .hint("All other objects are in place. Restore these to another server, or with `export`.")
+        .hint("Objects that are not named are in place. Restore these to another server, or with `export`.")
 }
 
 fn count(objects: usize) -> String {
     if objects == 1 { "1 object".to_owned() } else { format!("{objects} objects") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_as_they_were_where_a_server_takes_them_and_memory_holds_them() {
+        const MIB: u64 = 1 << 20;
+        let plain = "d41d8cd98f00b204e9800998ecf8427e";
+        let parts = |count: u32| format!("{plain}-{count}");
+        for (size, etag, known, expected) in [
+            (3, plain.to_owned(), None, (16 * MIB, false)),
+            (60 * MIB, plain.to_owned(), None, (60 * MIB, false)),
+            (70 * MIB, plain.to_owned(), None, (16 * MIB, false)),
+            (11 * MIB, parts(2), Some(6 * MIB), (6 * MIB, true)),
+            (11 * MIB, parts(2), None, (8 * MIB, true)),
+            (5, parts(1), Some(5), (5, true)),
+            (0, parts(1), Some(1), (1, true)),
+            (9 * MIB, parts(3), Some(3 * MIB), (16 * MIB, false)),
+            (300 * MIB, parts(2), Some(150 * MIB), (16 * MIB, false)),
+            // Ten thousand parts are all that there may be.
+            (1_000_000 * MIB, parts(10_000), None, (100 * MIB, false)),
+        ] {
+            assert_eq!(cut(size, &etag, known), expected, "{size} {etag} {known:?}");
+        }
+    }
 }

@@ -6,8 +6,11 @@
 //! `concurrency` objects at a time.
 //!
 //! *Crash.* Nothing is written anywhere; a run that stops is run again. Objects that vanish between listing
-//! and reading are counted (`vanished` in the point), objects that cannot be read are reported, and a bucket
-//! that is suddenly empty or much smaller is reported too: a bad listing must not look like deletions.
+//! and reading are counted (`vanished` in the point), and objects that cannot be read are reported.
+//!
+//! *Anomalies.* A bad listing must not look like deletions. A bucket that is suddenly empty, gone or much smaller than
+//! in the snapshot before ends the reading: the source is not in this snapshot, and the one before stays what the next
+//! run is compared with, until a person says that it is right.
 
 use std::sync::{
     Arc,
@@ -29,7 +32,7 @@ use super::{
     facts::TAGS_UNREAD,
     fetch::{Extent, Fetcher, Opened},
     listing::Lister,
-    merge::{Change, Merge},
+    merge::{Change, Merge, Shrink},
     sample::Sample,
 };
 use crate::{
@@ -38,7 +41,7 @@ use crate::{
     event::SharedMonitor,
     flow::{EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Reuse, Source},
     names::SourceName,
-    policy::S3Config,
+    policy::{AnomalyConfig, S3Config},
 };
 
 /// Problems after which a run gives up: so many are a fault of the whole and not of the objects.
@@ -52,12 +55,21 @@ pub struct S3Source {
     ground: Ground,
     monitor: SharedMonitor,
     sample: Option<Sample>,
+    shrink: Shrink,
 }
 
 impl S3Source {
     /// Makes a source; nothing is asked of the server yet.
     pub fn new(name: SourceName, config: S3Config, ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, ground, monitor, sample: None }
+        let shrink = Shrink::Percent(AnomalyConfig::default().shrink_percent);
+        Self { name, config, ground, monitor, sample: None, shrink }
+    }
+
+    /// Judges what is gone since the snapshot before by another limit.
+    #[must_use]
+    pub fn shrinking(mut self, shrink: Shrink) -> Self {
+        self.shrink = shrink;
+        self
     }
 
     /// Reads the objects of a sample whole, and of all others only what the server says of them: each is sent as one
@@ -78,6 +90,11 @@ enum Turn {
 /// What all buckets of a run share.
 struct Run {
     server: Server,
+    name: SourceName,
+    monitor: SharedMonitor,
+    shrink: Shrink,
+    /// The buckets that the policy takes.
+    wanted: GlobSet,
     fetcher: Fetcher,
     exclude: GlobSet,
     sample: Option<Sample>,
@@ -98,20 +115,21 @@ impl Source for S3Source {
     async fn read(self: Box<Self>, sink: EntrySink, previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
         let server = Server::new(&self.name, &self.config)?;
         let buckets = wanted_buckets(&server, &self.config.buckets).await?;
-        if buckets.is_empty() {
-            let patterns = self.config.buckets.join("`, `");
-            self.monitor.warn(Some(&self.name), format!("no bucket matches `{patterns}`"), None);
-        }
+        let is_first = previous.is_none();
+        let mut merge = Merge::new(previous).await?;
         sink.announce(buckets.clone()).await?;
         for name in &buckets {
             self.send_settings(&server, name, &sink).await?;
         }
         let begin = self.ground.clock.now();
-        let mut merge = Merge::new(previous).await?;
         let concurrency = self.config.concurrency.max(1);
         let run = Run {
             fetcher: Fetcher::new(&server),
             server,
+            name: self.name.clone(),
+            monitor: self.monitor.clone(),
+            shrink: self.shrink,
+            wanted: exclusion(&self.config.buckets)?,
             exclude: exclusion(&self.config.exclude)?,
             sample: self.sample,
             permits: Arc::new(Semaphore::new(concurrency)),
@@ -121,17 +139,33 @@ impl Source for S3Source {
             untagged: AtomicU64::new(0),
             problems: Arc::default(),
         };
+        // As empty as the snapshot before is no news.
+        if buckets.is_empty() && (is_first || !merge.is_over()) {
+            let patterns = self.config.buckets.join("`, `");
+            run.refuse(
+                format!("`{}` has no bucket that matches `{patterns}`", self.name),
+                "the server shows none",
+            )?;
+        }
         for name in &buckets {
-            report_gone(&sink, merge.enter(name).await?).await?;
+            run.gone(merge.enter(name).await?).await?;
             run.bucket(name, &mut merge).await?;
             sink.complete(name);
         }
-        report_gone(&sink, merge.leave().await?).await?;
+        run.gone(merge.leave().await?).await?;
+        if run.fetcher.unproven() > 0 {
+            let what = format!(
+                "{} objects were made in parts of unusual sizes: their ETags do not prove their bytes",
+                run.fetcher.unproven()
+            );
+            self.monitor.warn(Some(&self.name), what, None);
+        }
         let rfc3339 = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(SecondsFormat::Millis, true);
         let point = Point::at(begin)
             .mark("window_begin", rfc3339(begin))
             .mark("window_end", rfc3339(self.ground.clock.now()))
-            .mark("vanished", run.vanished.into_inner().to_string());
+            .mark("vanished", run.vanished.into_inner().to_string())
+            .mark("unproven", run.fetcher.unproven().to_string());
         sink.finish(point).await
     }
 }
@@ -159,7 +193,10 @@ impl Run {
     async fn bucket(&self, name: &str, merge: &mut Merge) -> FlowResult<()> {
         // The queue's depth bounds how far the listing runs ahead of the objects.
         let (queue, turns) = mpsc::channel(self.concurrency * 2);
-        tokio::try_join!(self.list(name, merge, queue), self.take_turns(turns))?;
+        let vanished = self.vanished.load(Ordering::Relaxed);
+        let (mut change, ()) = tokio::try_join!(self.list(name, merge, queue), self.take_turns(turns))?;
+        change.vanished = self.vanished.load(Ordering::Relaxed) - vanished;
+        self.judge(name, change).await?;
         match self.untagged.swap(0, Ordering::Relaxed) {
             0 => Ok(()),
             count => {
@@ -170,12 +207,12 @@ impl Run {
         }
     }
 
-    async fn list(&self, name: &str, merge: &mut Merge, queue: mpsc::Sender<Turn>) -> FlowResult<()> {
-        let limit = self.limit(name).await?;
+    async fn list(&self, name: &str, merge: &mut Merge, queue: mpsc::Sender<Turn>) -> FlowResult<Change> {
+        let (limit, fetcher) = (self.limit(name).await?, self.fetcher.for_bucket());
         let mut lister = Lister::new(&self.server, name);
-        let (mut change, mut listed_count) = (Change::default(), 0);
+        let mut change = Change::default();
         while let Some(listed) = lister.next().await? {
-            listed_count += 1;
+            change.listed += 1;
             let same = merge.unchanged(name, &listed, &mut change).await?;
             if self.is_excluded(name, &listed.key) {
                 continue;
@@ -184,14 +221,14 @@ impl Run {
                 Turn::Same(Box::new(previous))
             } else {
                 let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
-                let (fetcher, bucket) = (self.fetcher.clone(), name.to_owned());
+                let (fetcher, bucket) = (fetcher.clone(), name.to_owned());
                 let extent = self.extent(name, &listed.key, limit);
                 let opening = tokio::spawn(async move { fetcher.open(&bucket, listed, extent).await });
                 Turn::Opening(opening, permit)
             };
             if queue.send(turn).await.is_err() {
                 // The other half failed, and says why.
-                return Ok(());
+                return Ok(change);
             }
         }
         merge.finish(name, &mut change).await?;
@@ -199,10 +236,56 @@ impl Run {
             let why = "its key is not UTF-8".to_owned();
             self.sink.report(Problem { what: format!("{name}/{key}"), why }).await?;
         }
-        if let Some(why) = change.anomaly(listed_count) {
-            self.sink.report_gone(Problem { what: format!("bucket {name}"), why }).await?;
+        Ok(change)
+    }
+
+    /// Fails when too much of a bucket is gone; it is listed again first, for a server that is being started may show
+    /// less than it has.
+    async fn judge(&self, bucket: &str, change: Change) -> Result<()> {
+        let Shrink::Percent(percent) = self.shrink else { return Ok(()) };
+        let Some(why) = change.anomaly(percent) else { return Ok(()) };
+        let (mut lister, mut again) = (Lister::new(&self.server, bucket), 0);
+        while lister.next().await?.is_some() {
+            again += 1;
+        }
+        let now = Change { gone: change.had.saturating_sub(again), listed: again, ..change };
+        if again > change.listed && now.anomaly(percent).is_none() {
+            let what = format!("the listing of bucket `{bucket}` of `{}` cannot be trusted", self.name);
+            let why = format!("it had {} objects and, a moment later, {again}", change.listed);
+            let hint = "Nothing was taken for deleted. Run the backup again once the server is well.";
+            return Err(Failure::new(ExitCode::SourceDown, what).because(why).hint(hint));
+        }
+        self.refuse(format!("bucket `{bucket}` of `{}` has lost too much", self.name), &why)
+    }
+
+    /// Judges buckets that the snapshot before had and that were not met. That one is taken no more is a change of the
+    /// policy, and told; one that is taken and not there is a loss.
+    async fn gone(&self, buckets: Vec<String>) -> FlowResult<()> {
+        for bucket in buckets {
+            if self.wanted.is_match(&bucket) {
+                let why = "the previous snapshot had objects in it, now the server does not show it";
+                self.refuse(format!("bucket `{bucket}` of `{}` is gone", self.name), why)?;
+            } else {
+                let why =
+                    "the previous snapshot had objects in it, now the policy does not take it".to_owned();
+                self.sink.report_gone(Problem { what: format!("bucket {bucket}"), why }).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Fails for an anomaly, unless a person said that it is right.
+    fn refuse(&self, what: String, why: &str) -> Result<()> {
+        if self.shrink == Shrink::Accepted {
+            self.monitor.step(Some(&self.name), format!("{what}, which was accepted: {why}"));
+            return Ok(());
+        }
+        let hint = format!(
+            "If that is right, run `lifeboat backup {} --accept-shrink` once. If not, look at the server: older snapshots \
+             are as they were.",
+            self.name
+        );
+        Err(Failure::new(ExitCode::SourceDown, what).because(why.to_owned()).hint(hint))
     }
 
     fn is_excluded(&self, bucket: &str, key: &str) -> bool {
@@ -303,14 +386,6 @@ async fn report(sink: &EntrySink, count: &AtomicU64, problem: Problem) -> FlowRe
         return Err(Failure::new(ExitCode::SourceDown, what).because(problem.why).into());
     }
     sink.report(problem).await
-}
-
-async fn report_gone(sink: &EntrySink, buckets: Vec<String>) -> FlowResult<()> {
-    for bucket in buckets {
-        let why = "the previous snapshot had objects in it, now it is gone or not taken".to_owned();
-        sink.report_gone(Problem { what: format!("bucket {bucket}"), why }).await?;
-    }
-    Ok(())
 }
 
 /// Returns the buckets to take, sorted.

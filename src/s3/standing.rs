@@ -1,7 +1,8 @@
 //! What stands in the target's buckets already, walked beside the entries that come.
 //!
 //! *Order.* Both come sorted by bucket and key. What the snapshot does not have is written to a temporary
-//! file, so memory does not grow with it, and removed only when every object of the snapshot is in place.
+//! file, so memory does not grow with it, and removed only when every object of the snapshot is in place, and only if
+//! it is still what was noted: what was written since stays.
 //!
 //! *Crash.* A run that stops has removed nothing.
 
@@ -11,16 +12,20 @@ use std::{
 };
 
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use globset::GlobSet;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    client::Server,
-    listing::{Listed, Lister},
+    client::{Server, Told},
+    listing::{Listed, Lister, bare},
 };
 use crate::error::{Context, ExitCode, Failure, Result};
 
 /// Keys that one request removes.
 const DELETE_BATCH: usize = 1000;
+/// Objects that are looked at side by side before they are removed.
+const LOOKS: usize = 16;
 
 /// A cursor over the objects of the target.
 pub(super) struct Standing {
@@ -54,7 +59,7 @@ impl Standing {
         }
         let Some(walk) = &mut self.walk else { return Ok(None) };
         while let Some(listed) = walk.next.take_if(|listed| listed.key.as_str() < key) {
-            note(&mut self.extras, &self.spared, &walk.bucket, &listed.key)?;
+            note(&mut self.extras, &self.spared, &walk.bucket, &listed)?;
             walk.next = walk.lister.next().await?;
         }
         match walk.next.take_if(|listed| listed.key == key) {
@@ -70,7 +75,7 @@ impl Standing {
     async fn finish(&mut self) -> Result<()> {
         let Some(mut walk) = self.walk.take() else { return Ok(()) };
         while let Some(listed) = walk.next.take() {
-            note(&mut self.extras, &self.spared, &walk.bucket, &listed.key)?;
+            note(&mut self.extras, &self.spared, &walk.bucket, &listed)?;
             walk.next = walk.lister.next().await?;
         }
         Ok(())
@@ -89,8 +94,19 @@ impl Standing {
     }
 }
 
-fn note(extras: &mut Extras, spared: &GlobSet, bucket: &str, key: &str) -> Result<()> {
-    if spared.is_match(format!("{bucket}/{key}")) { Ok(()) } else { extras.add(bucket, key) }
+fn note(extras: &mut Extras, spared: &GlobSet, bucket: &str, listed: &Listed) -> Result<()> {
+    if spared.is_match(format!("{bucket}/{}", listed.key)) { Ok(()) } else { extras.add(bucket, listed) }
+}
+
+/// An object that the snapshot does not have, as it was noted.
+#[derive(Serialize, Deserialize)]
+struct Extra {
+    bucket: String,
+    key: String,
+    etag: String,
+    size_bytes: u64,
+    /// When it was written, in seconds: a HEAD tells no more.
+    written: i64,
 }
 
 /// Objects that the snapshot does not have.
@@ -110,34 +126,69 @@ impl Extras {
         "failed to use a temporary file for the list of objects to remove".to_owned()
     }
 
-    fn add(&mut self, bucket: &str, key: &str) -> Result<()> {
+    fn add(&mut self, bucket: &str, listed: &Listed) -> Result<()> {
         self.count += 1;
         // As JSON, because a key may hold a line end.
-        let line = serde_json::json!([bucket, key]);
+        let extra = Extra {
+            bucket: bucket.to_owned(),
+            key: listed.key.clone(),
+            etag: listed.etag.clone(),
+            size_bytes: listed.size_bytes,
+            written: listed.last_modified.timestamp(),
+        };
+        let line = serde_json::to_string(&extra).failed(ExitCode::Failed, Self::what)?;
         writeln!(self.file, "{line}").failed(ExitCode::Failed, Self::what)
     }
 
-    /// Removes them all.
-    pub(super) async fn remove(self, server: &Server) -> Result<()> {
+    /// Removes all that are still what was noted; returns how many.
+    pub(super) async fn remove(self, server: &Server) -> Result<u64> {
         let mut file = self.file.into_inner().failed(ExitCode::Failed, Self::what)?;
         file.rewind().failed(ExitCode::Failed, Self::what)?;
-        let (mut bucket, mut batch) = (String::new(), Vec::new());
+        let (mut bucket, mut batch, mut removed) = (String::new(), Vec::new(), 0);
         for line in BufReader::new(file).lines() {
             let line = line.failed(ExitCode::Failed, Self::what)?;
-            let (of, key): (String, String) =
-                serde_json::from_str(&line).failed(ExitCode::Failed, Self::what)?;
-            if of != bucket || batch.len() == DELETE_BATCH {
-                remove_batch(server, &bucket, std::mem::take(&mut batch)).await?;
-                bucket = of;
+            let extra: Extra = serde_json::from_str(&line).failed(ExitCode::Failed, Self::what)?;
+            if extra.bucket != bucket || batch.len() == DELETE_BATCH {
+                removed += remove_unchanged(server, &bucket, std::mem::take(&mut batch)).await?;
+                bucket.clone_from(&extra.bucket);
             }
-            if key.chars().any(char::is_control) {
-                // The XML of a batch cannot hold such a key.
-                remove_one(server, &bucket, &key).await?;
-            } else {
-                batch.push(key);
-            }
+            batch.push(extra);
         }
-        remove_batch(server, &bucket, batch).await
+        Ok(removed + remove_unchanged(server, &bucket, batch).await?)
+    }
+}
+
+/// Removes those that are still what was noted; returns how many.
+async fn remove_unchanged(server: &Server, bucket: &str, extras: Vec<Extra>) -> Result<u64> {
+    let looks = extras.into_iter().map(|extra| async move {
+        let is_noted = extra.stands(server).await?;
+        Ok::<_, Failure>(is_noted.then_some(extra.key))
+    });
+    let looked: Vec<Option<String>> = stream::iter(looks).buffered(LOOKS).try_collect().await?;
+    let keys: Vec<String> = looked.into_iter().flatten().collect();
+    let count = keys.len() as u64;
+    // The XML of a batch cannot hold a control character.
+    let (odd, plain): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| key.chars().any(char::is_control));
+    for key in odd {
+        remove_one(server, bucket, &key).await?;
+    }
+    remove_batch(server, bucket, plain).await?;
+    Ok(count)
+}
+
+impl Extra {
+    /// Returns whether it stands there as it was noted. What may not be looked at is not removed.
+    async fn stands(&self, server: &Server) -> Result<bool> {
+        let asked = server.client.head_object().bucket(&self.bucket).key(&self.key).send().await;
+        let answer = match asked {
+            Ok(answer) => answer,
+            Err(error) if Told::from(&error).is_some_and(|told| told.status < 500) => return Ok(false),
+            Err(error) => return Err(server.failure("look at an object", error)),
+        };
+        let size_bytes = answer.content_length().and_then(|length| u64::try_from(length).ok());
+        Ok(answer.e_tag().map(bare).unwrap_or_default() == self.etag
+            && size_bytes == Some(self.size_bytes)
+            && answer.last_modified().is_none_or(|at| at.secs() == self.written))
     }
 }
 

@@ -5,10 +5,12 @@
 //! have, unless some of the snapshot did not come; set the buckets' settings, lifecycle rules last.
 //!
 //! *Crash.* Each object appears whole or not at all, and nothing is removed before all is in place. A run
-//! that stopped is run again with `replace`: objects that are equal already are not written twice. Lifecycle rules that
+//! that stopped is run again with `replace`: objects that are equal already are not written twice. What somebody else
+//! writes meanwhile is neither overwritten nor removed ([`super::guard`]). Lifecycle rules that
 //! had to be taken away meanwhile are put back however a run ends, unless it is killed; that they are gone is told.
 //!
-//! *Limits.* [`MEMORY_MIB`] of bodies are in memory at a time, whatever `concurrency` is.
+//! *Limits.* [`MEMORY_MIB`] of bodies are in memory at a time, whatever `concurrency` is; an object whose parts are
+//! longer than that is written alone. After [`REFUSED_MAX`] refused objects a run ends.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,8 +24,9 @@ use super::{
     bucket::{self, Settings},
     client::Server,
     facts::{Facts, bucket_path},
+    guard::Conditions,
     listing::Lister,
-    put::{Done, Job, PART_BYTES, Putter, not_all},
+    put::{Done, Job, Putter, There, not_all},
     source::exclusion,
     standing::Standing,
 };
@@ -40,6 +43,8 @@ use crate::{
 
 /// Bytes of bodies in memory, in MiB.
 const MEMORY_MIB: u32 = 80;
+/// Objects that may be refused before a run ends: so many are a fault of the whole.
+const REFUSED_MAX: usize = 1000;
 /// Bytes that a bucket's settings may have.
 const SETTINGS_BYTES_MAX: usize = 4 << 20;
 /// Objects that are counted before a bucket is just called full.
@@ -150,7 +155,7 @@ impl Target for S3Target {
         }
         let mut run = Run::new(&self, &server, &options)?;
         run.lacking = entries.problems().len() as u64;
-        let done = options.stop.run_until_cancelled(run.all(next, entries)).await;
+        let done = options.stop.run_until_cancelled(Box::pin(run.all(next, entries))).await;
         let stopped = || Failure::new(ExitCode::Interrupted, "the restore was stopped").into();
         let done = done.unwrap_or_else(|| Err(stopped()));
         run.put_back().await;
@@ -183,6 +188,8 @@ struct Run<'a> {
     refused: Vec<(String, String)>,
     same: u64,
     locked: u64,
+    /// Objects with headers that are no text.
+    raw: u64,
     /// What should have come and did not: what stands in its place is not to go.
     lacking: u64,
     /// Lifecycle rules that were taken away and not replaced yet, by bucket.
@@ -197,6 +204,7 @@ struct Found {
     ours: bool,
     /// Whether all that stands in it was compared with the snapshot.
     walked: bool,
+    conditions: Conditions,
 }
 
 impl<'a> Run<'a> {
@@ -221,6 +229,7 @@ impl<'a> Run<'a> {
             refused: Vec::new(),
             same: 0,
             locked: 0,
+            raw: 0,
             lacking: 0,
             stopped: BTreeMap::new(),
             tally: Tally::default(),
@@ -286,7 +295,15 @@ impl<'a> Run<'a> {
             let what = format!("bucket {bucket} has no lifecycle rules until the restore has ended");
             self.target.monitor.step(Some(&self.target.name), what);
         }
-        self.buckets.insert(bucket.to_owned(), Found { settings, ours, walked: created });
+        let conditions = Conditions::probe(&self.server, bucket).await?;
+        if !conditions.all() {
+            let what = format!(
+                "the server keeps to conditions of writing in bucket {bucket} in part or not at all: each object is \
+                 looked at right before it is overwritten"
+            );
+            self.target.monitor.step(Some(&self.target.name), what);
+        }
+        self.buckets.insert(bucket.to_owned(), Found { settings, ours, walked: created, conditions });
         Ok(())
     }
 
@@ -302,27 +319,31 @@ impl<'a> Run<'a> {
         if !self.buckets.contains_key(&bucket) {
             self.found(&bucket, Settings::default()).await?;
         }
-        let maybe_same = match &mut self.mode {
-            Mode::Empty => false,
-            Mode::Patch => true,
+        let found = self.buckets.get_mut(&bucket);
+        let conditions = found.as_ref().map(|found| found.conditions).unwrap_or_default();
+        let there = match &mut self.mode {
+            Mode::Empty => There::Nothing,
+            Mode::Patch => There::Unknown,
             Mode::Mirror(standing) => {
-                if let Some(found) = self.buckets.get_mut(&bucket) {
+                if let Some(found) = found {
                     found.walked = true;
                 }
                 let there = standing.at(&bucket, &key).await?;
-                there.is_some_and(|there| entry.meta.text("etag") == Some(&there.etag))
+                there.map_or(There::Nothing, |there| There::Object(there.etag))
             }
         };
-        self.locked += u64::from(!Facts::of_attrs(&entry.meta.attrs).lock.is_empty());
-        self.start(Job { bucket, key, entry, maybe_same }).await
+        let facts = Facts::of_attrs(&entry.meta.attrs);
+        self.locked += u64::from(!facts.lock.is_empty());
+        self.raw += u64::from(!facts.raw.is_empty());
+        self.start(Job { bucket, key, entry, there, conditions }).await
     }
 
     /// Waits for a place and for memory, then writes beside the others.
     async fn start(&mut self, job: Job) -> FlowResult<()> {
         let size = job.entry.meta.attrs.get("size").and_then(serde_json::Value::as_u64);
-        let most = u32::try_from(PART_BYTES >> 20).unwrap_or(MEMORY_MIB) + 1;
-        let need =
-            size.map_or(most, |size| u32::try_from(size >> 20).map_or(most, |mib| mib.min(most - 1) + 1));
+        let (part_bytes, _) = job.cut();
+        let mib = size.map_or(part_bytes, |size| size.min(part_bytes)) >> 20;
+        let need = u32::try_from(mib).map_or(MEMORY_MIB, |mib| mib.saturating_add(1).min(MEMORY_MIB));
         let stopped = || "the restore was stopped".to_owned();
         let place = Arc::clone(&self.objects).acquire_owned().await.failed(ExitCode::Failed, stopped)?;
         let memory =
@@ -349,6 +370,10 @@ impl<'a> Run<'a> {
                     None,
                 );
                 self.refused.push((what, why));
+                if self.refused.len() >= REFUSED_MAX {
+                    let hint = "So many are a fault of the whole: the restore was ended there.";
+                    return Err(not_all(&self.target.name, &self.refused).hint(hint).into());
+                }
                 return Ok(());
             }
             Done::Same { bytes } => {
@@ -399,12 +424,18 @@ impl<'a> Run<'a> {
             standing.pass(bucket).await?;
         }
         let extras = standing.into_extras().await?;
-        if extras.count > 0 {
-            self.tally
-                .notes
-                .push(format!("{} objects that the snapshot does not have were removed", extras.count));
-        }
-        extras.remove(&self.server).await
+        let count = extras.count;
+        let removed = extras.remove(&self.server).await?;
+        let notes = [
+            (removed, "objects that the snapshot does not have were removed"),
+            (
+                count - removed,
+                "objects that the snapshot does not have were written or removed meanwhile: left as they are",
+            ),
+        ];
+        let told = notes.iter().filter(|(count, _)| *count > 0);
+        self.tally.notes.extend(told.map(|(count, what)| format!("{count} {what}")));
+        Ok(())
     }
 
     /// Sets the settings of buckets that we made or that are to equal the snapshot.
@@ -439,6 +470,12 @@ impl<'a> Run<'a> {
             self.tally.notes.push(format!(
                 "{} objects had a retention or a legal hold, which the snapshot keeps and which was not set again",
                 self.locked
+            ));
+        }
+        if self.raw > 0 {
+            self.tally.notes.push(format!(
+                "{} objects had metadata that is no text, which the snapshot keeps and which was not set again",
+                self.raw
             ));
         }
         if self.putter.loses_tags() {

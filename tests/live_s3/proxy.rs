@@ -19,7 +19,10 @@ type Act = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Syn
 enum What {
     Before(Act),
     Cut(u8),
+    Lost,
     Status(u16),
+    Answer(&'static str),
+    Header(&'static [u8]),
 }
 
 /// Something that goes wrong, once or always, with requests of a method whose target contains a text.
@@ -46,9 +49,21 @@ impl Fault {
     pub fn cut(method: &'static str, target: &'static str, percent: u8) -> Self {
         Self::once(method, target, What::Cut(percent))
     }
+    /// Closes the connection instead of passing the answer on.
+    pub fn lost(method: &'static str, target: &'static str) -> Self {
+        Self::once(method, target, What::Lost)
+    }
     /// Answers with this status instead of the server.
     pub fn status(method: &'static str, target: &'static str, status: u16) -> Self {
         Self::once(method, target, What::Status(status))
+    }
+    /// Answers with this body instead of the server.
+    pub fn answer(method: &'static str, target: &'static str, body: &'static str) -> Self {
+        Self::once(method, target, What::Answer(body))
+    }
+    /// Adds a header to the answer.
+    pub fn header(method: &'static str, target: &'static str, header: &'static [u8]) -> Self {
+        Self::once(method, target, What::Header(header))
     }
     /// Makes it happen each time.
     pub fn always(self) -> Self {
@@ -120,10 +135,8 @@ async fn serve(
     let fault = faults.iter().find(|fault| fault.hits(&line));
     match fault.map(|fault| &fault.what) {
         Some(What::Before(act)) => act().await,
-        Some(What::Status(status)) => {
-            let answer = format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-            return client.write_all(answer.as_bytes()).await;
-        }
+        Some(What::Status(status)) => return client.write_all(answer(*status, "").as_bytes()).await,
+        Some(What::Answer(body)) => return client.write_all(answer(200, body).as_bytes()).await,
         _ => {}
     }
     let mut server = TcpStream::connect(upstream).await?;
@@ -133,12 +146,23 @@ async fn serve(
     server.write_all(&request[head..]).await?;
     let mut answer = Vec::new();
     server.read_to_end(&mut answer).await?;
+    if let Some(What::Lost) = fault.map(|fault| &fault.what) {
+        return Ok(());
+    }
     if let Some(What::Cut(percent)) = fault.map(|fault| &fault.what) {
         let body = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(0) + 4;
         answer.truncate(body + (answer.len() - body) * usize::from(*percent) / 100);
     }
+    if let Some(What::Header(header)) = fault.map(|fault| &fault.what) {
+        let line = answer.windows(2).position(|two| two == b"\r\n").unwrap_or(0) + 2;
+        answer.splice(line..line, [*header, b"\r\n"].concat());
+    }
     client.write_all(&answer).await?;
     client.shutdown().await
+}
+
+fn answer(status: u16, body: &str) -> String {
+    format!("HTTP/1.1 {status} As asked\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
 }
 
 fn length(head: &str) -> usize {

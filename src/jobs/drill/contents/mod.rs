@@ -30,7 +30,7 @@ use crate::{
     plain::grouped,
     policy::{MysqlConfig, SourceKind},
     repo::format::SourceManifest,
-    s3::{READ_WHOLE, S3Source, Sample},
+    s3::{READ_WHOLE, S3Source, Sample, Shrink},
 };
 
 /// The name of the assertion in reports.
@@ -104,9 +104,10 @@ impl Pair<'_> {
         let (ground, monitor) = (self.scene.ground, NoMonitor::shared());
         if let (SourceKind::S3(config), Some(sample)) = (&self.cast.config.kind, &self.sample) {
             let source = S3Source::new(self.name().clone(), config.clone(), ground.clone(), monitor);
-            return Ok(Box::new(source.sampled(sample.clone())));
+            return Ok(Box::new(source.sampled(sample.clone()).shrinking(Shrink::Accepted)));
         }
-        registry::source(&self.cast.config, ground, &monitor).source
+        // Whether the lab holds less than the snapshot is what is looked for.
+        registry::source(&self.cast.config, Shrink::Accepted, ground, &monitor).source
     }
 
     fn name(&self) -> &SourceName {
