@@ -10,10 +10,11 @@ use futures_util::{TryStreamExt, stream};
 use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
-    conn::{Purpose, Server, code, number, text},
+    conn::{Server, code, number, text},
     ddl::{Parts, quoted_len},
     layout::{Layout, Place, SYSTEM, Wanted, parse_item},
     programs::create_table,
+    sessions::Sessions,
     sql::{Script, full, ident, literal},
 };
 use crate::error::{ExitCode, Failure, Result};
@@ -357,9 +358,13 @@ pub(super) async fn finish_tables(
     counts: bool,
 ) -> Result<()> {
     let threads = server.config.threads.clamp(1, 64);
+    let sessions = Sessions::of(server);
     stream::iter(tables.iter().map(Ok))
-        .try_for_each_concurrent(threads, |table| finish_table(server, table, counts))
+        .try_for_each_concurrent(threads, |table| {
+            sessions.lend(async move |conn| finish_table(server, conn, table, counts).await)
+        })
         .await?;
+    sessions.end().await;
     for table in tables.iter().filter(|table| !table.parts.foreign_keys.is_empty()) {
         let doing = format!("add the foreign keys of `{}`", table.at);
         let parts = missing(server, conn, table).await?;
@@ -370,18 +375,15 @@ pub(super) async fn finish_tables(
     Ok(())
 }
 
-async fn finish_table(server: &Server, table: &Filled, counts: bool) -> Result<()> {
-    let mut conn = server.open(Purpose::WriteNames).await?;
-    build_indexes(server, &mut conn, table).await.map_err(|failure| {
+async fn finish_table(server: &Server, conn: &mut Conn, table: &Filled, counts: bool) -> Result<()> {
+    build_indexes(server, conn, table).await.map_err(|failure| {
         failure.hint(
             "All rows are in and stay there: when the reason is gone, `restore … --resume` builds the rest.",
         )
     })?;
     if counts {
-        count(server, &mut conn, table).await?;
+        count(server, conn, table).await?;
     }
-    // Told politely; a server that does not hear it will find out.
-    let _gone_anyway = conn.disconnect().await;
     Ok(())
 }
 

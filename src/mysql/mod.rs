@@ -12,7 +12,7 @@
 //! | [`script`] | the same as one SQL script |
 //! | [`accounts`], [`former`], [`grants`] | users, roles and grants, both ways; what is replaced and given again |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
-//! | [`conn`] | sessions and errors |
+//! | [`conn`], [`sessions`] | sessions and errors |
 //! | [`examine`] | whether a server can be backed up |
 //! | [`ask`](mod@ask) | one question of a drill |
 //! | [`compare`] | whether two readings hold the same, and which rows and programs differ |
@@ -51,6 +51,7 @@ mod range;
 mod rename;
 mod rows;
 mod script;
+mod sessions;
 mod snapshot;
 mod source;
 mod sql;
