@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    ops::Range,
 };
 
 use futures_util::{TryStreamExt, stream};
@@ -16,6 +17,7 @@ use super::{
     programs::create_table,
     sessions::Sessions,
     sql::{Script, full, ident, literal},
+    trial,
 };
 use crate::error::{ExitCode, Failure, Result};
 
@@ -252,6 +254,7 @@ pub(super) async fn run_over(
             made.map_err(|error| refused(server, doing, error))?;
             continue;
         };
+        let name = &statement[name];
         let drop = [b"DROP ", kind.as_bytes(), b" ", name].concat();
         server.run(conn, drop, doing).await?;
         conn.query_drop(statement.as_slice()).await.map_err(|error| refused(server, doing, error))?;
@@ -270,8 +273,8 @@ fn refused(server: &Server, doing: &str, error: mysql_async::Error) -> Failure {
     }
 }
 
-/// Returns what kind of program a statement makes, and its name as it stands there, perhaps behind that of a database.
-fn created(statement: &[u8]) -> Option<(&'static str, &[u8])> {
+/// Returns what kind of program a statement makes, and where its name stands in it, perhaps behind that of a database.
+pub(super) fn created(statement: &[u8]) -> Option<(&'static str, Range<usize>)> {
     const KINDS: [&str; 5] = ["PROCEDURE", "FUNCTION", "EVENT", "TRIGGER", "PACKAGE"];
     let token = |from: usize| -> Option<(usize, usize)> {
         let from = from + statement[from..].iter().position(|byte| !byte.is_ascii_whitespace())?;
@@ -314,7 +317,7 @@ fn created(statement: &[u8]) -> Option<(&'static str, &[u8])> {
         debug_assert_eq!(behind, dot + 1, "a dot is one byte");
         (_, end) = token(behind)?;
     }
-    Some((kind, &statement[begin..end]))
+    Some((kind, begin..end))
 }
 
 /// Returns whether this error says that a thing is there already.
@@ -335,6 +338,8 @@ fn what_is_lacking(number: u16) -> Option<&'static str> {
             "The table lies in a tablespace, which no snapshot holds: make it here first with CREATE TABLESPACE."
         }
         code::NO_MASTER_KEY => "The table is encrypted: this server needs a keyring before it can be made.",
+        code::NEEDS_SUPER => trial::NEEDS_SUPER,
+        code::UNSAFE_FUNCTION => trial::NEEDS_TRUST,
         code::UNKNOWN_ENGINE | code::NO_SUCH_PARSER => {
             "This server lacks a plugin of the source: install it, or leave the table out with --only."
         }
@@ -481,7 +486,8 @@ mod tests {
             ("CREATE PACKAGE k AS END", "PACKAGE", "k"),
             ("CREATE AGGREGATE FUNCTION a.b.c RETURNS INT", "FUNCTION", "a.b.c"),
         ] {
-            assert_eq!(created(statement.as_bytes()), Some((kind, name.as_bytes())), "{statement}");
+            let found = created(statement.as_bytes()).map(|(kind, at)| (kind, &statement[at]));
+            assert_eq!(found, Some((kind, name)), "{statement}");
         }
         for other in [
             "SET NAMES utf8",

@@ -70,6 +70,8 @@ pub(super) mod code {
     pub const PACKET_TOO_LARGE: u16 = 1153;
     pub const RESULT_TOO_LARGE: u16 = 1301;
     pub const NO_GRANT_FOR_ROUTINE: u16 = 1370;
+    pub const UNSAFE_FUNCTION: u16 = 1418;
+    pub const NEEDS_SUPER: u16 = 1419;
     pub const NO_SUCH_TRIGGER: u16 = 1360;
     pub const TABLE_CHANGED: u16 = 1412;
     pub const NO_SUCH_EVENT: u16 = 1539;

@@ -6,7 +6,7 @@
 //! | [`preflight`] | what a restore needs and what does not fit, before anything is touched |
 //! | [`target`], [`loaders`], [`load`], [`insert`], [`apply`], [`ledger`], [`orphans`] | writing |
 //! | [`choices`], [`rename`], [`gtid`] | what a person chose about it: other names, GTIDs |
-//! | [`swap`], [`ties`], [`kept`], [`patience`] | restored tables in the place of live ones |
+//! | [`swap`], [`ties`], [`kept`], [`trial`], [`patience`] | restored tables in the place of live ones |
 //! | [`part`] | ranges of keys of a table |
 //! | [`cross`] | what another product or version calls otherwise |
 //! | [`script`] | the same as one SQL script |
@@ -58,6 +58,7 @@ mod sql;
 mod swap;
 mod target;
 mod ties;
+mod trial;
 mod tsv;
 
 pub use self::{
