@@ -543,7 +543,7 @@ fn show_missing<'a>(missing: impl Iterator<Item = &'a Missing>) {
             (None, true) => source.clone(),
             (None, false) => format!("{source}: all of it"),
         };
-        let word = if *damaged { "MISSING" } else { "not in the snapshot:" };
+        let word = if *damaged { "MISSING" } else { "not restored:" };
         say(&format!("{word} {what}: {why}"));
     }
     if more > 0 {

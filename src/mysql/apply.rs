@@ -4,17 +4,20 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    ops::Range,
 };
 
 use futures_util::{TryStreamExt, stream};
 use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
-    conn::{Purpose, Server, code, number, text},
+    conn::{Server, code, number, text},
     ddl::{Parts, quoted_len},
     layout::{Layout, Place, SYSTEM, Wanted, parse_item},
     programs::create_table,
+    sessions::Sessions,
     sql::{Script, full, ident, literal},
+    trial,
 };
 use crate::error::{ExitCode, Failure, Result};
 
@@ -251,6 +254,7 @@ pub(super) async fn run_over(
             made.map_err(|error| refused(server, doing, error))?;
             continue;
         };
+        let name = &statement[name];
         let drop = [b"DROP ", kind.as_bytes(), b" ", name].concat();
         server.run(conn, drop, doing).await?;
         conn.query_drop(statement.as_slice()).await.map_err(|error| refused(server, doing, error))?;
@@ -269,8 +273,8 @@ fn refused(server: &Server, doing: &str, error: mysql_async::Error) -> Failure {
     }
 }
 
-/// Returns what kind of program a statement makes, and its name as it stands there, perhaps behind that of a database.
-fn created(statement: &[u8]) -> Option<(&'static str, &[u8])> {
+/// Returns what kind of program a statement makes, and where its name stands in it, perhaps behind that of a database.
+pub(super) fn created(statement: &[u8]) -> Option<(&'static str, Range<usize>)> {
     const KINDS: [&str; 5] = ["PROCEDURE", "FUNCTION", "EVENT", "TRIGGER", "PACKAGE"];
     let token = |from: usize| -> Option<(usize, usize)> {
         let from = from + statement[from..].iter().position(|byte| !byte.is_ascii_whitespace())?;
@@ -313,7 +317,7 @@ fn created(statement: &[u8]) -> Option<(&'static str, &[u8])> {
         debug_assert_eq!(behind, dot + 1, "a dot is one byte");
         (_, end) = token(behind)?;
     }
-    Some((kind, &statement[begin..end]))
+    Some((kind, begin..end))
 }
 
 /// Returns whether this error says that a thing is there already.
@@ -334,6 +338,8 @@ fn what_is_lacking(number: u16) -> Option<&'static str> {
             "The table lies in a tablespace, which no snapshot holds: make it here first with CREATE TABLESPACE."
         }
         code::NO_MASTER_KEY => "The table is encrypted: this server needs a keyring before it can be made.",
+        code::NEEDS_SUPER => trial::NEEDS_SUPER,
+        code::UNSAFE_FUNCTION => trial::NEEDS_TRUST,
         code::UNKNOWN_ENGINE | code::NO_SUCH_PARSER => {
             "This server lacks a plugin of the source: install it, or leave the table out with --only."
         }
@@ -357,9 +363,13 @@ pub(super) async fn finish_tables(
     counts: bool,
 ) -> Result<()> {
     let threads = server.config.threads.clamp(1, 64);
+    let sessions = Sessions::of(server);
     stream::iter(tables.iter().map(Ok))
-        .try_for_each_concurrent(threads, |table| finish_table(server, table, counts))
+        .try_for_each_concurrent(threads, |table| {
+            sessions.lend(async move |conn| finish_table(server, conn, table, counts).await)
+        })
         .await?;
+    sessions.end().await;
     for table in tables.iter().filter(|table| !table.parts.foreign_keys.is_empty()) {
         let doing = format!("add the foreign keys of `{}`", table.at);
         let parts = missing(server, conn, table).await?;
@@ -370,18 +380,15 @@ pub(super) async fn finish_tables(
     Ok(())
 }
 
-async fn finish_table(server: &Server, table: &Filled, counts: bool) -> Result<()> {
-    let mut conn = server.open(Purpose::WriteNames).await?;
-    build_indexes(server, &mut conn, table).await.map_err(|failure| {
+async fn finish_table(server: &Server, conn: &mut Conn, table: &Filled, counts: bool) -> Result<()> {
+    build_indexes(server, conn, table).await.map_err(|failure| {
         failure.hint(
             "All rows are in and stay there: when the reason is gone, `restore … --resume` builds the rest.",
         )
     })?;
     if counts {
-        count(server, &mut conn, table).await?;
+        count(server, conn, table).await?;
     }
-    // Told politely; a server that does not hear it will find out.
-    let _gone_anyway = conn.disconnect().await;
     Ok(())
 }
 
@@ -479,7 +486,8 @@ mod tests {
             ("CREATE PACKAGE k AS END", "PACKAGE", "k"),
             ("CREATE AGGREGATE FUNCTION a.b.c RETURNS INT", "FUNCTION", "a.b.c"),
         ] {
-            assert_eq!(created(statement.as_bytes()), Some((kind, name.as_bytes())), "{statement}");
+            let found = created(statement.as_bytes()).map(|(kind, at)| (kind, &statement[at]));
+            assert_eq!(found, Some((kind, name)), "{statement}");
         }
         for other in [
             "SET NAMES utf8",

@@ -56,6 +56,7 @@ pub(super) mod code {
     pub const READ_ONLY_TRANSACTION: u16 = 1792;
     pub const NO_PRIMARY_KEY: u16 = 3750;
     pub const DISK_FULL: u16 = 1021;
+    pub const BAD_KEY_FILE: u16 = 1034;
     pub const TABLE_FULL: u16 = 1114;
     pub const WRITE_FAILED: u16 = 3;
     pub const ERROR_ON_WRITE: u16 = 1026;
@@ -69,6 +70,8 @@ pub(super) mod code {
     pub const PACKET_TOO_LARGE: u16 = 1153;
     pub const RESULT_TOO_LARGE: u16 = 1301;
     pub const NO_GRANT_FOR_ROUTINE: u16 = 1370;
+    pub const UNSAFE_FUNCTION: u16 = 1418;
+    pub const NEEDS_SUPER: u16 = 1419;
     pub const NO_SUCH_TRIGGER: u16 = 1360;
     pub const TABLE_CHANGED: u16 = 1412;
     pub const NO_SUCH_EVENT: u16 = 1539;
@@ -523,6 +526,9 @@ fn obstacle(number: u16) -> Option<&'static str> {
             "The server is read-only. If it is no replica: SET GLOBAL super_read_only=OFF; SET GLOBAL read_only=OFF; \
              then run this again.",
         ),
+        code::BAD_KEY_FILE => {
+            Some("MariaDB says so also where its tmpdir fills up while it sorts an index: make room there.")
+        }
         code::NO_PRIMARY_KEY => Some(
             "The server wants a primary key in every table, and the account may not say otherwise: \
              SET GLOBAL sql_require_primary_key=OFF; or grant SESSION_VARIABLES_ADMIN.",
@@ -596,6 +602,14 @@ mod tests {
             ["`mysql`: the server at db:3307 refuses user `me`", "error 1045: Access denied"]
         );
         assert!(failure.hints()[0].contains("password"));
+    }
+
+    #[test]
+    fn an_index_that_found_no_room_to_be_sorted_in_is_told_from_a_broken_one() {
+        let config = toml::from_str("user = \"me\"").unwrap();
+        let server = Server::new(&SourceName::new("mysql").unwrap(), &config, true).unwrap();
+        let failure = server.failure("build the indexes", server_error(1034, "Incorrect key file"));
+        assert!(failure.hints()[0].contains("tmpdir"), "{:?}", failure.hints());
     }
 
     #[test]

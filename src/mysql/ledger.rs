@@ -233,9 +233,15 @@ impl Ledger {
         Ok(Some(standing))
     }
 
-    /// Begins to note, with the grants on routines that made room, and forgets what an earlier restore of the same
-    /// noted; returns whether the account may.
-    pub async fn begin(&self, server: &Server, conn: &mut Conn, grants: &BTreeSet<String>) -> Result<bool> {
+    /// Begins to note, with the databases that are written and the grants on routines that made room, and forgets what
+    /// an earlier restore of the same noted; returns whether the account may.
+    pub async fn begin(
+        &self,
+        server: &Server,
+        conn: &mut Conn,
+        databases: &BTreeSet<String>,
+        grants: &BTreeSet<String>,
+    ) -> Result<bool> {
         let table = |name: &str, columns: &str| {
             format!(
                 "CREATE TABLE IF NOT EXISTS {LEDGER}.{name} ({columns}) ENGINE=InnoDB DEFAULT CHARSET=binary"
@@ -261,21 +267,27 @@ impl Ledger {
                  KEY of_job (job)",
             ),
             table(
+                "written",
+                "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, of_database VARBINARY(300) NOT NULL, \
+                 KEY of_job (job)",
+            ),
+            table(
                 "job",
                 "id VARBINARY(64) PRIMARY KEY, accounts_begun BOOLEAN NOT NULL DEFAULT 0, \
                  began DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP",
             ),
-            format!("DELETE FROM {LEDGER}.job WHERE id = {job}"),
-            forget("done", &job),
-            forget("kept", &job),
-            forget("granted", &job),
         ];
+        steps.extend(forget_all(&job));
+        steps.extend(databases.iter().map(|db| {
+            let (hash, db) = (self.hash(db), hex(db));
+            format!("INSERT INTO {LEDGER}.written VALUES ({hash}, {job}, {db})")
+        }));
         steps.extend(grants.iter().map(|grant| {
             let (hash, grant) = (self.hash(grant), hex(grant));
             format!("INSERT INTO {LEDGER}.granted VALUES ({hash}, {job}, {grant})")
         }));
         steps.push(format!("INSERT INTO {LEDGER}.job (id) VALUES ({job})"));
-        self.alone(server, conn).await?;
+        alone(server, conn).await?;
         for step in steps {
             match conn.query_drop(step).await {
                 Ok(()) => {}
@@ -339,16 +351,13 @@ impl Ledger {
     /// Ends it: all is done. Returns how many restores are unfinished that nobody is at work on.
     pub async fn end(&self, server: &Server, conn: &mut Conn) -> Result<usize> {
         let doing = "end the ledger of restores";
-        self.alone(server, conn).await?;
+        alone(server, conn).await?;
         let mut left = 0;
         let jobs = jobs(server, conn).await?;
         if jobs.iter().all(|job| *job == self.job) {
             server.run(conn, format!("DROP DATABASE IF EXISTS {LEDGER}"), doing).await?;
         } else {
-            let own = hex(&self.job);
-            // The job goes first: without it the rest counts for nothing.
-            let job = format!("DELETE FROM {LEDGER}.job WHERE id = {own}");
-            for step in [job, forget("done", &own), forget("kept", &own), forget("granted", &own)] {
+            for step in forget_all(&hex(&self.job)) {
                 server.run(conn, step, doing).await?;
             }
             left = idle(server, conn, jobs.iter().filter(|job| **job != self.job)).await?;
@@ -357,19 +366,100 @@ impl Ledger {
         Ok(left)
     }
 
-    /// Waits until nobody else makes or removes the ledger.
-    async fn alone(&self, server: &Server, conn: &mut Conn) -> Result<()> {
-        if get_lock(server, conn, LEDGER, LEDGER_WAIT_SECONDS).await? {
-            return Ok(());
-        }
-        Err(Failure::new(ExitCode::Busy, format!("`{}`: another restore holds the ledger", server.name))
-            .hint("SHOW PROCESSLIST names the session that does not end."))
-    }
-
     /// Returns what a line is found by, as SQL: a path may be longer than a key.
     fn hash(&self, text: &str) -> String {
         format!("x'{}'", digest(&format!("{}\n{text}", self.job)))
     }
+}
+
+/// Waits until nobody else makes or removes the ledger.
+async fn alone(server: &Server, conn: &mut Conn) -> Result<()> {
+    if get_lock(server, conn, LEDGER, LEDGER_WAIT_SECONDS).await? {
+        return Ok(());
+    }
+    Err(Failure::new(ExitCode::Busy, format!("`{}`: another restore holds the ledger", server.name))
+        .hint("SHOW PROCESSLIST names the session that does not end."))
+}
+
+/// Makes a table of our own to try something with, and keeps the ledger from being made or removed meanwhile; `None`
+/// where the account may not.
+pub(super) async fn open_scratch(server: &Server, conn: &mut Conn) -> Result<Option<Place>> {
+    let table = Place { db: LEDGER.to_owned(), table: "scratch".to_owned() };
+    alone(server, conn).await?;
+    let steps = [
+        format!("CREATE DATABASE IF NOT EXISTS {LEDGER}"),
+        format!("CREATE TABLE IF NOT EXISTS {} (n INT PRIMARY KEY)", table.sql()),
+    ];
+    for step in steps {
+        match conn.query_drop(step).await {
+            Ok(()) => {}
+            Err(error) if number(&error).is_some_and(is_denied) => {
+                close_scratch(server, conn).await?;
+                return Ok(None);
+            }
+            Err(error) => return Err(server.failure("make a table to try things with", error)),
+        }
+    }
+    Ok(Some(table))
+}
+
+/// Removes what [`open_scratch`] made: the ledger too, where nobody notes in it.
+pub(super) async fn close_scratch(server: &Server, conn: &mut Conn) -> Result<()> {
+    drop_unused(server, conn).await?;
+    release(server, conn).await
+}
+
+/// Drops a ledger without jobs, which is none.
+async fn drop_unused(server: &Server, conn: &mut Conn) -> Result<()> {
+    if !jobs(server, conn).await?.is_empty() {
+        return Ok(());
+    }
+    match conn.query_drop(format!("DROP DATABASE IF EXISTS {LEDGER}")).await {
+        Err(error) if !number(&error).is_some_and(is_denied) => {
+            Err(server.failure("remove the ledger of restores", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Ends the notes of other restores into these databases, which the caller has locked and changes now: who went on with
+/// one would take tables for its own that are not. Returns how many there were.
+pub(super) async fn end_others(
+    server: &Server,
+    conn: &mut Conn,
+    own: Option<&str>,
+    databases: &BTreeSet<String>,
+) -> Result<usize> {
+    let doing = "end the notes of interrupted restores";
+    if databases.is_empty() || jobs(server, conn).await?.is_empty() {
+        return Ok(0);
+    }
+    alone(server, conn).await?;
+    let list = databases.iter().map(|db| hex(db)).collect::<Vec<_>>().join(", ");
+    let sql = format!(
+        "SELECT DISTINCT written.job FROM {LEDGER}.written JOIN {LEDGER}.job ON job.id = written.job \
+         WHERE written.of_database IN ({list}) AND job.id <> {}",
+        hex(own.unwrap_or_default())
+    );
+    let rows: Vec<mysql_async::Row> = match conn.query(sql).await {
+        Ok(rows) => rows,
+        // Notes of a version that did not tell the databases.
+        Err(error) if number(&error) == Some(code::NO_SUCH_TABLE) => Vec::new(),
+        Err(error) => return Err(server.failure(doing, error)),
+    };
+    let others: BTreeSet<String> = rows.iter().filter_map(|row| text(row, 0)).collect();
+    for step in others.iter().flat_map(|job| forget_all(&hex(job))) {
+        server.run(conn, step, doing).await?;
+    }
+    drop_unused(server, conn).await?;
+    release(server, conn).await?;
+    Ok(others.len())
+}
+
+/// Returns the statements that forget a job. The job goes first: without it the rest counts for nothing.
+fn forget_all(job: &str) -> Vec<String> {
+    let of_job = ["done", "kept", "granted", "written"].map(|table| forget(table, job));
+    [format!("DELETE FROM {LEDGER}.job WHERE id = {job}")].into_iter().chain(of_job).collect()
 }
 
 /// Returns the statement that forgets what a job noted. By its index: who walks the whole table waits for the lines of

@@ -6,13 +6,13 @@
 //! | [`preflight`] | what a restore needs and what does not fit, before anything is touched |
 //! | [`target`], [`loaders`], [`load`], [`insert`], [`apply`], [`ledger`], [`orphans`] | writing |
 //! | [`choices`], [`rename`], [`gtid`] | what a person chose about it: other names, GTIDs |
-//! | [`swap`], [`ties`], [`kept`], [`patience`] | restored tables in the place of live ones |
+//! | [`swap`], [`ties`], [`kept`], [`trial`], [`patience`] | restored tables in the place of live ones |
 //! | [`part`] | ranges of keys of a table |
 //! | [`cross`] | what another product or version calls otherwise |
 //! | [`script`] | the same as one SQL script |
 //! | [`accounts`], [`former`], [`grants`] | users, roles and grants, both ways; what is replaced and given again |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
-//! | [`conn`] | sessions and errors |
+//! | [`conn`], [`sessions`] | sessions and errors |
 //! | [`examine`] | whether a server can be backed up |
 //! | [`ask`](mod@ask) | one question of a drill |
 //! | [`compare`] | whether two readings hold the same, and which rows and programs differ |
@@ -51,12 +51,14 @@ mod range;
 mod rename;
 mod rows;
 mod script;
+mod sessions;
 mod snapshot;
 mod source;
 mod sql;
 mod swap;
 mod target;
 mod ties;
+mod trial;
 mod tsv;
 
 pub use self::{

@@ -13,8 +13,9 @@ use mysql_async::Conn;
 
 use super::{
     apply::Filled,
-    conn::{Purpose, Server, text},
+    conn::{Server, text},
     layout::Place,
+    sessions::Sessions,
     sql::{ident, literal},
 };
 use crate::{error::Result, plain::grouped};
@@ -74,11 +75,14 @@ pub(super) async fn find(server: &Server, conn: &mut Conn, tables: &[Filled]) ->
     let of_ours = |key: &ForeignKey| keys.contains_key(&key.child) || keys.contains_key(&key.parent);
     let wanted: Vec<ForeignKey> = all.into_iter().filter(of_ours).collect();
     let threads = server.config.threads.clamp(1, 64);
-    let mut asking = Vec::new();
+    let (sessions, mut asking) = (Sessions::of(server), Vec::new());
     for key in &wanted {
-        asking.push(of_one(server, key, keys.get(&key.child).copied().unwrap_or_default()).boxed());
+        let child_key = keys.get(&key.child).copied().unwrap_or_default();
+        let one = async move |conn: &mut Conn| of_one(server, conn, key, child_key).await;
+        asking.push(sessions.lend(one).boxed());
     }
     let found: Vec<Option<Orphans>> = stream::iter(asking).buffered(threads).try_collect().await?;
+    sessions.end().await;
     Ok(found.into_iter().flatten().collect())
 }
 
@@ -116,12 +120,16 @@ pub(super) async fn foreign_keys(
     Ok(keys)
 }
 
-async fn of_one(server: &Server, key: &ForeignKey, child_key: &[String]) -> Result<Option<Orphans>> {
-    let mut conn = server.open(Purpose::WriteNames).await?;
+async fn of_one(
+    server: &Server,
+    conn: &mut Conn,
+    key: &ForeignKey,
+    child_key: &[String],
+) -> Result<Option<Orphans>> {
     let doing = format!("look for rows of `{}` that refer to nothing", key.child);
-    let parent_is_there = is_there(server, &mut conn, &key.parent).await?;
+    let parent_is_there = is_there(server, conn, &key.parent).await?;
     let sql = key.select("COUNT(*)", parent_is_there);
-    let rows = server.rows(&mut conn, &sql, &doing).await?;
+    let rows = server.rows(conn, &sql, &doing).await?;
     let count: u64 = rows.first().and_then(|row| text(row, 0)).and_then(|n| n.parse().ok()).unwrap_or(0);
     let mut named = Vec::new();
     if count > 0 {
@@ -130,7 +138,7 @@ async fn of_one(server: &Server, key: &ForeignKey, child_key: &[String]) -> Resu
             if child_key.is_empty() { own } else { child_key.iter().map(String::as_str).collect() };
         let list: Vec<String> = told.iter().map(|column| format!("c.{}", ident(column))).collect();
         let sql = format!("{} LIMIT {NAMED_MAX}", key.select(&list.join(", "), parent_is_there));
-        for row in server.rows(&mut conn, &sql, &doing).await? {
+        for row in server.rows(conn, &sql, &doing).await? {
             let fields = told.iter().enumerate().map(|(at, column)| {
                 let value: String = text(&row, at).unwrap_or_default().chars().take(SHOWN_CHARS).collect();
                 format!("{column}={}", value.escape_debug())
@@ -138,8 +146,6 @@ async fn of_one(server: &Server, key: &ForeignKey, child_key: &[String]) -> Resu
             named.push(fields.collect::<Vec<_>>().join(" "));
         }
     }
-    // Told politely; a server that does not hear it will find out.
-    let _gone_anyway = conn.disconnect().await;
     Ok((count > 0).then(|| Orphans { rows: count, line: key.line(count, &named) }))
 }
 

@@ -9,6 +9,7 @@ use mysql_async::Conn;
 
 use super::{
     accounts::{self, parts},
+    apply,
     choices::AccountsRule,
     conn::{Flavor, Purpose, Server, text},
     cross::Dialect,
@@ -17,6 +18,7 @@ use super::{
     layout::{ACCOUNTS, Place},
     part,
     sql::{Script, account, ident, literal},
+    trial::{self, Programs},
 };
 use crate::{
     error::Result,
@@ -78,13 +80,13 @@ pub(super) fn unfit_accounts(
     unfit.collect()
 }
 
-/// Looks what restoring `coming` needs and what of it does not fit.
+/// Looks what restoring `coming` needs and what of it does not fit; returns also the programs that are among it.
 pub(super) async fn look(
     server: &Server,
     options: &WriteOptions,
     rule: AccountsRule,
     coming: &mut dyn Coming,
-) -> Result<Preflight> {
+) -> Result<(Preflight, Programs)> {
     let mut conn = server.open(Purpose::WriteNames).await?;
     let (dialect, _) = Dialect::of(server, &mut conn, &options.fit.collations).await?;
     // Who may not read the accounts is told nothing of them.
@@ -117,11 +119,12 @@ pub(super) async fn look(
     found.room = asking.room().await?;
     asking.settings().await?;
     asking.privileges(options.replace).await?;
+    asking.programs().await?;
     asking.definers().await?;
     let mut remarks = asking.remarks;
     remarks.extend(seen.remarks());
     found.remarks = remarks.into_iter().collect();
-    Ok(found)
+    Ok((found, seen.programs))
 }
 
 /// What was seen of the entries.
@@ -138,6 +141,11 @@ struct Seen {
     indexes_of: BTreeMap<Place, u64>,
     keyless: BTreeSet<String>,
     definers: BTreeSet<String>,
+    /// What may be refused for the sake of the binlog.
+    programs: Programs,
+    has_functions: bool,
+    /// Functions that do not say what they read.
+    unclear: BTreeSet<String>,
     accounts: BTreeSet<String>,
     /// Accounts of the server that stay as they are.
     kept: BTreeSet<String>,
@@ -191,12 +199,21 @@ impl Seen {
             return;
         }
         for statement in &script.statements {
-            self.definers.extend(definer(&String::from_utf8_lossy(statement)));
+            let text = String::from_utf8_lossy(statement);
+            self.definers.extend(definer(&text));
+            if let Some(("FUNCTION", at)) = apply::created(statement).filter(|_| kind == "routines") {
+                self.has_functions = true;
+                if !trial::says_what_it_reads(&text) {
+                    let name = String::from_utf8_lossy(&statement[at]);
+                    self.unclear.insert(format!("function {name} of {}", meta.item));
+                }
+            }
         }
         if kind == "table" {
             self.note_table(meta, &script);
         }
         let fitted = dialect.fit_script(meta, &mut script);
+        self.programs.note(kind, &script);
         let what = name(meta);
         fitted.mapped.into_iter().for_each(|why| self.note(Weight::Mapped, what.clone(), why));
         // A table of rows that are kept elsewhere is left out where it cannot be made, and told.
@@ -256,7 +273,7 @@ fn listed(names: &BTreeSet<String>) -> String {
 }
 
 /// Returns the account that a program runs as: of ``… DEFINER=`u`@`h` …``.
-fn definer(statement: &str) -> Option<String> {
+pub(super) fn definer(statement: &str) -> Option<String> {
     let head = statement.strip_prefix("CREATE ")?;
     let at = head.find("DEFINER=`").filter(|at| !head[..*at].contains(['(', '\'', '`']))?;
     let rest = &head[at + "DEFINER=".len()..];
@@ -395,9 +412,7 @@ impl Asking<'_> {
         if has(ACCOUNTS) && !grants.globally("CREATE USER") {
             missing.push("CREATE USER");
         }
-        let me = self.one("SELECT CURRENT_USER()").await?;
-        let (user, host) = me.rsplit_once('@').unwrap_or((&me, "%"));
-        let me = account(user, host);
+        let me = self.me().await?;
         let others = self.seen.definers.iter().any(|definer| *definer != me);
         let for_others = ["SET_ANY_DEFINER", "SET_USER_ID", "SET USER", "SUPER"];
         if others && !for_others.iter().any(|one| grants.globally(one)) {
@@ -406,16 +421,45 @@ impl Asking<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        // A role may give what is missing; not every server shows what roles give.
-        let role = self.one("SELECT CURRENT_ROLE()").await.unwrap_or_default();
-        let is_sure = matches!(role.as_str(), "" | "NONE");
-        let weight = if is_sure { Weight::Blocks } else { Weight::Note };
         let list = missing.join(", ");
+        let weight = self.weight_of_lacking().await;
         self.remark(
             weight,
             &format!("account {me}"),
             format!("it lacks {list}: GRANT {list} ON *.* TO {me};"),
         );
+        Ok(())
+    }
+
+    /// Returns the account that the session is of, as SQL names it.
+    async fn me(&mut self) -> Result<String> {
+        let me = self.one("SELECT CURRENT_USER()").await?;
+        let (user, host) = me.rsplit_once('@').unwrap_or((&me, "%"));
+        Ok(account(user, host))
+    }
+
+    /// A role may give what is missing; not every server shows what roles give.
+    async fn weight_of_lacking(&mut self) -> Weight {
+        let role = self.one("SELECT CURRENT_ROLE()").await.unwrap_or_default();
+        if matches!(role.as_str(), "" | "NONE") { Weight::Blocks } else { Weight::Note }
+    }
+
+    /// Says whether a binlog keeps functions and triggers from being made.
+    async fn programs(&mut self) -> Result<()> {
+        let has_some = self.seen.has_functions || self.seen.kinds.contains("triggers");
+        let settings = self.settings_of("GLOBAL", &["log_bin", "log_bin_trust_function_creators"]).await?;
+        let is_on = |name: &str| settings.get(name).is_some_and(|value| value == "ON" || value == "1");
+        if !has_some || !is_on("log_bin") || is_on("log_bin_trust_function_creators") {
+            return Ok(());
+        }
+        if !self.seen.unclear.is_empty() {
+            self.remark(Weight::Blocks, &listed(&self.seen.unclear), trial::NEEDS_TRUST);
+        }
+        if !Grants::of(self.server, &mut self.conn).await?.globally("SUPER") {
+            let what = format!("account {}", self.me().await?);
+            let weight = self.weight_of_lacking().await;
+            self.remark(weight, &what, trial::NEEDS_SUPER);
+        }
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     accounts,
-    conn::{PACKET_BYTES_MAX, Server},
+    conn::{PACKET_BYTES_MAX, Server, text},
     engines,
     layout::{
         ACCOUNTS, Database, Layout, Place, TableKind, Wanted, database_item, databases, layouts, table_item,
@@ -25,7 +25,7 @@ use super::{
     rename::Renames,
     rows::{self, Table},
     snapshot::Snapshot,
-    sql::Script,
+    sql::{Script, literal},
 };
 use crate::{
     clock::Ground,
@@ -321,7 +321,8 @@ impl Reading<'_> {
     /// programs are kept as they are written.
     async fn rows(&mut self) -> FlowResult<BTreeMap<Place, u64>> {
         let workers = std::mem::take(&mut self.snapshot.workers);
-        let tables = by_size(self.server, &mut self.snapshot, &self.content.tables).await?;
+        let databases = &self.content.databases;
+        let tables = by_size(self.server, &mut self.snapshot, databases, &self.content.tables).await?;
         let as_they_are = "SET SESSION character_set_results=binary";
         self.server.run(&mut self.snapshot.names, as_they_are, "prepare its session").await?;
         let names = &mut self.snapshot.names;
@@ -409,17 +410,26 @@ async fn send_layout(at: &Place, layout: &Layout, sink: &EntrySink) -> FlowResul
     sink.put(table_meta("layout", at, Stage::Schema, "table.json")?, format!("{text}\n")).await
 }
 
-/// Returns the tables, those first that the server believes to be the largest.
-async fn by_size(server: &Server, snapshot: &mut Snapshot, tables: &[Arc<Table>]) -> Result<Vec<Arc<Table>>> {
-    let sql = "SELECT table_schema, table_name, data_length FROM information_schema.tables";
-    let rows = server.rows(&mut snapshot.names, sql, "ask the tables' sizes").await?;
-    let sizes: BTreeMap<Place, u64> = rows
-        .iter()
-        .filter_map(|row| {
-            let at = Place { db: super::conn::text(row, 0)?, table: super::conn::text(row, 1)? };
-            Some((at, super::conn::text(row, 2)?.parse().ok()?))
-        })
-        .collect();
+/// Returns the tables, those first that the server believes to be the largest. Database by database: to tell a size a
+/// server opens the table.
+async fn by_size(
+    server: &Server,
+    snapshot: &mut Snapshot,
+    databases: &[Database],
+    tables: &[Arc<Table>],
+) -> Result<Vec<Arc<Table>>> {
+    let mut sizes: BTreeMap<Place, u64> = BTreeMap::new();
+    for db in databases {
+        let sql = format!(
+            "SELECT table_schema, table_name, data_length FROM information_schema.tables WHERE table_schema = {}",
+            literal(&db.name)
+        );
+        let rows = server.rows(&mut snapshot.names, &sql, "ask the tables' sizes").await?;
+        sizes.extend(rows.iter().filter_map(|row| {
+            let at = Place { db: text(row, 0)?, table: text(row, 1)? };
+            Some((at, text(row, 2)?.parse().ok()?))
+        }));
+    }
     let mut sorted = tables.to_vec();
     sorted.sort_by_key(|table| std::cmp::Reverse(sizes.get(&table.at).copied().unwrap_or_default()));
     Ok(sorted)

@@ -1,8 +1,9 @@
 //! Puts restored tables in the place of those that are there: [`Exchange`].
 //!
 //! *Order.* The tables were restored beside and compared. Bring back what an exchange that died took away. Read what
-//! stands there and keep the text of its programs, foreign keys and grants beside it ([`kept`]); drop the triggers of
-//! the old tables, as no server moves a table with triggers, and views that have the name of a table that comes; one
+//! stands there and keep the text of its programs, foreign keys and grants beside it ([`kept`]); prove that programs
+//! can be made, those that come and those that an error would bring back ([`Programs`]); drop the triggers of the old
+//! tables, as no server moves a table with triggers, and views that have the name of a table that comes; one
 //! `RENAME TABLE` moves the old tables away and the new ones in; foreign keys of tables that stay are made anew, as
 //! they follow the old parent; the programs of the snapshot take the place of the old ones, and grants on single
 //! routines, which go with the old ones, are given again.
@@ -33,6 +34,7 @@ use super::{
     sql::{Script, ident, literal},
     target::{attr, place},
     ties::{Tie, Ties, untie},
+    trial::{Author, Programs},
 };
 use crate::{
     error::{ExitCode, Failure, Result},
@@ -336,6 +338,16 @@ impl Exchange {
         Ok(())
     }
 
+    /// Proves that the programs that go could be made again, and that those that come can be made.
+    async fn prove_programs(&self, held: &Held, old: &Old) -> Result<()> {
+        let mut programs = Programs::by(Author::TheirOwn);
+        for (meta, script) in held.programs.iter().chain(&old.programs) {
+            programs.note(meta.text("kind").unwrap_or_default(), script);
+        }
+        let Some(was) = self.was_databases(held).into_iter().next() else { return Ok(()) };
+        programs.prove(&self.server, &Place { db: was, table: KEPT.to_owned() }).await
+    }
+
     async fn exchange(
         &self,
         conn: &mut Conn,
@@ -345,6 +357,7 @@ impl Exchange {
     ) -> Result<Vec<String>> {
         let server = &self.server;
         self.keep(conn, held, old).await?;
+        self.prove_programs(held, old).await?;
         for db in databases_of(held) {
             let sql = format!("CREATE DATABASE IF NOT EXISTS {}", ident(&db));
             server.run(conn, sql, &format!("make database `{db}`")).await?;

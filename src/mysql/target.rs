@@ -41,6 +41,7 @@ use super::{
     rename::{self, Renamed, Renames},
     sql::{Script, ident},
     swap::{self, Exchange, Held},
+    trial::Programs,
 };
 use crate::{
     clock::Ground,
@@ -67,6 +68,8 @@ pub struct MysqlTarget {
     /// The names that [`Target::inspect`] found.
     renames: Renames,
     held: swap::Shared,
+    /// The programs that [`Target::preflight`] saw.
+    coming: Programs,
     /// The pieces that [`Target::done`] told: the stream comes without them.
     told: BTreeSet<EntryPath>,
     /// The sessions of this restore, also of its attempts before.
@@ -79,7 +82,8 @@ impl MysqlTarget {
         let (choices, renames) = (Choices::default(), Renames::default());
         let (held, told) = (swap::Shared::default(), BTreeSet::new());
         let opened = Arc::new(Opened::new(ground.hex(16)));
-        Self { name, config, monitor, choices, renames, held, told, opened }
+        let coming = Programs::default();
+        Self { name, config, monitor, choices, renames, held, coming, told, opened }
     }
 
     /// Does as was chosen.
@@ -148,7 +152,10 @@ impl Target for MysqlTarget {
     async fn preflight(&mut self, options: &WriteOptions, coming: &mut dyn Coming) -> Result<Preflight> {
         let server = self.server()?;
         let mut coming = Renamed { coming, renames: &self.renames };
-        preflight::look(&server, options, self.choices.accounts(), &mut coming).await
+        let (found, programs) =
+            preflight::look(&server, options, self.choices.accounts(), &mut coming).await?;
+        self.coming = programs;
+        Ok(found)
     }
 
     async fn write(self: Box<Self>, options: WriteOptions, mut entries: EntryStream) -> FlowResult<Tally> {
@@ -176,6 +183,7 @@ impl Target for MysqlTarget {
             ledger,
             standing: standing.unwrap_or_default(),
             tables: BTreeMap::new(),
+            coming: self.coming,
             after: Vec::new(),
             databases: BTreeSet::new(),
             lacking: BTreeSet::new(),
@@ -189,6 +197,7 @@ impl Target for MysqlTarget {
             Ok(loaded) => loaded,
             Err(error) => {
                 writing.leave_scratch().await;
+                writing.leave_ledger().await;
                 return Err(error);
             }
         };
@@ -230,6 +239,8 @@ struct Writing<'a> {
     /// What was done before this restore was interrupted.
     standing: Standing,
     tables: BTreeMap<Place, Loading>,
+    /// The programs that will come, as far as they are known.
+    coming: Programs,
     after: Vec<(EntryMeta, Script)>,
     /// Databases that were made.
     databases: BTreeSet<String>,
@@ -486,6 +497,15 @@ impl Writing<'_> {
         let back = self.renames.back();
         self.tally.without = self.unfit.iter().map(|item| back.item(item)).collect();
         Ok((self.tally, self.held))
+    }
+
+    /// Forgets what was noted of a restore that has made nothing: there is nothing to go on with.
+    async fn leave_ledger(&mut self) {
+        let has_begun = self.server.resumes || !self.databases.is_empty();
+        if let Some(ledger) = self.ledger.as_ref().filter(|_| !has_begun) {
+            // What cannot be forgotten now, the next restore of the same forgets.
+            let _or_later = ledger.end(self.server, &mut self.names).await;
+        }
     }
 
     async fn end_ledger(&mut self) -> Result<()> {

@@ -28,6 +28,7 @@ crate::on_both!(
     a_table_that_is_another_one_is_not_continued,
     rows_that_an_index_refuses_stay_and_the_way_on_is_told,
     a_target_with_settings_of_its_own_is_written_all_the_same,
+    an_interrupted_restore_is_not_continued_over_another_one,
 );
 
 /// Rows of a table, and pieces that they are cut into.
@@ -501,4 +502,39 @@ async fn a_target_with_settings_of_its_own_is_written_all_the_same(product: Prod
         server.run(["SET GLOBAL super_read_only=OFF"]).await;
     }
     restore.check(&server, db).await;
+}
+
+/// Returns whether the server has notes of this job.
+async fn is_noted(config: &MysqlConfig, job: &str) -> bool {
+    let state = target(config).inspect(&[]).await.expect("the target is looked at");
+    state.unfinished.iter().any(|one| one == job)
+}
+
+async fn an_interrupted_restore_is_not_continued_over_another_one(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("resume_over");
+    let config = sample(&server, db).await;
+    let recorded = Recorded::read(&config).await;
+    let (first, second) = (format!("{:064x}", std::process::id()), format!("{:064x}", !0_u64));
+    let noting =
+        |job: &str| WriteOptions { replace: true, job: Some(job.to_owned()), ..WriteOptions::default() };
+    // One that notes what it does, and one that does not.
+    for other in [noting(&second), WriteOptions { job: None, ..noting("") }] {
+        recorded.write_cut(&config, noting(&first)).await.expect_err("the stream breaks off");
+        assert!(is_noted(&config, &first).await, "it could be continued");
+        let tally = recorded.write(&config, other).await.expect("the other one works");
+        assert!(tally.notes.iter().any(|note| note.contains("cannot be continued")), "{:?}", tally.notes);
+        assert!(!is_noted(&config, &first).await && !is_noted(&config, &second).await);
+    }
+    // One that ends before it has made anything leaves nothing to go on with.
+    let (sink, stream) = channel(STREAM_DEPTH);
+    let send = async {
+        sink.announce(recorded.inventory.clone()).await?;
+        drop(sink);
+        FlowResult::Ok(())
+    };
+    let (sent, written) = tokio::join!(send, target(&config).write(noting(&first), stream));
+    settle(sent, written).expect_err("nothing came");
+    assert!(!is_noted(&config, &first).await);
+    server.run([format!("DROP DATABASE IF EXISTS {db}")]).await;
 }

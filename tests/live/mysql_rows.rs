@@ -97,6 +97,11 @@ impl Recorded {
 
     /// Asks this target what it says of what `options` select.
     pub async fn preflight_of(&self, mut target: Box<dyn Target>, options: WriteOptions) -> Preflight {
+        self.preflight_with(&mut *target, &options).await
+    }
+
+    /// Asks this target, which may be written after it.
+    pub async fn preflight_with(&self, target: &mut dyn Target, options: &WriteOptions) -> Preflight {
         let only = &options.only;
         let wanted =
             self.entries.iter().filter(|(meta, _, trailer)| only.wants(meta) && only.may_hold(meta, trailer));
@@ -109,7 +114,7 @@ impl Recorded {
             })
             .collect();
         let mut replay = Replay(entries.into_iter());
-        target.preflight(&options, &mut replay).await.unwrap_or_else(|failure| panic!("{failure:?}"))
+        target.preflight(options, &mut replay).await.unwrap_or_else(|failure| panic!("{failure:?}"))
     }
 
     /// Changes the text of one entry.

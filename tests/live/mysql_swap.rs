@@ -144,7 +144,7 @@ impl Scene {
     }
 
     /// Checks that the live database is as [`Self::new`] left it.
-    async fn is_untouched(&self) {
+    pub async fn is_untouched(&self) {
         assert_eq!(self.ask("SELECT GROUP_CONCAT(name) FROM {db}.users").await, "live,live");
         assert_eq!(self.tables("").await, "extra,files,log,users");
         assert_eq!(self.programs().await, "e,extra_view,live,names,q");
@@ -307,7 +307,7 @@ async fn user_of_a_function(scene: &Scene) -> mysql_async::Conn {
 async fn waiting(scene: &Scene) -> String {
     let sql = format!(
         "SELECT CONCAT(COALESCE(MAX(id), 0)) FROM information_schema.processlist \
-         WHERE info LIKE 'DROP FUNCTION%{}%' AND id <> CONNECTION_ID()",
+         WHERE info LIKE 'DROP FUNCTION%`{}`.%' AND id <> CONNECTION_ID()",
         scene.db
     );
     loop {

@@ -155,6 +155,12 @@ impl Writing<'_> {
         Ok(script)
     }
 
+    /// Returns whether a program that fails so is left out when its time comes.
+    pub(super) fn is_left_out(&self, failure: &Failure) -> bool {
+        let may_lack = self.options.fit.leave_out || !self.lacking.is_empty();
+        may_lack && number_of(failure).is_some_and(is_unknown_here)
+    }
+
     /// Leaves out what the server does not know or cannot hold, where the person said so; and what needs something that
     /// did not come, where something did not. All else that fails is an error: a full disk says nothing of a view.
     pub(super) fn or_left_out(&mut self, what: &str, done: Result<()>) -> Result<()> {

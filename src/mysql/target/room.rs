@@ -2,7 +2,8 @@
 //!
 //! A database that comes whole is dropped, and with it what was made since the backup. It is not dropped where that
 //! would take along what nothing replaces: tables that the policy leaves out of every backup, and whatever the stream
-//! has not whole. Then things go one by one, and a program goes when its like is about to be made. A server forgets the
+//! has not whole. Then things go one by one, and a program goes when its like is about to be made. Before anything goes,
+//! it is proven that functions and triggers can be made. A server forgets the
 //! grants on a routine that goes so: they are read before, noted in the ledger, and given again.
 
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ use super::{
         conn::text,
         grants,
         layout::{LEDGER, Place, parse_item, table_item},
-        part,
+        ledger, part,
         sql::literal,
     },
     Writing,
@@ -79,14 +80,50 @@ impl Writing<'_> {
         }
         let emptied = found.iter().filter_map(apply::Obstacle::emptied).map(str::to_owned).collect();
         self.keep_grants(emptied).await?;
+        self.prove_programs(!found.is_empty()).await?;
+        let databases = items.iter().filter_map(|item| parse_item(item)).map(|(db, _)| db);
+        let databases = databases.chain(self.parts.keys().map(|at| at.db.clone())).collect();
+        self.end_others(&databases).await?;
         apply::remove(self.server, &mut self.names, &found).await?;
         if let Some(ledger) = &self.ledger
-            && !ledger.begin(self.server, &mut self.names, &self.standing.grants).await?
+            && !ledger.begin(self.server, &mut self.names, &databases, &self.standing.grants).await?
         {
             let what =
                 format!("the account may not make database {LEDGER}: an interrupted restore begins anew");
             monitor.warn(Some(&self.server.name), what, Some(&self.server.grant_hint()));
             self.ledger = None;
+        }
+        Ok(())
+    }
+
+    /// Proves that the programs that come can be made before anything goes for them. Those that wait for an exchange are
+    /// proven by it.
+    async fn prove_programs(&mut self, removes: bool) -> Result<()> {
+        let replaces = self.options.replace && !self.lacking.is_empty();
+        if !self.coming.have_some() || self.held.is_some() || !(removes || replaces) {
+            return Ok(());
+        }
+        let (server, names) = (self.server, &mut self.names);
+        // An account that may make no database of ours was judged by its grants.
+        let Some(table) = ledger::open_scratch(server, names).await? else { return Ok(()) };
+        let proven = self.coming.prove(server, &table).await;
+        ledger::close_scratch(server, names).await?;
+        match proven {
+            Err(failure) if self.is_left_out(&failure) => Ok(()),
+            Err(failure) => {
+                Err(failure.hint("It was tried before anything is removed: nothing was touched."))
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Ends the notes of interrupted restores into these databases: what they have made is removed or changed now.
+    async fn end_others(&mut self, databases: &BTreeSet<String>) -> Result<()> {
+        let own = self.options.job.as_deref();
+        let ended = ledger::end_others(self.server, &mut self.names, own, databases).await?;
+        if ended > 0 {
+            let note = "an interrupted restore into the same databases cannot be continued any more";
+            self.tally.notes.push(note.to_owned());
         }
         Ok(())
     }

@@ -1,0 +1,223 @@
+//! Proves that programs can be made before others go for them: [`Programs`].
+//!
+//! A server with a binlog takes functions and triggers from an account with SUPER only, and from nobody a function that
+//! does not say what it reads, unless `log_bin_trust_function_creators` is on (errors 1419 and 1418). Who drops a
+//! function first may neither make the new one then nor the old one again. So each is made on trial, by another name
+//! and in a database of lifeboat's own, where it does nothing, and dropped again.
+//!
+//! *Order.* A trigger, then function by function, each in the session that its script makes.
+//!
+//! *Crash.* One program on trial stays at most, in a database that goes with the restore or the exchange; the next
+//! trial there begins by dropping it.
+
+use std::collections::BTreeSet;
+
+use mysql_async::Conn;
+
+use super::{
+    apply::{self, created},
+    conn::{Purpose, Server},
+    layout::Place,
+    preflight::definer,
+    sql::{Script, full, ident},
+};
+use crate::error::Result;
+
+/// What a program is called on trial.
+const NAME: &str = "lifeboat_trial";
+
+/// What to do about a server that takes no programs from us.
+pub(super) const NEEDS_SUPER: &str = "The server has a binlog, and takes functions and triggers from an account with SUPER only, also with \
+     --binlog off: SET GLOBAL log_bin_trust_function_creators=1; there, or GRANT SUPER ON *.* to the account.";
+/// What to do about a server that does not take such a function from anybody.
+pub(super) const NEEDS_TRUST: &str = "The server has a binlog, and takes no function that says neither DETERMINISTIC nor NO SQL nor READS SQL DATA: \
+     SET GLOBAL log_bin_trust_function_creators=1; there.";
+
+/// Whose programs they are on trial.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Author {
+    /// The account's: those that they will run as may be restored later.
+    #[default]
+    Ourselves,
+    /// That which they will run as.
+    TheirOwn,
+}
+
+/// Programs that will be made.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Programs {
+    author: Author,
+    /// Scripts of routines.
+    routines: Vec<Script>,
+    /// The accounts that triggers run as, as ` DEFINER=…` or nothing.
+    triggers: BTreeSet<String>,
+}
+
+impl Programs {
+    /// Begins with none.
+    pub fn by(author: Author) -> Self {
+        Self { author, ..Self::default() }
+    }
+
+    /// Adds those of an entry's script.
+    pub fn note(&mut self, kind: &str, script: &Script) {
+        match kind {
+            "routines" => self.routines.push(script.clone()),
+            "triggers" => {
+                let statements = script.statements.iter();
+                let triggers = statements.filter(|one| matches!(created(one), Some(("TRIGGER", _))));
+                self.triggers.extend(triggers.map(|one| {
+                    match self.author {
+                        Author::Ourselves => String::new(),
+                        Author::TheirOwn => definer(&String::from_utf8_lossy(one))
+                            .map(|account| format!(" DEFINER={account}"))
+                            .unwrap_or_default(),
+                    }
+                }));
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns whether there is one that a server may refuse.
+    pub fn have_some(&self) -> bool {
+        !(self.routines.is_empty() && self.triggers.is_empty())
+    }
+
+    /// Makes each on trial in the database of `table`, a table of lifeboat's own, and fails where the server does not
+    /// take one.
+    pub async fn prove(&self, server: &Server, table: &Place) -> Result<()> {
+        if !self.have_some() {
+            return Ok(());
+        }
+        // The scripts change their session in every way.
+        let mut conn = server.open(Purpose::WriteNames).await?;
+        let doing = "make programs on trial";
+        server.run(&mut conn, format!("USE {}", ident(&table.db)), doing).await?;
+        for definer in &self.triggers {
+            let (name, on) = (full(&table.db, NAME), table.sql());
+            let create =
+                format!("CREATE{definer} TRIGGER {name} BEFORE INSERT ON {on} FOR EACH ROW SET @lifeboat=1");
+            try_one(server, &mut conn, ("TRIGGER", &name), create.into_bytes(), "make a trigger on trial")
+                .await?;
+        }
+        for script in &self.routines {
+            self.prove_routines(server, &mut conn, table, script).await?;
+        }
+        // Told politely; a server that does not hear it will find out.
+        let _gone_anyway = conn.disconnect().await;
+        Ok(())
+    }
+
+    async fn prove_routines(
+        &self,
+        server: &Server,
+        conn: &mut Conn,
+        table: &Place,
+        script: &Script,
+    ) -> Result<()> {
+        let name = full(&table.db, NAME);
+        for statement in &script.statements {
+            match created(statement) {
+                Some((kind @ ("FUNCTION" | "PROCEDURE"), at)) => {
+                    let what = String::from_utf8_lossy(&statement[at.clone()]).into_owned();
+                    let mut create = [&statement[..at.start], name.as_bytes(), &statement[at.end..]].concat();
+                    if self.author == Author::Ourselves {
+                        create = without_definer(create);
+                    }
+                    let doing = format!("make {} {what} on trial", kind.to_lowercase());
+                    try_one(server, conn, (kind, &name), create, &doing).await?;
+                }
+                Some(_) => {}
+                None if concerns_database(statement) => {}
+                None => server.run(conn, statement, "prepare a session for a trial").await?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes one program and drops it.
+async fn try_one(
+    server: &Server,
+    conn: &mut Conn,
+    (kind, name): (&str, &str),
+    create: Vec<u8>,
+    doing: &str,
+) -> Result<()> {
+    // MariaDB wants the same right of who drops a trigger.
+    let drop = format!("DROP {kind} IF EXISTS {name}");
+    let statements = vec![drop.clone().into_bytes(), create, drop.into_bytes()];
+    apply::run(server, conn, &Script { statements }, doing).await
+}
+
+/// Returns whether a statement of a script chooses a database or changes it.
+fn concerns_database(statement: &[u8]) -> bool {
+    [&b"USE "[..], b"ALTER DATABASE "].iter().any(|begin| statement.starts_with(begin))
+}
+
+/// Takes the account out that a program runs as: who makes it is that then.
+fn without_definer(statement: Vec<u8>) -> Vec<u8> {
+    let head = String::from_utf8_lossy(&statement);
+    let Some(account) = definer(&head) else { return statement };
+    let clause = format!("DEFINER={account} ").into_bytes();
+    match statement.windows(clause.len()).position(|window| window == clause) {
+        Some(at) => [&statement[..at], &statement[at + clause.len()..]].concat(),
+        None => statement,
+    }
+}
+
+/// Returns whether a server with a binlog takes this function: whether it says what it does. Both products write each
+/// word on a line of its own.
+pub(super) fn says_what_it_reads(function: &str) -> bool {
+    let words = ["    DETERMINISTIC", "    NO SQL", "    READS SQL DATA"];
+    function.lines().any(|line| words.contains(&line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_says_what_it_reads_on_a_line_of_its_own() {
+        let function = |words: &str| {
+            format!("CREATE DEFINER=`r`@`%` FUNCTION `f`(a INT,\n b INT) RETURNS int\n{words}return 1")
+        };
+        for words in ["    DETERMINISTIC\n", "    NO SQL\n    DETERMINISTIC\n", "    READS SQL DATA\n"] {
+            assert!(says_what_it_reads(&function(words)), "{words}");
+        }
+        for words in ["", "    MODIFIES SQL DATA\n", "    COMMENT 'NO SQL'\n", "    SQL SECURITY INVOKER\n"] {
+            assert!(!says_what_it_reads(&function(words)), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_program_on_trial_runs_as_who_makes_it() {
+        let owned = |text: &str| String::from_utf8(without_definer(text.as_bytes().to_vec())).unwrap();
+        assert_eq!(
+            owned("CREATE DEFINER=`o``d`@`10.%` FUNCTION `f`() RETURNS int"),
+            "CREATE FUNCTION `f`() RETURNS int"
+        );
+        assert_eq!(owned("CREATE FUNCTION `f`() RETURNS int"), "CREATE FUNCTION `f`() RETURNS int");
+    }
+
+    #[test]
+    fn only_what_is_refused_somewhere_is_tried() {
+        let mut script = Script::default();
+        script.push("USE `im`");
+        script.push("CREATE DEFINER=`a`@`%` TRIGGER `t` BEFORE INSERT ON `u` FOR EACH ROW SET @a=1");
+        script.push("CREATE DEFINER=`b`@`%` TRIGGER `s` BEFORE INSERT ON `u` FOR EACH ROW SET @a=1");
+        let noted = |author, kind: &str| {
+            let mut programs = Programs::by(author);
+            programs.note(kind, &script);
+            programs
+        };
+        assert!(!noted(Author::Ourselves, "events").have_some());
+        assert_eq!(noted(Author::Ourselves, "triggers").triggers.len(), 1);
+        let theirs = noted(Author::TheirOwn, "triggers").triggers;
+        assert_eq!(theirs.into_iter().collect::<Vec<_>>(), [" DEFINER=`a`@`%`", " DEFINER=`b`@`%`"]);
+        assert!(
+            concerns_database(b"ALTER DATABASE `im` COLLATE x") && !concerns_database(b"SET NAMES utf8mb4")
+        );
+    }
+}

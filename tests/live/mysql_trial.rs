@@ -1,0 +1,130 @@
+//! A server with a binlog may refuse functions and triggers: nothing makes room for them before it is sure that it does
+//! not.
+
+use lifeboat::{
+    flow::{FlowError, Weight, WriteOptions},
+    policy::MysqlConfig,
+};
+use mysql_async::prelude::Queryable;
+
+use crate::{
+    rows::Recorded,
+    support::{Product, Server, own, target},
+    swap::{Scene, WAS},
+};
+
+crate::on_both!(
+    an_exchange_takes_nothing_away_that_could_not_be_made_again,
+    nothing_makes_room_for_programs_that_could_not_be_made,
+);
+
+/// Makes an account that may do all but what a binlog asks of those who make programs.
+async fn without_super(server: &Server, config: &MysqlConfig, name: &str) -> (String, MysqlConfig) {
+    let user = own(name);
+    server
+        .run([
+            format!("CREATE USER {user} IDENTIFIED BY 'x'"),
+            format!("GRANT ALL ON *.* TO {user} WITH GRANT OPTION"),
+            format!("REVOKE SUPER ON *.* FROM {user}"),
+        ])
+        .await;
+    let config = server.as_user(config.clone(), &user, "x");
+    (user, config)
+}
+
+async fn an_exchange_takes_nothing_away_that_could_not_be_made_again(product: Product) {
+    let mut scene = Scene::new(product, "swap_trial").await;
+    let (user, config) = without_super(&scene.server, &scene.config, "swap_trial_u").await;
+    scene.config = config;
+    // Of what comes only the trigger is refused, of what goes the function too.
+    for only in [None, Some("users")] {
+        let failure = scene.beside(only, WAS).await.run().await.expect_err("the server takes no trigger");
+        let told = failure.chain().join(": ");
+        assert!(told.contains("on trial") && told.contains("error 1419"), "{told}");
+        let hints = failure.hints().join(" ");
+        assert!(hints.contains("log_bin_trust_function_creators=1"), "{failure:?}");
+        assert!(hints.contains("Everything is as it was before"), "{hints}");
+        let beside = format!("DROP DATABASE {}{}", scene.db, crate::swap::BESIDE);
+        scene.server.run([beside]).await;
+    }
+    scene.is_untouched().await;
+    scene
+        .server
+        .run([
+            format!("DELETE FROM {0}.users WHERE id = 7", scene.db),
+            format!("DELETE FROM {0}.log", scene.db),
+            format!("GRANT SUPER ON *.* TO {user}"),
+        ])
+        .await;
+    scene.beside(None, WAS).await.run().await.expect("the exchange works");
+    assert_eq!(scene.programs().await, "e,names,p,t1");
+    assert_eq!(scene.tables(WAS).await, "extra,files,lifeboat_kept,log,users");
+    let left = format!(
+        "SELECT CONCAT(COUNT(*)) FROM information_schema.routines WHERE routine_schema = '{{db}}{WAS}'"
+    );
+    assert_eq!(scene.ask(&left).await, "0", "nothing on trial stays");
+    scene.server.run([format!("DROP USER {user}")]).await;
+    scene.end().await;
+}
+
+/// Restores as the program does: the target is asked first.
+async fn replaced(recorded: &Recorded, config: &MysqlConfig) -> (Vec<String>, Result<(), FlowError>) {
+    let options = WriteOptions { replace: true, ..WriteOptions::default() };
+    let mut target = target(config);
+    let found = recorded.preflight_with(&mut *target, &options).await;
+    let blocks = found.remarks.into_iter().filter(|remark| remark.weight == Weight::Blocks);
+    let blocks = blocks.map(|remark| format!("{}: {}", remark.what, remark.why)).collect();
+    (blocks, recorded.write_to(target, options).await.map(|_| ()))
+}
+
+async fn nothing_makes_room_for_programs_that_could_not_be_made(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("trial");
+    let program = |name: &str| format!("CREATE FUNCTION {db}.{name}() RETURNS INT DETERMINISTIC RETURN 1");
+    server
+        .run([
+            format!("CREATE DATABASE {db} CHARACTER SET utf8mb4"),
+            format!("CREATE TABLE {db}.users (id INT PRIMARY KEY)"),
+            format!("CREATE TABLE {db}.log_a (id INT PRIMARY KEY)"),
+            program("f"),
+            format!("CREATE PROCEDURE {db}.p() SELECT 1"),
+        ])
+        .await;
+    let mut config = server.only(&[db]);
+    let mut recorded = Recorded::read(&config).await;
+    server.run([format!("INSERT INTO {db}.users VALUES (1)"), program("live")]).await;
+    let state = format!(
+        "SELECT CONCAT((SELECT COUNT(*) FROM {db}.users), (SELECT GROUP_CONCAT(routine_name ORDER BY routine_name) FROM \
+         information_schema.routines WHERE routine_schema = '{db}'))"
+    );
+    let (user, _) = without_super(&server, &config, "trial_u").await;
+    // A database that is dropped as a whole, and one that is emptied of all but a table.
+    for exclude in [None, Some(format!("{db}.log_*"))] {
+        config.exclude.extend(exclude);
+        let (blocks, written) = replaced(&recorded, &server.as_user(config.clone(), &user, "x")).await;
+        assert!(blocks.len() == 1 && blocks[0].contains("SUPER"), "{blocks:?}");
+        let Err(FlowError::Failed(failure)) = written else { panic!("{written:?}") };
+        assert!(failure.one_line().contains("function `f` on trial"), "{failure:?}");
+        assert!(failure.hints().iter().any(|hint| hint.contains("nothing was touched")), "{failure:?}");
+        assert_eq!(server.ask(&state).await, "1f,live,p");
+    }
+    // Who has SUPER cannot make one that does not say what it reads either.
+    let routines = format!("{db}/routines.sql");
+    recorded.replace(&routines, |script| script.replace("    DETERMINISTIC\n", ""));
+    let (blocks, written) = replaced(&recorded, &config).await;
+    assert!(blocks.len() == 1 && blocks[0].starts_with(&format!("function `f` of {db}: ")), "{blocks:?}");
+    let Err(FlowError::Failed(failure)) = written else { panic!("{written:?}") };
+    assert!(failure.hints().iter().any(|hint| hint.contains("READS SQL DATA")), "{failure:?}");
+    assert_eq!(server.ask(&state).await, "1f,live,p");
+    recorded.replace(&routines, |script| script.replace("RETURNS int\n", "RETURNS int\n    DETERMINISTIC\n"));
+    recorded.replace(&routines, |script| {
+        script.replace("RETURNS int(11)\n", "RETURNS int(11)\n    DETERMINISTIC\n")
+    });
+    let (blocks, written) = replaced(&recorded, &config).await;
+    written.expect("an account with SUPER restores");
+    assert_eq!((blocks, server.ask(&state).await), (Vec::new(), "0f,p".to_owned()));
+    let mut conn = server.conn().await;
+    conn.query_drop(format!("DROP DATABASE {db}")).await.expect("it is ours");
+    conn.query_drop(format!("DROP USER {user}")).await.expect("it is ours");
+    conn.disconnect().await.expect("the server says goodbye");
+}
