@@ -117,10 +117,10 @@ async fn ready(
     session: &Session,
 ) -> Result<Option<(CopySource, ReadyTarget, Selection)>> {
     let asked = restore::wanted(args, stack)?;
-    let (config, redis) = source_of(args, file, stack)?;
     if !file.is_file() {
         return Err(no_copy(file, &all(stack).collect::<Vec<_>>()));
     }
+    let (config, redis) = source_of(args, file, stack)?;
     if let Some(typed) = args.yes.as_deref().filter(|_| !args.plan) {
         check_name(typed, &stack.name)?;
     }
