@@ -19,6 +19,8 @@ mod redis_files;
 mod redis_pull;
 #[path = "live/redis_restore.rs"]
 mod redis_restore;
+#[path = "live/redis_safety.rs"]
+mod redis_safety;
 #[path = "live/redis_topology.rs"]
 mod redis_topology;
 

@@ -3,6 +3,7 @@
 mod backup;
 mod catalog;
 mod choices;
+mod copies;
 mod doctor;
 mod drill;
 mod export;
@@ -18,6 +19,7 @@ mod notify;
 mod passphrase;
 mod policy;
 mod prune;
+mod redis_choices;
 mod restore;
 mod screen;
 mod serve;

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use super::{
     choices::Choosing,
-    json, say,
+    copies, json,
+    redis_choices::RedisChoosing,
+    say,
     session::{Origin, Session, known},
 };
 use crate::{
@@ -22,9 +24,8 @@ use crate::{
         seen::REPOSITORY,
         when::When,
     },
-    names::{ByteCount, SnapshotId, SourceName},
+    names::{ByteCount, SourceName},
     policy::{SourceConfig, SourceKind, Stack},
-    redis::Waived,
     repo::Snapshot,
 };
 
@@ -36,17 +37,18 @@ const MISSING_SHOWN: usize = 20;
 #[expect(clippy::struct_excessive_bools, reason = "each is a word of the command line")]
 pub struct Restore {
     /// latest, a snapshot id, 20251011-150000, RFC 3339, or "2 hours ago"
-    #[arg(required_unless_present = "at")]
+    #[arg(required_unless_present_any = ["at", "safety"])]
     when: Option<String>,
     /// Only this source; may be repeated
     #[arg(long, value_name = "SOURCE")]
-    source: Vec<String>,
+    pub(super) source: Vec<String>,
     /// Only what fits: db, db.table, 'db.table[100..200]' (keys, both ends included), bucket/key, a path; globs; may
     /// be repeated
     #[arg(long, value_name = "PATTERN")]
     pub(super) only: Vec<String>,
     /// Somewhere else: SOURCE=URL (without password; MySQL: URL/DATABASE for another name; Redis: URL/3 or SOURCE=db=3
-    /// for one database, beside what the others hold) or SOURCE=/absolute/folder; may be repeated
+    /// for one database, beside what the others hold; S3: URL/BUCKET for another bucket) or SOURCE=/absolute/folder;
+    /// may be repeated
     #[arg(long, value_name = "SOURCE=WHERE")]
     into: Vec<String>,
     /// To any second (needs the journal)
@@ -54,10 +56,10 @@ pub struct Restore {
     at: Option<String>,
     /// Show what would be done, and stop
     #[arg(long)]
-    plan: bool,
+    pub(super) plan: bool,
     /// Remove what is in the way first
     #[arg(long)]
-    replace: bool,
+    pub(super) replace: bool,
     /// Continue a restore of the same that was interrupted (MySQL)
     #[arg(long, conflicts_with = "replace")]
     resume: bool,
@@ -68,36 +70,21 @@ pub struct Restore {
     pub(super) salvage: bool,
     /// How what is restored is checked: a server's rows are read back and compared, or counted, or neither
     #[arg(long, value_enum, value_name = "HOW", default_value_t = How::Digests)]
-    verify: How,
+    pub(super) verify: How,
     /// Do not ask; the stack's name says that you know which one
     #[arg(long, value_name = "STACK")]
-    yes: Option<String>,
+    pub(super) yes: Option<String>,
     #[command(flatten)]
     choosing: Choosing,
-    /// Go without a check: safety (a copy of what the server holds before it is replaced), memory (whether the keys
-    /// fit), modules (of a dump that cannot be looked into); may be repeated
-    #[arg(long, value_enum, value_name = "CHECK", help_heading = "Choices for Redis and Valkey")]
-    waive: Vec<Waive>,
+    #[command(flatten)]
+    pub(super) redis: RedisChoosing,
     #[command(flatten)]
     origin: Origin,
 }
 
-/// The words of `--waive`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Waive {
-    Safety,
-    Memory,
-    Modules,
-}
-
-fn waived(words: &[Waive]) -> Waived {
-    let has = |word| words.contains(&word);
-    Waived { safety: has(Waive::Safety), memory: has(Waive::Memory), modules: has(Waive::Modules) }
-}
-
 /// The words of `--verify`.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum How {
+pub(super) enum How {
     Digests,
     Counts,
     None,
@@ -131,6 +118,9 @@ impl Fitting {
 }
 
 pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
+    if let Some(file) = &args.redis.safety {
+        return copies::run(&args, file.as_deref(), session).await;
+    }
     // Nothing is touched yet, so it is dropped where it is.
     let Some(ready) = session.stop.run_until_cancelled(Box::pin(ready(args, session))).await else {
         return Err(interrupted("the restore was stopped before it began"));
@@ -140,7 +130,7 @@ pub(super) async fn run(args: Restore, session: &Session) -> Result<ExitCode> {
     let outcome = execute(&snapshot, plan, &session.stop, &session.monitor()).await;
     session.release(hold).await;
     let outcome = outcome?;
-    tell(&outcome, &snapshot.refs.snapshot, session);
+    tell(&outcome, ("snapshot", json!(snapshot.refs.snapshot)), session);
     // What is not there now either, nobody should learn later.
     Ok(outcome.exit())
 }
@@ -208,12 +198,12 @@ fn predict(plan: &mut Plan, stack: &Stack, origin: &Origin, session: &Session) {
 }
 
 /// Tells what was restored and what is missing.
-fn tell(outcome: &Outcome, snapshot: &SnapshotId, session: &Session) {
+pub(super) fn tell(outcome: &Outcome, (of, name): (&str, Value), session: &Session) {
     let restored = &outcome.restored;
     if session.json {
         let restored: Vec<Value> = restored.iter().map(restored_facts).collect();
         let missing: Vec<Value> = outcome.missing.iter().map(missing_facts).collect();
-        let facts = json!({ "snapshot": snapshot, "restored": restored, "missing": missing });
+        let facts = json!({ of: name, "restored": restored, "missing": missing });
         json::print(&json::document("restore", facts));
     } else {
         if !(session.quiet && restored.iter().all(|one| is_verified(one) && one.tally.notes.is_empty())) {
@@ -225,14 +215,19 @@ fn tell(outcome: &Outcome, snapshot: &SnapshotId, session: &Session) {
 }
 
 /// What the command line asks for, checked before anything is opened.
-struct Asked {
+pub(super) struct Asked {
     names: Vec<SourceName>,
     into: Vec<(SourceName, Into)>,
-    only: Selection,
+    pub(super) only: Selection,
     fit: Fit,
 }
 
 impl Asked {
+    /// Returns where a source goes, if not to its own place.
+    pub(super) fn place(&self, name: &SourceName) -> Option<&Into> {
+        place(&self.into, name)
+    }
+
     /// Returns the sources that the snapshot should hold: those that were named, or all of the policy.
     fn sources(&self, stack: &Stack) -> Vec<SourceName> {
         if self.names.is_empty() {
@@ -243,7 +238,8 @@ impl Asked {
     }
 }
 
-fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
+/// Checks what the command line asks for.
+pub(super) fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
     let mut names = Vec::new();
     for name in &args.source {
         let name = &known(stack, name)?.name;
@@ -262,8 +258,7 @@ fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
     }
     let all: Vec<&SourceConfig> =
         stack.sources.iter().filter(|one| names.is_empty() || names.contains(&one.name)).collect();
-    let place = |name: &SourceName| into.iter().find(|(source, _)| source == name).map(|(_, into)| into);
-    let all: Vec<_> = all.into_iter().map(|one| (one, place(&one.name))).collect();
+    let all: Vec<_> = all.into_iter().map(|one| (one, place(&into, &one.name))).collect();
     let fit = args.fitting.read()?;
     let only = Selection::new(&args.only).map_err(|failure| {
         if failure.first_hint().is_some() {
@@ -273,14 +268,13 @@ fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
             .hint("Write a glob such as im, im.users, 'bucket/2025/*'; [x] for a character that means more.")
     })?;
     args.choosing.check(args, &only, &all)?;
-    let is_redis = |(one, into): &(&SourceConfig, Option<&Into>)| {
-        matches!(one.kind, SourceKind::Redis(_)) && !matches!(into, Some(Into::Folder(_)))
-    };
-    if !args.waive.is_empty() && !all.iter().any(is_redis) {
-        return Err(Failure::new(ExitCode::Usage, "--waive is about Redis servers, and none is restored")
-            .hint("Leave it out, or add the source with --source."));
-    }
+    args.redis.check(&all)?;
     Ok(Asked { names, into, only, fit })
+}
+
+/// Returns where a source goes, if that was said.
+fn place<'a>(into: &'a [(SourceName, Into)], name: &SourceName) -> Option<&'a Into> {
+    into.iter().find(|(source, _)| source == name).map(|(_, into)| into)
 }
 
 /// Reads `SOURCE=WHERE`. What does not fit is never repeated: people try it with a password first.
@@ -326,7 +320,7 @@ fn targets(
     let names: Vec<SourceName> = if asked.names.is_empty() {
         snapshot.manifest.sources.iter().map(|source| source.name.clone()).collect()
     } else {
-        asked.names
+        asked.names.clone()
     };
     if let Some((name, _)) = asked.into.iter().find(|(name, _)| !names.contains(name)) {
         return Err(Failure::new(ExitCode::Usage, format!("--into names `{name}`, which is not restored"))
@@ -338,14 +332,14 @@ fn targets(
             Failure::new(ExitCode::Usage, format!("the snapshot has `{name}`, the policy has no such source"))
                 .hint("Add the source to the policy, or pick others with --source.")
         })?;
-        configs.push((config, asked.into.iter().find(|(source, _)| source == name).map(|(_, into)| into)));
+        configs.push((config, asked.place(name)));
     }
     let (ground, monitor) = (&session.ground, session.monitor());
-    let (waived, home) = (waived(&args.waive), open::home(stack));
+    let (waived, ttl, home) = (args.redis.waived(), args.redis.ttl(), open::home(stack));
     let mut targets = Vec::new();
     for (config, into) in configs {
         let mysql = args.choosing.choices(config, into, snapshot, ground)?;
-        let chosen = Chosen { mysql, waived, home: Some(home.clone()) };
+        let chosen = Chosen { mysql, waived, ttl, copy: None, home: Some(home.clone()) };
         let target = registry::chosen_target(config, into, chosen, ground, &monitor)?;
         targets.push((config.name.clone(), target));
     }
@@ -371,7 +365,7 @@ fn collations(pairs: &[String]) -> Result<BTreeMap<String, String>> {
 }
 
 /// Asks for the stack's name. A thread of its own waits for the answer, so that a signal still ends all.
-async fn confirm(stack: &str) -> Result<()> {
+pub(super) async fn confirm(stack: &str) -> Result<()> {
     // A terminal that is gone or does not flush shows the question late or not at all, no more.
     let _ = write!(std::io::stderr(), "Type the stack's name to go on: ");
     let _ = std::io::stderr().flush();
@@ -388,7 +382,7 @@ async fn confirm(stack: &str) -> Result<()> {
     check_name(line.trim(), stack)
 }
 
-fn check_name(typed: &str, stack: &str) -> Result<()> {
+pub(super) fn check_name(typed: &str, stack: &str) -> Result<()> {
     if typed == stack {
         return Ok(());
     }
@@ -498,7 +492,9 @@ fn preflight_lines(source: &str, found: &Preflight, leave_out: bool) -> Vec<Stri
     let count = |n: u64, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
     let (tables, rows) = (count(found.tables, "table"), count(found.rows, "row"));
     let needed = ByteCount(found.needed_bytes);
-    let mut lines = vec![format!("{source}: {tables}, {rows}; they take about {needed}; {}", found.room)];
+    let counts = format!("{source}: {tables}, {rows}; they take about {needed}; {}", found.room);
+    // Where nobody counted, there are remarks only.
+    let mut lines = vec![if found.room.is_empty() { format!("{source}:") } else { counts }];
     lines.extend(found.remarks.iter().map(|remark| {
         let word = match remark.weight {
             Weight::Blocks => "NOT POSSIBLE",

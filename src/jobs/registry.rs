@@ -22,7 +22,7 @@ use crate::{
     },
     names::SourceName,
     policy::{MysqlConfig, SourceConfig, SourceKind, bucket_of, redis_database_of},
-    redis::{Home, RedisSource, RedisTarget, Waived, compare::RedisLikeness},
+    redis::{Home, RedisSource, RedisTarget, Ttl, Waived, compare::RedisLikeness},
     s3::{S3Likeness, S3Source, S3Target, Shrink},
 };
 
@@ -63,6 +63,7 @@ pub async fn examine(
         SourceKind::Redis(kind) => {
             // What a restore left comes first: it may be why the rest is not well.
             let mut findings = crate::redis::pledge::examine(name, kind, home).await;
+            findings.extend(crate::redis::copies::examine(name, kind, home));
             findings.extend(crate::redis::examine::examine(name, kind, ground).await);
             findings
         }
@@ -77,6 +78,7 @@ pub fn laws() -> impl Iterator<Item = &'static Law> {
         crate::mysql::examine::LAWS,
         crate::redis::examine::LAWS,
         crate::redis::pledge::LAWS,
+        crate::redis::copies::LAWS,
         crate::s3::examine::LAWS,
         crate::files::examine::LAWS,
     ]
@@ -192,6 +194,10 @@ pub struct Chosen {
     pub mysql: Choices,
     /// About Redis.
     pub waived: Waived,
+    /// What becomes of times at which keys of Redis expire.
+    pub ttl: Ttl,
+    /// The safety copy of a Redis server that is loaded, where it is none of a repository.
+    pub copy: Option<PathBuf>,
     /// Where a server that is taken over is noted, and what it held is kept; nowhere for one that is thrown away.
     pub home: Option<Home>,
 }
@@ -204,7 +210,7 @@ pub fn chosen_target(
     ground: &Ground,
     monitor: &SharedMonitor,
 ) -> Result<ReadyTarget> {
-    let Chosen { mysql: choices, waived, home } = chosen;
+    let Chosen { mysql: choices, waived, ttl, copy, home } = chosen;
     let (name, ground, monitor) = (config.name.clone(), ground.clone(), monitor.clone());
     let mut kind = config.kind.clone();
     match into {
@@ -224,8 +230,9 @@ pub fn chosen_target(
             Box::new(target)
         }
         SourceKind::Redis(kind) => {
+            words.extend((ttl != Ttl::Keep).then(|| ("ttl", ttl.word().to_owned())));
             let target = RedisTarget::new(name, kind, ground, monitor).at_home(home).waiving(waived);
-            Box::new(target.into_database(db))
+            Box::new(target.into_database(db).expiring(ttl).from_copy(copy))
         }
         SourceKind::S3(kind) => {
             let bucket = match into {

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use super::{
     cluster_read::MAP,
     describe::ServerFacts,
+    expiry::{self, Ttl},
     merge::{MergeError, Part, merge},
     rdb::{Item, KeyCount, RdbError, Survey, Tape, Walker},
     source::{DUMP, FACTS, is_dump},
@@ -40,6 +41,8 @@ pub(super) struct Archive {
     pub(super) entries: u64,
     /// Bytes that came.
     pub(super) bytes: u64,
+    /// The instant that it holds, milliseconds of unix time.
+    pub(super) at_ms: i64,
 }
 
 impl Archive {
@@ -91,8 +94,32 @@ impl Archive {
             compare(&survey, &trailer)?;
             parts.push((Part { spool, slots: slots(&trailer) }, survey));
         }
-        let (spool, survey) = whole(parts, config, now_ms).await?;
-        Ok(Self { spool, survey, facts, entries, bytes })
+        let (spool, survey) = whole(parts, config, now_ms).await.map_err(|failure| match failure.exit() {
+            ExitCode::Damage => failure,
+            _ => failure.hint(
+                "Nothing was changed. `lifeboat export latest SOURCE/dump-….rdb --format rdb` writes each shard's dump to a file.",
+            ),
+        })?;
+        let at_ms = stream.point().map_or(now_ms, |point| point.at.timestamp_millis());
+        Ok(Self { spool, survey, facts, entries, bytes, at_ms })
+    }
+
+    /// Gives what expires other times, where that was chosen.
+    pub(super) async fn expiring(self, ttl: Ttl, config: &RedisConfig, now_ms: i64) -> Result<Self> {
+        let Some(rule) = ttl.rule(self.at_ms, now_ms) else { return Ok(self) };
+        if !self.survey.introspected {
+            let what = "the dump is of a newer format than this version can take apart";
+            return Err(Failure::new(ExitCode::Failed, what).hint("Nothing was changed. Leave --ttl out."));
+        }
+        let (from, into) = (self.spool.clone(), Spool::new(config.spool_dir.as_ref())?);
+        let to = into.clone();
+        let what = || "the dump was not written with other times of expiry".to_owned();
+        let written = tokio::task::spawn_blocking(move || expiry::rewrite(&from, rule, &to)).await;
+        written.failed(ExitCode::Failed, what)?.failed(ExitCode::Failed, what).map_err(|failure| {
+            failure.hint("Nothing was changed. The spool folder needs room for the dump twice.")
+        })?;
+        let survey = prove(&into, now_ms).await?;
+        Ok(Self { spool: into, survey, ..self })
     }
 
     /// Walks the dump and estimates how much memory its keys take in a server, where values are not compressed.
@@ -121,18 +148,19 @@ fn slots(trailer: &Attrs) -> Vec<(u16, u16)> {
 }
 
 /// Makes one dump of those of a cluster's shards.
-async fn whole(mut parts: Vec<(Part, Survey)>, config: &RedisConfig, now_ms: i64) -> Result<(Spool, Survey)> {
+pub(super) async fn whole(
+    mut parts: Vec<(Part, Survey)>,
+    config: &RedisConfig,
+    now_ms: i64,
+) -> Result<(Spool, Survey)> {
     if parts.len() == 1
         && let Some((part, survey)) = parts.pop()
     {
         return Ok((part.spool, survey));
     }
-    let apart = |failure: Failure| {
-        failure.hint("Nothing was changed. `lifeboat export latest SOURCE/dump-….rdb --format rdb` writes each shard's dump to a file.")
-    };
     if parts.iter().any(|(_, survey)| !survey.introspected) {
         let what = "the cluster's dumps are of a newer format than this version can put together";
-        return Err(apart(Failure::new(ExitCode::Failed, what)));
+        return Err(Failure::new(ExitCode::Failed, what));
     }
     let spool = Spool::new(config.spool_dir.as_ref())?;
     let into = spool.clone();
@@ -150,7 +178,7 @@ async fn whole(mut parts: Vec<(Part, Survey)>, config: &RedisConfig, now_ms: i64
                 "Make room for twice all dumps in the spool folder, or set `spool_dir` of this source.",
             );
         }
-        apart(failure)
+        failure
     })?;
     let survey = prove(&spool, now_ms).await?;
     Ok((spool, survey))
@@ -182,7 +210,7 @@ async fn fill(spool: &Spool, entry: &mut Entry) -> FlowResult<u64> {
 }
 
 /// Checks structure and checksum of the whole dump.
-async fn prove(spool: &Spool, now_ms: i64) -> Result<Survey> {
+pub(super) async fn prove(spool: &Spool, now_ms: i64) -> Result<Survey> {
     let from = spool.reader(0);
     let walked = tokio::task::spawn_blocking(move || Survey::of_all(from, now_ms, false)).await;
     let walked = walked.failed(ExitCode::Failed, || "the dump was not checked".to_owned())?;

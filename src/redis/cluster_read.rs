@@ -69,7 +69,7 @@ impl Standing {
     }
 
     /// Returns whether no slot has moved since `before`.
-    fn is_still(&self, before: &Self) -> bool {
+    pub(super) fn is_still(&self, before: &Self) -> bool {
         let slots = |standing: &Self| -> Vec<_> {
             standing.map.with_slots().map(|shard| shard.slots.clone()).collect()
         };

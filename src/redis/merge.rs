@@ -21,7 +21,7 @@ use super::{
 /// Bytes that are copied at a time.
 const PIECE_BYTES: u64 = 256 << 10;
 /// Bytes of the magic.
-const MAGIC_BYTES: u64 = 9;
+pub(super) const MAGIC_BYTES: u64 = 9;
 /// Auxiliary fields that are not true of the whole.
 const OWN_AUX: [&[u8]; 4] = [b"used-mem", b"repl-id", b"repl-offset", b"repl-stream-db"];
 
@@ -79,7 +79,7 @@ pub(super) fn merge(parts: &[Part], into: &Spool) -> Result<(), MergeError> {
         survey.add(index, part)?;
     }
     let file = into.rewound().map_err(|failure| io::Error::other(failure.one_line()))?;
-    let mut out = Out { file: BufWriter::new(file), crc: 0, db: None };
+    let mut out = Out::to(BufWriter::new(file));
     survey.write_head(parts, &mut out)?;
     let mut strays = survey.strays;
     for part in parts {
@@ -151,7 +151,7 @@ impl Survey {
 
     fn write_head(&self, parts: &[Part], out: &mut Out<impl Write>) -> Result<(), MergeError> {
         let newest = self.newest.map_or(0, |(_, index)| index);
-        out.copy(&parts[newest].spool, 0, MAGIC_BYTES)?;
+        out.copy(&parts[newest].spool, (0, MAGIC_BYTES))?;
         let memory = (b"used-mem".to_vec(), self.memory_bytes.to_string().into_bytes());
         for (name, value) in self.aux.iter().chain([&memory]) {
             out.put(&[250])?;
@@ -160,7 +160,7 @@ impl Survey {
         }
         for (index, begin, end) in self.functions.values() {
             out.put(&[245])?;
-            out.copy(&parts[*index].spool, *begin, *end)?;
+            out.copy(&parts[*index].spool, (*begin, *end))?;
         }
         Ok(())
     }
@@ -174,20 +174,26 @@ fn library(text: &[u8]) -> Vec<u8> {
 }
 
 /// A dump that is being written.
-struct Out<W> {
+pub(super) struct Out<W> {
     file: W,
     crc: u64,
     db: Option<u64>,
 }
 
 impl<W: Write> Out<W> {
-    fn put(&mut self, bytes: &[u8]) -> Result<(), MergeError> {
+    /// Begins to write one.
+    pub(super) fn to(file: W) -> Self {
+        Self { file, crc: 0, db: None }
+    }
+
+    /// Writes bytes as they are.
+    pub(super) fn put(&mut self, bytes: &[u8]) -> Result<(), MergeError> {
         self.crc = crc64(self.crc, bytes);
         Ok(self.file.write_all(bytes)?)
     }
 
     /// Writes a length (redis `src/rdb.c`, `rdbSaveLen`).
-    fn length(&mut self, length: u64) -> Result<(), MergeError> {
+    pub(super) fn length(&mut self, length: u64) -> Result<(), MergeError> {
         let bytes = length.to_be_bytes();
         match length {
             0..64 => self.put(&bytes[7..]),
@@ -199,12 +205,14 @@ impl<W: Write> Out<W> {
         }
     }
 
-    fn text(&mut self, text: &[u8]) -> Result<(), MergeError> {
+    /// Writes a plain string.
+    pub(super) fn text(&mut self, text: &[u8]) -> Result<(), MergeError> {
         self.length(text.len() as u64)?;
         self.put(text)
     }
 
-    fn copy(&mut self, from: &Spool, begin: u64, end: u64) -> Result<(), MergeError> {
+    /// Writes what stands in a spool.
+    pub(super) fn copy(&mut self, from: &Spool, (begin, end): (u64, u64)) -> Result<(), MergeError> {
         let mut reader = from.reader(begin).take(end - begin);
         let mut piece = Vec::new();
         loop {
@@ -218,6 +226,12 @@ impl<W: Write> Out<W> {
     }
 
     fn key(&mut self, part: &Part, found: &Found) -> Result<(), MergeError> {
+        self.head(found)?;
+        self.copy(&part.spool, (found.begin, found.end))
+    }
+
+    /// Writes all of a key but its value.
+    pub(super) fn head(&mut self, found: &Found) -> Result<(), MergeError> {
         if self.db != Some(found.db) {
             self.db = Some(found.db);
             self.put(&[254])?;
@@ -235,11 +249,11 @@ impl<W: Write> Out<W> {
             self.put(&[249, frequency])?;
         }
         self.put(&[found.code])?;
-        self.text(&found.key)?;
-        self.copy(&part.spool, found.begin, found.end)
+        self.text(&found.key)
     }
 
-    fn end(mut self) -> Result<(), MergeError> {
+    /// Ends it with its checksum.
+    pub(super) fn end(mut self) -> Result<(), MergeError> {
         self.put(&[255])?;
         let crc = self.crc;
         self.file.write_all(&crc.to_le_bytes())?;

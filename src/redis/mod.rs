@@ -14,7 +14,8 @@
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
 //! | `reorder` `cuts` | put its keys in order and cut it, so that the next one is mostly known |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
-//! | `safety` `home` | back: keep what the server held, and where |
+//! | `safety` `copies` `home` | back: keep what the server held, where, and load it again |
+//! | `expiry` | back: other times at which keys expire |
 //! | `pledge` | what a takeover owes a server, for the next run |
 //! | `examine` | whether a server can be backed up |
 //! | `keys` | which keys there are, for a drill |
@@ -32,11 +33,13 @@ mod cluster_write;
 mod commands;
 pub mod compare;
 mod control;
+pub mod copies;
 mod crc;
 mod crossing;
 mod cuts;
 mod describe;
 pub mod examine;
+mod expiry;
 mod home;
 pub mod hostile;
 pub mod keys;
@@ -68,6 +71,7 @@ mod wanted;
 mod wire;
 
 pub use self::{
+    expiry::Ttl,
     home::{Home, Waived},
     source::RedisSource,
     target::RedisTarget,

@@ -280,7 +280,7 @@ fn neither(shown: &str, owed: &Owed) -> Failure {
          or run REPLICAOF NO ONE to keep what it holds now.",
     );
     match &owed.safety {
-        Some(file) => failure.hint(super::safety::how_to_read(file)),
+        Some(file) => failure.hint(super::safety::how_to_load(file)),
         None => failure,
     }
 }

@@ -1,8 +1,8 @@
 //! What a server held before it is emptied: a dump that is kept until the restore has succeeded, and for a while after.
 //!
-//! *Order.* The dump is pulled and proven as for a backup. A sealed copy is on disk under its name before anything of
-//! the server is touched; the plain one stays open in the spool, so that putting it back needs no key. Then copies that
-//! are too many or too old go.
+//! *Order.* The dump is pulled and proven as for a backup, of a cluster from every primary, one after the other. A
+//! sealed copy is on disk under its name before anything of the server is touched; the plain one stays open in the
+//! spool, so that putting it back needs no key. Then copies that are too many or too old go ([`super::copies`]).
 //!
 //! *Crash.* A copy that was not finished has another ending, and goes with the next one.
 
@@ -13,11 +13,14 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::{
-    archive::Archive,
+    archive::{self, Archive},
+    cluster_read::Standing,
+    copies,
     home::{Home, make_folder, sync_names},
+    merge::Part,
     psync,
     rdb::Survey,
     server::Server,
@@ -31,14 +34,24 @@ use crate::{
     policy::RedisConfig,
 };
 
-/// How many copies of a source stay, and for how long.
-const COPIES_MAX: usize = 3;
-const DAYS_MAX: i64 = 30;
 /// How hard a copy is compressed.
 const ZSTD_LEVEL: i32 = 3;
-const ENDING: &str = ".rdb.zst.age";
-const UNFINISHED: &str = ".part";
-const TIME: &str = "%Y%m%dT%H%M%SZ";
+/// How often all shards of a cluster are pulled, when its slots move meanwhile.
+const CLUSTER_PULLS_MAX: usize = 2;
+
+/// Whose copies they are, and where they are kept.
+pub(super) struct Keeper<'a> {
+    /// The source's name.
+    pub(super) name: &'a SourceName,
+    /// How it is reached.
+    pub(super) config: &'a RedisConfig,
+    /// Where this host keeps what outlives a restore.
+    pub(super) home: Option<&'a Home>,
+    /// A copy that stays although it is old.
+    pub(super) spared: Option<&'a Path>,
+    /// Time and chance.
+    pub(super) ground: &'a Ground,
+}
 
 /// What a server held.
 pub(super) struct Safety {
@@ -49,44 +62,75 @@ pub(super) struct Safety {
 }
 
 impl Safety {
-    /// Pulls what the server holds and keeps it.
-    pub(super) async fn take(
-        server: &Arc<Server>,
-        (name, config): (&SourceName, &RedisConfig),
-        home: Option<&Home>,
-        ground: &Ground,
-    ) -> Result<Self> {
-        let pulled = pull(server, config, ground).await;
+    /// Pulls what the server, or all of its cluster, holds and keeps it.
+    pub(super) async fn take(server: &Arc<Server>, is_clustered: bool, keeper: &Keeper<'_>) -> Result<Self> {
+        let Keeper { name, config, home, spared, ground } = *keeper;
+        let pulled = if is_clustered {
+            pull_cluster((name, config), ground).await
+        } else {
+            pull(server, config, ground).await
+        };
         let (spool, survey) = pulled.map_err(|failure| {
             failure.hint(
                 "Nothing was changed. What the server holds is copied before it is replaced: allow +psync +replconf, \
                  or say --waive safety to go without that copy.",
             )
         })?;
-        let archive = Archive { spool, survey, facts: None, entries: 0, bytes: 0 };
-        let Some(home) = home else { return Ok(Self { archive, file: None }) };
-        let folder = config.safety_dir.clone().unwrap_or_else(|| home.folder.join("safety"));
-        let (name, recipients, spool) = (name.clone(), home.recipients.clone(), archive.spool.clone());
         let now = ground.clock.now();
+        let at_ms = now.timestamp_millis();
+        let archive = Archive { spool, survey, facts: None, entries: 0, bytes: 0, at_ms };
+        let Some(home) = home else { return Ok(Self { archive, file: None }) };
+        let (folder, name) = (copies::folder(home, config), name.clone());
+        let (recipients, spool) = (home.recipients.clone(), archive.spool.clone());
+        let spared = spared.map(Path::to_owned);
         let what = || "the safety copy was not made".to_owned();
-        let keep = tokio::task::spawn_blocking(move || keep(&folder, &name, &recipients, &spool, now));
+        let keep = tokio::task::spawn_blocking(move || {
+            let kept = keep(&folder, &name, &recipients, &spool, now)?;
+            copies::tidy(&folder, &name, spared.as_deref(), now);
+            Ok::<_, Failure>(kept)
+        });
         let file = keep.await.failed(ExitCode::Failed, what)??;
         Ok(Self { archive, file: Some(file) })
     }
 
-    /// Says where the copy is and how it is read.
+    /// Says where the copy is and how it is loaded.
     pub(super) fn hint(&self) -> Option<String> {
-        self.file.as_deref().map(how_to_read)
+        self.file.as_deref().map(how_to_load)
     }
 }
 
-/// Says how a copy is read.
-pub(super) fn how_to_read(file: &Path) -> String {
-    let file = file.display();
+/// Says how a copy is loaded.
+pub(super) fn how_to_load(file: &Path) -> String {
     format!(
-        "What the server held is in `{file}`: `age -d -i IDENTITY {file} | zstd -d > dump.rdb`, which a server with \
-         appendonly no loads when it starts."
+        "What the server held is kept: `{}` loads it, with the same --source and --into as now.",
+        copies::command(file)
     )
+}
+
+/// Pulls what all primaries of a cluster hold, as one dump. A slot that moves meanwhile could hide a key from both
+/// dumps: then all are pulled again, and there is no copy while slots are on their way.
+async fn pull_cluster(
+    (name, config): (&SourceName, &RedisConfig),
+    ground: &Ground,
+) -> Result<(Spool, Survey)> {
+    let (seed, mut before) = Standing::ask(name, config).await?;
+    for _ in 0..CLUSTER_PULLS_MAX {
+        let mut parts = Vec::new();
+        for shard in before.map.with_slots() {
+            let Some(primary) = shard.primary() else { continue };
+            let (spool, survey) = pull(&Arc::new(primary.server(&seed)), config, ground).await?;
+            parts.push((Part { spool, slots: shard.slots.clone() }, survey));
+        }
+        let (_, after) = Standing::ask(name, config).await?;
+        if after.is_still(&before) && before.moving.is_empty() && after.moving.is_empty() {
+            return archive::whole(parts, config, ground.clock.now().timestamp_millis()).await;
+        }
+        before = after;
+    }
+    let what = format!("the cluster of {} moves slots while it is copied", seed.shown());
+    Err(Failure::new(ExitCode::SourceDown, what).hint(
+        "Wait until its slots have been moved; `redis-cli --cluster fix` ends a move that was broken off.",
+    ))
 }
 
 /// Pulls a server's dump to a spool and proves it.
@@ -111,8 +155,7 @@ fn keep(
     spool: &Spool,
     now: DateTime<Utc>,
 ) -> Result<PathBuf> {
-    let path = folder.join(format!("{name}-{}{ENDING}", now.format(TIME)));
-    let unfinished = folder.join(format!("{name}-{}{UNFINISHED}", now.format(TIME)));
+    let (unfinished, path) = copies::free_paths(folder, name, now);
     let what = || format!("the safety copy `{}` cannot be written", path.display());
     let recipients = Recipients::parse(recipients)?;
     let write = || -> io::Result<()> {
@@ -134,39 +177,14 @@ fn keep(
             .because(error)
             .hint("Nothing was changed on the server. Make room there, set `safety_dir` of this source, or say --waive safety.")
     })?;
-    for old in outdated(&copies(folder, name), now) {
-        // One that stays is looked at again the next time.
-        drop(fs::remove_file(folder.join(old)));
-    }
     Ok(path)
-}
-
-/// Returns the names of a source's copies with their times.
-fn copies(folder: &Path, source: &SourceName) -> Vec<(DateTime<Utc>, String)> {
-    let listed = fs::read_dir(folder).into_iter().flatten().flatten();
-    let names = listed.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter_map(|name| Some((time_of(&name, source)?, name))).collect()
-}
-
-fn time_of(name: &str, source: &SourceName) -> Option<DateTime<Utc>> {
-    let rest = name.strip_prefix(source.as_str())?.strip_prefix('-')?;
-    let time = rest.strip_suffix(ENDING).or_else(|| rest.strip_suffix(UNFINISHED))?;
-    Some(NaiveDateTime::parse_from_str(time, TIME).ok()?.and_utc())
-}
-
-/// Returns the names of those that go: unfinished ones, those beyond the newest few, and old ones.
-fn outdated(copies: &[(DateTime<Utc>, String)], now: DateTime<Utc>) -> Vec<&str> {
-    let (mut whole, unfinished): (Vec<_>, Vec<_>) =
-        copies.iter().partition(|(_, name)| name.ends_with(ENDING));
-    whole.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-    let old = |at: &DateTime<Utc>| now - *at > TimeDelta::days(DAYS_MAX);
-    let goes = whole.into_iter().enumerate().filter(|(rank, (at, _))| *rank >= COPIES_MAX || old(at));
-    goes.map(|(_, one)| one).chain(unfinished).map(|(_, name)| name.as_str()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::{io::Write as _, os::unix::fs::PermissionsExt as _};
+
+    use chrono::TimeDelta;
 
     use super::*;
     use crate::crypt::{Identities, NewIdentity};
@@ -189,10 +207,12 @@ mod tests {
         let mut kept = Vec::new();
         for on in [0, 1, 2, 3] {
             kept.push(keep(&at, &name, &recipients, &spool, day(on)).unwrap());
+            copies::tidy(&at, &name, None, day(on));
         }
         let there = |path: &PathBuf| path.exists();
         assert_eq!(kept.iter().map(there).collect::<Vec<_>>(), [false, true, true, true]);
         let last = keep(&at, &name, &recipients, &spool, day(40)).unwrap();
+        copies::tidy(&at, &name, None, day(40));
         assert!(!kept.iter().any(there), "they are older than 30 days");
         assert!(there(&beside), "another source's copies are its own");
         let left: Vec<_> = fs::read_dir(&at).unwrap().flatten().map(|entry| entry.path()).collect();

@@ -7,7 +7,11 @@
 //!
 //! *Crash.* See the two ways. Until the first of their steps nothing on the server has changed.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 
@@ -16,12 +20,14 @@ use super::{
     cluster_write,
     control::Control,
     crossing::Crossing,
+    expiry::Ttl,
     home::{Home, Waived},
     pieces::{self, Job, Proven, Stored},
     pledge::{self, Owner},
     preflight::{self, Target as State},
+    rdb::KeyCount,
     readback,
-    safety::Safety,
+    safety::{Keeper, Safety},
     sentinel,
     server::Server,
     takeover::Takeover,
@@ -31,7 +37,10 @@ use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    flow::{EntryStream, FlowResult, Selection, Tally, Target, TargetState, Verified, Verify, WriteOptions},
+    flow::{
+        Attrs, Coming, EntryStream, FlowResult, Preflight, Remark, Selection, Tally, Target, TargetState,
+        Verified, Verify, Weight, WriteOptions,
+    },
     names::SourceName,
     policy::RedisConfig,
 };
@@ -43,6 +52,8 @@ pub struct RedisTarget {
     home: Option<Home>,
     waived: Waived,
     into_db: Option<u64>,
+    ttl: Ttl,
+    copy: Option<PathBuf>,
     ground: Ground,
     monitor: SharedMonitor,
 }
@@ -67,7 +78,8 @@ struct Ready {
 impl RedisTarget {
     /// Makes a target; the server is reached when it is inspected or written.
     pub fn new(name: SourceName, config: RedisConfig, ground: Ground, monitor: SharedMonitor) -> Self {
-        Self { name, config, home: None, waived: Waived::default(), into_db: None, ground, monitor }
+        let (waived, ttl) = (Waived::default(), Ttl::default());
+        Self { name, config, home: None, waived, into_db: None, ttl, copy: None, ground, monitor }
     }
 
     /// Says where this host keeps what must outlive a restore; without it nothing is noted, and what the server held
@@ -89,6 +101,21 @@ impl RedisTarget {
     #[must_use]
     pub fn into_database(mut self, db: Option<u32>) -> Self {
         self.into_db = db.map(u64::from);
+        self
+    }
+
+    /// Says what becomes of times of expiry.
+    #[must_use]
+    pub fn expiring(mut self, ttl: Ttl) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Says that what comes is the safety copy in this file, which stays; one database is filled with what the copy
+    /// has of it.
+    #[must_use]
+    pub fn from_copy(mut self, file: Option<PathBuf>) -> Self {
+        self.copy = file;
         self
     }
 
@@ -124,7 +151,9 @@ impl RedisTarget {
         (before, archive): (&'a State, &'a Archive),
         options: &WriteOptions,
     ) -> Job<'a> {
-        let wanted = Wanted { only: options.only.clone(), into_db: self.into_db, now_ms: self.now_ms() };
+        let from_db = self.into_db.filter(|_| self.copy.is_some());
+        let wanted =
+            Wanted { only: options.only.clone(), into_db: self.into_db, from_db, now_ms: self.now_ms() };
         let empties = options.only.is_all() && options.replace && !before.is_empty();
         Job { server, before, archive, wanted, replace: options.replace, empties, ground: &self.ground }
     }
@@ -150,6 +179,7 @@ impl RedisTarget {
             self.state(server, &mut control).await?.check_empty(&server.shown())?;
         }
         let archive = Archive::take(entries, &self.config, self.now_ms()).await?;
+        let archive = archive.expiring(self.ttl, &self.config, self.now_ms()).await?;
         let mut control = Control::open(server).await?;
         let before = self.state(server, &mut control).await?;
         if empty_is_needed {
@@ -227,15 +257,15 @@ impl RedisTarget {
 
     /// Copies what will be replaced.
     async fn copy(&self, server: &Arc<Server>, before: &State) -> Result<Safety> {
-        if before.is_clustered() {
-            let what =
-                format!("what the cluster of {} holds is not copied before it is replaced", server.shown());
-            return Err(Failure::new(ExitCode::Failed, what).hint(
-                "Nothing was changed. Take a backup of it (cluster = true), then say --waive safety.",
-            ));
-        }
         self.say("copying what the server holds".to_owned());
-        Safety::take(server, (&self.name, &self.config), self.home.as_ref(), &self.ground).await
+        let keeper = Keeper {
+            name: &self.name,
+            config: &self.config,
+            home: self.home.as_ref(),
+            spared: self.copy.as_deref(),
+            ground: &self.ground,
+        };
+        Safety::take(server, before.is_clustered(), &keeper).await
     }
 
     /// Restores all of it as the server's primary.
@@ -317,14 +347,12 @@ impl RedisTarget {
     async fn put_back(&self, server: &Arc<Server>, ready: &Ready, failure: Failure) -> Failure {
         let Some(safety) = &ready.safety else { return failure };
         let failure = with_copy(failure, Some(safety));
-        // What stands in the other databases may have changed since.
-        if self.into_db.is_some() {
-            return failure;
-        }
         self.say("putting back what the server held".to_owned());
         let again = async {
             let options = WriteOptions { replace: true, only: Selection::all(), ..WriteOptions::default() };
-            let job = self.job(server, (&ready.before, &safety.archive), &options);
+            let mut job = self.job(server, (&ready.before, &safety.archive), &options);
+            // What stands in the other databases is not ours.
+            job.wanted.from_db = self.into_db;
             let proven = pieces::probe(&job).await?;
             self.fill(&job, &proven).await
         };
@@ -406,6 +434,18 @@ impl RedisTarget {
     }
 }
 
+/// Returns the databases that hold something, as a dump's trailer tells it.
+fn living(trailer: &Attrs) -> Vec<u64> {
+    let noted = |name: &str| -> BTreeMap<u64, KeyCount> {
+        let noted = trailer.get(name).cloned();
+        noted.and_then(|noted| serde_json::from_value(noted).ok()).unwrap_or_default()
+    };
+    let sum = |count: Option<&KeyCount>| count.map_or(0, |count| count.values().sum::<u64>());
+    let expired = noted("expired");
+    let lives = |(db, count): (u64, KeyCount)| (sum(Some(&count)) > sum(expired.get(&db))).then_some(db);
+    noted("keys").into_iter().filter_map(lives).collect()
+}
+
 /// Returns whether the server may follow us: managed services and careful owners remove a command for it.
 async fn can_replicate(control: &mut Control) -> Result<bool> {
     // Without arguments a server refuses them before it looks at anybody's rights, and says whether it knows them.
@@ -436,6 +476,27 @@ impl Target for RedisTarget {
         let server = Arc::new(sentinel::primary(&self.name, &self.config).await?);
         let mut control = Control::open(&server).await?;
         Ok(self.state(&server, &mut control).await?.state())
+    }
+
+    /// Tells what its manifest says already: keys of several databases would lie on one another in one.
+    async fn preflight(&mut self, options: &WriteOptions, coming: &mut dyn Coming) -> Result<Preflight> {
+        let mut found = Preflight::default();
+        let Some(into) = self.into_db.filter(|_| options.only.is_all() && self.copy.is_none()) else {
+            return Ok(found);
+        };
+        let mut from = BTreeSet::new();
+        while let Some(entry) = coming.next().await? {
+            from.extend(living(&entry.trailer));
+        }
+        if from.len() > 1 {
+            let dbs: Vec<String> = from.iter().map(u64::to_string).collect();
+            let why = format!(
+                "keys of databases {} do not go into one together: pick keys of one with --only",
+                dbs.join(", ")
+            );
+            found.remarks.push(Remark::new(Weight::Blocks, format!("database {into}"), why));
+        }
+        Ok(found)
     }
 
     /// A server that follows us must be let go.

@@ -32,6 +32,8 @@ pub(super) struct Wanted {
     pub(super) only: Selection,
     /// The database that they go into, where it is not the one that they are from.
     pub(super) into_db: Option<u64>,
+    /// The one database that they are from, where not all count.
+    pub(super) from_db: Option<u64>,
     /// Keys that have expired by then are left out.
     pub(super) now_ms: i64,
 }
@@ -39,7 +41,9 @@ pub(super) struct Wanted {
 impl Wanted {
     /// Returns whether a key is wanted.
     pub(super) fn has(&self, found: &Found) -> bool {
-        self.only.names_bytes(&found.key) && found.expires_at_ms.is_none_or(|expires| expires > self.now_ms)
+        self.from_db.is_none_or(|db| db == found.db)
+            && self.only.names_bytes(&found.key)
+            && found.expires_at_ms.is_none_or(|expires| expires > self.now_ms)
     }
 
     /// Returns the database that a key goes into.

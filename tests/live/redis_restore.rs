@@ -28,7 +28,7 @@ use crate::redis_lab::{Lab, PASSWORD, name};
 /// Settings of a server with an append-only file and a password.
 const USUAL: [&str; 4] = ["--appendonly", "yes", "--requirepass", PASSWORD];
 /// A server so slow that what is done to it in the middle of a restore is done in the middle.
-const SLOW: &str = "0.03";
+pub const SLOW: &str = "0.03";
 
 /// Does something when a step is told that begins so.
 struct At<F: Fn() + Send + Sync> {
@@ -46,17 +46,17 @@ impl<F: Fn() + Send + Sync> Monitor for At<F> {
     }
 }
 
-fn at(step: &'static str, act: impl Fn() + Send + Sync + 'static) -> SharedMonitor {
+pub fn at(step: &'static str, act: impl Fn() + Send + Sync + 'static) -> SharedMonitor {
     Arc::new(At { step, act })
 }
 
-struct House {
-    home: Home,
+pub struct House {
+    pub home: Home,
     folder: tempfile::TempDir,
     key: NewIdentity,
 }
 
-fn house() -> House {
+pub fn house() -> House {
     let (folder, key) = (tempfile::tempdir().unwrap(), NewIdentity::recovery("today"));
     let home = Home { folder: folder.path().join("state"), recipients: vec![key.recipient.clone()] };
     House { home, folder, key }
@@ -69,18 +69,18 @@ impl House {
         names.filter(|name| name.starts_with("takeover-")).collect()
     }
 
-    fn copies(&self) -> Vec<std::path::PathBuf> {
+    pub fn copies(&self) -> Vec<std::path::PathBuf> {
         let listed = std::fs::read_dir(self.home.folder.join("safety")).into_iter().flatten().flatten();
         listed.map(|entry| entry.path()).collect()
     }
 }
 
-fn target(config: RedisConfig, home: Option<&Home>, monitor: SharedMonitor) -> Box<RedisTarget> {
+pub fn target(config: RedisConfig, home: Option<&Home>, monitor: SharedMonitor) -> Box<RedisTarget> {
     Box::new(RedisTarget::new(name(), config, Ground::system(), monitor).at_home(home.cloned()))
 }
 
 /// Restores a dump into a target.
-async fn give(target: Box<dyn Target>, dump: &[u8], options: WriteOptions) -> Result<Tally, FlowError> {
+pub async fn give(target: Box<dyn Target>, dump: &[u8], options: WriteOptions) -> Result<Tally, FlowError> {
     use lifeboat::flow::{EntryMeta, Point, STREAM_DEPTH, Stage, channel, fixed_path, settle};
     let (sink, stream) = channel(STREAM_DEPTH);
     let dump = dump.to_vec();
@@ -374,7 +374,7 @@ async fn what_a_server_held_is_put_back_when_it_dies_of_the_new() {
     let target = target(lasting.config(), Some(&house.home), NoMonitor::shared());
     let failure = failed(give(target, &twice, ALL(true)).await);
     let hints = failure.hints().join(" ");
-    assert!(hints.contains("safety/redis-") && hints.contains("age -d"), "{failure:?}");
+    assert!(hints.contains("lifeboat restore --safety") && hints.contains("safety/redis-"), "{failure:?}");
     lasting.again().await;
     untouched(&lasting).await;
     assert_eq!(house.copies().len(), 2);
