@@ -105,7 +105,10 @@ macro_rules! each {
     };
 }
 
-each!(age config entry index key manifest marks pack packed path policy proof psync rdb refs signature when within);
+each!(
+    age config entry index key manifest marks mysql_packets pack packed path policy proof psync rdb refs signature when
+    within
+);
 
 #[test]
 fn the_seeds_stay_small() {

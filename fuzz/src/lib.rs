@@ -16,6 +16,7 @@ use lifeboat::{
     crypt::{CIPHER_CHUNK_BYTES, Identities, Payload, Recipients, TrustedKeys, payload_offset},
     flow::Selection,
     jobs::when::When,
+    mysql::hostile as mysql,
     names::{EntryPath, Key, PackId, SnapshotId, SourceName},
     policy::{Need, Stack},
     redis::hostile as redis,
@@ -32,7 +33,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub type Target = fn(&[u8]);
 
 /// Every target under its name.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("age", age),
     ("config", config),
     ("entry", entry),
@@ -40,6 +41,7 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("key", key),
     ("manifest", manifest),
     ("marks", marks),
+    ("mysql_packets", mysql_packets),
     ("pack", pack),
     ("packed", packed),
     ("path", path),
@@ -241,6 +243,19 @@ pub fn psync(bytes: &[u8]) {
     assert_eq!(told.size_bytes, spooled.len() as u64);
     assert_eq!(redis::dump(&spooled[..], false), Some(told), "what was taken for whole is whole");
     assert!(bytes.windows(spooled.len()).any(|window| window == spooled), "the bytes are the server's");
+}
+
+/// What a MySQL server says to who reads rows, from its greeting to the end of a result.
+pub fn mysql_packets(bytes: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let Some(rows) = runtime.block_on(mysql::session(bytes.to_vec())) else { return };
+    let columns = rows.first().map_or(0, Vec::len);
+    assert!(rows.iter().all(|row| row.len() == columns), "all rows have the same columns");
+    let fields = rows.iter().flatten().flatten();
+    assert!(fields.clone().map(Vec::len).sum::<usize>() < bytes.len(), "there is no more than was said");
+    for field in fields.filter(|field| !field.is_empty() && field.len() < 1 << 10) {
+        assert!(bytes.windows(field.len()).any(|window| window == field), "the bytes are the server's");
+    }
 }
 
 /// What runs leave beside snapshots: tombstones, generations of prune, sessions.

@@ -6,7 +6,7 @@ use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, Row, SslOpts, prelude
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
-use super::{ledger::Opened, sql::account};
+use super::{ledger::Opened, sql::account, wire::Wire};
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     names::{ByteCount, SourceName},
@@ -115,6 +115,38 @@ impl Purpose {
     }
 }
 
+/// A session that takes statements: the driver's, or our own that reads rows.
+pub(super) trait Session: Send {
+    /// Runs a statement, and passes over what it gives.
+    fn exec(&mut self, sql: &[u8]) -> impl Future<Output = mysql_async::Result<()>> + Send;
+
+    /// Runs a query and returns the first two columns of its rows as text.
+    fn pairs(&mut self, sql: &str)
+    -> impl Future<Output = mysql_async::Result<Vec<(String, String)>>> + Send;
+}
+
+impl Session for Conn {
+    async fn exec(&mut self, sql: &[u8]) -> mysql_async::Result<()> {
+        self.query_drop(sql).await
+    }
+
+    async fn pairs(&mut self, sql: &str) -> mysql_async::Result<Vec<(String, String)>> {
+        let rows: Vec<Row> = self.query(sql).await?;
+        let pair = |row: &Row| (text(row, 0).unwrap_or_default(), text(row, 1).unwrap_or_default());
+        Ok(rows.iter().map(pair).collect())
+    }
+}
+
+impl Session for Wire {
+    async fn exec(&mut self, sql: &[u8]) -> mysql_async::Result<()> {
+        Wire::exec(self, sql).await
+    }
+
+    async fn pairs(&mut self, sql: &str) -> mysql_async::Result<Vec<(String, String)>> {
+        Wire::pairs(self, sql).await
+    }
+}
+
 /// A server and how to reach it.
 #[derive(Clone)]
 pub(super) struct Server {
@@ -185,11 +217,7 @@ impl Server {
 
     /// Opens a session for `purpose`.
     pub async fn open(&self, purpose: Purpose) -> Result<Conn> {
-        let opened = timeout(CONNECT_TIMEOUT, Conn::new(self.opts.clone())).await;
-        let mut conn = match opened {
-            Ok(opened) => opened.map_err(|error| self.unreachable(error))?,
-            Err(_) => return Err(self.silent()),
-        };
+        let mut conn = self.in_time(Conn::new(self.opts.clone())).await?;
         if let Some(opened) = &self.opened {
             opened.note(conn.id());
         }
@@ -197,7 +225,22 @@ impl Server {
         Ok(conn)
     }
 
-    async fn prepare(&self, conn: &mut Conn, purpose: Purpose) -> Result<()> {
+    /// Opens a session that reads rows.
+    pub async fn open_wire(&self) -> Result<Wire> {
+        let mut wire = self.in_time(Wire::open(&self.opts)).await?;
+        self.prepare(&mut wire, Purpose::ReadRows).await?;
+        Ok(wire)
+    }
+
+    /// Waits for a session, but not for long.
+    async fn in_time<T>(&self, opening: impl Future<Output = mysql_async::Result<T>>) -> Result<T> {
+        match timeout(CONNECT_TIMEOUT, opening).await {
+            Ok(opened) => opened.map_err(|error| self.unreachable(error)),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    async fn prepare(&self, conn: &mut impl Session, purpose: Purpose) -> Result<()> {
         let wait = self.config.lock_wait_seconds.max(1);
         let names = match purpose {
             Purpose::ReadRows | Purpose::WriteRows => "binary",
@@ -245,7 +288,7 @@ impl Server {
         ];
         let wanted = always.iter().chain(writing.iter().filter(|_| purpose.writes()));
         for setting in wanted {
-            match conn.query_drop(format!("SET SESSION {setting}")).await {
+            match conn.exec(format!("SET SESSION {setting}").as_bytes()).await {
                 Ok(()) | Err(mysql_async::Error::Server(_)) => {}
                 Err(error) => return Err(self.failure("prepare its session", error)),
             }
@@ -258,8 +301,8 @@ impl Server {
         self.binlog_off
     }
 
-    async fn leave_binlog(&self, conn: &mut Conn) -> Result<()> {
-        let left = conn.query_drop("SET SESSION sql_log_bin=0").await;
+    async fn leave_binlog(&self, conn: &mut impl Session) -> Result<()> {
+        let left = conn.exec(b"SET SESSION sql_log_bin=0").await;
         left.map_err(|error| {
             let is_denied = number(&error).is_some_and(is_denied);
             let failure = self.failure("stay out of the binlog", error);
@@ -304,9 +347,9 @@ impl Server {
     }
 
     /// Runs a statement without a result; `doing` completes "failed to".
-    pub async fn run(&self, conn: &mut Conn, sql: impl AsRef<[u8]>, doing: &str) -> Result<()> {
+    pub async fn run(&self, conn: &mut impl Session, sql: impl AsRef<[u8]>, doing: &str) -> Result<()> {
         self.check_fits(sql.as_ref().len(), doing)?;
-        conn.query_drop(sql.as_ref()).await.map_err(|error| self.failure(doing, error))
+        conn.exec(sql.as_ref()).await.map_err(|error| self.failure(doing, error))
     }
 
     /// Runs a query and returns its rows; `doing` completes "failed to".

@@ -13,6 +13,8 @@
 //! | [`accounts`], [`former`], [`grants`] | users, roles and grants, both ways; what is replaced and given again |
 //! | [`layout`], [`codec`], [`tsv`], [`ddl`], [`sql`] | what the entries look like |
 //! | [`conn`], [`sessions`] | sessions and errors |
+//! | [`wire`] | the connections of our own that rows come over |
+//! | [`hostile`] | what tests with hostile bytes may call |
 //! | [`examine`] | whether a server can be backed up |
 //! | [`ask`](mod@ask) | one question of a drill |
 //! | [`compare`] | whether two readings hold the same, and which rows and programs differ |
@@ -35,6 +37,7 @@ pub mod examine;
 mod former;
 mod grants;
 mod gtid;
+pub mod hostile;
 mod insert;
 mod kept;
 mod layout;
@@ -60,6 +63,7 @@ mod target;
 mod ties;
 mod trial;
 mod tsv;
+mod wire;
 
 pub use self::{
     ask::{Answer, ask},

@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mysql_async::{Conn, Row, Value, prelude::Queryable};
+use mysql_async::Conn;
 use tokio::{
     sync::{Mutex, mpsc},
     task::JoinSet,
@@ -20,6 +20,7 @@ use super::{
     layout::{Layout, Place, table_meta},
     range::{Division, Stretch, Walk},
     tsv::{Cutter, KeyHash, push_field},
+    wire::{TextRow, Wire},
 };
 use crate::{
     error::{ExitCode, Failure, Result},
@@ -58,34 +59,34 @@ pub(super) async fn send(
     tables: Vec<Arc<Table>>,
     division: Division,
     names: &mut Conn,
-    workers: Vec<Conn>,
+    workers: Vec<Wire>,
     sink: &EntrySink,
-) -> FlowResult<(BTreeMap<Place, u64>, Vec<Conn>)> {
+) -> FlowResult<(BTreeMap<Place, u64>, Vec<Wire>)> {
     let (ranges, queue) = mpsc::channel::<Range>(QUEUE_DEPTH);
     let queue = Arc::new(Mutex::new(queue));
     let mut running = JoinSet::new();
-    for conn in workers {
-        running.spawn(work(server.clone(), conn, Arc::clone(&queue), sink.clone()));
+    for wire in workers {
+        running.spawn(work(server.clone(), wire, Arc::clone(&queue), sink.clone()));
     }
     drop(queue);
     let walking = walk(server, names, &tables, division, ranges);
     let working = async {
-        let (mut rows, mut conns) = (BTreeMap::<Place, (u32, u64)>::new(), Vec::new());
+        let (mut rows, mut wires) = (BTreeMap::<Place, (u32, u64)>::new(), Vec::new());
         while let Some(ended) = running.join_next().await {
-            let (conn, done) = ended.map_err(|error| {
+            let (wire, done) = ended.map_err(|error| {
                 let what = format!("`{}`: a reading task broke down", server.name);
                 Failure::new(ExitCode::Failed, what).because(error)
             })??;
-            conns.push(conn);
+            wires.push(wire);
             for (place, count) in done {
                 let sum = rows.entry(place).or_default();
                 *sum = (sum.0 + 1, sum.1 + count);
             }
         }
-        Ok::<_, FlowError>((rows, conns))
+        Ok::<_, FlowError>((rows, wires))
     };
     // A worker's error ends the walk, and the walk's error the workers: dropping the set aborts them.
-    let (planned, (done, conns)) = tokio::try_join!(walking, working)?;
+    let (planned, (done, wires)) = tokio::try_join!(walking, working)?;
     let mut counts = BTreeMap::new();
     for (place, ranges) in planned {
         let (read, rows) = done.get(&place).copied().unwrap_or_default();
@@ -95,7 +96,7 @@ pub(super) async fn send(
         }
         counts.insert(place, rows);
     }
-    Ok((counts, conns))
+    Ok((counts, wires))
 }
 
 /// Puts all ranges into the queue; returns how many each table has.
@@ -126,38 +127,50 @@ async fn walk(
 /// Reads ranges until there are no more.
 async fn work(
     server: Server,
-    mut conn: Conn,
+    mut wire: Wire,
     queue: Arc<Mutex<mpsc::Receiver<Range>>>,
     sink: EntrySink,
-) -> FlowResult<(Conn, Vec<(Place, u64)>)> {
+) -> FlowResult<(Wire, Vec<(Place, u64)>)> {
     let mut done = Vec::new();
     loop {
         let next = queue.lock().await.recv().await;
-        let Some(range) = next else { return Ok((conn, done)) };
-        let rows = send_range(&server, &mut conn, &range, &sink).await?;
+        let Some(range) = next else { return Ok((wire, done)) };
+        let rows = send_range(&server, &mut wire, &range, &sink).await?;
         done.push((range.table.at.clone(), rows));
     }
 }
 
-async fn send_range(server: &Server, conn: &mut Conn, range: &Range, sink: &EntrySink) -> FlowResult<u64> {
+async fn send_range(server: &Server, wire: &mut Wire, range: &Range, sink: &EntrySink) -> FlowResult<u64> {
     let Table { at, layout } = &*range.table;
     let condition = &range.stretch.condition;
     let condition = if condition.is_empty() { String::new() } else { format!(" WHERE {condition}") };
     let sql = format!("SELECT {} {}{condition}{}", layout.read_list(), layout.from(at), layout.order());
     let fail = |error| server.failure(&format!("read table `{at}`"), error);
     let mut pieces = Pieces::new(server, range, sink);
-    let mut result = conn.query_iter(sql).await.map_err(fail)?;
+    let columns = wire.query(sql.as_bytes()).await.map_err(fail)?;
+    check_columns(server, range, columns)?;
     loop {
-        match result.next().await {
-            Ok(Some(row)) => pieces.row(&row).await?,
+        match wire.next().await {
+            Ok(Some(row)) => pieces.row(row).await?,
             Ok(None) => break,
             Err(error) if is_too_long(&error) => return Err(pieces.too_long().into()),
             Err(error) => return Err(fail(error).into()),
         }
     }
-    result.drop_result().await.map_err(fail)?;
     check_rows(server, range, pieces.rows + pieces.piece_rows)?;
     pieces.finish().await
+}
+
+/// Checks that the server sends the columns that it was asked for.
+fn check_columns(server: &Server, range: &Range, columns: usize) -> Result<()> {
+    let Table { at, layout } = &*range.table;
+    // Of a table of generated columns alone the rows are asked for, and nothing in them.
+    let wanted = layout.columns.len().max(1);
+    if columns == wanted {
+        return Ok(());
+    }
+    let what = format!("`{}`: table `{at}` gave {columns} columns of {wanted}", server.name);
+    Err(Failure::new(ExitCode::Failed, what).hint("Look into the server's own log, then run this again."))
 }
 
 /// Checks that a session read as many rows as the walk had counted.
@@ -201,7 +214,7 @@ struct Pieces<'a> {
     piece_rows: u64,
     piece_enum_zeros: u64,
     /// The first and the last key of the piece, where they are whole numbers.
-    piece_keys: Option<(String, String)>,
+    piece_keys: Option<(Vec<u8>, Vec<u8>)>,
     longest_row_bytes: u64,
     rows: u64,
 }
@@ -232,14 +245,9 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    async fn row(&mut self, row: &Row) -> FlowResult<()> {
-        let values = || (0..row.len()).map(|at| row.as_ref(at));
-        let bytes_of = |value: Option<&Value>| match value {
-            Some(Value::Bytes(bytes)) => bytes.len(),
-            _ => 0,
-        };
-        let is_long = values().map(bytes_of).sum::<usize>() > LONG_BYTES;
-        let (hash, row_bytes) = if is_long { self.push_long(row).await? } else { self.push(values())? };
+    async fn row(&mut self, row: TextRow<'_>) -> FlowResult<()> {
+        let is_long = row.wire_bytes() > LONG_BYTES;
+        let (hash, row_bytes) = if is_long { self.push_long(row).await? } else { self.push(row)? };
         self.piece_bytes += row_bytes;
         self.piece_rows += 1;
         self.longest_row_bytes = self.longest_row_bytes.max(row_bytes);
@@ -258,10 +266,12 @@ impl<'a> Pieces<'a> {
     }
 
     /// Appends the row to the buffer; returns its key's hash and its length.
-    fn push<'v>(&mut self, row: impl Iterator<Item = Option<&'v Value>>) -> FlowResult<(u64, u64)> {
+    fn push(&mut self, row: TextRow<'_>) -> FlowResult<(u64, u64)> {
         let began = self.buffer.len();
+        // Digits or escapes double a value at most, and a field has a tab besides.
+        self.buffer.reserve(row.wire_bytes() * 2 + row.len() * 2);
         self.fields.clear();
-        for (at, value) in row.enumerate() {
+        for (at, value) in row.fields().enumerate() {
             if at > 0 {
                 self.buffer.push(b'\t');
             }
@@ -285,18 +295,17 @@ impl<'a> Pieces<'a> {
     }
 
     /// Appends one field to the buffer.
-    fn push_value(&mut self, at: usize, value: Option<&Value>) -> FlowResult<()> {
+    fn push_value(&mut self, at: usize, value: Option<&[u8]>) -> FlowResult<()> {
         match value {
-            Some(Value::Bytes(bytes)) => {
+            Some(bytes) => {
                 let codec = self.codec(at);
                 codec.push(&mut self.buffer, bytes);
                 if bytes == b"0" && codec == Codec::Enum {
                     self.piece_enum_zeros += 1;
                 }
             }
-            Some(Value::NULL) | None if self.must.get(at) == Some(&true) => return Err(self.null_at(at)),
-            Some(Value::NULL) | None => push_field(&mut self.buffer, None),
-            Some(other) => push_field(&mut self.buffer, Some(other.as_sql(true).as_bytes())),
+            None if self.must.get(at) == Some(&true) => return Err(self.null_at(at)),
+            None => push_field(&mut self.buffer, None),
         }
         Ok(())
     }
@@ -306,7 +315,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// Writes a long row part by part; returns its key's hash and its length, as [`Self::push`].
-    async fn push_long(&mut self, row: &Row) -> FlowResult<(u64, u64)> {
+    async fn push_long(&mut self, row: TextRow<'_>) -> FlowResult<(u64, u64)> {
         let hash = self.hash_long(row);
         let mut row_bytes = 0;
         for at in 0..row.len() {
@@ -314,8 +323,8 @@ impl<'a> Pieces<'a> {
             if at > 0 {
                 self.buffer.push(b'\t');
             }
-            match row.as_ref(at) {
-                Some(Value::Bytes(bytes)) if bytes.len() > LONG_BYTES => {
+            match row.get(at) {
+                Some(bytes) if bytes.len() > LONG_BYTES => {
                     for part in bytes.chunks(BUFFER_BYTES) {
                         self.codec(at).push(&mut self.buffer, part);
                         row_bytes += self.buffer.len() - began;
@@ -337,7 +346,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// Hashes the key of a long row, as [`Self::push`] does: by the written form of its fields.
-    fn hash_long(&mut self, row: &Row) -> u64 {
+    fn hash_long(&mut self, row: TextRow<'_>) -> u64 {
         let (mut hash, mut written) = (KeyHash::new(), Vec::new());
         let mut last_key = std::mem::take(&mut self.last_key);
         last_key.clear();
@@ -348,15 +357,15 @@ impl<'a> Pieces<'a> {
                 let room = shown.saturating_sub(last_key.len()).min(written.len());
                 last_key.extend_from_slice(&written[..room]);
             };
-            match row.as_ref(*at) {
-                Some(Value::Bytes(bytes)) => {
+            match row.get(*at) {
+                Some(bytes) => {
                     for bytes in bytes.chunks(BUFFER_BYTES) {
                         written.clear();
                         self.codec(*at).push(&mut written, bytes);
                         part(&written);
                     }
                 }
-                _ => part(b"\\N"),
+                None => part(b"\\N"),
             }
             hash.end();
             if shown > 0 {
@@ -397,15 +406,14 @@ impl<'a> Pieces<'a> {
     }
 
     /// Notes the first column of the row's key, so that who wants a range of keys need not read all pieces.
-    fn note_key(&mut self, row: &Row) {
-        let Some(Some(Value::Bytes(key))) = self.number_field.map(|at| row.as_ref(at)) else { return };
-        let key = String::from_utf8_lossy(key);
+    fn note_key(&mut self, row: TextRow<'_>) {
+        let Some(key) = self.number_field.and_then(|at| row.get(at)) else { return };
         match &mut self.piece_keys {
             Some((_, last)) => {
                 last.clear();
-                last.push_str(&key);
+                last.extend_from_slice(key);
             }
-            None => self.piece_keys = Some((key.clone().into_owned(), key.into_owned())),
+            None => self.piece_keys = Some((key.to_vec(), key.to_vec())),
         }
     }
 
@@ -438,7 +446,8 @@ impl<'a> Pieces<'a> {
             ("longest_row_bytes".to_owned(), std::mem::take(&mut self.longest_row_bytes).into()),
         ]);
         if let Some((first, last)) = self.piece_keys.take() {
-            trailer.extend([("first_key".to_owned(), first.into()), ("last_key".to_owned(), last.into())]);
+            let text = |key: Vec<u8>| String::from_utf8_lossy(&key).into_owned().into();
+            trailer.extend([("first_key".to_owned(), text(first)), ("last_key".to_owned(), text(last))]);
         }
         match self.body.take() {
             Some(body) => body.finish_with(trailer).await,
@@ -514,9 +523,10 @@ mod tests {
     fn no_value_where_there_must_be_one_fails_the_reading() {
         let (server, (sink, _stream), range) = (server(), channel(1), range());
         let mut pieces = Pieces::new(&server, &range, &sink);
-        let (null, one) = (Value::NULL, Value::Bytes(b"1".to_vec()));
-        assert!(pieces.push([Some(&null), Some(&one)].into_iter()).is_ok());
-        let error = pieces.push([Some(&one), Some(&null)].into_iter()).unwrap_err();
+        let mut spans = Vec::new();
+        let mut push = |row: &[u8]| pieces.push(TextRow::parse(row, 2, &mut spans).unwrap());
+        assert!(push(b"\xFB\x011").is_ok());
+        let error = push(b"\x011\xFB").unwrap_err();
         assert!(error.to_string().contains("column `must` of table `im.t` cannot be NULL"), "{error}");
     }
 }

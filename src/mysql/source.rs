@@ -386,6 +386,7 @@ impl Reading<'_> {
         if self.content.accounts.is_some() {
             self.sink.complete(ACCOUNTS);
         }
+        self.snapshot.leave().await;
         let point = self.snapshot.point.clone();
         self.sink.finish(point).await
     }

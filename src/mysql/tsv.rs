@@ -45,7 +45,32 @@ pub(super) fn find<const N: usize>(bytes: &[u8], wanted: [u8; N]) -> Option<usiz
         }
         from += STEP_BYTES;
     }
-    bytes[from..].iter().position(|byte| is_one(*byte) != 0).map(|at| from + at)
+    let rest = &bytes[from..];
+    if rest.len() < STEP_BYTES && !is_any_in_short(rest, wanted) {
+        return None;
+    }
+    rest.iter().position(|byte| is_one(*byte) != 0).map(|at| from + at)
+}
+
+/// Returns whether one of these bytes is among fewer than a step's: numbers, dates and short names, so most fields.
+#[inline]
+fn is_any_in_short<const N: usize>(bytes: &[u8], wanted: [u8; N]) -> bool {
+    let is_any_in = |word: u64| wanted.iter().any(|one| has_zero(word ^ u64::from_ne_bytes([*one; 8])));
+    // The first and the last bytes of it overlap where they are more than all.
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        return is_any_in(u64::from_ne_bytes(*first)) || is_any_in(u64::from_ne_bytes(*last));
+    }
+    if let (Some([a, b, c, d]), Some([e, f, g, h])) = (bytes.first_chunk(), bytes.last_chunk()) {
+        return is_any_in(u64::from_ne_bytes([*a, *b, *c, *d, *e, *f, *g, *h]));
+    }
+    bytes.iter().any(|byte| wanted.contains(byte))
+}
+
+/// Returns whether one of the bytes of a word is zero.
+#[inline]
+fn has_zero(word: u64) -> bool {
+    let (ones, tops) = (u64::from_ne_bytes([1; 8]), u64::from_ne_bytes([0x80; 8]));
+    word.wrapping_sub(ones) & !word & tops != 0
 }
 
 /// Reads one field back; `None` is NULL. The program itself lets the server do this.

@@ -1,6 +1,6 @@
 //! Cuts and hashes the pieces of one body; meant for a blocking thread.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::chunker::Cutter;
@@ -23,18 +23,13 @@ impl Cutting {
     /// Takes pieces and returns the chunks that are sure now with their ids.
     pub(super) fn advance(&mut self, pieces: Vec<Piece>, ended: bool) -> Vec<(ChunkId, Bytes)> {
         let mut chunks = Vec::new();
-        let mut run = BytesMut::new();
         let cutter = self.cutter.as_mut().expect("a body ends once");
         for piece in pieces {
             match piece {
-                Piece::Data(bytes) => run.extend_from_slice(&bytes),
-                Piece::Border => {
-                    chunks.extend(cutter.push(&run.split()));
-                    chunks.extend(cutter.border());
-                }
+                Piece::Data(bytes) => chunks.extend(cutter.push(&bytes)),
+                Piece::Border => chunks.extend(cutter.border()),
             }
         }
-        chunks.extend(cutter.push(&run));
         if ended {
             chunks.extend(self.cutter.take().expect("a body ends once").finish());
         }

@@ -254,9 +254,7 @@ impl Snapshot {
     }
 
     pub(super) async fn begin_all(&mut self, server: &Server) -> Result<()> {
-        let sessions = self.workers.iter_mut().chain([&mut self.names]);
-        try_join_all(sessions.map(async |conn| server.run(conn, BEGIN, "begin the snapshot").await)).await?;
-        Ok(())
+        self.run_all(server, BEGIN, "begin the snapshot").await
     }
 
     /// MySQL: the transactions began at one instant when the binlog did not grow meanwhile and nobody was in the
@@ -309,13 +307,14 @@ impl Snapshot {
         }
         for _ in 0..EQUAL_TRIES {
             self.begin_all(server).await?;
-            let sessions = self.workers.iter_mut().chain([&mut self.names]);
-            let told = try_join_all(sessions.map(|conn| position::of_transaction(server, conn))).await?;
-            if told[0].is_none() {
+            let workers = self.workers.iter_mut().map(|wire| position::of_transaction(server, wire));
+            let names = position::of_transaction(server, &mut self.names);
+            let (all, told) = tokio::try_join!(try_join_all(workers), names)?;
+            if told.is_none() {
                 return Ok(Rung::NotHere);
             }
-            if told.windows(2).all(|pair| pair[0] == pair[1]) {
-                self.position = position::complete(server, &mut self.keeper, told[0].clone()).await?;
+            if all.iter().all(|other| *other == told) {
+                self.position = position::complete(server, &mut self.keeper, told).await?;
                 return Ok(Rung::Begun(None));
             }
         }

@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use mysql_async::{Conn, prelude::Queryable};
 
 use self::{
@@ -29,8 +29,9 @@ use self::{
     programs::Programs,
 };
 use super::{
-    conn::{Flavor, Purpose, Server, code, number, text},
+    conn::{Flavor, Purpose, Server, Session, code, number, text},
     layout::{Listed, Place, Wanted, tables},
+    wire::Wire,
 };
 use crate::{
     clock::Ground,
@@ -65,7 +66,7 @@ pub(super) struct Snapshot {
     /// Sees the instant and reads definitions.
     pub names: Conn,
     /// See the instant and read rows.
-    pub workers: Vec<Conn>,
+    pub workers: Vec<Wire>,
     /// What there is.
     pub listed: Vec<Listed>,
     /// The instant.
@@ -129,10 +130,11 @@ impl Snapshot {
         let (flavor, version) = server.version(&mut keeper).await?;
         let mut names = server.open(Purpose::ReadNames).await?;
         let threads = server.config.threads.clamp(1, 64);
-        let mut workers = try_join_all((0..threads).map(|_| server.open(Purpose::ReadRows))).await?;
-        for conn in workers.iter_mut().chain([&mut names]) {
-            server.run(conn, REPEATABLE, "prepare the snapshot").await?;
+        let mut workers = try_join_all((0..threads).map(|_| server.open_wire())).await?;
+        for wire in &mut workers {
+            server.run(wire, REPEATABLE, "prepare the snapshot").await?;
         }
+        server.run(&mut names, REPEATABLE, "prepare the snapshot").await?;
         let sees_statements = statements::are_seen(server, &mut keeper).await?;
         let primaries = position::of_primaries(server, flavor, &mut keeper).await?;
         Ok(Self {
@@ -153,9 +155,20 @@ impl Snapshot {
 
     /// Gives back everything, also what holds tables: a migration may wait for these, and the next lock for it.
     async fn let_go(&mut self, server: &Server) -> Result<()> {
-        let sessions = self.workers.iter_mut().chain([&mut self.names]);
-        try_join_all(sessions.map(|conn| server.run(conn, "COMMIT", "begin again"))).await?;
+        self.run_all(server, "COMMIT", "begin again").await?;
         self.unlock_definitions(server).await
+    }
+
+    /// Runs a statement in every session that sees the instant, in all at once.
+    async fn run_all(&mut self, server: &Server, sql: &str, doing: &str) -> Result<()> {
+        let workers = try_join_all(self.workers.iter_mut().map(|wire| server.run(wire, sql, doing)));
+        tokio::try_join!(workers, server.run(&mut self.names, sql, doing))?;
+        Ok(())
+    }
+
+    /// Ends the sessions that read rows.
+    pub async fn leave(&mut self) {
+        join_all(self.workers.drain(..).map(Wire::quit)).await;
     }
 
     /// Returns whether the server is known to copy another one.
@@ -318,28 +331,37 @@ impl Snapshot {
     /// what it held.
     pub async fn check_still_open(&mut self, server: &Server) -> Result<()> {
         server.run(&mut self.keeper, "DO 0", "end the snapshot").await?;
-        for conn in self.workers.iter_mut().chain([&mut self.names]) {
-            // Inside a transaction this statement is an error, and only there.
-            let asked = conn.query_drop("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await;
-            match asked {
-                Err(error) if number(&error) == Some(code::TRANSACTION_OPEN) => {}
-                Err(error) => return Err(server.failure("end the snapshot", error)),
-                Ok(()) => {
-                    let what = format!("`{}`: a session lost its snapshot while it read", server.name);
-                    return Err(Failure::new(ExitCode::Failed, what)
-                        .hint("What was read may mix two instants and was not kept; run this again."));
-                }
-            }
+        for wire in &mut self.workers {
+            check_open(server, wire).await?;
         }
-        Ok(())
+        check_open(server, &mut self.names).await
+    }
+}
+
+/// Checks that a session is in its transaction.
+async fn check_open(server: &Server, conn: &mut impl Session) -> Result<()> {
+    // Inside a transaction this statement is an error, and only there.
+    match conn.exec(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await {
+        Err(error) if number(&error) == Some(code::TRANSACTION_OPEN) => Ok(()),
+        Err(error) => Err(server.failure("end the snapshot", error)),
+        Ok(()) => {
+            let what = format!("`{}`: a session lost its snapshot while it read", server.name);
+            Err(Failure::new(ExitCode::Failed, what)
+                .hint("What was read may mix two instants and was not kept; run this again."))
+        }
     }
 }
 
 /// Takes the metadata lock of every table: who holds it already never queues behind a waiting `ALTER`. Returns the
 /// table that is gone, or is another one than at the instant.
-async fn pin(server: &Server, conn: &mut Conn, places: &[&Place], rows: usize) -> Result<Option<Place>> {
+async fn pin(
+    server: &Server,
+    conn: &mut impl Session,
+    places: &[&Place],
+    rows: usize,
+) -> Result<Option<Place>> {
     for place in places {
-        match conn.query_drop(format!("SELECT 1 FROM {} LIMIT {rows}", place.sql())).await {
+        match conn.exec(format!("SELECT 1 FROM {} LIMIT {rows}", place.sql()).as_bytes()).await {
             Ok(()) => {}
             Err(error) => match number(&error) {
                 Some(code::NO_SUCH_TABLE | code::UNKNOWN_DATABASE | code::TABLE_CHANGED) => {

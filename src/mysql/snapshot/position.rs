@@ -3,7 +3,7 @@
 use mysql_async::{Conn, Row, prelude::Queryable};
 
 use super::super::{
-    conn::{Flavor, Server, code, is_denied, named, number, text},
+    conn::{Flavor, Server, Session, code, is_denied, named, number, text},
     sql::literal,
 };
 use crate::error::Result;
@@ -60,12 +60,15 @@ async fn gtid_at(server: &Server, flavor: Flavor, conn: &mut Conn, file: &str, p
 }
 
 /// MariaDB tells a transaction the place that it began at, and asks no privilege for it.
-pub(super) async fn of_transaction(server: &Server, conn: &mut Conn) -> Result<Option<(String, String)>> {
-    let rows =
-        server.rows(conn, "SHOW STATUS LIKE 'binlog_snapshot_%'", "read the snapshot's position").await?;
+pub(super) async fn of_transaction(
+    server: &Server,
+    conn: &mut impl Session,
+) -> Result<Option<(String, String)>> {
+    let told = conn.pairs("SHOW STATUS LIKE 'binlog_snapshot_%'").await;
+    let told = told.map_err(|error| server.failure("read the snapshot's position", error))?;
     let get = |name: &str| {
-        let row = rows.iter().find(|row| text(row, 0).is_some_and(|n| n.eq_ignore_ascii_case(name)))?;
-        named(row, "value").filter(|value| !value.is_empty())
+        let (_, value) = told.iter().find(|(told, _)| told.eq_ignore_ascii_case(name))?;
+        Some(value.clone()).filter(|value| !value.is_empty())
     };
     Ok(get("binlog_snapshot_file").zip(get("binlog_snapshot_position")))
 }

@@ -2,7 +2,7 @@
 
 use mysql_async::Opts;
 
-use super::*;
+use super::{super::conn::bytes, *};
 use crate::{event::NoMonitor, names::SourceName, policy::SecretRef};
 
 /// Takes an instant of a database on a server of the fixtures.
@@ -26,7 +26,7 @@ async fn taken(variable: &str, db: &str) -> (tempfile::TempDir, Server, Wanted, 
 async fn a_session_that_lost_its_transaction_is_found(variable: &str) {
     let (_folder, server, _, mut snapshot) = taken(variable, "lbt_no_such_database").await;
     snapshot.check_still_open(&server).await.expect("all are open");
-    snapshot.workers[1].query_drop("COMMIT").await.unwrap();
+    snapshot.workers[1].exec(b"COMMIT").await.unwrap();
     let failure = snapshot.check_still_open(&server).await.expect_err("one is not");
     assert_eq!(failure.to_string(), "`mysql`: a session lost its snapshot while it read");
 }
@@ -83,4 +83,38 @@ async fn mysql_what_came_too_late_to_be_locked_makes_all_begin_again() {
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn mariadb_what_came_too_late_to_be_locked_makes_all_begin_again() {
     what_came_too_late_to_be_locked_makes_all_begin_again("MARIADB_URL").await;
+}
+
+/// Values of each length of a length, and a row that goes on in a second packet.
+const VALUES: &str = "SELECT 1, NULL, '', x'00090A5CFB', REPEAT('x', 250), REPEAT('x', 251), REPEAT('y', 70000), \
+    REPEAT('z', 9000000), REPEAT('z', 9000000) UNION ALL SELECT 2, 'a', NULL, '', '', '', '', REPEAT('w', 16777210), 1";
+
+async fn rows_are_those_that_the_driver_reads(variable: &str) {
+    let (_folder, server, _, mut snapshot) = taken(variable, "lbt_no_such_database").await;
+    server.run(&mut snapshot.names, "SET NAMES binary", "test").await.unwrap();
+    let rows = server.rows(&mut snapshot.names, VALUES, "test").await.unwrap();
+    let wire = &mut snapshot.workers[0];
+    assert_eq!(wire.query(VALUES.as_bytes()).await.unwrap(), 9);
+    for row in &rows {
+        let own = wire.next().await.unwrap().expect("there are as many rows");
+        for at in 0..9 {
+            assert!(own.get(at).map(<[u8]>::to_vec) == bytes(row, at), "field {at}");
+        }
+    }
+    assert!(wire.next().await.unwrap().is_none());
+    assert!(rows.iter().all(|row| bytes(row, 7).is_some()), "the server made all values");
+    snapshot.check_still_open(&server).await.expect("the session goes on");
+    snapshot.leave().await;
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn mysql_rows_are_those_that_the_driver_reads() {
+    rows_are_those_that_the_driver_reads("MYSQL_URL").await;
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn mariadb_rows_are_those_that_the_driver_reads() {
+    rows_are_those_that_the_driver_reads("MARIADB_URL").await;
 }
