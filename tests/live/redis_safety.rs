@@ -6,9 +6,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use lifeboat::{
-    clock::Ground,
+    clock::{Clock as _, Ground, System},
     event::{Event, Monitor, NoMonitor},
     flow::{
         EntryMeta, FlowError, Point, STREAM_DEPTH, Selection, Stage as Step, Tally, Verified, WriteOptions,
@@ -144,7 +144,7 @@ async fn an_hour_later(to: &Lab, ttl: Ttl, dump: &[u8], options: WriteOptions) -
         sink.announce(vec!["dump".into()]).await?;
         sink.put(EntryMeta::new(fixed_path("dump.rdb"), Step::Data, "dump"), dump).await?;
         sink.complete("dump");
-        sink.finish(Point::at(Utc::now() - TimeDelta::hours(1))).await
+        sink.finish(Point::at(System.now() - TimeDelta::hours(1))).await
     };
     let (read, written) =
         tokio::join!(send, lifeboat::flow::Target::write(Box::new(target), options, stream));
@@ -274,7 +274,7 @@ async fn a_program_that_is_killed_or_stopped_in_the_middle_loses_nothing() {
     let stage = stack(&lab);
     for nth in 0..24 {
         let mut value = vec![0; 1 << 20];
-        lifeboat::clock::Dice::fill(&lifeboat::clock::System, &mut value);
+        lifeboat::clock::Dice::fill(&System, &mut value);
         let _: () = lab.run(0, &[b"SET", format!("large:{nth}").as_bytes(), &value]).await;
     }
     stage.run(&["backup"]).ends(0);
