@@ -326,7 +326,7 @@ struct Refusal(String);
 
 /// Returns whether a server did not let us in or withheld a command.
 pub(super) fn is_refusal(failure: &Failure) -> bool {
-    causes(failure).any(|error| error.is::<Refusal>())
+    causes(failure).any(<dyn std::error::Error>::is::<Refusal>)
 }
 
 /// Returns whether a failure stays until a person does something: a refusal, or a certificate that is not believed.

@@ -97,8 +97,7 @@ fn own(looking: Looking<'_>) -> Vec<Finding> {
 
 fn own_one(file: &Path, now: DateTime<Utc>) -> Finding {
     let shown = file.display().to_string();
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(file).and_then(|certificates| certificates.collect());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
     match chain.map(|chain| runs_out(&chain)) {
         Ok(Some(end)) => judge(OWN, &shown, end, now),
         Ok(None) => OWN.broken(format!("{shown}: it holds no certificate")),
