@@ -21,7 +21,7 @@ use super::{
     cluster::{Shard, SlotMap},
     control::Control,
     replica::{Chosen, choose},
-    server::Server,
+    server::{Server, may_pass},
     source::{DUMP, FACTS, FAILOVER_SECONDS_MAX, Pulled, RedisSource, send_dump, send_json},
 };
 use crate::{
@@ -51,9 +51,23 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Asks a cluster: the first of the policy's nodes that answers, and each primary for what it is giving away.
+    /// Asks a cluster: the first of the policy's nodes that answers.
     pub(super) async fn ask(name: &SourceName, config: &RedisConfig) -> Result<(Arc<Server>, Self)> {
-        let (seed, mut control) = open(name, config).await?;
+        let (seed, control) = open(name, config).await?;
+        Ok((Arc::clone(&seed), Self::of(&seed, control).await?))
+    }
+
+    /// Asks again, meanwhile: where none of the policy's nodes answers any more, those that the cluster had.
+    async fn again(source: &RedisSource, seed: &Server, known: &SlotMap) -> Result<(Arc<Server>, Self)> {
+        let (seed, control) = match open(&source.name, &source.config).await {
+            Ok(opened) => opened,
+            Err(failure) => open_known(seed, known).await.ok_or(failure)?,
+        };
+        Ok((Arc::clone(&seed), Self::of(&seed, control).await?))
+    }
+
+    /// Asks the node `seed` for all, and each primary for what it is giving away.
+    async fn of(seed: &Server, mut control: Control) -> Result<Self> {
         let info: String = control.ask(&["CLUSTER", "INFO"]).await?;
         let epoch = info.lines().find_map(|line| line.trim_end().strip_prefix("cluster_current_epoch:"));
         let epoch = epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
@@ -61,11 +75,11 @@ impl Standing {
         let mut moving = Vec::new();
         for node in map.primaries().filter(|node| node.is_online) {
             // One that is down is told when its dump is pulled.
-            if let Ok(mut control) = Control::open(&Arc::new(node.server(&seed))).await {
+            if let Ok(mut control) = Control::open(&Arc::new(node.server(seed))).await {
                 moving.extend(on_their_way(&control.ask::<String>(&["CLUSTER", "NODES"]).await?));
             }
         }
-        Ok((seed, Self { epoch, map, moving }))
+        Ok(Self { epoch, map, moving })
     }
 
     /// Returns whether no slot has moved since `before`.
@@ -88,6 +102,17 @@ async fn open(name: &SourceName, config: &RedisConfig) -> Result<(Arc<Server>, C
         }
     }
     Err(last.unwrap_or_else(|| Failure::new(ExitCode::Usage, format!("source `{name}` has no address"))))
+}
+
+/// Opens the first of the nodes that answers.
+async fn open_known(like: &Server, known: &SlotMap) -> Option<(Arc<Server>, Control)> {
+    for node in known.shards.iter().flat_map(|shard| &shard.nodes).filter(|node| node.is_online) {
+        let server = Arc::new(node.server(like));
+        if let Ok(control) = Control::open(&server).await {
+            return Some((server, control));
+        }
+    }
+    None
 }
 
 /// Reads from `CLUSTER NODES` which slots the node that answers gives away or takes; it says so of itself only.
@@ -132,14 +157,14 @@ pub(super) fn ranges(slots: &[(u16, u16)]) -> String {
 pub(super) async fn read(source: &RedisSource, sink: EntrySink) -> FlowResult<()> {
     let (seed, mut before) = Standing::ask(&source.name, &source.config).await?;
     let mut shards = pull_all(source, &seed, &before).await?;
-    let (_, mut after) = Standing::ask(&source.name, &source.config).await?;
+    let (_, mut after) = Standing::again(source, &seed, &before.map).await?;
     if !after.is_still(&before) && after.moving.is_empty() {
         let what = "the cluster's slots or primaries changed meanwhile: all shards are read once more";
         source.monitor.warn(Some(&source.name), what.to_owned(), None);
         drop(shards);
         before = after;
         shards = pull_all(source, &seed, &before).await?;
-        (_, after) = Standing::ask(&source.name, &source.config).await?;
+        (_, after) = Standing::again(source, &seed, &before.map).await?;
     }
     let mut problems: Vec<Problem> = shards.iter().filter_map(Read::problem).collect();
     problems.extend(changed(&before, &after));
@@ -167,11 +192,11 @@ async fn pull_all(source: &RedisSource, seed: &Server, standing: &Standing) -> R
     for shard in standing.map.with_slots() {
         let mut pulled = pull(source, seed, shard).await;
         if let Err(failure) = &pulled
-            && failure.exit() == ExitCode::SourceDown
+            && may_pass(failure)
         {
             let what = format!("{} is asked for once more: {}", named(shard), failure.one_line());
             source.monitor.warn(Some(&source.name), what, None);
-            pulled = pull_again(source, shard).await;
+            pulled = pull_again(source, seed, standing, shard).await;
         }
         shards.push(Read { shard: shard.clone(), pulled });
     }
@@ -192,10 +217,10 @@ async fn pull(source: &RedisSource, seed: &Server, shard: &Shard) -> Result<Pull
 }
 
 /// Pulls a shard whose node went away: as soon as another one has taken its place.
-async fn pull_again(source: &RedisSource, lost: &Shard) -> Result<Pulled> {
+async fn pull_again(source: &RedisSource, seed: &Server, before: &Standing, lost: &Shard) -> Result<Pulled> {
     let until = Instant::now() + Duration::from_secs(FAILOVER_SECONDS_MAX);
     loop {
-        let (seed, standing) = Standing::ask(&source.name, &source.config).await?;
+        let (seed, standing) = Standing::again(source, seed, &before.map).await?;
         let slot = lost.slots.first().map_or(0, |range| range.0);
         let shard = standing.map.shard_of(slot).unwrap_or(lost);
         match choose_of(shard, &seed, source.config.prefer, &source.ground).await {
@@ -204,7 +229,9 @@ async fn pull_again(source: &RedisSource, lost: &Shard) -> Result<Pulled> {
                 return source.pull_from(chosen).await;
             }
             // Without a replica nobody takes its place.
-            Err(failure) if shard.nodes.len() < 2 || Instant::now() >= until => return Err(failure),
+            Err(failure) if shard.nodes.len() < 2 || !may_pass(&failure) || Instant::now() >= until => {
+                return Err(failure);
+            }
             Err(_) => sleep(Duration::from_millis(ASK_MILLISECONDS)).await,
         }
     }

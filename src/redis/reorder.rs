@@ -11,8 +11,8 @@
 //! Then the first dump is let go and the runs are merged. Whoever sends the result compares its digest with the first
 //! dump's.
 //!
-//! *Crash.* All files are without names and go with the process. A folder that has no room for the runs leaves the dump
-//! as it came.
+//! *Crash.* All files are without names and go with the process. A folder that has no room for the runs, or for the
+//! result where no runs were needed, leaves the dump as it came.
 //!
 //! *Limits.* One run and [`MERGE_BYTES`] of readers in memory; values beyond [`LARGE_BYTES`] are only passed through.
 //! On disk two dumps at a time.
@@ -98,13 +98,15 @@ fn sort(
     let out = Output::new(folder)?;
     // What fits into memory needs no file; of what does not, everything is in the runs then: two dumps lie on the
     // disk, never three.
-    let written = if runs.ranges.is_empty() {
-        runs.write_held(&spool, out)
+    let (spool, size_bytes) = if runs.ranges.is_empty() {
+        match runs.write_held(&spool, out) {
+            Ok(written) => written,
+            Err(error) => return Ok(Ordered { spool, survey, no_room: Some(error) }),
+        }
     } else {
         drop(spool);
-        runs.merge(out)
+        runs.merge(out).failed(ExitCode::Failed, unsorted)?
     };
-    let (spool, size_bytes) = written.failed(ExitCode::Failed, unsorted)?;
     // The checksum is the one that the server's bytes came with.
     let survey = Survey { size_bytes, sorted: true, checksum: survey.checksum, ..seen };
     Ok(Ordered { spool, survey, no_room: None })

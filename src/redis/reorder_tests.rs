@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io::Write as _,
+    time::Instant,
 };
 
 use proptest::prelude::*;
@@ -11,7 +12,11 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::redis::{
     cuts::Cuts,
-    rdb::{Checksum, sample},
+    rdb::{
+        Checksum,
+        bounds::{made, number, peak_mib, raw},
+        sample::{self, Sample},
+    },
 };
 
 const SMALL: Limits = Limits { run_bytes: 2000, large_bytes: 100 };
@@ -171,6 +176,34 @@ fn a_folder_without_room_leaves_the_dump_as_it_came() {
         Output { file: File::options().write(true).open("/dev/full").unwrap(), ..Output::new(None).unwrap() };
     let mut runs = Runs::new(&spool, full, SMALL);
     assert!(matches!(gather(&spool, &mut runs, 0), Err(RdbError::Copy(_))), "{survey:?}");
+}
+
+/// `LIFEBOAT_REDIS_KEYS` asks for more keys, and for the runs that a backup makes of them.
+#[test]
+fn keys_are_put_in_order_in_bounded_memory() {
+    let by_hand = number("LIFEBOAT_REDIS_KEYS", 0);
+    let (count, limits) =
+        if by_hand > 0 { (by_hand, USUAL) } else { (300_000, Limits { run_bytes: 2 << 20, ..USUAL }) };
+    // As a server has them: without any order.
+    let key = |n: u64| format!("im:session:{:020}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let keys = (0..count).map(|n| raw(Sample::begin("").string(&key(n), "a session of someone")));
+    let spool = Spool::new(None).unwrap();
+    std::io::copy(&mut made(keys), &mut std::io::BufWriter::new(spool.rewound().unwrap())).unwrap();
+    let began = Instant::now();
+    let survey = Survey::of_all(spool.reader(0), 0, false).unwrap();
+    let walked = began.elapsed();
+    let before = peak_mib();
+    let sorted = sort(spool, survey, None, 0, limits).unwrap();
+    let (grown, took) = (peak_mib().saturating_sub(before), began.elapsed() - walked);
+    let began = Instant::now();
+    let again = Survey::of_all(sorted.spool.reader(0), 0, true).unwrap();
+    println!(
+        "{count} keys: walked {walked:.1?}, sorted {took:.1?}, {grown} MiB more; proven {:.1?}",
+        began.elapsed()
+    );
+    assert_eq!((&again.digest, again.keys_by_db()[&0]), (&sorted.survey.digest, count));
+    let bound = (limits.run_bytes + MERGE_BYTES) as u64 / (1 << 20) + 16;
+    assert!(grown < bound, "{grown} MiB of {bound}");
 }
 
 proptest! {

@@ -3,6 +3,9 @@
 //! *Order.* The Sentinels are asked one after the other; the first that names a primary which says so itself is
 //! believed. A Sentinel that was cut off names the one of before: that one has become a replica and says so.
 //!
+//! *Limits.* While a failover goes on they are asked again and again; what one of them or a server refuses ends that at
+//! once.
+//!
 //! Nothing is said to a Sentinel but these questions: it needs the rights `+sentinel|get-master-addr-by-name` and
 //! `+sentinel|replicas`.
 
@@ -15,7 +18,7 @@ use super::{
     cluster::text,
     control::Control,
     replica::{Chosen, choose},
-    server::Server,
+    server::{Server, is_lasting, is_refusal, may_pass},
 };
 use crate::{
     clock::Ground,
@@ -50,14 +53,28 @@ pub(super) async fn primary(name: &SourceName, config: &RedisConfig) -> Result<S
 
 /// Asks the Sentinels until one gives an answer that can be used.
 pub(super) async fn ask(name: &SourceName, config: &RedisConfig) -> Result<Watched> {
-    let mut last = None;
+    let mut unheard = Vec::new();
     for url in &config.sentinels {
         match ask_one(name, config, url).await {
             Ok(watched) => return Ok(watched),
-            Err(failure) => last = Some(failure),
+            Err(one) => unheard.push(one),
         }
     }
-    Err(last.unwrap_or_else(|| Failure::new(ExitCode::Usage, format!("source `{name}` names no Sentinel"))))
+    Err(most_telling(unheard)
+        .unwrap_or_else(|| Failure::new(ExitCode::Usage, format!("source `{name}` names no Sentinel"))))
+}
+
+/// Why a Sentinel was not believed.
+struct Unheard {
+    failure: Failure,
+    /// Whether it named a primary, which was none or did not answer: a failover may be going on.
+    is_named: bool,
+}
+
+/// Returns the failure that says most: of a primary that was named, else of a Sentinel that refused us, else the last.
+fn most_telling(mut unheard: Vec<Unheard>) -> Option<Failure> {
+    unheard.sort_by_key(|one| (one.is_named, is_lasting(&one.failure)));
+    unheard.pop().map(|one| one.failure)
 }
 
 /// Returns the server that a dump is pulled from; while a failover goes on, for as long as `patience`.
@@ -74,7 +91,7 @@ pub(super) async fn place(
             choose(watched.primary, watched.replicas, config.prefer, ground).await
         };
         match chosen.await {
-            Err(failure) if failure.exit() == ExitCode::SourceDown && Instant::now() < until => {
+            Err(failure) if may_pass(&failure) && Instant::now() < until => {
                 sleep(Duration::from_millis(ASK_MILLISECONDS)).await;
             }
             chosen => return chosen,
@@ -82,7 +99,17 @@ pub(super) async fn place(
     }
 }
 
-async fn ask_one(name: &SourceName, config: &RedisConfig, url: &str) -> Result<Watched> {
+async fn ask_one(name: &SourceName, config: &RedisConfig, url: &str) -> Result<Watched, Unheard> {
+    let told = told_by(name, config, url).await;
+    let watched = told.map_err(|failure| Unheard { failure, is_named: false })?;
+    match is_primary(&Arc::new(watched.primary.clone())).await {
+        Ok(()) => Ok(watched),
+        Err(failure) => Err(Unheard { failure, is_named: true }),
+    }
+}
+
+/// Asks one Sentinel; whether it is right is not looked at.
+async fn told_by(name: &SourceName, config: &RedisConfig, url: &str) -> Result<Watched> {
     // The servers are let in to as the policy says; a Sentinel has a user and a password of its own.
     let like = Server::of(name, &RedisConfig { url: with_port(url), ..config.clone() })?;
     let account = RedisConfig {
@@ -93,8 +120,11 @@ async fn ask_one(name: &SourceName, config: &RedisConfig, url: &str) -> Result<W
     };
     let sentinel = Arc::new(Server::of(name, &account)?);
     let watched = config.primary_name.as_deref().unwrap_or_default();
-    let mut control = Control::open(&sentinel).await?;
-    let told: Option<(String, u16)> = control.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", watched]).await?;
+    let refused = |failure| not_let_in(&sentinel, failure);
+    let mut control = Control::open(&sentinel).await.map_err(refused)?;
+    let told: Result<Option<(String, u16)>> =
+        control.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", watched]).await;
+    let told = told.map_err(refused)?;
     let Some((host, port)) = told else {
         let what = format!("Sentinel {} watches no `{watched}`", sentinel.address());
         return Err(Failure::new(ExitCode::Usage, what).hint(
@@ -102,12 +132,22 @@ async fn ask_one(name: &SourceName, config: &RedisConfig, url: &str) -> Result<W
         ));
     };
     let primary = like.elsewhere(&host, port);
-    is_primary(&Arc::new(primary.clone())).await?;
     // Without this right the primary is read.
     let told: Vec<Value> = control.ask(&["SENTINEL", "REPLICAS", watched]).await.unwrap_or_default();
     let replicas = in_order(told.iter().filter_map(Replica::read).collect());
     let replicas = replicas.iter().map(|replica| like.elsewhere(&replica.host, replica.port)).collect();
     Ok(Watched { by: sentinel.address(), primary, replicas })
+}
+
+/// Tells of a refusal what a Sentinel wants; its user and password are not the servers'.
+fn not_let_in(sentinel: &Server, failure: Failure) -> Failure {
+    if !is_refusal(&failure) {
+        return failure;
+    }
+    let what = format!("Sentinel {} does not answer our questions", sentinel.address());
+    Failure::new(failure.exit(), what).because(failure).hint(
+        "Set `sentinel_password`, and with ACL users `sentinel_user`, of this source: they are the Sentinels' own. The user needs +sentinel|get-master-addr-by-name and +sentinel|replicas.",
+    )
 }
 
 /// Fails unless a server that was named as primary is one, as far as it may be asked.
@@ -167,6 +207,13 @@ fn in_order(mut replicas: Vec<Replica>) -> Vec<Replica> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
 
     fn told(host: &str, flags: &str, link: &str, priority: &str, offset: &str) -> Value {
@@ -198,6 +245,75 @@ mod tests {
             .map(|replica| replica.host)
             .collect();
         assert_eq!(hosts, ["spare", "furthest", "behind"]);
+    }
+
+    /// Plays a Sentinel that answers each command with this; returns its address and how often it was connected to.
+    async fn played(answer: &'static str) -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let count = Arc::new(AtomicUsize::new(0));
+        let connections = Arc::clone(&count);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
+                let mut command = [0; 512];
+                while stream.read(&mut command).await.is_ok_and(|read| read > 0) {
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        (url, count)
+    }
+
+    #[tokio::test]
+    async fn a_sentinel_that_refuses_us_is_asked_once_and_one_that_has_no_time_again() {
+        let name = SourceName::new("redis").unwrap();
+        for (answer, is_final) in [
+            ("-NOAUTH Authentication required.\r\n", true),
+            ("-NOPERM this user has no permissions to run the 'sentinel' command\r\n", true),
+            ("-LOADING Redis is loading the dataset in memory\r\n", false),
+        ] {
+            let (url, count) = played(answer).await;
+            let config = RedisConfig {
+                // One that is down hides the refusal of no other.
+                sentinels: vec!["redis://127.0.0.1:1".into(), url, "redis://127.0.0.1:1".into()],
+                primary_name: Some("main".into()),
+                ..RedisConfig::default()
+            };
+            let ground = Ground::system();
+            let placing = place(&name, &config, &ground, Duration::from_secs(60));
+            let asked_again = async {
+                while count.load(Ordering::SeqCst) < 2 {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::select! {
+                placed = placing => {
+                    let failure = placed.unwrap_err();
+                    assert!(is_final && failure.exit() == ExitCode::SourceDown, "{answer}{failure:?}");
+                    assert!(failure.hints()[0].contains("`sentinel_password`"), "{failure:?}");
+                }
+                () = asked_again => assert!(!is_final, "{answer}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_primary_that_was_named_tells_more_than_a_refusal() {
+        let server = Server::of(
+            &SourceName::new("redis").unwrap(),
+            &RedisConfig { url: "redis://h".into(), ..RedisConfig::default() },
+        )
+        .unwrap();
+        let gone = || Unheard { failure: server.down("gone"), is_named: false };
+        let refused = || Unheard { failure: server.refused("PING", "NOAUTH x"), is_named: false };
+        let named = || Unheard { failure: server.down("a replica"), is_named: true };
+        let told = |all: Vec<Unheard>| most_telling(all).unwrap().chain()[1].clone();
+        assert_eq!(told(vec![named(), refused(), gone()]), "a replica");
+        assert_eq!(told(vec![gone(), refused(), gone()]), "NOAUTH x");
+        assert_eq!(told(vec![gone(), gone()]), "gone");
     }
 
     #[test]

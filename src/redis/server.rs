@@ -255,7 +255,8 @@ impl Server {
     /// Tells that `AUTH` was refused, without the server's own words.
     fn login_refused(&self, text: &str) -> Failure {
         let what = format!("{} refused the password", self.shown());
-        let failure = Failure::new(ExitCode::SourceDown, what);
+        let failure =
+            Failure::new(ExitCode::SourceDown, what).because(Refusal("refused the password".into()));
         if text.starts_with("ERR Client sent AUTH") || text.contains("without any password configured") {
             return failure.hint("The server has no password: take `password` out of the source's settings.");
         }
@@ -293,8 +294,13 @@ impl Server {
     pub(super) fn refused(&self, command: &str, text: &str) -> Failure {
         let code = text.split(' ').next().unwrap_or_default();
         let what = format!("{} refused {command}", self.shown());
-        let failure =
-            Failure::new(ExitCode::SourceDown, what).because(text.chars().take(200).collect::<String>());
+        let failure = Failure::new(ExitCode::SourceDown, what);
+        let said = text.chars().take(200).collect::<String>();
+        let failure = if matches!(code, "NOAUTH" | "WRONGPASS") || is_withheld(text) {
+            failure.because(Refusal(said))
+        } else {
+            failure.because(said)
+        };
         match code {
             "NOAUTH" => failure.hint("The server wants a password: set `password` of this source."),
             "WRONGPASS" => failure.hint("Check `password` and, with ACL users, `user` of this source."),
@@ -311,6 +317,37 @@ impl Server {
             _ => failure,
         }
     }
+}
+
+/// What a server said when it did not let us in or withheld a command. It will say so again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refusal(String);
+
+/// Returns whether a server did not let us in or withheld a command.
+pub(super) fn is_refusal(failure: &Failure) -> bool {
+    causes(failure).any(<dyn std::error::Error>::is::<Refusal>)
+}
+
+/// Returns whether a failure stays until a person does something: a refusal, or a certificate that is not believed.
+pub(super) fn is_lasting(failure: &Failure) -> bool {
+    is_refusal(failure)
+        || causes(failure).any(|error| {
+            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            matches!(
+                inner.and_then(|inner| inner.downcast_ref()),
+                Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+            )
+        })
+}
+
+/// Returns whether a failure may be gone when a failover has ended.
+pub(super) fn may_pass(failure: &Failure) -> bool {
+    failure.exit() == ExitCode::SourceDown && !is_lasting(failure)
+}
+
+fn causes(failure: &Failure) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(failure as &(dyn std::error::Error + 'static)), |error| error.source())
 }
 
 /// Returns whether a refusal keeps the command itself from us: not allowed, renamed, or not offered.

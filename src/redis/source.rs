@@ -33,7 +33,7 @@ use super::{
     reorder::{self, Ordered},
     replica::Chosen,
     sentinel,
-    server::{Server, withholds},
+    server::{Server, may_pass, withholds},
     spool::{Room, Spool},
     wire::Wire,
 };
@@ -98,7 +98,7 @@ impl RedisSource {
             return self.pull_from(Chosen::only(Arc::new(server))).await;
         }
         match self.pull_from(self.watched().await?).await {
-            Err(failure) if failure.exit() == ExitCode::SourceDown => {
+            Err(failure) if may_pass(&failure) => {
                 let what = format!("the Sentinels are asked once more: {}", failure.one_line());
                 self.monitor.warn(Some(&self.name), what, None);
                 self.pull_from(self.watched().await?).await

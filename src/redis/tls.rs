@@ -1,5 +1,4 @@
-//! TLS of our own connections and of those that a server makes to us: whom we believe, and the certificate that we
-//! show.
+//! TLS of our own connections and of those that a server makes to us: whom we believe, and what we show.
 //!
 //! Redis asks every client for a certificate unless it is told not to (`tls-auth-clients`), so a server with TLS
 //! switched on and nothing else is reached only with `cert_file` and `key_file`.

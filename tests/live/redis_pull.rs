@@ -28,7 +28,7 @@ use tokio::{
 use super::{
     read_dump,
     redis_lab::{self, Lab, PASSWORD},
-    stage::{PATIENCE, Stage, ran, send},
+    stage::{PATIENCE, STACK, Stage, ran, send},
 };
 
 /// Microseconds that a server takes for each key while it saves.
@@ -315,6 +315,57 @@ async fn what_ends_in_the_middle_stores_nothing_and_leaves_no_replica() {
     until_no_replica(&lab).await;
 }
 
+/// Returns what runs the program with a folder of so many MiB as its spool, which is gone when it ends.
+fn cramped(stage: &Stage, mib: u32) -> Command {
+    let program = stage.program();
+    let spool = stage.at("spool");
+    let script = format!("mount -t tmpfs -o size={mib}m none '{spool}' && exec \"$@\"");
+    let mut command = Command::new("unshare");
+    let own = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
+    command.args([own, "sh", "-c", &script, "sh"]).arg(program.get_program()).arg("backup");
+    command.current_dir(program.get_current_dir().unwrap()).env_clear();
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(std::process::Stdio::null());
+    command
+}
+
+/// A spool that fills in the middle costs the dump or its order, and says so; nothing is taken for whole.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_spool_that_is_full_stores_nothing_or_the_dump_as_it_came() {
+    let lab = Lab::start_with(7, &["--requirepass", PASSWORD, "--repl-diskless-sync", "yes"]).await;
+    let (mut pipe, mut state) = (redis::pipe(), 7_u64);
+    // Values that cannot be packed.
+    let mut byte = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    for n in 0..100 {
+        let value: Vec<u8> = (0..100_000).map(|_| byte()).collect();
+        pipe.cmd("SET").arg(format!("k:{n}")).arg(value).ignore();
+    }
+    pipe.query_async::<()>(&mut lab.connect(0).await).await.unwrap();
+    let stage = stage_of(&lab);
+    std::fs::create_dir(stage.path("spool")).unwrap();
+    let spool = stage.at("spool");
+    stage.edit(|text| format!("{text}spool_dir = \"{spool}\"\n"));
+
+    let ended = ran(&cramped(&stage, 5).output().unwrap()).ends(1);
+    ended.tells("cannot be spooled").tells("spool_dir");
+    until_no_replica(&lab).await;
+    assert_nothing_is_stored(&stage);
+
+    let ended = ran(&cramped(&stage, 14).output().unwrap()).ends(0);
+    ended.tells("stored as it came");
+    until_no_replica(&lab).await;
+    let to = Lab::start(7).await;
+    let into = format!("redis=redis://127.0.0.1:{}", port_of(&to));
+    let identity = stage.at("keys/identity.txt");
+    let words = ["restore", "latest", "--into", &into, "--identity", &identity, "--yes", STACK];
+    stage.run_with(&words, &[("LIFEBOAT_INTO_PASSWORD", PASSWORD)], "").ends(0);
+    assert_eq!(to.sizes().await, lab.sizes().await);
+}
+
 /// Nothing is buffered for us on the server, so no limit on that ends a dump, however much is written meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
@@ -349,13 +400,13 @@ fn openssl(folder: &Path, words: &str) {
 }
 
 /// Makes an authority, and a certificate that it signed for a name.
-fn make_authority(folder: &Path, authority: &str, leaf: &str) {
+fn make_authority(folder: &Path, authority: &str, leaf: &str, names: &str) {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30";
     openssl(
         folder,
         &format!("req -x509 {key} -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"),
     );
-    let signed = format!("-CA {authority}.pem -CAkey {authority}.key -addext subjectAltName=DNS:localhost");
+    let signed = format!("-CA {authority}.pem -CAkey {authority}.key -addext subjectAltName={names}");
     let no_authority = "-addext basicConstraints=critical,CA:FALSE";
     openssl(
         folder,
@@ -365,19 +416,24 @@ fn make_authority(folder: &Path, authority: &str, leaf: &str) {
     );
 }
 
+/// Makes an authority, and a certificate of it for these names that a server in a container can read.
+pub fn make_certificates(folder: &Path, names: &str) {
+    make_authority(folder, "authority", "server", names);
+    // The server runs as a user of its own.
+    let mode = || std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder, mode()).unwrap();
+    for file in std::fs::read_dir(folder).unwrap() {
+        std::fs::set_permissions(file.unwrap().path(), mode()).unwrap();
+    }
+}
+
 /// R14: Redis asks each client for a certificate unless it is told not to.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn a_server_that_asks_for_certificates_is_shown_one() {
     let folder = tempfile::tempdir().unwrap();
-    make_authority(folder.path(), "authority", "server");
-    make_authority(folder.path(), "stranger", "nobody");
-    // The server runs as a user of its own.
-    let mode = || std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(folder.path(), mode()).unwrap();
-    for file in std::fs::read_dir(folder.path()).unwrap() {
-        std::fs::set_permissions(file.unwrap().path(), mode()).unwrap();
-    }
+    make_authority(folder.path(), "stranger", "nobody", "DNS:localhost");
+    make_certificates(folder.path(), "DNS:localhost");
     let settings = "--tls-port 6380 --tls-cert-file /shared/server.pem --tls-key-file /shared/server.key \
                     --tls-ca-cert-file /shared/authority.pem";
     let settings: Vec<&str> = settings.split_whitespace().chain(["--requirepass", PASSWORD]).collect();

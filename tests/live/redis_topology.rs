@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use lifeboat::{
     clock::Ground,
+    error::ExitCode,
     event::{Event, Monitor, NoMonitor, Recorder, SharedMonitor},
     finding::Status,
     flow::{
@@ -11,14 +12,15 @@ use lifeboat::{
         conformance::{Reading, read_all},
         pipe,
     },
-    policy::{Prefer, RedisConfig},
+    policy::{Prefer, RedisConfig, SecretRef},
     redis::{RedisSource, RedisTarget, examine::examine},
 };
 use serde_json::json;
 
 use super::{
     ALL,
-    redis_lab::{Cluster, Lab, PASSWORD, name, sentinels::Watched},
+    redis_lab::{Cluster, Lab, Network, PASSWORD, name, sentinels::Watched},
+    stage::Stage,
 };
 
 fn source(config: RedisConfig, monitor: SharedMonitor) -> Box<dyn Source> {
@@ -71,6 +73,11 @@ async fn sentinels_say_which_server_is_read_and_a_failover_meanwhile_is_followed
     let primary = RedisConfig { prefer: Prefer::Primary, ..config.clone() };
     assert_eq!(node(&read(&primary).await), (old.as_str(), "primary"));
 
+    refused_at_once(&watched).await;
+    promoted_in_the_middle(&watched, &config).await;
+    // Back to the roles of before.
+    watched.change_roles().await;
+
     // The primary dies while it sends; the replica takes its place.
     let () = watched.primary.say(0, "CONFIG SET rdb-key-save-delay 3000").await;
     let heard = Arc::new(Recorder::default());
@@ -101,6 +108,50 @@ async fn sentinels_say_which_server_is_read_and_a_failover_meanwhile_is_followed
     assert_eq!(watched.replica.sizes().await, sizes);
     let info: String = watched.replica.say(0, "INFO replication").await;
     assert!(info.contains("role:master"), "{info}");
+}
+
+/// Waiting does not make a password right.
+async fn refused_at_once(watched: &Watched) {
+    let wrong = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(wrong.path(), "wrong").unwrap();
+    let password = || Some(SecretRef::File(wrong.path().to_owned()));
+    let cases = [
+        (RedisConfig { sentinel_password: password(), ..watched.config() }, "`sentinel_password`"),
+        (RedisConfig { sentinel_password: None, ..watched.config() }, "`sentinel_password`"),
+        (RedisConfig { password: password(), ..watched.config() }, "Check `password`"),
+    ];
+    for (config, hint) in cases {
+        let heard = Arc::new(Recorder::default());
+        let reading = read_all(source(config, heard.clone()));
+        // One minute is what a failover is given.
+        let failure = tokio::time::timeout(std::time::Duration::from_secs(50), reading).await.unwrap();
+        let failure = super::failed(failure);
+        assert_eq!(failure.exit(), ExitCode::SourceDown);
+        assert!(failure.hints().iter().any(|told| told.contains(hint)), "{failure:?}");
+        assert_eq!(heard.warnings(), Vec::<String>::new(), "nobody is asked once more");
+    }
+}
+
+/// The replica that is read becomes the primary: what it had sent is thrown away, and all is read from one server.
+async fn promoted_in_the_middle(watched: &Watched, config: &RedisConfig) {
+    let whole = read(config).await;
+    let () = watched.replica.say(0, "CONFIG SET rdb-key-save-delay 2000").await;
+    let heard = Arc::new(Recorder::default());
+    let reading = tokio::spawn(read_all(source(config.clone(), heard.clone())));
+    watched.replica.until("persistence", "rdb_bgsave_in_progress:1").await;
+    let () = watched.replica.say(0, "CONFIG SET rdb-key-save-delay 0").await;
+    watched.change_roles().await;
+    let reading = reading.await.unwrap().unwrap();
+    let warnings = heard.warnings();
+    assert!(warnings.iter().any(|text| text.contains("asked once more")), "{warnings:?}");
+    let (at, role) = node(&reading);
+    let is_new = at == format!("{}:6379", watched.replica.address());
+    assert!(!is_new || role == "primary", "{:?}", reading.point);
+    let digest = |reading: &Reading| reading.entries["dump.rdb"].trailer["digest"].clone();
+    assert_eq!(digest(&reading), digest(&whole));
+    // Until the old primary is told, it is one: its history is the old one then, and the new one in all other cases.
+    let is_old_history = reading.point.marks["replid"] == whole.point.marks["replid"];
+    assert_eq!(is_old_history, !is_new && role == "primary", "{:?}", reading.point);
 }
 
 /// Returns a hash tag whose slot the node has.
@@ -228,25 +279,180 @@ async fn a_node_is_down(cluster: Cluster, config: &RedisConfig) {
     assert_eq!(topology(config).await.0, Status::Broken);
 }
 
+fn mark<'a>(reading: &'a Reading, dump: &str, name: &str) -> &'a str {
+    reading.entries[dump].trailer[name].as_str().unwrap()
+}
+
+/// Returns the digests of all dumps.
+fn digests(reading: &Reading) -> Vec<&serde_json::Value> {
+    dumps(reading).iter().map(|dump| &reading.entries[*dump].trailer["digest"]).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn replicas_of_a_cluster_are_read_and_a_failover_meanwhile_is_followed() {
+    const SHARD: &str = "dump-00000.rdb";
+    let cluster = Cluster::start(7).await;
+    fill(&cluster).await;
+    let replica = cluster.follow(0).await;
+    let address = |lab: &Lab| format!("{}:6379", lab.address());
+    let (first, second) = (address(&cluster.nodes[0]), address(&replica));
+    let config = RedisConfig { cluster: true, ..cluster.config() };
+    let whole = read(&config).await;
+    assert_eq!(problems(&whole), []);
+    assert_eq!((mark(&whole, SHARD, "node"), mark(&whole, SHARD, "role")), (second.as_str(), "replica"));
+    assert_eq!(mark(&whole, "dump-05461.rdb", "role"), "primary");
+
+    // The replica that is read becomes the primary.
+    let () = replica.say(0, "CONFIG SET rdb-key-save-delay 20000").await;
+    let heard = Arc::new(Recorder::default());
+    let reading = tokio::spawn(read_all(source(config.clone(), heard.clone())));
+    replica.until("persistence", "rdb_bgsave_in_progress:1").await;
+    let () = replica.say(0, "CONFIG SET rdb-key-save-delay 0").await;
+    let () = replica.say(0, "CLUSTER FAILOVER").await;
+    replica.until("replication", "role:master").await;
+    let reading = reading.await.unwrap().unwrap();
+    assert_eq!((problems(&reading), digests(&reading)), (vec![], digests(&whole)));
+    let role = if mark(&reading, SHARD, "node") == second { "primary" } else { "replica" };
+    assert_eq!(mark(&reading, SHARD, "role"), role);
+    assert_ne!(mark(&reading, SHARD, "replid"), mark(&whole, SHARD, "replid"));
+    let warnings = heard.warnings();
+    assert!(warnings.iter().any(|text| text.contains("read once more")), "{warnings:?}");
+    cluster.nodes[0].until("replication", "master_link_status:up").await;
+
+    // The primary dies while it is read; it was the only node that the policy names.
+    let url = format!("redis://{second}");
+    let config = RedisConfig { url, prefer: Prefer::Primary, ..config };
+    let () = replica.say(0, "CONFIG SET rdb-key-save-delay 20000").await;
+    let heard = Arc::new(Recorder::default());
+    let reading = tokio::spawn(read_all(source(config, heard.clone())));
+    replica.until("persistence", "rdb_bgsave_in_progress:1").await;
+    replica.kill();
+    let reading = reading.await.unwrap().unwrap();
+    assert_eq!((problems(&reading), digests(&reading)), (vec![], digests(&whole)));
+    assert_eq!((mark(&reading, SHARD, "node"), mark(&reading, SHARD, "role")), (first.as_str(), "primary"));
+    let warnings = heard.warnings();
+    assert!(warnings.iter().any(|text| text.contains("is asked for once more")), "{warnings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_cluster_behind_certificates_is_read_and_restored() {
+    let (network, folder) = (Network::make(), tempfile::tempdir().unwrap());
+    let names: Vec<String> = network.addresses().iter().map(|address| format!("IP:{address}")).collect();
+    super::redis_pull::make_certificates(folder.path(), &names.join(","));
+    let share = format!("{}:/shared", folder.path().display());
+    let settings = "--tls-port 6380 --tls-cluster yes --tls-replication yes --tls-cert-file /shared/server.pem \
+                    --tls-key-file /shared/server.key --tls-ca-cert-file /shared/authority.pem";
+    let settings: Vec<&str> = settings.split_whitespace().collect();
+    let cluster = Cluster::start_in(7, network, &["-v", &share], &settings).await;
+    fill(&cluster).await;
+    let at = |name: &str| Some(folder.path().join(name));
+    let config = RedisConfig {
+        url: format!("rediss://{}:6380", cluster.nodes[0].address()),
+        cluster: true,
+        ca_file: at("authority.pem"),
+        cert_file: at("server.pem"),
+        key_file: at("server.key"),
+        ..cluster.config()
+    };
+    let reading = read(&config).await;
+    assert_eq!((problems(&reading), dumps(&reading).len()), (vec![], 3));
+    let node = format!("{}:6380", cluster.nodes[1].address());
+    assert_eq!(mark(&reading, "dump-05461.rdb", "node"), node, "by its encrypted port");
+    assert_eq!(topology(&config).await.0, Status::Ok);
+
+    let between = Lab::start(7).await;
+    pipe(source(config.clone(), NoMonitor::shared()), between.target(), ALL(false)).await.unwrap();
+    for node in &cluster.nodes {
+        let () = node.say(0, "FLUSHALL").await;
+        let () = node.say(0, "FUNCTION FLUSH").await;
+    }
+    let target = RedisTarget::new(name(), config.clone(), Ground::system(), NoMonitor::shared());
+    let tally = pipe(between.source(), Box::new(target), ALL(false)).await.unwrap();
+    assert_eq!(tally.verified, Verified::Digests);
+    assert_eq!(digests(&read(&config).await), digests(&reading));
+
+    // Nobody is believed without the authority, and nobody is asked again for it.
+    let stranger = RedisConfig { ca_file: None, ..config };
+    let failure = super::failed(read_all(source(stranger, NoMonitor::shared())).await);
+    assert!(failure.hints().iter().any(|hint| hint.contains("ca_file")), "{failure:?}");
+}
+
+/// Starts a cluster of one primary that has all slots.
+async fn alone(image: &str, settings: &[&str]) -> (Lab, RedisConfig) {
+    let settings = [&["--requirepass", PASSWORD, "--cluster-enabled", "yes"], settings].concat();
+    let lab = Lab::start_image(image, None, &settings).await;
+    let () = lab.say(0, "CLUSTER ADDSLOTSRANGE 0 16383").await;
+    lab.until_clustered().await;
+    let url = format!("redis://{}:6379", lab.address());
+    let config = RedisConfig { url, cluster: true, ..lab.config() };
+    (lab, config)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn databases_of_a_valkey_cluster_come_back_and_go_nowhere_else() {
+    let many = ["--cluster-databases", "16"];
+    let ((from, config), (to, into), (few, narrow)) =
+        tokio::join!(alone("valkey9", &many), alone("valkey9", &many), alone("valkey9", &[]));
+    for (db, count) in [(0, 20), (3, 30), (15, 1)] {
+        for number in 0..count {
+            let () = from.say(db, &format!("SET k:{number} in-{db} EX 90000")).await;
+        }
+    }
+    let reading = read(&config).await;
+    assert_eq!(problems(&reading), []);
+    assert_eq!(
+        reading.entries["dump-00000.rdb"].trailer["keys"],
+        json!({"0": {"string": 20}, "3": {"string": 30}, "15": {"string": 1}})
+    );
+    let target = |config| Box::new(RedisTarget::new(name(), config, Ground::system(), NoMonitor::shared()));
+    let piped = |into| pipe(source(config.clone(), NoMonitor::shared()), target(into), ALL(false));
+    let tally = piped(into.clone()).await.unwrap();
+    assert_eq!(tally.verified, Verified::Digests);
+    assert_eq!(digests(&read(&into).await), digests(&reading));
+    assert_eq!(to.say::<String>(15, "GET k:0").await, "in-15");
+
+    let failure = super::failed(piped(narrow).await);
+    assert!(failure.one_line().contains("database"), "{failure:?}");
+    assert_eq!(few.say::<u64>(0, "DBSIZE").await, 0, "nothing was written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_drill_makes_one_server_of_a_cluster() {
+    let cluster = Cluster::start(7).await;
+    fill(&cluster).await;
+    let stage = Stage::new();
+    let url = cluster.config().url;
+    stage.secret("redis", PASSWORD);
+    let image = std::env::var("REDIS7_IMAGE").unwrap_or_else(|_| "lifeboat-redis7:latest".to_owned());
+    stage.append(&format!(
+        "[[source]]\nname = \"redis\"\nkind = \"redis\"\nurl = \"{url}\"\ncluster = true\n\
+         password = {{ file = \"{}\" }}\n[drill]\nmemory_mib = 512\n[drill.images]\nredis = \"{image}\"\n",
+        stage.at("secrets/redis")
+    ));
+    stage.run(&["backup"]).ends(0);
+    let drilled = stage.run(&["--json", "drill"]).ends(0).json();
+    assert_eq!(drilled["passed"], true, "{drilled:#}");
+    let all = drilled["assertions"].as_array().unwrap();
+    let contents = all.iter().find(|one| one["kind"] == "contents").unwrap();
+    assert_eq!(contents["result"], "held", "{drilled:#}");
+    // One key fewer in what was stored would be seen: the drill knows how many there are.
+    assert!(contents["detail"].as_str().unwrap().contains("306"), "{contents:#}");
+    stage.run(&["verify"]).ends(0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn a_cluster_of_one_primary_is_complete_either_way() {
-    let lab = Lab::start_with(
-        7,
-        &["--requirepass", PASSWORD, "--cluster-enabled", "yes", "--repl-diskless-sync-delay", "0"],
-    )
-    .await;
-    let () = lab.say(0, "CLUSTER ADDSLOTSRANGE 0 16383").await;
-    while !lab.say::<String>(0, "CLUSTER INFO").await.contains("cluster_state:ok") {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let (lab, config) = alone("redis7", &[]).await;
     let () = lab.say(0, "SET key value").await;
     let plain = read(&lab.config()).await;
     assert_eq!((problems(&plain), dumps(&plain)), (vec![], vec!["dump.rdb"]));
     assert_eq!(topology(&lab.config()).await.0, Status::Ok);
     // It never met another node and does not know its own address; its port there is not the one that is published.
-    let config =
-        RedisConfig { url: format!("redis://{}:6379", lab.address()), cluster: true, ..lab.config() };
     let whole = read(&config).await;
     assert_eq!((problems(&whole), dumps(&whole)), (vec![], vec!["dump-00000.rdb"]));
     assert_eq!(

@@ -71,6 +71,14 @@ impl Network {
         Self(name)
     }
 
+    /// Returns the addresses that its first containers get.
+    pub fn addresses(&self) -> Vec<String> {
+        let format = "{{(index .IPAM.Config 0).Gateway}}";
+        let gateway = docker(&["network", "inspect", "-f", format, &self.0]).unwrap();
+        let (net, _) = gateway.rsplit_once('.').unwrap();
+        (2..10).map(|host| format!("{net}.{host}")).collect()
+    }
+
     /// Returns the words with which a container joins it.
     pub fn words(&self) -> [&str; 2] {
         ["--network", &self.0]
@@ -332,12 +340,23 @@ impl Lab {
         let mut connection = self.connect(0).await;
         let until = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
         loop {
-            let told = redis::cmd("INFO").arg(section).query_async::<String>(&mut connection).await.unwrap();
-            if told.lines().any(|told| told.starts_with(line)) {
+            let told = redis::cmd("INFO").arg(section).query_async::<String>(&mut connection).await;
+            if told.as_ref().is_ok_and(|told| told.lines().any(|told| told.starts_with(line))) {
                 return;
             }
-            assert!(Instant::now() < until, "no {line} in {told}");
+            assert!(Instant::now() < until, "no {line} in {told:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
+            if told.is_err() {
+                // Sentinels end all connections of a server whose role they change.
+                connection = self.connect(0).await;
+            }
+        }
+    }
+
+    /// Waits until the server serves the slots of its cluster.
+    pub async fn until_clustered(&self) {
+        while !self.say::<String>(0, "CLUSTER INFO").await.contains("cluster_state:ok") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -386,7 +405,8 @@ impl Lab {
 pub struct Cluster {
     /// The nodes.
     pub nodes: Vec<Lab>,
-    _network: Network,
+    network: Network,
+    settings: Vec<String>,
 }
 
 impl Cluster {
@@ -395,6 +415,11 @@ impl Cluster {
 
     /// Starts one and waits until every node knows all others.
     pub async fn start(major: u8) -> Self {
+        Self::start_in(major, Network::make(), &[], &[]).await
+    }
+
+    /// Starts one in a network, with words for the container engine and settings of its own.
+    pub async fn start_in(major: u8, network: Network, engine: &[&str], settings: &[&str]) -> Self {
         const SETTINGS: [&str; 8] = [
             "--cluster-enabled",
             "yes",
@@ -405,9 +430,11 @@ impl Cluster {
             "--masterauth",
             PASSWORD,
         ];
-        let (network, image) = (Network::make(), format!("redis{major}"));
-        let words = network.words();
-        let starting = Self::SLOTS.map(|_| Lab::start_as(&image, &words, &SETTINGS));
+        let image = format!("redis{major}");
+        let words = [&network.words(), engine].concat();
+        let settings = [&SETTINGS[..], settings].concat();
+        let port = if settings.contains(&"--tls-cluster") { "6380" } else { "6379" };
+        let starting = Self::SLOTS.map(|_| Lab::start_as(&image, &words, &settings));
         let mut nodes = Vec::new();
         for (node, (first, last)) in
             futures_util::future::join_all(starting).await.into_iter().zip(Self::SLOTS)
@@ -418,11 +445,40 @@ impl Cluster {
             nodes.push(node);
         }
         for other in &nodes[1..] {
-            let _: () = nodes[0].say(0, &format!("CLUSTER MEET {} 6379", other.address())).await;
+            let _: () = nodes[0].say(0, &format!("CLUSTER MEET {} {port}", other.address())).await;
         }
-        let cluster = Self { nodes, _network: network };
+        let settings = settings.iter().map(|word| (*word).to_owned()).collect();
+        let cluster = Self { nodes, network, settings };
         cluster.wait().await;
         cluster
+    }
+
+    /// Starts a replica of a node, which holds something, and waits until it has caught up and the others know it.
+    pub async fn follow(&self, node: usize) -> Lab {
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        let replica = Lab::start_as("redis7", &self.network.words(), &settings).await;
+        let address = replica.address();
+        let _: () = replica.say(0, &format!("CONFIG SET cluster-announce-ip {address}")).await;
+        let _: () = replica.say(0, &format!("CLUSTER MEET {} 6379", self.nodes[0].address())).await;
+        let (id, until) = (self.id(node).await, Instant::now() + Duration::from_secs(READY_SECONDS_MAX));
+        while !replica.say::<String>(0, "CLUSTER NODES").await.contains(&id) {
+            assert!(Instant::now() < until, "the replica does not meet its primary");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let _: () = replica.say(0, &format!("CLUSTER REPLICATE {id}")).await;
+        replica.until("replication", "master_link_status:up").await;
+        for node in &self.nodes {
+            while !node.inside(&["CLUSTER", "NODES"]).contains(&format!("{address}:6379@16379 slave {id}")) {
+                assert!(Instant::now() < until, "the cluster does not know the replica");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        // Until its offset has gone round, it is said to be loading.
+        while self.nodes[0].inside(&["CLUSTER", "SHARDS"]).contains("loading") {
+            assert!(Instant::now() < until, "the cluster does not hear of the replica's offset");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        replica
     }
 
     async fn wait(&self) {

@@ -128,6 +128,24 @@ impl Watched {
         }
     }
 
+    /// Has the replica and the primary change their roles, and waits until it is done.
+    pub async fn change_roles(&self) {
+        let was: String = self.replica.say(0, "INFO replication").await;
+        let (new, old) = if was.contains("role:slave") {
+            (&self.replica, &self.primary)
+        } else {
+            (&self.primary, &self.replica)
+        };
+        let () = self.sentinels[0].run(&["SENTINEL", "FAILOVER", NAME]).await.unwrap();
+        new.until("replication", "role:master").await;
+        old.until("replication", "master_link_status:up").await;
+        for sentinel in &self.sentinels {
+            let named = |told: &Vec<String>| told[0] == new.address();
+            sentinel.until(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME], named).await;
+        }
+        self.wait().await;
+    }
+
     /// Makes the Sentinels quick to believe that a server is down; before, a slow machine is not taken for a failure.
     pub async fn hasten(&self) {
         for sentinel in &self.sentinels {

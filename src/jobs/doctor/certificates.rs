@@ -1,4 +1,4 @@
-//! Certificates: how long those that servers show are still valid.
+//! Certificates: how long those that servers show, and those that we show them, are still valid.
 //!
 //! Any certificate is taken, and nothing secret is sent: what is looked at is only when it runs out. Whether it is the
 //! right one is what the connections of a backup check.
@@ -8,6 +8,7 @@
 //! of the same look, and not at all without one.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,7 +19,7 @@ use rustls::{
     DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -29,7 +30,7 @@ use x509_cert::{Certificate, der::Decode};
 
 use super::{Looking, REPOSITORY};
 use crate::{
-    finding::{Finding, Status, laws},
+    finding::{Finding, Law, Status, laws},
     policy::{Channel, MailEncryption, NotifyConfig, OptionValue, SourceKind, StoreConfig, Tls},
 };
 
@@ -38,6 +39,9 @@ laws! {
     EXPIRY = "tls.certificate",
         "the server's certificate is valid for another three weeks",
         "Renew the certificate, and have the server load it.";
+    OWN = "tls.own_certificate",
+        "the certificate that this host shows is valid for another three weeks",
+        "Renew it in the same place: each run reads it anew.";
 }
 
 /// How long one server may take.
@@ -68,9 +72,37 @@ struct Endpoint {
     opening: Opening,
 }
 
-/// Looks at the certificates of all that is looked at, except MySQL's.
+/// Looks at the certificates of all that is looked at, except those that MySQL servers show.
 pub(super) async fn look(looking: Looking<'_>) -> Vec<Finding> {
-    look_at(looking, |endpoint| endpoint.opening != Opening::Mysql).await
+    let mut findings = look_at(looking, |endpoint| endpoint.opening != Opening::Mysql).await;
+    findings.extend(own(looking));
+    findings
+}
+
+/// Looks at the certificates that servers ask us for.
+fn own(looking: Looking<'_>) -> Vec<Finding> {
+    let now = looking.ground.clock.now();
+    let sources = looking.stack.sources_in_order().into_iter();
+    let taken = sources.filter(|source| looking.takes(source.name.as_str()));
+    let files = taken.filter_map(|source| {
+        let file = match &source.kind {
+            SourceKind::Redis(redis) => redis.cert_file.as_ref(),
+            SourceKind::Mysql(mysql) => mysql.client_cert.as_ref(),
+            SourceKind::S3(_) | SourceKind::Files(_) => None,
+        };
+        Some((format!("source.{}", source.name), file?))
+    });
+    files.map(|(thing, file)| own_one(file, now).of(&thing)).collect()
+}
+
+fn own_one(file: &Path, now: DateTime<Utc>) -> Finding {
+    let shown = file.display().to_string();
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    match chain.map(|chain| runs_out(&chain)) {
+        Ok(Some(end)) => judge(OWN, &shown, end, now),
+        Ok(None) => OWN.broken(format!("{shown}: it holds no certificate")),
+        Err(error) => OWN.broken(format!("{shown}: {error}")),
+    }
 }
 
 /// Looks at the certificates of those MySQL servers that let us in, as `findings` tell.
@@ -174,7 +206,7 @@ impl Endpoint {
         };
         match timeout(LIMIT, self.chain()).await {
             Ok(Ok(chain)) => match runs_out(&chain) {
-                Some(end) => judge(&shown, end, now),
+                Some(end) => judge(EXPIRY, &shown, end, now),
                 None => unknown("the certificate cannot be read"),
             },
             Ok(Err(why)) => unknown(&why),
@@ -270,7 +302,7 @@ fn runs_out(chain: &[CertificateDer<'_>]) -> Option<DateTime<Utc>> {
     chain.iter().filter_map(end).min()
 }
 
-fn judge(shown: &str, end: DateTime<Utc>, now: DateTime<Utc>) -> Finding {
+fn judge(law: Law, shown: &str, end: DateTime<Utc>, now: DateTime<Utc>) -> Finding {
     let days = (end - now).num_days();
     let status = match days {
         days if days < DAYS.1 => Status::Broken,
@@ -282,7 +314,7 @@ fn judge(shown: &str, end: DateTime<Utc>, now: DateTime<Utc>) -> Finding {
     } else {
         format!("{shown}: valid for {days} days, until {}", end.date_naive())
     };
-    Finding { figure: Some(days as f64), ..EXPIRY.found(status, detail) }
+    Finding { figure: Some(days as f64), ..law.found(status, detail) }
 }
 
 /// Takes every certificate and remembers it.
@@ -359,10 +391,10 @@ mod tests {
             (2, Status::Broken),
             (-1, Status::Broken),
         ] {
-            let found = judge("db:3306", now + TimeDelta::days(days), now);
+            let found = judge(EXPIRY, "db:3306", now + TimeDelta::days(days), now);
             assert_eq!((found.status, found.figure), (status, Some(days as f64)), "{days}");
         }
-        assert!(judge("a:1", now, now).detail.contains("ran out"));
+        assert!(judge(EXPIRY, "a:1", now, now).detail.contains("ran out"));
     }
 
     #[test]
@@ -442,6 +474,25 @@ mod tests {
         assert_eq!(wished(good).await, Ok(()));
         let refused = wished(&["220 mx\r\n", "250 mx\r\n", "502 no\r\n"]).await;
         assert_eq!(refused, Err("it answered `502 no`".to_owned()));
+    }
+
+    #[test]
+    fn our_own_certificate_is_judged_by_the_file_that_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("own.pem");
+        let made = std::process::Command::new("openssl")
+            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 10 -subj /CN=x -out own.pem".split(' '))
+            .args(["-keyout", "own.key"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let found = own_one(&file, Utc::now());
+        assert_eq!((found.status, found.id.as_str()), (Status::Warn, "tls.own_certificate"));
+        assert_eq!(own_one(&file, Utc::now() + TimeDelta::days(11)).status, Status::Broken);
+        std::fs::write(&file, "no certificate").unwrap();
+        assert!(own_one(&file, Utc::now()).detail.ends_with("it holds no certificate"));
+        assert_eq!(own_one(&dir.path().join("absent.pem"), Utc::now()).status, Status::Broken);
     }
 
     #[test]

@@ -30,22 +30,24 @@ impl<I: Iterator<Item = Vec<u8>>> Read for Made<I> {
 }
 
 /// Returns a dump of what these pieces make; without a checksum, as of a server with `rdbchecksum no`.
-fn made(pieces: impl Iterator<Item = Vec<u8>>) -> impl Read {
+pub(in crate::redis) fn made(pieces: impl Iterator<Item = Vec<u8>>) -> impl Read {
     let ends = [255, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
     Made(pieces.chain([ends]), io::Cursor::new(b"REDIS0011".to_vec()))
 }
 
-fn raw(sample: Sample) -> Vec<u8> {
+/// Returns what a sample adds, without the end.
+pub(in crate::redis) fn raw(sample: Sample) -> Vec<u8> {
     let bytes = sample.end();
     bytes[..bytes.len() - 9].to_vec()
 }
 
-fn number(variable: &str, usual: u64) -> u64 {
+/// Returns the number in a variable of the environment, or the usual one.
+pub(in crate::redis) fn number(variable: &str, usual: u64) -> u64 {
     std::env::var(variable).map_or(usual, |number| number.parse().unwrap())
 }
 
 /// Returns the most that this process had; the system counts it in batches, so it may seem to shrink a little.
-fn peak_mib() -> u64 {
+pub(in crate::redis) fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024

@@ -89,7 +89,7 @@ pub(super) fn unpack(kind: u8, bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
 }
 
 #[cfg(test)]
-mod bounds;
+pub(super) mod bounds;
 #[cfg(test)]
 pub(super) mod sample;
 #[cfg(test)]
