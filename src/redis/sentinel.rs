@@ -283,7 +283,7 @@ mod tests {
                 ..RedisConfig::default()
             };
             let ground = Ground::system();
-            let placing = place(&name, &config, &ground, Duration::from_secs(60));
+            let placing = place(&name, &config, &ground, Duration::from_mins(1));
             let asked_again = async {
                 while count.load(Ordering::SeqCst) < 2 {
                     sleep(Duration::from_millis(10)).await;

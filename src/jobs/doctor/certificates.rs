@@ -378,7 +378,10 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::policy::SecretRef;
+    use crate::{
+        clock::{Clock as _, System},
+        policy::SecretRef,
+    };
 
     #[test]
     fn a_certificate_is_judged_by_its_days() {
@@ -487,12 +490,13 @@ mod tests {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let found = own_one(&file, Utc::now());
+        let now = System.now();
+        let found = own_one(&file, now);
         assert_eq!((found.status, found.id.as_str()), (Status::Warn, "tls.own_certificate"));
-        assert_eq!(own_one(&file, Utc::now() + TimeDelta::days(11)).status, Status::Broken);
+        assert_eq!(own_one(&file, now + TimeDelta::days(11)).status, Status::Broken);
         std::fs::write(&file, "no certificate").unwrap();
-        assert!(own_one(&file, Utc::now()).detail.ends_with("it holds no certificate"));
-        assert_eq!(own_one(&dir.path().join("absent.pem"), Utc::now()).status, Status::Broken);
+        assert!(own_one(&file, now).detail.ends_with("it holds no certificate"));
+        assert_eq!(own_one(&dir.path().join("absent.pem"), now).status, Status::Broken);
     }
 
     #[test]
