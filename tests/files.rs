@@ -227,6 +227,27 @@ async fn a_name_that_was_added_or_an_attribute_that_was_set_is_seen_by_the_next_
 }
 
 #[tokio::test]
+async fn a_name_that_leads_to_another_state_of_a_file_is_a_file_of_its_own() {
+    let here = tempfile::tempdir().unwrap();
+    let root = here.path().join("root");
+    fs::create_dir_all(&root).unwrap();
+    fs::write(root.join("a"), vec![1; 20 << 20]).unwrap();
+    fs::hard_link(root.join("a"), root.join("b")).unwrap();
+    // The first name is being read when somebody writes through the second.
+    let snapshot = read_while(source(&[&root]), || {
+        let mut file = fs::File::options().append(true).open(root.join("b")).unwrap();
+        file.write_all(b"more").unwrap();
+    })
+    .await;
+    let lengths: Vec<usize> = snapshot.entries.values().map(|kept| kept.bytes.len()).collect();
+    assert_eq!(lengths, [0, 20 << 20, (20 << 20) + 4]);
+    let there = tempfile::tempdir().unwrap();
+    snapshot.write(into(there.path()), all(false)).await.unwrap();
+    let length = |name: &str| fs::metadata(below(there.path(), &root).join(name)).unwrap().len();
+    assert_eq!((length("a"), length("b")), (20 << 20, (20 << 20) + 4));
+}
+
+#[tokio::test]
 async fn capabilities_of_programs_come_back_where_root_restores_and_a_note_says_where_not() {
     let here = tempfile::tempdir().unwrap();
     let there = tempfile::tempdir().unwrap();

@@ -1,5 +1,8 @@
 //! Hard links: names that lead to one file. Each name's entry holds all bytes, so that each can be restored without the
 //! others, and names the first of them, so that a restore of several makes one file of them again.
+//!
+//! A restore takes the first name's bytes for all. So only a name of which the very same state of the file was stored
+//! refers to it: one that was written in between is a file of its own in the snapshot.
 
 use std::{
     collections::HashMap,
@@ -11,36 +14,45 @@ use std::{
 /// Files with several names that are remembered at a time.
 const GROUPS_MAX: usize = 1 << 18;
 
+/// What tells one state of a file from another: device, inode, length, and the times of both kinds of changes. A
+/// program can set one of these back, and not the other.
+pub(super) type State = (u64, u64, u64, i64, i64, i64, i64);
+
+/// Returns the state of a file.
+pub(super) fn state(meta: &Metadata) -> State {
+    let (mtime, ctime) = ((meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()));
+    (meta.dev(), meta.ino(), meta.size(), mtime.0, mtime.1, ctime.0, ctime.1)
+}
+
 /// The files that more names are expected of.
 #[derive(Default)]
 pub(super) struct Links {
-    /// The first name of each, and how many are to come, by device and inode.
-    groups: HashMap<(u64, u64), (PathBuf, u64)>,
+    /// The first name that was stored of each, and how many are to come.
+    groups: HashMap<State, (PathBuf, u64)>,
     /// Files that were not remembered.
     pub(super) forgotten: u64,
 }
 
 impl Links {
-    /// Takes a file's next name; returns the first that it had, `None` when this is the first.
-    pub(super) fn first(&mut self, path: &Path, meta: &Metadata) -> Option<PathBuf> {
-        let names = meta.nlink();
+    /// Returns the name under which this state of a file is stored already.
+    pub(super) fn first(&self, state: &State) -> Option<&Path> {
+        self.groups.get(state).map(|(first, _)| first.as_path())
+    }
+
+    /// Notes that a file was stored whole, in this state, under one of its names.
+    pub(super) fn stored(&mut self, path: &Path, state: State, names: u64) {
         if names < 2 {
-            return None;
+            return;
         }
-        let file = (meta.dev(), meta.ino());
-        let Some((first, to_come)) = self.groups.get_mut(&file) else {
-            if self.groups.len() < GROUPS_MAX {
-                self.groups.insert(file, (path.to_owned(), names - 1));
-            } else {
-                self.forgotten += 1;
+        if let Some((_, to_come)) = self.groups.get_mut(&state) {
+            *to_come -= 1;
+            if *to_come == 0 {
+                self.groups.remove(&state);
             }
-            return None;
-        };
-        let first = first.clone();
-        *to_come -= 1;
-        if *to_come == 0 {
-            self.groups.remove(&file);
+        } else if self.groups.len() < GROUPS_MAX {
+            self.groups.insert(state, (path.to_owned(), names - 1));
+        } else {
+            self.forgotten += 1;
         }
-        Some(first)
     }
 }

@@ -24,9 +24,12 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use super::{
-    facts::{FRESH, Kind, LINKS, SAME_AS, SPARSE, TORN, entry, name_of, nanoseconds, put_name, put_xattrs},
+    facts::{
+        FRESH, Kind, LINKS, SAME_AS, SPARSE, TORN, entry, name_of, nanoseconds, put_name, put_xattrs,
+        xattrs_of,
+    },
     holes,
-    links::Links,
+    links::{Links, state},
     walk::{Walk, exclusion, roots},
     xattr,
 };
@@ -213,41 +216,57 @@ impl Run<'_> {
             self.too_old += 1;
             return Ok(Ok(()));
         }
-        let first = self.links.first(path, meta);
+        let first = self.links.first(&state(meta)).map(Path::to_owned);
         let listed = file_entry(path, item, meta, first.as_deref())?;
         if let Some(before) = self.previous.at(&self.handle, path, &listed)? {
-            let PreviousEntry { meta, trailer, reuse, .. } = *before;
-            return self.handle.block_on(self.sink.reuse(meta, trailer, reuse)).map(Ok);
+            let PreviousEntry { meta: known, trailer, reuse, .. } = *before;
+            // One that was stored when they could not be read, or were not kept, is read again.
+            if xattr::of_path(path).is_ok_and(|now| xattrs_of(&known.attrs).as_ref() == Some(&now)) {
+                self.links.stored(path, state(meta), meta.nlink());
+                return self.handle.block_on(self.sink.reuse(known, trailer, reuse)).map(Ok);
+            }
         }
         for attempt in 1..=READ_TRIES {
-            let (mut file, meta) = match open(path) {
+            let (mut file, now) = match open(path) {
                 Ok(opened) => opened,
                 Err(error) => return Ok(Err(error)),
             };
-            let mut listed = file_entry(path, item, &meta, first.as_deref())?;
-            match xattr::of_file(&file) {
-                Ok(xattrs) => put_xattrs(&mut listed.attrs, &xattrs),
-                Err(error) => self.report(path, error.to_string())?,
-            }
+            let mut listed = self.opened_entry(path, item, &file, &now)?;
             let age = self.source.ground.clock.now().timestamp_nanos_opt().unwrap_or(i64::MAX)
-                - nanoseconds(meta.ctime(), meta.ctime_nsec());
+                - nanoseconds(now.ctime(), now.ctime_nsec());
             if age < STAMP_NS {
                 listed = listed.with(FRESH, true);
             }
-            if meta.size() > WHOLE_BYTES_MAX {
-                return self.stream(path, listed, &mut file, &meta);
+            if now.size() > WHOLE_BYTES_MAX {
+                return self.stream(path, listed, &mut file, &now);
             }
-            let bytes = match read_up_to(&mut file, meta.size()) {
+            let bytes = match read_up_to(&mut file, now.size()) {
                 Ok(bytes) => bytes,
                 Err(error) => return Ok(Err(error)),
             };
-            let torn = change(&mut file, &meta, bytes.len() as u64, || Sha256::digest(&bytes).into());
+            let torn = change(&mut file, &now, bytes.len() as u64, || Sha256::digest(&bytes).into());
             if torn.is_none() || attempt == READ_TRIES {
                 let writer = self.handle.block_on(self.sink.begin(listed))?;
-                return self.end(path, writer, bytes, torn).map(Ok);
+                return self.end((path, &now), writer, bytes, torn).map(Ok);
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Makes the entry of a file that is open.
+    fn opened_entry(
+        &mut self,
+        path: &Path,
+        item: &str,
+        file: &File,
+        meta: &Metadata,
+    ) -> FlowResult<EntryMeta> {
+        let mut listed = file_entry(path, item, meta, self.links.first(&state(meta)))?;
+        match xattr::of_file(file) {
+            Ok(xattrs) => put_xattrs(&mut listed.attrs, &xattrs),
+            Err(error) => self.report(path, error.to_string())?,
+        }
+        Ok(listed)
     }
 
     /// Sends a long file as it is read.
@@ -273,13 +292,13 @@ impl Run<'_> {
                 Err(error) => break Some(format!("it cannot be read after {done} bytes: {error}")),
             }
         };
-        self.end(path, writer, Bytes::new(), torn).map(Ok)
+        self.end((path, meta), writer, Bytes::new(), torn).map(Ok)
     }
 
     /// Ends a file's entry, and reports it when it is torn.
     fn end(
         &mut self,
-        path: &Path,
+        (path, meta): (&Path, &Metadata),
         mut writer: BodyWriter,
         bytes: Bytes,
         torn: Option<String>,
@@ -289,7 +308,11 @@ impl Run<'_> {
             writer.write(bytes).await?;
             writer.finish_with(trailer).await
         })?;
-        torn.map_or(Ok(()), |why| self.report(path, why))
+        if let Some(why) = torn {
+            return self.report(path, why);
+        }
+        self.links.stored(path, state(meta), meta.nlink());
+        Ok(())
     }
 
     fn put(&mut self, meta: EntryMeta) -> FlowResult<()> {
@@ -346,10 +369,7 @@ fn change(
         return Some(format!("it shrank from {} to {read_bytes} bytes while it was read", before.size()));
     }
     let compare = |file: &mut File| -> io::Result<bool> {
-        // The time of the last change of any kind too: a program can set the other one back.
-        let stamp =
-            |meta: &Metadata| (meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
-        Ok(stamp(before) == stamp(&file.metadata()?) || digest_of(file, read_bytes)? == digest())
+        Ok(state(before) == state(&file.metadata()?) || digest_of(file, read_bytes)? == digest())
     };
     match compare(file) {
         Ok(true) => None,

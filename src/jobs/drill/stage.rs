@@ -180,6 +180,8 @@ pub(super) fn cast_files(config: &SourceConfig, inventory: &[String], folder: &P
         let paths: Vec<PathBuf> = inventory.iter().map(of_item).collect();
         files.paths = paths.iter().map(|path| folder.join(path.strip_prefix("/").unwrap_or(path))).collect();
         files.exclude.clear();
+        // What was young enough when it was backed up may be older now.
+        files.max_age_days = None;
     }
     Cast { config: SourceConfig { name: config.name.clone(), kind }, running: None, folder: Some(folder) }
 }
