@@ -140,8 +140,10 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Report>
         Ok(report)
     })
     .await?;
-    if accepted {
-        accept(context, &report)?;
+    // The snapshot is there; an anomaly that is not noted as accepted is asked about again.
+    if accepted && let Err(failure) = accept(context, &report) {
+        let hint = "If an anomaly is told, run `lifeboat incidents acknowledge NUMBER --note WHY`.";
+        monitor.warn(None, format!("what was counted is not noted as accepted: {failure}"), Some(hint));
     }
     Ok(report)
 }

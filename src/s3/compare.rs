@@ -2,7 +2,12 @@
 
 use bytes::Bytes;
 
-use super::{facts::TAGS_UNREAD, fetch::MD5, layout::PART_SIZE, merge::TORN};
+use super::{
+    facts::{RAW, TAGS_UNREAD},
+    fetch::MD5,
+    layout::PART_SIZE,
+    merge::TORN,
+};
 use crate::flow::{
     EntryMeta, Likeness, Seen, Stage,
     compare::{Counts, differences},
@@ -12,8 +17,10 @@ use crate::flow::{
 pub const READ_WHOLE: &str = "objects read whole";
 
 /// What a server sets by itself or a restore leaves to it: dates, the form of an `ETag`, where and how it keeps the
-/// object. Retention is kept as a record and not set again; the length stands in the entry itself.
-const OWN: [&str; 7] = ["size", "last_modified", "etag", "storage_class", "encryption", "lock", TAGS_UNREAD];
+/// object. Retention and metadata that is no text are kept as a record and not set again; the length stands in the entry
+/// itself.
+const OWN: [&str; 8] =
+    ["size", "last_modified", "etag", "storage_class", "encryption", "lock", RAW, TAGS_UNREAD];
 
 /// When two entries of an S3 source hold the same.
 pub struct S3Likeness;

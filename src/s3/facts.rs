@@ -21,6 +21,8 @@ use crate::{
 
 /// The attribute of an object whose tags could not be read; the next run tries again.
 pub(super) const TAGS_UNREAD: &str = "tags_unread";
+/// The attribute with metadata that is no text, in hex.
+pub(super) const RAW: &str = "raw";
 
 /// What the names of user metadata begin with as headers.
 const USER: &str = "x-amz-meta-";
@@ -112,7 +114,7 @@ impl Facts {
         Self {
             headers: texts(attrs.get("headers")),
             meta: texts(attrs.get("meta")),
-            raw: texts(attrs.get("raw")),
+            raw: texts(attrs.get(RAW)),
             tags: texts(attrs.get("tags")),
             lock: texts(attrs.get("lock")),
             encryption: attrs.get("encryption").and_then(Value::as_str).map(str::to_owned),
@@ -126,9 +128,25 @@ impl Facts {
         self.looks_like(other) && self.tags == other.tags
     }
 
-    /// Returns the same without regard to tags.
+    /// Returns the same without regard to tags. What is no text cannot be set, so it does not matter that it is missing.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
-        self.headers == other.headers && self.meta == other.meta && self.raw == other.raw
+        let is_same = self.raw.is_empty() || self.raw == other.raw;
+        self.headers == other.headers && self.meta == other.meta && is_same
+    }
+
+    /// Makes an entry of before know these tags, or again that they could not be read.
+    pub(super) fn put_tags(attrs: &mut Attrs, tags: Result<BTreeMap<String, String>, String>) {
+        attrs.remove(TAGS_UNREAD);
+        match tags {
+            Ok(tags) => {
+                let object: Map<String, Value> =
+                    tags.into_iter().map(|(name, tag)| (name, tag.into())).collect();
+                if !object.is_empty() {
+                    attrs.insert("tags".to_owned(), object.into());
+                }
+            }
+            Err(why) => drop(attrs.insert(TAGS_UNREAD.to_owned(), why.into())),
+        }
     }
 
     /// Returns whether a plain `ETag` may be taken for the MD5 of the bytes.
@@ -173,7 +191,7 @@ pub(super) fn object_meta(bucket: &str, listed: &Listed, facts: &Facts) -> Resul
     let maps = [
         ("headers", &facts.headers),
         ("meta", &facts.meta),
-        ("raw", &facts.raw),
+        (RAW, &facts.raw),
         ("tags", &facts.tags),
         ("lock", &facts.lock),
     ];

@@ -59,9 +59,11 @@ pub(super) struct Fetcher {
     /// Whether the server is known to say how many tags an object has, to a GET and to a HEAD; else each object is
     /// asked.
     tells_tags: Arc<[AtomicBool; 2]>,
+    /// Whether an object that was said to have none had tags.
+    miscounts: Arc<AtomicBool>,
     /// Whether the server does not know tags at all.
     no_tags: Arc<AtomicBool>,
-    /// Why tags of the bucket in hand may not be read, once that was asked.
+    /// Why tags of the bucket in hand may not be read, if they may not, once that was told.
     tags_denied: Arc<OnceCell<Option<String>>>,
     /// Objects made in parts whose bytes their `ETag` did not prove.
     unproven: Arc<AtomicU64>,
@@ -116,6 +118,9 @@ pub(super) struct Pump {
     body: ByteStream,
 }
 
+/// An object's tags, or why they cannot be read.
+pub(super) type Tags = Result<BTreeMap<String, String>, String>;
+
 /// How one attempt at an object failed.
 enum Miss {
     Changed,
@@ -131,6 +136,7 @@ impl Fetcher {
         Self {
             server: server.clone(),
             tells_tags: Arc::default(),
+            miscounts: Arc::default(),
             no_tags: Arc::default(),
             tags_denied: Arc::default(),
             unproven: Arc::default(),
@@ -282,13 +288,7 @@ impl Fetcher {
     /// AWS, `MinIO` and Ceph count the tags in their answer and send no count for none; a server that was never seen
     /// to count is asked. What holds for a GET need not hold for a HEAD. To whom may not read tags AWS sends no count
     /// either: so where no count is to mean none, the right is tried first, once for each bucket.
-    async fn tags(
-        &self,
-        bucket: &str,
-        listed: &Listed,
-        facts: &Facts,
-        extent: Extent,
-    ) -> Result<Result<BTreeMap<String, String>, String>> {
+    async fn tags(&self, bucket: &str, listed: &Listed, facts: &Facts, extent: Extent) -> Result<Tags> {
         let (tells_tags, counts) = match (extent, self.server.product()) {
             (Extent::Whole, product) => (&self.tells_tags[0], matches!(product, Some("AmazonS3" | "MinIO"))),
             (Extent::Facts, product) => (&self.tells_tags[1], product == Some("MinIO")),
@@ -300,24 +300,34 @@ impl Fetcher {
         if self.no_tags.load(Ordering::Relaxed) {
             return Ok(Ok(BTreeMap::new()));
         }
-        if !none {
-            return self.ask_tags(bucket, &listed.key).await;
+        match self.tags_denied.get() {
+            Some(Some(why)) => return Ok(Err(why.clone())),
+            Some(None) if none && !self.miscounts.load(Ordering::Relaxed) => return Ok(Ok(BTreeMap::new())),
+            _ => {}
         }
-        let denied = self
-            .tags_denied
-            .get_or_try_init(|| async { self.ask_tags(bucket, &listed.key).await.map(Result::err) });
-        Ok(match denied.await? {
-            Some(why) => Err(why.clone()),
-            None => Ok(BTreeMap::new()),
-        })
+        let tags = self.ask_tags(bucket, &listed.key).await?;
+        if none && tags.as_ref().is_ok_and(|tags| !tags.is_empty()) {
+            self.miscounts.store(true, Ordering::Relaxed);
+        }
+        Ok(tags)
     }
 
-    /// Asks for an object's tags.
-    async fn ask_tags(&self, bucket: &str, key: &str) -> Result<Result<BTreeMap<String, String>, String>> {
+    /// Asks again for the tags of an object that is as it was in the previous snapshot, which lacks them.
+    pub(super) async fn tags_again(&self, meta: &EntryMeta) -> Result<Tags> {
+        match (self.tags_denied.get(), meta.text("bucket"), meta.text("key")) {
+            (Some(Some(why)), ..) => Ok(Err(why.clone())),
+            (_, Some(bucket), Some(key)) => self.ask_tags(bucket, key).await,
+            _ => Ok(Ok(BTreeMap::new())),
+        }
+    }
+
+    /// Asks for an object's tags; notes what that says of the whole bucket.
+    async fn ask_tags(&self, bucket: &str, key: &str) -> Result<Tags> {
         let answer = self.server.client.get_object_tagging().bucket(bucket).key(key).send().await;
         match answer {
             Ok(answer) => {
                 let pairs = answer.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned()));
+                self.tags_denied.set(None).ok();
                 Ok(Ok(pairs.collect()))
             }
             Err(error) => match Told::from(&error) {
@@ -327,6 +337,10 @@ impl Fetcher {
                 }
                 // Some servers say it this way when there are none.
                 Some(told) if told.is_absent() => Ok(Ok(BTreeMap::new())),
+                Some(told) if told.status == 403 && !told.is_about_credentials() => {
+                    self.tags_denied.set(Some(told.text())).ok();
+                    Ok(Err(told.text()))
+                }
                 Some(told) if !told.is_about_credentials() => Ok(Err(told.text())),
                 _ => Err(self.server.failure(&format!("read the tags of bucket `{bucket}`"), error)),
             },

@@ -5,10 +5,7 @@
 
 use std::cmp::Ordering;
 
-use super::{
-    facts::{TAGS_UNREAD, stamp},
-    listing::Listed,
-};
+use super::{facts::stamp, listing::Listed};
 use crate::{
     error::Result,
     flow::{Previous, PreviousEntry, Stage},
@@ -61,8 +58,18 @@ impl Change {
         if is_too_much(vanished, listed) {
             return Some(format!("{vanished} of the {listed} objects that it lists are not there"));
         }
-        is_too_much(gone, had)
+        // A bucket whose objects expire and are replaced by others is as big as it was.
+        (is_too_much(gone, had) && is_too_much(had.saturating_sub(listed), had))
             .then(|| format!("{gone} of its {had} objects are gone since the previous snapshot"))
+    }
+
+    /// Returns what is worth telling though it is no loss: most of a bucket is another than it was.
+    pub(super) fn turnover(self, percent: u32) -> Option<String> {
+        let Self { had, gone, listed, .. } = self;
+        let is_much = had >= SHARE_MIN && u128::from(gone) * 100 > u128::from(had) * u128::from(percent);
+        is_much.then(|| {
+            format!("{gone} of its {had} objects are gone since the previous snapshot, and it has {listed}")
+        })
     }
 }
 
@@ -167,7 +174,6 @@ fn is_same(entry: &PreviousEntry, listed: &Listed) -> bool {
         && entry.meta.text("last_modified") == Some(stamp(listed).as_str())
         && entry.size_bytes == listed.size_bytes
         && !entry.trailer.contains_key(TORN)
-        && !entry.meta.attrs.contains_key(TAGS_UNREAD)
 }
 
 #[cfg(test)]
@@ -244,6 +250,9 @@ mod tests {
         assert!(is_odd(100, 21, 79, 0));
         assert!(!is_odd(100, 20, 80, 0));
         assert!(!is_odd(3, 2, 1, 0));
+        assert!(!is_odd(100, 90, 100, 0), "others have come in their place");
+        assert!(Change { had: 100, gone: 90, listed: 100, vanished: 0 }.turnover(20).is_some());
+        assert!(Change { had: 100, gone: 20, listed: 100, vanished: 0 }.turnover(20).is_none());
         assert!(is_odd(0, 0, 100, 21), "a first listing of objects that are not there");
         assert!(!is_odd(0, 0, 100, 20));
         assert!(Change { had: 100, gone: 99, listed: 1, vanished: 0 }.anomaly(100).is_none());

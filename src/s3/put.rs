@@ -282,9 +282,10 @@ impl Putter {
         (first, guard): (Bytes, &Guard),
         upload: &Upload,
     ) -> PutResult<()> {
-        let (mut parts, mut part) = (Vec::new(), Some(first));
+        let (mut parts, mut part, mut sums) = (Vec::new(), Some(first), Md5::new());
         while let Some(data) = part {
             let number = i32::try_from(parts.len() + 1).unwrap_or(i32::MAX);
+            sums.update(Md5::digest(&data));
             match self.put_part(upload, number, data).await? {
                 Ok(done) => parts.push(done),
                 Err(why) => return Ok(Err(why)),
@@ -298,15 +299,16 @@ impl Putter {
         if let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await? {
             return Ok(Err(why));
         }
-        let count = parts.len();
+        let etag = format!("{}-{}", hex::encode(sums.finalize()), parts.len());
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let request = self.server.client.complete_multipart_upload().bucket(&job.bucket).key(&job.key);
         let request = request.set_upload_id(upload.id.clone()).multipart_upload(parts).customize();
         let condition = job.conditions.header(guard);
         match request.mutate_request(dress(condition.iter().cloned().collect())).send().await {
             Ok(_) => Ok(Ok(())),
-            Err(error) if condition.is_some() && is_unmet(&error) => {
-                self.is_ours(job, bytes.size_bytes, |etag| etag.ends_with(&format!("-{count}"))).await
+            // An upload that is completed is there no more when the request is sent again.
+            Err(error) if is_unmet(&error) => {
+                self.is_ours(job, bytes.size_bytes, |there| there == etag).await
             }
             Err(error) => self.refusal("complete an upload", error),
         }

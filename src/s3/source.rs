@@ -29,7 +29,7 @@ use tokio::{
 use super::{
     bucket,
     client::Server,
-    facts::TAGS_UNREAD,
+    facts::{Facts, TAGS_UNREAD},
     fetch::{Extent, Fetcher, Opened},
     listing::Lister,
     merge::{Change, Merge, Shrink},
@@ -83,7 +83,7 @@ impl S3Source {
 
 /// One object's turn: what was known of it before, or its bytes on their way.
 enum Turn {
-    Same(Box<PreviousEntry>),
+    Same(Box<PreviousEntry>, Fetcher),
     Opening(JoinHandle<Result<Opened>>, OwnedSemaphorePermit),
 }
 
@@ -218,7 +218,7 @@ impl Run {
                 continue;
             }
             let turn = if let Some(previous) = same {
-                Turn::Same(Box::new(previous))
+                Turn::Same(Box::new(previous), fetcher.clone())
             } else {
                 let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
                 let (fetcher, bucket) = (fetcher.clone(), name.to_owned());
@@ -243,12 +243,18 @@ impl Run {
     /// less than it has.
     async fn judge(&self, bucket: &str, change: Change) -> Result<()> {
         let Shrink::Percent(percent) = self.shrink else { return Ok(()) };
-        let Some(why) = change.anomaly(percent) else { return Ok(()) };
-        let (mut lister, mut again) = (Lister::new(&self.server, bucket), 0);
+        let Some(why) = change.anomaly(percent) else {
+            if let Some(what) = change.turnover(percent) {
+                self.monitor.warn(Some(&self.name), format!("bucket `{bucket}`: {what}"), None);
+            }
+            return Ok(());
+        };
+        let (mut lister, mut again) = (Lister::new(&self.server, bucket), 0_u64);
         while lister.next().await?.is_some() {
             again += 1;
         }
-        let now = Change { gone: change.had.saturating_sub(again), listed: again, ..change };
+        let found = again.saturating_sub(change.listed);
+        let now = Change { gone: change.gone.saturating_sub(found), listed: again, ..change };
         if again > change.listed && now.anomaly(percent).is_none() {
             let what = format!("the listing of bucket `{bucket}` of `{}` cannot be trusted", self.name);
             let why = format!("it had {} objects and, a moment later, {again}", change.listed);
@@ -316,8 +322,13 @@ impl Run {
         let mut pumps = JoinSet::new();
         while let Some(turn) = turns.recv().await {
             match turn {
-                Turn::Same(previous) => {
-                    let PreviousEntry { meta, trailer, reuse, .. } = *previous;
+                Turn::Same(previous, fetcher) => {
+                    let PreviousEntry { mut meta, trailer, reuse, .. } = *previous;
+                    if meta.attrs.contains_key(TAGS_UNREAD) {
+                        let tags = fetcher.tags_again(&meta).await?;
+                        self.untagged.fetch_add(u64::from(tags.is_err()), Ordering::Relaxed);
+                        Facts::put_tags(&mut meta.attrs, tags);
+                    }
                     self.sink.reuse(meta, trailer, reuse).await?;
                 }
                 Turn::Opening(opening, permit) => {
