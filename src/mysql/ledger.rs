@@ -358,7 +358,11 @@ impl Ledger {
             server.run(conn, format!("DROP DATABASE IF EXISTS {LEDGER}"), doing).await?;
         } else {
             for step in forget_all(&hex(&self.job)) {
-                server.run(conn, step, doing).await?;
+                match conn.query_drop(step).await {
+                    // One that an older version began has no line there.
+                    Err(error) if number(&error) == Some(code::NO_SUCH_TABLE) => {}
+                    ended => ended.map_err(|error| server.failure(doing, error))?,
+                }
             }
             left = idle(server, conn, jobs.iter().filter(|job| **job != self.job)).await?;
         }
@@ -423,16 +427,17 @@ async fn drop_unused(server: &Server, conn: &mut Conn) -> Result<()> {
 }
 
 /// Ends the notes of other restores into these databases, which the caller has locked and changes now: who went on with
-/// one would take tables for its own that are not. Returns how many there were.
+/// one would take tables for its own that are not. Returns the grants that they were to give again, if there were any
+/// such restores.
 pub(super) async fn end_others(
     server: &Server,
     conn: &mut Conn,
     own: Option<&str>,
     databases: &BTreeSet<String>,
-) -> Result<usize> {
+) -> Result<Option<BTreeSet<String>>> {
     let doing = "end the notes of interrupted restores";
     if databases.is_empty() || jobs(server, conn).await?.is_empty() {
-        return Ok(0);
+        return Ok(None);
     }
     alone(server, conn).await?;
     let list = databases.iter().map(|db| hex(db)).collect::<Vec<_>>().join(", ");
@@ -448,12 +453,17 @@ pub(super) async fn end_others(
         Err(error) => return Err(server.failure(doing, error)),
     };
     let others: BTreeSet<String> = rows.iter().filter_map(|row| text(row, 0)).collect();
+    let mut grants = BTreeSet::new();
+    for job in &others {
+        let sql = format!("SELECT statement FROM {LEDGER}.granted WHERE job = {}", hex(job));
+        grants.extend(server.rows(conn, &sql, doing).await?.iter().filter_map(|row| text(row, 0)));
+    }
     for step in others.iter().flat_map(|job| forget_all(&hex(job))) {
         server.run(conn, step, doing).await?;
     }
     drop_unused(server, conn).await?;
     release(server, conn).await?;
-    Ok(others.len())
+    Ok((!others.is_empty()).then_some(grants))
 }
 
 /// Returns the statements that forget a job. The job goes first: without it the rest counts for nothing.

@@ -501,7 +501,8 @@ impl Writing<'_> {
 
     /// Forgets what was noted of a restore that has made nothing: there is nothing to go on with.
     async fn leave_ledger(&mut self) {
-        let has_begun = self.server.resumes || !self.databases.is_empty();
+        // Grants on routines that made room are nowhere else by then.
+        let has_begun = self.server.resumes || !self.databases.is_empty() || !self.standing.grants.is_empty();
         if let Some(ledger) = self.ledger.as_ref().filter(|_| !has_begun) {
             // What cannot be forgotten now, the next restore of the same forgets.
             let _or_later = ledger.end(self.server, &mut self.names).await;

@@ -1,8 +1,9 @@
 //! Accounts: what a server shows of each is the same on the copy.
 
 use lifeboat::{
-    flow::{Piece, Tally, WriteOptions, pipe},
+    flow::{Piece, Tally, WriteOptions, conformance::read_all, pipe},
     mysql::compare::differing_accounts,
+    policy::MysqlConfig,
 };
 use mysql_async::{Conn, Row, prelude::Queryable};
 
@@ -12,10 +13,75 @@ use crate::{
     support::{Product, Server, source, target},
 };
 
-on_both!(every_account_comes_back_with_all_that_it_may_do);
+on_both!(
+    every_account_comes_back_with_all_that_it_may_do,
+    the_accounts_of_the_guide_back_up_and_restore_everything,
+);
 
 /// The database that some grants are for.
 const DB: &str = "lbt_`a'_%b";
+
+const GUIDE: &str = include_str!("../../docs/mysql.md");
+
+/// Returns the statements of the guide for an account that makes backups.
+fn for_backups(product: Product) -> Vec<String> {
+    let block = GUIDE.split("```sql\n").nth(if product == Product::Mysql { 1 } else { 2 }).unwrap();
+    let block = block.split("```").next().unwrap();
+    assert!(block.starts_with("CREATE USER 'lifeboat'@'%'"), "{block}");
+    let statements = block.split(';').map(|statement| statement.trim().replace('…', "x"));
+    statements.filter(|statement| !statement.is_empty()).collect()
+}
+
+/// Returns the grants of the guide for an account that restores.
+fn for_restores() -> Vec<String> {
+    let grants = GUIDE
+        .split('`')
+        .filter(|code| code.starts_with("GRANT ALL ON") || code.starts_with("GRANT PROXY ON"));
+    let grants: Vec<String> = grants.map(|grant| grant.replace('…', "'restorer'@'%'")).collect();
+    assert_eq!(grants.len(), 2, "{grants:?}");
+    [vec!["CREATE USER 'restorer'@'%' IDENTIFIED BY 'x'".to_owned()], grants].concat()
+}
+
+async fn the_accounts_of_the_guide_back_up_and_restore_everything(product: Product) {
+    let (server, other) = tokio::join!(Server::empty(product), Server::empty(product));
+    server
+        .run([
+            "CREATE DATABASE shop",
+            "CREATE USER 'app'@'%' IDENTIFIED BY 'x'",
+            "GRANT SELECT, INSERT ON shop.* TO 'app'@'%'",
+            "CREATE USER 'proxy'@'%' IDENTIFIED BY 'x'",
+            "GRANT PROXY ON 'app'@'%' TO 'proxy'@'%' WITH GRANT OPTION",
+            "CREATE TABLE shop.t (a INT PRIMARY KEY AUTO_INCREMENT, b TEXT, KEY (b(9)))",
+            "INSERT INTO shop.t (b) VALUES ('one'), ('two')",
+            "CREATE DEFINER = 'app'@'%' VIEW shop.v AS SELECT * FROM shop.t",
+            "CREATE DEFINER = 'app'@'%' TRIGGER shop.b BEFORE INSERT ON shop.t FOR EACH ROW SET NEW.b = UPPER(NEW.b)",
+            "CREATE DEFINER = 'app'@'%' FUNCTION shop.f () RETURNS INT DETERMINISTIC RETURN 1",
+            "CREATE DEFINER = 'app'@'%' PROCEDURE shop.p () SELECT 1",
+            "CREATE DEFINER = 'app'@'%' EVENT shop.e ON SCHEDULE EVERY 1 DAY DO DELETE FROM shop.t",
+        ])
+        .await;
+    server.run(for_backups(product)).await;
+    other.run(for_restores()).await;
+    let all = |server: &Server, user| {
+        let config = MysqlConfig { exclude: Vec::new(), ..server.only(&["*"]) };
+        server.as_user(config, user, "x")
+    };
+    let read = read_all(source(&all(&server, "lifeboat"))).await.unwrap();
+    assert_eq!(read.problems, []);
+    let best = if product == Product::Mysql { "equal" } else { "stage" };
+    assert_eq!(read.point.marks["lock_mode"], best);
+    let from = source(&all(&server, "lifeboat"));
+    pipe(from, target(&all(&other, "restorer")), WriteOptions::default()).await.unwrap();
+
+    let of_shop = async |server: &Server| read_all(source(&server.only(&["shop"]))).await.unwrap().entries;
+    assert_eq!(of_shop(&server).await, of_shop(&other).await);
+    let app = async |server: &Server| {
+        let mut conn = server.conn().await;
+        let grants = "SHOW GRANTS FOR 'app'@'%'";
+        conn.query::<String, _>(grants).await.unwrap()
+    };
+    assert_eq!(app(&server).await, app(&other).await);
+}
 
 fn everywhere() -> Vec<String> {
     let db = DB.replace('`', "``");

@@ -107,21 +107,23 @@ impl Writing<'_> {
         // An account that may make no database of ours was judged by its grants.
         let Some(table) = ledger::open_scratch(server, names).await? else { return Ok(()) };
         let proven = self.coming.prove(server, &table).await;
-        ledger::close_scratch(server, names).await?;
+        let closed = ledger::close_scratch(server, names).await;
         match proven {
-            Err(failure) if self.is_left_out(&failure) => Ok(()),
+            Err(failure) if self.is_left_out(&failure) => closed,
             Err(failure) => {
                 Err(failure.hint("It was tried before anything is removed: nothing was touched."))
             }
-            Ok(()) => Ok(()),
+            Ok(()) => closed,
         }
     }
 
-    /// Ends the notes of interrupted restores into these databases: what they have made is removed or changed now.
+    /// Ends the notes of interrupted restores into these databases: what they have made is removed or changed now. The
+    /// grants on routines that they removed are still to be given again.
     async fn end_others(&mut self, databases: &BTreeSet<String>) -> Result<()> {
         let own = self.options.job.as_deref();
         let ended = ledger::end_others(self.server, &mut self.names, own, databases).await?;
-        if ended > 0 {
+        if let Some(grants) = ended {
+            self.standing.grants.extend(grants);
             let note = "an interrupted restore into the same databases cannot be continued any more";
             self.tally.notes.push(note.to_owned());
         }

@@ -42,6 +42,8 @@ pub(super) struct Wire {
     packets: Packets<Box<dyn Line>>,
     /// Whether the server ends a result as all do since MySQL 5.7 and MariaDB 10.2.
     ends_with_ok: bool,
+    /// Whether a statement was sent whose answer has not begun: one that was given up then is answered to the next.
+    waits: bool,
     /// The columns of the result that is being read.
     columns: Option<usize>,
     spans: Vec<Span>,
@@ -67,7 +69,7 @@ impl Wire {
 
     fn over(packets: Packets<Box<dyn Line>>, can: CapabilityFlags) -> Self {
         let ends_with_ok = can.contains(CapabilityFlags::CLIENT_DEPRECATE_EOF);
-        Self { packets, ends_with_ok, columns: None, spans: Vec::new() }
+        Self { packets, ends_with_ok, waits: false, columns: None, spans: Vec::new() }
     }
 
     /// Runs a statement, and reads what it gives to the end.
@@ -80,6 +82,15 @@ impl Wire {
     /// Begins a statement, and returns how many columns its rows have: none where it gives no rows.
     pub async fn query(&mut self, sql: &[u8]) -> Result<usize> {
         while self.next().await?.is_some() {}
+        if std::mem::replace(&mut self.waits, true) {
+            return Err(broken("the session waits for the answer to another statement"));
+        }
+        let columns = self.ask(sql).await;
+        self.waits = false;
+        columns
+    }
+
+    async fn ask(&mut self, sql: &[u8]) -> Result<usize> {
         self.packets.command(&[&[QUERY], sql].concat()).await?;
         let head = self.packets.next().await?;
         if let Some(error) = server_error(head) {
