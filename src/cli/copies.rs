@@ -121,6 +121,7 @@ async fn ready(
         return Err(no_copy(file, &all(stack).collect::<Vec<_>>()));
     }
     let (config, redis) = source_of(args, file, stack)?;
+    asked.check_into(std::slice::from_ref(&config.name))?;
     if let Some(typed) = args.yes.as_deref().filter(|_| !args.plan) {
         check_name(typed, &stack.name)?;
     }

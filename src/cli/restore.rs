@@ -228,6 +228,17 @@ impl Asked {
         place(&self.into, name)
     }
 
+    /// Checks that only what is restored is sent elsewhere.
+    pub(super) fn check_into(&self, names: &[SourceName]) -> Result<()> {
+        match self.into.iter().find(|(name, _)| !names.contains(name)) {
+            Some((name, _)) => {
+                Err(Failure::new(ExitCode::Usage, format!("--into names `{name}`, which is not restored"))
+                    .hint(format!("Add --source {name}, or leave that --into out.")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Returns the sources that the snapshot should hold: those that were named, or all of the policy.
     fn sources(&self, stack: &Stack) -> Vec<SourceName> {
         if self.names.is_empty() {
@@ -322,10 +333,7 @@ fn targets(
     } else {
         asked.names.clone()
     };
-    if let Some((name, _)) = asked.into.iter().find(|(name, _)| !names.contains(name)) {
-        return Err(Failure::new(ExitCode::Usage, format!("--into names `{name}`, which is not restored"))
-            .hint(format!("Add --source {name}, or leave that --into out.")));
-    }
+    asked.check_into(&names)?;
     let mut configs = Vec::new();
     for name in &names {
         let config = stack.source(name.as_str()).ok_or_else(|| {

@@ -220,19 +220,29 @@ async fn pull(source: &RedisSource, seed: &Server, shard: &Shard) -> Result<Pull
 async fn pull_again(source: &RedisSource, seed: &Server, before: &Standing, lost: &Shard) -> Result<Pulled> {
     let until = Instant::now() + Duration::from_secs(FAILOVER_SECONDS_MAX);
     loop {
-        let (seed, standing) = Standing::again(source, seed, &before.map).await?;
+        let (seed, standing) = match Standing::again(source, seed, &before.map).await {
+            Err(failure) if may_pass(&failure) && Instant::now() < until => {
+                sleep(Duration::from_millis(ASK_MILLISECONDS)).await;
+                continue;
+            }
+            asked => asked?,
+        };
         let slot = lost.slots.first().map_or(0, |range| range.0);
         let shard = standing.map.shard_of(slot).unwrap_or(lost);
-        match choose_of(shard, &seed, source.config.prefer, &source.ground).await {
+        let tried = match choose_of(shard, &seed, source.config.prefer, &source.ground).await {
             Ok(chosen) => {
                 source.tell_choice(&chosen);
-                return source.pull_from(chosen).await;
+                source.pull_from(chosen).await
             }
-            // Without a replica nobody takes its place.
-            Err(failure) if shard.nodes.len() < 2 || !may_pass(&failure) || Instant::now() >= until => {
-                return Err(failure);
+            Err(failure) => Err(failure),
+        };
+        // Without a replica nobody takes its place. In the middle of a failover the map may leave one out.
+        let has_replica = lost.nodes.len().max(shard.nodes.len()) > 1;
+        match tried {
+            Err(failure) if has_replica && may_pass(&failure) && Instant::now() < until => {
+                sleep(Duration::from_millis(ASK_MILLISECONDS)).await;
             }
-            Err(_) => sleep(Duration::from_millis(ASK_MILLISECONDS)).await,
+            tried => return tried,
         }
     }
 }

@@ -15,7 +15,7 @@ use bytes::BytesMut;
 use chrono::{DateTime, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
 use tokio::io::AsyncReadExt as _;
 
-use super::{archive, home::Home, rdb::Survey, source::DUMP, spool::Spool};
+use super::{archive, home::Home, moment, rdb::Survey, source::DUMP, spool::Spool};
 use crate::{
     clock::Ground,
     crypt::Identities,
@@ -85,7 +85,7 @@ pub(super) fn free_paths(folder: &Path, source: &SourceName, now: DateTime<Utc>)
     loop {
         let path = |ending| folder.join(format!("{source}-{}{ending}", at.format(TIME)));
         let (unfinished, whole) = (path(UNFINISHED), path(ENDING));
-        if !whole.exists() {
+        if !whole.exists() && !unfinished.exists() {
             return (unfinished, whole);
         }
         at += TimeDelta::seconds(1);
@@ -115,12 +115,16 @@ fn listed(folder: &Path, source: &SourceName) -> (Vec<Copy>, Vec<Copy>) {
 pub(super) fn tidy(folder: &Path, source: &SourceName, spared: Option<&Path>, now: DateTime<Utc>) {
     let (_, unfinished) = listed(folder, source);
     let age = |copy: &Copy| now - copy.at;
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let spared = spared.map(real);
     let goes = |(rank, copy): &(usize, Copy)| {
         let is_surplus = *rank >= COPIES_MAX && age(copy) > TimeDelta::days(DAYS_MIN);
-        (is_surplus || age(copy) > TimeDelta::days(DAYS_MAX)) && spared != Some(copy.path.as_path())
+        (is_surplus || age(copy) > TimeDelta::days(DAYS_MAX)) && spared != Some(real(&copy.path))
     };
+    // A younger one may be another restore's, which is still writing it.
+    let unfinished = unfinished.into_iter().filter(|copy| age(copy) > TimeDelta::days(DAYS_MIN));
     let old = kept(folder, source).into_iter().enumerate().filter(goes).map(|(_, copy)| copy);
-    for copy in unfinished.into_iter().chain(old) {
+    for copy in unfinished.chain(old) {
         // One that stays is looked at again the next time.
         drop(fs::remove_file(copy.path));
     }
@@ -159,7 +163,9 @@ impl CopySource {
         let unseal = tokio::task::spawn_blocking(move || unseal(&path, &identities, &into));
         unseal.await.failed(ExitCode::Failed, what)??;
         let survey = archive::prove(&spool, now.timestamp_millis()).await?;
-        let at = Copy::named(file).map_or(now, |copy| copy.at);
+        // One that was given another name says itself when it was begun.
+        let began = || moment::begun_at(spool.reader(0)).unwrap_or(now);
+        let at = Copy::named(file).map_or_else(began, |copy| copy.at);
         Ok(Self { name: name.clone(), at, spool, survey })
     }
 

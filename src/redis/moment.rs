@@ -99,7 +99,7 @@ impl Before {
 
     /// Returns whether the dump holds all that was written before the server was asked how far it is, where that can
     /// be told: histories with other ids cannot be compared.
-    fn holds_all(&self, granted: &Granted) -> Option<bool> {
+    pub(super) fn holds_all(&self, granted: &Granted) -> Option<bool> {
         let offset: u64 = self.info.get("master_repl_offset")?.parse().ok()?;
         let is_same = self.info.get("master_replid").is_some_and(|replid| *replid == granted.replid);
         is_same.then_some(granted.offset >= offset)

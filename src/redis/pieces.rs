@@ -11,7 +11,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures_util::future::try_join_all;
@@ -52,6 +55,8 @@ pub(super) struct Job<'a> {
     pub(super) replace: bool,
     /// Whether the server, or the one database, is emptied first.
     pub(super) empties: bool,
+    /// Whether anything may have been changed on the server.
+    pub(super) is_touched: AtomicBool,
     /// Time and chance.
     pub(super) ground: &'a Ground,
 }
@@ -213,6 +218,7 @@ pub(super) async fn check_absent(job: &Job<'_>, proven: &Proven) -> Result<()> {
 pub(super) async fn empty(job: &Job<'_>, proven: &Proven) -> Result<()> {
     for (lane, proof) in &proven.servers {
         let mut control = Control::open(&lane.server).await?;
+        job.is_touched.store(true, Ordering::Relaxed);
         match (proof.emptying, job.wanted.into_db) {
             (Emptying::Never, _) => return Ok(()),
             (Emptying::Flush, None) => drop(control.ask::<String>(&["FLUSHALL"]).await?),

@@ -26,7 +26,7 @@ pub(super) async fn compare(
     archive: &Archive,
     ground: &Ground,
 ) -> Result<Verified> {
-    let (spool, survey) = safety::pull(server, config, ground).await?;
+    let (spool, survey, _) = safety::pull(server, config, ground).await?;
     if !survey.introspected || !archive.survey.introspected {
         return Ok(Verified::Counts);
     }

@@ -104,7 +104,8 @@ fn sort(
             Err(error) => return Ok(Ordered { spool, survey, no_room: Some(error) }),
         }
     } else {
-        drop(spool);
+        // A reader of it lives as long as the runs do.
+        spool.empty()?;
         runs.merge(out).failed(ExitCode::Failed, unsorted)?
     };
     // The checksum is the one that the server's bytes came with.

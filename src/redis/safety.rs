@@ -11,19 +11,24 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
+use tokio::time::{Instant, sleep};
 
 use super::{
     archive::{self, Archive},
     cluster_read::Standing,
     copies,
     home::{Home, make_folder, sync_names},
+    describe::ServerFacts,
     merge::Part,
+    moment::{self, Before},
     psync,
     rdb::Survey,
     server::Server,
+    source::{ASKS_MAX, LOOK_MILLISECONDS},
     spool::Spool,
 };
 use crate::{
@@ -47,6 +52,8 @@ pub(super) struct Keeper<'a> {
     pub(super) config: &'a RedisConfig,
     /// Where this host keeps what outlives a restore.
     pub(super) home: Option<&'a Home>,
+    /// What the server says of itself, where it is known.
+    pub(super) facts: Option<&'a ServerFacts>,
     /// A copy that stays although it is old.
     pub(super) spared: Option<&'a Path>,
     /// Time and chance.
@@ -64,28 +71,27 @@ pub(super) struct Safety {
 impl Safety {
     /// Pulls what the server, or all of its cluster, holds and keeps it.
     pub(super) async fn take(server: &Arc<Server>, is_clustered: bool, keeper: &Keeper<'_>) -> Result<Self> {
-        let Keeper { name, config, home, spared, ground } = *keeper;
+        let Keeper { name, config, home, facts, spared, ground } = *keeper;
         let pulled = if is_clustered {
             pull_cluster((name, config), ground).await
         } else {
             pull(server, config, ground).await
         };
-        let (spool, survey) = pulled.map_err(|failure| {
+        let (spool, survey, at) = pulled.map_err(|failure| {
             failure.hint(
                 "Nothing was changed. What the server holds is copied before it is replaced: allow +psync +replconf, \
                  or say --waive safety to go without that copy.",
             )
         })?;
-        let now = ground.clock.now();
-        let at_ms = now.timestamp_millis();
-        let archive = Archive { spool, survey, facts: None, entries: 0, bytes: 0, at_ms };
+        let (now, at_ms) = (ground.clock.now(), at.timestamp_millis());
+        let archive = Archive { spool, survey, facts: facts.cloned(), entries: 0, bytes: 0, at_ms };
         let Some(home) = home else { return Ok(Self { archive, file: None }) };
         let (folder, name) = (copies::folder(home, config), name.clone());
         let (recipients, spool) = (home.recipients.clone(), archive.spool.clone());
         let spared = spared.map(Path::to_owned);
         let what = || "the safety copy was not made".to_owned();
         let keep = tokio::task::spawn_blocking(move || {
-            let kept = keep(&folder, &name, &recipients, &spool, now)?;
+            let kept = keep(&folder, &name, &recipients, &spool, at)?;
             copies::tidy(&folder, &name, spared.as_deref(), now);
             Ok::<_, Failure>(kept)
         });
@@ -112,18 +118,23 @@ pub(super) fn how_to_load(file: &Path) -> String {
 async fn pull_cluster(
     (name, config): (&SourceName, &RedisConfig),
     ground: &Ground,
-) -> Result<(Spool, Survey)> {
+) -> Result<(Spool, Survey, DateTime<Utc>)> {
     let (seed, mut before) = Standing::ask(name, config).await?;
     for _ in 0..CLUSTER_PULLS_MAX {
-        let mut parts = Vec::new();
+        let (mut parts, mut earliest) = (Vec::new(), ground.clock.now());
         for shard in before.map.with_slots() {
-            let Some(primary) = shard.primary() else { continue };
-            let (spool, survey) = pull(&Arc::new(primary.server(&seed)), config, ground).await?;
+            let Some(primary) = shard.primary() else {
+                let what = format!("a shard of the cluster of {} has slots and no primary", seed.shown());
+                return Err(Failure::new(ExitCode::SourceDown, what));
+            };
+            let (spool, survey, at) = pull(&Arc::new(primary.server(&seed)), config, ground).await?;
+            earliest = earliest.min(at);
             parts.push((Part { spool, slots: shard.slots.clone() }, survey));
         }
         let (_, after) = Standing::ask(name, config).await?;
         if after.is_still(&before) && before.moving.is_empty() && after.moving.is_empty() {
-            return archive::whole(parts, config, ground.clock.now().timestamp_millis()).await;
+            let (spool, survey) = archive::whole(parts, config, earliest.timestamp_millis()).await?;
+            return Ok((spool, survey, earliest));
         }
         before = after;
     }
@@ -133,18 +144,36 @@ async fn pull_cluster(
     ))
 }
 
-/// Pulls a server's dump to a spool and proves it.
+/// Pulls a server's dump to a spool and proves it; returns its instant too. What was written before the question is in
+/// it: a dump that the server had begun for another replica is asked for again, and taken for none at last.
 pub(super) async fn pull(
     server: &Arc<Server>,
     config: &RedisConfig,
     ground: &Ground,
-) -> Result<(Spool, Survey)> {
+) -> Result<(Spool, Survey, DateTime<Utc>)> {
     let spool = Spool::new(config.spool_dir.as_ref())?;
-    let mut wire = server.dial().await?;
-    let granted = psync::ask(server, &mut wire, ground).await?;
-    let now_ms = granted.at.timestamp_millis();
-    let survey = psync::receive(server, wire, granted.frame, spool.rewound()?, now_ms).await?;
-    Ok((spool, survey))
+    let (until, mut last) = (Instant::now() + server.patience().turn, None);
+    for _ in 0..ASKS_MAX {
+        let mut wire = server.dial().await?;
+        let before = loop {
+            let before = Before::ask(server, &mut wire, ground).await?;
+            if !before.would_share() || Instant::now() >= until {
+                break before;
+            }
+            sleep(Duration::from_millis(LOOK_MILLISECONDS)).await;
+        };
+        let granted = psync::ask(server, &mut wire, ground).await?;
+        let now_ms = granted.at.timestamp_millis();
+        let survey = psync::receive(server, wire, granted.frame, spool.rewound()?, now_ms).await?;
+        let moment = before.moment(&granted, moment::begun_at(spool.reader(0)));
+        if before.holds_all(&granted) != Some(false) && !moment.may_be_bettered(last) {
+            return Ok((spool, survey, moment.at));
+        }
+        last = moment.age;
+        spool.empty()?;
+    }
+    let what = format!("{} gave only dumps that it had begun before it was asked", server.shown());
+    Err(Failure::new(ExitCode::SourceDown, what).hint("Wait until it has saved for its other replicas."))
 }
 
 /// Writes the sealed copy; on return it is on disk under its name.
@@ -160,8 +189,7 @@ fn keep(
     let recipients = Recipients::parse(recipients)?;
     let write = || -> io::Result<()> {
         make_folder(folder)?;
-        let file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
         let sealing = recipients.writer(&file).map_err(io::Error::other)?;
         let mut packing = zstd::Encoder::new(sealing, ZSTD_LEVEL)?;
         io::copy(&mut spool.reader(0), &mut packing)?;

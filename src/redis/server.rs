@@ -240,8 +240,15 @@ impl Server {
             let user = self.user.as_deref().map(str::as_bytes);
             let words: Vec<&[u8]> = [b"AUTH".as_slice()].into_iter().chain(user).chain([password]).collect();
             let reply = wire.call(&words).await.map_err(|error| self.turned_away(error))?;
-            if let Reply::Refused(text) = reply {
-                return Err(self.login_refused(&text));
+            match reply {
+                // It has no ear for a password now.
+                Reply::Refused(text)
+                    if text.starts_with("ERR max number of clients") || text.starts_with("LOADING") =>
+                {
+                    return Err(self.refused("AUTH", &text));
+                }
+                Reply::Refused(text) => return Err(self.login_refused(&text)),
+                Reply::Said(_) => {}
             }
         }
         match wire.call(&[b"PING"]).await.map_err(|error| self.turned_away(error))? {

@@ -62,9 +62,9 @@ pub(super) fn is_dump(path: &str) -> bool {
 }
 
 /// How often a dump is asked for, if the server gives us one that it had begun before.
-const ASKS_MAX: u32 = 3;
+pub(super) const ASKS_MAX: u32 = 3;
 /// How often a server that saves for another replica is asked whether it is done.
-const LOOK_MILLISECONDS: u64 = 500;
+pub(super) const LOOK_MILLISECONDS: u64 = 500;
 
 /// Reads a Redis or Valkey server.
 pub struct RedisSource {

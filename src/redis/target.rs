@@ -10,7 +10,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -155,7 +158,16 @@ impl RedisTarget {
         let wanted =
             Wanted { only: options.only.clone(), into_db: self.into_db, from_db, now_ms: self.now_ms() };
         let empties = options.only.is_all() && options.replace && !before.is_empty();
-        Job { server, before, archive, wanted, replace: options.replace, empties, ground: &self.ground }
+        Job {
+            server,
+            before,
+            archive,
+            wanted,
+            replace: options.replace,
+            empties,
+            is_touched: AtomicBool::new(false),
+            ground: &self.ground,
+        }
     }
 
     /// Does all that touches nothing but what an interrupted restore left.
@@ -262,6 +274,7 @@ impl RedisTarget {
             name: &self.name,
             config: &self.config,
             home: self.home.as_ref(),
+            facts: Some(&before.facts),
             spared: self.copy.as_deref(),
             ground: &self.ground,
         };
@@ -307,7 +320,10 @@ impl RedisTarget {
         let filling = self.fill(&job, proven);
         let stored = match options.stop.run_until_cancelled(filling).await {
             Some(Ok(stored)) => stored,
-            Some(Err(failure)) => return Err(self.put_back(server, ready, failure).await),
+            Some(Err(failure)) if job.is_touched.load(Ordering::Relaxed) => {
+                return Err(self.put_back(server, ready, failure).await);
+            }
+            Some(Err(failure)) => return Err(failure.hint("Nothing was changed on the server.")),
             None => {
                 let what = "the restore was stopped before all keys were there";
                 let failure = Failure::new(ExitCode::Interrupted, what)
@@ -340,6 +356,7 @@ impl RedisTarget {
             pieces::empty(job, proven).await?;
         }
         self.say(format!("restoring {} keys one by one", proven.needs.count()));
+        job.is_touched.store(true, Ordering::Relaxed);
         pieces::store(job, proven).await
     }
 
