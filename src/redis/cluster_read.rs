@@ -36,6 +36,8 @@ use crate::{
 pub(super) const MAP: (&str, &str) = ("cluster.json", "cluster");
 /// How long is waited between two questions while a failover goes on.
 const ASK_MILLISECONDS: u64 = 250;
+/// Within what time all nodes of a cluster know that a node follows another.
+const GOSSIP_SECONDS_MAX: u64 = 10;
 
 /// How a cluster stands; as JSON, the entry `cluster.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -218,7 +220,8 @@ async fn pull(source: &RedisSource, seed: &Server, shard: &Shard) -> Result<Pull
 
 /// Pulls a shard whose node went away: as soon as another one has taken its place.
 async fn pull_again(source: &RedisSource, seed: &Server, before: &Standing, lost: &Shard) -> Result<Pulled> {
-    let until = Instant::now() + Duration::from_secs(FAILOVER_SECONDS_MAX);
+    let began = Instant::now();
+    let until = began + Duration::from_secs(FAILOVER_SECONDS_MAX);
     loop {
         let (seed, standing) = match Standing::again(source, seed, &before.map).await {
             Err(failure) if may_pass(&failure) && Instant::now() < until => {
@@ -236,10 +239,11 @@ async fn pull_again(source: &RedisSource, seed: &Server, before: &Standing, lost
             }
             Err(failure) => Err(failure),
         };
-        // Without a replica nobody takes its place. In the middle of a failover the map may leave one out.
+        // Without a replica nobody takes its place; who follows whom is not known everywhere at once.
         let has_replica = lost.nodes.len().max(shard.nodes.len()) > 1;
+        let until = if has_replica { until } else { began + Duration::from_secs(GOSSIP_SECONDS_MAX) };
         match tried {
-            Err(failure) if has_replica && may_pass(&failure) && Instant::now() < until => {
+            Err(failure) if may_pass(&failure) && Instant::now() < until => {
                 sleep(Duration::from_millis(ASK_MILLISECONDS)).await;
             }
             tried => return tried,

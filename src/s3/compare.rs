@@ -17,8 +17,8 @@ use crate::flow::{
 pub const READ_WHOLE: &str = "objects read whole";
 
 /// What a server sets by itself or a restore leaves to it: dates, the form of an `ETag`, where and how it keeps the
-/// object. Retention and metadata that is no text are kept as a record and not set again; the length stands in the entry
-/// itself.
+/// object. Retention and metadata that is no text are kept as a record and not set again; the length stands in the
+/// entry itself.
 const OWN: [&str; 8] =
     ["size", "last_modified", "etag", "storage_class", "encryption", "lock", RAW, TAGS_UNREAD];
 

@@ -128,7 +128,7 @@ impl Facts {
         self.looks_like(other) && self.tags == other.tags
     }
 
-    /// Returns the same without regard to tags. What is no text cannot be set, so it does not matter that it is missing.
+    /// Returns the same without regard to tags. What is no text cannot be set, so that it is missing does not matter.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
         let is_same = self.raw.is_empty() || self.raw == other.raw;
         self.headers == other.headers && self.meta == other.meta && is_same

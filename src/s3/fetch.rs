@@ -27,7 +27,10 @@ use aws_sdk_s3::{
 };
 use bytes::{Bytes, BytesMut};
 use md5::{Digest, Md5};
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::{
+    sync::{Mutex, OnceCell},
+    time::timeout,
+};
 
 use super::{
     client::{BODY_SECONDS, CallError, Server, Told},
@@ -65,6 +68,8 @@ pub(super) struct Fetcher {
     no_tags: Arc<AtomicBool>,
     /// Why tags of the bucket in hand may not be read, if they may not, once that was told.
     tags_denied: Arc<OnceCell<Option<String>>>,
+    /// Held by who asks for the first time.
+    asking: Arc<Mutex<()>>,
     /// Objects made in parts whose bytes their `ETag` did not prove.
     unproven: Arc<AtomicU64>,
 }
@@ -139,6 +144,7 @@ impl Fetcher {
             miscounts: Arc::default(),
             no_tags: Arc::default(),
             tags_denied: Arc::default(),
+            asking: Arc::default(),
             unproven: Arc::default(),
         }
     }
@@ -300,6 +306,11 @@ impl Fetcher {
         if self.no_tags.load(Ordering::Relaxed) {
             return Ok(Ok(BTreeMap::new()));
         }
+        // One object asks for all, if it can be for all.
+        let _turn = match self.tags_denied.get() {
+            None if none => Some(self.asking.lock().await),
+            _ => None,
+        };
         match self.tags_denied.get() {
             Some(Some(why)) => return Ok(Err(why.clone())),
             Some(None) if none && !self.miscounts.load(Ordering::Relaxed) => return Ok(Ok(BTreeMap::new())),

@@ -97,9 +97,13 @@ async fn no_count_of_tags_means_none_only_to_who_may_read_them() {
 
     let proxy = Proxy::start(&stage::endpoint(), aws(false)).await;
     let again = read_after(&bucket.source_at(&proxy.url()), remembered(&seen)).await;
-    assert_eq!((again.reused(), again.problems.len()), (0, 0));
+    assert_eq!((again.reused(), again.problems.len()), (3, 0));
     let of_an_object =
         |line: &&String| ["/a?tagging", "/b?tagging", "/c?tagging"].iter().any(|one| line.contains(one));
+    let asked = proxy.requests().iter().filter(of_an_object).count();
+    assert_eq!(asked, 3, "what was lacking is asked for: {:#?}", proxy.requests());
+    let proxy = Proxy::start(&stage::endpoint(), aws(false)).await;
+    assert_eq!(read(&bucket.source_at(&proxy.url())).await.problems, []);
     let asked = proxy.requests().iter().filter(of_an_object).count();
     assert_eq!(asked, 1, "the right is tried once: {:#?}", proxy.requests());
 }
