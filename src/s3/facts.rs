@@ -7,6 +7,7 @@ use aws_sdk_s3::{
     config::http::HttpRequest,
     operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
     primitives::{DateTime as SdkTime, DateTimeFormat, SdkBody},
+    types::Tag,
 };
 use chrono::SecondsFormat;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -138,13 +139,8 @@ impl Facts {
     pub(super) fn put_tags(attrs: &mut Attrs, tags: Result<BTreeMap<String, String>, String>) {
         attrs.remove(TAGS_UNREAD);
         match tags {
-            Ok(tags) => {
-                let object: Map<String, Value> =
-                    tags.into_iter().map(|(name, tag)| (name, tag.into())).collect();
-                if !object.is_empty() {
-                    attrs.insert("tags".to_owned(), object.into());
-                }
-            }
+            Ok(tags) if tags.is_empty() => {}
+            Ok(tags) => drop(attrs.insert("tags".to_owned(), object(&tags).into())),
             Err(why) => drop(attrs.insert(TAGS_UNREAD.to_owned(), why.into())),
         }
     }
@@ -196,8 +192,7 @@ pub(super) fn object_meta(bucket: &str, listed: &Listed, facts: &Facts) -> Resul
         ("lock", &facts.lock),
     ];
     for (name, map) in maps.into_iter().filter(|(_, map)| !map.is_empty()) {
-        let object: Map<String, Value> = map.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
-        meta = meta.with(name, object);
+        meta = meta.with(name, object(map));
     }
     let texts = [
         ("encryption", &facts.encryption),
@@ -243,6 +238,16 @@ fn query(tags: &BTreeMap<String, String>) -> String {
 fn present(pairs: &[(&str, Option<&str>)]) -> BTreeMap<String, String> {
     let some = pairs.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
     some.collect()
+}
+
+/// Returns tags by name, as a server tells them.
+pub(super) fn tags_of(tags: &[Tag]) -> BTreeMap<String, String> {
+    tags.iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect()
+}
+
+/// Returns what [`texts`] reads.
+fn object(texts: &BTreeMap<String, String>) -> Map<String, Value> {
+    texts.iter().map(|(name, text)| (name.clone(), text.clone().into())).collect()
 }
 
 fn texts(value: Option<&Value>) -> BTreeMap<String, String> {

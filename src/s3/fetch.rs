@@ -34,7 +34,7 @@ use tokio::{
 
 use super::{
     client::{BODY_SECONDS, CallError, Server, Told},
-    facts::{Facts, object_meta},
+    facts::{Facts, object_meta, tags_of},
     layout::{PART_SIZE, Prover},
     listing::{Listed, Lister, bare, is_md5},
     merge::TORN,
@@ -337,9 +337,8 @@ impl Fetcher {
         let answer = self.server.client.get_object_tagging().bucket(bucket).key(key).send().await;
         match answer {
             Ok(answer) => {
-                let pairs = answer.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned()));
                 self.tags_denied.set(None).ok();
-                Ok(Ok(pairs.collect()))
+                Ok(Ok(tags_of(answer.tag_set())))
             }
             Err(error) => match Told::from(&error) {
                 Some(told) if told.is_unknown_request() => {

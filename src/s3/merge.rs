@@ -52,9 +52,7 @@ impl Change {
         if had > 0 && listed == 0 {
             return Some(format!("it is empty now and had {had} objects in the previous snapshot"));
         }
-        let is_too_much = |part: u64, of: u64| {
-            of >= SHARE_MIN && u128::from(part) * 100 > u128::from(of) * u128::from(percent)
-        };
+        let is_too_much = |part, of| is_more(part, of, percent);
         if is_too_much(vanished, listed) {
             return Some(format!("{vanished} of the {listed} objects that it lists are not there"));
         }
@@ -66,11 +64,15 @@ impl Change {
     /// Returns what is worth telling though it is no loss: most of a bucket is another than it was.
     pub(super) fn turnover(self, percent: u32) -> Option<String> {
         let Self { had, gone, listed, .. } = self;
-        let is_much = had >= SHARE_MIN && u128::from(gone) * 100 > u128::from(had) * u128::from(percent);
-        is_much.then(|| {
+        is_more(gone, had, percent).then(|| {
             format!("{gone} of its {had} objects are gone since the previous snapshot, and it has {listed}")
         })
     }
+}
+
+/// Returns whether a part is more than so many percent of what is enough for a share to mean anything.
+fn is_more(part: u64, of: u64, percent: u32) -> bool {
+    of >= SHARE_MIN && u128::from(part) * 100 > u128::from(of) * u128::from(percent)
 }
 
 impl Merge {

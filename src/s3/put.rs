@@ -29,7 +29,7 @@ use md5::{Digest, Md5};
 
 use super::{
     client::{CallError, Server, Told},
-    facts::{Facts, dress},
+    facts::{Facts, dress, tags_of},
     guard::{CHANGED, Conditions, Guard},
     layout::{PART_SIZE, PARTS_MAX, likely},
     listing::{bare, is_md5},
@@ -213,8 +213,7 @@ impl Putter {
         }
         let asked = self.server.client.get_object_tagging().bucket(&job.bucket).key(&job.key).send().await;
         if let Ok(answer) = asked {
-            let pairs = answer.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned()));
-            there.tags = pairs.collect();
+            there.tags = tags_of(answer.tag_set());
         }
         Ok(if there.same_as(facts) { Stands::Same } else { Stands::Else(guard) })
     }
