@@ -7,18 +7,24 @@
 //!
 //! *Law.* What was written before the instant is in the dump. So each step here errs to the earlier side.
 
-use std::{collections::BTreeMap, io::Read};
+use std::{collections::BTreeMap, io::Read, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::{Instant, sleep};
 
 use super::{
-    psync::Granted,
-    rdb::{Item, Tape, Walker},
+    psync::{self, Granted},
+    rdb::{Item, Survey, Tape, Walker},
     server::Server,
+    spool::Spool,
     wire::Wire,
 };
 use crate::{clock::Ground, error::Result};
 
+/// How often a dump is asked for, if the server gives us one that it had begun before.
+pub(super) const ASKS_MAX: u32 = 3;
+/// How often a server that saves for another replica is asked whether it is done.
+const LOOK_MILLISECONDS: u64 = 500;
 /// How long after the fork the child may begin to write; it stamps the dump only then.
 const CHILD_DELAY: TimeDelta = TimeDelta::seconds(1);
 /// How old a dump may be without being taken for another's. The server tells whole seconds only.
@@ -54,7 +60,7 @@ impl Moment {
 
 impl Before {
     /// Asks the server.
-    pub(super) async fn ask(server: &Server, wire: &mut Wire, ground: &Ground) -> Result<Self> {
+    async fn ask(server: &Server, wire: &mut Wire, ground: &Ground) -> Result<Self> {
         let asked = ground.clock.now();
         let time = server.heard(wire.texts(&[b"TIME"])).await?;
         let info = server.heard(wire.texts(&[b"INFO"])).await?;
@@ -62,6 +68,40 @@ impl Before {
             info.iter().flatten().flat_map(|text| text.lines()).filter_map(|line| line.split_once(':'));
         let info = fields.map(|(name, value)| (name.to_owned(), value.trim_end().to_owned())).collect();
         Ok(Self { asked, theirs: time.ok().as_deref().and_then(instant), info })
+    }
+
+    /// Asks the server, and again while it saves for another replica, but not beyond `until`: that save would be given
+    /// to us too. `waits` is called before each wait.
+    pub(super) async fn in_turn(
+        server: &Server,
+        wire: &mut Wire,
+        ground: &Ground,
+        until: Instant,
+        mut waits: impl FnMut(),
+    ) -> Result<Self> {
+        loop {
+            let before = Self::ask(server, wire, ground).await?;
+            if !before.would_share() || Instant::now() >= until {
+                return Ok(before);
+            }
+            waits();
+            sleep(Duration::from_millis(LOOK_MILLISECONDS)).await;
+        }
+    }
+
+    /// Asks for a dump now, proves it while it comes to the spool, and finds out which instant it stands at.
+    pub(super) async fn pull(
+        &self,
+        server: &Server,
+        mut wire: Wire,
+        spool: &Spool,
+        ground: &Ground,
+    ) -> Result<(Granted, Survey, Moment)> {
+        let granted = psync::ask(server, &mut wire, ground).await?;
+        let now_ms = granted.at.timestamp_millis();
+        let survey = psync::receive(server, wire, granted.frame, spool.rewound()?, now_ms).await?;
+        let moment = self.moment(&granted, begun_at(spool.reader(0)));
+        Ok((granted, survey, moment))
     }
 
     /// Returns whether the server knows only its own clock, or ours as well.
@@ -75,7 +115,7 @@ impl Before {
     }
 
     /// Returns whether a save is under way that we would be given too.
-    pub(super) fn would_share(&self) -> bool {
+    fn would_share(&self) -> bool {
         let waits = |name: &str, value: &str| {
             name.starts_with("slave") && value.split(',').any(|field| field == "state=wait_bgsave")
         };
@@ -84,7 +124,7 @@ impl Before {
     }
 
     /// Returns the instant of a dump that was granted, given what it says of its own beginning.
-    pub(super) fn moment(&self, granted: &Granted, began: Option<DateTime<Utc>>) -> Moment {
+    fn moment(&self, granted: &Granted, began: Option<DateTime<Utc>>) -> Moment {
         let began = began.map(|began| self.earliest(began));
         let fork = began.map(|began| began - CHILD_DELAY);
         let holds_all = self.holds_all(granted);

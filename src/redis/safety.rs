@@ -11,11 +11,10 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::{
     archive::{self, Archive},
@@ -24,11 +23,9 @@ use super::{
     describe::ServerFacts,
     home::{Home, make_folder, sync_names},
     merge::Part,
-    moment::{self, Before},
-    psync,
+    moment::{ASKS_MAX, Before},
     rdb::Survey,
     server::Server,
-    source::{ASKS_MAX, LOOK_MILLISECONDS},
     spool::Spool,
 };
 use crate::{
@@ -155,17 +152,8 @@ pub(super) async fn pull(
     let (until, mut last) = (Instant::now() + server.patience().turn, None);
     for _ in 0..ASKS_MAX {
         let mut wire = server.dial().await?;
-        let before = loop {
-            let before = Before::ask(server, &mut wire, ground).await?;
-            if !before.would_share() || Instant::now() >= until {
-                break before;
-            }
-            sleep(Duration::from_millis(LOOK_MILLISECONDS)).await;
-        };
-        let granted = psync::ask(server, &mut wire, ground).await?;
-        let now_ms = granted.at.timestamp_millis();
-        let survey = psync::receive(server, wire, granted.frame, spool.rewound()?, now_ms).await?;
-        let moment = before.moment(&granted, moment::begun_at(spool.reader(0)));
+        let before = Before::in_turn(server, &mut wire, ground, until, || ()).await?;
+        let (granted, survey, moment) = before.pull(server, wire, &spool, ground).await?;
         if before.holds_all(&granted) != Some(false) && !moment.may_be_bettered(last) {
             return Ok((spool, survey, moment.at));
         }

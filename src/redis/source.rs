@@ -19,7 +19,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::{
     cluster::SlotMap,
@@ -27,8 +27,8 @@ use super::{
     control::Control,
     cuts::Cuts,
     describe::ServerFacts,
-    moment::{self, Before, Moment},
-    psync::{self, Granted},
+    moment::{ASKS_MAX, Before, Moment},
+    psync::Granted,
     rdb::{Checksum, Survey},
     reorder::{self, Ordered},
     replica::Chosen,
@@ -60,11 +60,6 @@ pub(super) const FAILOVER_SECONDS_MAX: u64 = 60;
 pub(super) fn is_dump(path: &str) -> bool {
     path == DUMP.0 || path.strip_suffix(".rdb").is_some_and(|stem| stem.starts_with("dump-"))
 }
-
-/// How often a dump is asked for, if the server gives us one that it had begun before.
-pub(super) const ASKS_MAX: u32 = 3;
-/// How often a server that saves for another replica is asked whether it is done.
-pub(super) const LOOK_MILLISECONDS: u64 = 500;
 
 /// Reads a Redis or Valkey server.
 pub struct RedisSource {
@@ -168,10 +163,7 @@ impl RedisSource {
             let before = self.turn(server, &mut wire, until).await?;
             self.check_room(server, &before, spool)?;
             self.monitor.step(Some(&self.name), format!("asking {} for a dump", server.shown()));
-            let mut granted = psync::ask(server, &mut wire, &self.ground).await?;
-            let now_ms = granted.at.timestamp_millis();
-            let survey = psync::receive(server, wire, granted.frame, spool.rewound()?, now_ms).await?;
-            let moment = before.moment(&granted, moment::begun_at(spool.reader(0)));
+            let (mut granted, survey, moment) = before.pull(server, wire, spool, &self.ground).await?;
             asks += 1;
             if moment.may_be_bettered(last) && asks < ASKS_MAX && Instant::now() < until {
                 let what = "the server gave a dump that it had begun before; asking for another one";
@@ -190,18 +182,13 @@ impl RedisSource {
     /// Asks how the server stands, and waits while it saves for another replica: that save would be given to us too.
     async fn turn(&self, server: &Server, wire: &mut Wire, until: Instant) -> Result<Before> {
         let mut is_told = false;
-        loop {
-            let before = Before::ask(server, wire, &self.ground).await?;
-            if !before.would_share() || Instant::now() >= until {
-                return Ok(before);
-            }
-            if !is_told {
+        let tell = || {
+            if !std::mem::replace(&mut is_told, true) {
                 let what = "waiting until the server has saved for another replica";
                 self.monitor.step(Some(&self.name), what.to_owned());
-                is_told = true;
             }
-            sleep(Duration::from_millis(LOOK_MILLISECONDS)).await;
-        }
+        };
+        Before::in_turn(server, wire, &self.ground, until, tell).await
     }
 
     /// Looks whether the dump will fit, before the server forks for it.
