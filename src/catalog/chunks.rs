@@ -274,6 +274,7 @@ fn add_pack(transaction: &Transaction<'_>, origin: &Key, pack: &PackRow) -> rusq
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
+    use rusqlite::StatementStatus;
 
     use super::*;
     use crate::catalog::Avoided;
@@ -323,6 +324,22 @@ mod tests {
             let scans = steps.iter().filter(|step| step.starts_with("SCAN ") && !step.contains("json_each"));
             assert_eq!(scans.collect::<Vec<_>>(), Vec::<&String>::new(), "{question}");
         }
+    }
+
+    #[test]
+    fn a_question_is_planned_once_whatever_is_bound() {
+        let catalog = Catalog::in_memory().unwrap();
+        catalog.add_packs(&Key::new("index/a").unwrap(), &[pack(2, &[7, 8])]).unwrap();
+        let revisions = [1].into();
+        let trusted = TrustedPacks { writer: "w", data_revisions: &revisions, meta_revisions: &revisions };
+        for id in 0..20 {
+            let kind = if id % 2 == 0 { "data" } else { "meta" };
+            catalog.find_chunk(&ChunkId([id; 32]), Some(kind), (id % 3 == 0).then_some(trusted)).unwrap();
+        }
+        let connection = catalog.connection();
+        let query = connection.prepare_cached(FIND).unwrap();
+        assert_eq!(query.get_status(StatementStatus::Run), 20);
+        assert_eq!(query.get_status(StatementStatus::RePrepare), 0);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use std::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use rusqlite::{
     Connection, Row,
+    config::DbConfig,
     types::{Type, ValueRef},
 };
 
@@ -271,6 +272,9 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     // The store is the truth: losing the last transaction in a power cut costs a second reading of an index.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // Plans do not depend on what is bound: otherwise a question is planned anew each time that its values change,
+    // and a backup asks it once for each chunk.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     migrate(connection)?;
     connection.query_row("SELECT count(*) FROM origins", [], |_| Ok(()))
 }
