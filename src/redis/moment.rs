@@ -19,7 +19,10 @@ use super::{
     spool::Spool,
     wire::Wire,
 };
-use crate::{clock::Ground, error::Result};
+use crate::{
+    clock::Ground,
+    error::{Context, ExitCode, Result},
+};
 
 /// How often a dump is asked for, if the server gives us one that it had begun before.
 pub(super) const ASKS_MAX: u32 = 3;
@@ -89,17 +92,27 @@ impl Before {
         }
     }
 
-    /// Asks for a dump now, proves it while it comes to the spool, and finds out which instant it stands at.
+    /// Asks for a dump now, proves it while it comes to the spool, and finds out which instant it stands at. With
+    /// `digesting` its digests are taken too, at a pace of their own: the server waits for the disk only.
     pub(super) async fn pull(
         &self,
         server: &Server,
         mut wire: Wire,
         spool: &Spool,
+        digesting: bool,
         ground: &Ground,
     ) -> Result<(Granted, Survey, Moment)> {
         let granted = psync::ask(server, &mut wire, ground).await?;
         let now_ms = granted.at.timestamp_millis();
-        let survey = psync::receive(server, wire, granted.frame, spool.rewound()?, now_ms).await?;
+        let (writer, follower) = spool.followed()?;
+        let digests =
+            digesting.then(|| tokio::task::spawn_blocking(move || Survey::of_all(follower, now_ms, true)));
+        let mut survey = psync::receive(server, wire, granted.frame, writer, now_ms).await?;
+        if let Some(digests) = digests {
+            let unread = || format!("the dump of {} cannot be read from the spool", server.shown());
+            let seen = digests.await.failed(ExitCode::Failed, unread)?.failed(ExitCode::Failed, unread)?;
+            (survey.digest, survey.digest_exact) = (seen.digest, seen.digest_exact);
+        }
         let moment = self.moment(&granted, begun_at(spool.reader(0)));
         Ok((granted, survey, moment))
     }

@@ -14,10 +14,7 @@
 //!
 //! *Crash.* Nothing leaves this module before structure, frame and checksum have agreed.
 
-use std::{
-    fs::File,
-    io::{Read, Write},
-};
+use std::io::{Read, Write};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
@@ -131,7 +128,7 @@ pub(super) async fn receive(
     server: &Server,
     mut wire: Wire,
     frame: Frame,
-    spool: File,
+    spool: impl Write + Send + 'static,
     now_ms: i64,
 ) -> Result<Survey> {
     let (send, take) = mpsc::channel(READS_WAITING);

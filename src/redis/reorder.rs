@@ -7,9 +7,8 @@
 //! tables; each key with its options and its value, byte for byte; what modules keep behind keys; an end with a
 //! checksum of its own. Only hints for the tables of cluster slots are left out.
 //!
-//! *Order.* The dump is walked once and its keys gathered in runs of [`RUN_BYTES`], each sorted and written to a file.
-//! Then the first dump is let go and the runs are merged. Whoever sends the result compares its digest with the first
-//! dump's.
+//! *Order.* The dump is walked and its keys gathered in runs of [`RUN_BYTES`], each sorted and written to a file. Then the
+//! first dump is let go and the runs are merged. Whoever sends the result compares its digest with the first dump's.
 //!
 //! *Crash.* All files are without names and go with the process. A folder that has no room for the runs, or for the
 //! result where no runs were needed, leaves the dump as it came.
@@ -28,7 +27,7 @@ use std::{
 
 use super::{
     crc::crc64,
-    rdb::{Flavour, Found, Item, RdbError, Summing, Survey, Tape, Walker, members},
+    rdb::{Flavour, Found, Item, RdbError, Survey, Tape, Walker, members},
     spool::{Spool, SpoolReader},
 };
 use crate::error::{Context, ExitCode, Result};
@@ -40,7 +39,7 @@ const MERGE_BYTES: usize = 32 << 20;
 /// Bytes from which on a value is not held in memory.
 const LARGE_BYTES: u64 = 64 << 10;
 /// What a key takes in memory besides its bytes.
-const RECORD_BYTES: usize = 160;
+const RECORD_BYTES: usize = size_of::<Record>();
 /// Bytes that are written at a time.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -48,25 +47,20 @@ const WRITE_BYTES: usize = 1 << 20;
 pub(super) struct Ordered {
     /// The dump.
     pub(super) spool: Spool,
-    /// What it holds, with digests where it was put in order.
+    /// What it holds.
     pub(super) survey: Survey,
     /// Why it stayed as it came, when there was no room.
     pub(super) no_room: Option<io::Error>,
 }
 
 /// Puts a proven dump in order. One that this version cannot look into stays as it is.
-pub(super) async fn by_key(
-    spool: Spool,
-    survey: Survey,
-    folder: Option<PathBuf>,
-    now_ms: i64,
-) -> Result<Ordered> {
+pub(super) async fn by_key(spool: Spool, survey: Survey, folder: Option<PathBuf>) -> Result<Ordered> {
     if !survey.introspected {
         return Ok(Ordered { spool, survey, no_room: None });
     }
     let sorting = tokio::task::spawn_blocking(move || {
         let limits = Limits { run_bytes: RUN_BYTES, large_bytes: LARGE_BYTES };
-        sort(spool, survey, folder.as_ref(), now_ms, limits)
+        sort(spool, survey, folder.as_ref(), limits)
     });
     sorting.await.failed(ExitCode::Failed, unsorted)?
 }
@@ -82,19 +76,13 @@ struct Limits {
     large_bytes: u64,
 }
 
-fn sort(
-    spool: Spool,
-    survey: Survey,
-    folder: Option<&PathBuf>,
-    now_ms: i64,
-    limits: Limits,
-) -> Result<Ordered> {
+fn sort(spool: Spool, survey: Survey, folder: Option<&PathBuf>, limits: Limits) -> Result<Ordered> {
     let mut runs = Runs::new(&spool, Output::new(folder)?, limits);
-    let seen = match gather(&spool, &mut runs, now_ms) {
-        Ok(seen) => seen,
+    match gather(&spool, &mut runs) {
+        Ok(()) => {}
         Err(RdbError::Copy(error)) => return Ok(Ordered { spool, survey, no_room: Some(error) }),
         Err(error) => return Err(error).failed(ExitCode::Failed, unsorted),
-    };
+    }
     let out = Output::new(folder)?;
     // What fits into memory needs no file; of what does not, everything is in the runs then: two dumps lie on the
     // disk, never three.
@@ -108,8 +96,8 @@ fn sort(
         spool.empty()?;
         runs.merge(out).failed(ExitCode::Failed, unsorted)?
     };
-    // The checksum is the one that the server's bytes came with.
-    let survey = Survey { size_bytes, sorted: true, checksum: survey.checksum, ..seen };
+    // The checksum stays the one that the server's bytes came with.
+    let survey = Survey { size_bytes, sorted: true, ..survey };
     Ok(Ordered { spool, survey, no_room: None })
 }
 
@@ -119,53 +107,50 @@ pub(super) fn in_memory(dump: &[u8], run_bytes: usize) -> Option<Vec<u8>> {
     let spool = Spool::new(None).ok()?;
     spool.rewound().ok()?.write_all(dump).ok()?;
     let limits = Limits { run_bytes, large_bytes: 1 + run_bytes as u64 / 4 };
-    let ordered = sort(spool, survey, None, 0, limits).ok()?;
+    let ordered = sort(spool, survey, None, limits).ok()?;
     let mut bytes = Vec::new();
     ordered.spool.reader(0).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 
 /// Walks the dump and takes all of it in.
-fn gather(spool: &Spool, runs: &mut Runs, now_ms: i64) -> Result<Survey, RdbError> {
-    let mut walker = Walker::begin(Tape::new(spool.reader(0), None), true)?;
-    let mut summing = Summing::begin(&walker, now_ms, true);
+fn gather(spool: &Spool, runs: &mut Runs) -> Result<(), RdbError> {
+    let mut walker = Walker::begin(Tape::new(spool.reader(0), None), false)?;
     runs.flavour = walker.version().flavour;
     runs.beside(0..walker.span().end)?;
     loop {
-        let item = walker.next()?;
-        if summing.note(&item)? {
-            runs.end(spool).map_err(RdbError::Copy)?;
-            return Ok(summing.survey);
-        }
-        match item {
-            Item::Key(found) => runs.key(spool, found, walker.span())?,
+        match walker.next()? {
+            Item::Key(found) => runs.key(spool, &found, walker.span())?,
+            Item::End { .. } => return runs.end(spool).map_err(RdbError::Copy),
             _ => runs.beside(walker.span())?,
         }
     }
 }
 
-/// A key on its way to its place.
+/// A key on its way to its place. Its bytes lie with those of all others of the run.
 struct Record {
     db: u64,
-    key: Vec<u8>,
-    /// Options, and code, key and value where they are held.
-    held: Vec<u8>,
+    /// Where the key lies, and behind it what is held: options, and code, key and value unless it is large.
+    begin: usize,
+    key_bytes: usize,
+    held_bytes: usize,
     /// Where code, key and value of a large one lie in the first dump.
     large: Range<u64>,
 }
 
 impl Record {
-    fn order(&self) -> (u64, &[u8]) {
-        (self.db, &self.key)
+    fn key<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.begin..self.begin + self.key_bytes]
     }
 
     fn size_bytes(&self) -> u64 {
-        self.held.len() as u64 + (self.large.end - self.large.start)
+        self.held_bytes as u64 + (self.large.end - self.large.start)
     }
 
     /// Writes what stands in the dump.
-    fn write(&self, spool: &Spool, out: &mut Output) -> io::Result<()> {
-        out.write_all(&self.held)?;
+    fn write(&self, bytes: &[u8], spool: &Spool, out: &mut Output) -> io::Result<()> {
+        let held = self.begin + self.key_bytes;
+        out.write_all(&bytes[held..held + self.held_bytes])?;
         let size_bytes = self.large.end - self.large.start;
         if size_bytes == 0 {
             return Ok(());
@@ -186,7 +171,8 @@ struct Runs {
     /// Keys, and those of them that expire, by database.
     sizes: BTreeMap<u64, (u64, u64)>,
     records: Vec<Record>,
-    held_bytes: usize,
+    /// The bytes of the records.
+    held: Vec<u8>,
     file: Output,
     /// Where each run lies in the file.
     ranges: Vec<Range<u64>>,
@@ -202,7 +188,7 @@ impl Runs {
             tail: Vec::new(),
             sizes: BTreeMap::new(),
             records: Vec::new(),
-            held_bytes: 0,
+            held: Vec::new(),
             file,
             ranges: Vec::new(),
         }
@@ -217,11 +203,13 @@ impl Runs {
     }
 
     /// Takes a key whose code, key and value lie at `span`.
-    fn key(&mut self, spool: &Spool, found: Found, span: Range<u64>) -> Result<(), RdbError> {
+    fn key(&mut self, spool: &Spool, found: &Found, span: Range<u64>) -> Result<(), RdbError> {
         let sizes = self.sizes.entry(found.db).or_default();
         sizes.0 += 1;
         sizes.1 += u64::from(found.expires_at_ms.is_some());
-        let (mut held, mut large) = (options(&found), 0..0);
+        let (begin, mut large) = (self.held.len(), 0..0);
+        self.held.extend_from_slice(&found.key);
+        put_options(&mut self.held, found);
         let is_tabled = members::are_tabled(found.code);
         let held_max = if is_tabled { members::ORDERED_BYTES_MAX as u64 } else { self.limits.large_bytes };
         if span.end - span.start > held_max {
@@ -229,15 +217,13 @@ impl Runs {
         } else {
             let value = usize::try_from(found.begin - span.start).unwrap_or(usize::MAX);
             let bytes = self.ahead.bytes(span).map_err(RdbError::Read)?;
-            held.extend_from_slice(&bytes[..value]);
-            match members::in_order(self.flavour, found.code, &bytes[value..])? {
-                Some(ordered) => held.extend_from_slice(&ordered),
-                None => held.extend_from_slice(&bytes[value..]),
-            }
+            self.held.extend_from_slice(&bytes[..value]);
+            members::put_in_order(&mut self.held, self.flavour, found.code, &bytes[value..])?;
         }
-        self.held_bytes += found.key.len() + held.len() + RECORD_BYTES;
-        self.records.push(Record { db: found.db, key: found.key, held, large });
-        if self.held_bytes >= self.limits.run_bytes {
+        let key_bytes = found.key.len();
+        let held_bytes = self.held.len() - begin - key_bytes;
+        self.records.push(Record { db: found.db, begin, key_bytes, held_bytes, large });
+        if self.held.len() + self.records.len() * RECORD_BYTES >= self.limits.run_bytes {
             self.flush(spool).map_err(RdbError::Copy)?;
         }
         Ok(())
@@ -254,22 +240,23 @@ impl Runs {
     }
 
     fn sort(&mut self) {
-        self.records.sort_by(|one, two| one.order().cmp(&two.order()));
+        let bytes = &self.held;
+        self.records.sort_by(|one, two| (one.db, one.key(bytes)).cmp(&(two.db, two.key(bytes))));
     }
 
     /// Writes a run: of each record its database, its key and its bytes, with their lengths before them.
     fn flush(&mut self, spool: &Spool) -> io::Result<()> {
         self.sort();
         let begin = self.file.size_bytes;
-        for record in std::mem::take(&mut self.records) {
+        for record in self.records.drain(..) {
             self.file.write_all(&record.db.to_le_bytes())?;
-            self.file.write_all(&(record.key.len() as u64).to_le_bytes())?;
+            self.file.write_all(&(record.key_bytes as u64).to_le_bytes())?;
             self.file.write_all(&record.size_bytes().to_le_bytes())?;
-            self.file.write_all(&record.key)?;
-            record.write(spool, &mut self.file)?;
+            self.file.write_all(record.key(&self.held))?;
+            record.write(&self.held, spool, &mut self.file)?;
         }
         self.file.flush()?;
-        self.held_bytes = 0;
+        self.held.clear();
         self.ranges.push(begin..self.file.size_bytes);
         Ok(())
     }
@@ -280,7 +267,7 @@ impl Runs {
         let mut place = None;
         for record in &self.records {
             select(&mut out, &mut place, record.db, &self.sizes)?;
-            record.write(spool, &mut out)?;
+            record.write(&self.held, spool, &mut out)?;
         }
         out.end(&self.tail)
     }
@@ -367,21 +354,19 @@ fn select(
     out.write_all(&bytes)
 }
 
-/// Returns the options of a key, in the order in which servers write them.
-fn options(found: &Found) -> Vec<u8> {
-    let mut bytes = Vec::new();
+/// Appends the options of a key, in the order in which servers write them.
+fn put_options(bytes: &mut Vec<u8>, found: &Found) {
     if let Some(at) = found.expires_at_ms {
         bytes.push(252);
         bytes.extend_from_slice(&at.to_le_bytes());
     }
     if let Some(seconds) = found.idle_seconds {
         bytes.push(248);
-        put_length(&mut bytes, seconds);
+        put_length(bytes, seconds);
     }
     if let Some(frequency) = found.frequency {
         bytes.extend([249, frequency]);
     }
-    bytes
 }
 
 /// Writes a length in its shortest form (redis `src/rdb.c`, `rdbSaveLen`).

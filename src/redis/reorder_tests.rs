@@ -35,8 +35,8 @@ fn read(spool: &Spool) -> Vec<u8> {
 }
 
 fn ordered(bytes: &[u8], limits: Limits) -> (Vec<u8>, Survey) {
-    let survey = Survey::of_all(bytes, 0, false).unwrap();
-    let ordered = sort(spooled(bytes), survey, None, 0, limits).unwrap();
+    let survey = Survey::of_all(bytes, 0, true).unwrap();
+    let ordered = sort(spooled(bytes), survey, None, limits).unwrap();
     assert!(ordered.no_room.is_none());
     (read(&ordered.spool), ordered.survey)
 }
@@ -175,7 +175,7 @@ fn a_folder_without_room_leaves_the_dump_as_it_came() {
     let full =
         Output { file: File::options().write(true).open("/dev/full").unwrap(), ..Output::new(None).unwrap() };
     let mut runs = Runs::new(&spool, full, SMALL);
-    assert!(matches!(gather(&spool, &mut runs, 0), Err(RdbError::Copy(_))), "{survey:?}");
+    assert!(matches!(gather(&spool, &mut runs), Err(RdbError::Copy(_))), "{survey:?}");
 }
 
 /// `LIFEBOAT_REDIS_KEYS` asks for more keys, and for the runs that a backup makes of them.
@@ -190,10 +190,10 @@ fn keys_are_put_in_order_in_bounded_memory() {
     let spool = Spool::new(None).unwrap();
     std::io::copy(&mut made(keys), &mut std::io::BufWriter::new(spool.rewound().unwrap())).unwrap();
     let began = Instant::now();
-    let survey = Survey::of_all(spool.reader(0), 0, false).unwrap();
+    let survey = Survey::of_all(spool.reader(0), 0, true).unwrap();
     let walked = began.elapsed();
     let before = peak_mib();
-    let sorted = sort(spool, survey, None, 0, limits).unwrap();
+    let sorted = sort(spool, survey, None, limits).unwrap();
     let (grown, took) = (peak_mib().saturating_sub(before), began.elapsed().saturating_sub(walked));
     let began = Instant::now();
     let again = Survey::of_all(sorted.spool.reader(0), 0, true).unwrap();

@@ -153,7 +153,7 @@ pub(super) async fn pull(
     for _ in 0..ASKS_MAX {
         let mut wire = server.dial().await?;
         let before = Before::in_turn(server, &mut wire, ground, until, || ()).await?;
-        let (granted, survey, moment) = before.pull(server, wire, &spool, ground).await?;
+        let (granted, survey, moment) = before.pull(server, wire, &spool, false, ground).await?;
         if before.holds_all(&granted) != Some(false) && !moment.may_be_bettered(last) {
             return Ok((spool, survey, moment.at));
         }

@@ -3,8 +3,9 @@
 //! Where Sentinels watch the server, they are asked which one it is, and a failover meanwhile is followed once; of a
 //! cluster every shard is read ([`super::cluster_read`]).
 //!
-//! *Order.* Facts are asked first, then the dump is pulled to the spool at line rate and proven, and only
-//! then are the entries sent: `server.json`, `dump.rdb`. While they are sent the server is already free.
+//! *Order.* Facts are asked first, then the dump is pulled to the spool at line rate and proven, its digests behind
+//! that. It is put in order, and only then are the entries sent: `server.json`, `dump.rdb`. What is sent is digested
+//! again and must be the same. While it is sent the server is already free.
 //!
 //! A dump that the server had begun for somebody else is asked for again, after that save has ended: MySQL was read
 //! before, and what its rows refer to must be in here.
@@ -129,7 +130,7 @@ impl RedisSource {
             // A replica lacks what was on its way when it was asked.
             granted.at = granted.at.min(known_at);
         }
-        let (spool, survey) = self.sort(spool, survey, &granted).await?;
+        let (spool, survey) = self.sort(spool, survey).await?;
         Ok(Pulled { chosen, facts, spool, granted, survey, gap })
     }
 
@@ -163,7 +164,7 @@ impl RedisSource {
             let before = self.turn(server, &mut wire, until).await?;
             self.check_room(server, &before, spool)?;
             self.monitor.step(Some(&self.name), format!("asking {} for a dump", server.shown()));
-            let (mut granted, survey, moment) = before.pull(server, wire, spool, &self.ground).await?;
+            let (mut granted, survey, moment) = before.pull(server, wire, spool, true, &self.ground).await?;
             asks += 1;
             if moment.may_be_bettered(last) && asks < ASKS_MAX && Instant::now() < until {
                 let what = "the server gave a dump that it had begun before; asking for another one";
@@ -245,9 +246,9 @@ impl RedisSource {
     }
 
     /// Puts the dump in order, so that what did not change is found again.
-    async fn sort(&self, spool: Spool, survey: Survey, granted: &Granted) -> Result<(Spool, Survey)> {
-        let (folder, now_ms) = (self.config.spool_dir.clone(), granted.at.timestamp_millis());
-        let Ordered { spool, survey, no_room } = reorder::by_key(spool, survey, folder, now_ms).await?;
+    async fn sort(&self, spool: Spool, survey: Survey) -> Result<(Spool, Survey)> {
+        let folder = self.config.spool_dir.clone();
+        let Ordered { spool, survey, no_room } = reorder::by_key(spool, survey, folder).await?;
         if let Some(error) = no_room {
             let what = format!("the dump is stored as it came, and much of it anew each time: {error}");
             let hint = "Make room for two dumps in the spool folder, or set `spool_dir` of this source.";

@@ -9,10 +9,10 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek},
+    io::{self, Read, Seek, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
 use rustix::fs::FsWord;
@@ -61,6 +61,14 @@ impl Spool {
         let mut file = self.file.try_clone().failed(ExitCode::Failed, what)?;
         file.rewind().failed(ExitCode::Failed, what)?;
         Ok(file)
+    }
+
+    /// Returns a writer from its beginning, and a blocking reader that follows it: one that has come as far as the
+    /// writer waits, and ends when the writer is gone.
+    pub(super) fn followed(&self) -> Result<(SpoolWriter, Follower)> {
+        let written = Arc::new(Written::default());
+        let writer = SpoolWriter { file: self.rewound()?, written: Arc::clone(&written) };
+        Ok((writer, Follower { reader: self.reader(0), written }))
     }
 
     /// Returns a blocking reader of the bytes from `begin` on, with a position of its own.
@@ -128,11 +136,89 @@ impl Read for SpoolReader {
     }
 }
 
+/// How far a spool was written.
+#[derive(Default)]
+struct Written {
+    so_far: Mutex<SoFar>,
+    more: Condvar,
+}
+
+#[derive(Clone, Copy, Default)]
+struct SoFar {
+    size_bytes: u64,
+    is_all: bool,
+}
+
+impl Written {
+    fn note(&self, change: impl FnOnce(&mut SoFar)) {
+        change(&mut self.so_far.lock().unwrap_or_else(PoisonError::into_inner));
+        self.more.notify_all();
+    }
+
+    /// Waits until more than `size_bytes` were written, or nothing more will be; returns how many there are.
+    fn beyond(&self, size_bytes: u64) -> u64 {
+        let so_far = self.so_far.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = |so_far: &mut SoFar| so_far.size_bytes <= size_bytes && !so_far.is_all;
+        self.more.wait_while(so_far, waits).unwrap_or_else(PoisonError::into_inner).size_bytes
+    }
+}
+
+/// Writes a spool that somebody reads meanwhile.
+pub(super) struct SpoolWriter {
+    file: File,
+    written: Arc<Written>,
+}
+
+impl Write for SpoolWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.written.note(|so_far| so_far.size_bytes += count as u64);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for SpoolWriter {
+    fn drop(&mut self) {
+        self.written.note(|so_far| so_far.is_all = true);
+    }
+}
+
+/// Reads a spool while it is written.
+pub(super) struct Follower {
+    reader: SpoolReader,
+    written: Arc<Written>,
+}
+
+impl Read for Follower {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let ahead = self.written.beyond(self.reader.at).saturating_sub(self.reader.at);
+        let count = usize::try_from(ahead).unwrap_or(usize::MAX).min(into.len());
+        self.reader.read(&mut into[..count])
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
+
+    #[test]
+    fn who_follows_a_writer_reads_all_of_it_and_ends_with_it() {
+        let spool = Spool::new(None).unwrap();
+        let (mut writer, mut follower) = spool.followed().unwrap();
+        let reading = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            follower.read_to_end(&mut all).map(|_| all)
+        });
+        let written: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        written.chunks(7001).for_each(|piece| writer.write_all(piece).unwrap());
+        assert!(!reading.is_finished(), "the writer is still there");
+        drop(writer);
+        assert_eq!(reading.join().unwrap().unwrap(), written);
+    }
 
     #[test]
     fn an_emptied_spool_holds_nothing_of_the_dump_before() {

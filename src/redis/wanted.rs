@@ -220,7 +220,7 @@ fn commands_for<R: std::io::Read>(
                 field.len().max(value.len()) as u64
             }
         });
-        commands.insert(match (found.kind.as_str(), member) {
+        commands.insert(match (found.kind.as_ref(), member) {
             (_, Member::Text(_)) => "APPEND",
             ("list", _) => "RPUSH",
             (_, Member::Item(_)) => "SADD",
@@ -244,7 +244,7 @@ mod tests {
             db: 0,
             key: b"k".to_vec(),
             code,
-            kind: "set".to_owned(),
+            kind: "set".into(),
             expires_at_ms: None,
             idle_seconds: None,
             frequency: None,

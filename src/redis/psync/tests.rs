@@ -194,7 +194,7 @@ async fn a_full_spool_is_told_as_such() {
     let (server, _serving) = serve(Script { answer: marked(&dump, b""), ..Script::default() }).await;
     let mut wire = server.dial().await.unwrap();
     let granted = ask(&server, &mut wire, &Ground::system()).await.unwrap();
-    let full = File::options().write(true).open("/dev/full").unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let failure = receive(&server, wire, granted.frame, full, 0).await.expect_err("R29");
     assert!(failure.hints()[0].contains("spool_dir"), "{:?}", failure.hints());
     assert_eq!(failure.exit(), ExitCode::Failed);

@@ -56,19 +56,17 @@ pub(crate) fn each_member<R: Read>(
                 hear(Member::Item(text(tape)?));
                 return Ok(());
             }
-            digest::members(tape, code)?.into_iter().map(Member::Item).for_each(&mut *hear);
-            Ok(())
+            show_items(tape, code, hear)
         }),
-        10 | 11 | 20 => {
-            digest::members(tape, code)?.into_iter().map(Member::Item).for_each(hear);
-            Ok(())
-        }
+        10 | 11 | 20 => show_items(tape, code, hear),
         12 | 17 => {
             let at = tape.offset();
-            for pair in digest::members(tape, code)?.chunks(2) {
-                let score = pair.get(1).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+            let members = digest::members(tape, code)?;
+            let mut all = members.iter();
+            while let Some(member) = all.next() {
+                let score = all.next().and_then(digest::packed_score);
                 let score = score.ok_or(RdbError::malformed(at, "a score is no number"))?;
-                hear(Member::Scored(pair[0].clone(), score));
+                hear(Member::Scored(member.to_vec(), score));
             }
             Ok(())
         }
@@ -81,6 +79,11 @@ pub(crate) fn each_member<R: Read>(
         ),
         _ => Err(RdbError::Unknown { offset: tape.offset(), code }),
     }
+}
+
+fn show_items<R: Read>(tape: &mut Tape<R>, code: u8, hear: &mut impl FnMut(Member)) -> Result<(), RdbError> {
+    digest::members(tape, code)?.iter().for_each(|member| hear(Member::Item(member.to_vec())));
+    Ok(())
 }
 
 fn show_text<R: Read>(tape: &mut Tape<R>, hear: &mut impl FnMut(Member)) -> Result<(), RdbError> {

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Flavour, RdbError, STRING_BYTES_MAX, Tape,
     encoding::{number, show_string, string},
-    packed,
+    packed::{self, Members},
     value::{ascii_score, times},
 };
 use crate::flow::unordered::Sum;
@@ -100,7 +100,7 @@ fn of_text<R: Read>(tape: &mut Tape<R>) -> Result<[u8; 32], RdbError> {
 }
 
 /// Reads a packed collection: `code` says how it is packed.
-pub(super) fn members<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<Vec<Vec<u8>>, RdbError> {
+pub(super) fn members<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<Members, RdbError> {
     let at = tape.offset();
     let bytes = string(tape, PACKED_BYTES_MAX)?;
     let members = match code {
@@ -109,6 +109,11 @@ pub(super) fn members<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<Vec<Vec<u
         _ => packed::listpack(&bytes),
     };
     members.ok_or(RdbError::malformed(at, "a packed collection cannot be unpacked"))
+}
+
+/// Reads a score that lies packed.
+pub(super) fn packed_score(text: &[u8]) -> Option<f64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 fn of_list<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<[u8; 32], RdbError> {
@@ -159,10 +164,12 @@ fn of_sorted_set<R: Read>(tape: &mut Tape<R>, code: u8) -> Result<[u8; 32], RdbE
         })?;
     } else {
         let at = tape.offset();
-        for pair in members(tape, code)?.chunks(2) {
+        let members = members(tape, code)?;
+        let mut all = members.iter();
+        while let Some(member) = all.next() {
             let mut hash = Sha256::new();
-            add_text(&mut hash, &pair[0]);
-            let score = pair.get(1).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+            add_text(&mut hash, member);
+            let score = all.next().and_then(packed_score);
             add(hash, score.ok_or(RdbError::malformed(at, "a score is no number"))?);
         }
     }
@@ -248,16 +255,19 @@ pub(super) fn each_field<R: Read, P>(
         }
         23 | 25 => {
             tape.skip(if code == 25 { 8 } else { 0 })?;
-            for field in members(tape, code)?.chunks(3) {
-                let [field, value, expires] = field else { continue };
+            let members = members(tape, code)?;
+            let mut all = members.iter();
+            while let (Some(field), Some(value), Some(expires)) = (all.next(), all.next(), all.next()) {
                 let expires = std::str::from_utf8(expires).ok().and_then(|text| text.parse().ok());
                 add(packed(field, value), expires.unwrap_or(0));
             }
             Ok(())
         }
         _ => {
-            for pair in members(tape, code)?.chunks(2) {
-                add(packed(&pair[0], pair.get(1).map_or(&[][..], |value| value)), 0);
+            let members = members(tape, code)?;
+            let mut all = members.iter();
+            while let Some(field) = all.next() {
+                add(packed(field, all.next().unwrap_or_default()), 0);
             }
             Ok(())
         }

@@ -27,8 +27,9 @@ pub(super) fn each<R: Read>(
         return Err(broken());
     }
     let end = begin.checked_add(packed_bytes).ok_or_else(broken)?;
+    let room = usize::try_from(plain_bytes).unwrap_or(usize::MAX).min(PIECE_BYTES + WINDOW_BYTES);
     // What was made: first what is remembered, then, from `shown` on, what is still to be shown.
-    let (mut plain, mut shown, mut made_bytes) = (Vec::new(), 0, 0_u64);
+    let (mut plain, mut shown, mut made_bytes) = (Vec::with_capacity(room), 0, 0_u64);
     while tape.offset() < end {
         let before = plain.len();
         step(tape, &mut plain, broken)?;
@@ -67,8 +68,12 @@ fn step<R: Read>(
     let back = (usize::from(control & 31) << 8 | usize::from(tape.byte()?)) + 1;
     let from = plain.len().checked_sub(back).ok_or_else(broken)?;
     // Source and destination may overlap: that is how runs are written.
-    for at in from..from + count {
-        plain.push(plain[at]);
+    if count <= back {
+        plain.extend_from_within(from..from + count);
+    } else {
+        for at in from..from + count {
+            plain.push(plain[at]);
+        }
     }
     Ok(())
 }

@@ -14,10 +14,16 @@ pub(crate) fn are_tabled(code: u8) -> bool {
     matches!(code, 2 | 4 | 22 | 24)
 }
 
-/// Returns a value with its members in ascending order; `None` where their order means something or is not theirs.
-pub(crate) fn in_order(flavour: Flavour, code: u8, value: &[u8]) -> Result<Option<Vec<u8>>, RdbError> {
+/// Appends a value to `ordered`, its members in ascending order unless their order means something.
+pub(crate) fn put_in_order(
+    ordered: &mut Vec<u8>,
+    flavour: Flavour,
+    code: u8,
+    value: &[u8],
+) -> Result<(), RdbError> {
     if !are_tabled(code) || value.len() > ORDERED_BYTES_MAX {
-        return Ok(None);
+        ordered.extend_from_slice(value);
+        return Ok(());
     }
     let mut tape = Tape::over(value);
     // The earliest expiry of all fields stands before their number.
@@ -45,13 +51,12 @@ pub(crate) fn in_order(flavour: Flavour, code: u8, value: &[u8]) -> Result<Optio
     let behind = here(&tape);
     let bytes = |from: u32, end: u32| &value[from as usize..end as usize];
     members.sort_by(|one, two| bytes(one.name, one.end).cmp(bytes(two.name, two.end)));
-    let mut ordered = Vec::with_capacity(value.len());
     ordered.extend_from_slice(bytes(0, if members.is_empty() { behind } else { begin }));
     for member in &members {
         ordered.extend_from_slice(bytes(member.from, member.end));
     }
     ordered.extend_from_slice(&value[behind as usize..]);
-    Ok(Some(ordered))
+    Ok(())
 }
 
 /// Where a member lies in its value: with what stands before its name, from its name on, and its end.

@@ -22,7 +22,7 @@ use std::io;
 
 pub(super) use self::{
     contents::{Member, each_member, has_members},
-    survey::{Checksum, KeyCount, Summing, Survey},
+    survey::{Checksum, KeyCount, Survey},
     tape::Tape,
     walk::{Flavour, Found, Item, Version, Walker},
 };
@@ -80,12 +80,13 @@ impl RdbError {
 
 /// Unpacks one collection or, of any other kind, one string; `None` when the bytes are none.
 pub(super) fn unpack(kind: u8, bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    match kind {
+    let members = match kind {
         0 => packed::listpack(bytes),
         1 => packed::ziplist(bytes),
         2 => packed::intset(bytes),
-        _ => encoding::string(&mut Tape::over(bytes), STRING_BYTES_MAX).ok().map(|text| vec![text]),
-    }
+        _ => return encoding::string(&mut Tape::over(bytes), STRING_BYTES_MAX).ok().map(|text| vec![text]),
+    };
+    Some(members?.iter().map(<[u8]>::to_vec).collect())
 }
 
 #[cfg(test)]

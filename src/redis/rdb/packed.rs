@@ -3,6 +3,38 @@
 //! Layouts: redis `src/listpack.c`, `src/ziplist.c`, `src/intset.c`. Members come back as the client sees
 //! them, numbers as decimal digits. `None` means that the bytes are not what they claim to be.
 
+use std::io::Write as _;
+
+/// The members of a collection, one behind the other: a small value is not worth an allocation for each of them.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Members {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Members {
+    /// Makes room for what is packed into so many bytes.
+    fn of_bytes(size_bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(size_bytes), ends: Vec::with_capacity(size_bytes / 8) }
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        self.bytes.extend_from_slice(text);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn number(&mut self, number: i64) {
+        // Writing to memory does not fail.
+        let _ = write!(self.bytes, "{number}");
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Returns the members in the order in which they lie.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.ends.iter().scan(0, |begin, end| Some(&self.bytes[std::mem::replace(begin, *end)..*end]))
+    }
+}
+
 /// Bytes that are taken from the front.
 struct Cursor<'a>(&'a [u8]);
 
@@ -17,13 +49,13 @@ impl<'a> Cursor<'a> {
         self.take(1).map(|bytes| bytes[0])
     }
 
-    /// Takes a signed little-endian number of 1 to 8 bytes as decimal digits.
-    fn signed(&mut self, count: usize) -> Option<Vec<u8>> {
+    /// Takes a signed little-endian number of 1 to 8 bytes.
+    fn signed(&mut self, count: usize) -> Option<i64> {
         let bytes = self.take(count)?;
         let negative = bytes.last()? & 0x80 != 0;
         let mut eight = if negative { [0xff; 8] } else { [0; 8] };
         eight[..count].copy_from_slice(bytes);
-        Some(i64::from_le_bytes(eight).to_string().into_bytes())
+        Some(i64::from_le_bytes(eight))
     }
 
     fn unsigned(&mut self, count: usize) -> Option<usize> {
@@ -33,36 +65,36 @@ impl<'a> Cursor<'a> {
 }
 
 /// Unpacks a listpack.
-pub(super) fn listpack(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+pub(super) fn listpack(bytes: &[u8]) -> Option<Members> {
     let mut from = Cursor(bytes);
     if from.unsigned(4)? != bytes.len() {
         return None;
     }
     from.take(2)?;
-    let mut members = Vec::new();
+    let mut members = Members::of_bytes(bytes.len());
     loop {
         let before = from.0.len();
         let first = from.byte()?;
-        let member = match first {
+        match first {
             0xff => return from.0.is_empty().then_some(members),
-            0..=0x7f => first.to_string().into_bytes(),
-            0x80..=0xbf => from.take(usize::from(first & 0x3f))?.to_vec(),
+            0..=0x7f => members.number(i64::from(first)),
+            0x80..=0xbf => members.text(from.take(usize::from(first & 0x3f))?),
             0xc0..=0xdf => {
-                let value = i32::from(first & 0x1f) << 8 | i32::from(from.byte()?);
-                (if value >= 1 << 12 { value - (1 << 13) } else { value }).to_string().into_bytes()
+                let value = i64::from(first & 0x1f) << 8 | i64::from(from.byte()?);
+                members.number(if value >= 1 << 12 { value - (1 << 13) } else { value });
             }
             0xe0..=0xef => {
                 let count = usize::from(first & 0x0f) << 8 | usize::from(from.byte()?);
-                from.take(count)?.to_vec()
+                members.text(from.take(count)?);
             }
             0xf0 => {
                 let count = from.unsigned(4)?;
-                from.take(count)?.to_vec()
+                members.text(from.take(count)?);
             }
-            0xf1..=0xf3 => from.signed(usize::from(first - 0xf1) + 2)?,
-            0xf4 => from.signed(8)?,
+            0xf1..=0xf3 => members.number(from.signed(usize::from(first - 0xf1) + 2)?),
+            0xf4 => members.number(from.signed(8)?),
             _ => return None,
-        };
+        }
         // Each member is followed by its own length, for walking backwards (`lpEncodeBacklen`).
         from.take(match before - from.0.len() {
             0..=127 => 1,
@@ -71,18 +103,17 @@ pub(super) fn listpack(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
             2_097_151..268_435_455 => 4,
             _ => 5,
         })?;
-        members.push(member);
     }
 }
 
 /// Unpacks a ziplist, the predecessor of the listpack.
-pub(super) fn ziplist(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+pub(super) fn ziplist(bytes: &[u8]) -> Option<Members> {
     let mut from = Cursor(bytes);
     if from.unsigned(4)? != bytes.len() {
         return None;
     }
     from.take(4 + 2)?;
-    let mut members = Vec::new();
+    let mut members = Members::of_bytes(bytes.len());
     loop {
         // The length of the member before: one byte, or 254 and four.
         match from.byte()? {
@@ -91,44 +122,49 @@ pub(super) fn ziplist(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
             _ => {}
         }
         let first = from.byte()?;
-        members.push(match first {
-            0..=0x3f => from.take(usize::from(first))?.to_vec(),
+        match first {
+            0..=0x3f => members.text(from.take(usize::from(first))?),
             0x40..=0x7f => {
                 let count = usize::from(first & 0x3f) << 8 | usize::from(from.byte()?);
-                from.take(count)?.to_vec()
+                members.text(from.take(count)?);
             }
             0x80..=0xbf => {
                 let count = from.take(4)?.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte));
-                from.take(count)?.to_vec()
+                members.text(from.take(count)?);
             }
-            0xc0 => from.signed(2)?,
-            0xd0 => from.signed(4)?,
-            0xe0 => from.signed(8)?,
-            0xf0 => from.signed(3)?,
-            0xfe => from.signed(1)?,
-            0xf1..=0xfd => ((first & 0x0f) - 1).to_string().into_bytes(),
+            0xc0 => members.number(from.signed(2)?),
+            0xd0 => members.number(from.signed(4)?),
+            0xe0 => members.number(from.signed(8)?),
+            0xf0 => members.number(from.signed(3)?),
+            0xfe => members.number(from.signed(1)?),
+            0xf1..=0xfd => members.number(i64::from(first & 0x0f) - 1),
             _ => return None,
-        });
+        }
     }
 }
 
 /// Unpacks a set of numbers.
-pub(super) fn intset(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+pub(super) fn intset(bytes: &[u8]) -> Option<Members> {
     let mut from = Cursor(bytes);
     let width = from.unsigned(4)?;
     let count = from.unsigned(4)?;
     if !matches!(width, 2 | 4 | 8) || from.0.len() != count.checked_mul(width)? {
         return None;
     }
-    (0..count).map(|_| from.signed(width)).collect()
+    let mut members = Members::of_bytes(bytes.len());
+    for _ in 0..count {
+        members.number(from.signed(width)?);
+    }
+    Some(members)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn texts(members: Option<Vec<Vec<u8>>>) -> Vec<String> {
-        members.expect("it unpacks").into_iter().map(|m| String::from_utf8(m).unwrap()).collect()
+    fn texts(members: Option<Members>) -> Vec<String> {
+        let members = members.expect("it unpacks");
+        members.iter().map(|member| String::from_utf8(member.to_vec()).unwrap()).collect()
     }
 
     #[test]

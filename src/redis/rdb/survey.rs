@@ -32,9 +32,9 @@ impl Checksum {
 }
 
 /// A survey while it is made.
-pub(crate) struct Summing {
+struct Summing {
     /// What was seen so far; whole once the end was noted.
-    pub(crate) survey: Survey,
+    survey: Survey,
     now_ms: i64,
     digesting: bool,
     common: Sum,
@@ -44,13 +44,13 @@ pub(crate) struct Summing {
 
 impl Summing {
     /// Begins at the header.
-    pub(crate) fn begin<R: Read>(walker: &Walker<R>, now_ms: i64, digesting: bool) -> Self {
+    fn begin<R: Read>(walker: &Walker<R>, now_ms: i64, digesting: bool) -> Self {
         let survey = Survey::new(walker.version());
         Self { survey, now_ms, digesting, common: Sum::default(), exact: Sum::default(), last: None }
     }
 
     /// Notes a thing; returns whether it was the end.
-    pub(crate) fn note(&mut self, item: &Item) -> Result<bool, RdbError> {
+    fn note(&mut self, item: &Item) -> Result<bool, RdbError> {
         match item {
             Item::Aux(name, value) => self.survey.note_aux(name, value),
             Item::Function { digest, .. } => {
@@ -96,9 +96,9 @@ impl Summing {
 
 fn count(counts: &mut BTreeMap<u64, KeyCount>, found: &Found) {
     let of_db = counts.entry(found.db).or_default();
-    match of_db.get_mut(&found.kind) {
+    match of_db.get_mut(found.kind.as_ref()) {
         Some(count) => *count += 1,
-        None => drop(of_db.insert(found.kind.clone(), 1)),
+        None => drop(of_db.insert(found.kind.clone().into_owned(), 1)),
     }
 }
 

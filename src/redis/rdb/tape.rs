@@ -105,6 +105,10 @@ impl<R: Read> Tape<R> {
     /// Consumes `N` bytes.
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], RdbError> {
         let mut array = [0; N];
+        if let Some(here) = self.block[self.at..self.filled].first_chunk() {
+            self.at += N;
+            return Ok(*here);
+        }
         for byte in &mut array {
             *byte = self.byte()?;
         }

@@ -1,6 +1,6 @@
 //! The walk over an RDB: header, auxiliary fields, functions, keys with their options, end.
 
-use std::{io::Read, ops::Range};
+use std::{borrow::Cow, io::Read, ops::Range};
 
 use super::{
     RdbError, STRING_BYTES_MAX, Tape,
@@ -73,7 +73,7 @@ pub(crate) struct Found {
     /// The RDB's type code, the first byte of a `DUMP` payload.
     pub(crate) code: u8,
     /// The type as a person calls it: `string`, `hash`, `module:vectorset`.
-    pub(crate) kind: String,
+    pub(crate) kind: Cow<'static, str>,
     /// When it expires, milliseconds of unix time.
     pub(crate) expires_at_ms: Option<i64>,
     /// Seconds for which it was not used (LRU policies).
@@ -226,12 +226,12 @@ impl<R: Read> Walker<R> {
         };
         let key = encoding::string(&mut self.tape, STRING_BYTES_MAX)?;
         let begin = self.tape.offset();
-        let mut kind = kind.to_owned();
+        let mut kind = Cow::Borrowed(kind);
         let due = |now_ms: i64| options.expires_at_ms.is_some_and(|at| at <= now_ms);
         let mut expired = self.judged_at_ms.is_some_and(due);
         let mut content = None;
         if code == value::MODULE {
-            kind = format!("module:{}", value::skip_module_value(&mut self.tape)?);
+            kind = format!("module:{}", value::skip_module_value(&mut self.tape)?).into();
             content = self.digesting.then(Content::default);
         } else if self.digesting {
             let held = digest::of_value(&mut self.tape, self.version.flavour, code, self.judged_at_ms)?;
