@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`client`] | a signed connection, its limits, and what its errors mean to a person |
 //! | [`listing`] | all keys of a bucket in order, with proof that the order held |
+//! | [`versions`] | all versions of a bucket's objects, and what of a history stands in a target |
 //! | [`facts`] | what is kept of an object beside its bytes |
 //! | [`bucket`] | a bucket's own settings |
 //! | [`fetch`] | one object's bytes, whole or not at all; or its facts alone |
@@ -19,8 +20,7 @@
 //! | [`examine`] | whether buckets can be backed up |
 //! | [`compare`] | when two objects are the same |
 //!
-//! *Not kept yet*: older versions and delete markers of versioned buckets (the latest state is; the reader
-//! warns), ACLs, notification and replication settings. A change of an object's tags alone moves neither its
+//! *Not kept yet*: ACLs, notification and replication settings. A change of an object's tags alone moves neither its
 //! `ETag` nor its date, so a run that can reuse the previous snapshot does not see it.
 
 mod bucket;
@@ -38,6 +38,7 @@ mod sample;
 mod source;
 mod standing;
 mod target;
+mod versions;
 
 pub use self::{
     compare::{READ_WHOLE, S3Likeness},
