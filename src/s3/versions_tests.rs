@@ -57,6 +57,7 @@ proptest! {
         let contents: Vec<String> = (0..count).map(|n| format!("e{n}")).collect();
         let mut history = history(&contents, block_max).unwrap();
         prop_assert_eq!(&history.newest.etag, contents.last().unwrap());
+        prop_assert!(history.block.len() <= block_max, "the rest waits in a file");
         for etag in &contents {
             prop_assert!(!history.is_over());
             prop_assert_eq!(&history.next().unwrap().unwrap().etag, etag);

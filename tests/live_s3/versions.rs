@@ -132,9 +132,11 @@ async fn all_versions_come_back_in_their_order_and_a_second_restore_adds_none() 
 
     let proxy = Proxy::start(&endpoint(), vec![]).await;
     let tally = replay(&seen, target_at(&proxy.url(), &bucket, &copy), true).await.unwrap();
-    assert!(tally.notes.iter().any(|note| note == "14 objects were equal already"), "{:?}", tally.notes);
+    assert!(tally.notes.iter().any(|note| note == "15 objects were equal already"), "{:?}", tally.notes);
+    // Each bucket is tried first, and what it is tried with is removed.
     let is_write = |line: &String| {
-        writes_an_object(line) || line.starts_with("DELETE ") && !line.contains(".lifeboat-probe")
+        let line = line.replacen("DELETE ", "PUT ", 1);
+        writes_an_object(&line)
     };
     let written: Vec<String> = proxy.requests().into_iter().filter(is_write).collect();
     assert_eq!(written, [""; 0]);
@@ -291,8 +293,10 @@ async fn a_key_of_more_versions_than_a_page_has_is_read_and_restored_in_order() 
     }
     let proxy = Proxy::start(&endpoint(), vec![]).await;
     let seen = read(&source_at(&proxy.url(), &bucket)).await;
-    let lists = proxy.requests().into_iter().filter(|line| line.contains("encoding-type=url")).count();
-    assert_eq!(lists, 2);
+    let is_list = |line: &String| line.contains("encoding-type=url");
+    let lists: Vec<String> = proxy.requests().into_iter().filter(is_list).collect();
+    // A server may make its pages shorter than they may be.
+    assert!((2..COUNT / 100).contains(&lists.len()), "{lists:#?}");
     let many = versions_of(&seen, "m");
     let contents: Vec<String> =
         many.iter().map(|kept| String::from_utf8(kept.bytes.clone()).unwrap()).collect();
@@ -325,8 +329,8 @@ async fn one_version_is_restored_by_its_name_and_becomes_the_latest() {
     assert_eq!(copy.get("a").await, b"a2");
     assert_eq!(versioning(&copy).await, None, "the settings of a bucket that is there are its own");
     // The object alone is what a key names.
-    write(&seen, target(&bucket, &copy), only(&format!("{}/a", bucket.name))).await.unwrap();
-    assert_eq!(copy.get("a").await, b"a4");
+    write(&seen, target(&bucket, &copy), only(&format!("{}/before", bucket.name))).await.unwrap();
+    assert_eq!(copy.get("before").await, b"n1");
     // A history into a bucket that keeps none: the newest that can be written, and a word on all others.
     let gone = only(&format!("{}/gone?versionId=*", bucket.name));
     let refused = failure(write(&seen, target(&bucket, &copy), gone).await);
@@ -341,7 +345,7 @@ async fn one_version_is_restored_by_its_name_and_becomes_the_latest() {
     let all = only(&format!("{}/a*", bucket.name));
     write(&seen, target(&bucket, &copy), all.clone()).await.unwrap();
     let after = history(&copy, "a").await;
-    assert_eq!(after, ["a4", "a1", "a2", "-", "a3", "a4"]);
+    assert_eq!(after, ["a2", "a1", "a2", "-", "a3", "a4"]);
     write(&seen, target(&bucket, &copy), all).await.unwrap();
     assert_eq!(history(&copy, "a").await, after);
 }
