@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`client`] | a signed connection, its limits, and what its errors mean to a person |
 //! | [`listing`] | all keys of a bucket in order, with proof that the order held |
-//! | [`versions`] | all versions of a bucket's objects, and what of a history stands in a target |
+//! | [`versions`] | all versions of a bucket's objects, listed and named |
+//! | [`history`] | the versions of one key, oldest first, and what of them stands in a target |
 //! | [`facts`] | what is kept of an object beside its bytes |
 //! | [`bucket`] | a bucket's own settings |
 //! | [`fetch`] | one object's bytes, whole or not at all; or its facts alone |
@@ -30,6 +31,7 @@ pub mod examine;
 mod facts;
 mod fetch;
 mod guard;
+mod history;
 mod layout;
 mod listing;
 mod merge;

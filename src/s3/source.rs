@@ -1,9 +1,9 @@
 //! The reader: buckets and their objects, in order, reading only what changed.
 //!
 //! *Order.* Inventory (the buckets), then every bucket's settings, then bucket by bucket its objects in key
-//! order, of a key the oldest version first; where only a sample of them is read whole, each bucket is listed before to draw it. Entries begin in
-//! that order so that the next run can walk this one beside its listing; bodies stream side by side, at most
-//! `concurrency` objects at a time.
+//! order, of a key the oldest version first; where only a sample of them is read whole, each bucket is listed before
+//! to draw it. Entries begin in that order so that the next run can walk this one beside its listing; bodies stream
+//! side by side, at most `concurrency` objects at a time.
 //!
 //! *Crash.* Nothing is written anywhere; a run that stops is run again. Objects that vanish between listing
 //! and reading are counted (`vanished` in the point), and objects that cannot be read are reported.

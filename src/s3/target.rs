@@ -31,11 +31,12 @@ use super::{
     client::Server,
     facts::{Facts, bucket_path},
     guard::Conditions,
+    history::{Histories, Line},
     listing::Lister,
     put::{Done, Job, Putter, There, not_all},
     source::exclusion,
     standing::Standing,
-    versions::{self, Histories, LATEST, Line, VERSIONS},
+    versions::{self, LATEST, VERSIONS},
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},

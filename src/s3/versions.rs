@@ -1,19 +1,13 @@
-//! All versions of a bucket's objects: listed, put into the order in which they were made, and named.
+//! All versions of a bucket's objects: listed, with proof that the order held, and named.
 //!
 //! *Order.* A listing shows keys ascending and of each key the newest version first; which of two versions is the newer
-//! tells nothing but the place in the answer, for dates may be of whole seconds. A history is handed on oldest first:
-//! so it is written again, and so it grows at its end. Keys that go back, a second latest version and a page that
-//! repeats end the reading, as in [`super::listing`].
+//! tells nothing but the place in the answer, for dates may be of whole seconds. Keys that go back, a second latest
+//! version and a page that repeats end the reading, as in [`super::listing`]. [`super::history`] turns each key's
+//! versions round.
 //!
-//! *Crash.* Versions of a long history wait in a temporary file without a name.
-//!
-//! *Limits.* A page of at most 1,000 versions, and [`BLOCK`] of the history in hand.
+//! *Limits.* A page of at most 1,000 versions is in memory.
 
-use std::{
-    collections::VecDeque,
-    fs::File,
-    io::{Read, Seek, SeekFrom, Write},
-};
+use std::collections::VecDeque;
 
 use aws_sdk_s3::types::{DeleteMarkerEntry, EncodingType, ObjectVersion};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -23,11 +17,12 @@ use super::{
     bucket::Capture,
     client::{LIST_SECONDS, Server, timeouts},
     facts::{Facts, object_meta, object_path},
+    history::{Histories, History},
     listing::{Listed, Lister, bare, decode, untrusted},
 };
 use crate::{
-    error::{Context, ExitCode, Failure, Result},
-    flow::{Attrs, EntryMeta},
+    error::{ExitCode, Failure, Result},
+    flow::EntryMeta,
     names::EntryPath,
 };
 
@@ -45,9 +40,6 @@ pub(super) const UNTIL: &str = "until";
 pub(super) const NTH: &str = "nth";
 /// The attribute of a bucket of which all versions were read.
 pub(super) const VERSIONS: &str = "versions";
-
-/// Versions of one key that are in memory.
-const BLOCK: usize = 1000;
 
 /// Which of its key's versions a listed object is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,18 +176,38 @@ impl Numbers {
 /// Walks a bucket, with its versions or without.
 pub(super) enum Walk {
     /// The object of each key.
-    Current(Lister),
+    Current(Box<Lister>),
     /// All versions, oldest first.
-    All(Histories, Option<History>),
+    All(Box<Oldest>),
+}
+
+/// The histories of a bucket, one version after the other.
+pub(super) struct Oldest {
+    histories: Histories,
+    history: Option<History>,
+}
+
+impl Oldest {
+    async fn next(&mut self) -> Result<Option<Listed>> {
+        loop {
+            if let Some(listed) = self.history.as_mut().map(History::next).transpose()?.flatten() {
+                return Ok(Some(listed));
+            }
+            self.history = self.histories.next().await?;
+            if self.history.is_none() {
+                return Ok(None);
+            }
+        }
+    }
 }
 
 impl Walk {
     /// Begins at a bucket's first key.
     pub(super) fn new(server: &Server, bucket: &str, with_versions: bool) -> Self {
         if with_versions {
-            Self::All(Histories::new(server, bucket), None)
+            Self::All(Box::new(Oldest { histories: Histories::new(server, bucket), history: None }))
         } else {
-            Self::Current(Lister::new(server, bucket))
+            Self::Current(Box::new(Lister::new(server, bucket)))
         }
     }
 
@@ -203,15 +215,7 @@ impl Walk {
     pub(super) async fn next(&mut self) -> Result<Option<Listed>> {
         match self {
             Self::Current(lister) => lister.next().await,
-            Self::All(histories, history) => loop {
-                if let Some(listed) = history.as_mut().map(History::next).transpose()?.flatten() {
-                    return Ok(Some(listed));
-                }
-                *history = histories.next().await?;
-                if history.is_none() {
-                    return Ok(None);
-                }
-            },
+            Self::All(oldest) => oldest.next().await,
         }
     }
 
@@ -219,7 +223,7 @@ impl Walk {
     pub(super) fn take_unreadable(&mut self) -> Vec<String> {
         match self {
             Self::Current(lister) => lister.take_unreadable(),
-            Self::All(histories, _) => std::mem::take(&mut histories.lister.unreadable),
+            Self::All(oldest) => oldest.histories.take_unreadable(),
         }
     }
 }
@@ -228,8 +232,7 @@ impl Walk {
 /// them counts as gone.
 pub(super) async fn look_up(server: &Server, bucket: &str, listed: &Listed) -> Result<Option<Listed>> {
     let Some(version) = &listed.version else { return Lister::look_up(server, bucket, &listed.key).await };
-    let mut lister = VersionLister::new(server, bucket);
-    lister.prefix = Some(listed.key.clone());
+    let mut lister = VersionLister::new(server, bucket).of(&listed.key);
     lister.turn().await?;
     let is_it = |one: &Listed| one.key == listed.key && one.version_id().as_ref() == Some(&version.id);
     let found = lister.page.into_iter().find(|one| is_it(one) && !one.is_marker());
@@ -240,7 +243,7 @@ pub(super) async fn look_up(server: &Server, bucket: &str, listed: &Listed) -> R
 
 /// Walks the versions of a bucket as the server lists them.
 #[derive(Debug)]
-struct VersionLister {
+pub(super) struct VersionLister {
     server: Server,
     bucket: String,
     prefix: Option<String>,
@@ -254,7 +257,8 @@ struct VersionLister {
 }
 
 impl VersionLister {
-    fn new(server: &Server, bucket: &str) -> Self {
+    /// Begins at the bucket's first key.
+    pub(super) fn new(server: &Server, bucket: &str) -> Self {
         Self {
             server: server.clone(),
             bucket: bucket.to_owned(),
@@ -268,8 +272,18 @@ impl VersionLister {
         }
     }
 
+    /// Walks only the keys that begin with this one.
+    pub(super) fn of(self, key: &str) -> Self {
+        Self { prefix: Some(key.to_owned()), ..self }
+    }
+
+    /// Returns the keys, as the server wrote them, that are not UTF-8 and so were left out so far.
+    pub(super) fn take_unreadable(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.unreadable)
+    }
+
     /// Returns the next version, the newest of a key first.
-    async fn next(&mut self) -> Result<Option<Listed>> {
+    pub(super) async fn next(&mut self) -> Result<Option<Listed>> {
         while self.page.is_empty() && !self.ended {
             self.turn().await?;
         }
@@ -422,180 +436,6 @@ fn id(given: Option<&str>) -> String {
 fn date(at: Option<&aws_sdk_s3::primitives::DateTime>) -> DateTime<Utc> {
     let millis = at.and_then(|at| at.to_millis().ok());
     millis.and_then(DateTime::from_timestamp_millis).unwrap_or_default()
-}
-
-/// Walks the histories of a bucket's keys.
-pub(super) struct Histories {
-    lister: VersionLister,
-    next: Option<Listed>,
-}
-
-impl Histories {
-    /// Begins at a bucket's first key.
-    pub(super) fn new(server: &Server, bucket: &str) -> Self {
-        Self { lister: VersionLister::new(server, bucket), next: None }
-    }
-
-    /// Returns the history of one key.
-    pub(super) async fn of_key(server: &Server, bucket: &str, key: &str) -> Result<Option<History>> {
-        let mut histories = Self::new(server, bucket);
-        histories.lister.prefix = Some(key.to_owned());
-        Ok(histories.next().await?.filter(|history| history.key == key))
-    }
-
-    /// Returns the history of a key, after passing over all keys before it.
-    pub(super) async fn at(&mut self, key: &str) -> Result<Option<History>> {
-        loop {
-            match self.peek().await?.map(|next| next.key.as_str().cmp(key)) {
-                None | Some(std::cmp::Ordering::Greater) => return Ok(None),
-                Some(std::cmp::Ordering::Equal) => return self.next().await,
-                Some(std::cmp::Ordering::Less) => self.next = None,
-            }
-        }
-    }
-
-    async fn peek(&mut self) -> Result<Option<&Listed>> {
-        if self.next.is_none() {
-            self.next = self.lister.next().await?;
-        }
-        Ok(self.next.as_ref())
-    }
-
-    /// Returns the history of the next key.
-    pub(super) async fn next(&mut self) -> Result<Option<History>> {
-        let Some(newest) = self.peek().await?.cloned() else { return Ok(None) };
-        let (mut history, mut until) = (History::new(newest.clone(), BLOCK), None);
-        while self.peek().await?.is_some_and(|next| next.key == newest.key) {
-            let Some(mut listed) = self.next.take() else { break };
-            if let Some(version) = &mut listed.version {
-                version.until = until.replace(listed.last_modified);
-            }
-            history.push(listed)?;
-        }
-        Ok(Some(history))
-    }
-}
-
-/// The versions of one key: put in newest first, taken out oldest first.
-#[derive(Debug)]
-pub(super) struct History {
-    key: String,
-    /// The newest of them, which the key shows unless it is a delete marker.
-    pub(super) newest: Listed,
-    block_max: usize,
-    /// The versions at hand, the oldest at the end.
-    block: Vec<Listed>,
-    spill: Option<Spill>,
-}
-
-/// Full blocks of newer versions.
-#[derive(Debug)]
-struct Spill {
-    file: File,
-    /// Where each begins; the last ends where the next would begin.
-    begins: Vec<u64>,
-    end: u64,
-}
-
-impl History {
-    pub(super) fn new(newest: Listed, block_max: usize) -> Self {
-        Self { key: newest.key.clone(), newest, block_max, block: Vec::new(), spill: None }
-    }
-
-    /// Puts an older version to it.
-    pub(super) fn push(&mut self, listed: Listed) -> Result<()> {
-        if self.block.len() >= self.block_max {
-            self.spill()?;
-        }
-        self.block.push(listed);
-        Ok(())
-    }
-
-    /// Takes the oldest version from it.
-    pub(super) fn next(&mut self) -> Result<Option<Listed>> {
-        if self.block.is_empty()
-            && let Some(spill) = &mut self.spill
-        {
-            self.block = spill.take()?;
-        }
-        Ok(self.block.pop())
-    }
-
-    /// Returns whether nothing is left.
-    pub(super) fn is_over(&self) -> bool {
-        self.block.is_empty() && self.spill.as_ref().is_none_or(|spill| spill.begins.is_empty())
-    }
-
-    fn spill(&mut self) -> Result<()> {
-        let spill = match &mut self.spill {
-            Some(spill) => spill,
-            none => none.insert(Spill {
-                file: tempfile::tempfile().failed(ExitCode::Failed, trouble)?,
-                begins: Vec::new(),
-                end: 0,
-            }),
-        };
-        let json = serde_json::to_vec(&std::mem::take(&mut self.block)).failed(ExitCode::Failed, trouble)?;
-        spill.file.write_all(&json).failed(ExitCode::Failed, trouble)?;
-        spill.begins.push(spill.end);
-        spill.end += json.len() as u64;
-        Ok(())
-    }
-}
-
-impl Spill {
-    /// Returns the block that was put last.
-    fn take(&mut self) -> Result<Vec<Listed>> {
-        let Some(begin) = self.begins.pop() else { return Ok(Vec::new()) };
-        let mut json = Vec::new();
-        self.file.seek(SeekFrom::Start(begin)).failed(ExitCode::Failed, trouble)?;
-        (&self.file).take(self.end - begin).read_to_end(&mut json).failed(ExitCode::Failed, trouble)?;
-        self.end = begin;
-        serde_json::from_slice(&json).failed(ExitCode::Failed, trouble)
-    }
-}
-
-fn trouble() -> String {
-    "failed to use a temporary file for the versions of an object".to_owned()
-}
-
-/// What of a snapshot's history stands in a target's: each version at the first place after that of the version before,
-/// the latest only where it is the latest there. What is found nowhere is written on top, and then all after it.
-///
-/// So every version of the snapshot comes to stand in its order, the target keeps what it has, and the same again finds
-/// everything.
-pub(super) struct Line {
-    there: Option<History>,
-}
-
-impl Line {
-    /// Begins with what the target has.
-    pub(super) fn new(there: Option<History>) -> Self {
-        Self { there }
-    }
-
-    /// Returns the next version of the target that is this one, if there is one. Versions are compared by their bytes,
-    /// as far as a listing tells them.
-    pub(super) fn find(&mut self, attrs: &Attrs, is_latest: bool) -> Result<Option<Listed>> {
-        let Some(history) = &mut self.there else { return Ok(None) };
-        while let Some(listed) = history.next()? {
-            if (!is_latest || history.is_over()) && is_alike(attrs, &listed) {
-                return Ok(Some(listed));
-            }
-        }
-        self.there = None;
-        Ok(None)
-    }
-}
-
-fn is_alike(attrs: &Attrs, listed: &Listed) -> bool {
-    if attrs.contains_key(DELETE_MARKER) || listed.is_marker() {
-        return attrs.contains_key(DELETE_MARKER) && listed.is_marker();
-    }
-    let etag = attrs.get("etag").and_then(serde_json::Value::as_str).unwrap_or_default();
-    !etag.is_empty()
-        && etag == listed.etag
-        && attrs.get("size").and_then(serde_json::Value::as_u64) == Some(listed.size_bytes)
 }
 
 #[cfg(test)]
