@@ -1,3 +1,5 @@
+//! How versions are listed and named.
+
 use proptest::prelude::*;
 
 use super::*;
