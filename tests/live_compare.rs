@@ -40,7 +40,7 @@ use lifeboat::{
     },
     lab::{Ended, Lab, Program, Running, Server},
     names::SnapshotId,
-    policy::{FilesConfig, Need, SourceConfig, SourceKind, Stack},
+    policy::{FilesConfig, Need, S3Config, SourceConfig, SourceKind, Stack, Versions},
     repo::Label,
     s3::{Sample, Shrink, WHOLE_MIN},
     store::MemoryStore,
@@ -148,7 +148,7 @@ impl Stage {
         };
         let mut objects = BTreeSet::new();
         let mut each = |_: &lifeboat::names::SourceName, seen: &lifeboat::flow::Seen| {
-            objects.insert(seen.meta.text("key").unwrap_or_default().to_owned());
+            objects.extend(seen.meta.text("key").map(str::to_owned));
         };
         let (asked, is_read) = contents::compare(&scene, &scene.cast[0], &mut each).await;
         (asked, is_read.then_some(objects))
@@ -249,6 +249,32 @@ async fn objects_that_differ_are_named() {
     copy.endpoint = "http://127.0.0.1:1".to_owned();
     let (asked, objects) = stage.ask().await;
     assert_eq!((asked.answer, objects), (Answer::CouldNotRun, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn versions_that_differ_are_named_and_are_no_objects() {
+    let bucket = buckets::Bucket::new("compare-versions").await;
+    bucket.keep_versions().await;
+    for key in ["a", "b", "gone"] {
+        bucket.put(key, b"one").await;
+        bucket.put(key, key.as_bytes()).await;
+    }
+    bucket.delete("gone").await;
+    let config = || {
+        let config = buckets::config(&buckets::endpoint(), &bucket.name);
+        SourceKind::S3(S3Config { versions: Versions::All, ..config })
+    };
+    let stage = Stage::of(config(), config()).await;
+    let asked = stage.ask().await;
+    Stage::held(&asked);
+    assert_eq!(asked.1, Some(["a", "b"].map(str::to_owned).into()));
+
+    bucket.put("a", b"a").await;
+    let (mut asked, objects) = stage.ask().await;
+    asked.findings.sort();
+    let line = format!("version 2 of object {}/a is extra", bucket.name);
+    Stage::failed(&(asked, objects), &[&line]);
 }
 
 /// Returns the keys of objects whose bytes were asked for, sorted.

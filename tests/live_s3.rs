@@ -17,6 +17,8 @@ mod proxy;
 mod rights;
 #[path = "live_s3/stage.rs"]
 mod stage;
+#[path = "live_s3/versions.rs"]
+mod versions;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -21,7 +21,7 @@ use lifeboat::{
         Source, Stage, channel, settle,
     },
     names::{EntryPath, SourceName},
-    policy::{S3Config, SecretRef},
+    policy::{S3Config, SecretRef, Versions},
     s3::S3Source,
 };
 
@@ -81,6 +81,7 @@ async fn read(server: &FakeS3, count_before: usize) -> FlowResult<(usize, Vec<u6
         region: "us-east-1".to_owned(),
         buckets: vec![BUCKET.to_owned()],
         exclude: vec![],
+        versions: Versions::Current,
         access_key: secret(),
         secret_key: secret(),
         concurrency: 8,

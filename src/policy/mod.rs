@@ -29,7 +29,9 @@ pub use self::{
     problem::{PolicyProblems, Problem},
     secret::SecretRef,
     service::{AnomalyConfig, ServeConfig},
-    sources::{FilesConfig, MysqlConfig, Prefer, RedisConfig, S3Config, SourceConfig, SourceKind, Tls},
+    sources::{
+        FilesConfig, MysqlConfig, Prefer, RedisConfig, S3Config, SourceConfig, SourceKind, Tls, Versions,
+    },
     stack::{
         CatchUp, CommandConfig, DrillConfig, ExpectConfig, FreshnessConfig, LabKind, Language, LockMode,
         OffsiteConfig, OffsiteSettings, Overlap, Pick, ReferenceConfig, RepositoryConfig, RepositorySettings,

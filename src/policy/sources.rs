@@ -219,6 +219,9 @@ pub struct S3Config {
     /// Globs of `bucket/key` to leave out.
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// Which versions are taken of buckets that keep them.
+    #[serde(default)]
+    pub versions: Versions,
     /// Access key id.
     pub access_key: SecretRef,
     /// Secret access key.
@@ -226,6 +229,17 @@ pub struct S3Config {
     /// Objects that are read or written at the same time.
     #[serde(default = "default_s3_concurrency")]
     pub concurrency: usize,
+}
+
+/// Which versions of an object are taken, where a bucket keeps them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Versions {
+    /// What each key shows.
+    #[default]
+    Current,
+    /// All of them, and delete markers.
+    All,
 }
 
 /// Which files are taken.

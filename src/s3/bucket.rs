@@ -143,7 +143,14 @@ pub(super) async fn create(server: &Server, name: &str, region: &str, settings: 
 
 /// Keeps the bytes of an answer as they came.
 #[derive(Clone, Debug, Default)]
-struct Capture(Arc<Mutex<String>>);
+pub(super) struct Capture(Arc<Mutex<String>>);
+
+impl Capture {
+    /// Returns them as text.
+    pub(super) fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 impl Intercept for Capture {
     fn name(&self) -> &'static str {
@@ -169,7 +176,7 @@ macro_rules! document {
         let capture = Capture::default();
         let request = $server.client.$call().bucket($bucket);
         match request.customize().interceptor(capture.clone()).send().await {
-            Ok(_) => Ok(capture.0.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            Ok(_) => Ok(capture.text()),
             Err(error) => Err(Reason::of($server, $bucket, error)?),
         }
     }};
@@ -308,14 +315,7 @@ pub(super) async fn put_lifecycle_back(server: &Server, bucket: &str, rules: &st
 pub(super) async fn apply(server: &Server, bucket: &str, settings: &Settings, cleared: bool) -> Vec<Failure> {
     let mut failures = Vec::new();
     if let Some(status) = &settings.versioning {
-        let status = BucketVersioningStatus::from(status.as_str());
-        let versioning = VersioningConfiguration::builder().status(status).build();
-        let request =
-            server.client.put_bucket_versioning().bucket(bucket).versioning_configuration(versioning);
-        let sent = request.send().await;
-        failures.extend(
-            sent.err().map(|error| server.failure(&format!("set versioning of bucket `{bucket}`"), error)),
-        );
+        failures.extend(set_versioning(server, bucket, status).await.err());
     }
     for name in DOCUMENTS {
         let done = match settings.documents.get(name) {
@@ -326,6 +326,36 @@ pub(super) async fn apply(server: &Server, bucket: &str, settings: &Settings, cl
         failures.extend(done.err());
     }
     failures
+}
+
+async fn set_versioning(server: &Server, bucket: &str, status: &str) -> Result<()> {
+    let versioning = VersioningConfiguration::builder().status(BucketVersioningStatus::from(status)).build();
+    let request = server.client.put_bucket_versioning().bucket(bucket).versioning_configuration(versioning);
+    let sent = request.send().await;
+    sent.map(drop).map_err(|error| server.failure(&format!("set versioning of bucket `{bucket}`"), error))
+}
+
+/// Returns whether a bucket keeps what is overwritten and removed in it.
+pub(super) async fn keeps_versions(server: &Server, bucket: &str) -> Result<bool> {
+    let asked = server.client.get_bucket_versioning().bucket(bucket).send().await;
+    let answer =
+        asked.map_err(|error| server.failure(&format!("ask for versioning of bucket `{bucket}`"), error))?;
+    Ok(answer.status() == Some(&BucketVersioningStatus::Enabled))
+}
+
+/// Makes a bucket keep versions; fails where the server does not.
+pub(super) async fn keep_versions(server: &Server, bucket: &str) -> Result<()> {
+    if keeps_versions(server, bucket).await? {
+        return Ok(());
+    }
+    set_versioning(server, bucket, BucketVersioningStatus::Enabled.as_str()).await?;
+    if keeps_versions(server, bucket).await? {
+        return Ok(());
+    }
+    let what = format!("bucket `{bucket}` keeps no versions, and the snapshot has some of its objects");
+    Err(Failure::new(ExitCode::SourceDown, what)
+        .because("the server took the setting and did not keep it")
+        .hint("Restore to another server, or what each key showed alone, with --only."))
 }
 
 async fn set(server: &Server, bucket: &str, name: &str, text: &str) -> Result<()> {

@@ -7,6 +7,7 @@ use super::{
     fetch::MD5,
     layout::PART_SIZE,
     merge::TORN,
+    versions::{NTH, UNTIL, VERSION_ID, VERSION_OF, VERSIONS, is_marker, version_path},
 };
 use crate::flow::{
     EntryMeta, Likeness, Seen, Stage,
@@ -19,8 +20,19 @@ pub const READ_WHOLE: &str = "objects read whole";
 /// What a server sets by itself or a restore leaves to it: dates, the form of an `ETag`, where and how it keeps the
 /// object. Retention and metadata that is no text are kept as a record and not set again; the length stands in the
 /// entry itself.
-const OWN: [&str; 8] =
-    ["size", "last_modified", "etag", "storage_class", "encryption", "lock", RAW, TAGS_UNREAD];
+const OWN: [&str; 11] = [
+    "size",
+    "last_modified",
+    "etag",
+    "storage_class",
+    "encryption",
+    "lock",
+    RAW,
+    TAGS_UNREAD,
+    VERSION_ID,
+    UNTIL,
+    VERSIONS,
+];
 
 /// When two entries of an S3 source hold the same.
 pub struct S3Likeness;
@@ -35,6 +47,7 @@ impl Likeness for S3Likeness {
             // A server lays out its documents as it likes. One that it refuses fails the restore.
             (seen.sha256, seen.size_bytes) = (String::new(), 0);
         }
+        place(&mut seen.meta);
         seen.trailer.remove(PART_SIZE);
         seen.meta.attrs.retain(|name, _| !OWN.contains(&name.as_str()));
         Some(seen)
@@ -53,6 +66,12 @@ impl Likeness for S3Likeness {
     }
 
     fn name(&self, meta: &EntryMeta) -> String {
+        if let (Some(bucket), Some(key), Some(nth)) =
+            (meta.text("bucket"), meta.text(VERSION_OF), meta.attrs.get(NTH))
+        {
+            let what = if is_marker(meta) { "delete marker" } else { "version" };
+            return format!("{what} {nth} of object {bucket}/{}", key.escape_debug());
+        }
         match (meta.text("bucket"), meta.text("key")) {
             (Some(bucket), Some(key)) => format!("object {bucket}/{}", key.escape_debug()),
             (Some(bucket), None) => format!("bucket {bucket}"),
@@ -61,12 +80,30 @@ impl Likeness for S3Likeness {
     }
 
     fn count(&self, seen: &Seen, _bytes: Option<&Bytes>, counts: &mut Counts) {
-        let what = if seen.meta.stage == Stage::Data { "objects" } else { "buckets" };
+        let what = match (seen.meta.stage, seen.meta.attrs.contains_key(VERSION_OF)) {
+            (Stage::Data, false) => "objects",
+            (Stage::Data, true) if is_marker(&seen.meta) => "delete markers",
+            (Stage::Data, true) => "older versions",
+            _ => "buckets",
+        };
         *counts.entry(what.to_owned()).or_default() += 1;
         if what == "objects" && !seen.sha256.is_empty() {
             *counts.entry(READ_WHOLE.to_owned()).or_default() += 1;
         }
-        *counts.entry("bytes".to_owned()).or_default() += if what == "objects" { seen.size_bytes } else { 0 };
+        *counts.entry("bytes".to_owned()).or_default() += if what == "buckets" { 0 } else { seen.size_bytes };
+    }
+}
+
+/// Gives a version the place of the how-manieth of its key: ids are the server's own.
+fn place(meta: &mut EntryMeta) {
+    let (Some(bucket), Some(key), Some(nth)) =
+        (meta.text("bucket"), meta.text(VERSION_OF), meta.attrs.get(NTH))
+    else {
+        return;
+    };
+    if let Ok(path) = version_path(bucket, key, &format!("n-{nth}")) {
+        meta.path = path;
+        meta.select = meta.path.to_string();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Looks whether buckets can be backed up: [`examine`].
 //!
-//! Of each bucket a few keys are listed and one byte of one object is read; nothing is written.
+//! Of each bucket a few keys are listed and one byte of one object is read, and the same of versions where they are
+//! taken; nothing is written.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -14,7 +15,7 @@ use crate::{
     error::{Failure, Result},
     finding::{Finding, Status, laws, skew_seconds},
     names::SourceName,
-    policy::S3Config,
+    policy::{S3Config, Versions},
 };
 
 laws! {
@@ -34,6 +35,9 @@ laws! {
     READ = "s3.read",
         "an object of each bucket can be read",
         "Give this access key the right s3:GetObject on each bucket.";
+    VERSIONS = "s3.versions",
+        "the versions of each bucket that keeps them can be listed and read",
+        "Give this access key the rights s3:ListBucketVersions and s3:GetObjectVersion, or write versions = \"current\".";
     CLOCK = "s3.clock",
         "the server's clock is within 5 minutes of this host's",
         "Set both clocks by NTP: `timedatectl` shows this host's.";
@@ -64,7 +68,7 @@ pub async fn examine(name: &SourceName, config: &S3Config, ground: &Ground) -> V
     findings.push(clock(server.date().as_deref(), began, ended));
     let Ok(selected) = selected else { return findings };
     findings.push(judge_buckets(&selected));
-    let looked = Looked::into(&server, &selected.there).await;
+    let looked = Looked::into(&server, &selected.there, config.versions).await;
     // To look for a bucket is answered without words; listing it tells that it is the keys.
     if let Some(failure) = &looked.wrong_keys {
         findings[0] = ANSWERS.failed(Status::Broken, failure);
@@ -129,24 +133,35 @@ struct Looked {
     unlisted: Vec<String>,
     unread: Vec<String>,
     read: usize,
+    /// Buckets whose versions cannot be listed or read.
+    unversioned: Vec<String>,
+    /// Buckets whose versions can; not given where versions are not taken.
+    versioned: Option<usize>,
     /// Tells that it is the credentials that are wrong.
     wrong_keys: Option<Failure>,
 }
 
 impl Looked {
     /// Lists and reads a little of each bucket.
-    async fn into(server: &Server, buckets: &[String]) -> Self {
+    async fn into(server: &Server, buckets: &[String], versions: Versions) -> Self {
         let mut looked = Self::default();
         for name in buckets {
             looked.bucket(server, name).await;
+        }
+        if versions == Versions::All && looked.wrong_keys.is_none() {
+            let mut count = 0;
+            for name in buckets {
+                match versions_of(server, name).await {
+                    Ok(has_some) => count += usize::from(has_some),
+                    Err(told) => looked.unversioned.push(why(name, told)),
+                }
+            }
+            looked.versioned = Some(count);
         }
         looked
     }
 
     async fn bucket(&mut self, server: &Server, name: &str) {
-        let why = |told: Option<Told>| {
-            format!("{name} ({})", told.map_or_else(|| "no answer".to_owned(), |told| told.text()))
-        };
         let page = match server.client.list_objects_v2().bucket(name).max_keys(KEYS_LISTED).send().await {
             Ok(page) => page,
             Err(error) => {
@@ -154,18 +169,18 @@ impl Looked {
                 if told.as_ref().is_some_and(Told::is_about_credentials) {
                     self.wrong_keys = Some(server.failure(&format!("list bucket `{name}`"), error));
                 }
-                return self.unlisted.push(why(told));
+                return self.unlisted.push(why(name, told));
             }
         };
         let with_body = page.contents().iter().find(|one| one.size() > Some(0));
         let Some(key) = with_body.and_then(|one| one.key()) else { return };
         match server.client.get_object().bucket(name).key(key).range("bytes=0-0").send().await {
             Ok(_) => self.read += 1,
-            Err(error) => self.unread.push(why(Told::from(&error))),
+            Err(error) => self.unread.push(why(name, Told::from(&error))),
         }
     }
 
-    fn findings(&self, buckets: usize) -> [Finding; 2] {
+    fn findings(&self, buckets: usize) -> Vec<Finding> {
         let list = match &self.unlisted[..] {
             [] => LIST.ok(format!("{buckets} buckets")),
             unlisted => LIST.broken(unlisted.join(", ")),
@@ -174,8 +189,33 @@ impl Looked {
             [] => READ.ok(format!("an object of {} buckets", self.read)),
             unread => READ.broken(unread.join(", ")),
         };
-        [list, read]
+        let versions = self.versioned.map(|count| match &self.unversioned[..] {
+            [] => VERSIONS.ok(format!("{count} buckets")),
+            refused => VERSIONS.broken(refused.join(", ")),
+        });
+        [list, read].into_iter().chain(versions).collect()
     }
+}
+
+fn why(bucket: &str, told: Option<Told>) -> String {
+    format!("{bucket} ({})", told.map_or_else(|| "no answer".to_owned(), |told| told.text()))
+}
+
+/// Lists some versions of a bucket and reads a byte of one; returns whether it keeps versions at all.
+async fn versions_of(server: &Server, bucket: &str) -> Result<bool, Option<Told>> {
+    let client = &server.client;
+    let state = client.get_bucket_versioning().bucket(bucket).send().await;
+    if state.map_err(|error| Told::from(&error))?.status().is_none() {
+        return Ok(false);
+    }
+    let page = client.list_object_versions().bucket(bucket).max_keys(KEYS_LISTED).send().await;
+    let page = page.map_err(|error| Told::from(&error))?;
+    if let Some(version) = page.versions().iter().find(|version| version.size() > Some(0)) {
+        let (key, id) = (version.key().unwrap_or_default(), version.version_id().map(str::to_owned));
+        let get = client.get_object().bucket(bucket).key(key).set_version_id(id).range("bytes=0-0");
+        get.send().await.map_err(|error| Told::from(&error))?;
+    }
+    Ok(true)
 }
 
 /// Judges the `Date` of an answer, which counts whole seconds.

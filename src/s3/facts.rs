@@ -13,7 +13,7 @@ use chrono::SecondsFormat;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
-use super::{client::unwrap_raw, listing::Listed};
+use super::{client::unwrap_raw, listing::Listed, versions};
 use crate::{
     error::{ExitCode, Failure, Result},
     flow::{Attrs, EntryMeta, Stage},
@@ -179,11 +179,10 @@ pub(super) fn dress(headers: Vec<(String, String)>) -> impl Fn(&mut HttpRequest)
 pub(super) fn object_meta(bucket: &str, listed: &Listed, facts: &Facts) -> Result<EntryMeta> {
     let mut meta = EntryMeta::new(object_path(bucket, &listed.key)?, Stage::Data, bucket)
         .with("bucket", bucket)
-        .with("key", listed.key.as_str())
         .with("etag", listed.etag.as_str())
         .with("size", listed.size_bytes)
         .with("last_modified", stamp(listed));
-    meta.select = format!("{bucket}/{}", listed.key);
+    versions::place(&mut meta, bucket, listed)?;
     let maps = [
         ("headers", &facts.headers),
         ("meta", &facts.meta),
@@ -273,6 +272,7 @@ mod tests {
             size_bytes: 3,
             last_modified: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(),
             storage_class: None,
+            version: None,
         }
     }
 

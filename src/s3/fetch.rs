@@ -36,8 +36,9 @@ use super::{
     client::{BODY_SECONDS, CallError, Server, Told},
     facts::{Facts, object_meta, tags_of},
     layout::{PART_SIZE, Prover},
-    listing::{Listed, Lister, bare, is_md5},
+    listing::{Listed, bare, is_md5},
     merge::TORN,
+    versions,
 };
 use crate::{
     error::Result,
@@ -109,7 +110,10 @@ pub(super) enum Opened {
         trailer: Attrs,
     },
     /// It was deleted after it was listed, which is nobody's fault.
-    Vanished,
+    Vanished {
+        /// Whether its key showed it.
+        was_current: bool,
+    },
     /// It cannot be read.
     Refused(Problem),
 }
@@ -183,9 +187,9 @@ impl Fetcher {
             } else {
                 "it changed each time that it was read".to_owned()
             };
-            match Lister::look_up(&self.server, bucket, &listed.key).await? {
+            match versions::look_up(&self.server, bucket, &listed).await? {
                 Some(now) => listed = now,
-                None => return Ok(Opened::Vanished),
+                None => return Ok(Opened::Vanished { was_current: listed.is_current() }),
             }
         }
         Ok(refused(bucket, &listed, why))
@@ -220,6 +224,7 @@ impl Fetcher {
     /// Asks for an object's facts. An `ETag` that is the MD5 of the bytes stands in the trailer, as if they were read.
     async fn look(&self, bucket: &str, listed: &Listed) -> Result<Result<Opened, Miss>> {
         let request = self.server.client.head_object().bucket(bucket).key(&listed.key);
+        let request = request.set_version_id(listed.version_id());
         let answer = match request.set_if_match(condition(listed)).send().await {
             Ok(answer) if is_another(answer.e_tag(), listed) => return Ok(Err(Miss::Changed)),
             Ok(answer) => answer,
@@ -265,6 +270,7 @@ impl Fetcher {
     ) -> Result<Result<Box<GetObjectOutput>, Miss>> {
         let range = (from > 0).then(|| format!("bytes={from}-"));
         let request = self.server.client.get_object().bucket(bucket).key(&listed.key).set_range(range);
+        let request = request.set_version_id(listed.version_id());
         match request.set_if_match(condition(listed)).send().await {
             Ok(answer) if is_another(answer.e_tag(), listed) => Ok(Err(Miss::Changed)),
             Ok(answer) => Ok(Ok(Box::new(answer))),
@@ -316,7 +322,7 @@ impl Fetcher {
             Some(None) if none && !self.miscounts.load(Ordering::Relaxed) => return Ok(Ok(BTreeMap::new())),
             _ => {}
         }
-        let tags = self.ask_tags(bucket, &listed.key).await?;
+        let tags = self.ask_tags(bucket, &listed.key, listed.version_id()).await?;
         if none && tags.as_ref().is_ok_and(|tags| !tags.is_empty()) {
             self.miscounts.store(true, Ordering::Relaxed);
         }
@@ -325,17 +331,20 @@ impl Fetcher {
 
     /// Asks again for the tags of an object that is as it was in the previous snapshot, which lacks them.
     pub(super) async fn tags_again(&self, meta: &EntryMeta) -> Result<Tags> {
-        match (self.tags_denied.get(), meta.text("bucket"), meta.text("key")) {
+        match (self.tags_denied.get(), meta.text("bucket"), versions::key_of(meta)) {
             (Some(Some(why)), ..) => Ok(Err(why.clone())),
-            (_, Some(bucket), Some(key)) => self.ask_tags(bucket, key).await,
+            (_, Some(bucket), Some(key)) => {
+                let version = meta.text(versions::VERSION_ID).map(str::to_owned);
+                self.ask_tags(bucket, key, version).await
+            }
             _ => Ok(Ok(BTreeMap::new())),
         }
     }
 
     /// Asks for an object's tags; notes what that says of the whole bucket.
-    async fn ask_tags(&self, bucket: &str, key: &str) -> Result<Tags> {
-        let answer = self.server.client.get_object_tagging().bucket(bucket).key(key).send().await;
-        match answer {
+    async fn ask_tags(&self, bucket: &str, key: &str, version: Option<String>) -> Result<Tags> {
+        let request = self.server.client.get_object_tagging().bucket(bucket).key(key);
+        match request.set_version_id(version).send().await {
             Ok(answer) => {
                 self.tags_denied.set(None).ok();
                 Ok(Ok(tags_of(answer.tag_set())))
@@ -392,7 +401,7 @@ impl Pump {
             }
         };
         writer.finish_with([(TORN.to_owned(), torn.clone().into())].into()).await?;
-        Ok(Some(Problem { what: format!("{}/{}", self.bucket, self.listed.key), why: torn }))
+        Ok(Some(Problem { what: self.listed.select(&self.bucket), why: torn }))
     }
 }
 
@@ -470,5 +479,5 @@ impl Proof {
 }
 
 fn refused(bucket: &str, listed: &Listed, why: String) -> Opened {
-    Opened::Refused(Problem { what: format!("{bucket}/{}", listed.key), why })
+    Opened::Refused(Problem { what: listed.select(bucket), why })
 }

@@ -11,12 +11,16 @@ use std::collections::VecDeque;
 use aws_sdk_s3::types::{EncodingType, ObjectStorageClass};
 use chrono::{DateTime, Utc};
 use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
 
-use super::client::{LIST_SECONDS, Server, timeouts};
+use super::{
+    client::{LIST_SECONDS, Server, timeouts},
+    versions::Version,
+};
 use crate::error::{ExitCode, Failure, Result};
 
 /// An object as a listing shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Listed {
     /// Its key.
     pub(super) key: String,
@@ -28,6 +32,8 @@ pub(super) struct Listed {
     pub(super) last_modified: DateTime<Utc>,
     /// The storage class, where it is not the default.
     pub(super) storage_class: Option<String>,
+    /// Which version of its key it is, where versions are read.
+    pub(super) version: Option<Version>,
 }
 
 /// Walks a bucket.
@@ -81,7 +87,7 @@ impl Lister {
         let Some(listed) = self.page.pop_front() else { return Ok(None) };
         if self.last_key.as_deref().is_some_and(|last| last >= listed.key.as_str()) {
             let last = self.last_key.take().unwrap_or_default();
-            return Err(self.untrusted(&format!("`{}` came after `{last}`", listed.key)));
+            return Err(untrusted(&self.bucket, &format!("`{}` came after `{last}`", listed.key)));
         }
         self.last_key = Some(listed.key.clone());
         Ok(Some(listed))
@@ -119,17 +125,18 @@ impl Lister {
         }
         let token = page.next_continuation_token().map(str::to_owned);
         if token.is_none() || token == self.token {
-            return Err(self.untrusted("it says that there is more, but not where"));
+            return Err(untrusted(&self.bucket, "it says that there is more, but not where"));
         }
         self.token = token;
         Ok(())
     }
+}
 
-    fn untrusted(&self, why: &str) -> Failure {
-        Failure::new(ExitCode::Failed, format!("the listing of bucket `{}` cannot be trusted", self.bucket))
-            .because(why.to_owned())
-            .hint("Look for trouble in the server's log; nothing was taken for deleted.")
-    }
+/// Makes the failure of a listing that breaks its promises.
+pub(super) fn untrusted(bucket: &str, why: &str) -> Failure {
+    Failure::new(ExitCode::Failed, format!("the listing of bucket `{bucket}` cannot be trusted"))
+        .because(why.to_owned())
+        .hint("Look for trouble in the server's log; nothing was taken for deleted.")
 }
 
 fn listed(object: &aws_sdk_s3::types::Object, key: String) -> Listed {
@@ -145,6 +152,7 @@ fn listed(object: &aws_sdk_s3::types::Object, key: String) -> Listed {
             .map(ObjectStorageClass::as_str)
             .filter(unusual)
             .map(str::to_owned),
+        version: None,
     }
 }
 
@@ -154,7 +162,7 @@ pub(super) fn bare(etag: &str) -> String {
 }
 
 /// Undoes `encoding-type=url`, in which a space may be `+`; `None` when the bytes are not UTF-8.
-fn decode(key: &str) -> Option<String> {
+pub(super) fn decode(key: &str) -> Option<String> {
     let spaced = key.replace('+', " ");
     percent_decode_str(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
 }

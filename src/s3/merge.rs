@@ -1,11 +1,16 @@
 //! What the previous snapshot had, walked beside the listing.
 //!
-//! *Order.* Both sides come sorted by bucket and key, so one step forward on either side is enough and
-//! nothing is remembered: memory does not grow with the number of objects.
+//! *Order.* Both sides come sorted by bucket and key, the versions of a key from the oldest on, so one step forward on
+//! either side is enough and nothing is remembered: memory does not grow with the number of objects. What counts as
+//! gone is the object that a key shows, never an older version.
 
 use std::cmp::Ordering;
 
-use super::{facts::stamp, listing::Listed};
+use super::{
+    facts::stamp,
+    listing::Listed,
+    versions::{self, VERSION_ID},
+};
 use crate::{
     error::Result,
     flow::{Previous, PreviousEntry, Stage},
@@ -30,6 +35,10 @@ pub enum Shrink {
 pub(super) struct Merge {
     previous: Option<Box<dyn Previous>>,
     next: Option<PreviousEntry>,
+    /// The last key that the listing shows an object of.
+    shown: Option<String>,
+    /// The last key whose object was counted as gone.
+    missed: Option<String>,
 }
 
 /// How a bucket changed since the previous snapshot.
@@ -83,13 +92,14 @@ impl Merge {
 
     /// Begins at the previous snapshot's first object.
     pub(super) async fn new(previous: Option<Box<dyn Previous>>) -> Result<Self> {
-        let mut merge = Self { previous, next: None };
+        let mut merge = Self { previous, next: None, shown: None, missed: None };
         merge.step().await?;
         Ok(merge)
     }
 
     /// Goes to `bucket`; returns the buckets passed over, which are gone.
     pub(super) async fn enter(&mut self, bucket: &str) -> Result<Vec<String>> {
+        (self.shown, self.missed) = (None, None);
         self.pass_while(|other| other < bucket).await
     }
 
@@ -118,19 +128,27 @@ impl Merge {
         listed: &Listed,
         change: &mut Change,
     ) -> Result<Option<PreviousEntry>> {
+        if listed.is_current() {
+            change.gone -= u64::from(self.missed.take_if(|key| *key == listed.key).is_some());
+            self.shown = Some(listed.key.clone());
+        }
         loop {
-            match self.key_in(bucket).map(|key| key.cmp(&listed.key)) {
+            let order = self.key_in(bucket).map(|key| key.cmp(listed.key.as_str()));
+            let is_later = || self.next.as_ref().is_some_and(|entry| is_later(entry, listed));
+            match order {
                 None | Some(Ordering::Greater) => return Ok(None),
-                Some(Ordering::Less) => {
-                    change.had += 1;
-                    change.gone += 1;
-                    self.step().await?;
-                }
-                Some(Ordering::Equal) => {
-                    change.had += 1;
-                    let entry = self.next.take();
-                    self.step().await?;
-                    return Ok(entry.filter(|entry| is_same(entry, listed)));
+                Some(Ordering::Equal) if is_later() => return Ok(None),
+                Some(order) => {
+                    let Some(mut entry) = self.pass(change).await? else { return Ok(None) };
+                    if order == Ordering::Equal && is_that(&entry, listed) {
+                        if !is_same(&entry, listed) {
+                            return Ok(None);
+                        }
+                        if listed.version.is_some() || versions::is_version(&entry.meta) {
+                            versions::place(&mut entry.meta, bucket, listed)?;
+                        }
+                        return Ok(Some(entry));
+                    }
                 }
             }
         }
@@ -139,33 +157,58 @@ impl Merge {
     /// Passes over the rest of `bucket`, which the listing does not have.
     pub(super) async fn finish(&mut self, bucket: &str, change: &mut Change) -> Result<()> {
         while self.key_in(bucket).is_some() {
-            change.had += 1;
-            change.gone += 1;
-            self.step().await?;
+            self.pass(change).await?;
         }
         Ok(())
     }
 
-    /// Returns the key at the cursor, if it is in `bucket`.
-    fn key_in(&self, bucket: &str) -> Option<&String> {
-        let entry = self.next.as_ref().filter(|entry| entry.meta.item == bucket)?;
-        match entry.meta.attrs.get("key") {
-            Some(serde_json::Value::String(key)) => Some(key),
-            _ => None,
+    /// Goes one entry forward and returns the one that was at the cursor; counts it if its key showed it.
+    async fn pass(&mut self, change: &mut Change) -> Result<Option<PreviousEntry>> {
+        let entry = self.next.take();
+        self.step().await?;
+        if let Some(key) = entry.as_ref().and_then(|entry| entry.meta.text("key")) {
+            change.had += 1;
+            if self.shown.as_deref() != Some(key) {
+                change.gone += 1;
+                self.missed = Some(key.to_owned());
+            }
         }
+        Ok(entry)
+    }
+
+    /// Returns the key at the cursor, if it is in `bucket`.
+    fn key_in(&self, bucket: &str) -> Option<&str> {
+        let entry = self.next.as_ref().filter(|entry| entry.meta.item == bucket)?;
+        versions::key_of(&entry.meta)
     }
 
     async fn step(&mut self) -> Result<()> {
         self.next = None;
         let Some(previous) = &mut self.previous else { return Ok(()) };
         while let Some(entry) = previous.next().await? {
-            if entry.meta.stage == Stage::Data && entry.meta.text("key").is_some() {
+            if entry.meta.stage == Stage::Data && versions::key_of(&entry.meta).is_some() {
                 self.next = Some(entry);
                 return Ok(());
             }
         }
         self.previous = None;
         Ok(())
+    }
+}
+
+/// Returns whether an entry of the same key is another version that was made after the listed one.
+fn is_later(entry: &PreviousEntry, listed: &Listed) -> bool {
+    let date = entry.meta.text("last_modified").unwrap_or_default();
+    listed.version.is_some() && !is_that(entry, listed) && date > stamp(listed).as_str()
+}
+
+/// Returns whether an entry of the same key is what is listed, though it may have changed since. A snapshot without
+/// versions knows no id: there the object itself tells.
+fn is_that(entry: &PreviousEntry, listed: &Listed) -> bool {
+    match (entry.meta.text(VERSION_ID), &listed.version) {
+        (Some(id), Some(version)) => id == version.id,
+        (None, Some(_)) => is_same(entry, listed),
+        (_, None) => entry.meta.text("key").is_some(),
     }
 }
 
@@ -205,6 +248,7 @@ mod tests {
             size_bytes,
             last_modified: DateTime::UNIX_EPOCH,
             storage_class: None,
+            version: None,
         }
     }
 

@@ -7,6 +7,8 @@
 //! |---|---|
 //! | [`client`] | a signed connection, its limits, and what its errors mean to a person |
 //! | [`listing`] | all keys of a bucket in order, with proof that the order held |
+//! | [`versions`] | all versions of a bucket's objects, listed and named |
+//! | [`history`] | the versions of one key, oldest first, and what of them stands in a target |
 //! | [`facts`] | what is kept of an object beside its bytes |
 //! | [`bucket`] | a bucket's own settings |
 //! | [`fetch`] | one object's bytes, whole or not at all; or its facts alone |
@@ -19,8 +21,7 @@
 //! | [`examine`] | whether buckets can be backed up |
 //! | [`compare`] | when two objects are the same |
 //!
-//! *Not kept yet*: older versions and delete markers of versioned buckets (the latest state is; the reader
-//! warns), ACLs, notification and replication settings. A change of an object's tags alone moves neither its
+//! *Not kept yet*: ACLs, notification and replication settings. A change of an object's tags alone moves neither its
 //! `ETag` nor its date, so a run that can reuse the previous snapshot does not see it.
 
 mod bucket;
@@ -30,6 +31,7 @@ pub mod examine;
 mod facts;
 mod fetch;
 mod guard;
+mod history;
 mod layout;
 mod listing;
 mod merge;
@@ -38,6 +40,7 @@ mod sample;
 mod source;
 mod standing;
 mod target;
+mod versions;
 
 pub use self::{
     compare::{READ_WHOLE, S3Likeness},

@@ -26,6 +26,7 @@ use aws_sdk_s3::{
 };
 use bytes::{Bytes, BytesMut};
 use md5::{Digest, Md5};
+use tokio::sync::oneshot;
 
 use super::{
     client::{CallError, Server, Told},
@@ -34,6 +35,7 @@ use super::{
     layout::{PART_SIZE, PARTS_MAX, likely},
     listing::{bare, is_md5},
     merge::TORN,
+    versions,
 };
 use crate::{
     error::{ExitCode, Failure},
@@ -91,6 +93,8 @@ pub(super) struct Job {
     pub(super) there: There,
     /// What the server does for us.
     pub(super) conditions: Conditions,
+    /// Comes, or is closed, when the version before it is written.
+    pub(super) turn: Option<oneshot::Receiver<()>>,
 }
 
 /// What stands where an object goes.
@@ -102,6 +106,10 @@ pub(super) enum There {
     Object(String),
     /// Nobody looked.
     Unknown,
+    /// The very same, among the versions of its key.
+    Same,
+    /// A version of its key that was just written.
+    Older,
 }
 
 impl Job {
@@ -144,6 +152,9 @@ impl Putter {
 
     /// Writes one object.
     pub(super) async fn put(self, mut job: Job) -> FlowResult<Done> {
+        if let Some(turn) = job.turn.take() {
+            turn.await.ok();
+        }
         let facts = Facts::of_attrs(&job.entry.meta.attrs);
         let (part_bytes, in_parts) = job.cut();
         let mut bytes = Gather::new(part_bytes);
@@ -154,6 +165,12 @@ impl Putter {
             }
             Stands::Else(guard) => guard,
         };
+        if versions::is_marker(&job.entry.meta) {
+            return match self.put_marker(&job, &guard).await? {
+                Ok(()) => Ok(Done::Written { bytes: 0 }),
+                Err(why) => self.refuse(job, bytes, why).await,
+            };
+        }
         let headers = match facts.request_headers() {
             Ok(headers) => headers,
             Err(why) => return self.refuse(job, bytes, why).await,
@@ -177,7 +194,10 @@ impl Putter {
     /// Reads the rest of a body that nobody wants, so that its sender is not told that we are gone.
     async fn refuse(&self, mut job: Job, mut bytes: Gather, why: String) -> FlowResult<Done> {
         while bytes.part(&mut job.entry.body).await?.is_some() {}
-        Ok(Done::Refused { what: format!("{}/{}", job.bucket, job.key), why })
+        let version =
+            job.entry.meta.text(versions::VERSION_ID).filter(|_| !job.entry.meta.attrs.contains_key("key"));
+        let version = version.map(|id| format!("?versionId={id}")).unwrap_or_default();
+        Ok(Done::Refused { what: format!("{}/{}{version}", job.bucket, job.key), why })
     }
 
     /// Returns whether the object stands there with these bytes and these facts, and what else does.
@@ -185,6 +205,9 @@ impl Putter {
         let attrs = &job.entry.meta.attrs;
         match &job.there {
             There::Nothing => return Ok(Stands::Else(Guard::Absent)),
+            There::Same => return Ok(Stands::Same),
+            // Nothing is lost in a bucket that keeps versions.
+            There::Older => return Ok(Stands::Else(Guard::None)),
             There::Object(etag) if job.entry.meta.text("etag") != Some(etag) => {
                 return Ok(Stands::Else(Guard::Is(etag.clone())));
             }
@@ -216,6 +239,18 @@ impl Putter {
             there.tags = tags_of(answer.tag_set());
         }
         Ok(if there.same_as(facts) { Stands::Same } else { Stands::Else(guard) })
+    }
+
+    /// Hides a key by a delete marker, in a bucket that is known to keep versions.
+    async fn put_marker(&self, job: &Job, guard: &Guard) -> PutResult<()> {
+        if let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await? {
+            return Ok(Err(why));
+        }
+        match self.server.client.delete_object().bucket(&job.bucket).key(&job.key).send().await {
+            Ok(answer) if answer.delete_marker() == Some(true) => Ok(Ok(())),
+            Ok(_) => Ok(Err("the server made no delete marker of it".to_owned())),
+            Err(error) => self.refusal("write a delete marker", error),
+        }
     }
 
     async fn put_whole(

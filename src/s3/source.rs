@@ -1,9 +1,9 @@
 //! The reader: buckets and their objects, in order, reading only what changed.
 //!
 //! *Order.* Inventory (the buckets), then every bucket's settings, then bucket by bucket its objects in key
-//! order; where only a sample of them is read whole, each bucket is listed before to draw it. Entries begin in
-//! that order so that the next run can walk this one beside its listing; bodies stream side by side, at most
-//! `concurrency` objects at a time.
+//! order, of a key the oldest version first; where only a sample of them is read whole, each bucket is listed before
+//! to draw it. Entries begin in that order so that the next run can walk this one beside its listing; bodies stream
+//! side by side, at most `concurrency` objects at a time.
 //!
 //! *Crash.* Nothing is written anywhere; a run that stops is run again. Objects that vanish between listing
 //! and reading are counted (`vanished` in the point), and objects that cannot be read are reported.
@@ -12,9 +12,12 @@
 //! in the snapshot before ends the reading: the source is not in this snapshot, and the one before stays what the next
 //! run is compared with, until a person says that it is right.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -34,14 +37,15 @@ use super::{
     listing::Lister,
     merge::{Change, Merge, Shrink},
     sample::Sample,
+    versions::{Numbers, VERSIONS, Walk, marker_meta},
 };
 use crate::{
     clock::Ground,
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
-    flow::{EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Reuse, Source},
+    flow::{EntryMeta, EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Reuse, Source},
     names::SourceName,
-    policy::{AnomalyConfig, S3Config},
+    policy::{AnomalyConfig, S3Config, Versions},
 };
 
 /// Problems after which a run gives up: so many are a fault of the whole and not of the objects.
@@ -85,6 +89,7 @@ impl S3Source {
 enum Turn {
     Same(Box<PreviousEntry>, Fetcher),
     Opening(JoinHandle<Result<Opened>>, OwnedSemaphorePermit),
+    Marker(Box<EntryMeta>),
 }
 
 /// What all buckets of a run share.
@@ -95,6 +100,8 @@ struct Run {
     shrink: Shrink,
     /// The buckets that the policy takes.
     wanted: GlobSet,
+    /// The buckets of which all versions are read.
+    with_versions: BTreeSet<String>,
     fetcher: Fetcher,
     exclude: GlobSet,
     sample: Option<Sample>,
@@ -102,6 +109,8 @@ struct Run {
     concurrency: usize,
     sink: EntrySink,
     vanished: AtomicU64,
+    /// Versions that went while they were read and that no key showed.
+    expired: AtomicU64,
     untagged: AtomicU64,
     problems: Arc<AtomicU64>,
 }
@@ -118,8 +127,11 @@ impl Source for S3Source {
         let is_first = previous.is_none();
         let mut merge = Merge::new(previous).await?;
         sink.announce(buckets.clone()).await?;
+        let mut with_versions = BTreeSet::new();
         for name in &buckets {
-            self.send_settings(&server, name, &sink).await?;
+            if self.send_settings(&server, name, &sink).await? {
+                with_versions.insert(name.clone());
+            }
         }
         let begin = self.ground.clock.now();
         let concurrency = self.config.concurrency.max(1);
@@ -130,12 +142,14 @@ impl Source for S3Source {
             monitor: self.monitor.clone(),
             shrink: self.shrink,
             wanted: exclusion(&self.config.buckets)?,
+            with_versions,
             exclude: exclusion(&self.config.exclude)?,
             sample: self.sample,
             permits: Arc::new(Semaphore::new(concurrency)),
             concurrency,
             sink: sink.clone(),
             vanished: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
             untagged: AtomicU64::new(0),
             problems: Arc::default(),
         };
@@ -164,27 +178,35 @@ impl Source for S3Source {
         let point = Point::at(begin)
             .mark("window_begin", rfc3339(begin))
             .mark("window_end", rfc3339(self.ground.clock.now()))
-            .mark("vanished", run.vanished.into_inner().to_string())
+            .mark("vanished", (run.vanished.into_inner() + run.expired.into_inner()).to_string())
             .mark("unproven", run.fetcher.unproven().to_string());
         sink.finish(point).await
     }
 }
 
 impl S3Source {
-    async fn send_settings(&self, server: &Server, name: &str, sink: &EntrySink) -> FlowResult<()> {
+    /// Sends a bucket's settings; returns whether all versions of its objects are read.
+    async fn send_settings(&self, server: &Server, name: &str, sink: &EntrySink) -> FlowResult<bool> {
         let settings = bucket::read(server, name).await?;
-        if settings.versioning.is_some() {
+        let is_unknown = settings.unread.iter().any(|(setting, _)| *setting == "versioning");
+        let all = self.config.versions == Versions::All && (settings.versioning.is_some() || is_unknown);
+        if settings.versioning.is_some() && !all {
             self.monitor.warn(
                 Some(&self.name),
                 format!("bucket `{name}` keeps versions: only the latest of each object is taken"),
-                Some("Older versions are safe only in the bucket itself so far."),
+                Some("Write versions = \"all\" in this source to take all of them."),
             );
         }
         for (setting, why) in &settings.unread {
             let what = format!("{setting} of bucket {name}");
             sink.report(Problem { what, why: why.clone() }).await?;
         }
-        sink.put(settings.entry(name)?, settings.to_json()).await
+        let mut meta = settings.entry(name)?;
+        if all {
+            meta = meta.with(VERSIONS, "all");
+        }
+        sink.put(meta, settings.to_json()).await?;
+        Ok(all)
     }
 }
 
@@ -209,15 +231,17 @@ impl Run {
 
     async fn list(&self, name: &str, merge: &mut Merge, queue: mpsc::Sender<Turn>) -> FlowResult<Change> {
         let (limit, fetcher) = (self.limit(name).await?, self.fetcher.for_bucket());
-        let mut lister = Lister::new(&self.server, name);
+        let mut walk = Walk::new(&self.server, name, self.with_versions.contains(name));
         let mut change = Change::default();
-        while let Some(listed) = lister.next().await? {
-            change.listed += 1;
+        while let Some(listed) = walk.next().await? {
+            change.listed += u64::from(listed.is_current());
             let same = merge.unchanged(name, &listed, &mut change).await?;
             if self.is_excluded(name, &listed.key) {
                 continue;
             }
-            let turn = if let Some(previous) = same {
+            let turn = if listed.is_marker() {
+                Turn::Marker(Box::new(marker_meta(name, &listed)?))
+            } else if let Some(previous) = same {
                 Turn::Same(Box::new(previous), fetcher.clone())
             } else {
                 let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
@@ -232,7 +256,7 @@ impl Run {
             }
         }
         merge.finish(name, &mut change).await?;
-        for key in lister.take_unreadable() {
+        for key in walk.take_unreadable() {
             let why = "its key is not UTF-8".to_owned();
             self.sink.report(Problem { what: format!("{name}/{key}"), why }).await?;
         }
@@ -319,7 +343,7 @@ impl Run {
     }
 
     async fn take_turns(&self, mut turns: mpsc::Receiver<Turn>) -> FlowResult<()> {
-        let mut pumps = JoinSet::new();
+        let (mut pumps, mut numbers) = (JoinSet::new(), Numbers::default());
         while let Some(turn) = turns.recv().await {
             match turn {
                 Turn::Same(previous, fetcher) => {
@@ -329,12 +353,17 @@ impl Run {
                         self.untagged.fetch_add(u64::from(tags.is_err()), Ordering::Relaxed);
                         Facts::put_tags(&mut meta.attrs, tags);
                     }
+                    numbers.number(&mut meta);
                     self.sink.reuse(meta, trailer, reuse).await?;
                 }
                 Turn::Opening(opening, permit) => {
                     let opened =
                         opening.await.failed(ExitCode::Failed, || "a read was stopped".to_owned())??;
-                    self.send(opened, permit, &mut pumps).await?;
+                    self.send(opened, permit, (&mut numbers, &mut pumps)).await?;
+                }
+                Turn::Marker(mut meta) => {
+                    numbers.number(&mut meta);
+                    self.sink.put(*meta, Bytes::new()).await?;
                 }
             }
             while let Some(pumped) = pumps.try_join_next() {
@@ -349,13 +378,14 @@ impl Run {
 
     async fn send(
         &self,
-        opened: Opened,
+        mut opened: Opened,
         permit: OwnedSemaphorePermit,
-        pumps: &mut JoinSet<FlowResult<()>>,
+        (numbers, pumps): (&mut Numbers, &mut JoinSet<FlowResult<()>>),
     ) -> FlowResult<()> {
         if let Opened::Whole { meta, .. } | Opened::Streaming { meta, .. } | Opened::Known { meta, .. } =
-            &opened
+            &mut opened
         {
+            numbers.number(meta);
             self.untagged.fetch_add(u64::from(meta.attrs.contains_key(TAGS_UNREAD)), Ordering::Relaxed);
         }
         match opened {
@@ -378,8 +408,9 @@ impl Run {
                 Ok(())
             }
             Opened::Known { meta, trailer } => self.sink.reuse(meta, trailer, Reuse(Bytes::new())).await,
-            Opened::Vanished => {
-                self.vanished.fetch_add(1, Ordering::Relaxed);
+            Opened::Vanished { was_current } => {
+                let count = if was_current { &self.vanished } else { &self.expired };
+                count.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
             Opened::Refused(problem) => report(&self.sink, &self.problems, problem).await,

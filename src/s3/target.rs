@@ -4,6 +4,9 @@
 //! most `concurrency` at a time; with `replace` and everything selected, remove what the snapshot does not
 //! have, unless some of the snapshot did not come; set the buckets' settings, lifecycle rules last.
 //!
+//! A bucket of which the snapshot has all versions keeps them from before its first object; the versions of a key are
+//! written one after the other, on top of what is there, those that stand there in their order left out.
+//!
 //! *Crash.* Each object appears whole or not at all, and nothing is removed before all is in place. A run
 //! that stopped is run again with `replace`: objects that are equal already are not written twice. What somebody else
 //! writes meanwhile is neither overwritten nor removed ([`super::guard`]). Lifecycle rules that
@@ -18,17 +21,22 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+};
 
 use super::{
     bucket::{self, Settings},
     client::Server,
     facts::{Facts, bucket_path},
     guard::Conditions,
+    history::{Histories, Line},
     listing::Lister,
     put::{Done, Job, Putter, There, not_all},
     source::exclusion,
     standing::Standing,
+    versions::{self, LATEST, VERSIONS},
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
@@ -182,6 +190,8 @@ struct Run<'a> {
     /// The buckets met so far, by the name that they have in the target.
     buckets: BTreeMap<String, Found>,
     last: (String, String),
+    /// The history in hand: what of it stands in the target, and what is being written of it.
+    history: Option<InHand>,
     objects: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     puts: JoinSet<FlowResult<Done>>,
@@ -205,6 +215,37 @@ struct Found {
     /// Whether all that stands in it was compared with the snapshot.
     walked: bool,
     conditions: Conditions,
+    /// Whether the snapshot has all versions of its objects and the bucket keeps them.
+    keeps: bool,
+    /// What it has of them, where it is walked as a whole.
+    histories: Option<Histories>,
+}
+
+/// The history of one key on its way.
+struct InHand {
+    /// What of it stands in the target; `None` where that keeps no versions.
+    line: Option<Line>,
+    /// What stands under the key before the first version is written.
+    there: There,
+    /// Comes when the version before is written.
+    turn: Option<oneshot::Receiver<()>>,
+}
+
+impl InHand {
+    /// Returns what stands where a version goes; `None` where it cannot be written.
+    fn there(&mut self, meta: &EntryMeta) -> Result<Option<There>> {
+        let Some(line) = &mut self.line else {
+            let there = std::mem::replace(&mut self.there, There::Unknown);
+            return Ok(Some(there).filter(|_| !versions::is_marker(meta)));
+        };
+        let is_object = meta.attrs.contains_key("key");
+        Ok(Some(match line.find(&meta.attrs, is_object || meta.attrs.contains_key(LATEST))? {
+            // What the key shows is the same in all that is said of it, or is written once more.
+            Some(found) if is_object => There::Object(found.etag),
+            Some(_) => There::Same,
+            None => std::mem::replace(&mut self.there, There::Older),
+        }))
+    }
 }
 
 impl<'a> Run<'a> {
@@ -223,6 +264,7 @@ impl<'a> Run<'a> {
             mode,
             buckets: BTreeMap::new(),
             last: (String::new(), String::new()),
+            history: None,
             objects: Arc::new(Semaphore::new(target.config.concurrency.max(1))),
             memory: Arc::new(Semaphore::new(MEMORY_MIB as usize)),
             puts: JoinSet::new(),
@@ -264,6 +306,7 @@ impl<'a> Run<'a> {
         if entry.meta.stage == Stage::Data {
             return self.object(bucket, entry).await;
         }
+        let keeps = entry.meta.attrs.contains_key(VERSIONS);
         let json = entry.body.read_all(SETTINGS_BYTES_MAX).await?;
         let mut settings = Settings::from_json(&from, &json)?;
         if from != bucket
@@ -271,14 +314,14 @@ impl<'a> Run<'a> {
         {
             *policy = bucket::rename_in_policy(policy, &from, &bucket);
         }
-        self.found(&bucket, settings).await?;
+        self.found(&bucket, settings, keeps).await?;
         self.tally.entries += 1;
         self.tally.bytes += json.len() as u64;
         Ok(())
     }
 
     /// Makes sure that a bucket is there.
-    async fn found(&mut self, bucket: &str, settings: Settings) -> Result<()> {
+    async fn found(&mut self, bucket: &str, settings: Settings, mut keeps: bool) -> Result<()> {
         let created = !bucket::exists(&self.server, bucket).await?;
         if created {
             bucket::create(&self.server, bucket, &self.target.config.region, &settings).await?;
@@ -295,6 +338,13 @@ impl<'a> Run<'a> {
             let what = format!("bucket {bucket} has no lifecycle rules until the restore has ended");
             self.target.monitor.step(Some(&self.target.name), what);
         }
+        if keeps && ours {
+            bucket::keep_versions(&self.server, bucket).await?;
+        } else if keeps {
+            keeps = bucket::keeps_versions(&self.server, bucket).await?;
+        }
+        let is_walked = keeps && !created && !matches!(self.mode, Mode::Patch);
+        let histories = is_walked.then(|| Histories::new(&self.server, bucket));
         let conditions = Conditions::probe(&self.server, bucket).await?;
         if !conditions.all() {
             let what = format!(
@@ -303,43 +353,95 @@ impl<'a> Run<'a> {
             );
             self.target.monitor.step(Some(&self.target.name), what);
         }
-        self.buckets.insert(bucket.to_owned(), Found { settings, ours, walked: created, conditions });
+        let found = Found { settings, ours, walked: created, conditions, keeps, histories };
+        self.buckets.insert(bucket.to_owned(), found);
         Ok(())
     }
 
     async fn object(&mut self, bucket: String, entry: Entry) -> FlowResult<()> {
-        let Some(key) = entry.meta.text("key").map(str::to_owned) else {
+        let Some(key) = versions::key_of(&entry.meta).map(str::to_owned) else {
             return Err(self.odd(&entry.meta, "it names no key").into());
         };
         let here = (bucket.clone(), key.clone());
-        if here <= self.last {
+        if here < self.last || here == self.last && !versions::is_version(&entry.meta) {
             return Err(self.odd(&entry.meta, "it does not come in the order of keys").into());
         }
-        self.last = here;
         if !self.buckets.contains_key(&bucket) {
-            self.found(&bucket, Settings::default()).await?;
+            self.found(&bucket, Settings::default(), false).await?;
         }
-        let found = self.buckets.get_mut(&bucket);
-        let conditions = found.as_ref().map(|found| found.conditions).unwrap_or_default();
-        let there = match &mut self.mode {
-            Mode::Empty => There::Nothing,
-            Mode::Patch => There::Unknown,
-            Mode::Mirror(standing) => {
-                if let Some(found) = found {
-                    found.walked = true;
-                }
-                let there = standing.at(&bucket, &key).await?;
-                there.map_or(There::Nothing, |there| There::Object(there.etag))
+        if here != self.last {
+            self.history = None;
+            self.last = here;
+        }
+        let conditions = self.buckets.get(&bucket).map(|found| found.conditions).unwrap_or_default();
+        let (done, next) = oneshot::channel();
+        let (there, turn) = if versions::is_version(&entry.meta) {
+            let mut history = match self.history.take() {
+                Some(history) => history,
+                None => self.history_of(&bucket, &key).await?,
+            };
+            let Some(there) = history.there(&entry.meta)? else {
+                return self.pass_over(entry, format!("{bucket}/{key}")).await;
+            };
+            let turn = history.turn.replace(next);
+            if turn.is_some() && history.line.is_none() {
+                self.refused_versions(&bucket, &key)?;
             }
+            self.history = Some(history);
+            (there, turn)
+        } else {
+            (self.standing(&bucket, &key).await?, None)
         };
         let facts = Facts::of_attrs(&entry.meta.attrs);
         self.locked += u64::from(!facts.lock.is_empty());
         self.raw += u64::from(!facts.raw.is_empty());
-        self.start(Job { bucket, key, entry, there, conditions }).await
+        self.start(Job { bucket, key, entry, there, conditions, turn }, done).await
+    }
+
+    /// Returns what stands under a key.
+    async fn standing(&mut self, bucket: &str, key: &str) -> Result<There> {
+        let Mode::Mirror(standing) = &mut self.mode else {
+            return Ok(if matches!(self.mode, Mode::Empty) { There::Nothing } else { There::Unknown });
+        };
+        if let Some(found) = self.buckets.get_mut(bucket) {
+            found.walked = true;
+        }
+        let there = standing.at(bucket, key).await?;
+        Ok(there.map_or(There::Nothing, |there| There::Object(there.etag)))
+    }
+
+    /// Looks up what the target has of a key.
+    async fn history_of(&mut self, bucket: &str, key: &str) -> Result<InHand> {
+        let there = self.standing(bucket, key).await?;
+        let Some(found) = self.buckets.get_mut(bucket).filter(|found| found.keeps) else {
+            return Ok(InHand { line: None, there, turn: None });
+        };
+        let history = match (&mut found.histories, &self.mode) {
+            (Some(histories), _) => histories.at(key).await?,
+            (None, Mode::Patch) => Histories::of_key(&self.server, bucket, key).await?,
+            // The bucket was made just now.
+            (None, _) => None,
+        };
+        let shown = history.as_ref().map(|history| &history.newest).filter(|newest| newest.is_current());
+        let there = shown.map_or(There::Nothing, |newest| There::Object(newest.etag.clone()));
+        Ok(InHand { line: Some(Line::new(history)), there, turn: None })
+    }
+
+    /// Passes over a delete marker that cannot be written.
+    async fn pass_over(&mut self, mut entry: Entry, what: String) -> FlowResult<()> {
+        while entry.body.next().await?.is_some() {}
+        let why = "the bucket keeps no versions, so the key would be removed for good".to_owned();
+        self.count(Ok(Ok(Done::Refused { what, why })))
+    }
+
+    /// Notes that a version does not stay, because another takes its place.
+    fn refused_versions(&mut self, bucket: &str, key: &str) -> FlowResult<()> {
+        let why = "the bucket keeps no versions: only the newest that was asked for stays".to_owned();
+        self.count(Ok(Ok(Done::Refused { what: format!("{bucket}/{key}"), why })))
     }
 
     /// Waits for a place and for memory, then writes beside the others.
-    async fn start(&mut self, job: Job) -> FlowResult<()> {
+    async fn start(&mut self, job: Job, ended: oneshot::Sender<()>) -> FlowResult<()> {
         let size = job.entry.meta.attrs.get("size").and_then(serde_json::Value::as_u64);
         let (part_bytes, _) = job.cut();
         let mib = size.map_or(part_bytes, |size| size.min(part_bytes)) >> 20;
@@ -351,7 +453,7 @@ impl<'a> Run<'a> {
         let putter = self.putter.clone();
         self.puts.spawn(async move {
             let done = putter.put(job).await;
-            drop((place, memory));
+            drop((place, memory, ended));
             done
         });
         while let Some(done) = self.puts.try_join_next() {

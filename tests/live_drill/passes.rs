@@ -97,6 +97,34 @@ async fn a_share_of_the_objects_is_read_whole_and_with_it_those_of_rows_with_a_h
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_bucket_with_its_versions_passes_and_references_see_what_its_keys_show() {
+    let stack = own("drillversions");
+    let town = Town::with_policy("drillversions").await;
+    town.bucket.keep_versions().await;
+    for body in ["one", "two"] {
+        town.bucket.put("versioned", body.as_bytes()).await;
+        // An object that no row knows: hidden by a delete marker it is none.
+        town.bucket.put("hidden", body.as_bytes()).await;
+    }
+    town.bucket.delete("hidden").await;
+    let db = &town.db;
+    town.mysql.run([format!("INSERT INTO {db}.files VALUES (1000, 'versioned')")]).await;
+    rename(&town, &stack);
+    town.stage.edit(|text| text.replace("\nkind = \"s3\"\n", "\nkind = \"s3\"\nversions = \"all\"\n"));
+    town.stage.append(&questions(&town));
+    town.run(&["backup"]).ends(0);
+    let drilled = town.run(&["--json", "drill"]).ends(0).json();
+    assert_eq!(drilled["passed"], true, "{drilled:#}");
+    let is_asked = |one: &&serde_json::Value| one["kind"] == "contents" && one["source"] == "minio";
+    let contents = drilled["assertions"].as_array().unwrap().iter().find(is_asked);
+    assert!(contents.unwrap()["detail"].as_str().unwrap().ends_with(": the same"), "{contents:#?}");
+    let listed = town.run(&["ls", "latest", "minio"]).ends(0);
+    assert_eq!(listed.out.matches("%versions/").count(), 4, "{}", listed.out);
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn a_copy_passes_with_the_cold_key_only() {
     let stack = own("drillcopy");
     let (town, snapshot) = stored(&stack).await;

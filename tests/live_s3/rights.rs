@@ -1,10 +1,11 @@
 //! The rights that docs/s3.md names are enough, and each is needed: everything else is denied by the bucket's policy.
 
-use lifeboat::error::ExitCode;
+use lifeboat::{clock::Ground, error::ExitCode, finding::Status, s3::examine::examine};
 
 use super::{
     failure,
-    stage::{Bucket, read, replay, try_read},
+    stage::{Bucket, endpoint, name, read, replay, try_read},
+    versions::{all_of, source},
 };
 
 /// What a backup needs.
@@ -99,6 +100,31 @@ async fn a_backup_needs_the_rights_that_are_named_and_no_others() {
         }
     }
     allow(&bucket).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_backup_of_versions_needs_the_rights_that_are_named_and_doctor_tells() {
+    let bucket = filled("rights").await;
+    bucket.keep_versions().await;
+    bucket.put("a", b"newer").await;
+    let finding = async || {
+        let findings = examine(&name(), &all_of(&endpoint(), &bucket), &Ground::system()).await;
+        let status = findings.iter().find(|finding| finding.id.ends_with("s3.versions")).map(|f| f.status);
+        status.unwrap()
+    };
+    assert_eq!(finding().await, Status::Ok);
+    assert_eq!(try_read(source(&bucket)).await.unwrap().problems, []);
+    for right in ["ListBucketVersions", "GetObjectVersion", "GetObjectVersionTagging"] {
+        deny(&bucket, [right].iter()).await;
+        match try_read(source(&bucket)).await {
+            Ok(seen) => assert!(!seen.problems.is_empty(), "{right} is not needed"),
+            Err(_) => assert_eq!(right, "ListBucketVersions", "only without the listing there is no backup"),
+        }
+        let expected = if right.ends_with("Tagging") { Status::Ok } else { Status::Broken };
+        assert_eq!(finding().await, expected, "{right}");
+        allow(&bucket).await;
+    }
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ use lifeboat::{
         STREAM_DEPTH, Source, Tally, Target, WriteOptions, channel, settle,
     },
     names::SourceName,
-    policy::{S3Config, SecretRef},
+    policy::{S3Config, SecretRef, Versions},
     s3::{S3Source, S3Target},
 };
 use secrecy::ExposeSecret;
@@ -97,13 +97,15 @@ pub fn config(endpoint: &str, bucket: &str) -> S3Config {
         region: "us-east-1".to_owned(),
         buckets: vec![bucket.to_owned()],
         exclude: vec![],
+        versions: Versions::Current,
         access_key: SecretRef::Env("S3_ACCESS_KEY".into()),
         secret_key: SecretRef::Env("S3_SECRET_KEY".into()),
         concurrency: 8,
     }
 }
 
-fn name() -> SourceName {
+/// Returns the name of all sources here.
+pub fn name() -> SourceName {
     SourceName::new("minio").unwrap()
 }
 
@@ -236,7 +238,13 @@ impl Bucket {
         all
     }
     pub async fn keep_versions(&self) {
-        let versioning = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+        self.set_versioning(BucketVersioningStatus::Enabled).await;
+    }
+    pub async fn suspend_versions(&self) {
+        self.set_versioning(BucketVersioningStatus::Suspended).await;
+    }
+    async fn set_versioning(&self, status: BucketVersioningStatus) {
+        let versioning = VersioningConfiguration::builder().status(status).build();
         let put = self.client.put_bucket_versioning().bucket(&self.name).versioning_configuration(versioning);
         put.send().await.unwrap();
     }

@@ -81,3 +81,24 @@ max_age_days = 0
     hint: Line 29: Leave it out to take files of any age.
     ");
 }
+
+#[test]
+fn an_object_store_gives_what_each_key_shows_or_all_versions() {
+    let with = |line: &str| {
+        format!(
+            "{SMALL}[[source]]\nname = \"s\"\nkind = \"s3\"\nendpoint = \"http://h\"\n{line}\n\
+             access_key = {{ env = \"A\" }}\nsecret_key = {{ env = \"B\" }}\n"
+        )
+    };
+    let versions = |line: &str| {
+        let policy = parse(&with(line)).unwrap();
+        let configs = policy.sources.iter().find_map(|source| match &source.kind {
+            SourceKind::S3(config) => Some(config.versions),
+            _ => None,
+        });
+        configs.unwrap()
+    };
+    assert_eq!(versions(""), Versions::Current);
+    assert_eq!(versions("versions = \"all\""), Versions::All);
+    assert!(parse(&with("versions = \"some\"")).is_err());
+}

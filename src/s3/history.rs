@@ -1,0 +1,308 @@
+//! The versions of one key, oldest first; and what of them stands in a target.
+//!
+//! *Order.* A listing shows the newest version first. A history is handed on oldest first: so it is written again, and
+//! so it grows at its end.
+//!
+//! *Crash.* Versions of a long history wait in a temporary file without a name.
+//!
+//! *Limits.* [`BLOCK`] versions are in memory.
+
+use std::{
+    cmp::Ordering,
+    fs::File,
+    io::{Read, Seek, SeekFrom, Write},
+};
+
+use super::{
+    client::Server,
+    listing::Listed,
+    versions::{DELETE_MARKER, VersionLister},
+};
+use crate::{
+    error::{Context, ExitCode, Result},
+    flow::Attrs,
+};
+
+/// Versions of one key that are in memory.
+const BLOCK: usize = 1000;
+
+/// Walks the histories of a bucket's keys.
+pub(super) struct Histories {
+    lister: VersionLister,
+    next: Option<Listed>,
+}
+
+impl Histories {
+    /// Begins at a bucket's first key.
+    pub(super) fn new(server: &Server, bucket: &str) -> Self {
+        Self { lister: VersionLister::new(server, bucket), next: None }
+    }
+
+    /// Returns the keys that are not UTF-8 and so were left out so far.
+    pub(super) fn take_unreadable(&mut self) -> Vec<String> {
+        self.lister.take_unreadable()
+    }
+
+    /// Returns the history of one key.
+    pub(super) async fn of_key(server: &Server, bucket: &str, key: &str) -> Result<Option<History>> {
+        let lister = VersionLister::new(server, bucket).of(key);
+        let mut histories = Self { lister, next: None };
+        Ok(histories.next().await?.filter(|history| history.key == key))
+    }
+
+    /// Returns the history of a key, after passing over all keys before it.
+    pub(super) async fn at(&mut self, key: &str) -> Result<Option<History>> {
+        loop {
+            match self.peek().await?.map(|next| next.key.as_str().cmp(key)) {
+                None | Some(Ordering::Greater) => return Ok(None),
+                Some(Ordering::Equal) => return self.next().await,
+                Some(Ordering::Less) => self.next = None,
+            }
+        }
+    }
+
+    async fn peek(&mut self) -> Result<Option<&Listed>> {
+        if self.next.is_none() {
+            self.next = self.lister.next().await?;
+        }
+        Ok(self.next.as_ref())
+    }
+
+    /// Returns the history of the next key.
+    pub(super) async fn next(&mut self) -> Result<Option<History>> {
+        let Some(newest) = self.peek().await?.cloned() else { return Ok(None) };
+        let (mut history, mut until) = (History::new(newest.clone(), BLOCK), None);
+        while self.peek().await?.is_some_and(|next| next.key == newest.key) {
+            let Some(mut listed) = self.next.take() else { break };
+            if let Some(version) = &mut listed.version {
+                version.until = until.replace(listed.last_modified);
+            }
+            history.push(listed)?;
+        }
+        Ok(Some(history))
+    }
+}
+
+/// The versions of one key: put in newest first, taken out oldest first.
+#[derive(Debug)]
+pub(super) struct History {
+    key: String,
+    /// The newest of them, which the key shows unless it is a delete marker.
+    pub(super) newest: Listed,
+    block_max: usize,
+    /// The versions at hand, the oldest at the end.
+    block: Vec<Listed>,
+    spill: Option<Spill>,
+}
+
+/// Full blocks of newer versions.
+#[derive(Debug)]
+struct Spill {
+    file: File,
+    /// Where each begins; the last ends where the next would begin.
+    begins: Vec<u64>,
+    end: u64,
+}
+
+impl History {
+    /// Begins one, of which so many versions are in memory; its newest is not put into it yet.
+    pub(super) fn new(newest: Listed, block_max: usize) -> Self {
+        Self { key: newest.key.clone(), newest, block_max, block: Vec::new(), spill: None }
+    }
+
+    /// Puts an older version to it.
+    pub(super) fn push(&mut self, listed: Listed) -> Result<()> {
+        if self.block.len() >= self.block_max {
+            self.spill()?;
+        }
+        self.block.push(listed);
+        Ok(())
+    }
+
+    /// Takes the oldest version from it.
+    pub(super) fn next(&mut self) -> Result<Option<Listed>> {
+        if self.block.is_empty()
+            && let Some(spill) = &mut self.spill
+        {
+            self.block = spill.take()?;
+        }
+        Ok(self.block.pop())
+    }
+
+    /// Returns whether nothing is left.
+    pub(super) fn is_over(&self) -> bool {
+        self.block.is_empty() && self.spill.as_ref().is_none_or(|spill| spill.begins.is_empty())
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        let spill = match &mut self.spill {
+            Some(spill) => spill,
+            none => none.insert(Spill {
+                file: tempfile::tempfile().failed(ExitCode::Failed, trouble)?,
+                begins: Vec::new(),
+                end: 0,
+            }),
+        };
+        let json = serde_json::to_vec(&std::mem::take(&mut self.block)).failed(ExitCode::Failed, trouble)?;
+        spill.file.write_all(&json).failed(ExitCode::Failed, trouble)?;
+        spill.begins.push(spill.end);
+        spill.end += json.len() as u64;
+        Ok(())
+    }
+}
+
+impl Spill {
+    /// Returns the block that was put last.
+    fn take(&mut self) -> Result<Vec<Listed>> {
+        let Some(begin) = self.begins.pop() else { return Ok(Vec::new()) };
+        let mut json = Vec::new();
+        self.file.seek(SeekFrom::Start(begin)).failed(ExitCode::Failed, trouble)?;
+        (&self.file).take(self.end - begin).read_to_end(&mut json).failed(ExitCode::Failed, trouble)?;
+        self.end = begin;
+        serde_json::from_slice(&json).failed(ExitCode::Failed, trouble)
+    }
+}
+
+fn trouble() -> String {
+    "failed to use a temporary file for the versions of an object".to_owned()
+}
+
+/// What of a snapshot's history stands in a target's: each version at the first place after that of the version before,
+/// the latest only where it is the latest there. What is found nowhere is written on top, and then all after it.
+///
+/// So every version of the snapshot comes to stand in its order, the target keeps what it has, and the same again finds
+/// everything.
+pub(super) struct Line {
+    there: Option<History>,
+}
+
+impl Line {
+    /// Begins with what the target has.
+    pub(super) fn new(there: Option<History>) -> Self {
+        Self { there }
+    }
+
+    /// Returns the next version of the target that is this one, if there is one. Versions are compared by their bytes,
+    /// as far as a listing tells them.
+    pub(super) fn find(&mut self, attrs: &Attrs, is_latest: bool) -> Result<Option<Listed>> {
+        let Some(history) = &mut self.there else { return Ok(None) };
+        while let Some(listed) = history.next()? {
+            if (!is_latest || history.is_over()) && is_alike(attrs, &listed) {
+                return Ok(Some(listed));
+            }
+        }
+        self.there = None;
+        Ok(None)
+    }
+}
+
+fn is_alike(attrs: &Attrs, listed: &Listed) -> bool {
+    if attrs.contains_key(DELETE_MARKER) || listed.is_marker() {
+        return attrs.contains_key(DELETE_MARKER) && listed.is_marker();
+    }
+    let etag = attrs.get("etag").and_then(serde_json::Value::as_str).unwrap_or_default();
+    !etag.is_empty()
+        && etag == listed.etag
+        && attrs.get("size").and_then(serde_json::Value::as_u64) == Some(listed.size_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::s3::versions::{Version, marker_meta};
+
+    fn listed(key: &str, id: &str, etag: &str) -> Listed {
+        Listed {
+            key: key.to_owned(),
+            etag: etag.to_owned(),
+            size_bytes: 1,
+            last_modified: DateTime::UNIX_EPOCH,
+            storage_class: None,
+            version: Some(Version {
+                id: id.to_owned(),
+                is_latest: false,
+                is_marker: etag.is_empty(),
+                until: None,
+            }),
+        }
+    }
+
+    /// A history of contents, the oldest first; a delete marker is the empty one.
+    fn history(contents: &[String], block_max: usize) -> Option<History> {
+        let mut newest_first = contents.iter().enumerate().rev().map(|(n, etag)| {
+            let mut one = listed("k", &n.to_string(), etag);
+            one.version.as_mut().unwrap().is_latest = n + 1 == contents.len();
+            one
+        });
+        let newest = newest_first.next()?;
+        let mut history = History::new(newest.clone(), block_max);
+        history.push(newest).unwrap();
+        newest_first.for_each(|one| history.push(one).unwrap());
+        Some(history)
+    }
+
+    /// Writes a history over another, as a restore does; returns what stands there then and how many were written.
+    fn restore(snapshot: &[String], there: &[String]) -> (Vec<String>, usize) {
+        let (mut line, mut after) = (Line::new(history(there, 2)), there.to_vec());
+        for (n, etag) in snapshot.iter().enumerate() {
+            let mut meta = marker_meta("b", &listed("k", "v", etag)).unwrap();
+            meta.attrs.insert("nth".to_owned(), n.into());
+            if line.find(&meta.attrs, n + 1 == snapshot.len()).unwrap().is_none() {
+                after.push(etag.clone());
+            }
+        }
+        let written = after.len() - there.len();
+        (after, written)
+    }
+
+    fn contents() -> impl Strategy<Value = Vec<String>> {
+        proptest::collection::vec("[abc]?", 0..8)
+    }
+
+    proptest! {
+        #[test]
+        fn a_history_comes_out_oldest_first_however_long_it_is(count in 1..50_usize, block_max in 1..7_usize) {
+            let contents: Vec<String> = (0..count).map(|n| format!("e{n}")).collect();
+            let mut history = history(&contents, block_max).unwrap();
+            prop_assert_eq!(&history.newest.etag, contents.last().unwrap());
+            prop_assert!(history.block.len() <= block_max, "the rest waits in a file");
+            for etag in &contents {
+                prop_assert!(!history.is_over());
+                prop_assert_eq!(&history.next().unwrap().unwrap().etag, etag);
+            }
+            prop_assert!(history.is_over());
+            prop_assert!(history.next().unwrap().is_none());
+        }
+
+        #[test]
+        fn after_a_restore_all_versions_stand_in_their_order_and_nothing_is_lost(
+            snapshot in contents(),
+            there in contents(),
+        ) {
+            let (after, _) = restore(&snapshot, &there);
+            prop_assert_eq!(&after[..there.len()], &there[..]);
+            let mut rest = after.iter();
+            prop_assert!(snapshot.iter().all(|one| rest.any(|other| other == one)), "{:?}", after);
+            if let Some(latest) = snapshot.last() {
+                prop_assert_eq!(after.last(), Some(latest));
+            }
+        }
+
+        #[test]
+        fn the_same_restore_again_writes_nothing_and_one_that_broke_off_is_continued(
+            snapshot in contents(),
+            there in contents(),
+            broken in 0..8_usize,
+        ) {
+            let (after, all) = restore(&snapshot, &there);
+            prop_assert_eq!(restore(&snapshot, &after), (after.clone(), 0));
+            let part = &after[..there.len() + broken.min(all)];
+            let (again, written) = restore(&snapshot, part);
+            prop_assert_eq!(&again, &after);
+            prop_assert_eq!(written, all - broken.min(all));
+        }
+    }
+}

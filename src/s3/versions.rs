@@ -1,0 +1,443 @@
+//! All versions of a bucket's objects: listed, with proof that the order held, and named.
+//!
+//! *Order.* A listing shows keys ascending and of each key the newest version first; which of two versions is the newer
+//! tells nothing but the place in the answer, for dates may be of whole seconds. Keys that go back, a second latest
+//! version and a page that repeats end the reading, as in [`super::listing`]. [`super::history`] turns each key's
+//! versions round.
+//!
+//! *Limits.* A page of at most 1,000 versions is in memory.
+
+use std::collections::VecDeque;
+
+use aws_sdk_s3::types::{DeleteMarkerEntry, EncodingType, ObjectVersion};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    bucket::Capture,
+    client::{LIST_SECONDS, Server, timeouts},
+    facts::{Facts, object_meta, object_path},
+    history::{Histories, History},
+    listing::{Listed, Lister, bare, decode, untrusted},
+};
+use crate::{
+    error::{ExitCode, Failure, Result},
+    flow::EntryMeta,
+    names::EntryPath,
+};
+
+/// The attribute of an object of a bucket whose versions are kept: the version's id.
+pub(super) const VERSION_ID: &str = "version_id";
+/// The attribute of a version that is not its key's object now: the key.
+pub(super) const VERSION_OF: &str = "version_of";
+/// The attribute of an entry that is a delete marker.
+pub(super) const DELETE_MARKER: &str = "delete_marker";
+/// The attribute of a delete marker that hides its key now.
+pub(super) const LATEST: &str = "latest";
+/// The attribute with the time from which the next version was the latest.
+pub(super) const UNTIL: &str = "until";
+/// The attribute with the place of a version in its key's history, from 1, the oldest.
+pub(super) const NTH: &str = "nth";
+/// The attribute of a bucket of which all versions were read.
+pub(super) const VERSIONS: &str = "versions";
+
+/// Which of its key's versions a listed object is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Version {
+    /// Its id; `null` for one that was made while no versions were kept.
+    pub(super) id: String,
+    /// Whether it is what the key shows.
+    pub(super) is_latest: bool,
+    /// Whether it is a delete marker.
+    pub(super) is_marker: bool,
+    /// When the next version took its place.
+    pub(super) until: Option<DateTime<Utc>>,
+}
+
+impl Listed {
+    /// Returns the version's id, where versions are read.
+    pub(super) fn version_id(&self) -> Option<String> {
+        self.version.as_ref().map(|version| version.id.clone())
+    }
+
+    /// Returns whether it is the object that its key shows.
+    pub(super) fn is_current(&self) -> bool {
+        self.version.as_ref().is_none_or(|version| version.is_latest && !version.is_marker)
+    }
+
+    /// Returns whether it is a delete marker.
+    pub(super) fn is_marker(&self) -> bool {
+        self.version.as_ref().is_some_and(|version| version.is_marker)
+    }
+
+    /// Returns what `--only` calls it: `bucket/key`, with `?versionId=…` where the key shows something else.
+    pub(super) fn select(&self, bucket: &str) -> String {
+        match &self.version {
+            Some(version) if !self.is_current() => {
+                format!("{bucket}/{}?versionId={}", self.key, version.id)
+            }
+            _ => format!("{bucket}/{}", self.key),
+        }
+    }
+}
+
+/// Makes an entry say which version it is, whatever it said before.
+pub(super) fn place(meta: &mut EntryMeta, bucket: &str, listed: &Listed) -> Result<()> {
+    for name in [VERSION_ID, VERSION_OF, DELETE_MARKER, LATEST, UNTIL, NTH] {
+        meta.attrs.remove(name);
+    }
+    let key = if listed.is_current() { "key" } else { VERSION_OF };
+    meta.attrs.remove("key");
+    meta.attrs.insert(key.to_owned(), listed.key.as_str().into());
+    meta.select = listed.select(bucket);
+    let Some(version) = &listed.version else {
+        meta.path = object_path(bucket, &listed.key)?;
+        return Ok(());
+    };
+    meta.attrs.insert(VERSION_ID.to_owned(), version.id.as_str().into());
+    if let Some(until) = &version.until {
+        let until = until.to_rfc3339_opts(SecondsFormat::Millis, true);
+        meta.attrs.insert(UNTIL.to_owned(), until.into());
+    }
+    if version.is_marker {
+        meta.attrs.retain(|name, _| name != "etag" && name != "size");
+        meta.attrs.insert(DELETE_MARKER.to_owned(), true.into());
+        if version.is_latest {
+            meta.attrs.insert(LATEST.to_owned(), true.into());
+        }
+    }
+    meta.path = if listed.is_current() {
+        object_path(bucket, &listed.key)?
+    } else {
+        version_path(bucket, &listed.key, &format!("v-{}", escaped(&version.id)))?
+    };
+    Ok(())
+}
+
+/// Makes the entry of a delete marker.
+pub(super) fn marker_meta(bucket: &str, listed: &Listed) -> Result<EntryMeta> {
+    object_meta(bucket, listed, &Facts::default())
+}
+
+/// Returns whether an entry is one of a key's versions, be it the latest.
+pub(super) fn is_version(meta: &EntryMeta) -> bool {
+    meta.attrs.contains_key(VERSION_ID)
+}
+
+/// Returns whether an entry is a delete marker.
+pub(super) fn is_marker(meta: &EntryMeta) -> bool {
+    meta.attrs.contains_key(DELETE_MARKER)
+}
+
+/// Returns the key that an entry is an object or a version of.
+pub(super) fn key_of(meta: &EntryMeta) -> Option<&str> {
+    meta.text("key").or_else(|| meta.text(VERSION_OF))
+}
+
+/// Returns where a version lies that its key does not show; no object can, and nothing below it either, because a `%`
+/// of a key is always escaped.
+pub(super) fn version_path(bucket: &str, key: &str, leaf: &str) -> Result<EntryPath> {
+    let object = object_path(bucket, key)?;
+    EntryPath::new(&format!("%versions/{object}/%{leaf}")).map_err(|error| {
+        Failure::new(ExitCode::Failed, format!("a version of object `{key}` of `{bucket}` has no path"))
+            .because(error)
+    })
+}
+
+/// Returns an id as a part of a path; ids are plain text on all known servers.
+fn escaped(id: &str) -> String {
+    percent_encoding::utf8_percent_encode(id, percent_encoding::CONTROLS).to_string().replace('/', "%2F")
+}
+
+/// Counts the versions of each key as they come.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    place: (String, String),
+    count: u64,
+}
+
+impl Numbers {
+    /// Notes in a version's attributes the how-manieth it is.
+    pub(super) fn number(&mut self, meta: &mut EntryMeta) {
+        if !is_version(meta) {
+            return;
+        }
+        let (bucket, key) = (meta.text("bucket").unwrap_or_default(), key_of(meta).unwrap_or_default());
+        if self.place.0 != bucket || self.place.1 != key {
+            *self = Self { place: (bucket.to_owned(), key.to_owned()), count: 0 };
+        }
+        self.count += 1;
+        if meta.attrs.contains_key(VERSION_OF) {
+            meta.attrs.insert(NTH.to_owned(), self.count.into());
+        }
+    }
+}
+
+/// Walks a bucket, with its versions or without.
+pub(super) enum Walk {
+    /// The object of each key.
+    Current(Box<Lister>),
+    /// All versions, oldest first.
+    All(Box<Oldest>),
+}
+
+/// The histories of a bucket, one version after the other.
+pub(super) struct Oldest {
+    histories: Histories,
+    history: Option<History>,
+}
+
+impl Oldest {
+    async fn next(&mut self) -> Result<Option<Listed>> {
+        loop {
+            if let Some(listed) = self.history.as_mut().map(History::next).transpose()?.flatten() {
+                return Ok(Some(listed));
+            }
+            self.history = self.histories.next().await?;
+            if self.history.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl Walk {
+    /// Begins at a bucket's first key.
+    pub(super) fn new(server: &Server, bucket: &str, with_versions: bool) -> Self {
+        if with_versions {
+            Self::All(Box::new(Oldest { histories: Histories::new(server, bucket), history: None }))
+        } else {
+            Self::Current(Box::new(Lister::new(server, bucket)))
+        }
+    }
+
+    /// Returns the next object or version.
+    pub(super) async fn next(&mut self) -> Result<Option<Listed>> {
+        match self {
+            Self::Current(lister) => lister.next().await,
+            Self::All(oldest) => oldest.next().await,
+        }
+    }
+
+    /// Returns the keys that are not UTF-8 and so were left out so far.
+    pub(super) fn take_unreadable(&mut self) -> Vec<String> {
+        match self {
+            Self::Current(lister) => lister.take_unreadable(),
+            Self::All(oldest) => oldest.histories.take_unreadable(),
+        }
+    }
+}
+
+/// Looks up again what was listed. Of a long history only the newest thousand are looked through: what is not among
+/// them counts as gone.
+pub(super) async fn look_up(server: &Server, bucket: &str, listed: &Listed) -> Result<Option<Listed>> {
+    let Some(version) = &listed.version else { return Lister::look_up(server, bucket, &listed.key).await };
+    let mut lister = VersionLister::new(server, bucket).of(&listed.key);
+    lister.turn().await?;
+    let is_it = |one: &Listed| one.key == listed.key && one.version_id().as_ref() == Some(&version.id);
+    let found = lister.page.into_iter().find(|one| is_it(one) && !one.is_marker());
+    // A `null` version that was written anew is the latest then, and has no other place in a history.
+    let found = found.filter(|found| found.etag == listed.etag || version.is_latest);
+    Ok(found.map(|found| Listed { version: Some(version.clone()), ..found }))
+}
+
+/// Walks the versions of a bucket as the server lists them.
+#[derive(Debug)]
+pub(super) struct VersionLister {
+    server: Server,
+    bucket: String,
+    prefix: Option<String>,
+    page: VecDeque<Listed>,
+    /// The key and the version that the last page ended with.
+    marker: Option<(String, String)>,
+    last: Option<Listed>,
+    is_new_page: bool,
+    ended: bool,
+    unreadable: Vec<String>,
+}
+
+impl VersionLister {
+    /// Begins at the bucket's first key.
+    pub(super) fn new(server: &Server, bucket: &str) -> Self {
+        Self {
+            server: server.clone(),
+            bucket: bucket.to_owned(),
+            prefix: None,
+            page: VecDeque::new(),
+            marker: None,
+            last: None,
+            is_new_page: false,
+            ended: false,
+            unreadable: Vec::new(),
+        }
+    }
+
+    /// Walks only the keys that begin with this one.
+    pub(super) fn of(self, key: &str) -> Self {
+        Self { prefix: Some(key.to_owned()), ..self }
+    }
+
+    /// Returns the keys, as the server wrote them, that are not UTF-8 and so were left out so far.
+    pub(super) fn take_unreadable(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.unreadable)
+    }
+
+    /// Returns the next version, the newest of a key first.
+    pub(super) async fn next(&mut self) -> Result<Option<Listed>> {
+        while self.page.is_empty() && !self.ended {
+            self.turn().await?;
+        }
+        let Some(mut listed) = self.page.pop_front() else { return Ok(None) };
+        if let Some(last) = &self.last
+            && let Err(why) = follows(last, &mut listed, self.is_new_page)
+        {
+            return Err(untrusted(&self.bucket, &why));
+        }
+        self.is_new_page = false;
+        self.last = Some(listed.clone());
+        Ok(Some(listed))
+    }
+
+    /// Fetches the next page. The marker is the last version that came and not what the server names as the next, which
+    /// is encoded by some and not by others.
+    async fn turn(&mut self) -> Result<()> {
+        let (capture, override_) =
+            (Capture::default(), aws_sdk_s3::Config::builder().timeout_config(timeouts(LIST_SECONDS)));
+        let (key, id) = self.marker.clone().unzip();
+        let page = self
+            .server
+            .client
+            .list_object_versions()
+            .bucket(&self.bucket)
+            .encoding_type(EncodingType::Url)
+            .set_prefix(self.prefix.clone())
+            .set_key_marker(key)
+            .set_version_id_marker(id)
+            .customize()
+            .config_override(override_)
+            .interceptor(capture.clone())
+            .send()
+            .await
+            .map_err(|error| {
+                self.server.failure(&format!("list the versions of bucket `{}`", self.bucket), error)
+            })?;
+        let (mut versions, mut markers) = (page.versions().iter(), page.delete_markers().iter());
+        let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
+        let mut last = None;
+        for is_marker in kinds(&capture.text()) {
+            let one = if is_marker { markers.next().map(of_marker) } else { versions.next().map(of_version) };
+            let Some(mut one) = one else { return Err(self.confused()) };
+            let key = if is_encoded { decode(&one.key) } else { Some(one.key.clone()) };
+            last = key.clone().zip(one.version_id());
+            match key {
+                Some(key) => {
+                    one.key = key;
+                    self.page.push_back(one);
+                }
+                None => self.unreadable.push(one.key),
+            }
+        }
+        if versions.next().is_some() || markers.next().is_some() {
+            return Err(self.confused());
+        }
+        self.is_new_page = true;
+        if !page.is_truncated().unwrap_or(false) {
+            self.ended = true;
+            return Ok(());
+        }
+        if last.is_none() || last == self.marker {
+            return Err(untrusted(&self.bucket, "it says that there is more, but not where"));
+        }
+        // Where a server begins the next page with the marker itself, it came already.
+        self.marker = last;
+        Ok(())
+    }
+
+    fn confused(&self) -> Failure {
+        untrusted(&self.bucket, "its versions and delete markers cannot be told apart")
+    }
+}
+
+/// Checks that a version may come after another; which of them is latest is what the first of a key says.
+fn follows(last: &Listed, listed: &mut Listed, is_new_page: bool) -> Result<(), String> {
+    if listed.key > last.key {
+        return Ok(());
+    }
+    let what = format!("`{}`", listed.key);
+    if listed.key < last.key {
+        return Err(format!("{what} came after `{}`", last.key));
+    }
+    if listed.version_id() == last.version_id() {
+        return Err(format!("a version of {what} came twice"));
+    }
+    if let Some(version) = &mut listed.version
+        && std::mem::take(&mut version.is_latest)
+        // Between two pages the newer ones may have been removed.
+        && !is_new_page
+    {
+        return Err(format!("{what} has two latest versions"));
+    }
+    Ok(())
+}
+
+/// Returns of each version of an answer, in their order, whether it is a delete marker: the SDK tells both apart and
+/// forgets how they lay among each other. No text of such an answer can hold a `<`.
+fn kinds(xml: &str) -> impl Iterator<Item = bool> + '_ {
+    let is = |tag: &str, name: &str| {
+        tag.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(['>', '/']) || rest.starts_with(char::is_whitespace))
+    };
+    xml.split('<').filter_map(move |tag| match (is(tag, "Version"), is(tag, "DeleteMarker")) {
+        (true, _) => Some(false),
+        (_, true) => Some(true),
+        _ => None,
+    })
+}
+
+fn of_version(version: &ObjectVersion) -> Listed {
+    Listed {
+        key: version.key().unwrap_or_default().to_owned(),
+        etag: version.e_tag().map(bare).unwrap_or_default(),
+        size_bytes: version.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+        last_modified: date(version.last_modified()),
+        storage_class: version
+            .storage_class()
+            .map(|class| class.as_str().to_owned())
+            .filter(|class| class != "STANDARD"),
+        version: Some(Version {
+            id: id(version.version_id()),
+            is_latest: version.is_latest().unwrap_or(false),
+            is_marker: false,
+            until: None,
+        }),
+    }
+}
+
+fn of_marker(marker: &DeleteMarkerEntry) -> Listed {
+    Listed {
+        key: marker.key().unwrap_or_default().to_owned(),
+        etag: String::new(),
+        size_bytes: 0,
+        last_modified: date(marker.last_modified()),
+        storage_class: None,
+        version: Some(Version {
+            id: id(marker.version_id()),
+            is_latest: marker.is_latest().unwrap_or(false),
+            is_marker: true,
+            until: None,
+        }),
+    }
+}
+
+fn id(given: Option<&str>) -> String {
+    given.filter(|id| !id.is_empty()).unwrap_or("null").to_owned()
+}
+
+fn date(at: Option<&aws_sdk_s3::primitives::DateTime>) -> DateTime<Utc> {
+    let millis = at.and_then(|at| at.to_millis().ok());
+    millis.and_then(DateTime::from_timestamp_millis).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "versions_tests.rs"]
+mod tests;

@@ -1,0 +1,382 @@
+//! Buckets that keep versions: all of them are read, in their order, and come back in it.
+
+use aws_sdk_s3::types::BucketVersioningStatus;
+use lifeboat::{
+    clock::Ground,
+    error::ExitCode,
+    event::NoMonitor,
+    flow::{
+        FlowResult, Likeness, Selection, Source, Target, WriteOptions,
+        compare::{Comparison, Difference, Observer, Seen},
+        conformance,
+    },
+    policy::{S3Config, Versions},
+    s3::{S3Likeness, S3Source, S3Target, Sample},
+};
+use sha2::{Digest, Sha256};
+
+use super::{
+    failure,
+    proxy::{Fault, Proxy},
+    stage::{
+        self, Bucket, Kept, Renamed, Snapshot, config, endpoint, name, read, read_after, remembered, replay,
+        write, writes_an_object,
+    },
+};
+
+pub fn all_of(endpoint: &str, bucket: &Bucket) -> S3Config {
+    S3Config { versions: Versions::All, ..config(endpoint, &bucket.name) }
+}
+
+fn source_at(endpoint: &str, bucket: &Bucket) -> S3Source {
+    S3Source::new(name(), all_of(endpoint, bucket), Ground::system(), NoMonitor::shared())
+}
+
+pub fn source(bucket: &Bucket) -> S3Source {
+    source_at(&endpoint(), bucket)
+}
+
+fn target_at(endpoint: &str, from: &Bucket, to: &Bucket) -> Box<S3Target> {
+    let target = S3Target::new(name(), all_of(endpoint, from), NoMonitor::shared());
+    Box::new(target.into_bucket(Some(to.name.clone())))
+}
+
+fn target(from: &Bucket, to: &Bucket) -> Box<S3Target> {
+    target_at(&endpoint(), from, to)
+}
+
+/// Returns the contents of a key's versions, the oldest first; a delete marker is a dash.
+async fn history(bucket: &Bucket, key: &str) -> Vec<String> {
+    let page = bucket.client.list_object_versions().bucket(&bucket.name).prefix(key).send().await.unwrap();
+    let mut all = Vec::new();
+    for marker in page.delete_markers().iter().filter(|marker| marker.key() == Some(key)) {
+        all.push((marker.last_modified().unwrap().as_nanos(), "-".to_owned()));
+    }
+    for version in page.versions().iter().filter(|version| version.key() == Some(key)) {
+        let get = bucket.client.get_object().bucket(&bucket.name).key(key);
+        let answer = get.version_id(version.version_id().unwrap()).send().await.unwrap();
+        let bytes = answer.body.collect().await.unwrap().to_vec();
+        all.push((version.last_modified().unwrap().as_nanos(), String::from_utf8(bytes).unwrap()));
+    }
+    all.sort();
+    all.into_iter().map(|(_, content)| content).collect()
+}
+
+const KEYS: [&str; 7] = ["a", "a-b", "a/b", "before", "gone", "late", "only-marker"];
+
+async fn histories(bucket: &Bucket) -> Vec<(&'static str, Vec<String>)> {
+    let mut all = Vec::new();
+    for key in KEYS {
+        all.push((key, history(bucket, key).await));
+    }
+    all
+}
+
+async fn versioning(bucket: &Bucket) -> Option<BucketVersioningStatus> {
+    let asked = bucket.client.get_bucket_versioning().bucket(&bucket.name).send().await.unwrap();
+    asked.status().cloned()
+}
+
+/// Makes a bucket with all that a history can have.
+async fn lived_in() -> Bucket {
+    let bucket = Bucket::new("lived-in").await;
+    bucket.put("before", b"n0").await;
+    bucket.put("a", b"a0").await;
+    bucket.keep_versions().await;
+    bucket.put("before", b"n1").await;
+    for (key, contents) in [("a", ["a1", "a2"]), ("a/b", ["ab1", "ab2"]), ("a-b", ["a-b1", "a-b2"])] {
+        for content in contents {
+            bucket.put(key, content.as_bytes()).await;
+        }
+    }
+    bucket.delete("a").await;
+    bucket.put("a", b"a3").await;
+    bucket.put("gone", b"g1").await;
+    bucket.delete("gone").await;
+    bucket.delete("only-marker").await;
+    bucket.suspend_versions().await;
+    bucket.put("a", b"a4").await;
+    bucket.put("late", b"l1").await;
+    bucket
+}
+
+fn versions_of<'a>(all: &'a Snapshot, key: &str) -> Vec<&'a Kept> {
+    let entries = all.order.iter().map(|path| &all.entries[path]);
+    entries
+        .filter(|kept| [kept.meta.text("key"), kept.meta.text("version_of")].contains(&Some(key)))
+        .collect()
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn all_versions_come_back_in_their_order_and_a_second_restore_adds_none() {
+    let bucket = lived_in().await;
+    let before = histories(&bucket).await;
+    let seen = read(&source(&bucket)).await;
+    assert_eq!(seen.problems, []);
+    let a = versions_of(&seen, "a");
+    let contents: Vec<&[u8]> = a.iter().map(|kept| kept.bytes.as_slice()).collect();
+    // Suspending did away with `a0`, whose place is taken by what was written since.
+    assert_eq!(contents, [&b"a1"[..], b"a2", b"", b"a3", b"a4"]);
+    assert_eq!(a[2].meta.attrs["delete_marker"], true);
+    assert_eq!(a[4].meta.path.as_str(), format!("{}/a", bucket.name));
+    assert_eq!(a[4].meta.text("version_id"), Some("null"));
+    for (older, newer) in a.iter().zip(&a[1..]) {
+        assert_eq!(older.meta.attrs["until"], newer.meta.attrs["last_modified"]);
+    }
+
+    let copy = Bucket::absent("lived-in-copy");
+    replay(&seen, target(&bucket, &copy), false).await.unwrap();
+    assert_eq!(histories(&copy).await, before);
+    assert_eq!(versioning(&copy).await, Some(BucketVersioningStatus::Suspended));
+
+    let proxy = Proxy::start(&endpoint(), vec![]).await;
+    let tally = replay(&seen, target_at(&proxy.url(), &bucket, &copy), true).await.unwrap();
+    assert!(tally.notes.iter().any(|note| note == "15 objects were equal already"), "{:?}", tally.notes);
+    // Each bucket is tried first, and what it is tried with is removed.
+    let is_write = |line: &String| {
+        let line = line.replacen("DELETE ", "PUT ", 1);
+        writes_an_object(&line)
+    };
+    let written: Vec<String> = proxy.requests().into_iter().filter(is_write).collect();
+    assert_eq!(written, [""; 0]);
+    assert_eq!(histories(&copy).await, before);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_restore_that_broke_off_is_continued_and_what_the_target_has_is_kept() {
+    let bucket = lived_in().await;
+    let (before, seen) = (histories(&bucket).await, read(&source(&bucket)).await);
+    let mut half = read(&source(&bucket)).await;
+    let third = versions_of(&seen, "a")[2].meta.path.to_string();
+    half.order.truncate(half.order.iter().position(|path| *path == third).unwrap());
+    let copy = Bucket::absent("half");
+    replay(&half, target(&bucket, &copy), false).await.unwrap();
+    assert_eq!(history(&copy, "a").await, ["a1", "a2"]);
+    replay(&seen, target(&bucket, &copy), true).await.unwrap();
+    assert_eq!(histories(&copy).await, before);
+
+    copy.keep_versions().await;
+    copy.put("a", b"since").await;
+    copy.put("extra", b"x").await;
+    copy.delete("late").await;
+    replay(&seen, target(&bucket, &copy), true).await.unwrap();
+    assert_eq!(history(&copy, "a").await, ["a1", "a2", "-", "a3", "a4", "since", "a4"]);
+    assert_eq!(history(&copy, "extra").await, ["x", "-"], "hidden and not destroyed");
+    assert_eq!(history(&copy, "late").await, ["l1", "-", "l1"]);
+    let after = histories(&copy).await;
+    replay(&seen, target(&bucket, &copy), true).await.unwrap();
+    assert_eq!(histories(&copy).await, after);
+    assert_eq!(history(&copy, "extra").await, ["x", "-"]);
+}
+
+struct Pair<'a>(&'a Bucket, &'a Bucket);
+impl conformance::Pair for Pair<'_> {
+    fn source(&self) -> Box<dyn Source> {
+        Box::new(source(self.0))
+    }
+    fn target(&self) -> Box<dyn Target> {
+        target(self.0, self.1)
+    }
+    fn copy(&self) -> Box<dyn Source> {
+        Box::new(Renamed { inner: source(self.1), from: self.1.name.clone(), to: self.0.name.clone() })
+    }
+    fn likeness(&self) -> &dyn Likeness {
+        &S3Likeness
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_bucket_with_its_versions_is_copied_by_a_pipe_and_compared_as_the_same() {
+    let bucket = lived_in().await;
+    let copy = Bucket::absent("piped");
+    conformance::piping_is_copying(&Pair(&bucket, &copy)).await;
+}
+
+struct Named(Vec<String>);
+impl Observer for Named {
+    fn differs(&mut self, difference: Difference) {
+        self.0.push(difference.text(&S3Likeness));
+    }
+}
+
+/// Returns what a drill would say of a copy.
+fn compared(stored: &Snapshot, found: &Snapshot, names: (&str, &str)) -> Vec<String> {
+    let seen = |kept: &Kept, is_copy: bool| {
+        let text = serde_json::to_string(&kept.meta).unwrap();
+        let text = if is_copy { text.replace(names.1, names.0) } else { text };
+        let sha256 = if kept.reused { String::new() } else { hex::encode(Sha256::digest(&kept.bytes)) };
+        let size = kept.meta.attrs.get("size").and_then(serde_json::Value::as_u64).unwrap_or_default();
+        Seen {
+            meta: serde_json::from_str(&text).unwrap(),
+            trailer: kept.trailer.clone(),
+            sha256,
+            size_bytes: size,
+        }
+    };
+    let mut named = Named(Vec::new());
+    let mut comparison = Comparison::new(&S3Likeness, &mut named, 1000);
+    stored.order.iter().for_each(|path| comparison.stored(seen(&stored.entries[path], false)));
+    comparison.stored_ended();
+    found.order.iter().for_each(|path| comparison.found(seen(&found.entries[path], true), None));
+    comparison.found_ended();
+    comparison.finish();
+    named.0.sort();
+    named.0
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_comparison_names_the_version_that_differs() {
+    let bucket = lived_in().await;
+    let (seen, copy) = (read(&source(&bucket)).await, Bucket::absent("compared"));
+    replay(&seen, target(&bucket, &copy), false).await.unwrap();
+    let names = (bucket.name.as_str(), copy.name.as_str());
+    assert_eq!(compared(&seen, &read(&source(&copy)).await, names), [""; 0]);
+    let sampled = source(&copy).sampled(Sample::new("seed", 1));
+    assert_eq!(compared(&seen, &read(&sampled).await, names), [""; 0]);
+
+    let page = copy.client.list_object_versions().bucket(&copy.name).prefix("a/b").send().await.unwrap();
+    let oldest = page.versions().last().unwrap().version_id().unwrap();
+    let delete = copy.client.delete_object().bucket(&copy.name).key("a/b").version_id(oldest);
+    delete.send().await.unwrap();
+    let odd = compared(&seen, &read(&source(&copy)).await, names);
+    assert_eq!(odd, [format!("version 1 of object {}/a/b is missing", bucket.name)]);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn unchanged_versions_cost_no_request_also_where_another_became_the_latest() {
+    let bucket = Bucket::new("again").await;
+    bucket.keep_versions().await;
+    for key in ["a", "b", "c"] {
+        bucket.put(key, b"one").await;
+        bucket.put(key, key.as_bytes()).await;
+    }
+    // A snapshot that took the objects alone serves as the one before, too.
+    let first = read(&bucket.source()).await;
+    assert_eq!(first.entries.len(), 4);
+    let proxy = Proxy::start(&endpoint(), vec![]).await;
+    let reads = || proxy.requests().into_iter().filter(|line| stage::reads_an_object(line)).count();
+    let second = read_after(&source_at(&proxy.url(), &bucket), remembered(&first)).await;
+    assert_eq!((second.reused(), reads()), (3, 3));
+
+    bucket.put("a", b"three").await;
+    bucket.delete("b").await;
+    let third = read_after(&source_at(&proxy.url(), &bucket), remembered(&second)).await;
+    assert_eq!((third.reused(), reads()), (6, 4), "{:#?}", proxy.requests());
+    let contents: Vec<_> = versions_of(&third, "a").iter().map(|kept| kept.bytes.clone()).collect();
+    assert_eq!(contents, [&b"one"[..], b"a", b"three"]);
+    let fourth = read_after(&source_at(&proxy.url(), &bucket), remembered(&third)).await;
+    assert_eq!((fourth.reused(), reads()), (7, 4));
+    assert!(!proxy.requests().iter().any(|line| line.starts_with("HEAD ")));
+    // And back: what a snapshot with versions has serves one without.
+    let fifth = read_after(&bucket.source_at(&proxy.url()), remembered(&fourth)).await;
+    assert_eq!((fifth.reused(), reads(), fifth.entries.len()), (2, 4, 3));
+    assert_eq!(fifth.object(&bucket.name, "a").meta.text("version_id"), None);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_key_of_more_versions_than_a_page_has_is_read_and_restored_in_order() {
+    const COUNT: usize = 1010;
+    let bucket = Bucket::new("many").await;
+    bucket.put("m", b"before").await;
+    bucket.keep_versions().await;
+    for n in 1..COUNT {
+        bucket.put("m", format!("{n}").as_bytes()).await;
+    }
+    for key in ["l", "m/", "n"] {
+        bucket.put(key, key.as_bytes()).await;
+    }
+    let proxy = Proxy::start(&endpoint(), vec![]).await;
+    let seen = read(&source_at(&proxy.url(), &bucket)).await;
+    let is_list = |line: &String| line.contains("encoding-type=url");
+    let lists: Vec<String> = proxy.requests().into_iter().filter(is_list).collect();
+    // A server may make its pages shorter than they may be.
+    assert!((2..COUNT / 100).contains(&lists.len()), "{lists:#?}");
+    let many = versions_of(&seen, "m");
+    let contents: Vec<String> =
+        many.iter().map(|kept| String::from_utf8(kept.bytes.clone()).unwrap()).collect();
+    let expected: Vec<String> =
+        (0..COUNT).map(|n| if n == 0 { "before".to_owned() } else { n.to_string() }).collect();
+    assert_eq!(contents, expected);
+    assert_eq!(many[0].meta.text("version_id"), Some("null"));
+    assert_eq!(many[COUNT - 2].meta.attrs["nth"], COUNT - 1);
+    assert_eq!(seen.entries.len(), COUNT + 4);
+
+    let again = read_after(&source(&bucket), remembered(&seen)).await;
+    assert_eq!(again.reused(), COUNT + 3);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn one_version_is_restored_by_its_name_and_becomes_the_latest() {
+    let bucket = lived_in().await;
+    let seen = read(&source(&bucket)).await;
+    let second = versions_of(&seen, "a")[1].meta.select.clone();
+    assert!(second.contains("/a?versionId="), "{second}");
+    let copy = Bucket::new("one-version").await;
+    copy.put("a", b"other").await;
+    let only = |pattern: &str| WriteOptions {
+        replace: true,
+        only: Selection::new(&[pattern.to_owned()]).unwrap(),
+        ..WriteOptions::default()
+    };
+    write(&seen, target(&bucket, &copy), only(&second)).await.unwrap();
+    assert_eq!(copy.get("a").await, b"a2");
+    assert_eq!(versioning(&copy).await, None, "the settings of a bucket that is there are its own");
+    // The object alone is what a key names.
+    write(&seen, target(&bucket, &copy), only(&format!("{}/before", bucket.name))).await.unwrap();
+    assert_eq!(copy.get("before").await, b"n1");
+    // A history into a bucket that keeps none: the newest that can be written, and a word on all others.
+    let gone = only(&format!("{}/gone?versionId=*", bucket.name));
+    let refused = failure(write(&seen, target(&bucket, &copy), gone).await);
+    assert_eq!(refused.exit(), ExitCode::Partial);
+    assert!(refused.chain()[1].contains("would be removed for good"), "{:?}", refused.chain());
+    assert_eq!(copy.get("gone").await, b"g1");
+    let refused = failure(write(&seen, target(&bucket, &copy), only(&format!("{}/a/*", bucket.name))).await);
+    assert!(refused.chain()[1].contains("only the newest that was asked for stays"), "{:?}", refused.chain());
+    assert_eq!(copy.get("a/b").await, b"ab2");
+
+    copy.keep_versions().await;
+    let all = only(&format!("{}/a*", bucket.name));
+    write(&seen, target(&bucket, &copy), all.clone()).await.unwrap();
+    let after = history(&copy, "a").await;
+    assert_eq!(after, ["a2", "a1", "a2", "-", "a3", "a4"]);
+    write(&seen, target(&bucket, &copy), all).await.unwrap();
+    assert_eq!(history(&copy, "a").await, after);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_version_that_vanishes_is_counted_and_one_that_cannot_be_read_is_named() {
+    let bucket = Bucket::new("expiring").await;
+    bucket.keep_versions().await;
+    for content in [b"one", b"two"] {
+        bucket.put("a", content).await;
+        bucket.put("b", content).await;
+    }
+    let page = bucket.client.list_object_versions().bucket(&bucket.name).prefix("a").send().await.unwrap();
+    let oldest = page.versions().iter().rfind(|version| version.is_latest() == Some(false));
+    let oldest = oldest.unwrap().version_id().unwrap().to_owned();
+    let remove = bucket.client.delete_object().bucket(&bucket.name).key("a").version_id(&oldest);
+    let expire = Fault::before("GET", "/a?", move || {
+        let remove = remove.clone();
+        Box::pin(async move { drop(remove.send().await.unwrap()) })
+    });
+    let proxy = Proxy::start(&endpoint(), vec![expire]).await;
+    let seen: FlowResult<Snapshot> = stage::try_read(source_at(&proxy.url(), &bucket)).await;
+    let seen = seen.unwrap();
+    assert_eq!((seen.point.marks["vanished"].as_str(), seen.problems.len()), ("1", 0), "{:?}", seen.problems);
+    assert_eq!(versions_of(&seen, "a").len(), 1);
+    assert_eq!(seen.object(&bucket.name, "a").bytes, b"two");
+
+    let proxy = Proxy::start(&endpoint(), vec![Fault::status("GET", "/b?", 403).always()]).await;
+    let seen = stage::try_read(source_at(&proxy.url(), &bucket)).await.unwrap();
+    assert_eq!(seen.problems.len(), 2, "{:?}", seen.problems);
+    assert!(seen.problems[0].what.contains("/b?versionId="), "{:?}", seen.problems);
+    assert_eq!(seen.problems[1].what, format!("{}/b", bucket.name));
+}
