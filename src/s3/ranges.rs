@@ -161,7 +161,9 @@ pub async fn borders(
     let mut sieve = Sieve::default();
     if let Some(mut previous) = previous {
         while let Some(entry) = previous.next().await? {
-            object_of(&entry).into_iter().for_each(|object| sieve.add(object));
+            if let Some(object) = object_of(&entry) {
+                sieve.add(object);
+            }
         }
     }
     if let Some(borders) = sieve.borders(count) {
