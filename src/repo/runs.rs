@@ -9,8 +9,8 @@
 //! Until the commit there is no snapshot. A run that commits and dies before its note may be committed once more: two
 //! snapshots of the same, which cost a manifest.
 //!
-//! *Belief.* Plan and parts name keys and sources, so they are sealed as manifests are; each holds its signature inside,
-//! so that one put makes it whole. Only records that this process's own key has signed are believed.
+//! *Belief.* Plan and parts name keys and sources, so they are sealed as manifests are; each holds its signature
+//! inside, so that one put makes it whole. Only records that this process's own key has signed are believed.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,12 +1,16 @@
 //! Buckets divided among several processes: which part of the keys is whose, and what their parts make together.
 //!
-//! All objects of a source stand in one order: by bucket, then by the bytes of the key. A [`Share`] is what lies between
-//! two [`Border`]s of it, without the first and with the second: a listing can begin after a key and not at one. So every
-//! object belongs to exactly one share, and the entries of all shares one after the other are the entries of the whole.
+//! All objects of a source stand in one order: by bucket, then by the bytes of the key. A [`Share`] is what lies
+//! between two [`Border`]s of it, without the first and with the second: a listing can begin after a key and not at
+//! one. So every object belongs to exactly one share, and the entries of all shares one after the other are the
+//! entries of the whole.
 //!
 //! *Order.* The first share has the settings of all buckets, for these come before all objects.
 //!
-//! *Limits.* [`SAMPLE_MAX`] keys are in memory; without a snapshot before, [`LISTED_MAX`] objects are listed to divide them.
+//! *Crash.* Nothing is written here; borders are kept by whoever asked for them.
+//!
+//! *Limits.* [`SAMPLE_MAX`] keys are in memory; without a snapshot before, [`LISTED_MAX`] objects are listed to
+//! divide them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -141,30 +141,7 @@ impl Source for S3Source {
             self.send_settings(&server, name, &sink).await?;
         }
         let begin = self.ground.clock.now();
-        let concurrency = self.config.concurrency.max(1);
-        let run = Run {
-            fetcher: Fetcher::new(&server),
-            judge: Judge {
-                server: server.clone(),
-                name: self.name.clone(),
-                monitor: self.monitor.clone(),
-                shrink: self.shrink,
-            },
-            server,
-            counted: self.share.as_ref().map(|_| {
-                Mutex::new(Counted { settings: with_settings.into_iter().collect(), ..Counted::default() })
-            }),
-            share,
-            wanted: exclusion(&self.config.buckets)?,
-            exclude: exclusion(&self.config.exclude)?,
-            sample: self.sample,
-            permits: Arc::new(Semaphore::new(concurrency)),
-            concurrency,
-            sink: sink.clone(),
-            vanished: AtomicU64::new(0),
-            untagged: AtomicU64::new(0),
-            problems: Arc::default(),
-        };
+        let run = self.begin(server, share, with_settings, &sink)?;
         // As empty as the snapshot before is no news.
         if all.is_empty() && (is_first || !merge.is_over()) {
             let patterns = self.config.buckets.join("`, `");
@@ -203,6 +180,40 @@ impl Source for S3Source {
 }
 
 impl S3Source {
+    /// Returns what all buckets of a run share. `with_settings` are those whose settings were read.
+    fn begin(
+        &self,
+        server: Server,
+        share: Share,
+        with_settings: Vec<String>,
+        sink: &EntrySink,
+    ) -> Result<Run> {
+        let concurrency = self.config.concurrency.max(1);
+        Ok(Run {
+            fetcher: Fetcher::new(&server),
+            judge: Judge {
+                server: server.clone(),
+                name: self.name.clone(),
+                monitor: self.monitor.clone(),
+                shrink: self.shrink,
+            },
+            server,
+            counted: self.share.as_ref().map(|_| {
+                Mutex::new(Counted { settings: with_settings.into_iter().collect(), ..Counted::default() })
+            }),
+            share,
+            wanted: exclusion(&self.config.buckets)?,
+            exclude: exclusion(&self.config.exclude)?,
+            sample: self.sample.clone(),
+            permits: Arc::new(Semaphore::new(concurrency)),
+            concurrency,
+            sink: sink.clone(),
+            vanished: AtomicU64::new(0),
+            untagged: AtomicU64::new(0),
+            problems: Arc::default(),
+        })
+    }
+
     async fn send_settings(&self, server: &Server, name: &str, sink: &EntrySink) -> FlowResult<()> {
         let settings = bucket::read(server, name).await?;
         if settings.versioning.is_some() {
