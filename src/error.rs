@@ -43,6 +43,30 @@ pub enum ExitCode {
 }
 
 impl ExitCode {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Ok,
+        Self::Failed,
+        Self::Usage,
+        Self::Partial,
+        Self::NoRepository,
+        Self::Busy,
+        Self::KeyRefused,
+        Self::SourceDown,
+        Self::TargetNotEmpty,
+        Self::Tampering,
+        Self::StoreDown,
+        Self::Damage,
+        Self::DrillFailed,
+        Self::DrillNotRun,
+        Self::Interrupted,
+    ];
+
+    /// Returns the code of this number.
+    pub fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.number() == number)
+    }
+
     /// Returns the number that the process exits with.
     pub fn number(self) -> u8 {
         self as u8

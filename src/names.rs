@@ -75,6 +75,10 @@ text_name!(
     SnapshotId
 );
 text_name!(
+    /// The name of a run that several processes make together: `2026-11-24`, the name of a Kubernetes job.
+    RunName
+);
+text_name!(
     /// Where an object lies in a store: a relative, plain ASCII path.
     Key
 );
@@ -129,6 +133,22 @@ impl SnapshotId {
         chrono::NaiveDateTime::parse_from_str(&self.0[..15], "%Y%m%dT%H%M%S")
             .map(|naive| naive.and_utc())
             .unwrap_or_default()
+    }
+}
+
+impl RunName {
+    /// Checks `text`: 1 to 100 ASCII letters, digits and `._-`, beginning with a letter or digit.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let good = (1..=100).contains(&text.len())
+            && text.chars().all(fits)
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if good {
+            Ok(Self(text.to_owned()))
+        } else {
+            let rule = "use 1 to 100 letters, digits and . _ -, beginning with a letter or digit";
+            Err(NameError::new("name of a run", text, rule))
+        }
     }
 }
 

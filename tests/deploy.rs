@@ -131,7 +131,7 @@ fn the_shards_of_the_example_are_as_many_as_its_pods() {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    assert_eq!(args, ["backup", "--shard", &format!("$(SHARD)/{shards}")]);
+    assert_eq!(args[..5], ["backup", "--run", "$(RUN)", "--shard", &format!("$(SHARD)/{shards}")]);
 }
 
 #[test]

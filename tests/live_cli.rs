@@ -33,5 +33,7 @@ mod resume;
 mod round_trip;
 #[path = "live_cli/salvage.rs"]
 mod salvage;
+#[path = "live_cli/together.rs"]
+mod together;
 #[path = "live_cli/verify.rs"]
 mod verify;

@@ -9,7 +9,7 @@
 //!
 //! *Retries.* None here: a source that fails is noted, the others are still taken, and the snapshot is partial.
 
-use std::{collections::BTreeMap, fmt, str::FromStr, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
@@ -20,19 +20,19 @@ use super::{
     registry,
     run::{Outcome, Remembered, RunContext, noted_as, stopped},
     seen::{self, PlaceSeen},
+    shard::Shard,
 };
 use crate::{
     catalog::Count,
     clock::Ground,
-    crypt::SigningKey,
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     flow::{FlowResult, Point, Problem, STREAM_DEPTH, Source, channel, settle},
     names::{Job, SnapshotId, SourceName, Task},
     policy::Stack,
     repo::{
-        Append, Label, Repository, SnapshotWriter, SourceTally,
-        format::{CHOSEN, Status},
+        Append, Committed, Label, Repository, SnapshotWriter, SourceTally,
+        format::{CHOSEN, SourceManifest, Status},
     },
     s3::Shrink,
 };
@@ -56,66 +56,6 @@ pub struct Wanted {
     pub tag: Option<String>,
     /// Why it is to be kept for ever.
     pub pin: Option<String>,
-}
-
-/// One of several hosts that each take a part of a stack's sources.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shard {
-    /// Which it is, from 0.
-    index: usize,
-    /// How many there are.
-    of: usize,
-}
-
-impl Shard {
-    /// Returns whether it takes the source that stands at this place in the policy.
-    fn takes(self, position: usize) -> bool {
-        position % self.of == self.index
-    }
-
-    /// Fails unless the policy and this host's keys make shards safe: each has a signing key of its own, so that
-    /// prune can tell whose snapshots are whose.
-    fn check(self, stack: &Stack) -> Result<()> {
-        let settings = &stack.repository.settings;
-        if !settings.sharded {
-            return Err(Failure::new(ExitCode::Usage, "the policy says nothing of shards")
-                .because("retention would keep one shard's snapshot of each day and drop those of the others")
-                .hint("Set sharded = true in [repository], on every host that prunes too.")
-                .hint("To take some sources by name run `lifeboat backup SOURCE`."));
-        }
-        if !(0..stack.sources.len()).any(|position| self.takes(position)) {
-            let what = format!("shard {self} has no source: the stack has {}", stack.sources.len());
-            return Err(Failure::new(ExitCode::Usage, what));
-        }
-        let signing = SigningKey::from_file(&settings.signing_key())?;
-        let mine = signing.public();
-        if settings.signers.iter().position(|signer| *signer == mine) == Some(self.index) {
-            return Ok(());
-        }
-        let what = format!("shard {self} may not sign with `{mine}`");
-        Err(Failure::new(ExitCode::KeyRefused, what)
-            .because(format!("`signers` of the policy does not have it at place {}, from 0", self.index))
-            .hint("Give each shard a signing key of its own, and list them first and in order in signers."))
-    }
-}
-
-impl FromStr for Shard {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let numbers = text.split_once('/').map(|(index, of)| (index.parse().ok(), of.parse().ok()));
-        match numbers {
-            Some((Some(index), Some(of))) if index < of => Ok(Self { index, of }),
-            _ => {
-                Err("it is I/N, with I from 0 and less than N: 0/3, 1/3 and 2/3 are all of three".to_owned())
-            }
-        }
-    }
-}
-
-impl fmt::Display for Shard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.index, self.of)
-    }
 }
 
 /// Makes a snapshot of a stack, as a run.
@@ -187,6 +127,19 @@ pub struct Ready {
     pub kind: &'static str,
     /// The source, or why it cannot be read.
     pub source: Result<Box<dyn Source>>,
+    /// What it is compared with.
+    pub before: Before,
+}
+
+/// The snapshot that a source is compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// The newest that has it.
+    Newest,
+    /// This one.
+    Snapshot(SnapshotId),
+    /// None.
+    Nothing,
 }
 
 /// What a backup is made with.
@@ -227,13 +180,55 @@ pub struct SourceReport {
 }
 
 impl SourceReport {
+    /// Tells of a source of which nothing is stored yet.
+    fn new(name: SourceName, kind: &'static str, failure: Option<Failure>) -> Self {
+        Self {
+            name,
+            kind,
+            failure,
+            problems: Vec::new(),
+            entries: 0,
+            size_bytes: 0,
+            read_bytes: 0,
+            added_bytes: 0,
+            seconds: 0.0,
+            point: None,
+            tally: SourceTally::default(),
+        }
+    }
+
+    /// Tells of a source that could not be read.
+    pub(super) fn unread(name: SourceName, kind: &'static str, failure: Failure) -> Self {
+        Self::new(name, kind, Some(failure))
+    }
+
+    /// Tells of a source that is stored.
+    pub(super) fn of(stored: &SourceManifest, tallies: &BTreeMap<SourceName, SourceTally>) -> Self {
+        let mut report = Self::new(stored.name.clone(), registry::kind_word(&stored.kind), None);
+        report.seconds = (stored.ended - stored.began).as_seconds_f64();
+        report.fill(std::slice::from_ref(stored), tallies);
+        report
+    }
+
+    /// Takes over what was stored of it, if it was.
+    pub(super) fn fill(&mut self, stored: &[SourceManifest], tallies: &BTreeMap<SourceName, SourceTally>) {
+        let Some(stored) = stored.iter().find(|stored| stored.name == self.name) else { return };
+        self.problems.clone_from(&stored.problems);
+        self.entries = stored.entries;
+        self.size_bytes = stored.size_bytes;
+        self.read_bytes = stored.read_bytes;
+        self.added_bytes = stored.added_bytes;
+        self.point = Some(stored.point.clone());
+        self.tally = tallies.get(&self.name).cloned().unwrap_or_default();
+    }
+
     /// Returns what was counted of it, by the words that people use for its kind.
     fn counts(&self) -> Vec<Count> {
         let mut counts = BTreeMap::from([("bytes", self.size_bytes), ("entries", self.entries)]);
         match self.kind {
             "s3" => drop(counts.insert("objects", self.tally.data_entries)),
             "files" => drop(counts.insert("files", self.tally.data_entries)),
-            _ => counts.extend(&self.tally.sums),
+            _ => counts.extend(self.tally.sums.iter().map(|(what, sum)| (what.as_str(), *sum))),
         }
         let about = self.name.to_string();
         if let Some(point) = &self.point {
@@ -272,6 +267,22 @@ pub struct Report {
 }
 
 impl Report {
+    /// Tells of a snapshot that was made.
+    pub(super) fn of(committed: Committed, sources: Vec<SourceReport>, chosen: bool) -> Self {
+        Self {
+            snapshot: committed.id,
+            status: committed.status,
+            chosen,
+            sources,
+            added_bytes: committed.added_bytes,
+            added_packs: committed.added_packs,
+            seconds: 0.0,
+            began: committed.began,
+            snapshots: None,
+            stored_bytes: None,
+        }
+    }
+
     /// Counts what is gone from each source, if nothing else was left out.
     fn gone(&self) -> Vec<Count> {
         let is_gone =
@@ -345,15 +356,10 @@ pub async fn run(
 ) -> Result<Report> {
     let began = Instant::now();
     let mut writer = repository.begin(ground.clone(), monitor.clone(), options.level).await?;
-    let mut reports = Vec::new();
-    for ready in sources {
-        let taken = stop.run_until_cancelled(take(repository, &mut writer, ready, monitor)).await;
-        let Some(taken) = taken else {
-            writer.abandon().await?;
-            return Err(stopped());
-        };
-        reports.push(taken?);
-    }
+    let Some(mut reports) = read(repository, &mut writer, sources, monitor, stop).await? else {
+        writer.abandon().await?;
+        return Err(stopped());
+    };
     let mut failed: Vec<Problem> = Vec::new();
     for report in &reports {
         if let Some(failure) = &report.failure {
@@ -361,8 +367,7 @@ pub async fn run(
         }
     }
     if failed.len() == reports.len() {
-        let first = reports.into_iter().find_map(|report| report.failure);
-        return Err(first.unwrap_or_else(|| Failure::new(ExitCode::Usage, "there is nothing to back up")));
+        return Err(first_failure(reports));
     }
     let chosen = options.label.chosen;
     let committed = writer.commit(options.label, failed).await?;
@@ -370,28 +375,45 @@ pub async fn run(
         repository.retire(&committed.thin)?;
     }
     for report in &mut reports {
-        if let Some(stored) = committed.sources.iter().find(|stored| stored.name == report.name) {
-            report.problems.clone_from(&stored.problems);
-            report.entries = stored.entries;
-            report.size_bytes = stored.size_bytes;
-            report.read_bytes = stored.read_bytes;
-            report.added_bytes = stored.added_bytes;
-            report.point = Some(stored.point.clone());
-            report.tally = committed.tallies.get(&report.name).cloned().unwrap_or_default();
-        }
+        report.fill(&committed.sources, &committed.tallies);
     }
-    Ok(Report {
-        snapshot: committed.id,
-        status: committed.status,
-        chosen,
-        sources: reports,
-        added_bytes: committed.added_bytes,
-        added_packs: committed.added_packs,
-        seconds: began.elapsed().as_secs_f64(),
-        began: committed.began,
-        snapshots: None,
-        stored_bytes: None,
-    })
+    let mut report = Report::of(committed, reports, chosen);
+    report.seconds = began.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// Reads sources into a snapshot, one after the other; `None` when it was asked to stop.
+pub(super) async fn read(
+    repository: &Repository<Append>,
+    writer: &mut SnapshotWriter<'_>,
+    sources: Vec<Ready>,
+    monitor: &SharedMonitor,
+    stop: &CancellationToken,
+) -> Result<Option<Vec<SourceReport>>> {
+    let mut reports = Vec::new();
+    for ready in sources {
+        let taken = stop.run_until_cancelled(take(repository, writer, ready, monitor)).await;
+        let Some(taken) = taken else { return Ok(None) };
+        reports.push(taken?);
+    }
+    Ok(Some(reports))
+}
+
+/// Returns why nothing at all could be read.
+pub(super) fn first_failure(reports: Vec<SourceReport>) -> Failure {
+    let first = reports.into_iter().find_map(|report| report.failure);
+    first.unwrap_or_else(|| Failure::new(ExitCode::Usage, "there is nothing to back up"))
+}
+
+/// Returns how a process ends that read these: a source that could not be read says why.
+pub(super) fn exit_of(sources: &[SourceReport]) -> ExitCode {
+    let failed = sources.iter().find_map(|source| source.failure.as_ref());
+    let is_partial = sources.iter().any(|source| !source.problems.is_empty());
+    match failed {
+        Some(failure) => failure.exit(),
+        None if is_partial => ExitCode::Partial,
+        None => ExitCode::Ok,
+    }
 }
 
 /// Reads one source into the snapshot. Trouble of the store ends the backup; trouble of the source is noted.
@@ -402,10 +424,12 @@ async fn take(
     monitor: &SharedMonitor,
 ) -> Result<SourceReport> {
     let began = Instant::now();
-    let Ready { name, kind, source } = ready;
+    let Ready { name, kind, source, before } = ready;
     monitor.event(Event::SourceBegan { source: name.clone(), verb: "backup", size_bytes_expected: None });
     let taken = match source {
-        Ok(source) => copy(repository, writer, source, kind, &name).await.map_err(|error| error.about(&name)),
+        Ok(source) => {
+            copy(repository, writer, source, kind, &name, before).await.map_err(|error| error.about(&name))
+        }
         Err(failure) => Err(failure),
     };
     monitor.event(Event::SourceEnded { source: name.clone() });
@@ -419,19 +443,8 @@ async fn take(
             Some(failure)
         }
     };
-    Ok(SourceReport {
-        name,
-        kind,
-        failure,
-        problems: Vec::new(),
-        entries: 0,
-        size_bytes: 0,
-        read_bytes: 0,
-        added_bytes: 0,
-        seconds: began.elapsed().as_secs_f64(),
-        point: None,
-        tally: SourceTally::default(),
-    })
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(SourceReport { seconds, ..SourceReport::new(name, kind, failure) })
 }
 
 async fn copy(
@@ -440,8 +453,13 @@ async fn copy(
     source: Box<dyn Source>,
     kind: &str,
     name: &SourceName,
+    before: Before,
 ) -> FlowResult<()> {
-    let previous = repository.previous(name).await?;
+    let previous = match before {
+        Before::Newest => repository.previous(name).await?,
+        Before::Snapshot(id) => Some(repository.previous_in(name, &id).await?),
+        Before::Nothing => None,
+    };
     let (sink, stream) = channel(STREAM_DEPTH);
     let (read, written) = tokio::join!(source.read(sink, previous), writer.write_source(name, kind, stream));
     settle(read, written).map(drop)

@@ -25,6 +25,7 @@ pub mod registry;
 pub mod restore;
 pub mod run;
 pub mod seen;
+pub mod shard;
 pub mod standing;
 pub mod sync;
 pub mod tasks;

@@ -324,6 +324,12 @@ impl RunLock {
         Self::of_file(&state_file(stack, &stack.repository.place, &ending), what)
     }
 
+    /// Takes the lock of one part of a run that several processes make together. Part 0 has that of the backup.
+    pub fn of_part(stack: &Stack, part: u32) -> Result<Self> {
+        let what = format!("another process makes part {part} for stack `{}` on this host", stack.name);
+        Self::of_file(&state_file(stack, &stack.repository.place, &format!("backup-part-{part}.lock")), what)
+    }
+
     /// Takes the lock of whoever keeps the schedule of a stack on this host: two would keep each slot twice.
     pub fn of_schedule(stack: &Stack) -> Result<Self> {
         let what = format!("another service keeps the schedule of stack `{}` on this host", stack.name);

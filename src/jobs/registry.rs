@@ -7,14 +7,14 @@ use std::{
 
 use chrono::TimeDelta;
 
-use super::backup::Ready;
+use super::backup::{Before, Ready};
 use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
     files::{EntryFolder, FilesLikeness, FilesSource, FilesTarget},
     finding::{Finding, Law},
-    flow::{Likeness, Source, Target},
+    flow::{Likeness, Point, Previous, Problem, Source, Target},
     mysql::{
         Choices, Exchange, MysqlSource, MysqlTarget,
         compare::{MysqlLikeness, patterns_of},
@@ -23,7 +23,7 @@ use crate::{
     names::SourceName,
     policy::{MysqlConfig, SourceConfig, SourceKind, bucket_of, redis_database_of},
     redis::{Home, RedisSource, RedisTarget, Ttl, Waived, compare::RedisLikeness},
-    s3::{S3Likeness, S3Source, S3Target, Shrink},
+    s3::{self, Border, S3Likeness, S3Source, S3Target, Share, Shrink},
 };
 
 /// Makes the source that a policy describes. `shrink` is how much of a bucket may be gone since the snapshot before.
@@ -35,7 +35,64 @@ pub fn source(config: &SourceConfig, shrink: Shrink, ground: &Ground, monitor: &
         SourceKind::S3(kind) => Box::new(S3Source::new(name, kind, ground, monitor).shrinking(shrink)),
         SourceKind::Files(kind) => Box::new(FilesSource::new(name, kind, ground, monitor)),
     };
-    Ready { name: config.name.clone(), kind: config.kind.word(), source: Ok(source) }
+    Ready { name: config.name.clone(), kind: config.kind.word(), source: Ok(source), before: Before::Newest }
+}
+
+/// Returns whether several processes can each read a part of a source.
+pub fn divides(config: &SourceConfig) -> bool {
+    matches!(config.kind, SourceKind::S3(_))
+}
+
+/// Divides a source into `count` shares of about the same size; returns their borders.
+pub async fn borders(
+    config: &SourceConfig,
+    previous: Option<Box<dyn Previous>>,
+    count: usize,
+) -> Result<Vec<Border>> {
+    match &config.kind {
+        SourceKind::S3(kind) => s3::borders(&config.name, kind, previous, count).await,
+        _ => Ok(blind_borders(count)),
+    }
+}
+
+/// Returns borders that leave everything to the last share.
+pub fn blind_borders(count: usize) -> Vec<Border> {
+    s3::by_bytes(&[], count)
+}
+
+/// Makes the part of a source that lies in one of the shares which these borders make.
+pub fn share(
+    config: &SourceConfig,
+    borders: &[Border],
+    index: usize,
+    ground: &Ground,
+    monitor: &SharedMonitor,
+) -> Ready {
+    let mut ready = source(config, Shrink::Accepted, ground, monitor);
+    if let (SourceKind::S3(kind), Some(share)) = (&config.kind, Share::all(borders).into_iter().nth(index)) {
+        let source = S3Source::new(config.name.clone(), kind.clone(), ground.clone(), monitor.clone());
+        ready.source = Ok(Box::new(source.share(share)));
+    }
+    ready
+}
+
+/// Makes one point of those of all shares of a source, and judges what is gone for the whole. Returns also what is to
+/// be reported, and how much of that is gone.
+pub async fn joined(
+    config: &SourceConfig,
+    shrink: Shrink,
+    monitor: &SharedMonitor,
+    points: Vec<Point>,
+) -> Result<(Point, Vec<Problem>, u64)> {
+    match &config.kind {
+        SourceKind::S3(kind) => s3::joined(&config.name, kind, shrink, monitor, points).await,
+        _ => Err(Failure::new(ExitCode::Usage, format!("`{}` cannot be divided", config.name))),
+    }
+}
+
+/// Returns the word of an engine as the program writes it.
+pub fn kind_word(word: &str) -> &'static str {
+    ["mysql", "redis", "s3", "files"].into_iter().find(|kind| *kind == word).unwrap_or("unknown")
 }
 
 /// Returns when two entries of a source are the same. What is compared may be a copy that lies below `folder`.

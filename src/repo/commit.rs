@@ -15,21 +15,23 @@ use std::{
     sync::PoisonError,
 };
 
+use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use super::{
     Append, Repository,
-    format::{self, FORMAT, Manifest, PackRecord, Refs, Status, layout},
+    format::{self, FORMAT, Manifest, PackRecord, Refs, SourceManifest, Status, layout},
     hold::AtWork,
     survey::{Ledger, Survey},
     witness::Head,
-    writer::{Committed, Label, Session, SnapshotWriter},
+    writer::{Committed, Label, Session, SnapshotWriter, SourceTally},
 };
 use crate::{
+    clock::Ground,
     error::{Context, ExitCode, Result},
     event::{Event, SharedMonitor},
     flow::Problem,
-    names::PackId,
+    names::{PackId, SnapshotId, SourceName},
 };
 
 /// Packs after which a running backup puts an index: 1 GiB at the usual size.
@@ -85,39 +87,60 @@ impl SnapshotWriter<'_> {
 
     /// Ends without a snapshot: the packs in hand are finished and indexed, so that the next run takes them over.
     pub async fn abandon(self) -> Result<()> {
-        let Self { repository, id, data, meta, stored, .. } = self;
-        let mut stored = stored.into_inner();
-        stored.take_in(data.finish().await?);
-        stored.take_in(meta.finish().await?);
-        repository.put_indexes(id.as_str(), &mut stored).await
+        self.store_rest().await.map(drop)
     }
 
     /// Writes the rest and signs: the snapshot exists when this returns. `failed` names the sources that should
     /// be in it and are not.
     pub async fn commit(self, label: Label, failed: Vec<Problem>) -> Result<Committed> {
-        let Self {
-            repository,
-            ground,
-            monitor,
-            id,
-            began,
-            data,
-            meta,
-            session,
-            stored,
-            sources,
-            tallies,
-            ..
-        } = self;
+        let (repository, ground, monitor) = (self.repository, self.ground.clone(), self.monitor.clone());
+        let whole = Whole { failed, ..self.store_rest().await? };
+        repository.sign(whole, label, &ground, &monitor).await
+    }
+
+    /// Puts the packs in hand and tells of them.
+    pub(super) async fn store_rest(self) -> Result<Whole> {
+        let Self { repository, id, began, data, meta, session, stored, sources, tallies, .. } = self;
         let mut stored = stored.into_inner();
         stored.take_in(data.finish().await?);
         stored.take_in(meta.finish().await?);
         repository.put_indexes(id.as_str(), &mut stored).await?;
-        let (added_bytes, added_packs) = (stored.packs.values().sum(), stored.packs.len() as u64);
         let Session { used, used_bytes, .. } = session.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let thin = repository.thin(&used_bytes)?;
-        let mut packs = used;
-        packs.append(&mut stored.packs);
+        let (packs, failed) = (stored.packs, Vec::new());
+        Ok(Whole { id, began, packs, used, used_bytes, sources, tallies, failed })
+    }
+}
+
+/// What lies in the store and is to be a snapshot.
+pub(super) struct Whole {
+    pub(super) id: SnapshotId,
+    pub(super) began: DateTime<Utc>,
+    /// The packs that were put for it, with their sizes.
+    pub(super) packs: BTreeMap<PackId, u64>,
+    /// Older packs that it needs, with their sizes.
+    pub(super) used: BTreeMap<PackId, u64>,
+    /// Plain bytes that it needs of each of these.
+    pub(super) used_bytes: BTreeMap<PackId, u64>,
+    pub(super) sources: Vec<SourceManifest>,
+    pub(super) tallies: BTreeMap<SourceName, SourceTally>,
+    /// The sources that should be in it and are not.
+    pub(super) failed: Vec<Problem>,
+}
+
+impl Repository<Append> {
+    /// Writes the manifest and signs: the snapshot exists when this returns.
+    pub(super) async fn sign(
+        &self,
+        whole: Whole,
+        label: Label,
+        ground: &Ground,
+        monitor: &SharedMonitor,
+    ) -> Result<Committed> {
+        let Whole { id, began, packs: mut added, used: mut packs, used_bytes, sources, tallies, failed } =
+            whole;
+        let (added_bytes, added_packs) = (added.values().sum(), added.len() as u64);
+        let thin = self.thin(&used_bytes)?;
+        packs.append(&mut added);
         let partial = !failed.is_empty() || sources.iter().any(|source| !source.problems.is_empty());
         let status = if partial { Status::Partial } else { Status::Complete };
         let manifest = Manifest {
@@ -133,11 +156,11 @@ impl SnapshotWriter<'_> {
             sources: sources.clone(),
             failed,
         };
-        let (manifest, manifest_size_bytes) = repository.put_manifest(&manifest).await?;
-        let (seq, previous) = repository.chain_head(&monitor).await?;
+        let (manifest, manifest_size_bytes) = self.put_manifest(&manifest).await?;
+        let (seq, previous) = self.chain_head(monitor).await?;
         let refs = Refs {
             format: FORMAT,
-            repository: repository.core.config.repository.clone(),
+            repository: self.core.config.repository.clone(),
             snapshot: id.clone(),
             revision: 0,
             seq: seq + 1,
@@ -148,16 +171,14 @@ impl SnapshotWriter<'_> {
             manifest_size_bytes,
             packs,
             pinned: Some(label.pin.is_some()),
-            config: repository.core.config.revision,
+            config: self.core.config.revision,
             chosen: label.chosen,
         };
-        repository.put_refs(&refs, &monitor).await?;
+        self.put_refs(&refs, monitor).await?;
         monitor.event(Event::Committed { snapshot: id.clone() });
         Ok(Committed { id, began, status, sources, added_bytes, added_packs, thin, tallies })
     }
-}
 
-impl Repository<Append> {
     /// Puts index objects of the packs that wait for one, and takes them into the local index.
     async fn put_indexes(&self, session: &str, stored: &mut Stored) -> Result<()> {
         while !stored.waiting.is_empty() {

@@ -21,8 +21,6 @@ use crate::{
 
 /// How often a long run says that it is still at work, at most.
 const MARK_EVERY: Duration = Duration::hours(1);
-/// What the mark of an end holds.
-const ENDED: &[u8] = b"ended\n";
 
 /// Snapshots that are being read. Say when it ends.
 pub struct Hold {
@@ -42,7 +40,8 @@ impl Hold {
 
     /// Says that it ended.
     pub async fn end(self) -> Result<()> {
-        Ok(self.put.put(&marks::session_end(&self.session), Bytes::from_static(ENDED)).await?)
+        let (key, mark) = marks::end_of(&self.session);
+        Ok(self.put.put(&key, mark).await?)
     }
 }
 
@@ -76,7 +75,7 @@ impl AtWork {
 
     /// Returns the mark of its end.
     pub(super) fn end(&self) -> (Key, Bytes) {
-        (marks::session_end(&self.session), Bytes::from_static(ENDED))
+        marks::end_of(&self.session)
     }
 }
 

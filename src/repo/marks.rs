@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -151,6 +152,9 @@ impl Step {
     }
 }
 
+/// What the mark of an end holds.
+const ENDED: &[u8] = b"ended\n";
+
 /// Where sessions are.
 pub const SESSIONS: &str = "sessions/";
 /// Where tombstones are.
@@ -175,6 +179,11 @@ pub fn session(session: &SnapshotId, n: u32) -> Key {
 /// `sessions/<session>.end`.
 pub fn session_end(session: &SnapshotId) -> Key {
     key(&format!("{SESSIONS}{session}.end"))
+}
+
+/// The mark of a session's end.
+pub fn end_of(session: &SnapshotId) -> (Key, Bytes) {
+    (session_end(session), Bytes::from_static(ENDED))
 }
 
 /// The session that `key` is of.

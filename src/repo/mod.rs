@@ -27,6 +27,7 @@ mod prune;
 mod reader;
 mod recovery;
 mod rotate;
+mod runs;
 mod salvage;
 mod structure;
 mod survey;
@@ -60,6 +61,9 @@ pub use self::{
     prune::{Inspection, Maintain, PackLine, PackState, PrunePlan, PruneReport, Removal, Swept, Terms, plan},
     reader::{EntryLines, Snapshot},
     recovery::{SCRIPT as RECOVERY_SCRIPT, is_own_script},
+    runs::{
+        Division, Joined, Part, PartFailure, Planned, PlannedShare, PlannedSource, RUN_TAKES_MAX, RunPlan,
+    },
     salvage::{Lost, Salvage},
     survey::{SignedRefs, Survey},
     verify::{Damage, VerifyOptions, VerifyReport},
@@ -286,7 +290,26 @@ impl Repository<Append> {
     /// Returns the entries of the newest snapshot that has `source`, for a source that can skip what did not
     /// change. `None` when there is none that can be read.
     pub async fn previous(&self, source: &SourceName) -> Result<Option<Box<dyn Previous>>> {
-        for one in self.core.survey().await?.good.into_iter().rev() {
+        Ok(self.newest_of(source, |_| true).await?.map(|(_, previous)| previous))
+    }
+
+    /// As [`Self::previous`], of one snapshot; fails when it is no more.
+    pub async fn previous_in(&self, source: &SourceName, id: &SnapshotId) -> Result<Box<dyn Previous>> {
+        let found = self.newest_of(source, |one| one == id).await?.map(|(_, previous)| previous);
+        found.ok_or_else(|| {
+            let what = format!("snapshot `{id}`, with which `{source}` was to be compared, is no more");
+            Failure::new(ExitCode::Failed, what).hint("Begin a new run under another name.")
+        })
+    }
+
+    /// Returns the newest snapshot that has `source` and `fits`, and its entries.
+    pub async fn newest_of(
+        &self,
+        source: &SourceName,
+        fits: impl Fn(&SnapshotId) -> bool,
+    ) -> Result<Option<(SnapshotId, Box<dyn Previous>)>> {
+        let good = self.core.survey().await?.good.into_iter().rev();
+        for one in good.filter(|one| fits(&one.refs.snapshot)) {
             let manifest = match self.core.manifest(&one.refs, &self.access.index).await {
                 Ok(manifest) => manifest,
                 Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
@@ -295,7 +318,8 @@ impl Repository<Append> {
             if let Some(found) = manifest.sources.into_iter().find(|one| one.name == *source) {
                 let chunks = Arc::new(self.index_reader());
                 let lines = EntryLines::new(chunks, found.list);
-                return Ok(Some(Box::new(OlderEntries::new(lines, self.core.clone()))));
+                let previous = OlderEntries::new(lines, self.core.clone());
+                return Ok(Some((one.refs.snapshot, Box::new(previous))));
             }
         }
         Ok(None)

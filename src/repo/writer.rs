@@ -19,6 +19,7 @@ use std::{
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream::FuturesOrdered};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
@@ -88,14 +89,26 @@ pub struct Committed {
 }
 
 /// What a source is made of, as far as its entries tell.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SourceTally {
     /// Entries that hold data: objects, files, pieces of tables.
     pub data_entries: u64,
     /// Sums over what entries counted at their ends, by the name: `rows`, `keys`.
-    pub sums: BTreeMap<&'static str, u64>,
+    pub sums: BTreeMap<String, u64>,
     /// How many of its problems are that something is gone since the snapshot before.
     pub gone: u64,
+}
+
+impl SourceTally {
+    /// Adds what another part of the source is made of.
+    pub fn add(&mut self, other: &Self) {
+        self.data_entries += other.data_entries;
+        self.gone += other.gone;
+        for (name, number) in &other.sums {
+            *self.sums.entry(name.clone()).or_default() += number;
+        }
+    }
 }
 
 /// What entries count at their ends, as engines call it.
@@ -161,7 +174,7 @@ impl Progress<'_> {
         tally.data_entries += u64::from(meta.stage == Stage::Data);
         for name in COUNTED {
             if let Some(number) = trailer.get(name).and_then(serde_json::Value::as_u64) {
-                *tally.sums.entry(name).or_default() += number;
+                *tally.sums.entry(name.to_owned()).or_default() += number;
             }
         }
     }

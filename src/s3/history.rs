@@ -16,6 +16,7 @@ use std::{
 use super::{
     client::Server,
     listing::Listed,
+    ranges::Span,
     versions::{DELETE_MARKER, VersionLister},
 };
 use crate::{
@@ -33,9 +34,9 @@ pub(super) struct Histories {
 }
 
 impl Histories {
-    /// Begins at a bucket's first key.
-    pub(super) fn new(server: &Server, bucket: &str) -> Self {
-        Self { lister: VersionLister::new(server, bucket), next: None }
+    /// Begins at the first of a bucket's keys.
+    pub(super) fn new(server: &Server, bucket: &str, span: Span) -> Self {
+        Self { lister: VersionLister::new(server, bucket).within(span), next: None }
     }
 
     /// Returns the keys that are not UTF-8 and so were left out so far.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     client::{LIST_SECONDS, Server, timeouts},
+    ranges::Span,
     versions::Version,
 };
 use crate::error::{ExitCode, Failure, Result};
@@ -42,6 +43,7 @@ pub(super) struct Lister {
     server: Server,
     bucket: String,
     prefix: Option<String>,
+    span: Span,
     page_size: Option<i32>,
     page: VecDeque<Listed>,
     token: Option<String>,
@@ -57,6 +59,7 @@ impl Lister {
             server: server.clone(),
             bucket: bucket.to_owned(),
             prefix: None,
+            span: Span::default(),
             page_size: None,
             page: VecDeque::new(),
             token: None,
@@ -64,6 +67,12 @@ impl Lister {
             ended: false,
             unreadable: Vec::new(),
         }
+    }
+
+    /// Lists only the keys between two: no page before the first is asked for, and at most one behind the last.
+    pub(super) fn within(mut self, span: Span) -> Self {
+        self.span = span;
+        self
     }
 
     /// Returns the keys, as the server wrote them, that are not UTF-8 and so were left out so far.
@@ -89,6 +98,11 @@ impl Lister {
             let last = self.last_key.take().unwrap_or_default();
             return Err(untrusted(&self.bucket, &format!("`{}` came after `{last}`", listed.key)));
         }
+        if self.span.to.as_ref().is_some_and(|to| listed.key > *to) {
+            self.ended = true;
+            self.page.clear();
+            return Ok(None);
+        }
         self.last_key = Some(listed.key.clone());
         Ok(Some(listed))
     }
@@ -103,6 +117,7 @@ impl Lister {
             .bucket(&self.bucket)
             .encoding_type(EncodingType::Url)
             .set_prefix(self.prefix.clone())
+            .set_start_after(self.span.after.clone())
             .set_max_keys(self.page_size)
             .set_continuation_token(self.token.clone())
             .customize()

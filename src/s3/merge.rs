@@ -42,7 +42,7 @@ pub(super) struct Merge {
 }
 
 /// How a bucket changed since the previous snapshot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Change {
     /// Objects that it had.
     pub(super) had: u64,
@@ -55,6 +55,14 @@ pub(super) struct Change {
 }
 
 impl Change {
+    /// Adds what was counted of another part of the bucket.
+    pub(super) fn add(&mut self, other: Self) {
+        self.had += other.had;
+        self.gone += other.gone;
+        self.listed += other.listed;
+        self.vanished += other.vanished;
+    }
+
     /// Returns what is odd about it, if anything.
     pub(super) fn anomaly(self, percent: u32) -> Option<String> {
         let Self { had, gone, listed, vanished } = self;

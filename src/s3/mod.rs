@@ -14,6 +14,8 @@
 //! | [`fetch`] | one object's bytes, whole or not at all; or its facts alone |
 //! | [`merge`] | what the previous snapshot had, walked beside the listing |
 //! | [`source`], [`sample`] | the reader; which objects it reads whole, where not all |
+//! | [`judge`] | whether what is gone of a bucket may be gone |
+//! | [`ranges`] | buckets divided among several processes |
 //! | [`layout`] | how an object that was made in parts was cut, told by its `ETag` |
 //! | [`guard`] | whether a server writes only where nothing changed |
 //! | [`put`], [`standing`] | one object written; what stands in the target's buckets already |
@@ -32,10 +34,12 @@ mod facts;
 mod fetch;
 mod guard;
 mod history;
+mod judge;
 mod layout;
 mod listing;
 mod merge;
 mod put;
+mod ranges;
 mod sample;
 mod source;
 mod standing;
@@ -45,6 +49,7 @@ mod versions;
 pub use self::{
     compare::{READ_WHOLE, S3Likeness},
     merge::Shrink,
+    ranges::{Border, Share, borders, by_bytes, joined},
     sample::{Sample, WHOLE_MIN},
     source::S3Source,
     target::S3Target,

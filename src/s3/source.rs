@@ -15,7 +15,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -34,8 +34,10 @@ use super::{
     client::Server,
     facts::{Facts, TAGS_UNREAD},
     fetch::{Extent, Fetcher, Opened},
+    judge::Judge,
     listing::Lister,
     merge::{Change, Merge, Shrink},
+    ranges::{Counted, Share, Span},
     sample::Sample,
     versions::{Numbers, VERSIONS, Walk, marker_meta},
 };
@@ -60,19 +62,27 @@ pub struct S3Source {
     monitor: SharedMonitor,
     sample: Option<Sample>,
     shrink: Shrink,
+    share: Option<Share>,
 }
 
 impl S3Source {
     /// Makes a source; nothing is asked of the server yet.
     pub fn new(name: SourceName, config: S3Config, ground: Ground, monitor: SharedMonitor) -> Self {
         let shrink = Shrink::Percent(AnomalyConfig::default().shrink_percent);
-        Self { name, config, ground, monitor, sample: None, shrink }
+        Self { name, config, ground, monitor, sample: None, shrink, share: None }
     }
 
     /// Judges what is gone since the snapshot before by another limit.
     #[must_use]
     pub fn shrinking(mut self, shrink: Shrink) -> Self {
         self.shrink = shrink;
+        self
+    }
+
+    /// Reads only a share. What is gone is then counted and not judged: see [`super::joined`].
+    #[must_use]
+    pub fn share(mut self, share: Share) -> Self {
+        self.share = Some(share);
         self
     }
 
@@ -95,9 +105,10 @@ enum Turn {
 /// What all buckets of a run share.
 struct Run {
     server: Server,
-    name: SourceName,
-    monitor: SharedMonitor,
-    shrink: Shrink,
+    judge: Judge,
+    share: Share,
+    /// What is counted instead of judged, when this is a share of the whole.
+    counted: Option<Mutex<Counted>>,
     /// The buckets that the policy takes.
     wanted: GlobSet,
     /// The buckets of which all versions are read.
@@ -123,47 +134,39 @@ impl Source for S3Source {
 
     async fn read(self: Box<Self>, sink: EntrySink, previous: Option<Box<dyn Previous>>) -> FlowResult<()> {
         let server = Server::new(&self.name, &self.config)?;
-        let buckets = wanted_buckets(&server, &self.config.buckets).await?;
+        let all = wanted_buckets(&server, &self.config.buckets).await?;
         let is_first = previous.is_none();
+        let share = self.share.clone().unwrap_or_default();
+        let previous = match &self.share {
+            Some(share) => previous.map(|previous| share.clone().only(previous)),
+            None => previous,
+        };
         let mut merge = Merge::new(previous).await?;
+        let mut buckets = all.clone();
+        buckets.retain(|name| share.is_first() || share.span(name).is_some());
         sink.announce(buckets.clone()).await?;
         let mut with_versions = BTreeSet::new();
         for name in &buckets {
-            if self.send_settings(&server, name, &sink).await? {
+            if self.settings(&server, name, share.is_first().then_some(&sink)).await? {
                 with_versions.insert(name.clone());
             }
         }
         let begin = self.ground.clock.now();
-        let concurrency = self.config.concurrency.max(1);
-        let run = Run {
-            fetcher: Fetcher::new(&server),
-            server,
-            name: self.name.clone(),
-            monitor: self.monitor.clone(),
-            shrink: self.shrink,
-            wanted: exclusion(&self.config.buckets)?,
-            with_versions,
-            exclude: exclusion(&self.config.exclude)?,
-            sample: self.sample,
-            permits: Arc::new(Semaphore::new(concurrency)),
-            concurrency,
-            sink: sink.clone(),
-            vanished: AtomicU64::new(0),
-            expired: AtomicU64::new(0),
-            untagged: AtomicU64::new(0),
-            problems: Arc::default(),
-        };
+        let with_settings = if share.is_first() { buckets.clone() } else { Vec::new() };
+        let run = self.begin(server, share, with_settings, with_versions, &sink)?;
         // As empty as the snapshot before is no news.
-        if buckets.is_empty() && (is_first || !merge.is_over()) {
+        if all.is_empty() && (is_first || !merge.is_over()) {
             let patterns = self.config.buckets.join("`, `");
-            run.refuse(
+            run.judge.refuse(
                 format!("`{}` has no bucket that matches `{patterns}`", self.name),
                 "the server shows none",
             )?;
         }
         for name in &buckets {
             run.gone(merge.enter(name).await?).await?;
-            run.bucket(name, &mut merge).await?;
+            if let Some(span) = run.share.span(name) {
+                run.bucket(name, span, &mut merge).await?;
+            }
             sink.complete(name);
         }
         run.gone(merge.leave().await?).await?;
@@ -180,16 +183,63 @@ impl Source for S3Source {
             .mark("window_end", rfc3339(self.ground.clock.now()))
             .mark("vanished", (run.vanished.into_inner() + run.expired.into_inner()).to_string())
             .mark("unproven", run.fetcher.unproven().to_string());
+        let point = match &run.counted {
+            Some(counted) => lock(counted).mark(point),
+            None => point,
+        };
         sink.finish(point).await
     }
 }
 
 impl S3Source {
-    /// Sends a bucket's settings; returns whether all versions of its objects are read.
-    async fn send_settings(&self, server: &Server, name: &str, sink: &EntrySink) -> FlowResult<bool> {
+    /// Returns what all buckets of a run share. `with_settings` are those whose settings were read, `with_versions`
+    /// those of which all versions are.
+    fn begin(
+        &self,
+        server: Server,
+        share: Share,
+        with_settings: Vec<String>,
+        with_versions: BTreeSet<String>,
+        sink: &EntrySink,
+    ) -> Result<Run> {
+        let concurrency = self.config.concurrency.max(1);
+        Ok(Run {
+            fetcher: Fetcher::new(&server),
+            judge: Judge {
+                server: server.clone(),
+                name: self.name.clone(),
+                monitor: self.monitor.clone(),
+                shrink: self.shrink,
+            },
+            server,
+            counted: self.share.as_ref().map(|_| {
+                Mutex::new(Counted { settings: with_settings.into_iter().collect(), ..Counted::default() })
+            }),
+            share,
+            wanted: exclusion(&self.config.buckets)?,
+            with_versions,
+            exclude: exclusion(&self.config.exclude)?,
+            sample: self.sample.clone(),
+            permits: Arc::new(Semaphore::new(concurrency)),
+            concurrency,
+            sink: sink.clone(),
+            vanished: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+            untagged: AtomicU64::new(0),
+            problems: Arc::default(),
+        })
+    }
+
+    /// Reads a bucket's settings, and sends them where there is a sink: one share of a source has them all. Returns
+    /// whether all versions of its objects are read.
+    async fn settings(&self, server: &Server, name: &str, sink: Option<&EntrySink>) -> FlowResult<bool> {
+        if sink.is_none() && self.config.versions != Versions::All {
+            return Ok(false);
+        }
         let settings = bucket::read(server, name).await?;
         let is_unknown = settings.unread.iter().any(|(setting, _)| *setting == "versioning");
         let all = self.config.versions == Versions::All && (settings.versioning.is_some() || is_unknown);
+        let Some(sink) = sink else { return Ok(all) };
         if settings.versioning.is_some() && !all {
             self.monitor.warn(
                 Some(&self.name),
@@ -212,13 +262,16 @@ impl S3Source {
 
 impl Run {
     /// Sends a bucket's objects and waits until the last byte of them is on its way.
-    async fn bucket(&self, name: &str, merge: &mut Merge) -> FlowResult<()> {
+    async fn bucket(&self, name: &str, span: Span, merge: &mut Merge) -> FlowResult<()> {
         // The queue's depth bounds how far the listing runs ahead of the objects.
         let (queue, turns) = mpsc::channel(self.concurrency * 2);
         let vanished = self.vanished.load(Ordering::Relaxed);
-        let (mut change, ()) = tokio::try_join!(self.list(name, merge, queue), self.take_turns(turns))?;
+        let (mut change, ()) = tokio::try_join!(self.list(name, span, merge, queue), self.take_turns(turns))?;
         change.vanished = self.vanished.load(Ordering::Relaxed) - vanished;
-        self.judge(name, change).await?;
+        match &self.counted {
+            Some(counted) => drop(lock(counted).buckets.insert(name.to_owned(), change)),
+            None => self.judge.bucket(name, change).await?,
+        }
         match self.untagged.swap(0, Ordering::Relaxed) {
             0 => Ok(()),
             count => {
@@ -229,9 +282,15 @@ impl Run {
         }
     }
 
-    async fn list(&self, name: &str, merge: &mut Merge, queue: mpsc::Sender<Turn>) -> FlowResult<Change> {
+    async fn list(
+        &self,
+        name: &str,
+        span: Span,
+        merge: &mut Merge,
+        queue: mpsc::Sender<Turn>,
+    ) -> FlowResult<Change> {
         let (limit, fetcher) = (self.limit(name).await?, self.fetcher.for_bucket());
-        let mut walk = Walk::new(&self.server, name, self.with_versions.contains(name));
+        let mut walk = Walk::new(&self.server, name, self.with_versions.contains(name), span);
         let mut change = Change::default();
         while let Some(listed) = walk.next().await? {
             change.listed += u64::from(listed.is_current());
@@ -263,59 +322,16 @@ impl Run {
         Ok(change)
     }
 
-    /// Fails when too much of a bucket is gone; it is listed again first, for a server that is being started may show
-    /// less than it has.
-    async fn judge(&self, bucket: &str, change: Change) -> Result<()> {
-        let Shrink::Percent(percent) = self.shrink else { return Ok(()) };
-        let Some(why) = change.anomaly(percent) else {
-            if let Some(what) = change.turnover(percent) {
-                self.monitor.warn(Some(&self.name), format!("bucket `{bucket}`: {what}"), None);
-            }
-            return Ok(());
-        };
-        let (mut lister, mut again) = (Lister::new(&self.server, bucket), 0_u64);
-        while lister.next().await?.is_some() {
-            again += 1;
-        }
-        let found = again.saturating_sub(change.listed);
-        let now = Change { gone: change.gone.saturating_sub(found), listed: again, ..change };
-        if again > change.listed && now.anomaly(percent).is_none() {
-            let what = format!("the listing of bucket `{bucket}` of `{}` cannot be trusted", self.name);
-            let why = format!("it had {} objects and, a moment later, {again}", change.listed);
-            let hint = "Nothing was taken for deleted. Run the backup again once the server is well.";
-            return Err(Failure::new(ExitCode::SourceDown, what).because(why).hint(hint));
-        }
-        self.refuse(format!("bucket `{bucket}` of `{}` has lost too much", self.name), &why)
-    }
-
-    /// Judges buckets that the snapshot before had and that were not met. That one is taken no more is a change of the
-    /// policy, and told; one that is taken and not there is a loss.
+    /// Judges buckets that the snapshot before had and that were not met.
     async fn gone(&self, buckets: Vec<String>) -> FlowResult<()> {
         for bucket in buckets {
-            if self.wanted.is_match(&bucket) {
-                let why = "the previous snapshot had objects in it, now the server does not show it";
-                self.refuse(format!("bucket `{bucket}` of `{}` is gone", self.name), why)?;
-            } else {
-                let why =
-                    "the previous snapshot had objects in it, now the policy does not take it".to_owned();
-                self.sink.report_gone(Problem { what: format!("bucket {bucket}"), why }).await?;
+            if let Some(counted) = &self.counted {
+                lock(counted).missing.insert(bucket);
+            } else if let Some(problem) = self.judge.gone(&bucket, &self.wanted)? {
+                self.sink.report_gone(problem).await?;
             }
         }
         Ok(())
-    }
-
-    /// Fails for an anomaly, unless a person said that it is right.
-    fn refuse(&self, what: String, why: &str) -> Result<()> {
-        if self.shrink == Shrink::Accepted {
-            self.monitor.step(Some(&self.name), format!("{what}, which was accepted: {why}"));
-            return Ok(());
-        }
-        let hint = format!(
-            "If that is right, run `lifeboat backup {} --accept-shrink` once. If not, look at the server: older snapshots \
-             are as they were.",
-            self.name
-        );
-        Err(Failure::new(ExitCode::SourceDown, what).because(why.to_owned()).hint(hint))
     }
 
     fn is_excluded(&self, bucket: &str, key: &str) -> bool {
@@ -418,6 +434,10 @@ impl Run {
     }
 }
 
+fn lock(counted: &Mutex<Counted>) -> MutexGuard<'_, Counted> {
+    counted.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn joined(pumped: Result<FlowResult<()>, tokio::task::JoinError>) -> FlowResult<()> {
     pumped.failed(ExitCode::Failed, || "a read was stopped".to_owned())?
 }
@@ -433,7 +453,7 @@ async fn report(sink: &EntrySink, count: &AtomicU64, problem: Problem) -> FlowRe
 /// Returns the buckets to take, sorted.
 ///
 /// Names without wildcards are asked for one by one, so that a key that may not list all buckets suffices.
-async fn wanted_buckets(server: &Server, patterns: &[String]) -> Result<Vec<String>> {
+pub(super) async fn wanted_buckets(server: &Server, patterns: &[String]) -> Result<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
     if patterns.iter().any(|pattern| pattern.contains(['*', '?', '[', '{'])) {
         let globs = exclusion(patterns)?;

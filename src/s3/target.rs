@@ -34,6 +34,7 @@ use super::{
     history::{Histories, Line},
     listing::Lister,
     put::{Done, Job, Putter, There, not_all},
+    ranges::Span,
     source::exclusion,
     standing::Standing,
     versions::{self, LATEST, VERSIONS},
@@ -344,7 +345,7 @@ impl<'a> Run<'a> {
             keeps = bucket::keeps_versions(&self.server, bucket).await?;
         }
         let is_walked = keeps && !created && !matches!(self.mode, Mode::Patch);
-        let histories = is_walked.then(|| Histories::new(&self.server, bucket));
+        let histories = is_walked.then(|| Histories::new(&self.server, bucket, Span::default()));
         let conditions = Conditions::probe(&self.server, bucket).await?;
         if !conditions.all() {
             let what = format!(

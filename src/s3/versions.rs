@@ -19,6 +19,7 @@ use super::{
     facts::{Facts, object_meta, object_path},
     history::{Histories, History},
     listing::{Listed, Lister, bare, decode, untrusted},
+    ranges::Span,
 };
 use crate::{
     error::{ExitCode, Failure, Result},
@@ -202,12 +203,12 @@ impl Oldest {
 }
 
 impl Walk {
-    /// Begins at a bucket's first key.
-    pub(super) fn new(server: &Server, bucket: &str, with_versions: bool) -> Self {
+    /// Begins at the first of a bucket's keys that are wanted.
+    pub(super) fn new(server: &Server, bucket: &str, with_versions: bool, span: Span) -> Self {
         if with_versions {
-            Self::All(Box::new(Oldest { histories: Histories::new(server, bucket), history: None }))
+            Self::All(Box::new(Oldest { histories: Histories::new(server, bucket, span), history: None }))
         } else {
-            Self::Current(Box::new(Lister::new(server, bucket)))
+            Self::Current(Box::new(Lister::new(server, bucket).within(span)))
         }
     }
 
@@ -247,6 +248,7 @@ pub(super) struct VersionLister {
     server: Server,
     bucket: String,
     prefix: Option<String>,
+    span: Span,
     page: VecDeque<Listed>,
     /// The key and the version that the last page ended with.
     marker: Option<(String, String)>,
@@ -263,6 +265,7 @@ impl VersionLister {
             server: server.clone(),
             bucket: bucket.to_owned(),
             prefix: None,
+            span: Span::default(),
             page: VecDeque::new(),
             marker: None,
             last: None,
@@ -277,6 +280,11 @@ impl VersionLister {
         Self { prefix: Some(key.to_owned()), ..self }
     }
 
+    /// Walks only the keys between two.
+    pub(super) fn within(self, span: Span) -> Self {
+        Self { span, ..self }
+    }
+
     /// Returns the keys, as the server wrote them, that are not UTF-8 and so were left out so far.
     pub(super) fn take_unreadable(&mut self) -> Vec<String> {
         std::mem::take(&mut self.unreadable)
@@ -284,10 +292,21 @@ impl VersionLister {
 
     /// Returns the next version, the newest of a key first.
     pub(super) async fn next(&mut self) -> Result<Option<Listed>> {
-        while self.page.is_empty() && !self.ended {
-            self.turn().await?;
+        let mut listed = loop {
+            while self.page.is_empty() && !self.ended {
+                self.turn().await?;
+            }
+            let Some(listed) = self.page.pop_front() else { return Ok(None) };
+            // A key without a version may be taken for the one to begin with, or behind.
+            if self.span.after.as_ref().is_none_or(|after| listed.key > *after) {
+                break listed;
+            }
+        };
+        if self.span.to.as_ref().is_some_and(|to| listed.key > *to) {
+            self.ended = true;
+            self.page.clear();
+            return Ok(None);
         }
-        let Some(mut listed) = self.page.pop_front() else { return Ok(None) };
         if let Some(last) = &self.last
             && let Err(why) = follows(last, &mut listed, self.is_new_page)
         {
@@ -303,7 +322,10 @@ impl VersionLister {
     async fn turn(&mut self) -> Result<()> {
         let (capture, override_) =
             (Capture::default(), aws_sdk_s3::Config::builder().timeout_config(timeouts(LIST_SECONDS)));
-        let (key, id) = self.marker.clone().unzip();
+        let (key, id) = match self.marker.clone() {
+            Some((key, id)) => (Some(key), Some(id)),
+            None => (self.span.after.clone(), None),
+        };
         let page = self
             .server
             .client

@@ -24,6 +24,7 @@ use crate::{
         format::{FORMAT, layout},
         integrity::losses,
         marks::{self, Condemned, Done, Forgotten, Open, Step, Tombstone},
+        runs,
         survey::Ledger,
     },
     store::StoreError,
@@ -179,6 +180,9 @@ impl Repository<Maintain> {
             {
                 self.remove(key, retained).await?;
             }
+        }
+        for key in runs::spent(&self.core.get.list(runs::RUNS).await?, now) {
+            self.remove(&key, retained).await?;
         }
         for keys in spent(&ledger, plan.terms.grace, now) {
             for key in keys {

@@ -1,0 +1,489 @@
+//! One snapshot that several processes make together, on one host or on many, with nothing between them but the store.
+//!
+//! *Order.* Whoever comes first puts the plan: who reads which source, and where the buckets are divided. Each process
+//! reads its share and puts a part. The process of part 0 then waits for the others, judges what is gone for the whole,
+//! joins the parts and commits one snapshot.
+//!
+//! *Crash.* A process that dies leaves no part; no snapshot is made without it. When it is run again under the same run
+//! it reads its share, and no other process reads anything again.
+//!
+//! *Limits.* Part 0 waits as long as it was told to, and a run ends [`RUN_TAKES_MAX`] after it began.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    backup::{self, Before, Ready, Report, SourceReport},
+    open::{Opening, RunLock},
+    registry,
+    run::{Outcome, Remembered, RunContext, noted, stopped},
+};
+use crate::{
+    crypt::SigningKey,
+    error::{ExitCode, Failure, Result},
+    flow::Problem,
+    names::{Job, RunName, SnapshotId, Task},
+    policy::{SourceConfig, Stack},
+    repo::{
+        Append, Division, Joined, Part, PartFailure, Planned, PlannedShare, PlannedSource, RUN_TAKES_MAX,
+        Repository, RunPlan,
+        format::{FORMAT, SourceManifest, Status},
+    },
+    s3::Shrink,
+};
+
+/// Parts that a run may have.
+const PARTS_MAX: u32 = 1000;
+/// Between two looks for the parts of others.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// One of several processes that make a snapshot together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which it is, from 0.
+    index: u32,
+    /// How many there are.
+    of: u32,
+}
+
+impl Shard {
+    /// Returns whether it takes the source that stands at this place in the policy.
+    pub(super) fn takes(self, position: usize) -> bool {
+        position % self.of as usize == self.index as usize
+    }
+
+    /// Fails unless the policy and this host's keys make shards safe that each make a snapshot of their own: each has a
+    /// signing key of its own, so that prune can tell whose snapshots are whose.
+    pub(super) fn check(self, stack: &Stack) -> Result<()> {
+        let settings = &stack.repository.settings;
+        if !settings.sharded {
+            return Err(Failure::new(ExitCode::Usage, "the policy says nothing of shards")
+                .because("retention would keep one shard's snapshot of each day and drop those of the others")
+                .hint("To make one snapshot together give all of them the same --run NAME.")
+                .hint("For snapshots of their own set sharded = true in [repository], on every host that prunes too.")
+                .hint("To take some sources by name run `lifeboat backup SOURCE`."));
+        }
+        if !(0..stack.sources.len()).any(|position| self.takes(position)) {
+            let what = format!("shard {self} has no source: the stack has {}", stack.sources.len());
+            return Err(Failure::new(ExitCode::Usage, what));
+        }
+        let signing = SigningKey::from_file(&settings.signing_key())?;
+        let mine = signing.public();
+        if settings.signers.iter().position(|signer| *signer == mine) == Some(self.index as usize) {
+            return Ok(());
+        }
+        let what = format!("shard {self} may not sign with `{mine}`");
+        Err(Failure::new(ExitCode::KeyRefused, what)
+            .because(format!("`signers` of the policy does not have it at place {}, from 0", self.index))
+            .hint("Give each shard a signing key of its own, and list them first and in order in signers."))
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').map(|(index, of)| (index.parse().ok(), of.parse().ok()));
+        match numbers {
+            Some((Some(index), Some(of))) if index < of && of <= PARTS_MAX => Ok(Self { index, of }),
+            _ => Err(format!(
+                "it is I/N, with I from 0 and less than N, and N at most {PARTS_MAX}: 0/3, 1/3 and 2/3 are all of three"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+/// What is asked of one process of a run.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Which part it makes.
+    pub shard: Shard,
+    /// The run, by a name that all of its processes are given.
+    pub run: RunName,
+    /// How long part 0 waits for the others.
+    pub wait: Duration,
+    /// A word to find the snapshot by; that of the process which comes first counts.
+    pub tag: Option<String>,
+    /// Why it is to be kept for ever; as `tag`.
+    pub pin: Option<String>,
+}
+
+/// What a process made.
+#[derive(Debug)]
+pub enum Made {
+    /// Its part; the process of part 0 commits.
+    Part(PartReport),
+    /// The snapshot of all parts.
+    Whole(Box<Report>),
+    /// Nothing: the run had become this snapshot before.
+    Before(SnapshotId),
+}
+
+/// What became of one part.
+#[derive(Debug)]
+pub struct PartReport {
+    /// The run.
+    pub run: RunName,
+    /// Which part it is.
+    pub shard: Shard,
+    /// Whether it was there already; nothing was read then.
+    pub was_there: bool,
+    /// What it has of each source.
+    pub sources: Vec<SourceReport>,
+    /// Bytes that it added to the store.
+    pub added_bytes: u64,
+    /// Packs that it added to the store.
+    pub added_packs: u64,
+}
+
+impl Made {
+    /// Returns how the process ends.
+    pub fn exit(&self) -> ExitCode {
+        match self {
+            Self::Whole(report) => report.exit(),
+            Self::Part(part) => backup::exit_of(&part.sources),
+            Self::Before(_) => ExitCode::Ok,
+        }
+    }
+}
+
+impl Remembered for Made {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Whole(report) => report.outcome(),
+            Self::Part(_) => Outcome { exit: Some(self.exit()), ..Outcome::default() },
+            Self::Before(id) => Outcome { snapshot: Some(id.clone()), ..Outcome::default() },
+        }
+    }
+}
+
+/// Makes one part of a run, and of part 0 the snapshot.
+pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Made> {
+    if wanted.shard.index == 0 {
+        let work = Box::pin(whole(context, &wanted));
+        return noted(context, &Task::of(Job::Backup), work).await;
+    }
+    // What counts for the schedule is the snapshot, and that is noted by the host that commits it.
+    let _lock = RunLock::of_part(context.stack, wanted.shard.index)?;
+    Process::begin(context, &wanted).await?.part(context).await
+}
+
+async fn whole(context: RunContext<'_>, wanted: &Wanted) -> Result<Made> {
+    let process = Process::begin(context, wanted).await?;
+    let made = process.part(context).await?;
+    if let Made::Before(_) = made {
+        return Ok(made);
+    }
+    let began = Instant::now();
+    let waiting = process.wait(context, wanted.wait);
+    let Some(parts) = context.stop.run_until_cancelled(waiting).await else { return Err(stopped()) };
+    let mut report = process.commit(context, parts?).await?;
+    report.seconds = began.elapsed().as_secs_f64();
+    Ok(Made::Whole(Box::new(report)))
+}
+
+/// One process of a run.
+struct Process {
+    opening: Opening,
+    repository: Repository<Append>,
+    planned: Planned,
+    shard: Shard,
+}
+
+impl Process {
+    /// Opens the repository and learns the plan, or makes it.
+    async fn begin(context: RunContext<'_>, wanted: &Wanted) -> Result<Self> {
+        let (stack, monitor) = (context.stack, context.monitor);
+        let (shard, run) = (wanted.shard, &wanted.run);
+        let opening = Opening::new(stack, monitor)?;
+        let repository = opening.append(stack, monitor).await?;
+        let planned = match repository.planned(run).await? {
+            Some(planned) => planned,
+            None => repository.plan_run(plan(context, &repository, wanted).await?).await?,
+        };
+        check(&planned.plan, context, shard)?;
+        Ok(Self { opening, repository, planned, shard })
+    }
+
+    /// Reads the share of this process, unless its part is there.
+    async fn part(&self, context: RunContext<'_>) -> Result<Made> {
+        if let Some(snapshot) = self.repository.run_ended(&self.planned.plan.run).await? {
+            return Ok(Made::Before(snapshot));
+        }
+        let report = |was_there, sources, part: &Part| PartReport {
+            run: self.planned.plan.run.clone(),
+            shard: self.shard,
+            was_there,
+            sources,
+            added_bytes: part.packs.values().sum(),
+            added_packs: part.packs.len() as u64,
+        };
+        if let Some(part) = self.repository.parts(&self.planned).await?.remove(&self.shard.index) {
+            let sources = part.sources.iter().map(|source| SourceReport::of(source, &part.tallies));
+            let failed = part.failed.iter().map(|one| self.unread(one));
+            return Ok(Made::Part(report(true, sources.chain(failed).collect(), &part)));
+        }
+        let RunContext { stack, ground, monitor, stop, .. } = context;
+        let level = stack.repository.settings.compression_level;
+        let mut writer = self.repository.begin(ground.clone(), monitor.clone(), level).await?;
+        let sources = self.sources(context);
+        let Some(mut reports) = backup::read(&self.repository, &mut writer, sources, monitor, stop).await?
+        else {
+            writer.abandon().await?;
+            return Err(stopped());
+        };
+        let failed = reports.iter().filter_map(|report| {
+            let failure = report.failure.as_ref()?;
+            let (source, exit) = (report.name.clone(), failure.exit().number());
+            Some(PartFailure { source, exit, why: failure.one_line() })
+        });
+        let failed = failed.collect();
+        let part = writer.end_as_part(&self.planned, self.shard.index, backup::host_name(), failed).await?;
+        for one in &mut reports {
+            one.fill(&part.sources, &part.tallies);
+        }
+        Ok(Made::Part(report(false, reports, &part)))
+    }
+
+    /// Returns the sources of this process, ready to be read.
+    fn sources(&self, context: RunContext<'_>) -> Vec<Ready> {
+        let RunContext { stack, ground, monitor, .. } = context;
+        let shrink = Shrink::Percent(stack.anomaly.shrink_percent);
+        let ready = |source: &PlannedSource| {
+            let config = stack.source(source.name.as_str())?;
+            match &source.share {
+                PlannedShare::Whole(part) => {
+                    (*part == self.shard.index).then(|| registry::source(config, shrink, ground, monitor))
+                }
+                PlannedShare::Divided(division) => {
+                    let share = registry::share(
+                        config,
+                        &division.borders,
+                        self.shard.index as usize,
+                        ground,
+                        monitor,
+                    );
+                    let before = division.previous.clone().map_or(Before::Nothing, Before::Snapshot);
+                    Some(Ready { before, ..share })
+                }
+            }
+        };
+        self.planned.plan.sources.iter().filter_map(ready).collect()
+    }
+
+    /// Waits for the parts of all others.
+    async fn wait(&self, context: RunContext<'_>, limit: Duration) -> Result<BTreeMap<u32, Part>> {
+        let (began, run) = (Instant::now(), &self.planned.plan.run);
+        let mut told = BTreeSet::new();
+        loop {
+            let parts = self.repository.parts(&self.planned).await?;
+            let missing: BTreeSet<u32> =
+                (0..self.planned.plan.parts).filter(|number| !parts.contains_key(number)).collect();
+            if missing.is_empty() {
+                return Ok(parts);
+            }
+            if began.elapsed() >= limit {
+                return Err(self.lacks(&missing, limit));
+            }
+            if missing != told {
+                let numbers = listed(&missing);
+                context.monitor.step(None, format!("wait for part {numbers} of run {run}"));
+                told = missing;
+            }
+            tokio::time::sleep(LOOK_EVERY.min(limit.saturating_sub(began.elapsed()))).await;
+        }
+    }
+
+    fn lacks(&self, missing: &BTreeSet<u32>, limit: Duration) -> Failure {
+        let (run, of, first) = (&self.planned.plan.run, self.shard.of, missing.first().unwrap_or(&0));
+        let what = format!("run `{run}` lacks part {} of {of}: no snapshot was made", listed(missing));
+        Failure::new(ExitCode::Failed, what)
+            .because(format!("it did not come within {} s", limit.as_secs()))
+            .hint(format!(
+                "Look why that process ended, run `lifeboat backup --run {run} --shard {first}/{of}` again, then \
+                 `lifeboat backup --run {run} --shard 0/{of}`: the parts that are there are not read again."
+            ))
+    }
+
+    /// Joins the parts and commits them.
+    async fn commit(&self, context: RunContext<'_>, parts: BTreeMap<u32, Part>) -> Result<Report> {
+        let RunContext { stack, ground, monitor, .. } = context;
+        let mut joined = Joined { sources: Vec::new(), tallies: BTreeMap::new(), failed: Vec::new() };
+        let mut reports = Vec::new();
+        for planned in &self.planned.plan.sources {
+            let config = stack.source(planned.name.as_str());
+            let config = config.ok_or_else(|| super::no_source(stack, planned.name.as_str()))?;
+            match self.join(context, config, &parts, &mut joined).await {
+                Ok(source) => {
+                    reports.push(SourceReport::of(&source, &joined.tallies));
+                    joined.sources.push(source);
+                }
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                Err(failure) => {
+                    monitor.warn(Some(&planned.name), failure.one_line(), failure.first_hint());
+                    let (what, why) = (planned.name.to_string(), failure.one_line());
+                    joined.failed.push(Problem { what, why });
+                    reports.push(SourceReport::unread(planned.name.clone(), config.kind.word(), failure));
+                }
+            }
+        }
+        if joined.sources.is_empty() {
+            return Err(backup::first_failure(reports));
+        }
+        let host = backup::host_name();
+        let committed =
+            self.repository.commit_run(&self.planned, &parts, joined, host, ground, monitor).await?;
+        if committed.status == Status::Complete {
+            self.repository.retire(&committed.thin)?;
+        }
+        let mut report = Report::of(committed, reports, false);
+        report.stored_bytes = self.opening.catalog.stored_bytes().ok();
+        Ok(report)
+    }
+
+    /// Makes one source of what all parts have of it.
+    async fn join(
+        &self,
+        context: RunContext<'_>,
+        config: &SourceConfig,
+        parts: &BTreeMap<u32, Part>,
+        joined: &mut Joined,
+    ) -> Result<SourceManifest> {
+        let name = &config.name;
+        if let Some(failed) = parts.values().flat_map(|part| &part.failed).find(|one| one.source == *name) {
+            return Err(failure_of(failed));
+        }
+        let mut tally = crate::repo::SourceTally::default();
+        parts.values().filter_map(|part| part.tallies.get(name)).for_each(|one| tally.add(one));
+        let found = parts.values().flat_map(|part| &part.sources).filter(|source| source.name == *name);
+        let mut shares: Vec<SourceManifest> = found.cloned().collect();
+        let whole =
+            match &self.planned.plan.sources.iter().find(|one| one.name == *name).map(|one| &one.share) {
+                Some(PlannedShare::Divided(_)) if shares.len() == self.shard.of as usize => {
+                    let points = shares.iter().map(|share| share.point.clone()).collect();
+                    let shrink = Shrink::Percent(context.stack.anomaly.shrink_percent);
+                    let (point, problems, gone) =
+                        registry::joined(config, shrink, context.monitor, points).await?;
+                    tally.gone += gone;
+                    let mut whole = together(shares);
+                    whole.point = point;
+                    whole.problems.extend(problems);
+                    whole
+                }
+                Some(PlannedShare::Whole(_)) if shares.len() == 1 => shares.remove(0),
+                _ => {
+                    let what = format!("the parts have {} shares of `{name}`", shares.len());
+                    return Err(Failure::new(ExitCode::Damage, what));
+                }
+            };
+        joined.tallies.insert(name.clone(), tally);
+        Ok(whole)
+    }
+
+    fn unread(&self, failed: &PartFailure) -> SourceReport {
+        let planned = self.planned.plan.sources.iter().find(|one| one.name == failed.source);
+        let kind = planned.map_or("", |one| registry::kind_word(&one.kind));
+        SourceReport::unread(failed.source.clone(), kind, failure_of(failed))
+    }
+}
+
+fn failure_of(failed: &PartFailure) -> Failure {
+    Failure::new(ExitCode::of_number(failed.exit).unwrap_or(ExitCode::Failed), failed.why.clone())
+}
+
+/// Puts shares of a source one behind the other, which is the order of the whole; its point is the first one's.
+fn together(shares: Vec<SourceManifest>) -> SourceManifest {
+    let mut shares = shares.into_iter();
+    let mut whole = shares.next().expect("a run has at least one part");
+    for share in shares {
+        whole.began = whole.began.min(share.began);
+        whole.ended = whole.ended.max(share.ended);
+        whole.inventory.extend(share.inventory);
+        whole.entries += share.entries;
+        whole.size_bytes += share.size_bytes;
+        whole.read_bytes += share.read_bytes;
+        whole.added_bytes += share.added_bytes;
+        whole.list.extend(share.list);
+        for problem in share.problems {
+            if !whole.problems.contains(&problem) {
+                whole.problems.push(problem);
+            }
+        }
+    }
+    whole.inventory.sort();
+    whole.inventory.dedup();
+    whole
+}
+
+fn listed(numbers: &BTreeSet<u32>) -> String {
+    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Divides the stack: buckets among all, other sources by their place in the policy.
+async fn plan(context: RunContext<'_>, repository: &Repository<Append>, wanted: &Wanted) -> Result<RunPlan> {
+    let RunContext { stack, ground, monitor, .. } = context;
+    let count = wanted.shard.of as usize;
+    let mut sources = Vec::new();
+    for config in stack.sources_in_order() {
+        let share = if registry::divides(config) {
+            let before = repository.newest_of(&config.name, |_| true).await?;
+            let (previous, entries) = before.map_or((None, None), |(id, entries)| (Some(id), Some(entries)));
+            let borders = match registry::borders(config, entries, count).await {
+                Ok(borders) => borders,
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                Err(failure) => {
+                    // Whoever reads it will say so too; the other sources are worth having.
+                    monitor.warn(Some(&config.name), failure.one_line(), failure.first_hint());
+                    registry::blind_borders(count)
+                }
+            };
+            PlannedShare::Divided(Division { previous, borders })
+        } else {
+            let position = stack.sources.iter().position(|one| one.name == config.name).unwrap_or_default();
+            PlannedShare::Whole(u32::try_from(position % count).unwrap_or_default())
+        };
+        sources.push(PlannedSource { name: config.name.clone(), kind: config.kind.word().to_owned(), share });
+    }
+    Ok(RunPlan {
+        format: FORMAT,
+        repository: repository.config().repository.clone(),
+        run: wanted.run.clone(),
+        parts: wanted.shard.of,
+        stack: stack.name.clone(),
+        began: ground.clock.now(),
+        tag: wanted.tag.clone(),
+        pin: wanted.pin.clone(),
+        sources,
+    })
+}
+
+/// Fails unless this process is one of those that the plan is for.
+fn check(plan: &RunPlan, context: RunContext<'_>, shard: Shard) -> Result<()> {
+    let run = &plan.run;
+    let new = "Give the next run another name, such as its date.";
+    if plan.parts != shard.of {
+        let what = format!("run `{run}` was begun with {} parts, not {}", plan.parts, shard.of);
+        return Err(Failure::new(ExitCode::Usage, what).hint("Say the same N everywhere.").hint(new));
+    }
+    if plan.began + RUN_TAKES_MAX < context.ground.clock.now() {
+        let what = format!("run `{run}` began at {} and has ended", plan.began.format("%Y-%m-%dT%H:%M:%SZ"));
+        return Err(Failure::new(ExitCode::Usage, what).hint(new));
+    }
+    let mine = context.stack.sources_in_order().into_iter().map(|one| (one.name.as_str(), one.kind.word()));
+    let planned = plan.sources.iter().map(|one| (one.name.as_str(), one.kind.as_str()));
+    if plan.stack != context.stack.name || !mine.eq(planned) {
+        let what = format!("run `{run}` is of other sources than this policy has");
+        return Err(Failure::new(ExitCode::Usage, what)
+            .hint("Give all processes of a run the same policy, and the next run another name."));
+    }
+    Ok(())
+}
