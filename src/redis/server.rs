@@ -341,11 +341,34 @@ pub(super) fn is_lasting(failure: &Failure) -> bool {
     is_refusal(failure)
         || causes(failure).any(|error| {
             let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            matches!(
-                inner.and_then(|inner| inner.downcast_ref()),
-                Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
-            )
+            match inner.and_then(|inner| inner.downcast_ref()) {
+                Some(rustls::Error::InvalidCertificate(_)) => true,
+                Some(rustls::Error::AlertReceived(alert)) => is_lasting_alert(*alert),
+                _ => false,
+            }
         })
+}
+
+/// Returns whether the other side ended an encrypted connection (RFC 8446, 6.2) for what certificates or settings say;
+/// one that goes down or has an error of its own may be well a little later.
+fn is_lasting_alert(alert: rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::HandshakeFailure
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::DecryptError
+            | Alert::ProtocolVersion
+            | Alert::InsufficientSecurity
+            | Alert::UnrecognisedName
+            | Alert::CertificateRequired
+    )
 }
 
 /// Returns whether a failure may be gone when a failover has ended.
