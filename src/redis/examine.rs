@@ -32,7 +32,7 @@ laws! {
         "Check that the server runs, and `url`, `user` and `password` of this source.";
     VERSION = "redis.version",
         "the server is of a version that lifeboat is tested with",
-        "Tested are Redis 6.2 to 8 and Valkey 7.2 to 9. Make a drill before you rely on another one.";
+        "It is made for Redis 6.2 to 8 and Valkey 7.2 to 9, and tested with Redis 7.0 and 8.0 and Valkey 9.1. Make a drill before you rely on another one.";
     RIGHTS = "redis.rights",
         "the user may do all that a whole backup needs",
         "ACL SETUSER the user: +psync +replconf +ping +info +config|get +acl|list +module|list +time";

@@ -54,6 +54,7 @@ pub struct RedisTarget {
     config: RedisConfig,
     home: Option<Home>,
     waived: Waived,
+    into: Option<String>,
     into_db: Option<u64>,
     ttl: Ttl,
     copy: Option<PathBuf>,
@@ -82,7 +83,7 @@ impl RedisTarget {
     /// Makes a target; the server is reached when it is inspected or written.
     pub fn new(name: SourceName, config: RedisConfig, ground: Ground, monitor: SharedMonitor) -> Self {
         let (waived, ttl) = (Waived::default(), Ttl::default());
-        Self { name, config, home: None, waived, into_db: None, ttl, copy: None, ground, monitor }
+        Self { name, config, home: None, waived, into: None, into_db: None, ttl, copy: None, ground, monitor }
     }
 
     /// Says where this host keeps what must outlive a restore; without it nothing is noted, and what the server held
@@ -97,6 +98,13 @@ impl RedisTarget {
     #[must_use]
     pub fn waiving(mut self, waived: Waived) -> Self {
         self.waived = waived;
+        self
+    }
+
+    /// Says where the restore goes, as `--into` says it, where that is not the source's own server.
+    #[must_use]
+    pub fn placed(mut self, into: Option<String>) -> Self {
+        self.into = into;
         self
     }
 
@@ -132,7 +140,7 @@ impl RedisTarget {
 
     /// Asks what the server, or the one database that is meant, is and holds.
     async fn state(&self, server: &Arc<Server>, control: &mut Control) -> Result<State> {
-        let mut state = State::ask(control).await?;
+        let mut state = State::ask(control, self.waived).await?;
         if state.is_clustered() {
             (state.keys, state.functions) = cluster_write::held(&cluster_write::lanes(server).await?).await?;
         }
@@ -254,7 +262,7 @@ impl RedisTarget {
         if !can_replicate(control).await? {
             return Ok(Err("the server may not replicate, or its settings cannot be asked for"));
         }
-        before.check(server, archive, control, self.waived).await?;
+        before.check(server, archive, control).await?;
         match Crossing::find(control, &self.config).await {
             Ok(crossing) => Ok(Ok(crossing)),
             // Key by key the dump goes by the connection that we made, which is encrypted.
@@ -273,6 +281,7 @@ impl RedisTarget {
         let keeper = Keeper {
             name: &self.name,
             config: &self.config,
+            into: self.into.as_deref(),
             home: self.home.as_ref(),
             facts: Some(&before.facts),
             spared: self.copy.as_deref(),
@@ -321,6 +330,8 @@ impl RedisTarget {
         let stored = match options.stop.run_until_cancelled(filling).await {
             Some(Ok(stored)) => stored,
             Some(Err(failure)) if job.is_touched.load(Ordering::Relaxed) => {
+                // What the server held needs nothing that it lacks.
+                ready.before.waived.modules = true;
                 return Err(self.put_back(server, ready, failure).await);
             }
             Some(Err(failure)) => return Err(failure.hint("Nothing was changed on the server.")),
