@@ -314,9 +314,9 @@ fn version(facts: &ServerFacts) -> Finding {
     let number = number(&facts.version);
     let (oldest, newest) = if facts.product == "valkey" { ((7, 2), 9) } else { ((6, 2), 8) };
     if number < oldest {
-        VERSION.found(Status::Warn, format!("{} is older than any that is tested", facts.shown()))
+        VERSION.found(Status::Warn, format!("{} is older than any that it is made for", facts.shown()))
     } else if number.0 > newest {
-        VERSION.found(Status::Warn, format!("{} is newer than any that is tested", facts.shown()))
+        VERSION.found(Status::Warn, format!("{} is newer than any that it is made for", facts.shown()))
     } else {
         VERSION.ok(facts.shown())
     }

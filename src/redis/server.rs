@@ -431,6 +431,21 @@ mod tests {
     }
 
     #[test]
+    fn an_alert_about_certificates_lasts_and_one_of_a_server_that_goes_down_may_pass() {
+        use rustls::AlertDescription as Alert;
+        let told = |alert| {
+            let alert = rustls::Error::AlertReceived(alert);
+            Failure::new(ExitCode::SourceDown, "it is down").because(io::Error::other(alert))
+        };
+        for alert in [Alert::UnknownCA, Alert::CertificateRequired, Alert::ProtocolVersion] {
+            assert!(is_lasting(&told(alert)) && !may_pass(&told(alert)), "{alert:?}");
+        }
+        for alert in [Alert::InternalError, Alert::UserCanceled, Alert::CloseNotify] {
+            assert!(may_pass(&told(alert)), "{alert:?}");
+        }
+    }
+
+    #[test]
     fn debug_output_holds_no_password() {
         let server = Server {
             name: SourceName::new("redis").unwrap(),

@@ -26,7 +26,7 @@ use super::{
     expiry::Ttl,
     home::{Home, Waived},
     pieces::{self, Job, Proven, Stored},
-    pledge::{self, Owner},
+    pledge::{self, Owed, Owner, Place, Pledge},
     preflight::{self, Target as State},
     rdb::KeyCount,
     readback,
@@ -155,6 +155,26 @@ impl RedisTarget {
         options.only.is_all() && self.into_db.is_none()
     }
 
+    /// Returns what of the server is to hold the dump and nothing else.
+    fn place(&self, options: &WriteOptions) -> Option<Place> {
+        let place = self.into_db.map_or(Place::Whole, Place::Database);
+        options.only.is_all().then_some(place)
+    }
+
+    /// Notes that the server is filled key by key, so that a part of it is never taken for the whole.
+    fn note_filling(&self, ready: &Ready, options: &WriteOptions) -> Result<Option<Pledge>> {
+        let Some(place) = self.place(options) else { return Ok(None) };
+        let owed = Owed {
+            source: self.name.to_string(),
+            url: self.config.url.clone(),
+            before: ready.before.keys.clone(),
+            safety: ready.safety.as_ref().and_then(|safety| safety.file.clone()),
+            filling: Some(place),
+            ..Owed::default()
+        };
+        Pledge::begin_at(self.home.as_ref(), owed, &self.monitor)
+    }
+
     /// Says what is to be done key by key.
     fn job<'a>(
         &'a self,
@@ -188,8 +208,8 @@ impl RedisTarget {
         let is_all = options.only.is_all();
         let mut notes = Vec::new();
         if let Some(home) = &self.home {
-            let may_empty = self.is_whole(options) && options.replace;
-            let owner = Owner { name: &self.name, config: &self.config, may_empty };
+            let replaces = self.place(options).filter(|_| options.replace);
+            let owner = Owner { name: &self.name, config: &self.config, replaces };
             notes.extend(pledge::repay(home, server, &owner).await?);
         }
         let empty_is_needed = is_all && !options.replace;
@@ -317,8 +337,21 @@ impl RedisTarget {
         takeover.run().await
     }
 
-    /// Restores what is wanted key by key.
+    /// Restores what is wanted key by key. However it ends, whoever asked for it is told.
     async fn write_keys(
+        &self,
+        server: &Arc<Server>,
+        ready: &mut Ready,
+        (proven, options): (&Proven, &WriteOptions),
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let pledge = self.note_filling(ready, options)?;
+        let written = self.write_noted(server, ready, (proven, options), tally).await;
+        let paid = pledge.map_or(Ok(()), Pledge::paid);
+        written.and(paid)
+    }
+
+    async fn write_noted(
         &self,
         server: &Arc<Server>,
         ready: &mut Ready,

@@ -5,6 +5,7 @@ use rustix::process::Signal;
 
 use super::{
     redis_lab::{Lab, PASSWORD},
+    redis_restore::SLOW,
     replication_settings, role,
     stage::{STACK, Stage, send},
 };
@@ -113,4 +114,47 @@ async fn a_server_that_is_killed_while_it_loads_comes_back_with_old_or_new_and_n
         scene.stage.run(&RESTORE).ends(0);
         scene.is_well(&scene.held).await;
     }
+}
+
+/// Key by key a part is there at once: it is told until the place is filled again, and what it held is in the copy.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_program_that_is_killed_while_it_fills_key_by_key_is_told_of_until_it_is_done_again() {
+    let scene = Scene::make(&["--appendonly", "yes", "--rename-command", "REPLICAOF", ""]).await;
+    let mut connection = scene.lab.connect(0).await;
+    scene.lab.limit_cpus(SLOW);
+    let child = scene.stage.start(&RESTORE);
+    // The old key is gone and new ones are there.
+    let until = std::time::Instant::now() + super::stage::PATIENCE;
+    loop {
+        let (old, count): (bool, u64) =
+            redis::pipe().cmd("EXISTS").arg("old").cmd("DBSIZE").query_async(&mut connection).await.unwrap();
+        if !old && count > 0 {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "it does not come to the keys");
+    }
+    send(&child, Signal::KILL);
+    assert_eq!(ended(child).await.0, None);
+    scene.lab.limit_cpus("2");
+    assert_ne!(scene.lab.sizes().await, scene.held, "it must be in the middle");
+
+    for _ in 0..2 {
+        let told = scene.stage.run(&["doctor", "redis"]);
+        assert!(told.out.contains("a part of the snapshot only"), "{}", told.out);
+        assert!(told.out.contains("lifeboat restore --safety"), "{}", told.out);
+    }
+    let one = ["restore", "latest", "--source", "redis", "--only", "k:1", "--replace", "--yes", STACK];
+    scene.stage.run(&one).ends(1).tells("a part of the snapshot only");
+    scene.stage.run(&RESTORE).ends(0).says("what it left is now replaced");
+    scene.is_well(&scene.held).await;
+    let told = scene.stage.run(&["doctor", "redis"]);
+    assert!(!told.out.contains("a part of the snapshot"), "{}", told.out);
+
+    // Also what was there before can be had back.
+    let copies = scene.stage.run(&["restore", "--safety", "--json"]).ends(0).json();
+    let copies = copies["copies"].as_array().unwrap();
+    let first = copies.last().unwrap()["file"].as_str().unwrap();
+    scene.stage.run(&["restore", "--safety", first, "--replace", "--yes", STACK]).ends(0);
+    scene.is_well(&[(0, 1)]).await;
 }

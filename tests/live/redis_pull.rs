@@ -273,11 +273,18 @@ async fn what_ends_in_the_middle_stores_nothing_and_leaves_no_replica() {
     until(&lab, "persistence", "the save was given up", |line| line == "rdb_bgsave_in_progress:0").await;
     assert_nothing_is_stored(&stage);
 
-    // We stop reading.
+    // We stop reading. R23: whoever waits for replicas meanwhile does not take us for one.
     let config = lab.config();
+    let waiting = async {
+        until_saving(&lab).await;
+        let mut pipe = redis::pipe();
+        pipe.cmd("SET").arg("k:0").arg("anew").ignore().cmd("WAIT").arg(1).arg(100);
+        let (replicas,): (u64,) = pipe.query_async(&mut lab.connect(0).await).await.unwrap();
+        replicas
+    };
     tokio::select! {
         read = pulled(&config) => panic!("it cannot have ended: {:?}", read.map(|(_, point, _)| point)),
-        () = until_saving(&lab) => {}
+        replicas = waiting => assert_eq!(replicas, 0),
     }
     until_no_replica(&lab).await;
 
