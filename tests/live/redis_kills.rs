@@ -66,7 +66,7 @@ async fn a_program_that_is_killed_while_the_server_loads_leaves_all_of_the_new()
     send(&child, Signal::TERM);
     let (code, told) = ended(child).await;
     assert_eq!(code, Some(130), "{told}");
-    assert!(told.contains("holds the restored data"), "{told}");
+    assert!(told.contains("stopped by SIGTERM") && told.contains("holds the restored data"), "{told}");
     scene.is_well(&scene.held).await;
 
     let _: () = scene.lab.say(0, "SET more data").await;
