@@ -1,7 +1,7 @@
 //! The sealed copies of what servers held before a restore: how they are called, which stay, and loading one.
 //!
-//! A name is `SOURCE-TIME`, or `SOURCE@PLACE-TIME` where the restore went elsewhere by `--into`: so each place has copies
-//! of its own, and a copy goes back to where it was taken.
+//! A name is `SOURCE-TIME`, or `SOURCE@PLACE-TIME` where the restore went elsewhere by `--into`: so each place has
+//! copies of its own, and a copy goes back to where it was taken.
 //!
 //! *Order.* A copy that is loaded is opened and proven whole before any server hears of it; then it is restored as any
 //! dump. It is not cleared away meanwhile, however many copies are newer.

@@ -76,8 +76,8 @@ impl Rule {
 }
 
 /// The latest time that `HPEXPIREAT` takes for a field: a quarter of what a time in a server's tables and in a dump can
-/// be, which is 2^48 - 2 (redis `src/ebuckets.h`, `EB_EXPIRE_TIME_MAX`; `src/t_hash.c`, `HFE_MAX_ABS_TIME_MSEC`). A dump
-/// with a later one than that is refused as damaged while it is loaded.
+/// be, which is 2^48 - 2 (redis `src/ebuckets.h`, `EB_EXPIRE_TIME_MAX`; `src/t_hash.c`, `HFE_MAX_ABS_TIME_MSEC`). A
+/// dump with a later one than that is refused as damaged while it is loaded.
 const FIELD_TIME_MS_MAX: i64 = ((1 << 48) - 2) >> 2;
 
 /// Type codes of hashes (redis and valkey `src/rdb.h`): a plain table, one with the times of fields, and Valkey's.

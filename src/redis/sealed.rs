@@ -1,7 +1,7 @@
 //! A safety copy as a file: what is known of it and the dump, packed and sealed to the policy's recipients.
 //!
-//! The facts are a skippable frame of zstd (RFC 8878, 3.1.2) before the dump's: `age -d | zstd -d` gives the plain dump.
-//! Copies of older versions have none.
+//! The facts are a skippable frame of zstd (RFC 8878, 3.1.2) before the dump's: `age -d | zstd -d` gives the plain
+//! dump. Copies of older versions have none.
 
 use std::{
     fs,
