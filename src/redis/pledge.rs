@@ -156,7 +156,11 @@ impl Pledge {
         let path = home.folder.join(file_name(&owed.source, &owed.url));
         let what = || format!("the note `{}` for the time of the restore cannot be written", path.display());
         make_folder(&home.folder).failed(ExitCode::Failed, what)?;
-        let opened = fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
+        // What was filled in part is owed until all is done again: the last such line counts.
+        let dead = read(&path)?;
+        let is_filled = dead.is_some_and(|(_, note)| note.owed.is_some_and(|owed| owed.filling.is_some()));
+        let opened =
+            fs::OpenOptions::new().append(true).create(true).create_new(!is_filled).mode(0o600).open(&path);
         let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(busy(&path)),
             opened => opened.failed(ExitCode::Failed, what)?,
@@ -232,7 +236,6 @@ pub(super) async fn repay(home: &Home, server: &Arc<Server>, owner: &Owner<'_>) 
         if owner.replaces != Some(Place::Whole) && owner.replaces != Some(place) {
             return Err(half_filled(what, &owed, &path));
         }
-        remove(&path)?;
         return Ok(Some(format!("{what}; what it left is now replaced")));
     }
     let mut control = Control::open(server).await?;

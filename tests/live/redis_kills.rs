@@ -146,6 +146,11 @@ async fn a_program_that_is_killed_while_it_fills_key_by_key_is_told_of_until_it_
     }
     let one = ["restore", "latest", "--source", "redis", "--only", "k:1", "--replace", "--yes", STACK];
     scene.stage.run(&one).ends(1).tells("a part of the snapshot only");
+    // One that is refused changes nothing of that.
+    let _: () = scene.lab.say(0, "CONFIG SET maxmemory 1").await;
+    scene.stage.run(&RESTORE).ends(20).tells("Nothing was changed");
+    let _: () = scene.lab.say(0, "CONFIG SET maxmemory 0").await;
+    assert!(scene.stage.run(&["doctor", "redis"]).out.contains("a part of the snapshot only"));
     scene.stage.run(&RESTORE).ends(0).says("what it left is now replaced");
     scene.is_well(&scene.held).await;
     let told = scene.stage.run(&["doctor", "redis"]);
