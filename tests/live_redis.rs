@@ -15,6 +15,10 @@ mod redis_pieces;
 
 #[path = "live/redis_files.rs"]
 mod redis_files;
+#[path = "live/redis_kills.rs"]
+mod redis_kills;
+#[path = "live/redis_modules.rs"]
+mod redis_modules;
 #[path = "live/redis_pull.rs"]
 mod redis_pull;
 #[path = "live/redis_restore.rs"]

@@ -16,7 +16,7 @@ use crate::{
     flow::{Selection, TargetState, WriteOptions, pipe},
     jobs::{
         open,
-        registry::{self, Chosen, ReadyTarget},
+        registry::{self, Chosen, Into, ReadyTarget},
         restore::{Missing, Outcome, Restored},
         run::interrupted,
     },
@@ -69,7 +69,12 @@ fn list(stack: &Stack, session: &Session) {
     let copies: Vec<Copy> = all(stack).collect();
     let at = |copy: &Copy| copy.at.to_rfc3339_opts(SecondsFormat::Secs, true);
     if session.json {
-        let facts = |copy: &Copy| json!({ "source": copy.source, "at": at(copy), "file": copy.path });
+        let facts = |copy: &Copy| {
+            json!({
+                "source": copy.source, "into": copy.elsewhere(), "at": at(copy), "file": copy.path,
+                "command": copy.command(),
+            })
+        };
         let facts: Vec<Value> = copies.iter().map(facts).collect();
         json::print(&json::document("restore", json!({ "copies": facts })));
         return;
@@ -78,10 +83,10 @@ fn list(stack: &Stack, session: &Session) {
         say("No copies: no restore of this host has replaced what a Redis server held.");
         return;
     }
-    let mut table = super::screen::table(&["source", "held until", "file"]);
+    let mut table = super::screen::table(&["source", "server", "held until", "file"]);
     for copy in &copies {
         let until = copy.at.with_timezone(&stack.timezone).format("%Y-%m-%d %H:%M:%S %Z").to_string();
-        table.add_row([copy.source.to_string(), until, copy.path.display().to_string()]);
+        table.add_row([copy.source.to_string(), copy.shown_place(), until, copy.path.display().to_string()]);
     }
     say(&table.to_string());
     say(&format!("The newest is loaded by `{}`.", copies[0].command()));
@@ -135,8 +140,11 @@ async fn ready(
         home: Some(open::home(stack)),
         ..Chosen::default()
     };
-    let into = asked.place(&config.name);
-    let mut target = registry::chosen_target(config, into, chosen, &session.ground, &session.monitor())?;
+    // A copy goes back to where it was taken.
+    let taken = || copy.goes_into(redis)?.map(|into| Into::parse(&into)).transpose();
+    let into = asked.place(&config.name).cloned().map_or_else(taken, |into| Ok(Some(into)))?;
+    let mut target =
+        registry::chosen_target(config, into.as_ref(), chosen, &session.ground, &session.monitor())?;
     let state = target.target.inspect(&[]).await?;
     if args.plan || !session.json && (args.yes.is_none() || !session.quiet) {
         show(&copy, (&file, &target), &state, (args, session));

@@ -222,7 +222,7 @@ async fn until_interrupted(
     stop.cancel();
     tokio::select! {
         ended = &mut job => match ended {
-            Err(failure) if failure.exit() == ExitCode::Interrupted => Err(stopped(heard)),
+            Err(failure) if failure.exit() == ExitCode::Interrupted => Err(ended_by(heard, failure)),
             ended => ended,
         },
         _ = interrupt.recv() => Err(stopped(heard)),
@@ -246,6 +246,13 @@ impl Verb {
 
 fn stopped(signal: &str) -> Failure {
     interrupted(format!("stopped by {signal}"))
+}
+
+/// Says which signal a job ended by, and what it says of its end: it alone knows what it left.
+fn ended_by(signal: &str, failure: Failure) -> Failure {
+    let hints = failure.hints().to_vec();
+    let told = Failure::new(ExitCode::Interrupted, format!("stopped by {signal}")).because(failure);
+    hints.into_iter().fold(told, Failure::hint)
 }
 
 async fn run(args: Args, screen: Arc<Screen>, stop: CancellationToken) -> Result<ExitCode> {

@@ -181,6 +181,17 @@ impl Into {
         }
     }
 
+    /// Returns a server or database as `--into` says it, in one way for each place; `None` for the source's own server,
+    /// whatever it was called.
+    fn said(&self, is_own: bool) -> Option<String> {
+        match (self, self.redis_database()) {
+            (Self::Database(db), _) => Some(format!("db={db}")),
+            (Self::Server(_), db) if is_own => db.map(|db| format!("db={db}")),
+            (Self::Server(url), _) => Some(url.trim_end_matches('/').to_owned()),
+            (Self::Folder(_), _) => None,
+        }
+    }
+
     /// Refuses a place that a source of this kind does not go into. What was written is not repeated.
     pub fn check(&self, kind: &SourceKind) -> Result<()> {
         match (self, kind) {
@@ -276,6 +287,7 @@ pub fn chosen_target(
         Some(Into::Database(_)) | None => {}
     }
     let db = into.and_then(Into::redis_database);
+    let said = into.and_then(|into| into.said(kind == config.kind));
     let mut place = kind.place();
     place.extend(db.map(|db| format!(", database {db}")));
     let (mut words, mut exchange, mut reader) = (BTreeMap::new(), None, None);
@@ -289,7 +301,7 @@ pub fn chosen_target(
         SourceKind::Redis(kind) => {
             words.extend((ttl != Ttl::Keep).then(|| ("ttl", ttl.word().to_owned())));
             let target = RedisTarget::new(name, kind, ground, monitor).at_home(home).waiving(waived);
-            Box::new(target.into_database(db).expiring(ttl).from_copy(copy))
+            Box::new(target.placed(said).into_database(db).expiring(ttl).from_copy(copy))
         }
         SourceKind::S3(kind) => {
             let bucket = match into {

@@ -32,7 +32,7 @@ laws! {
         "Check that the server runs, and `url`, `user` and `password` of this source.";
     VERSION = "redis.version",
         "the server is of a version that lifeboat is tested with",
-        "Tested are Redis 6.2 to 8 and Valkey 7.2 to 9. Make a drill before you rely on another one.";
+        "It is made for Redis 6.2 to 8 and Valkey 7.2 to 9, and tested with Redis 7.0 and 8.0 and Valkey 9.1. Make a drill before you rely on another one.";
     RIGHTS = "redis.rights",
         "the user may do all that a whole backup needs",
         "ACL SETUSER the user: +psync +replconf +ping +info +config|get +acl|list +module|list +time";
@@ -314,9 +314,9 @@ fn version(facts: &ServerFacts) -> Finding {
     let number = number(&facts.version);
     let (oldest, newest) = if facts.product == "valkey" { ((7, 2), 9) } else { ((6, 2), 8) };
     if number < oldest {
-        VERSION.found(Status::Warn, format!("{} is older than any that is tested", facts.shown()))
+        VERSION.found(Status::Warn, format!("{} is older than any that it is made for", facts.shown()))
     } else if number.0 > newest {
-        VERSION.found(Status::Warn, format!("{} is newer than any that is tested", facts.shown()))
+        VERSION.found(Status::Warn, format!("{} is newer than any that it is made for", facts.shown()))
     } else {
         VERSION.ok(facts.shown())
     }

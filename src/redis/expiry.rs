@@ -67,7 +67,18 @@ impl Rule {
     fn time(self, expires: Option<i64>) -> Option<i64> {
         Some(expires?.saturating_add(self.later_ms?))
     }
+
+    /// Returns the new time of a field of a hash: not later than a server takes, unless it was already.
+    fn field_time(self, expires: Option<i64>) -> Option<i64> {
+        let (old, new) = (expires?, self.time(expires)?);
+        Some(new.min(FIELD_TIME_MS_MAX.max(old)))
+    }
 }
+
+/// The latest time that `HPEXPIREAT` takes for a field: a quarter of what a time in a server's tables and in a dump can
+/// be, which is 2^48 - 2 (redis `src/ebuckets.h`, `EB_EXPIRE_TIME_MAX`; `src/t_hash.c`, `HFE_MAX_ABS_TIME_MSEC`). A
+/// dump with a later one than that is refused as damaged while it is loaded.
+const FIELD_TIME_MS_MAX: i64 = ((1 << 48) - 2) >> 2;
 
 /// Type codes of hashes (redis and valkey `src/rdb.h`): a plain table, one with the times of fields, and Valkey's.
 const PLAIN: u8 = 4;
@@ -158,7 +169,7 @@ impl Hash<'_> {
                 && self.rule.keeps(expires)
                 && shown.is_ok()
             {
-                shown = show(&field, &value, self.rule.time(expires));
+                shown = show(&field, &value, self.rule.field_time(expires));
             }
         })
         .map_err(|error: RdbError| MergeError::Rdb(error))?;
@@ -266,6 +277,24 @@ mod tests {
         let left = Sample::begin("REDIS0012").db(0).key(PLAIN, "h").length(1).text("b").text("2").end();
         assert_eq!(rewritten(&packed([AT, AT + 1]), Ttl::Drop, AT).digest, survey(&left).digest);
         assert_eq!(rewritten(&packed([AT - 1, AT]), Ttl::Shift, AT).keys_by_db(), [].into());
+    }
+
+    #[test]
+    fn a_field_never_expires_later_than_a_server_takes() {
+        let hash = |at: i64| {
+            let dump = Sample::begin("REDIS0012").db(0).key(TIMED, "h").raw(&at.to_le_bytes()).length(1);
+            dump.length(1).text("a").text("1").end()
+        };
+        let age = 1000;
+        for (at, then) in [
+            (AT + 5, AT + 5 + age),
+            (FIELD_TIME_MS_MAX - age, FIELD_TIME_MS_MAX),
+            (FIELD_TIME_MS_MAX - 1, FIELD_TIME_MS_MAX),
+            ((1 << 48) - 2, (1 << 48) - 2),
+        ] {
+            let found = rewritten(&hash(at), Ttl::Shift, AT + age);
+            assert_eq!(found.digest, survey(&hash(then)).digest, "{at}");
+        }
     }
 
     #[test]

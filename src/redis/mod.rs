@@ -14,7 +14,7 @@
 //! | `rdb` `crc` `spool` | the dump itself: walk it, sum it up, keep it |
 //! | `reorder` `cuts` | put its keys in order and cut it, so that the next one is mostly known |
 //! | `archive` `preflight` | back: prove a dump, refuse before anything is touched |
-//! | `safety` `copies` `home` | back: keep what the server held, where, and load it again |
+//! | `safety` `sealed` `copies` `home` | back: keep what the server held, as what, where, and load it again |
 //! | `expiry` | back: other times at which keys expire |
 //! | `pledge` | what a takeover owes a server, for the next run |
 //! | `examine` | whether a server can be backed up |
@@ -60,6 +60,7 @@ mod replica;
 mod rewrite;
 mod rights;
 mod safety;
+mod sealed;
 mod sentinel;
 mod server;
 mod source;

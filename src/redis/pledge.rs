@@ -1,7 +1,8 @@
-//! What a takeover owes a server: noted before anything of it is changed, given back by whoever comes next.
+//! What a restore owes a server: noted before anything of it is changed, given back by whoever comes next.
 //!
 //! A server that follows us takes no writes, and a lifeboat that is killed cannot let it go. So the next restore and
-//! the next doctor look for a note whose writer is dead, and do what it could not.
+//! the next doctor look for a note whose writer is dead, and do what it could not. A server that is filled key by key
+//! holds a part until it is done: they say so until it is filled again.
 //!
 //! *Order.* The file is made, locked and on disk with the old value of each setting before the first of them changes.
 //! Each address is added before the server is told to follow it, and that the whole dump goes over before its last
@@ -30,6 +31,7 @@ use super::{
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
+    event::SharedMonitor,
     finding::{Finding, Status, laws},
     names::SourceName,
     policy::RedisConfig,
@@ -38,7 +40,7 @@ use crate::{
 laws! {
     page "redis";
     TAKEN = "redis.taken",
-        "no restore that was killed has left the server a replica",
+        "no restore that was killed has left the server a replica, or filled in part",
         "Run `lifeboat doctor` again when the server answers: it lets the server go.";
 }
 
@@ -78,6 +80,19 @@ pub(super) struct Owed {
     pub(super) wanted: Option<BTreeMap<u64, u64>>,
     /// Where what the server held was put.
     pub(super) safety: Option<PathBuf>,
+    /// What is filled key by key, where it does not follow us.
+    #[serde(default)]
+    pub(super) filling: Option<Place>,
+}
+
+/// What of a server a restore fills, and empties before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Place {
+    /// All of it.
+    Whole,
+    /// One database.
+    Database(u64),
 }
 
 /// A line of the file.
@@ -120,12 +135,32 @@ pub(super) struct Pledge {
 }
 
 impl Pledge {
+    /// Notes what will be owed, where this host has a place for notes. One without room or rights for a note must be
+    /// able to restore all the same.
+    pub(super) fn begin_at(home: Option<&Home>, owed: Owed, monitor: &SharedMonitor) -> Result<Option<Self>> {
+        let source = SourceName::new(&owed.source).ok();
+        match home.map(|home| Self::begin(home, owed)) {
+            None => Ok(None),
+            Some(Ok(pledge)) => Ok(Some(pledge)),
+            Some(Err(failure)) if failure.exit() == ExitCode::Busy => Err(failure),
+            Some(Err(failure)) => {
+                let hint = "Were this restore killed, nobody would know what it left.";
+                monitor.warn(source.as_ref(), failure.one_line(), Some(hint));
+                Ok(None)
+            }
+        }
+    }
+
     /// Notes what will be owed; on return it is on disk.
-    pub(super) fn begin(home: &Home, owed: Owed) -> Result<Self> {
+    fn begin(home: &Home, owed: Owed) -> Result<Self> {
         let path = home.folder.join(file_name(&owed.source, &owed.url));
         let what = || format!("the note `{}` for the time of the restore cannot be written", path.display());
         make_folder(&home.folder).failed(ExitCode::Failed, what)?;
-        let opened = fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
+        // What was filled in part is owed until all is done again: the last such line counts.
+        let dead = read(&path)?;
+        let is_filled = dead.is_some_and(|(_, note)| note.owed.is_some_and(|owed| owed.filling.is_some()));
+        let opened =
+            fs::OpenOptions::new().append(true).create(true).create_new(!is_filled).mode(0o600).open(&path);
         let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(busy(&path)),
             opened => opened.failed(ExitCode::Failed, what)?,
@@ -191,13 +226,21 @@ fn file_name(source: &str, url: &str) -> String {
 
 /// Lets a server go that a restore left because it was killed. Returns what was done, if there was anything.
 ///
-/// A server that may hold neither the old nor the new data is let go only where that `may_empty` it for good.
+/// A server that may hold neither the old nor the new data is let go only where what comes replaces that.
 pub(super) async fn repay(home: &Home, server: &Arc<Server>, owner: &Owner<'_>) -> Result<Option<String>> {
     let path = home.folder.join(file_name(owner.name.as_str(), &owner.config.url));
     let Some((_lock, note)) = read(&path)? else { return Ok(None) };
     let Some(owed) = note.owed.clone() else { return remove(&path).map(|()| None) };
+    if let Some(place) = owed.filling {
+        let what = format!("a restore of {}, key by key, was killed before its end", server.shown());
+        if owner.replaces != Some(Place::Whole) && owner.replaces != Some(place) {
+            return Err(half_filled(what, &owed, &path));
+        }
+        return Ok(Some(format!("{what}; what it left is now replaced")));
+    }
     let mut control = Control::open(server).await?;
-    let done = release(&mut control, server, &note, &owed, owner.may_empty).await?;
+    let may_empty = owner.replaces == Some(Place::Whole);
+    let done = release(&mut control, server, &note, &owed, may_empty).await?;
     for change in &owed.changes {
         let now = control.settings(&change.name).await?;
         // What somebody has set since is theirs.
@@ -215,8 +258,8 @@ pub(super) struct Owner<'a> {
     pub(super) name: &'a SourceName,
     /// How it is reached.
     pub(super) config: &'a RedisConfig,
-    /// Whether what it holds is to be replaced anyhow.
-    pub(super) may_empty: bool,
+    /// What of it is to be replaced anyhow.
+    pub(super) replaces: Option<Place>,
 }
 
 /// Reads a note whose writer is dead, and locks it.
@@ -271,6 +314,21 @@ async fn release(
     ))
 }
 
+fn half_filled(what: String, owed: &Owed, note: &Path) -> Failure {
+    let held = match owed.filling {
+        Some(Place::Database(db)) => format!("database {db} may hold a part of the snapshot only"),
+        _ => "it may hold a part of the snapshot only".to_owned(),
+    };
+    let failure = Failure::new(ExitCode::Failed, what).because(held).hint(format!(
+        "Restore again with --replace. If it was put right in another way, remove `{}`.",
+        note.display()
+    ));
+    match &owed.safety {
+        Some(file) => failure.hint(super::safety::how_to_load(file)),
+        None => failure,
+    }
+}
+
 fn neither(shown: &str, owed: &Owed) -> Failure {
     let what = format!(
         "{shown} was left as a replica by a restore that was killed, with neither the old nor the new data"
@@ -289,7 +347,7 @@ fn neither(shown: &str, owed: &Owed) -> Failure {
 pub async fn examine(name: &SourceName, config: &RedisConfig, home: &Home) -> Vec<Finding> {
     let Ok(server) = Server::of(name, config).map(Arc::new) else { return Vec::new() };
     let mut findings = Vec::new();
-    match repay(home, &server, &Owner { name, config, may_empty: false }).await {
+    match repay(home, &server, &Owner { name, config, replaces: None }).await {
         Ok(None) => {}
         Ok(Some(done)) => findings.push(TAKEN.found(Status::Warn, done).hint("Nothing: it is done.")),
         // A restore that is at work is no finding.
@@ -297,9 +355,10 @@ pub async fn examine(name: &SourceName, config: &RedisConfig, home: &Home) -> Ve
         Err(failure) => findings.push(TAKEN.failed(Status::Broken, &failure)),
     }
     for url in elsewhere(home, name, &config.url) {
-        let what = format!("a restore into `{url}` was killed and may have left it a replica");
+        let what =
+            format!("a restore into `{url}` was killed and may have left it a replica, or filled in part");
         let hint = format!(
-            "Run the restore again with --into {name}={url}; or there: REPLICAOF NO ONE, CONFIG SET masterauth \"\"."
+            "Run the restore again with --into {name}={url}; or, where it is a replica: REPLICAOF NO ONE, CONFIG SET masterauth \"\"."
         );
         findings.push(TAKEN.found(Status::Warn, what).hint(hint));
     }

@@ -28,16 +28,18 @@ pub(super) struct Target {
     pub(super) functions: Option<u64>,
     /// Keys that it has evicted since it started.
     pub(super) evicted: u64,
+    /// What is not looked for.
+    pub(super) waived: Waived,
 }
 
 impl Target {
-    /// Asks the server.
-    pub(super) async fn ask(control: &mut Control) -> Result<Self> {
+    /// Asks the server; `waived` is kept for the checks.
+    pub(super) async fn ask(control: &mut Control, waived: Waived) -> Result<Self> {
         let facts = ServerFacts::ask(control).await?;
         let keys = control.keys_by_db().await?;
         let functions = functions(control).await;
         let evicted = evicted(control).await?;
-        Ok(Self { facts, keys, functions, evicted })
+        Ok(Self { facts, keys, functions, evicted, waived })
     }
 
     /// Returns whether it is a node of a cluster: that follows no other primary, and takes keys one by one.
@@ -84,7 +86,6 @@ impl Target {
         server: &Server,
         archive: &Archive,
         control: &mut Control,
-        waived: Waived,
     ) -> Result<()> {
         let shown = &server.shown();
         self.check_role(shown)?;
@@ -92,10 +93,10 @@ impl Target {
         self.check_databases(server, archive, control).await?;
         if archive.survey.introspected {
             self.check_modules(shown, archive, &archive.survey.modules)?;
-        } else if !waived.modules {
+        } else {
             self.check_all_modules(shown, archive)?;
         }
-        if waived.memory { Ok(()) } else { self.check_memory(shown, archive).await }
+        if self.waived.memory { Ok(()) } else { self.check_memory(shown, archive).await }
     }
 
     /// A server that is given more databases than it has exits, and its own dump has been replaced by then.
@@ -196,7 +197,7 @@ impl Target {
         archive: &Archive,
         wanted: &BTreeSet<String>,
     ) -> Result<()> {
-        if wanted.is_empty() {
+        if wanted.is_empty() || self.waived.modules {
             return Ok(());
         }
         let here = self.facts.modules.as_deref().unwrap_or_default();
@@ -212,11 +213,14 @@ impl Target {
         let why = if names.is_empty() { String::new() } else { format!("it lacks {names}") };
         Err(Failure::new(ExitCode::Failed, format!("{shown} lacks modules that this dump needs"))
             .because(format!("the dump holds data of {} {why}", types.join(", ")).trim_end().to_owned())
-            .hint("Nothing was changed. Load the modules on the server first."))
+            .hint("Nothing was changed. Load the modules on the server first. If it has them under other names, say --waive modules: a server that meets data which it does not know refuses the key, or exits."))
     }
 
     /// A dump that cannot be looked into may need every module that its server had.
     fn check_all_modules(&self, shown: &str, archive: &Archive) -> Result<()> {
+        if self.waived.modules {
+            return Ok(());
+        }
         let there = archive.facts.as_ref().and_then(|facts| facts.modules.clone());
         let why = match (there, &self.facts.modules) {
             (Some(there), _) if there.is_empty() => return Ok(()),

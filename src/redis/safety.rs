@@ -19,12 +19,13 @@ use tokio::time::Instant;
 use super::{
     archive::{self, Archive},
     cluster_read::Standing,
-    copies,
+    copies::{self, Of},
     describe::ServerFacts,
     home::{Home, make_folder, sync_names},
     merge::Part,
     moment::{ASKS_MAX, Before},
     rdb::Survey,
+    sealed::{self, Facts},
     server::Server,
     spool::Spool,
 };
@@ -36,8 +37,6 @@ use crate::{
     policy::RedisConfig,
 };
 
-/// How hard a copy is compressed.
-const ZSTD_LEVEL: i32 = 3;
 /// How often all shards of a cluster are pulled, when its slots move meanwhile.
 const CLUSTER_PULLS_MAX: usize = 2;
 
@@ -47,6 +46,8 @@ pub(super) struct Keeper<'a> {
     pub(super) name: &'a SourceName,
     /// How it is reached.
     pub(super) config: &'a RedisConfig,
+    /// Where the restore goes, as `--into` says it; `None` for the source's own server.
+    pub(super) into: Option<&'a str>,
     /// Where this host keeps what outlives a restore.
     pub(super) home: Option<&'a Home>,
     /// What the server says of itself, where it is known.
@@ -68,7 +69,7 @@ pub(super) struct Safety {
 impl Safety {
     /// Pulls what the server, or all of its cluster, holds and keeps it.
     pub(super) async fn take(server: &Arc<Server>, is_clustered: bool, keeper: &Keeper<'_>) -> Result<Self> {
-        let Keeper { name, config, home, facts, spared, ground } = *keeper;
+        let Keeper { name, config, into, home, facts, spared, ground } = *keeper;
         let pulled = if is_clustered {
             pull_cluster((name, config), ground).await
         } else {
@@ -83,13 +84,18 @@ impl Safety {
         let (now, at_ms) = (ground.clock.now(), at.timestamp_millis());
         let archive = Archive { spool, survey, facts: facts.cloned(), entries: 0, bytes: 0, at_ms };
         let Some(home) = home else { return Ok(Self { archive, file: None }) };
-        let (folder, name) = (copies::folder(home, config), name.clone());
+        let folder = copies::folder(home, config);
+        // Users are none of what a copy brings back.
+        let server = facts.map(|facts| ServerFacts { acl: None, ..facts.clone() });
+        let (source, into, url) = (name.clone(), into.map(str::to_owned), config.url.clone());
+        let facts = Facts { source, into, url, server };
         let (recipients, spool) = (home.recipients.clone(), archive.spool.clone());
         let spared = spared.map(Path::to_owned);
         let what = || "the safety copy was not made".to_owned();
         let keep = tokio::task::spawn_blocking(move || {
-            let kept = keep(&folder, &name, &recipients, &spool, at)?;
-            copies::tidy(&folder, &name, spared.as_deref(), now);
+            let kept = keep(&folder, &facts, &recipients, &spool, at)?;
+            let of = Of { source: facts.source, into: facts.into };
+            copies::tidy(&folder, &of, spared.as_deref(), now);
             Ok::<_, Failure>(kept)
         });
         let file = keep.await.failed(ExitCode::Failed, what)??;
@@ -104,10 +110,7 @@ impl Safety {
 
 /// Says how a copy is loaded.
 pub(super) fn how_to_load(file: &Path) -> String {
-    format!(
-        "What the server held is kept: `{}` loads it, with the same --source and --into as now.",
-        copies::command(file)
-    )
+    format!("What the server held is kept: `{}` loads it.", copies::command(file))
 }
 
 /// Pulls what all primaries of a cluster hold, as one dump. A slot that moves meanwhile could hide a key from both
@@ -167,22 +170,19 @@ pub(super) async fn pull(
 /// Writes the sealed copy; on return it is on disk under its name.
 fn keep(
     folder: &Path,
-    name: &SourceName,
+    facts: &Facts,
     recipients: &[String],
     spool: &Spool,
     now: DateTime<Utc>,
 ) -> Result<PathBuf> {
-    let (unfinished, path) = copies::free_paths(folder, name, now);
+    let of = Of { source: facts.source.clone(), into: facts.into.clone() };
+    let (unfinished, path) = copies::free_paths(folder, &of, now);
     let what = || format!("the safety copy `{}` cannot be written", path.display());
     let recipients = Recipients::parse(recipients)?;
     let write = || -> io::Result<()> {
         make_folder(folder)?;
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-        let sealing = recipients.writer(&file).map_err(io::Error::other)?;
-        let mut packing = zstd::Encoder::new(sealing, ZSTD_LEVEL)?;
-        io::copy(&mut spool.reader(0), &mut packing)?;
-        packing.finish()?.finish()?;
-        file.sync_all()?;
+        sealed::write(&file, &recipients, facts, spool)?;
         fs::rename(&unfinished, &path)?;
         sync_names(folder)
     };
@@ -205,6 +205,10 @@ mod tests {
     use super::*;
     use crate::crypt::{Identities, NewIdentity};
 
+    fn facts(of: &Of) -> Facts {
+        Facts { source: of.source.clone(), into: of.into.clone(), url: "redis://h".into(), server: None }
+    }
+
     fn day(day: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_800_000_000, 0).unwrap() + TimeDelta::days(day)
     }
@@ -213,21 +217,22 @@ mod tests {
     fn a_copy_is_sealed_and_the_newest_three_of_thirty_days_stay() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().join("safety");
-        let (name, other) = (SourceName::new("redis").unwrap(), SourceName::new("redis-2").unwrap());
+        let named = |name: &str| Of { source: SourceName::new(name).unwrap(), into: None };
+        let (name, other) = (named("redis"), named("redis-2"));
         let key = NewIdentity::recovery("today");
         let recipients = [key.recipient.clone()];
         let spool = Spool::new(None).unwrap();
         spool.rewound().unwrap().write_all(b"REDIS0011 and more").unwrap();
-        let beside = keep(&at, &other, &recipients, &spool, day(0)).unwrap();
+        let beside = keep(&at, &facts(&other), &recipients, &spool, day(0)).unwrap();
         fs::write(at.join("redis-20260101T000000Z.part"), "half").unwrap();
         let mut kept = Vec::new();
         for on in [0, 1, 2, 3] {
-            kept.push(keep(&at, &name, &recipients, &spool, day(on)).unwrap());
+            kept.push(keep(&at, &facts(&name), &recipients, &spool, day(on)).unwrap());
             copies::tidy(&at, &name, None, day(on));
         }
         let there = |path: &PathBuf| path.exists();
         assert_eq!(kept.iter().map(there).collect::<Vec<_>>(), [false, true, true, true]);
-        let last = keep(&at, &name, &recipients, &spool, day(40)).unwrap();
+        let last = keep(&at, &facts(&name), &recipients, &spool, day(40)).unwrap();
         copies::tidy(&at, &name, None, day(40));
         assert!(!kept.iter().any(there), "they are older than 30 days");
         assert!(there(&beside), "another source's copies are its own");
@@ -243,11 +248,12 @@ mod tests {
     #[test]
     fn a_copy_that_cannot_be_written_is_told_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let (at, name) = (folder.path().join("a file"), SourceName::new("redis").unwrap());
+        let at = folder.path().join("a file");
+        let of = Of { source: SourceName::new("redis").unwrap(), into: None };
         fs::write(&at, "").unwrap();
         let spool = Spool::new(None).unwrap();
         let key = NewIdentity::recovery("today").recipient;
-        let failure = keep(&at, &name, &[key], &spool, day(0)).unwrap_err();
+        let failure = keep(&at, &facts(&of), &[key], &spool, day(0)).unwrap_err();
         assert!(failure.hints()[0].contains("--waive safety"), "{failure:?}");
     }
 }

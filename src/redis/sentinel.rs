@@ -3,8 +3,8 @@
 //! *Order.* The Sentinels are asked one after the other; the first that names a primary which says so itself is
 //! believed. A Sentinel that was cut off names the one of before: that one has become a replica and says so.
 //!
-//! *Limits.* While a failover goes on they are asked again and again; what one of them or a server refuses ends that at
-//! once.
+//! *Limits.* While a failover goes on they are asked again and again, as long as one of them, or the server that it
+//! names, may come back; where all refuse us that ends at once.
 //!
 //! Nothing is said to a Sentinel but these questions: it needs the rights `+sentinel|get-master-addr-by-name` and
 //! `+sentinel|replicas`.
@@ -53,6 +53,18 @@ pub(super) async fn primary(name: &SourceName, config: &RedisConfig) -> Result<S
 
 /// Asks the Sentinels until one gives an answer that can be used.
 pub(super) async fn ask(name: &SourceName, config: &RedisConfig) -> Result<Watched> {
+    ask_each(name, config).await.map_err(|none| none.failure)
+}
+
+/// No Sentinel gave an answer that can be used.
+struct NoneHeard {
+    /// What to say of it.
+    failure: Failure,
+    /// Whether one may, a little later.
+    may_pass: bool,
+}
+
+async fn ask_each(name: &SourceName, config: &RedisConfig) -> Result<Watched, NoneHeard> {
     let mut unheard = Vec::new();
     for url in &config.sentinels {
         match ask_one(name, config, url).await {
@@ -60,8 +72,10 @@ pub(super) async fn ask(name: &SourceName, config: &RedisConfig) -> Result<Watch
             Err(one) => unheard.push(one),
         }
     }
-    Err(most_telling(unheard)
-        .unwrap_or_else(|| Failure::new(ExitCode::Usage, format!("source `{name}` names no Sentinel"))))
+    // The failure that says most need not be that of the one that comes back.
+    let may_pass = unheard.iter().any(|one| may_pass(&one.failure));
+    let none = || Failure::new(ExitCode::Usage, format!("source `{name}` names no Sentinel"));
+    Err(NoneHeard { failure: most_telling(unheard).unwrap_or_else(none), may_pass })
 }
 
 /// Why a Sentinel was not believed.
@@ -86,15 +100,17 @@ pub(super) async fn place(
 ) -> Result<Chosen> {
     let until = Instant::now() + patience;
     loop {
-        let chosen = async {
-            let watched = ask(name, config).await?;
-            choose(watched.primary, watched.replicas, config.prefer, ground).await
+        let chosen = match ask_each(name, config).await {
+            Ok(watched) => choose(watched.primary, watched.replicas, config.prefer, ground)
+                .await
+                .map_err(|failure| NoneHeard { may_pass: may_pass(&failure), failure }),
+            Err(none) => Err(none),
         };
-        match chosen.await {
-            Err(failure) if may_pass(&failure) && Instant::now() < until => {
+        match chosen {
+            Err(none) if none.may_pass && Instant::now() < until => {
                 sleep(Duration::from_millis(ASK_MILLISECONDS)).await;
             }
-            chosen => return chosen,
+            chosen => return chosen.map_err(|none| none.failure),
         }
     }
 }
@@ -267,36 +283,54 @@ mod tests {
         (url, count)
     }
 
-    #[tokio::test]
-    async fn a_sentinel_that_refuses_us_is_asked_once_and_one_that_has_no_time_again() {
+    /// Asks for a place until the Sentinel at which is counted was asked twice; returns the failure if it ended before.
+    async fn asked_twice(sentinels: Vec<String>, count: &AtomicUsize, patience: Duration) -> Option<Failure> {
         let name = SourceName::new("redis").unwrap();
-        for (answer, is_final) in [
-            ("-NOAUTH Authentication required.\r\n", true),
-            ("-NOPERM this user has no permissions to run the 'sentinel' command\r\n", true),
-            ("-LOADING Redis is loading the dataset in memory\r\n", false),
-        ] {
-            let (url, count) = played(answer).await;
-            let config = RedisConfig {
-                // One that is down hides the refusal of no other.
-                sentinels: vec!["redis://127.0.0.1:1".into(), url, "redis://127.0.0.1:1".into()],
-                primary_name: Some("main".into()),
-                ..RedisConfig::default()
-            };
-            let ground = Ground::system();
-            let placing = place(&name, &config, &ground, Duration::from_mins(1));
-            let asked_again = async {
-                while count.load(Ordering::SeqCst) < 2 {
-                    sleep(Duration::from_millis(10)).await;
-                }
-            };
-            tokio::select! {
-                placed = placing => {
-                    let failure = placed.unwrap_err();
-                    assert!(is_final && failure.exit() == ExitCode::SourceDown, "{answer}{failure:?}");
-                    assert!(failure.hints()[0].contains("`sentinel_password`"), "{failure:?}");
-                }
-                () = asked_again => assert!(!is_final, "{answer}"),
+        let config = RedisConfig { sentinels, primary_name: Some("main".into()), ..RedisConfig::default() };
+        let ground = Ground::system();
+        let asked_again = async {
+            while count.load(Ordering::SeqCst) < 2 {
+                sleep(Duration::from_millis(10)).await;
             }
+        };
+        tokio::select! {
+            placed = place(&name, &config, &ground, patience) => Some(placed.unwrap_err()),
+            () = asked_again => None,
+        }
+    }
+
+    const REFUSALS: [&str; 2] = [
+        "-NOAUTH Authentication required.\r\n",
+        "-NOPERM this user has no permissions to run the 'sentinel' command\r\n",
+    ];
+
+    #[tokio::test]
+    async fn sentinels_that_all_refuse_us_are_asked_once_and_one_that_has_no_time_again() {
+        let minute = Duration::from_mins(1);
+        for answer in REFUSALS {
+            let (url, count) = played(answer).await;
+            let failure = asked_twice(vec![url], &count, minute).await.unwrap();
+            assert_eq!(failure.exit(), ExitCode::SourceDown, "{answer}{failure:?}");
+            assert!(failure.hints()[0].contains("`sentinel_password`"), "{failure:?}");
+        }
+        let (url, count) = played("-LOADING Redis is loading the dataset in memory\r\n").await;
+        assert!(asked_twice(vec![url], &count, minute).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_sentinel_that_is_down_is_waited_for_although_another_refuses_us() {
+        let down = || "redis://127.0.0.1:1".to_owned();
+        for answer in REFUSALS {
+            let (url, count) = played(answer).await;
+            let sentinels = vec![down(), url, down()];
+            assert!(
+                asked_twice(sentinels.clone(), &count, Duration::from_mins(1)).await.is_none(),
+                "{answer}"
+            );
+            // One that stays down hides the refusal of no other.
+            let never = AtomicUsize::new(0);
+            let failure = asked_twice(sentinels, &never, Duration::ZERO).await.unwrap();
+            assert!(failure.hints()[0].contains("`sentinel_password`"), "{failure:?}");
         }
     }
 

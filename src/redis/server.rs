@@ -341,11 +341,34 @@ pub(super) fn is_lasting(failure: &Failure) -> bool {
     is_refusal(failure)
         || causes(failure).any(|error| {
             let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            matches!(
-                inner.and_then(|inner| inner.downcast_ref()),
-                Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
-            )
+            match inner.and_then(|inner| inner.downcast_ref()) {
+                Some(rustls::Error::InvalidCertificate(_)) => true,
+                Some(rustls::Error::AlertReceived(alert)) => is_lasting_alert(*alert),
+                _ => false,
+            }
         })
+}
+
+/// Returns whether the other side ended an encrypted connection (RFC 8446, 6.2) for what certificates or settings say;
+/// one that goes down or has an error of its own may be well a little later.
+fn is_lasting_alert(alert: rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::HandshakeFailure
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::DecryptError
+            | Alert::ProtocolVersion
+            | Alert::InsufficientSecurity
+            | Alert::UnrecognisedName
+            | Alert::CertificateRequired
+    )
 }
 
 /// Returns whether a failure may be gone when a failover has ended.
@@ -405,6 +428,21 @@ mod tests {
         assert!(parsed("redis://host/5").contains("all databases are taken"));
         assert!(parsed("http://host").contains("no known scheme"));
         assert!(parsed("redis://:1").contains("no host"));
+    }
+
+    #[test]
+    fn an_alert_about_certificates_lasts_and_one_of_a_server_that_goes_down_may_pass() {
+        use rustls::AlertDescription as Alert;
+        let told = |alert| {
+            let alert = rustls::Error::AlertReceived(alert);
+            Failure::new(ExitCode::SourceDown, "it is down").because(io::Error::other(alert))
+        };
+        for alert in [Alert::UnknownCA, Alert::CertificateRequired, Alert::ProtocolVersion] {
+            assert!(is_lasting(&told(alert)) && !may_pass(&told(alert)), "{alert:?}");
+        }
+        for alert in [Alert::InternalError, Alert::UserCanceled, Alert::CloseNotify] {
+            assert!(may_pass(&told(alert)), "{alert:?}");
+        }
     }
 
     #[test]

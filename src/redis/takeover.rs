@@ -157,17 +157,7 @@ impl Takeover<'_> {
             .map(|(name, old, new)| (name.to_owned(), old.clone(), new.to_owned()))
             .collect();
         let persistence = self.control.info("persistence").await?;
-        let pledge = match self.home.map(|home| Pledge::begin(home, self.owed(&settings))) {
-            None => None,
-            Some(Ok(pledge)) => Some(pledge),
-            Some(Err(failure)) if failure.exit() == ExitCode::Busy => return Err(failure),
-            // A host without room or rights for a note must be able to restore all the same.
-            Some(Err(failure)) => {
-                let hint = "Were this restore killed, nobody would know that the server follows it.";
-                self.monitor.warn(Some(self.name), failure.one_line(), Some(hint));
-                None
-            }
-        };
+        let pledge = Pledge::begin_at(self.home, self.owed(&settings), self.monitor)?;
         Ok(Conditions { token, settings, pledge, persistence })
     }
 
@@ -179,6 +169,7 @@ impl Takeover<'_> {
             before: self.before.keys.clone(),
             wanted: self.archive.survey.introspected.then(|| self.archive.survey.keys_by_db()),
             safety: self.safety.and_then(|safety| safety.file.clone()),
+            filling: None,
         }
     }
 

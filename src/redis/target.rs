@@ -26,7 +26,7 @@ use super::{
     expiry::Ttl,
     home::{Home, Waived},
     pieces::{self, Job, Proven, Stored},
-    pledge::{self, Owner},
+    pledge::{self, Owed, Owner, Place, Pledge},
     preflight::{self, Target as State},
     rdb::KeyCount,
     readback,
@@ -54,6 +54,7 @@ pub struct RedisTarget {
     config: RedisConfig,
     home: Option<Home>,
     waived: Waived,
+    into: Option<String>,
     into_db: Option<u64>,
     ttl: Ttl,
     copy: Option<PathBuf>,
@@ -82,7 +83,7 @@ impl RedisTarget {
     /// Makes a target; the server is reached when it is inspected or written.
     pub fn new(name: SourceName, config: RedisConfig, ground: Ground, monitor: SharedMonitor) -> Self {
         let (waived, ttl) = (Waived::default(), Ttl::default());
-        Self { name, config, home: None, waived, into_db: None, ttl, copy: None, ground, monitor }
+        Self { name, config, home: None, waived, into: None, into_db: None, ttl, copy: None, ground, monitor }
     }
 
     /// Says where this host keeps what must outlive a restore; without it nothing is noted, and what the server held
@@ -97,6 +98,13 @@ impl RedisTarget {
     #[must_use]
     pub fn waiving(mut self, waived: Waived) -> Self {
         self.waived = waived;
+        self
+    }
+
+    /// Says where the restore goes, as `--into` says it, where that is not the source's own server.
+    #[must_use]
+    pub fn placed(mut self, into: Option<String>) -> Self {
+        self.into = into;
         self
     }
 
@@ -132,7 +140,7 @@ impl RedisTarget {
 
     /// Asks what the server, or the one database that is meant, is and holds.
     async fn state(&self, server: &Arc<Server>, control: &mut Control) -> Result<State> {
-        let mut state = State::ask(control).await?;
+        let mut state = State::ask(control, self.waived).await?;
         if state.is_clustered() {
             (state.keys, state.functions) = cluster_write::held(&cluster_write::lanes(server).await?).await?;
         }
@@ -145,6 +153,26 @@ impl RedisTarget {
     /// Returns whether the whole server is to hold the dump and nothing else.
     fn is_whole(&self, options: &WriteOptions) -> bool {
         options.only.is_all() && self.into_db.is_none()
+    }
+
+    /// Returns what of the server is to hold the dump and nothing else.
+    fn place(&self, options: &WriteOptions) -> Option<Place> {
+        let place = self.into_db.map_or(Place::Whole, Place::Database);
+        options.only.is_all().then_some(place)
+    }
+
+    /// Notes that the server is filled key by key, so that a part of it is never taken for the whole.
+    fn note_filling(&self, ready: &Ready, options: &WriteOptions) -> Result<Option<Pledge>> {
+        let Some(place) = self.place(options) else { return Ok(None) };
+        let owed = Owed {
+            source: self.name.to_string(),
+            url: self.config.url.clone(),
+            before: ready.before.keys.clone(),
+            safety: ready.safety.as_ref().and_then(|safety| safety.file.clone()),
+            filling: Some(place),
+            ..Owed::default()
+        };
+        Pledge::begin_at(self.home.as_ref(), owed, &self.monitor)
     }
 
     /// Says what is to be done key by key.
@@ -180,8 +208,8 @@ impl RedisTarget {
         let is_all = options.only.is_all();
         let mut notes = Vec::new();
         if let Some(home) = &self.home {
-            let may_empty = self.is_whole(options) && options.replace;
-            let owner = Owner { name: &self.name, config: &self.config, may_empty };
+            let replaces = self.place(options).filter(|_| options.replace);
+            let owner = Owner { name: &self.name, config: &self.config, replaces };
             notes.extend(pledge::repay(home, server, &owner).await?);
         }
         let empty_is_needed = is_all && !options.replace;
@@ -254,7 +282,7 @@ impl RedisTarget {
         if !can_replicate(control).await? {
             return Ok(Err("the server may not replicate, or its settings cannot be asked for"));
         }
-        before.check(server, archive, control, self.waived).await?;
+        before.check(server, archive, control).await?;
         match Crossing::find(control, &self.config).await {
             Ok(crossing) => Ok(Ok(crossing)),
             // Key by key the dump goes by the connection that we made, which is encrypted.
@@ -273,6 +301,7 @@ impl RedisTarget {
         let keeper = Keeper {
             name: &self.name,
             config: &self.config,
+            into: self.into.as_deref(),
             home: self.home.as_ref(),
             facts: Some(&before.facts),
             spared: self.copy.as_deref(),
@@ -308,8 +337,21 @@ impl RedisTarget {
         takeover.run().await
     }
 
-    /// Restores what is wanted key by key.
+    /// Restores what is wanted key by key. However it ends, whoever asked for it is told.
     async fn write_keys(
+        &self,
+        server: &Arc<Server>,
+        ready: &mut Ready,
+        (proven, options): (&Proven, &WriteOptions),
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let pledge = self.note_filling(ready, options)?;
+        let written = self.write_noted(server, ready, (proven, options), tally).await;
+        let paid = pledge.map_or(Ok(()), Pledge::paid);
+        written.and(paid)
+    }
+
+    async fn write_noted(
         &self,
         server: &Arc<Server>,
         ready: &mut Ready,
@@ -321,6 +363,8 @@ impl RedisTarget {
         let stored = match options.stop.run_until_cancelled(filling).await {
             Some(Ok(stored)) => stored,
             Some(Err(failure)) if job.is_touched.load(Ordering::Relaxed) => {
+                // What the server held needs nothing that it lacks.
+                ready.before.waived.modules = true;
                 return Err(self.put_back(server, ready, failure).await);
             }
             Some(Err(failure)) => return Err(failure.hint("Nothing was changed on the server.")),

@@ -245,6 +245,15 @@ fn assert_nothing_is_stored(stage: &Stage) {
     assert_eq!(listed["snapshots"].as_array().unwrap().len(), 0, "{listed}");
 }
 
+/// Writes while the server saves, and returns how many replicas have it.
+async fn waited_for(lab: &Lab) -> u64 {
+    until_saving(lab).await;
+    let mut pipe = redis::pipe();
+    pipe.cmd("SET").arg("k:0").arg("anew").ignore().cmd("WAIT").arg(1).arg(100);
+    let (replicas,) = pipe.query_async(&mut lab.connect(0).await).await.unwrap();
+    replicas
+}
+
 /// Killed or demoted in the middle of a dump, a server has sent none; whatever ends a run, no replica stays behind.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
@@ -273,11 +282,11 @@ async fn what_ends_in_the_middle_stores_nothing_and_leaves_no_replica() {
     until(&lab, "persistence", "the save was given up", |line| line == "rdb_bgsave_in_progress:0").await;
     assert_nothing_is_stored(&stage);
 
-    // We stop reading.
+    // We stop reading. R23: whoever waits for replicas meanwhile does not take us for one.
     let config = lab.config();
     tokio::select! {
         read = pulled(&config) => panic!("it cannot have ended: {:?}", read.map(|(_, point, _)| point)),
-        () = until_saving(&lab) => {}
+        replicas = waited_for(&lab) => assert_eq!(replicas, 0),
     }
     until_no_replica(&lab).await;
 

@@ -63,7 +63,12 @@ pub fn house() -> House {
 }
 
 impl House {
-    fn notes(&self) -> Vec<String> {
+    /// Returns what opens the copies.
+    pub fn identities(&self) -> Identities {
+        Identities::from_text(self.key.text.expose_secret()).unwrap()
+    }
+
+    pub fn notes(&self) -> Vec<String> {
         let listed = std::fs::read_dir(&self.home.folder).into_iter().flatten().flatten();
         let names = listed.map(|entry| entry.file_name().into_string().unwrap());
         names.filter(|name| name.starts_with("takeover-")).collect()
@@ -112,7 +117,7 @@ async fn large(mib: usize) -> (Lab, Vec<u8>) {
 }
 
 /// Fails with a failure that touched nothing: the old key is there, and the server is nobody's replica.
-async fn untouched(lab: &Lab) {
+pub async fn untouched(lab: &Lab) {
     let old: String = lab.say(0, "GET old").await;
     assert_eq!(old, "data");
     assert_eq!(role(lab).await, "master");
@@ -318,8 +323,7 @@ async fn what_a_server_held_is_kept_before_it_is_replaced() {
     assert_eq!(copies.len(), 1);
     let shown = copies[0].display().to_string();
     assert!(tally.notes[0].contains(&shown), "{:?}", tally.notes);
-    let key = Identities::from_text(house.key.text.expose_secret()).unwrap();
-    let plain = key.open(&std::fs::read(&copies[0]).unwrap(), "the copy").unwrap();
+    let plain = house.identities().open(&std::fs::read(&copies[0]).unwrap(), "the copy").unwrap();
     let rdb = zstd::decode_all(plain.as_slice()).unwrap();
 
     // Without a copy, and without reading back: only counted.

@@ -265,6 +265,81 @@ async fn a_safety_copy_is_listed_planned_and_loaded_by_the_program() {
     assert_eq!(lab.say::<String>(0, "GET k").await, "second");
 }
 
+/// A copy goes back to where it was taken, whether the restore went to another server or into one database; and each
+/// place has copies of its own.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_copy_that_was_taken_elsewhere_is_loaded_there_by_the_command_that_is_told() {
+    let (own, other) = tokio::join!(Lab::start(7), Lab::start(7));
+    let stage = stack(&own);
+    let _: () = own.say(0, "SET k first").await;
+    stage.run(&["backup"]).ends(0);
+    let _: () = own.say(0, "SET k second").await;
+    let _: () = own.say(3, "SET mine 3").await;
+    let _: () = other.say(0, "SET k theirs").await;
+    let _: () = other.say(5, "SET more theirs").await;
+    let restore = |into: Option<&str>| {
+        let into = into.map(|into| vec!["--into", into]).unwrap_or_default();
+        stage.run(&[&["restore", "latest", "--replace"], &into[..], &YES].concat()).ends(0)
+    };
+    // The newest copy of a place.
+    let newest = |into: Option<&str>| {
+        let json = stage.run(&["restore", "--safety", "--json"]).ends(0).json();
+        let copies = json["copies"].as_array().unwrap();
+        let copy = copies.iter().find(|copy| copy["into"].as_str() == into).unwrap();
+        let text = |name: &str| copy[name].as_str().unwrap().to_owned();
+        (text("file"), text("command"))
+    };
+    let load = |command: &str| {
+        let words: Vec<&str> = command.split(' ').skip(1).chain(["--yes", STACK]).collect();
+        stage.run(&words).ends(0)
+    };
+
+    let there = other.config().url;
+    let restored = restore(Some(&format!("redis={there}")));
+    let (file, command) = newest(Some(&there));
+    assert!(restored.out.contains(&file) && file.contains("/redis@127.0.0.1:"), "{file}");
+    assert_eq!(command, format!("lifeboat restore --safety {file} --into redis={there} --replace"));
+    stage.run(&["restore", "--safety"]).ends(0).says(&command).says(&there);
+    stage.run(&["doctor", "redis"]).says(&command);
+    assert_eq!(other.say::<String>(0, "GET k").await, "first");
+    load(&command);
+    assert_eq!(other.sizes().await, [(0, 1), (5, 1)]);
+    assert_eq!(other.say::<String>(0, "GET k").await, "theirs");
+    // Also where nothing is said, and whatever the file is called.
+    restore(Some(&format!("redis={there}/")));
+    let renamed = stage.at("renamed");
+    std::fs::copy(&file, &renamed).unwrap();
+    stage.run(&["restore", "--safety", &renamed, "--source", "redis", "--plan"]).ends(0).says(&there);
+    load(&format!("lifeboat restore --safety {renamed} --source redis --replace"));
+    assert_eq!(other.say::<String>(0, "GET k").await, "theirs");
+    assert_eq!(own.say::<String>(0, "GET k").await, "second", "the source's own server was not touched");
+
+    // One database: what stands in the others stays as it is now.
+    restore(Some("redis=db=3"));
+    let (_, command) = newest(Some("db=3"));
+    assert_eq!(own.say::<String>(3, "GET k").await, "first");
+    assert!(command.contains(" --into redis=db=3 "), "{command}");
+    let _: () = own.say(0, "SET k third").await;
+    load(&command);
+    assert_eq!(own.sizes().await, [(0, 1), (3, 1)]);
+    assert_eq!(own.say::<String>(3, "GET mine").await, "3");
+    assert_eq!(own.say::<String>(0, "GET k").await, "third");
+
+    // The source's own server, which is another by now: nobody but a person can say which is meant.
+    restore(None);
+    let (file, command) = newest(None);
+    assert!(!command.contains("--into"), "{command}");
+    let (here, policy) = (own.config().url, stage.read("lifeboat.toml"));
+    stage.edit(|_| policy.replace(&here, &there));
+    let load_it = ["restore", "--safety", file.as_str(), "--replace", "--yes", STACK];
+    stage.run(&load_it).ends(2).tells("the copy was taken at").tells(&format!("--into redis={here}"));
+    assert_eq!(other.say::<String>(0, "GET k").await, "theirs");
+    let said = format!("redis={here}");
+    stage.run(&[&load_it[..], &["--into", &said]].concat()).ends(0);
+    assert_eq!(own.say::<String>(0, "GET k").await, "third");
+}
+
 /// The program itself is killed or told to end while the server follows it: nothing is lost, and what it left is
 /// cleared away by whoever comes next.
 #[tokio::test(flavor = "multi_thread")]

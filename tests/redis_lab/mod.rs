@@ -124,7 +124,8 @@ impl Lab {
         let variable = format!("{}_IMAGE", image.to_uppercase());
         let tagged = std::env::var(&variable).unwrap_or_else(|_| format!("lifeboat-{image}:latest"));
         let container = format!("lifeboat-test-{image}-{}", Ground::system().hex(6));
-        let program = format!("{}-server", image.trim_end_matches(|c: char| c.is_ascii_digit()));
+        let product = if image.starts_with("valkey") { "valkey" } else { "redis" };
+        let program = format!("{product}-server");
         let mut words = vec!["run", "-d", "--name", &container, "--label", "lifeboat.test=redis"];
         words.extend(engine);
         words.extend(["-p", "127.0.0.1::6379", "-p", "127.0.0.1::6380"]);
@@ -204,9 +205,16 @@ impl Lab {
         redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    /// Connects to a database.
+    /// Connects to a database; a machine with much to do may let the first attempts time out.
     pub async fn connect(&self, db: i64) -> redis::aio::MultiplexedConnection {
-        self.try_connect(db).await.unwrap()
+        let until = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
+        loop {
+            match self.try_connect(db).await {
+                Ok(connection) => return connection,
+                Err(error) => assert!(Instant::now() < until, "no connection: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Runs one command in a database.
