@@ -33,6 +33,9 @@ const EQUAL_TRIES: usize = 50;
 /// The same where also the engines' own logs must stand still; these move with every row.
 const LOGS_TRIES: usize = 100;
 
+/// What the ladder is for.
+const COMMON: &str = "the lock for a common instant";
+
 const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 
 /// How writers were kept away while the transactions began.
@@ -111,7 +114,7 @@ impl Snapshot {
             self.unlock_definitions(server).await?;
         }
         if let Some(running) = in_the_way {
-            return Err(lock_refused(server, limit, running.as_ref()));
+            return Err(lock_refused(server, COMMON, limit, running.as_ref()));
         }
         self.begin_alone(server).await?;
         Ok((Lock::Single, Duration::ZERO))
@@ -362,13 +365,14 @@ fn lock_tables(listed: &[Listed]) -> String {
 }
 
 /// Says that nobody would let us begin, and who it was.
-pub(super) fn lock_refused(server: &Server, limit: Duration, running: Option<&Running>) -> Failure {
+pub(super) fn lock_refused(
+    server: &Server,
+    lock: &str,
+    limit: Duration,
+    running: Option<&Running>,
+) -> Failure {
     let who = running.map(|running| format!(": {running}")).unwrap_or_default();
-    let what = format!(
-        "`{}`: the lock for a common instant was not granted within {} s{who}",
-        server.name,
-        limit.as_secs()
-    );
+    let what = format!("`{}`: {lock} was not granted within {} s{who}", server.name, limit.as_secs());
     let end = running.map_or_else(
         || "A long statement or transaction is in the way: SHOW PROCESSLIST names it. End it".to_owned(),
         |running| format!("SHOW PROCESSLIST shows what it does. End it (KILL QUERY {})", running.id),

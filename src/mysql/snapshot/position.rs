@@ -3,7 +3,8 @@
 use mysql_async::{Conn, Row, prelude::Queryable};
 
 use super::super::{
-    conn::{Flavor, Server, Session, code, is_denied, named, number, text},
+    conn::{Flavor, Server, Session, code, field_text, is_denied, named, number, text},
+    hostile::Fields,
     sql::literal,
 };
 use crate::error::Result;
@@ -64,11 +65,11 @@ pub(super) async fn of_transaction(
     server: &Server,
     conn: &mut impl Session,
 ) -> Result<Option<(String, String)>> {
-    let told = conn.pairs("SHOW STATUS LIKE 'binlog_snapshot_%'").await;
+    let told = conn.fields("SHOW STATUS LIKE 'binlog_snapshot_%'").await;
     let told = told.map_err(|error| server.failure("read the snapshot's position", error))?;
     let get = |name: &str| {
-        let (_, value) = told.iter().find(|(told, _)| told.eq_ignore_ascii_case(name))?;
-        Some(value.clone()).filter(|value| !value.is_empty())
+        let is_named = |row: &&Fields| field_text(row, 0).is_some_and(|told| told.eq_ignore_ascii_case(name));
+        field_text(told.iter().find(is_named)?, 1).filter(|value| !value.is_empty())
     };
     Ok(get("binlog_snapshot_file").zip(get("binlog_snapshot_position")))
 }
