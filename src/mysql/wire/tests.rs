@@ -82,3 +82,39 @@ async fn a_row_that_begins_as_an_end_does_is_a_row() {
     let mut spans = Vec::new();
     assert_eq!(TextRow::parse(&row, 1, &mut spans).unwrap().get(0).unwrap().len(), 0xFF_FFFE);
 }
+
+/// A server remembers who logged in; `FLUSH PRIVILEGES` makes it forget.
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn mysql_a_password_that_the_server_forgot_is_proven_anew_encrypted_or_not() {
+    use mysql_async::{SslOpts, prelude::Queryable};
+
+    let url = std::env::var("MYSQL_URL").expect("fixtures/stack env is sourced");
+    let mut root = Conn::from_url(&url).await.unwrap();
+    let user = format!("lbt_forgotten_{}", std::process::id());
+    let made = format!("CREATE USER {user} IDENTIFIED WITH caching_sha2_password BY 'it''s'");
+    root.query_drop(made).await.unwrap();
+    let any = SslOpts::default().with_danger_accept_invalid_certs(true);
+    for ssl in [None, Some(any)] {
+        let is_private = ssl.is_some();
+        let opts = |password: &str| -> Opts {
+            let opts = OptsBuilder::from_opts(Opts::from_url(&url).unwrap());
+            let opts = opts.user(Some(&user)).pass(Some(password)).prefer_socket(false);
+            opts.ssl_opts(ssl.clone()).into()
+        };
+        root.query_drop("FLUSH PRIVILEGES").await.unwrap();
+        match handshake::begin(&opts("it's")).await {
+            Ok(_) => assert!(is_private, "a password went where others could listen"),
+            Err(Refused::WantsPassword) => assert!(!is_private),
+            Err(Refused::Failed(error)) => panic!("{error}"),
+        }
+        root.query_drop("FLUSH PRIVILEGES").await.unwrap();
+        let wrong = Wire::open(&opts("its")).await.err().expect("it is not the password");
+        assert!(matches!(&wrong, mysql_async::Error::Server(told) if told.code == 1045), "{wrong}");
+        let mut wire = Wire::open(&opts("it's")).await.expect("the password, sealed or encrypted");
+        wire.exec(b"DO 0").await.expect("the session goes on");
+        wire.quit().await;
+        assert!(handshake::begin(&opts("it's")).await.is_ok(), "the server remembers it again");
+    }
+    root.query_drop(format!("DROP USER {user}")).await.unwrap();
+}
