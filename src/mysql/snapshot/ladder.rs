@@ -2,8 +2,8 @@
 //!
 //! *Order.* First what holds nobody up: a server that proves by its logs that nothing was committed while the
 //! transactions began. Then the locks, from the shortest to the widest. No attempt keeps others waiting for
-//! longer than [`one_try`]: then it is killed, others are let through, and it is made again until
-//! `lock_wait_seconds` are over; then comes the next rung.
+//! longer than [`one_try`]: then it is killed, others are let through, and it is made again until the rung's part of
+//! `lock_wait_seconds` is over ([`part_of`]); then comes the next rung.
 //!
 //! *Crash.* A lock goes with its session.
 
@@ -97,9 +97,10 @@ impl Snapshot {
             Flavor::Mariadb => &[Lock::Stage, Lock::Global, Lock::Equal, Lock::Tables],
         };
         let limit = Duration::from_secs(server.config.lock_wait_seconds.max(1));
-        let until = Instant::now() + limit;
+        let end = Instant::now() + limit;
         let mut in_the_way = None;
-        for lock in ladder {
+        for (at, lock) in ladder.iter().enumerate() {
+            let until = part_of(Instant::now(), end, ladder.len() - at);
             let rung = match (lock, self.flavor) {
                 (Lock::Equal, Flavor::Mysql) => self.begin_between_logs(server, until).await?,
                 (Lock::Equal, Flavor::Mariadb) => self.begin_between_commits(server).await?,
@@ -337,6 +338,13 @@ impl Snapshot {
     }
 }
 
+/// Returns when a rung's time is over: what is left is divided among it and those behind it, so that one that waits in
+/// vain leaves the others theirs.
+fn part_of(now: Instant, end: Instant, rungs: usize) -> Instant {
+    let parts = u32::try_from(rungs.max(1)).unwrap_or(u32::MAX);
+    now + end.saturating_duration_since(now) / parts
+}
+
 /// Returns for how long others may wait behind one attempt.
 fn one_try(server: &Server) -> Duration {
     LOCK_TRY.min(Duration::from_secs(server.config.lock_wait_seconds.max(1)))
@@ -379,4 +387,19 @@ pub(super) fn lock_refused(
     );
     Failure::new(ExitCode::Failed, what)
         .hint(format!("{end}, choose a quieter time, or raise lock_wait_seconds."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rung_that_waits_in_vain_leaves_the_others_their_part() {
+        let now = Instant::now();
+        let (end, second) = (now + Duration::from_secs(60), Duration::from_secs(1));
+        assert_eq!(part_of(now, end, 3), now + 20 * second);
+        assert_eq!(part_of(now + 20 * second, end, 2), now + 40 * second);
+        assert_eq!(part_of(now + second, end, 1), end, "the last has all that is left");
+        assert_eq!(part_of(end + second, end, 2), end + second, "it is tried once, also without time");
+    }
 }
