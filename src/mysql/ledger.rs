@@ -398,7 +398,7 @@ pub(super) async fn open_scratch(server: &Server, conn: &mut Conn) -> Result<Opt
         match conn.query_drop(step).await {
             Ok(()) => {}
             Err(error) => {
-                // An empty ledger would be taken for one that somebody notes in.
+                // What is there by now goes again, whatever was in the way of the rest.
                 let closed = close_scratch(server, conn).await;
                 if number(&error).is_some_and(is_denied) {
                     return closed.map(|()| None);

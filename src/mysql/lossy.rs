@@ -5,6 +5,7 @@
 //! | a member of an ENUM or SET with a letter beyond three bytes | both products | a question mark |
 //! | a DEFAULT with such a letter | `MariaDB` | a question mark |
 //! | a date, time or binary value inside a JSON document | MySQL | a string |
+//! | a decimal number there that no DOUBLE equals | MySQL | a DOUBLE |
 //!
 //! Definitions are asked for only where a question mark is shown. Documents are looked at in a sample, the first and
 //! the last [`SAMPLE_ROWS`] rows of a table, because a server takes as long to check a document as to read it twice.
@@ -52,7 +53,8 @@ pub(super) async fn find(
         } else if flavor == Flavor::Mariadb && shows_another_default(server, conn, at, column).await? {
             "has a DEFAULT with a letter that the server shows as a question mark: a restore makes one of it"
         } else if flavor == Flavor::Mysql && holds_typed_json(server, conn, at, layout, column).await? {
-            "holds JSON documents with dates, times or binary values: they come back as strings"
+            "holds JSON documents with dates, times, binary values or exact decimal numbers: they come back as strings, and \
+             such numbers as DOUBLE"
         } else {
             continue;
         };

@@ -396,7 +396,7 @@ mod tests {
     #[test]
     fn a_rung_that_waits_in_vain_leaves_the_others_their_part() {
         let now = Instant::now();
-        let (end, second) = (now + Duration::from_secs(60), Duration::from_secs(1));
+        let (end, second) = (now + Duration::from_mins(1), Duration::from_secs(1));
         assert_eq!(part_of(now, end, 3), now + 20 * second);
         assert_eq!(part_of(now + 20 * second, end, 2), now + 40 * second);
         assert_eq!(part_of(now + second, end, 1), end, "the last has all that is left");
