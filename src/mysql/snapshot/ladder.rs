@@ -9,7 +9,6 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
 use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 
@@ -28,9 +27,8 @@ use crate::error::{ExitCode, Failure, Result};
 const LOCK_TRY: Duration = Duration::from_secs(3);
 /// Time that others are let through between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
-/// Attempts to begin all transactions between two commits.
-const EQUAL_TRIES: usize = 50;
-/// The same where also the engines' own logs must stand still; these move with every row.
+/// Attempts to begin all transactions between two commits, where the engines' own logs must stand still; these move with
+/// every row.
 const LOGS_TRIES: usize = 100;
 
 /// What the ladder is for.
@@ -41,7 +39,7 @@ const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 /// How writers were kept away while the transactions began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lock {
-    /// Not at all: all transactions were seen to begin between two commits.
+    /// MySQL: not at all, all transactions were seen to begin between two commits.
     Equal,
     /// MariaDB's `BACKUP STAGE BLOCK_COMMIT`.
     Stage,
@@ -94,16 +92,17 @@ impl Snapshot {
     pub(super) async fn begin(&mut self, server: &Server, wanted: &Wanted) -> Result<(Lock, Duration)> {
         let ladder: &[Lock] = match self.flavor {
             Flavor::Mysql => &[Lock::Equal, Lock::Global, Lock::Tables],
-            Flavor::Mariadb => &[Lock::Stage, Lock::Global, Lock::Equal, Lock::Tables],
+            // That all transactions are told one place in the binlog proves no instant: some see a commit that others
+            // do not.
+            Flavor::Mariadb => &[Lock::Stage, Lock::Global, Lock::Tables],
         };
         let limit = Duration::from_secs(server.config.lock_wait_seconds.max(1));
         let end = Instant::now() + limit;
         let mut in_the_way = None;
         for (at, lock) in ladder.iter().enumerate() {
             let until = part_of(Instant::now(), end, ladder.len() - at);
-            let rung = match (lock, self.flavor) {
-                (Lock::Equal, Flavor::Mysql) => self.begin_between_logs(server, until).await?,
-                (Lock::Equal, Flavor::Mariadb) => self.begin_between_commits(server).await?,
+            let rung = match lock {
+                Lock::Equal => self.begin_between_logs(server, until).await?,
                 _ => self.begin_under(server, wanted, *lock, until).await?,
             };
             match rung {
@@ -296,29 +295,6 @@ impl Snapshot {
                 && after.stands_at(&before, is_strict)
             {
                 self.position = after.position();
-                return Ok(Rung::Begun(None));
-            }
-        }
-        Ok(Rung::NotHere)
-    }
-
-    /// MariaDB tells each transaction the position that it began at: when all are the same, nothing was
-    /// committed in between. Without a binlog, or where commits pass it by or may do so, there is no such proof.
-    async fn begin_between_commits(&mut self, server: &Server) -> Result<Rung> {
-        let is_whole = position::logs_all_databases(server, &mut self.keeper).await?;
-        if !is_whole || position::applier_is_silent(server, &mut self.keeper).await? {
-            return Ok(Rung::NotHere);
-        }
-        for _ in 0..EQUAL_TRIES {
-            self.begin_all(server).await?;
-            let workers = self.workers.iter_mut().map(|wire| position::of_transaction(server, wire));
-            let names = position::of_transaction(server, &mut self.names);
-            let (all, told) = tokio::try_join!(try_join_all(workers), names)?;
-            if told.is_none() {
-                return Ok(Rung::NotHere);
-            }
-            if all.iter().all(|other| *other == told) {
-                self.position = position::complete(server, &mut self.keeper, told).await?;
                 return Ok(Rung::Begun(None));
             }
         }

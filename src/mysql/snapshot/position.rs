@@ -217,17 +217,9 @@ pub(super) async fn logs_all(server: &Server, conn: &mut Conn, may_be_replica: b
 
 /// Returns whether the binlog is known to leave no database out (`binlog_do_db`, `binlog_ignore_db`): the commits of
 /// one that it leaves out do not move it.
-pub(super) async fn logs_all_databases(server: &Server, conn: &mut Conn) -> Result<bool> {
+async fn logs_all_databases(server: &Server, conn: &mut Conn) -> Result<bool> {
     let rows = status(server, conn).await?;
     let is_empty = |row: &Row, name| named(row, name).is_none_or(|list| list.is_empty());
     let is_whole = |row: &Row| is_empty(row, "Binlog_Do_DB") && is_empty(row, "Binlog_Ignore_DB");
     Ok(rows.is_some_and(|rows| rows.first().is_none_or(is_whole)))
-}
-
-/// Returns whether commits of a replica's own applier pass its binlog by (MariaDB): then no place in that binlog
-/// proves anything.
-pub(super) async fn applier_is_silent(server: &Server, conn: &mut Conn) -> Result<bool> {
-    let sql = "SELECT @@GLOBAL.log_slave_updates = 0 AND @@GLOBAL.gtid_slave_pos <> ''";
-    let rows = server.rows(conn, sql, "ask whether it is a replica").await?;
-    Ok(rows.first().and_then(|row| text(row, 0)).is_some_and(|told| told == "1"))
 }
