@@ -1,7 +1,7 @@
 //! Which session reads a table, and holds it until then.
 //!
 //! A metadata lock keeps a definition as it is, and who holds it never queues behind an `ALTER` that waits. So whoever
-//! reads a table must hold it before. But `MariaDB` looks for a lock through all those that the session has: ten
+//! reads a table must hold it before. But `MariaDB` looks for a lock through all that the session has: ten
 //! thousand tables held by every session cost minutes. A large table is held and read by all; each small one has a home,
 //! the one session that holds, walks and reads it.
 

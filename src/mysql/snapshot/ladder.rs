@@ -27,8 +27,8 @@ use crate::error::{ExitCode, Failure, Result};
 const LOCK_TRY: Duration = Duration::from_secs(3);
 /// Time that others are let through between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
-/// Attempts to begin all transactions between two commits, where the engines' own logs must stand still; these move with
-/// every row.
+/// Attempts to begin all transactions between two commits, where the engines' own logs must stand still; these move
+/// with every row.
 const LOGS_TRIES: usize = 100;
 
 /// What the ladder is for.

@@ -3,7 +3,8 @@
 //! *Order.* The keeper notes tables and definitions, and climbs down the ladder of locks ([`ladder`]) until one
 //! rung holds: every worker begins its transaction, and the position in the binlog is read. What is held then
 //! lasts milliseconds and its time is recorded. Afterwards each table is touched by the sessions that will read it
-//! ([`homes`]), so that metadata locks keep definitions as they are until the end. A table that came after the instant is left out;
+//! ([`homes`]), so that metadata locks keep definitions as they are until the end. A table that
+//! came after the instant is left out;
 //! one that went or changed before it was touched makes all begin again, and at last fails the run.
 //!
 //! *Crash.* All locks belong to sessions: when a connection ends, for whatever reason, its locks go with
