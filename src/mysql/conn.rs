@@ -6,7 +6,7 @@ use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, Row, SslOpts, prelude
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
-use super::{ledger::Opened, sql::account, wire::Wire};
+use super::{hostile::Fields, ledger::Opened, sql::account, wire::Wire};
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     names::{ByteCount, SourceName},
@@ -120,9 +120,8 @@ pub(super) trait Session: Send {
     /// Runs a statement, and passes over what it gives.
     fn exec(&mut self, sql: &[u8]) -> impl Future<Output = mysql_async::Result<()>> + Send;
 
-    /// Runs a query and returns the first two columns of its rows as text.
-    fn pairs(&mut self, sql: &str)
-    -> impl Future<Output = mysql_async::Result<Vec<(String, String)>>> + Send;
+    /// Runs a query and returns the fields of its rows.
+    fn fields(&mut self, sql: &str) -> impl Future<Output = mysql_async::Result<Vec<Fields>>> + Send;
 }
 
 impl Session for Conn {
@@ -130,10 +129,9 @@ impl Session for Conn {
         self.query_drop(sql).await
     }
 
-    async fn pairs(&mut self, sql: &str) -> mysql_async::Result<Vec<(String, String)>> {
+    async fn fields(&mut self, sql: &str) -> mysql_async::Result<Vec<Fields>> {
         let rows: Vec<Row> = self.query(sql).await?;
-        let pair = |row: &Row| (text(row, 0).unwrap_or_default(), text(row, 1).unwrap_or_default());
-        Ok(rows.iter().map(pair).collect())
+        Ok(rows.iter().map(|row| (0..row.len()).map(|at| bytes(row, at)).collect()).collect())
     }
 }
 
@@ -142,8 +140,8 @@ impl Session for Wire {
         Wire::exec(self, sql).await
     }
 
-    async fn pairs(&mut self, sql: &str) -> mysql_async::Result<Vec<(String, String)>> {
-        Wire::pairs(self, sql).await
+    async fn fields(&mut self, sql: &str) -> mysql_async::Result<Vec<Fields>> {
+        Wire::fields(self, sql).await
     }
 }
 
@@ -267,6 +265,8 @@ impl Server {
             "max_statement_time=0",
             "show_gipk_in_create_table_and_information_schema=ON",
             "print_identified_with_as_hex=ON",
+            // A size that is a day old would let one session read a large table alone.
+            "information_schema_stats_expiry=0",
         ];
         let writing: &[&str] = &[
             "foreign_key_checks=0",
@@ -613,6 +613,11 @@ pub(super) fn text(row: &Row, at: usize) -> Option<String> {
     bytes(row, at).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Returns a field of a row as text, `None` for NULL.
+pub(super) fn field_text(row: &Fields, at: usize) -> Option<String> {
+    row.get(at)?.as_deref().map(|field| String::from_utf8_lossy(field).into_owned())
+}
+
 /// Returns the column of that name, whatever its case, as text.
 pub(super) fn named(row: &Row, name: &str) -> Option<String> {
     let at = row.columns_ref().iter().position(|column| column.name_str().eq_ignore_ascii_case(name))?;
@@ -638,13 +643,14 @@ mod tests {
 
     #[test]
     fn a_refused_login_names_source_place_and_user() {
-        let failure = server().unreachable(server_error(1045, "Access denied"));
-        assert_eq!(failure.exit(), ExitCode::SourceDown);
-        assert_eq!(
-            failure.chain(),
-            ["`mysql`: the server at db:3307 refuses user `me`", "error 1045: Access denied"]
-        );
-        assert!(failure.hints()[0].contains("password"));
+        // Of an account that no password opens, such as one of a socket, MariaDB says 1698.
+        for number in [code::WRONG_PASSWORD, code::NO_GRANT_FOR_DB, code::NO_PASSWORD] {
+            let failure = server().unreachable(server_error(number, "Access denied"));
+            assert_eq!(failure.exit(), ExitCode::SourceDown);
+            let because = format!("error {number}: Access denied");
+            assert_eq!(failure.chain(), ["`mysql`: the server at db:3307 refuses user `me`", &because]);
+            assert!(failure.hints()[0].contains("password"));
+        }
     }
 
     #[test]

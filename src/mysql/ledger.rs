@@ -397,11 +397,14 @@ pub(super) async fn open_scratch(server: &Server, conn: &mut Conn) -> Result<Opt
     for step in steps {
         match conn.query_drop(step).await {
             Ok(()) => {}
-            Err(error) if number(&error).is_some_and(is_denied) => {
-                close_scratch(server, conn).await?;
-                return Ok(None);
+            Err(error) => {
+                // What is there by now goes again, whatever was in the way of the rest.
+                let closed = close_scratch(server, conn).await;
+                if number(&error).is_some_and(is_denied) {
+                    return closed.map(|()| None);
+                }
+                return Err(server.failure("make a table to try things with", error));
             }
-            Err(error) => return Err(server.failure("make a table to try things with", error)),
         }
     }
     Ok(Some(table))

@@ -5,15 +5,14 @@
 //! | a member of an ENUM or SET with a letter beyond three bytes | both products | a question mark |
 //! | a DEFAULT with such a letter | `MariaDB` | a question mark |
 //! | a date, time or binary value inside a JSON document | MySQL | a string |
+//! | a decimal number there that no DOUBLE equals | MySQL | a DOUBLE |
 //!
 //! Definitions are asked for only where a question mark is shown. Documents are looked at in a sample, the first and
 //! the last [`SAMPLE_ROWS`] rows of a table, because a server takes as long to check a document as to read it twice.
 
-use mysql_async::{Conn, Row, prelude::Queryable};
-
 use super::{
     codec::Codec,
-    conn::{Flavor, Server, text},
+    conn::{Flavor, Server, Session, field_text},
     layout::{Column, Layout, Place},
     sql::ident,
 };
@@ -38,10 +37,10 @@ impl Lossy {
     }
 }
 
-/// Finds the columns of a table that would not come back as they are. Only before results are binary.
+/// Finds the columns of a table that would not come back as they are.
 pub(super) async fn find(
     server: &Server,
-    conn: &mut Conn,
+    conn: &mut impl Session,
     flavor: Flavor,
     at: &Place,
     layout: &Layout,
@@ -54,7 +53,8 @@ pub(super) async fn find(
         } else if flavor == Flavor::Mariadb && shows_another_default(server, conn, at, column).await? {
             "has a DEFAULT with a letter that the server shows as a question mark: a restore makes one of it"
         } else if flavor == Flavor::Mysql && holds_typed_json(server, conn, at, layout, column).await? {
-            "holds JSON documents with dates, times or binary values: they come back as strings"
+            "holds JSON documents with dates, times, binary values or exact decimal numbers: they come back as strings, and \
+             such numbers as DOUBLE"
         } else {
             continue;
         };
@@ -65,7 +65,7 @@ pub(super) async fn find(
 
 async fn shows_another_default(
     server: &Server,
-    conn: &mut Conn,
+    conn: &mut impl Session,
     at: &Place,
     column: &Column,
 ) -> Result<bool> {
@@ -80,7 +80,7 @@ async fn shows_another_default(
 
 async fn holds_typed_json(
     server: &Server,
-    conn: &mut Conn,
+    conn: &mut impl Session,
     at: &Place,
     layout: &Layout,
     column: &Column,
@@ -90,7 +90,7 @@ async fn holds_typed_json(
     }
     let name = ident(&column.name);
     // What is parsed from its own text is equal, unless the text does not tell the type.
-    let test = format!("NOT ({name} <=> CAST(CAST({name} AS CHAR) AS JSON))");
+    let test = format!("NOT ({name} <=> CAST(CAST({name} AS CHAR CHARACTER SET utf8mb4) AS JSON))");
     let mut orders = vec![layout.order()];
     orders.extend(layout.order_from_the_end());
     for order in orders {
@@ -106,9 +106,9 @@ async fn holds_typed_json(
 }
 
 /// Returns the first field of the first row. A server that cannot answer leaves nothing to tell.
-async fn first(server: &Server, conn: &mut Conn, sql: &str, at: &Place) -> Result<Option<String>> {
-    match conn.query_first::<Row, _>(sql).await {
-        Ok(row) => Ok(row.and_then(|row| text(&row, 0))),
+async fn first(server: &Server, conn: &mut impl Session, sql: &str, at: &Place) -> Result<Option<String>> {
+    match conn.fields(sql).await {
+        Ok(rows) => Ok(rows.first().and_then(|row| field_text(row, 0))),
         Err(mysql_async::Error::Server(_)) => Ok(None),
         Err(error) => Err(server.failure(&format!("look at table `{at}`"), error)),
     }

@@ -8,11 +8,10 @@
 //! way and compares them in another, ranges would share rows or lose some. And the walk knows how many rows each range
 //! has, so that a session that reads another number is found out.
 
-use mysql_async::{Conn, Row, prelude::Queryable};
-
 use super::{
     codec::Bound,
-    conn::{Server, bytes, text},
+    conn::{Server, Session, field_text},
+    hostile::Fields,
     layout::{Column, Layout, Place},
     sql::ident,
     tsv::{KeyHash, begins_piece},
@@ -59,6 +58,8 @@ pub(super) struct Walk<'a> {
     division: Division,
     steps: Vec<Step>,
     from: Option<Key>,
+    /// Whether the rows are counted before a border is looked for: fewer statements where there is none.
+    counts_first: bool,
     done: bool,
 }
 
@@ -75,17 +76,28 @@ impl<'a> Walk<'a> {
         // What others write meanwhile into a table without transactions is seen at once, or not.
         let is_counted = division.is_counted && layout.is_transactional();
         let division = Division { is_counted, ..division };
-        Self { layout, at, division, steps: steps(layout), from: None, done: false }
+        Self { layout, at, division, steps: steps(layout), from: None, counts_first: false, done: false }
+    }
+
+    /// Expects that the table is one range. The ranges are the same where it is not.
+    pub fn expects_few(self) -> Self {
+        Self { counts_first: true, ..self }
     }
 
     /// Returns the next range, `None` after the last.
-    pub async fn next(&mut self, server: &Server, conn: &mut Conn) -> Result<Option<Stretch>> {
+    pub async fn next(&mut self, server: &Server, conn: &mut impl Session) -> Result<Option<Stretch>> {
         if self.done {
             return Ok(None);
         }
         let is_walked = self.layout.reading.walkable;
-        let End { border, mut rows } =
-            if is_walked { self.find_end(server, conn).await? } else { End::default() };
+        let mut end = End::default();
+        if is_walked && std::mem::take(&mut self.counts_first) {
+            end.rows = Some(self.count(server, conn, "").await?);
+        }
+        if is_walked && end.rows.is_none_or(|rows| rows > self.division.rows) {
+            end = self.find_end(server, conn).await?;
+        }
+        let End { border, mut rows } = end;
         let from = std::mem::replace(&mut self.from, border.clone());
         self.done = border.is_none();
         let mut conditions = Vec::new();
@@ -105,7 +117,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Finds the key at which the next range begins.
-    async fn find_end(&self, server: &Server, conn: &mut Conn) -> Result<End> {
+    async fn find_end(&self, server: &Server, conn: &mut impl Session) -> Result<End> {
         let column = |name: &String| self.layout.columns.iter().find(|column| column.name == *name);
         let columns: Vec<&Column> = self.layout.key.iter().filter_map(column).collect();
         let mut list: Vec<String> = columns.iter().map(|column| column.codec.read(&column.name)).collect();
@@ -120,7 +132,7 @@ impl<'a> Walk<'a> {
             self.layout.order()
         );
         let doing = format!("divide table `{}`", self.at);
-        let rows: Vec<Row> = conn.query(sql).await.map_err(|error| server.failure(&doing, error))?;
+        let rows = conn.fields(&sql).await.map_err(|error| server.failure(&doing, error))?;
         let keys: Vec<Key> = rows.iter().map(|row| key_of(row, columns.len())).collect();
         let chosen = keys.iter().position(|key| begins_piece(hash(&columns, key)));
         // Near the end of the table a border that is none is not worth a range.
@@ -129,7 +141,7 @@ impl<'a> Walk<'a> {
             let rows = (!keys.is_empty()).then_some(walk_rows + keys.len() as u64);
             return Ok(End { border: None, rows });
         };
-        if bytes(&rows[border], columns.len()).as_deref() != Some(b"1") {
+        if rows[border].get(columns.len()).and_then(Option::as_deref) != Some(b"1") {
             return Err(self.out_of_order(server));
         }
         Ok(End { border: keys.get(border).cloned(), rows: Some(walk_rows + border as u64) })
@@ -145,18 +157,18 @@ impl<'a> Walk<'a> {
     }
 
     /// Counts the rows of the last range.
-    async fn count(&self, server: &Server, conn: &mut Conn, condition: &str) -> Result<u64> {
+    async fn count(&self, server: &Server, conn: &mut impl Session, condition: &str) -> Result<u64> {
         let condition = if condition.is_empty() { String::new() } else { format!(" WHERE {condition}") };
         let sql = format!("SELECT COUNT(*) {}{condition}", self.layout.from(self.at));
         let doing = format!("count the rows of table `{}`", self.at);
-        let rows = server.rows(conn, &sql, &doing).await?;
-        let count = rows.first().and_then(|row| text(row, 0)).and_then(|count| count.parse().ok());
+        let rows = conn.fields(&sql).await.map_err(|error| server.failure(&doing, error))?;
+        let count = rows.first().and_then(|row| field_text(row, 0)).and_then(|count| count.parse().ok());
         count.ok_or_else(|| Failure::new(ExitCode::Failed, format!("`{}`: failed to {doing}", server.name)))
     }
 }
 
-fn key_of(row: &Row, columns: usize) -> Key {
-    (0..columns).map(|at| bytes(row, at).unwrap_or_default()).collect()
+fn key_of(row: &Fields, columns: usize) -> Key {
+    row.iter().take(columns).map(|field| field.clone().unwrap_or_default()).collect()
 }
 
 /// Hashes a key as the writer of rows does: by the written form of its fields.

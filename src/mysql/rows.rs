@@ -1,7 +1,8 @@
 //! Sends the rows of all tables, by several sessions at once.
 //!
-//! *Order.* One task walks the tables, largest first, and puts ranges into a short queue; each worker takes
-//! a range, begins an entry, and sends the rows as they come. An entry ends at a border once it is long.
+//! *Order.* Each worker reads the tables that are its own. Meanwhile one task walks the others, largest first, and puts
+//! ranges into a short queue; a worker that is done with its own takes a range, begins an entry, and sends the rows as
+//! they come, so that all end together. An entry ends at a border once it is long.
 //!
 //! *Crash.* A worker that fails drops its unfinished body, which the other side sees as truncated, and its
 //! error ends the run; a range is never read again in another snapshot.
@@ -52,51 +53,58 @@ struct Range {
     stretch: Stretch,
 }
 
-/// Reads all tables into `sink` and returns how many rows each had. `names` walks, `workers` read; both are
-/// returned, still inside their snapshot.
+/// A session that reads, and the tables that it alone does.
+pub(super) struct Reader {
+    pub wire: Wire,
+    pub own: Vec<Arc<Table>>,
+}
+
+/// Ranges and rows of each table.
+type Sums = BTreeMap<Place, (u32, u64)>;
+
+/// Reads all tables into `sink` and returns how many rows each had. `names` walks those that are `shared`, and the
+/// readers read; all sessions are still inside their snapshot afterwards.
 pub(super) async fn send(
     server: &Server,
-    tables: Vec<Arc<Table>>,
+    shared: Vec<Arc<Table>>,
     division: Division,
     names: &mut Conn,
-    workers: Vec<Wire>,
+    readers: Vec<Reader>,
     sink: &EntrySink,
 ) -> FlowResult<(BTreeMap<Place, u64>, Vec<Wire>)> {
     let (ranges, queue) = mpsc::channel::<Range>(QUEUE_DEPTH);
     let queue = Arc::new(Mutex::new(queue));
     let mut running = JoinSet::new();
-    for wire in workers {
-        running.spawn(work(server.clone(), wire, Arc::clone(&queue), sink.clone()));
+    for reader in readers {
+        running.spawn(work(server.clone(), reader, division, Arc::clone(&queue), sink.clone()));
     }
     drop(queue);
-    let walking = walk(server, names, &tables, division, ranges);
+    let walking = walk(server, names, &shared, division, ranges);
     let working = async {
-        let (mut rows, mut wires) = (BTreeMap::<Place, (u32, u64)>::new(), Vec::new());
+        let (mut sums, mut wires) = (Sums::new(), Vec::new());
         while let Some(ended) = running.join_next().await {
             let (wire, done) = ended.map_err(|error| {
                 let what = format!("`{}`: a reading task broke down", server.name);
                 Failure::new(ExitCode::Failed, what).because(error)
             })??;
             wires.push(wire);
-            for (place, count) in done {
-                let sum = rows.entry(place).or_default();
-                *sum = (sum.0 + 1, sum.1 + count);
+            for (place, (ranges, rows)) in done {
+                let sum = sums.entry(place).or_default();
+                *sum = (sum.0 + ranges, sum.1 + rows);
             }
         }
-        Ok::<_, FlowError>((rows, wires))
+        Ok::<_, FlowError>((sums, wires))
     };
     // A worker's error ends the walk, and the walk's error the workers: dropping the set aborts them.
     let (planned, (done, wires)) = tokio::try_join!(walking, working)?;
-    let mut counts = BTreeMap::new();
     for (place, ranges) in planned {
-        let (read, rows) = done.get(&place).copied().unwrap_or_default();
+        let read = done.get(&place).map_or(0, |(read, _)| *read);
         if read != ranges {
             let what = format!("`{}`: table `{place}` was read in {read} of {ranges} ranges", server.name);
             return Err(Failure::new(ExitCode::Failed, what).into());
         }
-        counts.insert(place, rows);
     }
-    Ok((counts, wires))
+    Ok((done.into_iter().map(|(place, (_, rows))| (place, rows)).collect(), wires))
 }
 
 /// Puts all ranges into the queue; returns how many each table has.
@@ -124,19 +132,30 @@ async fn walk(
     Ok(planned)
 }
 
-/// Reads ranges until there are no more.
+/// Reads its own tables, then ranges until there are no more.
 async fn work(
     server: Server,
-    mut wire: Wire,
+    reader: Reader,
+    division: Division,
     queue: Arc<Mutex<mpsc::Receiver<Range>>>,
     sink: EntrySink,
-) -> FlowResult<(Wire, Vec<(Place, u64)>)> {
-    let mut done = Vec::new();
+) -> FlowResult<(Wire, Sums)> {
+    let Reader { mut wire, own } = reader;
+    let mut done = Sums::new();
+    for table in own {
+        let (mut walk, mut sum) = (Walk::new(&table.layout, &table.at, division).expects_few(), (0, 0));
+        while let Some(stretch) = walk.next(&server, &mut wire).await? {
+            let range = Range { table: Arc::clone(&table), number: sum.0 + 1, stretch };
+            sum = (range.number, sum.1 + send_range(&server, &mut wire, &range, &sink).await?);
+        }
+        done.insert(table.at.clone(), sum);
+    }
     loop {
         let next = queue.lock().await.recv().await;
         let Some(range) = next else { return Ok((wire, done)) };
         let rows = send_range(&server, &mut wire, &range, &sink).await?;
-        done.push((range.table.at.clone(), rows));
+        let sum = done.entry(range.table.at.clone()).or_default();
+        *sum = (sum.0 + 1, sum.1 + rows);
     }
 }
 

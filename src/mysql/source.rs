@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     accounts,
-    conn::{PACKET_BYTES_MAX, Server, text},
+    conn::{PACKET_BYTES_MAX, Server},
     engines,
     layout::{
         ACCOUNTS, Database, Layout, Place, TableKind, Wanted, database_item, databases, layouts, table_item,
@@ -23,9 +23,9 @@ use super::{
     programs::{self, of_kind},
     range::{Division, WALK_ROWS},
     rename::Renames,
-    rows::{self, Table},
+    rows::{self, Reader, Table},
     snapshot::Snapshot,
-    sql::{Script, literal},
+    sql::Script,
 };
 use crate::{
     clock::Ground,
@@ -113,7 +113,8 @@ impl MysqlSource {
         let renames = Renames::known(&self.names);
         let only = self.only.map(|at| Place { db: renames.get(&at.db).to_owned(), ..at });
         let wanted = Wanted::new(&self.config)?.only(only).selecting(self.selected).called(renames);
-        let mut snapshot = Snapshot::take(&server, &wanted, &self.ground, &*self.monitor).await?;
+        let mut snapshot =
+            Snapshot::take(&server, &wanted, self.range_rows, &self.ground, &*self.monitor).await?;
         let content = Content::read(&server, &wanted, &mut snapshot, &self.monitor).await?;
         content.tell_torn(&server, &mut snapshot, &*self.monitor);
         sink.announce(content.inventory(&snapshot)).await?;
@@ -307,7 +308,14 @@ impl Reading<'_> {
         let mut columns = Vec::new();
         for table in &self.content.tables {
             let names = &mut self.snapshot.names;
-            for found in lossy::find(self.server, names, flavor, &table.at, &table.layout).await? {
+            let found = match self.snapshot.homes.get(&table.at) {
+                Some(home) => {
+                    let wire = &mut self.snapshot.workers[*home];
+                    lossy::find(self.server, wire, flavor, &table.at, &table.layout).await?
+                }
+                None => lossy::find(self.server, names, flavor, &table.at, &table.layout).await?,
+            };
+            for found in found {
                 columns.push(found.tell(self.server, self.monitor));
             }
         }
@@ -321,13 +329,18 @@ impl Reading<'_> {
     /// programs are kept as they are written.
     async fn rows(&mut self) -> FlowResult<BTreeMap<Place, u64>> {
         let workers = std::mem::take(&mut self.snapshot.workers);
-        let databases = &self.content.databases;
-        let tables = by_size(self.server, &mut self.snapshot, databases, &self.content.tables).await?;
+        let mut readers: Vec<Reader> =
+            workers.into_iter().map(|wire| Reader { wire, own: Vec::new() }).collect();
+        let mut shared = Vec::new();
+        for table in self.snapshot.by_size(&self.content.tables) {
+            let home = self.snapshot.homes.get(&table.at).and_then(|home| readers.get_mut(*home));
+            home.map_or(&mut shared, |reader| &mut reader.own).push(table);
+        }
         let as_they_are = "SET SESSION character_set_results=binary";
         self.server.run(&mut self.snapshot.names, as_they_are, "prepare its session").await?;
         let names = &mut self.snapshot.names;
         let (counts, workers) =
-            rows::send(self.server, tables, self.division, names, workers, &self.sink).await?;
+            rows::send(self.server, shared, self.division, names, readers, &self.sink).await?;
         self.snapshot.workers = workers;
         Ok(counts)
     }
@@ -409,29 +422,4 @@ async fn send_layout(at: &Place, layout: &Layout, sink: &EntrySink) -> FlowResul
     let text = serde_json::to_string_pretty(&json!(layout))
         .failed(ExitCode::Failed, || format!("the layout of `{at}` cannot be written"))?;
     sink.put(table_meta("layout", at, Stage::Schema, "table.json")?, format!("{text}\n")).await
-}
-
-/// Returns the tables, those first that the server believes to be the largest. Database by database: to tell a size a
-/// server opens the table.
-async fn by_size(
-    server: &Server,
-    snapshot: &mut Snapshot,
-    databases: &[Database],
-    tables: &[Arc<Table>],
-) -> Result<Vec<Arc<Table>>> {
-    let mut sizes: BTreeMap<Place, u64> = BTreeMap::new();
-    for db in databases {
-        let sql = format!(
-            "SELECT table_schema, table_name, data_length FROM information_schema.tables WHERE table_schema = {}",
-            literal(&db.name)
-        );
-        let rows = server.rows(&mut snapshot.names, &sql, "ask the tables' sizes").await?;
-        sizes.extend(rows.iter().filter_map(|row| {
-            let at = Place { db: text(row, 0)?, table: text(row, 1)? };
-            Some((at, text(row, 2)?.parse().ok()?))
-        }));
-    }
-    let mut sorted = tables.to_vec();
-    sorted.sort_by_key(|table| std::cmp::Reverse(sizes.get(&table.at).copied().unwrap_or_default()));
-    Ok(sorted)
 }

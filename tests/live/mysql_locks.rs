@@ -119,7 +119,7 @@ async fn no_lock_tears_an_instant(product: Product) {
         Product::Mariadb => {
             let all: [(&str, &[&str]); 3] = [
                 ("stage", &[READ, "RELOAD ON *.*"]),
-                ("equal", &[READ, "REPLICATION CLIENT ON *.*"]),
+                ("tables", &[READ, "LOCK TABLES, REPLICATION CLIENT ON *.*"]),
                 ("single", &[READ]),
             ];
             sums_are_whole(&server, "lbt_bank", &all).await;
@@ -394,7 +394,7 @@ async fn an_account_of_a_managed_server_reads_at_one_instant(product: Product) {
     let (told, source) = heard("owner");
     let reading = read_all(source).await.expect("it is read");
     let marks = reading.point.marks;
-    assert_eq!(marks["lock_mode"], if product == Product::Mysql { "tables" } else { "equal" });
+    assert_eq!(marks["lock_mode"], "tables");
     assert!(marks.contains_key("binlog_file") && !marks.contains_key("position"), "{marks:?}");
     assert!(told.warnings().is_empty(), "{:?}", told.warnings());
     // Without the right to ask for the position there is none, and it is told.

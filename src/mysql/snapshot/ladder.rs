@@ -2,14 +2,13 @@
 //!
 //! *Order.* First what holds nobody up: a server that proves by its logs that nothing was committed while the
 //! transactions began. Then the locks, from the shortest to the widest. No attempt keeps others waiting for
-//! longer than [`one_try`]: then it is killed, others are let through, and it is made again until
-//! `lock_wait_seconds` are over; then comes the next rung.
+//! longer than [`one_try`]: then it is killed, others are let through, and it is made again until the rung's part of
+//! `lock_wait_seconds` is over ([`part_of`]); then comes the next rung.
 //!
 //! *Crash.* A lock goes with its session.
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
 use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 
@@ -28,17 +27,19 @@ use crate::error::{ExitCode, Failure, Result};
 const LOCK_TRY: Duration = Duration::from_secs(3);
 /// Time that others are let through between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
-/// Attempts to begin all transactions between two commits.
-const EQUAL_TRIES: usize = 50;
-/// The same where also the engines' own logs must stand still; these move with every row.
+/// Attempts to begin all transactions between two commits, where the engines' own logs must stand still; these move
+/// with every row.
 const LOGS_TRIES: usize = 100;
+
+/// What the ladder is for.
+const COMMON: &str = "the lock for a common instant";
 
 const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 
 /// How writers were kept away while the transactions began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lock {
-    /// Not at all: all transactions were seen to begin between two commits.
+    /// MySQL: not at all, all transactions were seen to begin between two commits.
     Equal,
     /// MariaDB's `BACKUP STAGE BLOCK_COMMIT`.
     Stage,
@@ -91,15 +92,17 @@ impl Snapshot {
     pub(super) async fn begin(&mut self, server: &Server, wanted: &Wanted) -> Result<(Lock, Duration)> {
         let ladder: &[Lock] = match self.flavor {
             Flavor::Mysql => &[Lock::Equal, Lock::Global, Lock::Tables],
-            Flavor::Mariadb => &[Lock::Stage, Lock::Global, Lock::Equal, Lock::Tables],
+            // That all transactions are told one place in the binlog proves no instant: some see a commit that others
+            // do not.
+            Flavor::Mariadb => &[Lock::Stage, Lock::Global, Lock::Tables],
         };
         let limit = Duration::from_secs(server.config.lock_wait_seconds.max(1));
-        let until = Instant::now() + limit;
+        let end = Instant::now() + limit;
         let mut in_the_way = None;
-        for lock in ladder {
-            let rung = match (lock, self.flavor) {
-                (Lock::Equal, Flavor::Mysql) => self.begin_between_logs(server, until).await?,
-                (Lock::Equal, Flavor::Mariadb) => self.begin_between_commits(server).await?,
+        for (at, lock) in ladder.iter().enumerate() {
+            let until = part_of(Instant::now(), end, ladder.len() - at);
+            let rung = match lock {
+                Lock::Equal => self.begin_between_logs(server, until).await?,
                 _ => self.begin_under(server, wanted, *lock, until).await?,
             };
             match rung {
@@ -111,7 +114,7 @@ impl Snapshot {
             self.unlock_definitions(server).await?;
         }
         if let Some(running) = in_the_way {
-            return Err(lock_refused(server, limit, running.as_ref()));
+            return Err(lock_refused(server, COMMON, limit, running.as_ref()));
         }
         self.begin_alone(server).await?;
         Ok((Lock::Single, Duration::ZERO))
@@ -298,29 +301,6 @@ impl Snapshot {
         Ok(Rung::NotHere)
     }
 
-    /// MariaDB tells each transaction the position that it began at: when all are the same, nothing was
-    /// committed in between. Without a binlog, or where commits pass it by or may do so, there is no such proof.
-    async fn begin_between_commits(&mut self, server: &Server) -> Result<Rung> {
-        let is_whole = position::logs_all_databases(server, &mut self.keeper).await?;
-        if !is_whole || position::applier_is_silent(server, &mut self.keeper).await? {
-            return Ok(Rung::NotHere);
-        }
-        for _ in 0..EQUAL_TRIES {
-            self.begin_all(server).await?;
-            let workers = self.workers.iter_mut().map(|wire| position::of_transaction(server, wire));
-            let names = position::of_transaction(server, &mut self.names);
-            let (all, told) = tokio::try_join!(try_join_all(workers), names)?;
-            if told.is_none() {
-                return Ok(Rung::NotHere);
-            }
-            if all.iter().all(|other| *other == told) {
-                self.position = position::complete(server, &mut self.keeper, told).await?;
-                return Ok(Rung::Begun(None));
-            }
-        }
-        Ok(Rung::NotHere)
-    }
-
     /// One transaction sees one instant by itself.
     async fn begin_alone(&mut self, server: &Server) -> Result<()> {
         self.workers.truncate(1);
@@ -332,6 +312,13 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+/// Returns when a rung's time is over: what is left is divided among it and those behind it, so that one that waits in
+/// vain leaves the others theirs.
+fn part_of(now: Instant, end: Instant, rungs: usize) -> Instant {
+    let parts = u32::try_from(rungs.max(1)).unwrap_or(u32::MAX);
+    now + end.saturating_duration_since(now) / parts
 }
 
 /// Returns for how long others may wait behind one attempt.
@@ -362,17 +349,33 @@ fn lock_tables(listed: &[Listed]) -> String {
 }
 
 /// Says that nobody would let us begin, and who it was.
-pub(super) fn lock_refused(server: &Server, limit: Duration, running: Option<&Running>) -> Failure {
+pub(super) fn lock_refused(
+    server: &Server,
+    lock: &str,
+    limit: Duration,
+    running: Option<&Running>,
+) -> Failure {
     let who = running.map(|running| format!(": {running}")).unwrap_or_default();
-    let what = format!(
-        "`{}`: the lock for a common instant was not granted within {} s{who}",
-        server.name,
-        limit.as_secs()
-    );
+    let what = format!("`{}`: {lock} was not granted within {} s{who}", server.name, limit.as_secs());
     let end = running.map_or_else(
         || "A long statement or transaction is in the way: SHOW PROCESSLIST names it. End it".to_owned(),
         |running| format!("SHOW PROCESSLIST shows what it does. End it (KILL QUERY {})", running.id),
     );
     Failure::new(ExitCode::Failed, what)
         .hint(format!("{end}, choose a quieter time, or raise lock_wait_seconds."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rung_that_waits_in_vain_leaves_the_others_their_part() {
+        let now = Instant::now();
+        let (end, second) = (now + Duration::from_mins(1), Duration::from_secs(1));
+        assert_eq!(part_of(now, end, 3), now + 20 * second);
+        assert_eq!(part_of(now + 20 * second, end, 2), now + 40 * second);
+        assert_eq!(part_of(now + second, end, 1), end, "the last has all that is left");
+        assert_eq!(part_of(end + second, end, 2), end + second, "it is tried once, also without time");
+    }
 }

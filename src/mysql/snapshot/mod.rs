@@ -2,21 +2,23 @@
 //!
 //! *Order.* The keeper notes tables and definitions, and climbs down the ladder of locks ([`ladder`]) until one
 //! rung holds: every worker begins its transaction, and the position in the binlog is read. What is held then
-//! lasts milliseconds and its time is recorded. Afterwards every session touches every table, so that its
-//! metadata locks keep definitions as they are until the end. A table that came after the instant is left out;
+//! lasts milliseconds and its time is recorded. Afterwards each table is touched by the sessions that will read it
+//! ([`homes`]), so that metadata locks keep definitions as they are until the end. A table that
+//! came after the instant is left out;
 //! one that went or changed before it was touched makes all begin again, and at last fails the run.
 //!
 //! *Crash.* All locks belong to sessions: when a connection ends, for whatever reason, its locks go with
 //! it. A worker that lost its transaction is found out by [`Snapshot::check_still_open`] at the end, and so is
 //! a definition that nothing held and that changed.
 
+mod homes;
 mod ladder;
 mod position;
 mod programs;
 mod statements;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -69,6 +71,12 @@ pub(super) struct Snapshot {
     pub workers: Vec<Wire>,
     /// What there is.
     pub listed: Vec<Listed>,
+    /// The worker that alone reads a table, by its place among them; all read the others.
+    pub homes: BTreeMap<Place, usize>,
+    /// Bytes that the tables have, as far as the server knows.
+    sizes: BTreeMap<Place, u64>,
+    /// Rows of the ranges that tables are divided into.
+    range_rows: u64,
     /// The instant.
     pub point: Point,
     /// Whose dialect is spoken.
@@ -88,14 +96,15 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Opens the sessions and takes the instant.
+    /// Opens the sessions and takes the instant. Tables will be divided into ranges of `range_rows`.
     pub async fn take(
         server: &Server,
         wanted: &Wanted,
+        range_rows: u64,
         ground: &Ground,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
-        let mut taken = Self::open(server, ground).await?;
+        let mut taken = Self::open(server, range_rows, ground).await?;
         for round in 1.. {
             taken.programs = Programs::note(server, &mut taken.keeper, wanted).await?;
             let began = Instant::now();
@@ -125,7 +134,7 @@ impl Snapshot {
         Ok(taken)
     }
 
-    async fn open(server: &Server, ground: &Ground) -> Result<Self> {
+    async fn open(server: &Server, range_rows: u64, ground: &Ground) -> Result<Self> {
         let mut keeper = server.open(Purpose::ReadNames).await?;
         let (flavor, version) = server.version(&mut keeper).await?;
         let mut names = server.open(Purpose::ReadNames).await?;
@@ -142,6 +151,9 @@ impl Snapshot {
             names,
             workers,
             listed: Vec::new(),
+            homes: BTreeMap::new(),
+            sizes: BTreeMap::new(),
+            range_rows,
             point: Point::at(ground.clock.now()).mark("version", &version),
             flavor,
             definitions_locked: false,
@@ -257,7 +269,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Pins every table on every session. Returns one that went or changed since it was listed: it cannot be read,
+    /// Holds every table. Returns one that went or changed since it was listed: it cannot be read,
     /// or nobody knows whether it was there at the instant, or one that came too late to be a part of it.
     async fn hold(&mut self, server: &Server, wanted: &Wanted) -> Result<Option<Place>> {
         if self.definitions_locked {
@@ -272,14 +284,7 @@ impl Snapshot {
         if let Some(new) = self.listed.iter().find(|listed| !self.has_database(&listed.at.db)) {
             return Ok(Some(new.at.clone()));
         }
-        let rows = self.listed.iter().filter(|listed| listed.kind.has_rows());
-        let places: Vec<&Place> = rows.map(|listed| &listed.at).collect();
-        // One session asks for a row each: that, and nothing less, finds what was altered since the instant.
-        if let Some(gone) = pin(server, &mut self.names, &places, 1).await? {
-            return Ok(Some(gone));
-        }
-        let gone = try_join_all(self.workers.iter_mut().map(|conn| pin(server, conn, &places, 0))).await?;
-        Ok(gone.into_iter().flatten().next())
+        self.pin_all(server).await
     }
 
     /// Lists anew what may have changed since it was listed; returns what went, or what came and was not locked.
@@ -306,11 +311,6 @@ impl Snapshot {
             }
         }
         Ok(None)
-    }
-
-    /// Returns whether a table that the first listing did not have was there at the instant.
-    async fn was_there(&mut self, server: &Server, at: &Place) -> Result<bool> {
-        Ok(pin(server, &mut self.names, &[at], 1).await?.is_none())
     }
 
     /// Returns whether a database was there; what came since the listing is not read.
@@ -350,32 +350,6 @@ async fn check_open(server: &Server, conn: &mut impl Session) -> Result<()> {
                 .hint("What was read may mix two instants and was not kept; run this again."))
         }
     }
-}
-
-/// Takes the metadata lock of every table: who holds it already never queues behind a waiting `ALTER`. Returns the
-/// table that is gone, or is another one than at the instant.
-async fn pin(
-    server: &Server,
-    conn: &mut impl Session,
-    places: &[&Place],
-    rows: usize,
-) -> Result<Option<Place>> {
-    for place in places {
-        match conn.exec(format!("SELECT 1 FROM {} LIMIT {rows}", place.sql()).as_bytes()).await {
-            Ok(()) => {}
-            Err(error) => match number(&error) {
-                Some(code::NO_SUCH_TABLE | code::UNKNOWN_DATABASE | code::TABLE_CHANGED) => {
-                    return Ok(Some((*place).clone()));
-                }
-                Some(code::LOCK_WAIT) => {
-                    let limit = Duration::from_secs(server.config.lock_wait_seconds.max(1));
-                    return Err(ladder::lock_refused(server, limit, None));
-                }
-                _ => return Err(server.failure(&format!("read table `{place}`"), error)),
-            },
-        }
-    }
-    Ok(None)
 }
 
 fn changed(server: &Server, place: &Place) -> Failure {

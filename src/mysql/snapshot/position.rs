@@ -3,7 +3,8 @@
 use mysql_async::{Conn, Row, prelude::Queryable};
 
 use super::super::{
-    conn::{Flavor, Server, Session, code, is_denied, named, number, text},
+    conn::{Flavor, Server, Session, code, field_text, is_denied, named, number, text},
+    hostile::Fields,
     sql::literal,
 };
 use crate::error::Result;
@@ -64,11 +65,11 @@ pub(super) async fn of_transaction(
     server: &Server,
     conn: &mut impl Session,
 ) -> Result<Option<(String, String)>> {
-    let told = conn.pairs("SHOW STATUS LIKE 'binlog_snapshot_%'").await;
+    let told = conn.fields("SHOW STATUS LIKE 'binlog_snapshot_%'").await;
     let told = told.map_err(|error| server.failure("read the snapshot's position", error))?;
     let get = |name: &str| {
-        let (_, value) = told.iter().find(|(told, _)| told.eq_ignore_ascii_case(name))?;
-        Some(value.clone()).filter(|value| !value.is_empty())
+        let is_named = |row: &&Fields| field_text(row, 0).is_some_and(|told| told.eq_ignore_ascii_case(name));
+        field_text(told.iter().find(is_named)?, 1).filter(|value| !value.is_empty())
     };
     Ok(get("binlog_snapshot_file").zip(get("binlog_snapshot_position")))
 }
@@ -216,17 +217,9 @@ pub(super) async fn logs_all(server: &Server, conn: &mut Conn, may_be_replica: b
 
 /// Returns whether the binlog is known to leave no database out (`binlog_do_db`, `binlog_ignore_db`): the commits of
 /// one that it leaves out do not move it.
-pub(super) async fn logs_all_databases(server: &Server, conn: &mut Conn) -> Result<bool> {
+async fn logs_all_databases(server: &Server, conn: &mut Conn) -> Result<bool> {
     let rows = status(server, conn).await?;
     let is_empty = |row: &Row, name| named(row, name).is_none_or(|list| list.is_empty());
     let is_whole = |row: &Row| is_empty(row, "Binlog_Do_DB") && is_empty(row, "Binlog_Ignore_DB");
     Ok(rows.is_some_and(|rows| rows.first().is_none_or(is_whole)))
-}
-
-/// Returns whether commits of a replica's own applier pass its binlog by (MariaDB): then no place in that binlog
-/// proves anything.
-pub(super) async fn applier_is_silent(server: &Server, conn: &mut Conn) -> Result<bool> {
-    let sql = "SELECT @@GLOBAL.log_slave_updates = 0 AND @@GLOBAL.gtid_slave_pos <> ''";
-    let rows = server.rows(conn, sql, "ask whether it is a replica").await?;
-    Ok(rows.first().and_then(|row| text(row, 0)).is_some_and(|told| told == "1"))
 }

@@ -2,7 +2,10 @@
 
 use mysql_async::Opts;
 
-use super::{super::conn::bytes, *};
+use super::{
+    super::{conn::bytes, range::WALK_ROWS},
+    *,
+};
 use crate::{event::NoMonitor, names::SourceName, policy::SecretRef};
 
 /// Takes an instant of a database on a server of the fixtures.
@@ -19,7 +22,7 @@ async fn taken(variable: &str, db: &str) -> (tempfile::TempDir, Server, Wanted, 
     config.databases = vec![db.to_owned()];
     let server = Server::new(&SourceName::new("mysql").unwrap(), &config, false).unwrap();
     let wanted = Wanted::new(&config).unwrap();
-    let snapshot = Snapshot::take(&server, &wanted, &Ground::system(), &NoMonitor).await.unwrap();
+    let snapshot = Snapshot::take(&server, &wanted, WALK_ROWS, &Ground::system(), &NoMonitor).await.unwrap();
     (folder, server, wanted, snapshot)
 }
 

@@ -130,15 +130,14 @@ impl Wire {
         TextRow::parse(packet, columns, &mut self.spans).map(Some)
     }
 
-    /// Runs a query and returns the first two columns of its rows as text.
-    pub async fn pairs(&mut self, sql: &str) -> Result<Vec<(String, String)>> {
+    /// Runs a query and returns the fields of its rows, which the caller knows to be few.
+    pub async fn fields(&mut self, sql: &str) -> Result<Vec<Fields>> {
         self.query(sql.as_bytes()).await?;
-        let mut pairs = Vec::new();
+        let mut rows = Vec::new();
         while let Some(row) = self.next().await? {
-            let text = |at| String::from_utf8_lossy(row.get(at).unwrap_or_default()).into_owned();
-            pairs.push((text(0), text(1)));
+            rows.push(row.fields().map(|field| field.map(<[u8]>::to_vec)).collect());
         }
-        Ok(pairs)
+        Ok(rows)
     }
 
     /// Says goodbye, so that the server does not note a client that was lost.
@@ -172,12 +171,7 @@ pub(super) async fn hear(said: Vec<u8>) -> Option<Vec<Fields>> {
         OptsBuilder::default().user(Some("lifeboat")).pass(Some("secret")).max_allowed_packet(Some(1 << 24));
     let (packets, can) = handshake::open(line, &opts.into(), true).await.ok()?;
     let mut wire = Wire::over(packets, can);
-    wire.query(b"SELECT 1").await.ok()?;
-    let mut rows = Vec::new();
-    while let Some(row) = wire.next().await.ok()? {
-        rows.push(row.fields().map(|field| field.map(<[u8]>::to_vec)).collect());
-    }
-    Some(rows)
+    wire.fields("SELECT 1").await.ok()
 }
 
 #[cfg(test)]

@@ -18,12 +18,12 @@ fn session(answers: &[&[&[u8]]], can: CapabilityFlags) -> Wire {
     Wire::over(Packets::new(line, 0, 1 << 20), can)
 }
 
-async fn rows(wire: &mut Wire) -> Result<Vec<(String, String)>> {
-    wire.pairs("SELECT a, b FROM t").await
+async fn rows(wire: &mut Wire) -> Result<Vec<Fields>> {
+    wire.fields("SELECT a, b FROM t").await
 }
 
-fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
-    all.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+fn fields(all: &[[Option<&str>; 2]]) -> Vec<Fields> {
+    all.iter().map(|row| row.map(|field| field.map(|text| text.as_bytes().to_vec())).to_vec()).collect()
 }
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn results_end_in_both_ways_and_the_next_statement_follows() {
     for (can, answer) in [(CapabilityFlags::empty(), old), (CapabilityFlags::CLIENT_DEPRECATE_EOF, new)] {
         let mut wire = session(&[&[OK], answer, answer, &[OK]], can);
         wire.exec(b"SET NAMES binary").await.unwrap();
-        assert_eq!(rows(&mut wire).await.unwrap(), pairs(&[("1", "x"), ("", "yz")]));
+        assert_eq!(rows(&mut wire).await.unwrap(), fields(&[[Some("1"), Some("x")], [None, Some("yz")]]));
         wire.query(b"SELECT a, b FROM t").await.unwrap();
         wire.exec(b"COMMIT").await.expect("what was not read is passed over");
     }
@@ -81,4 +81,40 @@ async fn a_row_that_begins_as_an_end_does_is_a_row() {
     assert!(is_end(&row[..0xFF_FFFE], true) && !is_end(&row, true) && !is_end(&row, false));
     let mut spans = Vec::new();
     assert_eq!(TextRow::parse(&row, 1, &mut spans).unwrap().get(0).unwrap().len(), 0xFF_FFFE);
+}
+
+/// A server remembers who logged in; `FLUSH PRIVILEGES` makes it forget.
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn mysql_a_password_that_the_server_forgot_is_proven_anew_encrypted_or_not() {
+    use mysql_async::{SslOpts, prelude::Queryable};
+
+    let url = std::env::var("MYSQL_URL").expect("fixtures/stack env is sourced");
+    let mut root = Conn::from_url(&url).await.unwrap();
+    let user = format!("lbt_forgotten_{}", std::process::id());
+    let made = format!("CREATE USER {user} IDENTIFIED WITH caching_sha2_password BY 'it''s'");
+    root.query_drop(made).await.unwrap();
+    let any = SslOpts::default().with_danger_accept_invalid_certs(true);
+    for ssl in [None, Some(any)] {
+        let is_private = ssl.is_some();
+        let opts = |password: &str| -> Opts {
+            let opts = OptsBuilder::from_opts(Opts::from_url(&url).unwrap());
+            let opts = opts.user(Some(&user)).pass(Some(password)).prefer_socket(false);
+            opts.ssl_opts(ssl.clone()).into()
+        };
+        root.query_drop("FLUSH PRIVILEGES").await.unwrap();
+        match handshake::begin(&opts("it's")).await {
+            Ok(_) => assert!(is_private, "a password went where others could listen"),
+            Err(Refused::WantsPassword) => assert!(!is_private),
+            Err(Refused::Failed(error)) => panic!("{error}"),
+        }
+        root.query_drop("FLUSH PRIVILEGES").await.unwrap();
+        let wrong = Wire::open(&opts("its")).await.err().expect("it is not the password");
+        assert!(matches!(&wrong, mysql_async::Error::Server(told) if told.code == 1045), "{wrong}");
+        let mut wire = Wire::open(&opts("it's")).await.expect("the password, sealed or encrypted");
+        wire.exec(b"DO 0").await.expect("the session goes on");
+        wire.quit().await;
+        assert!(handshake::begin(&opts("it's")).await.is_ok(), "the server remembers it again");
+    }
+    root.query_drop(format!("DROP USER {user}")).await.unwrap();
 }
