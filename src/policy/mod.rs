@@ -29,7 +29,10 @@ pub use self::{
     problem::{PolicyProblems, Problem},
     secret::SecretRef,
     service::{AnomalyConfig, ServeConfig},
-    sources::{FilesConfig, MysqlConfig, Prefer, RedisConfig, S3Config, SourceConfig, SourceKind, Tls},
+    sources::{
+        FilesConfig, MysqlConfig, Prefer, RedisConfig, S3Admin, S3Config, S3Tags, SourceConfig, SourceKind,
+        Tls,
+    },
     stack::{
         CatchUp, CommandConfig, DrillConfig, ExpectConfig, FreshnessConfig, LabKind, Language, LockMode,
         OffsiteConfig, OffsiteSettings, Overlap, Pick, ReferenceConfig, RepositoryConfig, RepositorySettings,

@@ -205,6 +205,7 @@ mod tests {
             size_bytes,
             last_modified: DateTime::UNIX_EPOCH,
             storage_class: None,
+            tags: None,
         }
     }
 

@@ -8,7 +8,9 @@
 //! | [`client`] | a signed connection, its limits, and what its errors mean to a person |
 //! | [`listing`] | all keys of a bucket in order, with proof that the order held |
 //! | [`facts`] | what is kept of an object beside its bytes |
-//! | [`bucket`] | a bucket's own settings |
+//! | [`bucket`], [`capture`] | a bucket's own settings; answers as they came |
+//! | [`tags`] | tags that change alone |
+//! | [`admin`] | what `MinIO` exports to its administrators |
 //! | [`fetch`] | one object's bytes, whole or not at all; or its facts alone |
 //! | [`merge`] | what the previous snapshot had, walked beside the listing |
 //! | [`source`], [`sample`] | the reader; which objects it reads whole, where not all |
@@ -20,10 +22,11 @@
 //! | [`compare`] | when two objects are the same |
 //!
 //! *Not kept yet*: older versions and delete markers of versioned buckets (the latest state is; the reader
-//! warns), ACLs, notification and replication settings. A change of an object's tags alone moves neither its
-//! `ETag` nor its date, so a run that can reuse the previous snapshot does not see it.
+//! warns), ACLs, notification and replication settings.
 
+mod admin;
 mod bucket;
+mod capture;
 mod client;
 mod compare;
 pub mod examine;
@@ -37,9 +40,11 @@ mod put;
 mod sample;
 mod source;
 mod standing;
+mod tags;
 mod target;
 
 pub use self::{
+    admin::is_bucket,
     compare::{READ_WHOLE, S3Likeness},
     merge::Shrink,
     sample::{Sample, WHOLE_MIN},

@@ -27,13 +27,15 @@ use tokio::{
 };
 
 use super::{
+    admin::{self, Admin},
     bucket,
     client::Server,
     facts::{Facts, TAGS_UNREAD},
     fetch::{Extent, Fetcher, Opened},
-    listing::Lister,
+    listing::{Listed, Lister},
     merge::{Change, Merge, Shrink},
     sample::Sample,
+    tags::{self, Due},
 };
 use crate::{
     clock::Ground,
@@ -41,7 +43,7 @@ use crate::{
     event::SharedMonitor,
     flow::{EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Reuse, Source},
     names::SourceName,
-    policy::{AnomalyConfig, S3Config},
+    policy::{AnomalyConfig, S3Config, S3Tags},
 };
 
 /// Problems after which a run gives up: so many are a fault of the whole and not of the objects.
@@ -83,7 +85,9 @@ impl S3Source {
 
 /// One object's turn: what was known of it before, or its bytes on their way.
 enum Turn {
-    Same(Box<PreviousEntry>, Fetcher),
+    Same(Box<PreviousEntry>),
+    /// The same object, whose tags are asked for; and whether they are known.
+    Asking(JoinHandle<Result<(PreviousEntry, bool)>>),
     Opening(JoinHandle<Result<Opened>>, OwnedSemaphorePermit),
 }
 
@@ -98,6 +102,7 @@ struct Run {
     fetcher: Fetcher,
     exclude: GlobSet,
     sample: Option<Sample>,
+    tags: S3Tags,
     permits: Arc<Semaphore>,
     concurrency: usize,
     sink: EntrySink,
@@ -117,7 +122,9 @@ impl Source for S3Source {
         let buckets = wanted_buckets(&server, &self.config.buckets).await?;
         let is_first = previous.is_none();
         let mut merge = Merge::new(previous).await?;
-        sink.announce(buckets.clone()).await?;
+        let admin = Admin::of(&self.name, &self.config)?;
+        let items = buckets.iter().cloned().chain(admin.iter().map(|_| admin::ITEM.to_owned()));
+        sink.announce(items.collect()).await?;
         for name in &buckets {
             self.send_settings(&server, name, &sink).await?;
         }
@@ -132,6 +139,7 @@ impl Source for S3Source {
             wanted: exclusion(&self.config.buckets)?,
             exclude: exclusion(&self.config.exclude)?,
             sample: self.sample,
+            tags: self.config.tags,
             permits: Arc::new(Semaphore::new(concurrency)),
             concurrency,
             sink: sink.clone(),
@@ -153,6 +161,9 @@ impl Source for S3Source {
             sink.complete(name);
         }
         run.gone(merge.leave().await?).await?;
+        if let Some(admin) = admin {
+            admin.send(&sink, &self.name, &self.monitor).await?;
+        }
         if run.fetcher.unproven() > 0 {
             let what = format!(
                 "{} objects were made in parts of unusual sizes: their ETags do not prove their bytes",
@@ -209,7 +220,7 @@ impl Run {
 
     async fn list(&self, name: &str, merge: &mut Merge, queue: mpsc::Sender<Turn>) -> FlowResult<Change> {
         let (limit, fetcher) = (self.limit(name).await?, self.fetcher.for_bucket());
-        let mut lister = Lister::new(&self.server, name);
+        let mut lister = Lister::new(&self.server, name).with_tags();
         let mut change = Change::default();
         while let Some(listed) = lister.next().await? {
             change.listed += 1;
@@ -218,7 +229,8 @@ impl Run {
                 continue;
             }
             let turn = if let Some(previous) = same {
-                Turn::Same(Box::new(previous), fetcher.clone())
+                let Some(turn) = self.same(previous, &listed, &fetcher).await else { break };
+                turn
             } else {
                 let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
                 let (fetcher, bucket) = (fetcher.clone(), name.to_owned());
@@ -237,6 +249,24 @@ impl Run {
             self.sink.report(Problem { what: format!("{name}/{key}"), why }).await?;
         }
         Ok(change)
+    }
+
+    /// Sees to the tags of an object that is otherwise as it was.
+    async fn same(&self, mut previous: PreviousEntry, listed: &Listed, fetcher: &Fetcher) -> Option<Turn> {
+        match tags::due(self.tags, &previous.meta.attrs, listed) {
+            Due::Nothing => {}
+            Due::Told(tags) => Facts::put_tags(&mut previous.meta.attrs, Ok(tags)),
+            Due::Ask => {
+                let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
+                let fetcher = fetcher.clone();
+                return Some(Turn::Asking(tokio::spawn(async move {
+                    let asked = fetcher.tags_again(previous).await;
+                    drop(permit);
+                    asked
+                })));
+            }
+        }
+        Some(Turn::Same(Box::new(previous)))
     }
 
     /// Fails when too much of a bucket is gone; it is listed again first, for a server that is being started may show
@@ -322,14 +352,12 @@ impl Run {
         let mut pumps = JoinSet::new();
         while let Some(turn) = turns.recv().await {
             match turn {
-                Turn::Same(previous, fetcher) => {
-                    let PreviousEntry { mut meta, trailer, reuse, .. } = *previous;
-                    if meta.attrs.contains_key(TAGS_UNREAD) {
-                        let tags = fetcher.tags_again(&meta).await?;
-                        self.untagged.fetch_add(u64::from(tags.is_err()), Ordering::Relaxed);
-                        Facts::put_tags(&mut meta.attrs, tags);
-                    }
-                    self.sink.reuse(meta, trailer, reuse).await?;
+                Turn::Same(previous) => self.reuse(*previous).await?,
+                Turn::Asking(asking) => {
+                    let (previous, is_known) =
+                        asking.await.failed(ExitCode::Failed, || "a read was stopped".to_owned())??;
+                    self.untagged.fetch_add(u64::from(!is_known), Ordering::Relaxed);
+                    self.reuse(previous).await?;
                 }
                 Turn::Opening(opening, permit) => {
                     let opened =
@@ -345,6 +373,11 @@ impl Run {
             joined(pumped)?;
         }
         Ok(())
+    }
+
+    async fn reuse(&self, previous: PreviousEntry) -> FlowResult<()> {
+        let PreviousEntry { meta, trailer, reuse, .. } = previous;
+        self.sink.reuse(meta, trailer, reuse).await
     }
 
     async fn send(
