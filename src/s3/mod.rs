@@ -22,7 +22,7 @@
 //! | [`compare`] | when two objects are the same |
 //!
 //! *Not kept yet*: older versions and delete markers of versioned buckets (the latest state is; the reader
-//! warns), ACLs, notification and replication settings.
+//! warns), ACLs and replication settings.
 
 mod admin;
 mod bucket;
