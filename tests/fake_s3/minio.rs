@@ -198,9 +198,9 @@ impl FakeMinio {
     fn tagging(&self, key: &str) -> String {
         let tags = self.tags.lock().unwrap().get(key).cloned().unwrap_or_default();
         let pairs = tags.split('&').filter_map(|pair| pair.split_once('='));
-        let tags: String =
+        let tags: Vec<String> =
             pairs.map(|(k, v)| format!("<Tag><Key>{k}</Key><Value>{v}</Value></Tag>")).collect();
-        format!("<Tagging><TagSet>{tags}</TagSet></Tagging>")
+        format!("<Tagging><TagSet>{}</TagSet></Tagging>", tags.concat())
     }
 }
 
@@ -235,9 +235,10 @@ impl Request {
         let (path, query) = self.target.split_once('?').unwrap_or((&self.target, ""));
         let mut query: Vec<String> = query.split('&').filter(|pair| !pair.is_empty()).map(pair).collect();
         query.sort();
-        let headers: String =
+        let headers: Vec<String> =
             signed.split(';').map(|name| format!("{name}:{}\n", self.headers[name])).collect();
-        let canonical = format!("{}\n{path}\n{}\n{headers}\n{signed}\n{hash}", self.method, query.join("&"));
+        let canonical =
+            format!("{}\n{path}\n{}\n{}\n{signed}\n{hash}", self.method, query.join("&"), headers.concat());
         let text = format!(
             "AWS4-HMAC-SHA256\n{}\n{scope}\n{}",
             self.headers.get("x-amz-date")?,
