@@ -7,6 +7,8 @@
 
 #[path = "live_s3/anomalies.rs"]
 mod anomalies;
+#[path = "live_s3/facts.rs"]
+mod facts;
 #[path = "live_s3/others.rs"]
 mod others;
 #[path = "live_s3/parts.rs"]

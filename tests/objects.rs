@@ -5,8 +5,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "fake_s3/minio.rs"]
+mod fake_minio;
 #[path = "fake_s3/mod.rs"]
 mod fake_s3;
+#[path = "objects/minio.rs"]
+mod minio;
 
 use std::{fs, time::Instant};
 
@@ -21,7 +25,7 @@ use lifeboat::{
         Source, Stage, channel, settle,
     },
     names::{EntryPath, SourceName},
-    policy::{S3Config, SecretRef, Versions},
+    policy::{S3Config, S3Tags, SecretRef, Versions},
     s3::S3Source,
 };
 
@@ -55,6 +59,16 @@ impl Previous for Before {
     }
 }
 
+/// A snapshot before, as it was read.
+struct Kept(std::vec::IntoIter<PreviousEntry>);
+
+#[async_trait]
+impl Previous for Kept {
+    async fn next(&mut self) -> Result<Option<PreviousEntry>> {
+        Ok(self.0.next())
+    }
+}
+
 /// Counts what is reused, and looks at the memory from time to time.
 async fn count(stream: &mut EntryStream) -> FlowResult<(usize, Vec<u64>)> {
     let (mut reused, mut memory) = (0, Vec::new());
@@ -85,6 +99,8 @@ async fn read(server: &FakeS3, count_before: usize) -> FlowResult<(usize, Vec<u6
         access_key: secret(),
         secret_key: secret(),
         concurrency: 8,
+        tags: S3Tags::Known,
+        admin: None,
     };
     let name = SourceName::new("minio").unwrap();
     let source = Box::new(S3Source::new(name, config, Ground::system(), NoMonitor::shared()));

@@ -21,6 +21,7 @@ mod policy;
 mod prune;
 mod redis_choices;
 mod restore;
+mod s3_choices;
 mod screen;
 mod serve;
 mod session;

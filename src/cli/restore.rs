@@ -10,6 +10,7 @@ use super::{
     choices::Choosing,
     copies, json,
     redis_choices::RedisChoosing,
+    s3_choices::S3Choosing,
     say,
     session::{Origin, Session, known},
 };
@@ -78,6 +79,8 @@ pub struct Restore {
     choosing: Choosing,
     #[command(flatten)]
     pub(super) redis: RedisChoosing,
+    #[command(flatten)]
+    s3: S3Choosing,
     #[command(flatten)]
     origin: Origin,
 }
@@ -280,6 +283,7 @@ pub(super) fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
     })?;
     args.choosing.check(args, &only, &all)?;
     args.redis.check(&all)?;
+    args.s3.check(&all)?;
     Ok(Asked { names, into, only, fit })
 }
 
@@ -347,7 +351,7 @@ fn targets(
     let mut targets = Vec::new();
     for (config, into) in configs {
         let mysql = args.choosing.choices(config, into, snapshot, ground)?;
-        let chosen = Chosen { mysql, waived, ttl, copy: None, home: Some(home.clone()) };
+        let chosen = Chosen { mysql, waived, ttl, copy: None, home: Some(home.clone()), iam: args.s3.iam };
         let target = registry::chosen_target(config, into, chosen, ground, &monitor)?;
         targets.push((config.name.clone(), target));
     }

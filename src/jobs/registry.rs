@@ -268,6 +268,8 @@ pub struct Chosen {
     pub copy: Option<PathBuf>,
     /// Where a server that is taken over is noted, and what it held is kept; nowhere for one that is thrown away.
     pub home: Option<Home>,
+    /// Whether users, groups and rights of `MinIO` are put back.
+    pub iam: bool,
 }
 
 /// Makes the target of a restore of `config` that does as was chosen; a source of another kind leaves no choice.
@@ -278,7 +280,7 @@ pub fn chosen_target(
     ground: &Ground,
     monitor: &SharedMonitor,
 ) -> Result<ReadyTarget> {
-    let Chosen { mysql: choices, waived, ttl, copy, home } = chosen;
+    let Chosen { mysql: choices, waived, ttl, copy, home, iam } = chosen;
     let (name, ground, monitor) = (config.name.clone(), ground.clone(), monitor.clone());
     let mut kind = config.kind.clone();
     match into {
@@ -309,7 +311,8 @@ pub fn chosen_target(
                 _ => None,
             };
             place.extend(bucket.iter().flat_map(|bucket| ["/", bucket]));
-            Box::new(S3Target::new(name, kind, monitor).into_bucket(bucket))
+            words.extend(iam.then(|| ("iam", "replace".to_owned())));
+            Box::new(S3Target::new(name, kind, monitor).into_bucket(bucket).with_iam(iam))
         }
         SourceKind::Files(kind) => Box::new(FilesTarget::new(name, kind, monitor)),
     };

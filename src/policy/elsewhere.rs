@@ -65,7 +65,9 @@ impl SourceKind {
                 redis.password = password.or_else(|| redis.password.take()).filter(|_| !none);
             }
             Self::S3(s3) if ["http", "https"].contains(&scheme) && account.is_none() => {
-                let S3Config { endpoint, secret_key, .. } = s3;
+                let S3Config { endpoint, secret_key, admin, .. } = s3;
+                // Another server has other administrators.
+                *admin = None;
                 bucket(host).map_err(&wrong)?;
                 *endpoint = format!("{scheme}://{}", host.split('/').next().unwrap_or(host));
                 if let Some(password) = password {

@@ -30,7 +30,8 @@ pub use self::{
     secret::SecretRef,
     service::{AnomalyConfig, ServeConfig},
     sources::{
-        FilesConfig, MysqlConfig, Prefer, RedisConfig, S3Config, SourceConfig, SourceKind, Tls, Versions,
+        FilesConfig, MysqlConfig, Prefer, RedisConfig, S3Admin, S3Config, S3Tags, SourceConfig, SourceKind,
+        Tls, Versions,
     },
     stack::{
         CatchUp, CommandConfig, DrillConfig, ExpectConfig, FreshnessConfig, LabKind, Language, LockMode,

@@ -62,7 +62,13 @@ impl SourceKind {
                 own.chain(redis.sentinel_password.iter().map(|secret| ("sentinel_password", secret)))
                     .collect()
             }
-            Self::S3(s3) => vec![("access_key", &s3.access_key), ("secret_key", &s3.secret_key)],
+            Self::S3(s3) => {
+                let mut secrets = vec![("access_key", &s3.access_key), ("secret_key", &s3.secret_key)];
+                if let Some(S3Admin { access_key, secret_key }) = &s3.admin {
+                    secrets.extend([("admin.access_key", access_key), ("admin.secret_key", secret_key)]);
+                }
+                secrets
+            }
             Self::Files(_) => Vec::new(),
         }
     }
@@ -229,6 +235,33 @@ pub struct S3Config {
     /// Objects that are read or written at the same time.
     #[serde(default = "default_s3_concurrency")]
     pub concurrency: usize,
+    /// Which unchanged objects are asked for their tags, where the listing does not tell them.
+    #[serde(default)]
+    pub tags: S3Tags,
+    /// Keys of an administrator of `MinIO`, who may export users, groups and settings; without them they are not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<S3Admin>,
+}
+
+/// Which unchanged objects are asked for their tags, one request for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum S3Tags {
+    /// Those that are known to have some.
+    #[default]
+    Known,
+    /// All.
+    Always,
+}
+
+/// The keys of an administrator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct S3Admin {
+    /// Access key id.
+    pub access_key: SecretRef,
+    /// Secret access key.
+    pub secret_key: SecretRef,
 }
 
 /// Which versions of an object are taken, where a bucket keeps them.

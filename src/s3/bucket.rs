@@ -3,21 +3,16 @@
 //! Settings are kept as the server's own documents (XML, the policy's JSON), so that what this program does
 //! not understand is kept too, and `curl` or `mc` can use them without it.
 //!
-//! *Order.* A bucket is created (with locks where it had them) before its objects; everything else is set
-//! after them: a policy could forbid our own writing, a default retention would lock what is being restored,
-//! and lifecycle rules come last of all, or they would expire old objects as soon as they arrive.
+//! *Order.* A bucket is created (with locks where it had them) before its objects, and so is its encryption set,
+//! which is for what is written from then on. Everything else is set after them: a policy could forbid our own
+//! writing, queues would be told of what is no news, a default retention would lock what is being restored, and
+//! lifecycle rules come last of all, or they would expire old objects as soon as they arrive.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
 
 use aws_sdk_s3::{
-    config::{
-        ConfigBag, Intercept, RuntimeComponents, http::HttpRequest,
-        interceptors::AfterDeserializationInterceptorContextRef,
-    },
-    error::{BoxError, ProvideErrorMetadata},
+    config::http::HttpRequest,
+    error::ProvideErrorMetadata,
     primitives::SdkBody,
     types::{
         BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration, VersioningConfiguration,
@@ -27,6 +22,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
+    capture::Capture,
     client::{CallError, Server, Told, add_md5},
     facts::bucket_path,
 };
@@ -141,35 +137,6 @@ pub(super) async fn create(server: &Server, name: &str, region: &str, settings: 
     }
 }
 
-/// Keeps the bytes of an answer as they came.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Capture(Arc<Mutex<String>>);
-
-impl Capture {
-    /// Returns them as text.
-    pub(super) fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Intercept for Capture {
-    fn name(&self) -> &'static str {
-        "lifeboat capture"
-    }
-
-    fn read_after_deserialization(
-        &self,
-        context: &AfterDeserializationInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let bytes = context.response().body().bytes().unwrap_or_default();
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
-        Ok(())
-    }
-}
-
 /// Asks for one document and returns it as the server wrote it.
 macro_rules! document {
     ($server:expr, $bucket:expr, $call:ident) => {{
@@ -238,9 +205,18 @@ pub(super) async fn read(server: &Server, bucket: &str) -> Result<Settings> {
             "<Rule",
             document!(server, bucket, get_bucket_encryption),
         ),
+        (
+            "notification",
+            // None is told by an empty document.
+            "<Event>",
+            document!(server, bucket, get_bucket_notification_configuration),
+        ),
     ];
     for (name, root, outcome) in read {
         match outcome {
+            Ok(text) if name == "notification" && !text.contains(root) => {
+                settings.documents.insert(name.to_owned(), None);
+            }
             Ok(text) if text.trim().is_empty() || !text.contains(root) => {}
             Ok(text) => drop(settings.documents.insert(name.to_owned(), Some(text))),
             Err(Reason::None) => drop(settings.documents.insert(name.to_owned(), None)),
@@ -358,12 +334,39 @@ pub(super) async fn keep_versions(server: &Server, bucket: &str) -> Result<()> {
         .hint("Restore to another server, or what each key showed alone, with --only."))
 }
 
+/// Sets how what is written from now on is encrypted. That of a bucket is never taken away.
+pub(super) async fn set_encryption(server: &Server, bucket: &str, settings: &Settings) -> Result<()> {
+    match settings.document("encryption") {
+        Some(text) => set(server, bucket, "encryption", text).await,
+        None => Ok(()),
+    }
+}
+
+/// Sets whom the bucket tells of its objects; `cleared` as in [`apply`].
+pub(super) async fn set_notification(
+    server: &Server,
+    bucket: &str,
+    settings: &Settings,
+    cleared: bool,
+) -> Result<()> {
+    const NOBODY: &str = "<NotificationConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"/>";
+    match settings.documents.get("notification") {
+        Some(Some(text)) => set(server, bucket, "notification", text).await,
+        Some(None) if cleared => set(server, bucket, "notification", NOBODY).await,
+        _ => Ok(()),
+    }
+}
+
 async fn set(server: &Server, bucket: &str, name: &str, text: &str) -> Result<()> {
     match name {
         "tags" => set_document!(server, bucket, put_bucket_tagging, text),
         "cors" => set_document!(server, bucket, put_bucket_cors, text),
         "lock" => set_document!(server, bucket, put_object_lock_configuration, text),
         "lifecycle" => set_document!(server, bucket, put_bucket_lifecycle_configuration, text),
+        "encryption" => set_document!(server, bucket, put_bucket_encryption, text),
+        "notification" => {
+            set_document!(server, bucket, put_bucket_notification_configuration, text)
+        }
         _ => {
             let sent = server.client.put_bucket_policy().bucket(bucket).policy(text).send().await;
             sent.map(drop)

@@ -108,6 +108,11 @@ impl Server {
         self.product.get().map(String::as_str)
     }
 
+    /// Returns whether the server calls itself `MinIO`, once it has answered anything.
+    pub(super) fn is_minio(&self) -> bool {
+        self.product().is_some_and(|product| product.starts_with("MinIO"))
+    }
+
     /// Returns the `Date` of its last answer, once it has answered anything.
     pub(super) fn date(&self) -> Option<String> {
         self.date.lock().unwrap_or_else(PoisonError::into_inner).clone()

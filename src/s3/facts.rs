@@ -139,7 +139,7 @@ impl Facts {
     pub(super) fn put_tags(attrs: &mut Attrs, tags: Result<BTreeMap<String, String>, String>) {
         attrs.remove(TAGS_UNREAD);
         match tags {
-            Ok(tags) if tags.is_empty() => {}
+            Ok(tags) if tags.is_empty() => drop(attrs.remove("tags")),
             Ok(tags) => drop(attrs.insert("tags".to_owned(), object(&tags).into())),
             Err(why) => drop(attrs.insert(TAGS_UNREAD.to_owned(), why.into())),
         }
@@ -273,6 +273,7 @@ mod tests {
             last_modified: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(),
             storage_class: None,
             version: None,
+            tags: None,
         }
     }
 

@@ -13,7 +13,6 @@
 //! [`PROGRESS_BYTES`] taken up again.
 
 use std::{
-    collections::BTreeMap,
     error::Error,
     sync::{
         Arc,
@@ -38,11 +37,11 @@ use super::{
     layout::{PART_SIZE, Prover},
     listing::{Listed, bare, is_md5},
     merge::TORN,
-    versions,
+    tags, versions,
 };
 use crate::{
     error::Result,
-    flow::{Attrs, BodyWriter, EntryMeta, FlowResult, Problem},
+    flow::{Attrs, BodyWriter, EntryMeta, FlowResult, PreviousEntry, Problem},
 };
 
 /// Bytes up to which an object is read into memory before its entry begins.
@@ -128,7 +127,7 @@ pub(super) struct Pump {
 }
 
 /// An object's tags, or why they cannot be read.
-pub(super) type Tags = Result<BTreeMap<String, String>, String>;
+type Tags = Result<tags::Tags, String>;
 
 /// How one attempt at an object failed.
 enum Miss {
@@ -290,6 +289,10 @@ impl Fetcher {
             }
             Some(told) if told.is_absent() => Ok(Miss::Vanished),
             Some(told) if told.status == 412 => Ok(Miss::Changed),
+            Some(told) if told.code == "InvalidObjectState" => {
+                let why = format!("it is archived, fetch it at the source first: {}", told.text());
+                Ok(Miss::Refused(why))
+            }
             Some(told) => Ok(Miss::Refused(told.text())),
             None => Err(self.server.failure(&format!("read bucket `{bucket}`"), error)),
         }
@@ -301,16 +304,22 @@ impl Fetcher {
     /// to count is asked. What holds for a GET need not hold for a HEAD. To whom may not read tags AWS sends no count
     /// either: so where no count is to mean none, the right is tried first, once for each bucket.
     async fn tags(&self, bucket: &str, listed: &Listed, facts: &Facts, extent: Extent) -> Result<Tags> {
-        let (tells_tags, counts) = match (extent, self.server.product()) {
-            (Extent::Whole, product) => (&self.tells_tags[0], matches!(product, Some("AmazonS3" | "MinIO"))),
-            (Extent::Facts, product) => (&self.tells_tags[1], product == Some("MinIO")),
+        if let Some(told) = listed.tags.as_ref().filter(|told| !told.is_empty())
+            && facts.tag_count.is_none_or(|count| usize::try_from(count) == Ok(told.len()))
+        {
+            return Ok(Ok(told.clone()));
+        }
+        let is_minio = self.server.is_minio();
+        let (tells_tags, counts) = match extent {
+            Extent::Whole => (&self.tells_tags[0], is_minio || self.server.product() == Some("AmazonS3")),
+            Extent::Facts => (&self.tells_tags[1], is_minio),
         };
         if facts.tag_count.is_some() || counts {
             tells_tags.store(true, Ordering::Relaxed);
         }
         let none = facts.tag_count.unwrap_or(0) == 0 && tells_tags.load(Ordering::Relaxed);
         if self.no_tags.load(Ordering::Relaxed) {
-            return Ok(Ok(BTreeMap::new()));
+            return Ok(Ok(tags::Tags::new()));
         }
         // One object asks for all, if it can be for all.
         let _turn = match self.tags_denied.get() {
@@ -319,48 +328,60 @@ impl Fetcher {
         };
         match self.tags_denied.get() {
             Some(Some(why)) => return Ok(Err(why.clone())),
-            Some(None) if none && !self.miscounts.load(Ordering::Relaxed) => return Ok(Ok(BTreeMap::new())),
+            Some(None) if none && !self.miscounts.load(Ordering::Relaxed) => {
+                return Ok(Ok(tags::Tags::new()));
+            }
             _ => {}
         }
-        let tags = self.ask_tags(bucket, &listed.key, listed.version_id()).await?;
+        let asked = self.ask_tags(bucket, &listed.key, listed.version_id()).await?;
+        let tags = asked.unwrap_or_else(|| Ok(tags::Tags::new()));
         if none && tags.as_ref().is_ok_and(|tags| !tags.is_empty()) {
             self.miscounts.store(true, Ordering::Relaxed);
         }
         Ok(tags)
     }
 
-    /// Asks again for the tags of an object that is as it was in the previous snapshot, which lacks them.
-    pub(super) async fn tags_again(&self, meta: &EntryMeta) -> Result<Tags> {
-        match (self.tags_denied.get(), meta.text("bucket"), versions::key_of(meta)) {
-            (Some(Some(why)), ..) => Ok(Err(why.clone())),
+    /// Asks again for the tags of an object that is otherwise as it was in the previous snapshot. One that is gone by
+    /// now keeps those that it had. Returns also whether they are known.
+    pub(super) async fn tags_again(&self, mut entry: PreviousEntry) -> Result<(PreviousEntry, bool)> {
+        let meta = &entry.meta;
+        let asked = match (self.tags_denied.get(), meta.text("bucket"), versions::key_of(meta)) {
+            (Some(Some(why)), ..) => Some(Err(why.clone())),
+            _ if self.no_tags.load(Ordering::Relaxed) => Some(Ok(tags::Tags::new())),
             (_, Some(bucket), Some(key)) => {
                 let version = meta.text(versions::VERSION_ID).map(str::to_owned);
-                self.ask_tags(bucket, key, version).await
+                self.ask_tags(bucket, key, version).await?
             }
-            _ => Ok(Ok(BTreeMap::new())),
+            _ => None,
+        };
+        let is_known = asked.as_ref().is_none_or(Result::is_ok);
+        if let Some(tags) = asked {
+            Facts::put_tags(&mut entry.meta.attrs, tags);
         }
+        Ok((entry, is_known))
     }
 
-    /// Asks for an object's tags; notes what that says of the whole bucket.
-    async fn ask_tags(&self, bucket: &str, key: &str, version: Option<String>) -> Result<Tags> {
+    /// Asks for an object's tags, `None` where it is not there; notes what that says of the whole bucket.
+    async fn ask_tags(&self, bucket: &str, key: &str, version: Option<String>) -> Result<Option<Tags>> {
         let request = self.server.client.get_object_tagging().bucket(bucket).key(key);
         match request.set_version_id(version).send().await {
             Ok(answer) => {
                 self.tags_denied.set(None).ok();
-                Ok(Ok(tags_of(answer.tag_set())))
+                Ok(Some(Ok(tags_of(answer.tag_set()))))
             }
             Err(error) => match Told::from(&error) {
                 Some(told) if told.is_unknown_request() => {
                     self.no_tags.store(true, Ordering::Relaxed);
-                    Ok(Ok(BTreeMap::new()))
+                    Ok(Some(Ok(tags::Tags::new())))
                 }
+                Some(told) if told.code == "NoSuchKey" => Ok(None),
                 // Some servers say it this way when there are none.
-                Some(told) if told.is_absent() => Ok(Ok(BTreeMap::new())),
+                Some(told) if told.is_absent() => Ok(Some(Ok(tags::Tags::new()))),
                 Some(told) if told.status == 403 && !told.is_about_credentials() => {
                     self.tags_denied.set(Some(told.text())).ok();
-                    Ok(Err(told.text()))
+                    Ok(Some(Err(told.text())))
                 }
-                Some(told) if !told.is_about_credentials() => Ok(Err(told.text())),
+                Some(told) if !told.is_about_credentials() => Ok(Some(Err(told.text()))),
                 _ => Err(self.server.failure(&format!("read the tags of bucket `{bucket}`"), error)),
             },
         }

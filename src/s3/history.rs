@@ -222,6 +222,7 @@ mod tests {
             size_bytes: 1,
             last_modified: DateTime::UNIX_EPOCH,
             storage_class: None,
+            tags: None,
             version: Some(Version {
                 id: id.to_owned(),
                 is_latest: false,

@@ -6,16 +6,21 @@
 //!
 //! *Limits.* One page of at most 1,000 objects is in memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use aws_sdk_s3::types::{EncodingType, ObjectStorageClass};
+use aws_sdk_s3::{
+    operation::list_objects_v2::{ListObjectsV2Error, ListObjectsV2Output},
+    types::{EncodingType, ObjectStorageClass},
+};
 use chrono::{DateTime, Utc};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    client::{LIST_SECONDS, Server, timeouts},
+    capture::{self, Capture},
+    client::{CallError, LIST_SECONDS, Server, Told, timeouts},
     ranges::Span,
+    tags,
     versions::Version,
 };
 use crate::error::{ExitCode, Failure, Result};
@@ -35,7 +40,12 @@ pub(super) struct Listed {
     pub(super) storage_class: Option<String>,
     /// Which version of its key it is, where versions are read.
     pub(super) version: Option<Version>,
+    /// Its tags, where the listing tells; none are told also to whom may not read them.
+    pub(super) tags: Option<BTreeMap<String, String>>,
 }
+
+/// Why a page is not had.
+type Refusal = CallError<ListObjectsV2Error>;
 
 /// Walks a bucket.
 #[derive(Debug)]
@@ -49,6 +59,7 @@ pub(super) struct Lister {
     token: Option<String>,
     last_key: Option<String>,
     ended: bool,
+    tells_tags: bool,
     unreadable: Vec<String>,
 }
 
@@ -65,6 +76,7 @@ impl Lister {
             token: None,
             last_key: None,
             ended: false,
+            tells_tags: false,
             unreadable: Vec::new(),
         }
     }
@@ -72,6 +84,13 @@ impl Lister {
     /// Lists only the keys between two: no page before the first is asked for, and at most one behind the last.
     pub(super) fn within(mut self, span: Span) -> Self {
         self.span = span;
+        self
+    }
+
+    /// Asks for the tags of each object as well, where the server is one that tells them.
+    #[must_use]
+    pub(super) fn with_tags(mut self) -> Self {
+        self.tells_tags = self.server.is_minio();
         self
     }
 
@@ -107,30 +126,54 @@ impl Lister {
         Ok(Some(listed))
     }
 
-    /// Fetches the next page.
-    async fn turn(&mut self) -> Result<()> {
+    /// Asks for the next page; with it comes what it tells of tags, `None` where the page cannot be relied on.
+    async fn ask(&self) -> Result<(ListObjectsV2Output, Option<Vec<Option<tags::Tags>>>), Refusal> {
         let override_ = aws_sdk_s3::Config::builder().timeout_config(timeouts(LIST_SECONDS));
-        let page = self
-            .server
-            .client
-            .list_objects_v2()
-            .bucket(&self.bucket)
+        let request = self.server.client.list_objects_v2().bucket(&self.bucket);
+        let request = request
             .encoding_type(EncodingType::Url)
             .set_prefix(self.prefix.clone())
             .set_start_after(self.span.after.clone())
             .set_max_keys(self.page_size)
             .set_continuation_token(self.token.clone())
             .customize()
-            .config_override(override_)
-            .send()
-            .await
-            .map_err(|error| self.server.failure(&format!("list bucket `{}`", self.bucket), error))?;
+            .config_override(override_);
+        let request = if self.tells_tags { request.mutate_request(tags::ask) } else { request };
+        let capture = Capture::default();
+        let page = request.interceptor(capture.clone()).send().await?;
+        let (text, objects) = (capture.text(), page.contents().len());
+        let is_whole = capture::below_root(&text, &["Contents"]).is_some_and(|found| found.len() == objects);
+        // Names of metadata are written as names of elements, and some are none.
+        let told = if self.tells_tags { tags::of_page(&text) } else { Some(vec![None; objects]) };
+        let told = told.filter(|told| is_whole && told.len() == objects);
+        Ok((page, told))
+    }
+
+    /// Fetches the next page.
+    async fn turn(&mut self) -> Result<()> {
+        let mut asked = self.ask().await;
+        // What a server refuses or writes unreadably because of the tags it gives without them.
+        let is_usable = match &asked {
+            Ok((_, told)) => told.is_some(),
+            Err(error) => Told::from(error).is_none_or(|told| told.status >= 500),
+        };
+        if self.tells_tags && !is_usable {
+            self.tells_tags = false;
+            asked = self.ask().await;
+        }
+        let (page, told) =
+            asked.map_err(|error| self.server.failure(&format!("list bucket `{}`", self.bucket), error))?;
+        let Some(told) = told else {
+            return Err(untrusted(&self.bucket, "a page of it is no whole document"));
+        };
+        let mut told = told.into_iter();
         let encoded = page.encoding_type() == Some(&EncodingType::Url);
         for object in page.contents() {
             let raw = object.key().unwrap_or_default();
             let key = if encoded { decode(raw) } else { Some(raw.to_owned()) };
+            let tags = told.next().flatten();
             match key {
-                Some(key) => self.page.push_back(listed(object, key)),
+                Some(key) => self.page.push_back(Listed { tags, ..listed(object, key) }),
                 None => self.unreadable.push(raw.to_owned()),
             }
         }
@@ -168,6 +211,7 @@ fn listed(object: &aws_sdk_s3::types::Object, key: String) -> Listed {
             .filter(unusual)
             .map(str::to_owned),
         version: None,
+        tags: None,
     }
 }
 

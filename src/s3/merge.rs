@@ -257,6 +257,7 @@ mod tests {
             last_modified: DateTime::UNIX_EPOCH,
             storage_class: None,
             version: None,
+            tags: None,
         }
     }
 

@@ -10,7 +10,9 @@
 //! | [`versions`] | all versions of a bucket's objects, listed and named |
 //! | [`history`] | the versions of one key, oldest first, and what of them stands in a target |
 //! | [`facts`] | what is kept of an object beside its bytes |
-//! | [`bucket`] | a bucket's own settings |
+//! | [`bucket`], [`capture`] | a bucket's own settings; answers as they came |
+//! | [`tags`] | tags that change alone |
+//! | [`admin`] | what `MinIO` exports to its administrators |
 //! | [`fetch`] | one object's bytes, whole or not at all; or its facts alone |
 //! | [`merge`] | what the previous snapshot had, walked beside the listing |
 //! | [`source`], [`sample`] | the reader; which objects it reads whole, where not all |
@@ -23,10 +25,11 @@
 //! | [`examine`] | whether buckets can be backed up |
 //! | [`compare`] | when two objects are the same |
 //!
-//! *Not kept yet*: ACLs, notification and replication settings. A change of an object's tags alone moves neither its
-//! `ETag` nor its date, so a run that can reuse the previous snapshot does not see it.
+//! *Not kept yet*: ACLs and replication settings.
 
+mod admin;
 mod bucket;
+mod capture;
 mod client;
 mod compare;
 pub mod examine;
@@ -43,10 +46,12 @@ mod ranges;
 mod sample;
 mod source;
 mod standing;
+mod tags;
 mod target;
 mod versions;
 
 pub use self::{
+    admin::is_bucket,
     compare::{READ_WHOLE, S3Likeness},
     merge::Shrink,
     ranges::{Border, Share, borders, by_bytes, joined},

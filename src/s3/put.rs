@@ -14,9 +14,12 @@
 //! *Limits.* A part of at most [`PART_BYTES_MAX`] is in memory for each object; of an object too long for that,
 //! one of the ten thousand parts that S3 allows.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use aws_sdk_s3::{
@@ -49,6 +52,11 @@ const PART_BYTES_MIN: u64 = 5 << 20;
 /// Bytes of a request's body up to which an object gets the `ETag` that it had, whole or in parts.
 const PART_BYTES_MAX: u64 = 64 << 20;
 
+/// The header that names a storage class.
+const CLASS: &str = "x-amz-storage-class";
+/// Classes of objects that cannot be read before they were fetched, which may take hours: nothing is restored to them.
+const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
+
 /// Writes objects to one server.
 #[derive(Clone)]
 pub(super) struct Putter {
@@ -58,6 +66,8 @@ pub(super) struct Putter {
     tags_tried: Arc<AtomicBool>,
     /// Whether the server took tags and did not keep them.
     tags_lost: Arc<AtomicBool>,
+    /// Storage classes that the server has not.
+    no_classes: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// How writing one object ended.
@@ -136,18 +146,50 @@ fn cut(size: u64, etag: &str, known: Option<u64>) -> (u64, bool) {
     }
 }
 
+/// Returns the storage class that may be why a request was refused: AWS says so, Ceph 16 says `InvalidArgument`.
+fn refused_class<T, E: ProvideErrorMetadata>(
+    sent: &Result<T, CallError<E>>,
+    headers: &[(String, String)],
+) -> Option<String> {
+    let told = Told::from(sent.as_ref().err()?)?;
+    let is_about_it = ["InvalidStorageClass", "InvalidArgument"].contains(&told.code.as_str());
+    headers.iter().find(|(name, _)| is_about_it && name == CLASS).map(|(_, class)| class.clone())
+}
+
+fn without_class(mut headers: Vec<(String, String)>) -> Vec<(String, String)> {
+    headers.retain(|(name, _)| name != CLASS);
+    headers
+}
+
 /// An error of the run, or a refusal of this one object.
 type PutResult<T> = FlowResult<Result<T, String>>;
 
 impl Putter {
     /// Makes one for a server.
     pub(super) fn new(server: &Server) -> Self {
-        Self { server: server.clone(), tags_tried: Arc::default(), tags_lost: Arc::default() }
+        Self {
+            server: server.clone(),
+            tags_tried: Arc::default(),
+            tags_lost: Arc::default(),
+            no_classes: Arc::default(),
+        }
     }
 
     /// Returns whether the server was seen to lose tags.
     pub(super) fn loses_tags(&self) -> bool {
         self.tags_lost.load(Ordering::Relaxed)
+    }
+
+    /// Returns the storage classes that the server was seen not to have.
+    pub(super) fn refused_classes(&self) -> BTreeSet<String> {
+        self.no_classes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns the header for the object's storage class, where it is one whose objects can be read at once and the
+    /// server is not known to lack it.
+    fn class(&self, job: &Job) -> Option<(String, String)> {
+        let class = job.entry.meta.text("storage_class").filter(|class| !ARCHIVES.contains(class))?;
+        (!self.refused_classes().contains(class)).then(|| (CLASS.to_owned(), class.to_owned()))
     }
 
     /// Writes one object.
@@ -172,7 +214,7 @@ impl Putter {
             };
         }
         let headers = match facts.request_headers() {
-            Ok(headers) => headers,
+            Ok(headers) => headers.into_iter().chain(self.class(&job)).collect(),
             Err(why) => return self.refuse(job, bytes, why).await,
         };
         let first = bytes.part(&mut job.entry.body).await?.unwrap_or_default();
@@ -268,9 +310,18 @@ impl Putter {
             return Ok(Err(why));
         }
         headers.extend(condition.clone());
-        let request = self.server.client.put_object().bucket(&job.bucket).key(&job.key);
-        let sent =
-            request.body(ByteStream::from(bytes)).customize().mutate_request(dress(headers)).send().await;
+        let send = async |headers| {
+            let request = self.server.client.put_object().bucket(&job.bucket).key(&job.key);
+            let request = request.body(ByteStream::from(bytes.clone())).customize();
+            request.mutate_request(dress(headers)).send().await
+        };
+        let mut sent = send(headers.clone()).await;
+        if let Some(class) = refused_class(&sent, &headers) {
+            sent = send(without_class(headers)).await;
+            if sent.is_ok() {
+                self.no_classes.lock().unwrap_or_else(PoisonError::into_inner).insert(class);
+            }
+        }
         let answer = match sent {
             Ok(answer) => answer,
             Err(error) if condition.is_some() && is_unmet(&error) => {
@@ -288,8 +339,18 @@ impl Putter {
         first: Bytes,
         (headers, guard): (Vec<(String, String)>, &Guard),
     ) -> PutResult<()> {
-        let request = self.server.client.create_multipart_upload().bucket(&job.bucket).key(&job.key);
-        let answer = match request.customize().mutate_request(dress(headers)).send().await {
+        let send = async |headers| {
+            let request = self.server.client.create_multipart_upload().bucket(&job.bucket).key(&job.key);
+            request.customize().mutate_request(dress(headers)).send().await
+        };
+        let mut sent = send(headers.clone()).await;
+        if let Some(class) = refused_class(&sent, &headers) {
+            sent = send(without_class(headers)).await;
+            if sent.is_ok() {
+                self.no_classes.lock().unwrap_or_else(PoisonError::into_inner).insert(class);
+            }
+        }
+        let answer = match sent {
             Ok(answer) => answer,
             Err(error) => return self.refusal("begin an upload", error),
         };

@@ -30,15 +30,17 @@ use tokio::{
 };
 
 use super::{
+    admin::{self, Admin},
     bucket,
     client::Server,
     facts::{Facts, TAGS_UNREAD},
     fetch::{Extent, Fetcher, Opened},
     judge::Judge,
-    listing::Lister,
+    listing::{Listed, Lister},
     merge::{Change, Merge, Shrink},
     ranges::{Counted, Share, Span},
     sample::Sample,
+    tags::{self, Due},
     versions::{Numbers, VERSIONS, Walk, marker_meta},
 };
 use crate::{
@@ -47,7 +49,7 @@ use crate::{
     event::SharedMonitor,
     flow::{EntryMeta, EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Reuse, Source},
     names::SourceName,
-    policy::{AnomalyConfig, S3Config, Versions},
+    policy::{AnomalyConfig, S3Config, S3Tags, Versions},
 };
 
 /// Problems after which a run gives up: so many are a fault of the whole and not of the objects.
@@ -97,7 +99,9 @@ impl S3Source {
 
 /// One object's turn: what was known of it before, or its bytes on their way.
 enum Turn {
-    Same(Box<PreviousEntry>, Fetcher),
+    Same(Box<PreviousEntry>),
+    /// The same object, whose tags are asked for; and whether they are known.
+    Asking(JoinHandle<Result<(PreviousEntry, bool)>>),
     Opening(JoinHandle<Result<Opened>>, OwnedSemaphorePermit),
     Marker(Box<EntryMeta>),
 }
@@ -116,6 +120,7 @@ struct Run {
     fetcher: Fetcher,
     exclude: GlobSet,
     sample: Option<Sample>,
+    tags: S3Tags,
     permits: Arc<Semaphore>,
     concurrency: usize,
     sink: EntrySink,
@@ -144,7 +149,9 @@ impl Source for S3Source {
         let mut merge = Merge::new(previous).await?;
         let mut buckets = all.clone();
         buckets.retain(|name| share.is_first() || share.span(name).is_some());
-        sink.announce(buckets.clone()).await?;
+        let admin = if share.is_first() { Admin::of(&self.name, &self.config)? } else { None };
+        let items = buckets.iter().cloned().chain(admin.iter().map(|_| admin::ITEM.to_owned()));
+        sink.announce(items.collect()).await?;
         let mut with_versions = BTreeSet::new();
         for name in &buckets {
             if self.settings(&server, name, share.is_first().then_some(&sink)).await? {
@@ -170,6 +177,9 @@ impl Source for S3Source {
             sink.complete(name);
         }
         run.gone(merge.leave().await?).await?;
+        if let Some(admin) = admin {
+            admin.send(&sink, &self.name, &self.monitor).await?;
+        }
         if run.fetcher.unproven() > 0 {
             let what = format!(
                 "{} objects were made in parts of unusual sizes: their ETags do not prove their bytes",
@@ -220,6 +230,7 @@ impl S3Source {
             with_versions,
             exclude: exclusion(&self.config.exclude)?,
             sample: self.sample.clone(),
+            tags: self.config.tags,
             permits: Arc::new(Semaphore::new(concurrency)),
             concurrency,
             sink: sink.clone(),
@@ -301,7 +312,8 @@ impl Run {
             let turn = if listed.is_marker() {
                 Turn::Marker(Box::new(marker_meta(name, &listed)?))
             } else if let Some(previous) = same {
-                Turn::Same(Box::new(previous), fetcher.clone())
+                let Some(turn) = self.same(previous, &listed, &fetcher).await else { break };
+                turn
             } else {
                 let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
                 let (fetcher, bucket) = (fetcher.clone(), name.to_owned());
@@ -320,6 +332,29 @@ impl Run {
             self.sink.report(Problem { what: format!("{name}/{key}"), why }).await?;
         }
         Ok(change)
+    }
+
+    /// Sees to the tags of an object that is otherwise as it was.
+    async fn same(&self, mut previous: PreviousEntry, listed: &Listed, fetcher: &Fetcher) -> Option<Turn> {
+        // Those of a version that another one has followed are read once.
+        let is_read = !listed.is_current() && !previous.meta.attrs.contains_key(TAGS_UNREAD);
+        if is_read {
+            return Some(Turn::Same(Box::new(previous)));
+        }
+        match tags::due(self.tags, &previous.meta.attrs, listed) {
+            Due::Nothing => {}
+            Due::Told(tags) => Facts::put_tags(&mut previous.meta.attrs, Ok(tags)),
+            Due::Ask => {
+                let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
+                let fetcher = fetcher.clone();
+                return Some(Turn::Asking(tokio::spawn(async move {
+                    let asked = fetcher.tags_again(previous).await;
+                    drop(permit);
+                    asked
+                })));
+            }
+        }
+        Some(Turn::Same(Box::new(previous)))
     }
 
     /// Judges buckets that the snapshot before had and that were not met.
@@ -362,15 +397,12 @@ impl Run {
         let (mut pumps, mut numbers) = (JoinSet::new(), Numbers::default());
         while let Some(turn) = turns.recv().await {
             match turn {
-                Turn::Same(previous, fetcher) => {
-                    let PreviousEntry { mut meta, trailer, reuse, .. } = *previous;
-                    if meta.attrs.contains_key(TAGS_UNREAD) {
-                        let tags = fetcher.tags_again(&meta).await?;
-                        self.untagged.fetch_add(u64::from(tags.is_err()), Ordering::Relaxed);
-                        Facts::put_tags(&mut meta.attrs, tags);
-                    }
-                    numbers.number(&mut meta);
-                    self.sink.reuse(meta, trailer, reuse).await?;
+                Turn::Same(previous) => self.reuse(*previous, &mut numbers).await?,
+                Turn::Asking(asking) => {
+                    let (previous, is_known) =
+                        asking.await.failed(ExitCode::Failed, || "a read was stopped".to_owned())??;
+                    self.untagged.fetch_add(u64::from(!is_known), Ordering::Relaxed);
+                    self.reuse(previous, &mut numbers).await?;
                 }
                 Turn::Opening(opening, permit) => {
                     let opened =
@@ -390,6 +422,12 @@ impl Run {
             joined(pumped)?;
         }
         Ok(())
+    }
+
+    async fn reuse(&self, previous: PreviousEntry, numbers: &mut Numbers) -> FlowResult<()> {
+        let PreviousEntry { mut meta, trailer, reuse, .. } = previous;
+        numbers.number(&mut meta);
+        self.sink.reuse(meta, trailer, reuse).await
     }
 
     async fn send(

@@ -27,6 +27,7 @@ use tokio::{
 };
 
 use super::{
+    admin::{self, Admin},
     bucket::{self, Settings},
     client::Server,
     facts::{Facts, bucket_path},
@@ -65,18 +66,26 @@ pub struct S3Target {
     config: S3Config,
     monitor: SharedMonitor,
     bucket: Option<String>,
+    iam: bool,
 }
 
 impl S3Target {
     /// Makes a target; nothing is asked of the server yet.
     pub fn new(name: SourceName, config: S3Config, monitor: SharedMonitor) -> Self {
-        Self { name, config, monitor, bucket: None }
+        Self { name, config, monitor, bucket: None, iam: false }
     }
 
     /// Writes the one bucket that is restored to another, if one is named.
     #[must_use]
     pub fn into_bucket(mut self, bucket: Option<String>) -> Self {
         self.bucket = bucket;
+        self
+    }
+
+    /// Puts users, groups and rights back too, where the snapshot has them.
+    #[must_use]
+    pub fn with_iam(mut self, iam: bool) -> Self {
+        self.iam = iam;
         self
     }
 
@@ -91,6 +100,11 @@ impl S3Target {
         Err(Failure::new(ExitCode::Usage, what)
             .because(buckets.join(", "))
             .hint("Choose one with --only BUCKET, or leave the bucket out of --into: all keep their names."))
+    }
+
+    /// Refuses to put rights back without an administrator's keys.
+    fn check_admin(&self) -> Result<()> {
+        if self.iam && self.config.admin.is_none() { Err(admin::no_keys(&self.name)) } else { Ok(()) }
     }
 
     async fn look(&self, server: &Server, inventory: &[String]) -> Result<TargetState> {
@@ -116,7 +130,7 @@ impl S3Target {
     /// Returns the buckets of which something is wanted.
     fn reached(only: &Selection, inventory: &[String]) -> Result<Vec<String>> {
         let mut reached = Vec::new();
-        for bucket in inventory {
+        for bucket in inventory.iter().filter(|item| admin::is_bucket(item)) {
             let mut meta = EntryMeta::new(bucket_path(bucket)?, Stage::Schema, bucket.as_str());
             meta.container = true;
             if only.wants(&meta) {
@@ -145,9 +159,11 @@ impl Target for S3Target {
     }
 
     async fn inspect(&mut self, inventory: &[String]) -> Result<TargetState> {
-        self.check_names(inventory)?;
+        let buckets: Vec<String> = inventory.iter().filter(|item| admin::is_bucket(item)).cloned().collect();
+        self.check_names(&buckets)?;
+        self.check_admin()?;
         let server = Server::new(&self.name, &self.config)?;
-        self.look(&server, inventory).await
+        self.look(&server, &buckets).await
     }
 
     fn ends_itself(&self) -> bool {
@@ -155,6 +171,7 @@ impl Target for S3Target {
     }
 
     async fn write(self: Box<Self>, options: WriteOptions, mut entries: EntryStream) -> FlowResult<Tally> {
+        self.check_admin()?;
         let server = Server::new(&self.name, &self.config)?;
         let next = entries.next().await?;
         let reached = S3Target::reached(&options.only, entries.inventory())?;
@@ -203,6 +220,10 @@ struct Run<'a> {
     raw: u64,
     /// What should have come and did not: what stands in its place is not to go.
     lacking: u64,
+    /// Why settings and rights are not what they are in the snapshot.
+    unset: Vec<Failure>,
+    /// Why settings are not what they are in the snapshot that no object needs: told, and no failure.
+    lesser: Vec<String>,
     /// Lifecycle rules that were taken away and not replaced yet, by bucket.
     stopped: BTreeMap<String, String>,
     tally: Tally,
@@ -274,6 +295,8 @@ impl<'a> Run<'a> {
             locked: 0,
             raw: 0,
             lacking: 0,
+            unset: Vec::new(),
+            lesser: Vec::new(),
             stopped: BTreeMap::new(),
             tally: Tally::default(),
         })
@@ -300,6 +323,9 @@ impl<'a> Run<'a> {
     }
 
     async fn entry(&mut self, mut entry: Entry) -> FlowResult<()> {
+        if admin::is_export(&entry.meta) {
+            return self.export(entry).await;
+        }
         let Some(from) = entry.meta.text("bucket").map(str::to_owned) else {
             return Err(self.odd(&entry.meta, "it names no bucket").into());
         };
@@ -321,6 +347,30 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Puts an export back where that was asked for.
+    async fn export(&mut self, mut entry: Entry) -> FlowResult<()> {
+        let zip = entry.body.read_all(admin::EXPORT_BYTES_MAX).await?;
+        self.tally.entries += 1;
+        self.tally.bytes += zip.len() as u64;
+        let what = if !admin::is_iam(&entry.meta) {
+            return Ok(());
+        } else if !self.target.iam {
+            "users, groups and rights of the server are in the snapshot and were not put back: --iam does"
+        } else if let Some(admin) = Admin::of(&self.target.name, &self.target.config)? {
+            match admin.put_iam(zip.into()).await {
+                Ok(()) => "users, groups and rights were put back",
+                Err(failure) => {
+                    self.unset.push(failure);
+                    return Ok(());
+                }
+            }
+        } else {
+            return Err(admin::no_keys(&self.target.name).into());
+        };
+        self.tally.notes.push(what.to_owned());
+        Ok(())
+    }
+
     /// Makes sure that a bucket is there.
     async fn found(&mut self, bucket: &str, settings: Settings, mut keeps: bool) -> Result<()> {
         let created = !bucket::exists(&self.server, bucket).await?;
@@ -338,6 +388,9 @@ impl<'a> Run<'a> {
             bucket::stop_lifecycle(&self.server, bucket).await?;
             let what = format!("bucket {bucket} has no lifecycle rules until the restore has ended");
             self.target.monitor.step(Some(&self.target.name), what);
+        }
+        if ours && let Err(failure) = bucket::set_encryption(&self.server, bucket, &settings).await {
+            self.lesser.push(failure.one_line());
         }
         if keeps && ours {
             bucket::keep_versions(&self.server, bucket).await?;
@@ -505,12 +558,12 @@ impl<'a> Run<'a> {
                 self.tally.notes.push(what.to_owned());
             }
         }
-        let failures = self.apply_settings(mirrored).await;
+        self.apply_settings(mirrored).await;
         self.tell();
         if !self.refused.is_empty() {
             return Err(not_all(&self.target.name, &self.refused).into());
         }
-        if let Some(first) = failures.into_iter().next() {
+        if let Some(first) = std::mem::take(&mut self.unset).into_iter().next() {
             return Err(first
                 .with_exit(ExitCode::Partial)
                 .hint("All objects are in place. Set this setting by hand: the snapshot shows it.")
@@ -542,26 +595,22 @@ impl<'a> Run<'a> {
     }
 
     /// Sets the settings of buckets that we made or that are to equal the snapshot.
-    async fn apply_settings(&mut self, mirrored: bool) -> Vec<Failure> {
-        let mut failures = Vec::new();
+    async fn apply_settings(&mut self, mirrored: bool) {
         for (bucket, found) in self.buckets.iter().filter(|(_, found)| found.ours) {
+            // The queues that a bucket tells of its objects may be another server's.
+            let told = bucket::set_notification(&self.server, bucket, &found.settings, mirrored).await;
+            self.lesser.extend(told.err().map(|failure| failure.one_line()));
             let refused = bucket::apply(&self.server, bucket, &found.settings, mirrored).await;
             if refused.is_empty() {
                 self.stopped.remove(bucket);
             }
-            for failure in refused {
-                let what = failure.one_line();
-                self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
-                self.tally.notes.push(what);
-                failures.push(failure);
-            }
-            if found.settings.documents.get("encryption").is_some_and(Option::is_some) {
-                self.tally.notes.push(format!(
-                    "the encryption settings of bucket {bucket} are kept in the snapshot and were not set again"
-                ));
-            }
+            self.unset.extend(refused);
         }
-        failures
+        let told = self.unset.iter().map(Failure::one_line).chain(std::mem::take(&mut self.lesser));
+        for what in told.collect::<Vec<_>>() {
+            self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
+            self.tally.notes.push(what);
+        }
     }
 
     /// Adds what a person should know.
@@ -579,6 +628,11 @@ impl<'a> Run<'a> {
             self.tally.notes.push(format!(
                 "{} objects had metadata that is no text, which the snapshot keeps and which was not set again",
                 self.raw
+            ));
+        }
+        for class in self.putter.refused_classes() {
+            self.tally.notes.push(format!(
+                "the server has no storage class {class}: its objects were written to the default one"
             ));
         }
         if self.putter.loses_tags() {

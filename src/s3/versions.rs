@@ -14,7 +14,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    bucket::Capture,
+    capture::{self, Capture},
     client::{LIST_SECONDS, Server, timeouts},
     facts::{Facts, object_meta, object_path},
     history::{Histories, History},
@@ -208,7 +208,7 @@ impl Walk {
         if with_versions {
             Self::All(Box::new(Oldest { histories: Histories::new(server, bucket, span), history: None }))
         } else {
-            Self::Current(Box::new(Lister::new(server, bucket).within(span)))
+            Self::Current(Box::new(Lister::new(server, bucket).within(span).with_tags()))
         }
     }
 
@@ -343,11 +343,15 @@ impl VersionLister {
             .map_err(|error| {
                 self.server.failure(&format!("list the versions of bucket `{}`", self.bucket), error)
             })?;
+        // The SDK tells both apart and forgets how they lay among each other.
+        let Some(kinds) = capture::below_root(&capture.text(), &["Version", "DeleteMarker"]) else {
+            return Err(untrusted(&self.bucket, "a page of its versions is no whole document"));
+        };
         let (mut versions, mut markers) = (page.versions().iter(), page.delete_markers().iter());
         let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
         let mut last = None;
-        for is_marker in kinds(&capture.text()) {
-            let one = if is_marker { markers.next().map(of_marker) } else { versions.next().map(of_version) };
+        for kind in kinds {
+            let one = if kind == 1 { markers.next().map(of_marker) } else { versions.next().map(of_version) };
             let Some(mut one) = one else { return Err(self.confused()) };
             let key = if is_encoded { decode(&one.key) } else { Some(one.key.clone()) };
             last = key.clone().zip(one.version_id());
@@ -402,20 +406,6 @@ fn follows(last: &Listed, listed: &mut Listed, is_new_page: bool) -> Result<(), 
     Ok(())
 }
 
-/// Returns of each version of an answer, in their order, whether it is a delete marker: the SDK tells both apart and
-/// forgets how they lay among each other. No text of such an answer can hold a `<`.
-fn kinds(xml: &str) -> impl Iterator<Item = bool> + '_ {
-    let is = |tag: &str, name: &str| {
-        tag.strip_prefix(name)
-            .is_some_and(|rest| rest.starts_with(['>', '/']) || rest.starts_with(char::is_whitespace))
-    };
-    xml.split('<').filter_map(move |tag| match (is(tag, "Version"), is(tag, "DeleteMarker")) {
-        (true, _) => Some(false),
-        (_, true) => Some(true),
-        _ => None,
-    })
-}
-
 fn of_version(version: &ObjectVersion) -> Listed {
     Listed {
         key: version.key().unwrap_or_default().to_owned(),
@@ -426,6 +416,7 @@ fn of_version(version: &ObjectVersion) -> Listed {
             .storage_class()
             .map(|class| class.as_str().to_owned())
             .filter(|class| class != "STANDARD"),
+        tags: None,
         version: Some(Version {
             id: id(version.version_id()),
             is_latest: version.is_latest().unwrap_or(false),
@@ -442,6 +433,7 @@ fn of_marker(marker: &DeleteMarkerEntry) -> Listed {
         size_bytes: 0,
         last_modified: date(marker.last_modified()),
         storage_class: None,
+        tags: None,
         version: Some(Version {
             id: id(marker.version_id()),
             is_latest: marker.is_latest().unwrap_or(false),

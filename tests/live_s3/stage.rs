@@ -35,7 +35,7 @@ use lifeboat::{
         STREAM_DEPTH, Source, Tally, Target, WriteOptions, channel, settle,
     },
     names::SourceName,
-    policy::{S3Config, SecretRef, Versions},
+    policy::{S3Config, S3Tags, SecretRef, Versions},
     s3::{S3Source, S3Target},
 };
 use secrecy::ExposeSecret;
@@ -101,6 +101,8 @@ pub fn config(endpoint: &str, bucket: &str) -> S3Config {
         access_key: SecretRef::Env("S3_ACCESS_KEY".into()),
         secret_key: SecretRef::Env("S3_SECRET_KEY".into()),
         concurrency: 8,
+        tags: S3Tags::Known,
+        admin: None,
     }
 }
 
@@ -184,6 +186,10 @@ impl Bucket {
     pub fn source_with_secret(&self, secret: &str) -> S3Source {
         let mut config = config(&endpoint(), &self.name);
         config.secret_key = SecretRef::File(secret_file(secret));
+        S3Source::new(name(), config, Ground::system(), NoMonitor::shared())
+    }
+    pub fn source_asking(&self, tags: S3Tags) -> S3Source {
+        let config = S3Config { tags, ..config(&endpoint(), &self.name) };
         S3Source::new(name(), config, Ground::system(), NoMonitor::shared())
     }
     pub fn source_without(&self, exclude: &str) -> S3Source {

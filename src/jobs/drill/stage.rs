@@ -18,6 +18,7 @@ use crate::{
     policy::{LabKind, SecretRef, SourceConfig, SourceKind, Stack, Tls},
     redis,
     repo::{Snapshot, format::SourceManifest},
+    s3,
 };
 
 /// Images of servers whose version nobody knows.
@@ -150,8 +151,9 @@ pub(super) fn cast(
         }
         SourceKind::S3(s3) => {
             s3.endpoint = format!("http://{}", running.address);
-            (s3.buckets, s3.exclude) =
-                (inventory.iter().map(|bucket| bucket_pattern(bucket)).collect(), Vec::new());
+            let buckets = inventory.iter().filter(|item| s3::is_bucket(item));
+            (s3.buckets, s3.exclude) = (buckets.map(|bucket| bucket_pattern(bucket)).collect(), Vec::new());
+            s3.admin = None;
             s3.access_key = secret("access-key", server.product.user())?;
             s3.secret_key = secret("secret-key", password)?;
         }

@@ -1,0 +1,204 @@
+//! What `MinIO` exports to its administrators: users, groups and their rights, and its own form of buckets' settings.
+//!
+//! `GET /minio/admin/v3/export-iam` and `…/export-bucket-metadata` answer with a plain zip, and are signed like any
+//! request to S3 (`ExportIAM` in `cmd/admin-handlers-users.go`, `ExportBucketMetadataHandler` in
+//! `cmd/admin-bucket-handlers.go`). No bucket is ever called `minio` there, so these are what the SDK sends for objects
+//! of one. Both hold secrets in clear: users' keys, and those of replication targets.
+//!
+//! *Crash.* Reading changes nothing. What is put back is put by one request, which replaces what has the same name and
+//! leaves everything else; a run that stopped is run again.
+//!
+//! *Limits.* [`EXPORT_BYTES_MAX`] for each export.
+
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
+use bytes::{Bytes, BytesMut};
+use tokio::time::timeout;
+
+use super::client::{BODY_SECONDS, Server, Told};
+use crate::{
+    error::{ExitCode, Failure, Result},
+    event::SharedMonitor,
+    flow::{EntryMeta, EntrySink, FlowResult, Problem, Stage, fixed_path},
+    names::SourceName,
+    policy::S3Config,
+};
+
+/// The inventory item of what is the server's and no bucket's; no bucket can have this name.
+pub(super) const ITEM: &str = "%admin";
+/// The bucket that the requests are about as the SDK sees them.
+const ROOT: &str = "minio";
+/// Bytes that one export may have.
+pub(super) const EXPORT_BYTES_MAX: usize = 64 << 20;
+/// The path of the export that can be put back.
+const IAM: &str = "%admin/iam.zip";
+
+/// The exports: the path of the entry, the end of the request's path, and what it holds.
+const EXPORTS: [(&str, &str, &str); 2] = [
+    (IAM, "admin/v3/export-iam", "users, groups and rights"),
+    ("%admin/bucket-metadata.zip", "admin/v3/export-bucket-metadata", "MinIO's own settings of buckets"),
+];
+/// The requests that put users, groups and rights back, the newer before the older.
+const IMPORTS: [&str; 2] = ["admin/v3/import-iam-v2", "admin/v3/import-iam"];
+
+/// Returns whether an item of an inventory is a bucket.
+pub fn is_bucket(item: &str) -> bool {
+    item != ITEM
+}
+
+/// Returns whether an entry is an export.
+pub(super) fn is_export(meta: &EntryMeta) -> bool {
+    meta.item == ITEM
+}
+
+/// Returns whether an export is the one that can be put back.
+pub(super) fn is_iam(meta: &EntryMeta) -> bool {
+    meta.path.as_str() == IAM
+}
+
+/// A server as its administrator sees it.
+pub(super) struct Admin {
+    server: Server,
+}
+
+/// Why there is no export.
+enum Lack {
+    /// The server has no such thing.
+    NotKnown,
+    /// It is there and cannot be had.
+    Refused(String),
+}
+
+impl Admin {
+    /// Makes a connection with the administrator's keys, where the policy names them.
+    pub(super) fn of(name: &SourceName, config: &S3Config) -> Result<Option<Self>> {
+        let Some(admin) = &config.admin else { return Ok(None) };
+        let (access_key, secret_key) = (admin.access_key.clone(), admin.secret_key.clone());
+        let config = S3Config { access_key, secret_key, admin: None, ..config.clone() };
+        Ok(Some(Self { server: Server::new(name, &config)? }))
+    }
+
+    /// Sends all exports. One that cannot be had is a problem; a server that knows none is only told of.
+    pub(super) async fn send(
+        &self,
+        sink: &EntrySink,
+        name: &SourceName,
+        monitor: &SharedMonitor,
+    ) -> FlowResult<()> {
+        for (path, route, what) in EXPORTS {
+            match self.export(route).await {
+                Ok(bytes) => sink.put(EntryMeta::new(fixed_path(path), Stage::After, ITEM), bytes).await?,
+                Err(Lack::NotKnown) => {
+                    let told = format!("{what} are not kept: the server has no export of them");
+                    monitor.warn(Some(name), told, Some("Leave `admin` out if it is not MinIO."));
+                }
+                Err(Lack::Refused(why)) => {
+                    sink.report(Problem { what: format!("the export of {what}"), why }).await?;
+                }
+            }
+        }
+        sink.complete(ITEM);
+        Ok(())
+    }
+
+    async fn export(&self, route: &str) -> Result<Bytes, Lack> {
+        let answer = match self.server.client.get_object().bucket(ROOT).key(route).send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                return Err(match Told::from(&error) {
+                    Some(told) if told.is_absent() || told.is_unknown_request() => Lack::NotKnown,
+                    Some(told) => Lack::Refused(told.text()),
+                    None => Lack::Refused(self.server.failure("read an export", error).one_line()),
+                });
+            }
+        };
+        let bytes = collect(answer.body).await.map_err(Lack::Refused)?;
+        // Another server may answer anything with a page of its own.
+        match is_whole_zip(&bytes) {
+            true => Ok(bytes),
+            false if self.server.is_minio() => Err(Lack::Refused("what came is no whole zip".to_owned())),
+            false => Err(Lack::NotKnown),
+        }
+    }
+
+    /// Puts users, groups and rights back: those of the same name are replaced, others stay.
+    pub(super) async fn put_iam(&self, zip: Bytes) -> Result<()> {
+        for (index, route) in IMPORTS.into_iter().enumerate() {
+            let body = ByteStream::from(zip.clone());
+            let sent = self.server.client.put_object().bucket(ROOT).key(route).body(body).send().await;
+            let Err(error) = sent else { return Ok(()) };
+            let is_unknown =
+                Told::from(&error).is_some_and(|told| told.is_absent() || told.is_unknown_request());
+            if !is_unknown || index + 1 == IMPORTS.len() {
+                return Err(self.server.failure("put users, groups and rights back", error));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the failure of a restore that is to put rights back and has no administrator's keys.
+pub(super) fn no_keys(name: &SourceName) -> Failure {
+    Failure::new(
+        ExitCode::Usage,
+        format!("--iam needs an administrator's keys, and `{name}` has none for this server"),
+    )
+    .hint("Name them with `admin` in the policy. A server of --into has none: put the export in with `mc`.")
+}
+
+/// Reads a body whose length nobody tells.
+async fn collect(mut body: ByteStream) -> Result<Bytes, String> {
+    let mut all = BytesMut::new();
+    let pause = Duration::from_secs(BODY_SECONDS);
+    loop {
+        match timeout(pause, body.next()).await {
+            Ok(Some(Ok(bytes))) if all.len() + bytes.len() > EXPORT_BYTES_MAX => {
+                return Err(format!("it is longer than {} MiB", EXPORT_BYTES_MAX >> 20));
+            }
+            Ok(Some(Ok(bytes))) => all.extend_from_slice(&bytes),
+            Ok(None) => return Ok(all.freeze()),
+            Ok(Some(Err(_))) | Err(_) => return Err(format!("it broke off after {} bytes", all.len())),
+        }
+    }
+}
+
+/// Returns whether bytes are a zip that came to its end: what closes one stands at the end, with a comment behind it
+/// at most (APPNOTE 4.3.16), and tells where the list of files begins.
+fn is_whole_zip(bytes: &[u8]) -> bool {
+    const END: &[u8] = b"PK\x05\x06";
+    const END_BYTES: usize = 22;
+    let tail = bytes.len().saturating_sub(END_BYTES + usize::from(u16::MAX));
+    let last = bytes[tail..].windows(END_BYTES).rposition(|window| window.starts_with(END));
+    last.is_some_and(|at| {
+        let field = |from: usize| {
+            let four = bytes[tail + at + from..].first_chunk().copied().unwrap_or_default();
+            u64::from(u32::from_le_bytes(four))
+        };
+        // The list lies right before its end.
+        field(12) + field(16) == (tail + at) as u64
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_zip_that_came_to_its_end_is_taken() {
+        let empty = [b"PK\x05\x06".as_slice(), &[0; 18]].concat();
+        assert!(is_whole_zip(&empty));
+        // A list of 3 bytes that begins at 4.
+        let mut end = empty.clone();
+        (end[12], end[16]) = (3, 4);
+        let zip = [b"PK\x03\x04dir".as_slice(), &end].concat();
+        assert!(is_whole_zip(&zip));
+        for cut in 0..zip.len() {
+            assert!(!is_whole_zip(&zip[..cut]), "{cut}");
+        }
+        assert!(!is_whole_zip(&zip[1..]), "its beginning is missing");
+        for other in [b"".as_slice(), b"<html></html>", &[b'P'; 100]] {
+            assert!(!is_whole_zip(other));
+        }
+    }
+}
