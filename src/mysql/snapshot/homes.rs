@@ -2,9 +2,8 @@
 //!
 //! A metadata lock keeps a definition as it is, and who holds it never queues behind an `ALTER` that waits. So whoever
 //! reads a table must hold it before. But `MariaDB` looks for a lock through all that the session has: ten
-//! thousand tables held by every session cost minutes. A large table is held and read by all; each small one
-//! has a home,
-//! the one session that holds, walks and reads it.
+//! thousand tables held by every session cost minutes. A large table is held and read by all; each small one has a
+//! home, the one session that holds, walks and reads it.
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
