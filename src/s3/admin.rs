@@ -14,9 +14,13 @@ use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::{Bytes, BytesMut};
+use serde_json::Value;
 use tokio::time::timeout;
 
-use super::client::{BODY_SECONDS, Server, Told};
+use super::{
+    capture::Capture,
+    client::{BODY_SECONDS, Server, Told},
+};
 use crate::{
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
@@ -31,6 +35,8 @@ pub(super) const ITEM: &str = "%admin";
 const ROOT: &str = "minio";
 /// Bytes that one export may have.
 pub(super) const EXPORT_BYTES_MAX: usize = 64 << 20;
+/// How many of the things that were not put back are named.
+const NAMED_MAX: usize = 10;
 /// The path of the export that can be put back.
 const IAM: &str = "%admin/iam.zip";
 
@@ -107,7 +113,7 @@ impl Admin {
             Ok(answer) => answer,
             Err(error) => {
                 return Err(match Told::from(&error) {
-                    Some(told) if told.is_absent() || told.is_unknown_request() => Lack::NotKnown,
+                    Some(told) if is_unknown(&told) => Lack::NotKnown,
                     Some(told) => Lack::Refused(told.text()),
                     None => Lack::Refused(self.server.failure("read an export", error).one_line()),
                 });
@@ -122,20 +128,49 @@ impl Admin {
         }
     }
 
-    /// Puts users, groups and rights back: those of the same name are replaced, others stay.
+    /// Puts users, groups and rights back: those of the same name are replaced, others stay. The newer of the two ways
+    /// tells in its answer what was not taken.
     pub(super) async fn put_iam(&self, zip: Bytes) -> Result<()> {
         for (index, route) in IMPORTS.into_iter().enumerate() {
-            let body = ByteStream::from(zip.clone());
-            let sent = self.server.client.put_object().bucket(ROOT).key(route).body(body).send().await;
-            let Err(error) = sent else { return Ok(()) };
-            let is_unknown =
-                Told::from(&error).is_some_and(|told| told.is_absent() || told.is_unknown_request());
+            let (body, capture) = (ByteStream::from(zip.clone()), Capture::default());
+            let request = self.server.client.put_object().bucket(ROOT).key(route).body(body).customize();
+            let Err(error) = request.interceptor(capture.clone()).send().await else {
+                return not_taken(&capture.text());
+            };
+            let is_unknown = Told::from(&error).is_some_and(|told| is_unknown(&told));
             if !is_unknown || index + 1 == IMPORTS.len() {
                 return Err(self.server.failure("put users, groups and rights back", error));
             }
         }
         Ok(())
     }
+}
+
+/// Returns whether the server has no such route; `MinIO` asks for another version of the interface then (426).
+fn is_unknown(told: &Told) -> bool {
+    told.is_absent()
+        || told.is_unknown_request()
+        || told.status == 426
+        || told.code == "XMinioUnknownAPIRequest"
+}
+
+/// Fails when the answer to an import names what was not taken (`IAMImportResult` of madmin: of each kind a list of
+/// things with names under `failed`). An answer that tells nothing is the older way's.
+fn not_taken(answer: &str) -> Result<()> {
+    let told: Value = serde_json::from_str(answer).unwrap_or_default();
+    let kinds = told.get("failed").and_then(Value::as_object).into_iter().flatten();
+    let failed: Vec<String> = kinds
+        .flat_map(|(kind, things)| things.as_array().into_iter().flatten().map(move |thing| (kind, thing)))
+        .map(|(kind, thing)| format!("{kind} `{}`", thing.get("name").and_then(Value::as_str).unwrap_or("?")))
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let shown = failed.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    let what = format!("{} users, groups or rights were not put back", failed.len());
+    Err(Failure::new(ExitCode::Partial, what)
+        .because(shown)
+        .hint("The server's log says why; the others are back."))
 }
 
 /// Makes the failure of a restore that is to put rights back and has no administrator's keys.
@@ -183,6 +218,18 @@ fn is_whole_zip(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_import_did_not_take_is_named() {
+        assert!(
+            not_taken("").is_ok()
+                && not_taken("{\"added\":{\"users\":[{\"name\":\"a\"}]},\"failed\":{}}").is_ok()
+        );
+        let answer = "{\"failed\":{\"policies\":null,\"userPolicies\":[{\"name\":\"im\",\"error\":\"no such policy\"}]}}";
+        let failure = not_taken(answer).unwrap_err();
+        assert_eq!(failure.exit(), ExitCode::Partial);
+        assert!(failure.chain().iter().any(|line| line.contains("userPolicies `im`")), "{failure:?}");
+    }
 
     #[test]
     fn only_a_zip_that_came_to_its_end_is_taken() {

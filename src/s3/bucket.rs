@@ -22,7 +22,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
-    capture::Capture,
+    capture::{self, Capture},
     client::{CallError, Server, Told, add_md5},
     facts::bucket_path,
 };
@@ -207,14 +207,14 @@ pub(super) async fn read(server: &Server, bucket: &str) -> Result<Settings> {
         ),
         (
             "notification",
-            // None is told by an empty document.
-            "<Event>",
+            "<NotificationConfiguration",
             document!(server, bucket, get_bucket_notification_configuration),
         ),
     ];
     for (name, root, outcome) in read {
         match outcome {
-            Ok(text) if name == "notification" && !text.contains(root) => {
+            // None is told by an empty document.
+            Ok(text) if name == "notification" && capture::is_childless(&text) => {
                 settings.documents.insert(name.to_owned(), None);
             }
             Ok(text) if text.trim().is_empty() || !text.contains(root) => {}

@@ -66,9 +66,35 @@ pub(super) fn below_root(document: &str, names: &[&str]) -> Option<Vec<usize>> {
     }
 }
 
+/// Returns whether a document is a root without anything in it; one that is not whole is none.
+pub(super) fn is_childless(document: &str) -> bool {
+    let mut reader = Reader::from_str(document);
+    let mut depth = 0_usize;
+    loop {
+        match reader.read_event() {
+            Ok(Event::Start(_)) if depth == 0 => depth = 1,
+            Ok(Event::Start(_)) | Err(_) => return false,
+            Ok(Event::Empty(_)) => return depth == 0,
+            Ok(Event::End(_)) => return true,
+            Ok(Event::Eof) => return document.trim().is_empty(),
+            Ok(_) => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::below_root;
+    use super::{below_root, is_childless};
+
+    #[test]
+    fn a_document_is_empty_only_if_nothing_is_in_it() {
+        for empty in ["", "<N/>", "<?xml version='1.0'?><N xmlns='x'> </N>", "<N></N>"] {
+            assert!(is_childless(empty), "{empty}");
+        }
+        for other in ["<N><EventBridgeConfiguration/></N>", "<N><Q><Event>e</Event></Q></N>", "<N", "none"] {
+            assert!(!is_childless(other), "{other}");
+        }
+    }
 
     #[test]
     fn only_a_whole_document_tells_its_elements() {

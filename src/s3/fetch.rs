@@ -318,7 +318,7 @@ impl Fetcher {
             tells_tags.store(true, Ordering::Relaxed);
         }
         let none = facts.tag_count.unwrap_or(0) == 0 && tells_tags.load(Ordering::Relaxed);
-        if self.no_tags.load(Ordering::Relaxed) {
+        if self.no_tags.load(Ordering::Relaxed) && facts.tag_count.unwrap_or(0) == 0 {
             return Ok(Ok(tags::Tags::new()));
         }
         // One object asks for all, if it can be for all.
@@ -347,7 +347,8 @@ impl Fetcher {
         let meta = &entry.meta;
         let asked = match (self.tags_denied.get(), meta.text("bucket"), versions::key_of(meta)) {
             (Some(Some(why)), ..) => Some(Err(why.clone())),
-            _ if self.no_tags.load(Ordering::Relaxed) => Some(Ok(tags::Tags::new())),
+            // What was known of an object is not forgotten because the server knows no tags now.
+            _ if self.no_tags.load(Ordering::Relaxed) => None,
             (_, Some(bucket), Some(key)) => {
                 let version = meta.text(versions::VERSION_ID).map(str::to_owned);
                 self.ask_tags(bucket, key, version).await?
@@ -370,13 +371,15 @@ impl Fetcher {
                 Ok(Some(Ok(tags_of(answer.tag_set()))))
             }
             Err(error) => match Told::from(&error) {
+                // AWS says so of what a delete marker hides.
+                Some(told) if told.code == "NoSuchKey" || told.status == 405 => Ok(None),
                 Some(told) if told.is_unknown_request() => {
                     self.no_tags.store(true, Ordering::Relaxed);
                     Ok(Some(Ok(tags::Tags::new())))
                 }
-                Some(told) if told.code == "NoSuchKey" => Ok(None),
                 // Some servers say it this way when there are none.
-                Some(told) if told.is_absent() => Ok(Some(Ok(tags::Tags::new()))),
+                Some(told) if told.code.starts_with("NoSuchTagSet") => Ok(Some(Ok(tags::Tags::new()))),
+                Some(told) if told.is_absent() => Ok(None),
                 Some(told) if told.status == 403 && !told.is_about_credentials() => {
                     self.tags_denied.set(Some(told.text())).ok();
                     Ok(Some(Err(told.text())))

@@ -155,7 +155,7 @@ impl Lister {
         // What a server refuses or writes unreadably because of the tags it gives without them.
         let is_usable = match &asked {
             Ok((_, told)) => told.is_some(),
-            Err(error) => Told::from(error).is_none_or(|told| told.status >= 500),
+            Err(error) => Told::from(error).is_none(),
         };
         if self.tells_tags && !is_usable {
             self.tells_tags = false;
