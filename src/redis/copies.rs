@@ -56,6 +56,8 @@ const TIME: &str = "%Y%m%dT%H%M%SZ";
 const AT: char = '@';
 const CUT: char = '~';
 const PLACE_CHARS_MAX: usize = 120;
+/// Begins a place that is a database of the source's own server.
+const DATABASE: &str = "db=";
 /// What goes without saying in a place.
 const USUAL_SCHEME: &str = "redis://";
 /// Bytes of a dump that are handed on at a time.
@@ -151,7 +153,7 @@ fn said(place: &str) -> Option<String> {
         }
     }
     let text = String::from_utf8(bytes).ok()?;
-    let is_whole = text.contains("://") || text.starts_with("db=");
+    let is_whole = text.contains("://") || text.starts_with(DATABASE);
     Some(if is_whole { text } else { format!("{USUAL_SCHEME}{text}") })
 }
 
@@ -213,20 +215,23 @@ fn listed(folder: &Path, is_meant: impl Fn(&Copy) -> bool) -> (Vec<Copy>, Vec<Co
     copies.into_iter().partition(|copy| copy.is_whole)
 }
 
-/// Removes those of a place that go: unfinished ones, old ones, and those beyond the newest few. The one that is
-/// `spared` stays.
-pub(super) fn tidy(folder: &Path, of: &Of, spared: Option<&Path>, now: DateTime<Utc>) {
-    let (whole, unfinished) = listed(folder, |copy| of.has(copy));
+/// Removes those of a source that go: unfinished ones, old ones, and of the place at hand those beyond the newest few.
+/// Those that are `spared` stay.
+pub(super) fn tidy(folder: &Path, of: &Of, spared: &[PathBuf], now: DateTime<Utc>) {
+    let (whole, unfinished) = listed(folder, |copy| copy.source == of.source);
+    // Of the place at hand come first: their places in the list are their ranks.
+    let (whole, elsewhere): (Vec<Copy>, Vec<Copy>) = whole.into_iter().partition(|copy| of.has(copy));
     let age = |copy: &Copy| now - copy.at;
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let spared = spared.map(real);
+    let spared: Vec<PathBuf> = spared.iter().map(|path| real(path)).collect();
     let goes = |(rank, copy): &(usize, Copy)| {
         let is_surplus = *rank >= COPIES_MAX && age(copy) > TimeDelta::days(DAYS_MIN);
-        (is_surplus || age(copy) > TimeDelta::days(DAYS_MAX)) && spared != Some(real(&copy.path))
+        (is_surplus || age(copy) > TimeDelta::days(DAYS_MAX)) && !spared.contains(&real(&copy.path))
     };
     // A younger one may be another restore's, which is still writing it.
     let unfinished = unfinished.into_iter().filter(|copy| age(copy) > TimeDelta::days(DAYS_MIN));
-    let old = whole.into_iter().enumerate().filter(goes).map(|(_, copy)| copy);
+    let elsewhere = elsewhere.into_iter().map(|copy| (0, copy));
+    let old = whole.into_iter().enumerate().chain(elsewhere).filter(goes).map(|(_, copy)| copy);
     for copy in unfinished.chain(old) {
         // One that stays is looked at again the next time.
         drop(fs::remove_file(copy.path));
@@ -236,10 +241,13 @@ pub(super) fn tidy(folder: &Path, of: &Of, spared: Option<&Path>, now: DateTime<
 /// Tells which copies of a source there are; a source without has no finding.
 pub fn examine(name: &SourceName, config: &RedisConfig, home: &Home) -> Vec<Finding> {
     let copies = kept(&folder(home, config), name);
-    let Some(newest) = copies.first() else { return Vec::new() };
+    // Those of the source's own server are what most people look for.
+    let own = copies.iter().find(|copy| copy.place.is_empty());
+    let Some(newest) = own.or(copies.first()) else { return Vec::new() };
     let count = if copies.len() == 1 { "1 copy".to_owned() } else { format!("{} copies", copies.len()) };
     let at = newest.at.to_rfc3339_opts(SecondsFormat::Secs, true);
-    let detail = format!("{count}, the newest of {at}: `{}` loads it", newest.command());
+    let detail =
+        format!("{count}, the newest of {}: {at}, `{}` loads it", newest.shown_place(), newest.command());
     vec![COPIES.found(Status::Ok, detail)]
 }
 
@@ -282,12 +290,15 @@ impl CopySource {
             let named = self.named.as_ref().filter(|copy| copy.source == self.name);
             return Ok(named.and_then(Copy::elsewhere));
         };
-        if facts.source != self.name || facts.into.is_some() {
-            return Ok(facts.into.clone().filter(|_| facts.source == self.name));
-        }
-        // Sentinels name another server each time, and it is the same data.
-        if facts.url == config.url || facts.url.is_empty() || !config.sentinels.is_empty() {
+        if facts.source != self.name {
             return Ok(None);
+        }
+        // A database alone is one of the source's own server.
+        let is_elsewhere = facts.into.as_ref().is_some_and(|into| !into.starts_with(DATABASE));
+        // Sentinels name another server each time, and it is the same data.
+        let is_same = facts.url == config.url || facts.url.is_empty() || !config.sentinels.is_empty();
+        if is_elsewhere || is_same {
+            return Ok(facts.into.clone());
         }
         let (name, then, now) = (&self.name, &facts.url, &config.url);
         let what = format!("the copy was taken at {then}, and source `{name}` is {now} now");
@@ -434,16 +445,18 @@ mod tests {
             path
         };
         let made: Vec<PathBuf> = (0..6).map(|nth| make(nth * 10)).collect();
-        tidy(at, &own, None, begin + TimeDelta::hours(23));
+        tidy(at, &own, &[], begin + TimeDelta::hours(23));
         assert_eq!(kept(at, &name).len(), 6);
         assert_eq!(kept(at, &name)[0].path, made[5]);
         let elsewhere = of("redis", Some("db=3"));
         let (_, beside) = free_paths(at, &elsewhere, begin - TimeDelta::days(1));
         fs::write(&beside, "").unwrap();
-        tidy(at, &own, Some(&made[0]), begin + TimeDelta::hours(26));
+        tidy(at, &own, &made[..1], begin + TimeDelta::hours(26));
         let left: Vec<PathBuf> = kept(at, &name).into_iter().map(|copy| copy.path).collect();
         assert_eq!(left, [&made[5], &made[4], &made[3], &made[0], &beside].map(Clone::clone));
-        tidy(at, &elsewhere, None, begin + TimeDelta::days(40));
-        assert_eq!(kept(at, &name).len(), 4, "each place has copies of its own");
+        tidy(at, &elsewhere, &[], begin + TimeDelta::hours(27));
+        assert_eq!(kept(at, &name).len(), 5, "each place has copies of its own");
+        tidy(at, &elsewhere, &[], begin + TimeDelta::days(40));
+        assert_eq!(kept(at, &name).len(), 0, "and thirty days are for all of them");
     }
 }

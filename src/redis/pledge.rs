@@ -107,7 +107,11 @@ enum Line {
 /// What a file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Note {
+    /// Of the last restore.
     owed: Option<Owed>,
+    /// What one or more of them filled in part, with the copy that the first of these made: those of later ones hold the
+    /// part.
+    filled: Option<Owed>,
     asked: Vec<(String, u16)>,
     whole: bool,
 }
@@ -117,13 +121,29 @@ impl Note {
         let mut note = Self::default();
         for line in text.lines() {
             match serde_json::from_str(line) {
-                Ok(Line::Owed(owed)) => note.owed = Some(owed),
+                Ok(Line::Owed(owed)) => {
+                    note.fill(&owed);
+                    note.owed = Some(owed);
+                }
                 Ok(Line::Asked { host, port }) => note.asked.push((host, port)),
                 Ok(Line::Whole) => note.whole = true,
                 Err(_) => {}
             }
         }
         note
+    }
+
+    fn fill(&mut self, owed: &Owed) {
+        if owed.filling.is_none() {
+            return;
+        }
+        let filled = self.filled.get_or_insert_with(|| owed.clone());
+        if owed.filling == Some(Place::Whole) {
+            filled.filling = owed.filling;
+        }
+        if filled.safety.is_none() {
+            filled.safety.clone_from(&owed.safety);
+        }
     }
 }
 
@@ -132,6 +152,8 @@ impl Note {
 pub(super) struct Pledge {
     file: Arc<Mutex<File>>,
     path: PathBuf,
+    /// What restores that were killed before have filled in part.
+    left: Option<Owed>,
 }
 
 impl Pledge {
@@ -156,17 +178,17 @@ impl Pledge {
         let path = home.folder.join(file_name(&owed.source, &owed.url));
         let what = || format!("the note `{}` for the time of the restore cannot be written", path.display());
         make_folder(&home.folder).failed(ExitCode::Failed, what)?;
-        // What was filled in part is owed until all is done again: the last such line counts.
-        let dead = read(&path)?;
-        let is_filled = dead.is_some_and(|(_, note)| note.owed.is_some_and(|owed| owed.filling.is_some()));
+        // What was filled in part is owed until all is done again.
+        let left = read(&path)?.and_then(|(_, note)| note.filled);
+        let is_new = left.is_none();
         let opened =
-            fs::OpenOptions::new().append(true).create(true).create_new(!is_filled).mode(0o600).open(&path);
+            fs::OpenOptions::new().append(true).create(true).create_new(is_new).mode(0o600).open(&path);
         let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(busy(&path)),
             opened => opened.failed(ExitCode::Failed, what)?,
         };
         flock(&file, FlockOperation::NonBlockingLockExclusive).failed(ExitCode::Failed, what)?;
-        let pledge = Self { file: Arc::new(Mutex::new(file)), path: path.clone() };
+        let pledge = Self { file: Arc::new(Mutex::new(file)), path: path.clone(), left };
         pledge
             .add(&Line::Owed(owed))
             .and_then(|()| sync_names(&home.folder))
@@ -194,10 +216,45 @@ impl Pledge {
         file.sync_data()
     }
 
-    /// Takes the note away: nothing is owed any more.
+    /// Takes the note away: what was wanted is in its place, and nothing is owed any more.
     pub(super) fn paid(self) -> Result<()> {
         remove(&self.path)
     }
+
+    /// Ends what this restore owes, which has failed and said so; what an earlier one filled in part stays owed.
+    pub(super) fn given_back(self) -> Result<()> {
+        settle(&self.path, self.left.as_ref())
+    }
+}
+
+/// Makes a note say nothing but that a place was filled in part, or goes, where none was.
+fn settle(path: &Path, filled: Option<&Owed>) -> Result<()> {
+    let Some(filled) = filled else { return remove(path) };
+    let what = || format!("the note `{}` cannot be written", path.display());
+    let write = || -> io::Result<()> {
+        let mut text = serde_json::to_vec(&Line::Owed(filled.clone()))?;
+        text.push(b'\n');
+        // No name of a note, so that nobody reads the half of one.
+        let next = path.with_extension("next");
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+        file.write_all(&text)?;
+        file.sync_data()?;
+        fs::rename(&next, path)?;
+        path.parent().map_or(Ok(()), sync_names)
+    };
+    write().failed(ExitCode::Failed, what)
+}
+
+/// Returns the copies that notes name: what they are of can be had from nowhere else.
+pub(super) fn copies(home: &Home) -> Vec<PathBuf> {
+    let notes = fs::read_dir(&home.folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let notes = notes.filter(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
+    let owed = notes.filter_map(|path| fs::read_to_string(path).ok()).flat_map(|text| {
+        let note = Note::of(&text);
+        [note.owed, note.filled]
+    });
+    owed.flatten().filter_map(|owed| owed.safety).collect()
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -231,12 +288,8 @@ pub(super) async fn repay(home: &Home, server: &Arc<Server>, owner: &Owner<'_>) 
     let path = home.folder.join(file_name(owner.name.as_str(), &owner.config.url));
     let Some((_lock, note)) = read(&path)? else { return Ok(None) };
     let Some(owed) = note.owed.clone() else { return remove(&path).map(|()| None) };
-    if let Some(place) = owed.filling {
-        let what = format!("a restore of {}, key by key, was killed before its end", server.shown());
-        if owner.replaces != Some(Place::Whole) && owner.replaces != Some(place) {
-            return Err(half_filled(what, &owed, &path));
-        }
-        return Ok(Some(format!("{what}; what it left is now replaced")));
+    if owed.filling.is_some() {
+        return may_fill(server, &note, owner, &path);
     }
     let mut control = Control::open(server).await?;
     let may_empty = owner.replaces == Some(Place::Whole);
@@ -248,8 +301,21 @@ pub(super) async fn repay(home: &Home, server: &Arc<Server>, owner: &Owner<'_>) 
             control.set(&change.name, &change.old).await?;
         }
     }
-    remove(&path)?;
-    Ok(Some(done))
+    settle(&path, note.filled.as_ref())?;
+    Ok(Some(match may_fill(server, &note, owner, &path)? {
+        Some(more) => format!("{done}; {more}"),
+        None => done,
+    }))
+}
+
+/// Fails when a place was filled in part, unless what comes replaces it.
+fn may_fill(server: &Server, note: &Note, owner: &Owner<'_>, path: &Path) -> Result<Option<String>> {
+    let Some(filled) = &note.filled else { return Ok(None) };
+    let what = format!("a restore of {}, key by key, was killed before its end", server.shown());
+    if owner.replaces != Some(Place::Whole) && owner.replaces != filled.filling {
+        return Err(half_filled(what, filled, path));
+    }
+    Ok(Some(format!("{what}; what it left is now replaced")))
 }
 
 /// Whose server it is, and what may become of it.
@@ -410,7 +476,7 @@ mod tests {
         assert!(!text.contains("t0ken"), "{text}");
         let (_lock, note) = read(&path).unwrap().unwrap();
         let asked = vec![("172.17.0.1".to_owned(), 4000)];
-        assert_eq!(note, Note { owed: Some(owed()), asked, whole: true });
+        assert_eq!(note, Note { owed: Some(owed()), asked, whole: true, ..Note::default() });
     }
 
     #[test]
@@ -422,6 +488,34 @@ mod tests {
         assert_eq!(elsewhere(&home, &name, "redis://b"), ["redis://a"]);
         assert!(elsewhere(&home, &name, "redis://a").is_empty());
         assert!(elsewhere(&home, &SourceName::new("red").unwrap(), "redis://b").is_empty());
+    }
+
+    #[test]
+    fn what_was_filled_in_part_stays_owed_until_a_restore_succeeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home { folder: folder.path().to_owned(), recipients: Vec::new() };
+        let filling = |safety: &str| Owed {
+            filling: Some(Place::Whole),
+            safety: Some(PathBuf::from(safety)),
+            ..owed()
+        };
+        let first = Pledge::begin(&home, filling("/good")).unwrap();
+        let path = first.path.clone();
+        // It is killed, and so is the next one, which copied the part.
+        drop(first);
+        drop(Pledge::begin(&home, filling("/part")).unwrap());
+        // One that takes the server over fails before it changes anything, and one that fills it as well.
+        Pledge::begin(&home, owed()).unwrap().given_back().unwrap();
+        Pledge::begin(&home, filling("/another")).unwrap().given_back().unwrap();
+        let (lock, note) = read(&path).unwrap().unwrap();
+        assert_eq!(note.filled.unwrap().safety, Some(PathBuf::from("/good")));
+        assert!(copies(&home).contains(&PathBuf::from("/good")));
+        drop(lock);
+        Pledge::begin(&home, filling("/last")).unwrap().paid().unwrap();
+        assert!(!path.exists() && copies(&home).is_empty());
+        // Without such a debt nothing stays.
+        Pledge::begin(&home, owed()).unwrap().given_back().unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -24,6 +24,7 @@ use super::{
     home::{Home, make_folder, sync_names},
     merge::Part,
     moment::{ASKS_MAX, Before},
+    pledge,
     rdb::Survey,
     sealed::{self, Facts},
     server::Server,
@@ -90,13 +91,14 @@ impl Safety {
         let (source, into, url) = (name.clone(), into.map(str::to_owned), config.url.clone());
         let facts = Facts { source, into, url, server };
         let (recipients, spool) = (home.recipients.clone(), archive.spool.clone());
-        let spared = spared.map(Path::to_owned);
+        let mut kept = pledge::copies(home);
+        kept.extend(spared.map(Path::to_owned));
         let what = || "the safety copy was not made".to_owned();
         let keep = tokio::task::spawn_blocking(move || {
-            let kept = keep(&folder, &facts, &recipients, &spool, at)?;
+            let file = keep(&folder, &facts, &recipients, &spool, at)?;
             let of = Of { source: facts.source, into: facts.into };
-            copies::tidy(&folder, &of, spared.as_deref(), now);
-            Ok::<_, Failure>(kept)
+            copies::tidy(&folder, &of, &kept, now);
+            Ok::<_, Failure>(file)
         });
         let file = keep.await.failed(ExitCode::Failed, what)??;
         Ok(Self { archive, file: Some(file) })
@@ -228,12 +230,12 @@ mod tests {
         let mut kept = Vec::new();
         for on in [0, 1, 2, 3] {
             kept.push(keep(&at, &facts(&name), &recipients, &spool, day(on)).unwrap());
-            copies::tidy(&at, &name, None, day(on));
+            copies::tidy(&at, &name, &[], day(on));
         }
         let there = |path: &PathBuf| path.exists();
         assert_eq!(kept.iter().map(there).collect::<Vec<_>>(), [false, true, true, true]);
         let last = keep(&at, &facts(&name), &recipients, &spool, day(40)).unwrap();
-        copies::tidy(&at, &name, None, day(40));
+        copies::tidy(&at, &name, &[], day(40));
         assert!(!kept.iter().any(there), "they are older than 30 days");
         assert!(there(&beside), "another source's copies are its own");
         let left: Vec<_> = fs::read_dir(&at).unwrap().flatten().map(|entry| entry.path()).collect();

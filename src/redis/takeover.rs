@@ -127,7 +127,7 @@ impl Takeover<'_> {
             && self.is_free().await
             && let Some(pledge) = conditions.pledge
         {
-            pledge.paid()?;
+            if restored.is_ok() { pledge.paid() } else { pledge.given_back() }?;
         }
         match (restored, put_back) {
             (Err(failure), Err(other)) => Err(failure.hint(other.one_line())),

@@ -347,8 +347,9 @@ impl RedisTarget {
     ) -> Result<()> {
         let pledge = self.note_filling(ready, options)?;
         let written = self.write_noted(server, ready, (proven, options), tally).await;
-        let paid = pledge.map_or(Ok(()), Pledge::paid);
-        written.and(paid)
+        let end = if written.is_ok() { Pledge::paid } else { Pledge::given_back };
+        let ended = pledge.map_or(Ok(()), end);
+        written.and(ended)
     }
 
     async fn write_noted(
