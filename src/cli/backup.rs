@@ -18,6 +18,7 @@ use crate::{
         sync::{Copies, after_backup},
     },
     names::{ByteCount, RunName},
+    repo::format::Status,
 };
 
 /// Make a snapshot now.
@@ -86,9 +87,11 @@ fn tell(made: &Made, run: &RunName, session: &Session) -> ExitCode {
     let exit = made.exit();
     let (facts, line) = match made {
         Made::Part(part) => part_facts(part),
-        Made::Before(id) => {
-            let facts = json!({ "snapshot": id, "status": "before", "run": run, "sources": [] });
-            (facts, format!("run {run} became snapshot {id} before: nothing was read"))
+        Made::Before(id, status) => {
+            let is_whole = *status == Status::Complete;
+            let facts = json!({ "snapshot": id, "status": "before", "complete": is_whole, "run": run, "sources": [] });
+            let which = if is_whole { "snapshot" } else { "partial snapshot" };
+            (facts, format!("run {run} became {which} {id} before: nothing was read"))
         }
         Made::Whole(_) => unreachable!("a snapshot is told of elsewhere"),
     };

@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sha2::{Digest, Sha256};
+
 use super::{
     backup::{self, Before, Ready, Report, SourceReport},
     open::{Opening, RunLock},
@@ -24,9 +26,9 @@ use super::{
 };
 use crate::{
     crypt::SigningKey,
-    error::{ExitCode, Failure, Result},
+    error::{Context, ExitCode, Failure, Result},
     flow::Problem,
-    names::{Job, RunName, SnapshotId, Task},
+    names::{Job, PackId, RunName, SnapshotId, Task},
     policy::{SourceConfig, Stack},
     repo::{
         Append, Division, Joined, Part, PartFailure, Planned, PlannedShare, PlannedSource, RUN_TAKES_MAX,
@@ -124,8 +126,8 @@ pub enum Made {
     Part(PartReport),
     /// The snapshot of all parts.
     Whole(Box<Report>),
-    /// Nothing: the run had become this snapshot before.
-    Before(SnapshotId),
+    /// Nothing: the run had become this snapshot before, whole or not.
+    Before(SnapshotId, Status),
 }
 
 /// What became of one part.
@@ -150,8 +152,11 @@ impl Made {
     pub fn exit(&self) -> ExitCode {
         match self {
             Self::Whole(report) => report.exit(),
+            // What a part lacks is told when it is made, and again by the snapshot: one that is asked for again is there.
+            Self::Part(part) if part.was_there => ExitCode::Ok,
             Self::Part(part) => backup::exit_of(&part.sources),
-            Self::Before(_) => ExitCode::Ok,
+            Self::Before(_, Status::Complete) => ExitCode::Ok,
+            Self::Before(..) => ExitCode::Partial,
         }
     }
 }
@@ -161,7 +166,9 @@ impl Remembered for Made {
         match self {
             Self::Whole(report) => report.outcome(),
             Self::Part(_) => Outcome { exit: Some(self.exit()), ..Outcome::default() },
-            Self::Before(id) => Outcome { snapshot: Some(id.clone()), ..Outcome::default() },
+            Self::Before(id, _) => {
+                Outcome { snapshot: Some(id.clone()), exit: Some(self.exit()), ..Outcome::default() }
+            }
         }
     }
 }
@@ -180,7 +187,7 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Made> {
 async fn whole(context: RunContext<'_>, wanted: &Wanted) -> Result<Made> {
     let process = Process::begin(context, wanted).await?;
     let made = process.part(context).await?;
-    if let Made::Before(_) = made {
+    if let Made::Before(..) = made {
         return Ok(made);
     }
     let began = Instant::now();
@@ -210,14 +217,14 @@ impl Process {
             Some(planned) => planned,
             None => repository.plan_run(plan(context, &repository, wanted).await?).await?,
         };
-        check(&planned.plan, context, shard)?;
+        check(&planned.plan, context, wanted, repository.config().revision)?;
         Ok(Self { opening, repository, planned, shard })
     }
 
     /// Reads the share of this process, unless its part is there.
     async fn part(&self, context: RunContext<'_>) -> Result<Made> {
-        if let Some(snapshot) = self.repository.run_ended(&self.planned.plan.run).await? {
-            return Ok(Made::Before(snapshot));
+        if let Some((snapshot, status)) = self.repository.run_ended(&self.planned.plan.run).await? {
+            return Ok(Made::Before(snapshot, status));
         }
         let report = |was_there, sources, part: &Part| PartReport {
             run: self.planned.plan.run.clone(),
@@ -451,7 +458,8 @@ async fn plan(context: RunContext<'_>, repository: &Repository<Append>, wanted: 
             let position = stack.sources.iter().position(|one| one.name == config.name).unwrap_or_default();
             PlannedShare::Whole(u32::try_from(position % count).unwrap_or_default())
         };
-        sources.push(PlannedSource { name: config.name.clone(), kind: config.kind.word().to_owned(), share });
+        let (name, kind) = (config.name.clone(), config.kind.word().to_owned());
+        sources.push(PlannedSource { name, kind, policy: policy_of(config)?, share });
     }
     Ok(RunPlan {
         format: FORMAT,
@@ -459,6 +467,7 @@ async fn plan(context: RunContext<'_>, repository: &Repository<Append>, wanted: 
         run: wanted.run.clone(),
         parts: wanted.shard.of,
         stack: stack.name.clone(),
+        config: repository.config().revision,
         began: ground.clock.now(),
         tag: wanted.tag.clone(),
         pin: wanted.pin.clone(),
@@ -467,8 +476,8 @@ async fn plan(context: RunContext<'_>, repository: &Repository<Append>, wanted: 
 }
 
 /// Fails unless this process is one of those that the plan is for.
-fn check(plan: &RunPlan, context: RunContext<'_>, shard: Shard) -> Result<()> {
-    let run = &plan.run;
+fn check(plan: &RunPlan, context: RunContext<'_>, wanted: &Wanted, revision: u32) -> Result<()> {
+    let (run, shard) = (&plan.run, wanted.shard);
     let new = "Give the next run another name, such as its date.";
     if plan.parts != shard.of {
         let what = format!("run `{run}` was begun with {} parts, not {}", plan.parts, shard.of);
@@ -478,12 +487,46 @@ fn check(plan: &RunPlan, context: RunContext<'_>, shard: Shard) -> Result<()> {
         let what = format!("run `{run}` began at {} and has ended", plan.began.format("%Y-%m-%dT%H:%M:%SZ"));
         return Err(Failure::new(ExitCode::Usage, what).hint(new));
     }
-    let mine = context.stack.sources_in_order().into_iter().map(|one| (one.name.as_str(), one.kind.word()));
-    let planned = plan.sources.iter().map(|one| (one.name.as_str(), one.kind.as_str()));
-    if plan.stack != context.stack.name || !mine.eq(planned) {
+    if plan.config != revision {
+        let what = format!("the keys of the repository changed since run `{run}` began");
+        return Err(Failure::new(ExitCode::Usage, what)
+            .because("its parts are sealed to those that could read then")
+            .hint(new));
+    }
+    let is_said = |mine: &Option<String>, planned: &Option<String>| mine.is_none() || mine == planned;
+    if !is_said(&wanted.tag, &plan.tag) || !is_said(&wanted.pin, &plan.pin) {
+        let what = format!("run `{run}` was begun with another tag or pin");
+        return Err(Failure::new(ExitCode::Usage, what)
+            .hint("Give all of its processes the same.")
+            .hint(new));
+    }
+    let sources = context.stack.sources_in_order();
+    let mine: Vec<_> =
+        sources.into_iter().map(|one| Ok((&one.name, policy_of(one)?))).collect::<Result<_>>()?;
+    let planned = plan.sources.iter().map(|one| (&one.name, one.policy));
+    if plan.stack != context.stack.name || !mine.into_iter().eq(planned) {
         let what = format!("run `{run}` is of other sources than this policy has");
         return Err(Failure::new(ExitCode::Usage, what)
             .hint("Give all processes of a run the same policy, and the next run another name."));
     }
+    let is_divided = |one: &PlannedSource| match &one.share {
+        PlannedShare::Divided(division) => division.borders.len() + 1 == plan.parts as usize,
+        PlannedShare::Whole(part) => *part < plan.parts,
+    };
+    if !plan.sources.iter().all(is_divided) {
+        return Err(Failure::new(
+            ExitCode::Damage,
+            format!("the plan of run `{run}` does not fit its parts"),
+        )
+        .hint(new));
+    }
     Ok(())
+}
+
+/// Returns the digest of what the policy says of a source; of secrets it says only where they are.
+fn policy_of(config: &SourceConfig) -> Result<PackId> {
+    let told = serde_json::to_vec(&config.kind).failed(ExitCode::Failed, || {
+        format!("what the policy says of `{}` cannot be written", config.name)
+    })?;
+    Ok(PackId(Sha256::digest(told).into()))
 }

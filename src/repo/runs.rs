@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Append, Repository,
     commit::Whole,
-    format::{self, FORMAT, SourceManifest},
+    format::{self, FORMAT, SourceManifest, Status},
     marks,
     writer::{Committed, Label, SnapshotWriter, SourceTally},
 };
@@ -56,6 +56,8 @@ pub struct RunPlan {
     pub parts: u32,
     /// The stack.
     pub stack: String,
+    /// The revision of the config to whose readers all parts are sealed.
+    pub config: u32,
     /// When it began.
     #[serde(deserialize_with = "stored_time")]
     pub began: DateTime<Utc>,
@@ -77,6 +79,8 @@ pub struct PlannedSource {
     pub name: SourceName,
     /// Its engine.
     pub kind: String,
+    /// SHA-256 of its part of the policy, which is the same for all processes.
+    pub policy: PackId,
     /// Who reads it.
     pub share: PlannedShare,
 }
@@ -151,6 +155,7 @@ struct Ended {
     repository: String,
     run: RunName,
     snapshot: SnapshotId,
+    status: Status,
 }
 
 /// A record as it lies in the store, before it is sealed.
@@ -233,11 +238,11 @@ impl Repository<Append> {
         Ok(parts)
     }
 
-    /// Returns the snapshot that a run became, if it was committed.
-    pub async fn run_ended(&self, run: &RunName) -> Result<Option<SnapshotId>> {
+    /// Returns the snapshot that a run became, if it was committed, and whether it is whole.
+    pub async fn run_ended(&self, run: &RunName) -> Result<Option<(SnapshotId, Status)>> {
         let Some((ended, _)) = self.record::<Ended>(&end_key(run)).await? else { return Ok(None) };
         self.check_record(&end_key(run), (ended.format, &ended.repository), (&ended.run, run))?;
-        Ok(Some(ended.snapshot))
+        Ok(Some((ended.snapshot, ended.status)))
     }
 
     /// Commits what the parts are together, and notes that the run has ended.
@@ -270,6 +275,7 @@ impl Repository<Append> {
             repository: self.core.config.repository.clone(),
             run: plan.run.clone(),
             snapshot: committed.id.clone(),
+            status: committed.status,
         };
         // The snapshot is there, whatever becomes of the notes about it.
         if let Err(failure) = self.note_end(&ended, parts).await {

@@ -109,10 +109,16 @@ impl Lister {
 
     /// Returns the next object, `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Listed>> {
-        while self.page.is_empty() && !self.ended {
-            self.turn().await?;
-        }
-        let Some(listed) = self.page.pop_front() else { return Ok(None) };
+        let listed = loop {
+            while self.page.is_empty() && !self.ended {
+                self.turn().await?;
+            }
+            let Some(listed) = self.page.pop_front() else { return Ok(None) };
+            // A server may take the key to begin behind for the one to begin with, or begin where it always does.
+            if self.span.after.as_ref().is_none_or(|after| listed.key > *after) {
+                break listed;
+            }
+        };
         if self.last_key.as_deref().is_some_and(|last| last >= listed.key.as_str()) {
             let last = self.last_key.take().unwrap_or_default();
             return Err(untrusted(&self.bucket, &format!("`{}` came after `{last}`", listed.key)));

@@ -5,7 +5,8 @@
 //! one. So every object belongs to exactly one share, and the entries of all shares one after the other are the
 //! entries of the whole.
 //!
-//! *Order.* The first share has the settings of all buckets, for these come before all objects.
+//! *Order.* The first share has the settings of all buckets, for these come before all objects; the last has what comes
+//! behind them.
 //!
 //! *Crash.* Nothing is written here; borders are kept by whoever asked for them.
 //!
@@ -78,6 +79,11 @@ impl Share {
     /// Returns whether it begins before all objects.
     pub(super) fn is_first(&self) -> bool {
         self.after.is_none()
+    }
+
+    /// Returns whether it ends behind all objects.
+    pub(super) fn is_last(&self) -> bool {
+        self.to.is_none()
     }
 
     /// Returns which keys of a bucket it has; `None` when it cannot have one.

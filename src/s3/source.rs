@@ -149,7 +149,7 @@ impl Source for S3Source {
         let mut merge = Merge::new(previous).await?;
         let mut buckets = all.clone();
         buckets.retain(|name| share.is_first() || share.span(name).is_some());
-        let admin = if share.is_first() { Admin::of(&self.name, &self.config)? } else { None };
+        let admin = if share.is_last() { Admin::of(&self.name, &self.config)? } else { None };
         let items = buckets.iter().cloned().chain(admin.iter().map(|_| admin::ITEM.to_owned()));
         sink.announce(items.collect()).await?;
         let mut with_versions = BTreeSet::new();
