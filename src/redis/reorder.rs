@@ -8,7 +8,7 @@
 //! checksum of its own. Only hints for the tables of cluster slots are left out.
 //!
 //! *Order.* The dump is walked and its keys gathered in runs of [`RUN_BYTES`], each sorted and written to a file. Then
-//! the first dump is let go and the runs are merged. Whoever sends the result compares its digest with the first dump's.
+//! the first dump is let go and the runs are merged. Whoever sends the result compares its digest with the first one's.
 //!
 //! *Crash.* All files are without names and go with the process. A folder that has no room for the runs, or for the
 //! result where no runs were needed, leaves the dump as it came.
