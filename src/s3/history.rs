@@ -208,12 +208,15 @@ fn is_alike(attrs: &Attrs, listed: &Listed) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod laws {
     use chrono::DateTime;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::s3::versions::{Version, marker_meta};
+    use crate::{
+        flow::EntryMeta,
+        s3::versions::{LATEST, VERSION_OF, Version, marker_meta},
+    };
 
     fn listed(key: &str, id: &str, etag: &str) -> Listed {
         Listed {
@@ -233,7 +236,7 @@ mod tests {
     }
 
     /// A history of contents, the oldest first; a delete marker is the empty one.
-    fn history(contents: &[String], block_max: usize) -> Option<History> {
+    pub fn history(contents: &[String], block_max: usize) -> Option<History> {
         let mut newest_first = contents.iter().enumerate().rev().map(|(n, etag)| {
             let mut one = listed("k", &n.to_string(), etag);
             one.version.as_mut().unwrap().is_latest = n + 1 == contents.len();
@@ -246,12 +249,23 @@ mod tests {
         Some(history)
     }
 
+    /// The entry of a version with this content, of the same key.
+    pub fn version(etag: &str, is_latest: bool) -> EntryMeta {
+        let mut meta = marker_meta("b", &listed("k", "v", etag)).unwrap();
+        if is_latest && etag.is_empty() {
+            meta.attrs.insert(LATEST.to_owned(), true.into());
+        } else if is_latest {
+            meta.attrs.remove(VERSION_OF);
+            meta.attrs.insert("key".to_owned(), "k".into());
+        }
+        meta
+    }
+
     /// Writes a history over another, as a restore does; returns what stands there then and how many were written.
     fn restore(snapshot: &[String], there: &[String]) -> (Vec<String>, usize) {
         let (mut line, mut after) = (Line::new(history(there, 2)), there.to_vec());
         for (n, etag) in snapshot.iter().enumerate() {
-            let mut meta = marker_meta("b", &listed("k", "v", etag)).unwrap();
-            meta.attrs.insert("nth".to_owned(), n.into());
+            let meta = version(etag, false);
             if line.find(&meta.attrs, n + 1 == snapshot.len()).unwrap().is_none() {
                 after.push(etag.clone());
             }
@@ -260,7 +274,7 @@ mod tests {
         (after, written)
     }
 
-    fn contents() -> impl Strategy<Value = Vec<String>> {
+    pub fn contents() -> impl Strategy<Value = Vec<String>> {
         proptest::collection::vec("[abc]?", 0..8)
     }
 

@@ -32,13 +32,14 @@ use super::{
     client::Server,
     facts::{Facts, bucket_path},
     guard::Conditions,
-    history::{Histories, Line},
+    history::Histories,
+    in_hand::{Fate, InHand},
     listing::Lister,
-    put::{Done, Job, Putter, There, not_all},
+    put::{Done, Job, NEWEST_LACKS, Putter, There, not_all},
     ranges::Span,
     source::exclusion,
     standing::Standing,
-    versions::{self, LATEST, VERSIONS},
+    versions::{self, VERSIONS},
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
@@ -181,6 +182,7 @@ impl Target for S3Target {
         }
         let mut run = Run::new(&self, &server, &options)?;
         run.lacking = entries.problems().len() as u64;
+        run.lacks = entries.problems().iter().map(|problem| problem.what.clone()).collect();
         let done = options.stop.run_until_cancelled(Box::pin(run.all(next, entries))).await;
         let stopped = || Failure::new(ExitCode::Interrupted, "the restore was stopped").into();
         let done = done.unwrap_or_else(|| Err(stopped()));
@@ -210,6 +212,10 @@ struct Run<'a> {
     last: (String, String),
     /// The history in hand: what of it stands in the target, and what is being written of it.
     history: Option<InHand>,
+    /// What is wanted.
+    only: &'a Selection,
+    /// The objects, as `bucket/key`, that the snapshot knows that it has not.
+    lacks: BTreeSet<String>,
     objects: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     puts: JoinSet<FlowResult<Done>>,
@@ -239,39 +245,14 @@ struct Found {
     conditions: Conditions,
     /// Whether the snapshot has all versions of its objects and the bucket keeps them.
     keeps: bool,
+    /// Versions that were left out, because the bucket keeps none.
+    left_out: u64,
     /// What it has of them, where it is walked as a whole.
     histories: Option<Histories>,
 }
 
-/// The history of one key on its way.
-struct InHand {
-    /// What of it stands in the target; `None` where that keeps no versions.
-    line: Option<Line>,
-    /// What stands under the key before the first version is written.
-    there: There,
-    /// Comes when the version before is written.
-    turn: Option<oneshot::Receiver<()>>,
-}
-
-impl InHand {
-    /// Returns what stands where a version goes; `None` where it cannot be written.
-    fn there(&mut self, meta: &EntryMeta) -> Result<Option<There>> {
-        let Some(line) = &mut self.line else {
-            let there = std::mem::replace(&mut self.there, There::Unknown);
-            return Ok(Some(there).filter(|_| !versions::is_marker(meta)));
-        };
-        let is_object = meta.attrs.contains_key("key");
-        Ok(Some(match line.find(&meta.attrs, is_object || meta.attrs.contains_key(LATEST))? {
-            // What the key shows is the same in all that is said of it, or is written once more.
-            Some(found) if is_object => There::Object(found.etag),
-            Some(_) => There::Same,
-            None => std::mem::replace(&mut self.there, There::Older),
-        }))
-    }
-}
-
 impl<'a> Run<'a> {
-    fn new(target: &'a S3Target, server: &Server, options: &WriteOptions) -> Result<Self> {
+    fn new(target: &'a S3Target, server: &Server, options: &'a WriteOptions) -> Result<Self> {
         let mode = match (options.replace, options.only.is_all()) {
             (false, _) => Mode::Empty,
             (true, true) => {
@@ -287,6 +268,8 @@ impl<'a> Run<'a> {
             buckets: BTreeMap::new(),
             last: (String::new(), String::new()),
             history: None,
+            only: &options.only,
+            lacks: BTreeSet::new(),
             objects: Arc::new(Semaphore::new(target.config.concurrency.max(1))),
             memory: Arc::new(Semaphore::new(MEMORY_MIB as usize)),
             puts: JoinSet::new(),
@@ -407,7 +390,7 @@ impl<'a> Run<'a> {
             );
             self.target.monitor.step(Some(&self.target.name), what);
         }
-        let found = Found { settings, ours, walked: created, conditions, keeps, histories };
+        let found = Found { settings, ours, walked: created, conditions, keeps, left_out: 0, histories };
         self.buckets.insert(bucket.to_owned(), found);
         Ok(())
     }
@@ -420,36 +403,55 @@ impl<'a> Run<'a> {
         if here < self.last || here == self.last && !versions::is_version(&entry.meta) {
             return Err(self.odd(&entry.meta, "it does not come in the order of keys").into());
         }
+        let is_version = versions::is_version(&entry.meta);
         if !self.buckets.contains_key(&bucket) {
-            self.found(&bucket, Settings::default(), false).await?;
+            // Its settings did not come.
+            self.found(&bucket, Settings::default(), is_version).await?;
         }
         if here != self.last {
-            self.history = None;
+            self.history_ended();
             self.last = here;
         }
         let conditions = self.buckets.get(&bucket).map(|found| found.conditions).unwrap_or_default();
         let (done, next) = oneshot::channel();
-        let (there, turn) = if versions::is_version(&entry.meta) {
+        let (mut turn, mut tentative) = (None, None);
+        let there = if is_version {
             let mut history = match self.history.take() {
                 Some(history) => history,
-                None => self.history_of(&bucket, &key).await?,
+                None => self.history_of(&bucket, &entry.meta).await?,
             };
-            let Some(there) = history.there(&entry.meta)? else {
-                return self.pass_over(entry, format!("{bucket}/{key}")).await;
-            };
-            let turn = history.turn.replace(next);
-            if turn.is_some() && history.line.is_none() {
-                self.refused_versions(&bucket, &key)?;
+            let fate = history.fate(&entry.meta);
+            let history = self.history.insert(history);
+            match fate? {
+                Fate::Write(there) => {
+                    turn = history.turn.replace(next);
+                    there
+                }
+                Fate::IfLast(there, wait) => {
+                    (turn, tentative) = (history.turn.replace(next), Some(wait));
+                    there
+                }
+                Fate::LeftOut => return self.pass_over(entry, Done::LeftOut { bucket }).await,
+                Fate::Shut { is_first } => {
+                    let (what, why) = (format!("{bucket}/{key}"), NEWEST_LACKS.to_owned());
+                    let done = is_first.then_some(Done::Refused { what, why });
+                    return self.pass_over(entry, done.unwrap_or(Done::Shut)).await;
+                }
             }
-            self.history = Some(history);
-            (there, turn)
         } else {
-            (self.standing(&bucket, &key).await?, None)
+            self.standing(&bucket, &key).await?
         };
         let facts = Facts::of_attrs(&entry.meta.attrs);
         self.locked += u64::from(!facts.lock.is_empty());
         self.raw += u64::from(!facts.raw.is_empty());
-        self.start(Job { bucket, key, entry, there, conditions, turn }, done).await
+        self.start(Job { bucket, key, entry, there, conditions, turn, tentative }, done).await
+    }
+
+    /// Tells the last version of a key that it is.
+    fn history_ended(&mut self) {
+        if let Some(history) = self.history.take() {
+            history.end();
+        }
     }
 
     /// Returns what stands under a key.
@@ -464,11 +466,14 @@ impl<'a> Run<'a> {
         Ok(there.map_or(There::Nothing, |there| There::Object(there.etag)))
     }
 
-    /// Looks up what the target has of a key.
-    async fn history_of(&mut self, bucket: &str, key: &str) -> Result<InHand> {
+    /// Looks up what the target has of the key of a version.
+    async fn history_of(&mut self, bucket: &str, meta: &EntryMeta) -> Result<InHand> {
+        let key = versions::key_of(meta).unwrap_or_default();
+        let object = format!("{}/{key}", meta.text("bucket").unwrap_or_default());
+        let is_by_name = !self.only.names(&object, Some('/'));
         let there = self.standing(bucket, key).await?;
         let Some(found) = self.buckets.get_mut(bucket).filter(|found| found.keeps) else {
-            return Ok(InHand { line: None, there, turn: None });
+            return Ok(InHand::flat(there, is_by_name));
         };
         let history = match (&mut found.histories, &self.mode) {
             (Some(histories), _) => histories.at(key).await?,
@@ -476,22 +481,13 @@ impl<'a> Run<'a> {
             // The bucket was made just now.
             (None, _) => None,
         };
-        let shown = history.as_ref().map(|history| &history.newest).filter(|newest| newest.is_current());
-        let there = shown.map_or(There::Nothing, |newest| There::Object(newest.etag.clone()));
-        Ok(InHand { line: Some(Line::new(history)), there, turn: None })
+        Ok(InHand::kept(history, is_by_name, self.lacks.contains(&object)))
     }
 
-    /// Passes over a delete marker that cannot be written.
-    async fn pass_over(&mut self, mut entry: Entry, what: String) -> FlowResult<()> {
+    /// Passes over an entry that is not written.
+    async fn pass_over(&mut self, mut entry: Entry, done: Done) -> FlowResult<()> {
         while entry.body.next().await?.is_some() {}
-        let why = "the bucket keeps no versions, so the key would be removed for good".to_owned();
-        self.count(Ok(Ok(Done::Refused { what, why })))
-    }
-
-    /// Notes that a version does not stay, because another takes its place.
-    fn refused_versions(&mut self, bucket: &str, key: &str) -> FlowResult<()> {
-        let why = "the bucket keeps no versions: only the newest that was asked for stays".to_owned();
-        self.count(Ok(Ok(Done::Refused { what: format!("{bucket}/{key}"), why })))
+        self.count(Ok(Ok(done)))
     }
 
     /// Waits for a place and for memory, then writes beside the others.
@@ -536,6 +532,12 @@ impl<'a> Run<'a> {
                 self.same += 1;
                 self.tally.bytes += bytes;
             }
+            Done::LeftOut { bucket } => {
+                if let Some(found) = self.buckets.get_mut(&bucket) {
+                    found.left_out += 1;
+                }
+            }
+            Done::Shut => return Ok(()),
             Done::Written { bytes } => self.tally.bytes += bytes,
         }
         self.tally.entries += 1;
@@ -543,6 +545,7 @@ impl<'a> Run<'a> {
     }
 
     async fn end(&mut self) -> FlowResult<()> {
+        self.history_ended();
         while let Some(done) = self.puts.join_next().await {
             self.count(done)?;
         }
@@ -615,6 +618,15 @@ impl<'a> Run<'a> {
 
     /// Adds what a person should know.
     fn tell(&mut self) {
+        for (bucket, found) in self.buckets.iter().filter(|(_, found)| found.left_out > 0) {
+            let what = format!(
+                "bucket {bucket} keeps no versions: of each key at most the newest that was asked for was written, and \
+                 {} older versions and delete markers were left out",
+                found.left_out
+            );
+            self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
+            self.tally.notes.push(what);
+        }
         if self.same > 0 {
             self.tally.notes.push(format!("{} objects were equal already", self.same));
         }

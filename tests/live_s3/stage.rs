@@ -445,6 +445,9 @@ pub async fn write(all: &Snapshot, target: Box<dyn Target>, options: WriteOption
     let only = options.only.clone();
     let send = async {
         sink.announce(all.inventory.clone()).await?;
+        for problem in &all.problems {
+            sink.report(problem.clone()).await?;
+        }
         for path in &all.order {
             let kept = &all.entries[path];
             if only.wants(&kept.meta) {

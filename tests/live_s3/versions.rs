@@ -331,15 +331,25 @@ async fn one_version_is_restored_by_its_name_and_becomes_the_latest() {
     // The object alone is what a key names.
     write(&seen, target(&bucket, &copy), only(&format!("{}/before", bucket.name))).await.unwrap();
     assert_eq!(copy.get("before").await, b"n1");
-    // A history into a bucket that keeps none: the newest that can be written, and a word on all others.
-    let gone = only(&format!("{}/gone?versionId=*", bucket.name));
-    let refused = failure(write(&seen, target(&bucket, &copy), gone).await);
-    assert_eq!(refused.exit(), ExitCode::Partial);
-    assert!(refused.chain()[1].contains("would be removed for good"), "{:?}", refused.chain());
-    assert_eq!(copy.get("gone").await, b"g1");
-    let refused = failure(write(&seen, target(&bucket, &copy), only(&format!("{}/a/*", bucket.name))).await);
-    assert!(refused.chain()[1].contains("only the newest that was asked for stays"), "{:?}", refused.chain());
+    // A history into a bucket that keeps none: nothing where a delete marker is the last, else the last.
+    let proxy = Proxy::start(&endpoint(), vec![]).await;
+    let through = || target_at(&proxy.url(), &bucket, &copy);
+    let tally = write(&seen, through(), only(&format!("{}/gone?versionId=*", bucket.name))).await.unwrap();
+    assert!(
+        tally.notes[0].contains("2 older versions and delete markers were left out"),
+        "{:?}",
+        tally.notes
+    );
+    let tally = write(&seen, through(), only(&format!("{}/a/*", bucket.name))).await.unwrap();
+    assert!(
+        tally.notes[0].contains("1 older versions and delete markers were left out"),
+        "{:?}",
+        tally.notes
+    );
     assert_eq!(copy.get("a/b").await, b"ab2");
+    assert_eq!(copy.keys().await, ["a", "a/b", "before"]);
+    let written: Vec<String> = proxy.requests().into_iter().filter(|line| writes_an_object(line)).collect();
+    assert_eq!(written.len(), 1, "{written:?}");
 
     copy.keep_versions().await;
     let all = only(&format!("{}/a*", bucket.name));
@@ -348,6 +358,105 @@ async fn one_version_is_restored_by_its_name_and_becomes_the_latest() {
     assert_eq!(after, ["a2", "a1", "a2", "-", "a3", "a4"]);
     write(&seen, target(&bucket, &copy), all).await.unwrap();
     assert_eq!(history(&copy, "a").await, after);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn an_older_version_that_was_named_undoes_an_overwrite_and_a_deletion() {
+    let bucket = Bucket::new("undo").await;
+    bucket.keep_versions().await;
+    for content in [b"a1", b"a2"] {
+        bucket.put("a", content).await;
+        bucket.put("b", content).await;
+    }
+    bucket.delete("a").await;
+    bucket.put("b", b"b3").await;
+    let seen = read(&source(&bucket)).await;
+    for (key, n, after) in [("a", 1, ["a1", "a2", "-", "a2"]), ("b", 0, ["a1", "a2", "b3", "a1"])] {
+        let only = Selection::new(&[versions_of(&seen, key)[n].meta.select.clone()]).unwrap();
+        let options = || WriteOptions { replace: true, only: only.clone(), ..WriteOptions::default() };
+        for _ in 0..2 {
+            write(&seen, target(&bucket, &bucket), options()).await.unwrap();
+            assert_eq!(history(&bucket, key).await, after);
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_bucket_that_keeps_no_versions_gets_the_last_of_each_key_alone() {
+    let bucket = Bucket::new("flat").await;
+    bucket.keep_versions().await;
+    for n in 0..20 {
+        bucket.put("a", format!("a{n}").as_bytes()).await;
+        bucket.put("gone", b"g").await;
+    }
+    bucket.put_in_parts("parts", &[b"first"]).await;
+    bucket.put_in_parts("parts", &[b"second"]).await;
+    bucket.delete("gone").await;
+    let seen = read(&source(&bucket)).await;
+    let copy = Bucket::new("flat-copy").await;
+    copy.put("parts", b"other").await;
+    let only = Selection::new(std::slice::from_ref(&bucket.name)).unwrap();
+    let options = || WriteOptions { replace: true, only: only.clone(), ..WriteOptions::default() };
+    let proxy = Proxy::start(&endpoint(), vec![]).await;
+    let tally = write(&seen, target_at(&proxy.url(), &bucket, &copy), options()).await.unwrap();
+    // 19 of `a`, 20 and the marker of `gone`, one of `parts`.
+    assert!(tally.notes[0].contains("41 older versions and delete markers"), "{:?}", tally.notes);
+    assert_eq!(copy.keys().await, ["a", "parts"]);
+    assert_eq!((copy.get("a").await, copy.get("parts").await), (b"a19".to_vec(), b"second".to_vec()));
+    let whole = |line: &&String| writes_an_object(line) && !line.contains("partNumber");
+    assert_eq!(proxy.requests().iter().filter(whole).count(), 1);
+    // Where the newest did not come, no older one takes the place of what stands there.
+    let mut lacking = seen;
+    lacking.order.retain(|path| !path.ends_with(&format!("{}/a", bucket.name)));
+    let refused = failure(write(&lacking, target(&bucket, &copy), options()).await);
+    assert!(
+        refused.chain()[1].contains("the newest version is not in the snapshot"),
+        "{:?}",
+        refused.chain()
+    );
+    assert_eq!(copy.get("a").await, b"a19");
+    // Its settings did not come: the versions tell that it has to keep them.
+    let made = Bucket::absent("flat-made");
+    lacking.order.retain(|path| lacking.entries[path].meta.attrs.contains_key("version_id"));
+    replay(&lacking, target(&bucket, &made), true).await.unwrap();
+    assert_eq!(history(&made, "gone").await.len(), 21);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_key_whose_newest_version_could_not_be_read_shows_what_the_target_shows() {
+    let bucket = Bucket::new("newest").await;
+    bucket.keep_versions().await;
+    for content in [b"a1", b"a2", b"a3"] {
+        bucket.put("a", content).await;
+        bucket.put("b", content).await;
+    }
+    let newest = bucket.client.head_object().bucket(&bucket.name).key("a").send().await.unwrap();
+    let id = newest.version_id().unwrap().to_owned();
+    let fault = Fault::status("GET", String::leak(format!("/a?x-id=GetObject&versionId={id}")), 403).always();
+    let proxy = Proxy::start(&endpoint(), vec![fault]).await;
+    let seen = stage::try_read(source_at(&proxy.url(), &bucket)).await.unwrap();
+    assert_eq!(seen.problems.len(), 1, "{:#?}", proxy.requests());
+    assert_eq!(seen.problems[0].what, format!("{}/a", bucket.name));
+    let copy = Bucket::new("newest-copy").await;
+    copy.keep_versions().await;
+    copy.put("a", b"good").await;
+    let refused = failure(replay(&seen, target(&bucket, &copy), true).await);
+    assert_eq!(refused.exit(), ExitCode::Partial);
+    assert!(
+        refused.chain()[1].contains("the newest version is not in the snapshot"),
+        "{:?}",
+        refused.chain()
+    );
+    assert_eq!(refused.chain()[1].matches("the newest version").count(), 1, "a key is named once");
+    assert_eq!(history(&copy, "a").await, ["good"]);
+    assert_eq!(history(&copy, "b").await, ["a1", "a2", "a3"]);
+    // Where nothing is shown nothing can be hidden.
+    let empty = Bucket::absent("newest-empty");
+    replay(&seen, target(&bucket, &empty), false).await.unwrap();
+    assert_eq!(history(&empty, "a").await, ["a1", "a2"]);
 }
 
 #[tokio::test]
