@@ -280,7 +280,7 @@ async fn unchanged_versions_cost_no_request_also_where_another_became_the_latest
 
 #[tokio::test]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
-async fn a_key_of_more_versions_than_a_page_has_is_read_and_restored_in_order() {
+async fn a_key_of_more_versions_than_a_page_has_is_read_in_order() {
     const COUNT: usize = 1010;
     let bucket = Bucket::new("many").await;
     bucket.put("m", b"before").await;
@@ -488,4 +488,83 @@ async fn a_version_that_vanishes_is_counted_and_one_that_cannot_be_read_is_named
     assert_eq!(seen.problems.len(), 2, "{:?}", seen.problems);
     assert!(seen.problems[0].what.contains("/b?versionId="), "{:?}", seen.problems);
     assert_eq!(seen.problems[1].what, format!("{}/b", bucket.name));
+}
+
+/// Writes a page of a listing; each version is a key, an id and whether it is the latest.
+fn page(is_truncated: bool, versions: &[(&str, &str, bool)]) -> &'static str {
+    let version = |(key, id, is_latest): &(&str, &str, bool)| {
+        format!(
+            "<Version><Key>{key}</Key><VersionId>{id}</VersionId><IsLatest>{is_latest}</IsLatest>\
+             <LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>&quot;e&quot;</ETag><Size>2</Size></Version>"
+        )
+    };
+    let versions: String = versions.iter().map(version).collect();
+    String::leak(format!(
+        "<ListVersionsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><EncodingType>url</EncodingType>\
+         <IsTruncated>{is_truncated}</IsTruncated>{versions}</ListVersionsResult>"
+    ))
+}
+
+/// Reads a bucket through a server whose first listings are these; returns the contents of each key's versions.
+async fn read_behind(bucket: &Bucket, pages: Vec<&'static str>, keys: &[&str]) -> Vec<Vec<String>> {
+    let faults = pages.into_iter().map(|page| Fault::answer("GET", "encoding-type=url", page)).collect();
+    let proxy = Proxy::start(&endpoint(), faults).await;
+    let seen = read(&source_at(&proxy.url(), bucket)).await;
+    let contents = |key: &&str| {
+        let all = versions_of(&seen, key);
+        all.iter().map(|kept| String::from_utf8(kept.bytes.clone()).unwrap()).collect()
+    };
+    keys.iter().map(contents).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_key_whose_versions_went_away_between_two_pages_is_listed_once_more() {
+    let bucket = Bucket::new("gap").await;
+    bucket.keep_versions().await;
+    let mut ids = Vec::new();
+    for content in ["a1", "a2", "a3", "a4"] {
+        bucket.put("a", content.as_bytes()).await;
+        let head = bucket.client.head_object().bucket(&bucket.name).key("a").send().await.unwrap();
+        ids.push(head.version_id().unwrap().to_owned());
+    }
+    bucket.put("b", b"b1").await;
+    let first = page(true, &[("a", &ids[3], true), ("a", &ids[2], false)]);
+    // The rest was passed over.
+    let gone = bucket.client.delete_object().bucket(&bucket.name).key("a").version_id(&ids[2]);
+    gone.send().await.unwrap();
+    let expected = vec![vec!["a1", "a2", "a4"], vec!["b1"]];
+    let skipping = page(false, &[]);
+    assert_eq!(read_behind(&bucket, vec![first, skipping], &["a", "b"]).await, expected);
+    // It was sent again from the newest.
+    let again = page(false, &[("a", &ids[3], true), ("a", &ids[1], false), ("a", &ids[0], false)]);
+    assert_eq!(read_behind(&bucket, vec![first, again], &["a", "b"]).await, expected);
+    assert_eq!(read_behind(&bucket, vec![first], &["a", "b"]).await, expected, "whatever this server does");
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_page_of_versions_that_ends_with_a_key_that_is_no_text_does_not_end_the_listing() {
+    let bucket = Bucket::new("raw-end").await;
+    bucket.keep_versions().await;
+    bucket.put("a", b"a1").await;
+    bucket.put("b", b"b1").await;
+    let head = bucket.client.head_object().bucket(&bucket.name).key("a").send().await.unwrap();
+    let id = head.version_id().unwrap().to_owned();
+    let first = page(true, &[("a", &id, true), ("a%FF", "x", true)]);
+    let rest =
+        bucket.client.list_object_versions().bucket(&bucket.name).key_marker("a").send().await.unwrap();
+    let b = rest.versions().iter().find(|version| version.key() == Some("b")).unwrap();
+    let second = page(false, &[("a%FF", "x", true), ("b", b.version_id().unwrap(), true)]);
+    let proxy = Proxy::start(
+        &endpoint(),
+        vec![
+            Fault::answer("GET", "encoding-type=url", first),
+            Fault::answer("GET", "encoding-type=url", second),
+        ],
+    )
+    .await;
+    let seen = read(&source_at(&proxy.url(), &bucket)).await;
+    assert_eq!(seen.problems.len(), 1, "{:?}", seen.problems);
+    assert_eq!(seen.problems[0].why, "its key is not UTF-8");
 }
