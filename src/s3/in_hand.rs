@@ -95,6 +95,11 @@ impl InHand {
         })
     }
 
+    /// Takes a version that cannot be written: it has a place in its history, and none in the target's.
+    pub(super) fn pass(&mut self) {
+        self.tell(false);
+    }
+
     /// Tells the version that waits that no other follows.
     pub(super) fn end(mut self) {
         self.tell(true);

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     error::{ExitCode, Failure},
-    flow::{Attrs, Body, Entry, FlowResult},
+    flow::{Attrs, Body, Entry, EntryMeta, FlowResult},
 };
 
 /// Bytes of one request's body, where nothing asks for others; what is longer goes in parts.
@@ -115,6 +115,8 @@ pub(super) struct Job {
     pub(super) conditions: Conditions,
     /// Comes, or is closed, when the version before it is written.
     pub(super) turn: Option<oneshot::Receiver<()>>,
+    /// Whether the bucket is known to keep versions, so that writing makes one more.
+    pub(super) is_kept: bool,
     /// What it waits for before it becomes visible.
     pub(super) tentative: Option<Tentative>,
 }
@@ -169,6 +171,18 @@ impl Job {
         }
         Err(Not::Refused(NEWEST_LACKS.to_owned()))
     }
+
+    /// Ends the run where writing made no version of its own: what is written next would take the place of one.
+    fn made_version(&self, id: Option<&str>) -> FlowResult<()> {
+        if !self.is_kept || id.is_some_and(|id| !id.is_empty() && id != "null") {
+            return Ok(());
+        }
+        let what = format!("bucket `{}` no longer keeps what is overwritten in it", self.bucket);
+        Err(Failure::new(ExitCode::SourceDown, what)
+            .because(format!("writing `{}` made no version of its own", self.key.escape_debug()))
+            .hint("See who changed its versioning. The restore was ended there; run again it goes on.")
+            .into())
+    }
 }
 
 /// Returns the size of the parts that an object of this size is made in, and whether it is made of parts however short
@@ -214,8 +228,8 @@ enum Not {
 /// An error of the run, or why this one object was not written.
 type PutResult<T> = FlowResult<Result<T, Not>>;
 
-fn refused<T>(why: impl Into<String>) -> PutResult<T> {
-    Ok(Err(Not::Refused(why.into())))
+fn refused<T>(why: impl Into<String>) -> Result<T, Not> {
+    Err(Not::Refused(why.into()))
 }
 
 impl Putter {
@@ -283,7 +297,7 @@ impl Putter {
         }
         let headers = match facts.request_headers() {
             Ok(headers) => headers.into_iter().chain(self.class(job)).collect(),
-            Err(why) => return refused(why),
+            Err(why) => return Ok(refused(why)),
         };
         let first = bytes.part(&mut job.entry.body).await?.unwrap_or_default();
         if bytes.ended && bytes.buffer.is_empty() && !job.cut().1 {
@@ -292,7 +306,7 @@ impl Putter {
                     Ok(()) => self.put_whole(job, first, headers, guard).await,
                     Err(not) => Ok(Err(not)),
                 },
-                Err(why) => refused(why),
+                Err(why) => Ok(refused(why)),
             };
         }
         self.put_in_parts(job, bytes, first, (headers, guard)).await
@@ -301,10 +315,7 @@ impl Putter {
     /// Reads the rest of a body that nobody wants, so that its sender is not told that we are gone.
     async fn refuse(&self, mut job: Job, mut bytes: Gather, why: String) -> FlowResult<Done> {
         while bytes.part(&mut job.entry.body).await?.is_some() {}
-        let version =
-            job.entry.meta.text(versions::VERSION_ID).filter(|_| !job.entry.meta.attrs.contains_key("key"));
-        let version = version.map(|id| format!("?versionId={id}")).unwrap_or_default();
-        Ok(Done::Refused { what: format!("{}/{}{version}", job.bucket, job.key), why })
+        Ok(Done::Refused { what: name_of(&job.bucket, &job.key, &job.entry.meta), why })
     }
 
     /// Returns whether the object stands there with these bytes and these facts, and what else does.
@@ -354,11 +365,13 @@ impl Putter {
             return Ok(Err(not));
         }
         if let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await? {
-            return refused(why);
+            return Ok(refused(why));
         }
         match self.server.client.delete_object().bucket(&job.bucket).key(&job.key).send().await {
-            Ok(answer) if answer.delete_marker() == Some(true) => Ok(Ok(())),
-            Ok(_) => refused("the server made no delete marker of it"),
+            Ok(answer) if answer.delete_marker() == Some(true) => {
+                job.made_version(answer.version_id()).map(Ok)
+            }
+            Ok(_) => Ok(refused("the server made no delete marker of it")),
             Err(error) => self.refusal("write a delete marker", error),
         }
     }
@@ -375,7 +388,7 @@ impl Putter {
         if condition.is_none()
             && let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await?
         {
-            return refused(why);
+            return Ok(refused(why));
         }
         headers.extend(condition.clone());
         let send = async |headers| {
@@ -397,6 +410,7 @@ impl Putter {
             }
             Err(error) => return self.refusal("write an object", error),
         };
+        job.made_version(answer.version_id())?;
         let is_encrypted = answer.server_side_encryption().is_some();
         Ok(arrived(answer.e_tag(), is_encrypted, &md5).map_err(Not::Refused))
     }
@@ -457,14 +471,14 @@ impl Putter {
             part = bytes.part(&mut job.entry.body).await?;
         }
         if let Err(why) = bytes.check(job) {
-            return refused(why);
+            return Ok(refused(why));
         }
         if let Err(not) = job.clear(guard).await {
             return Ok(Err(not));
         }
         // Hours may have passed since it was looked at, and not every server heeds a condition here.
         if let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await? {
-            return refused(why);
+            return Ok(refused(why));
         }
         let etag = format!("{}-{}", hex::encode(sums.finalize()), parts.len());
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
@@ -500,10 +514,10 @@ impl Putter {
     /// and the request was sent again.
     async fn is_ours(&self, job: &Job, size_bytes: u64, is_of: impl Fn(&str) -> bool) -> PutResult<()> {
         let asked = self.server.client.head_object().bucket(&job.bucket).key(&job.key).send().await;
-        let Ok(answer) = asked else { return refused(CHANGED) };
+        let Ok(answer) = asked else { return Ok(refused(CHANGED)) };
         let size = answer.content_length().and_then(|length| u64::try_from(length).ok());
         let is_ours = size == Some(size_bytes) && answer.e_tag().map(bare).is_some_and(|etag| is_of(&etag));
-        if is_ours { Ok(Ok(())) } else { refused(CHANGED) }
+        if is_ours { job.made_version(answer.version_id()).map(Ok) } else { Ok(refused(CHANGED)) }
     }
 
     /// Compares the size of what was put together with what was sent.
@@ -514,10 +528,12 @@ impl Putter {
             Err(error) => return self.refusal("look at an object", error),
         };
         let there = answer.content_length().and_then(|length| u64::try_from(length).ok());
+        // Some answer the end of an upload without the version's id.
+        job.made_version(answer.version_id())?;
         if there == Some(size_bytes) {
             return Ok(Ok(()));
         }
-        refused(format!("{size_bytes} bytes were sent and {} arrived", there.unwrap_or_default()))
+        Ok(refused(format!("{size_bytes} bytes were sent and {} arrived", there.unwrap_or_default())))
     }
 
     /// Looks once whether the server keeps tags; some take them and forget them.
@@ -537,7 +553,7 @@ impl Putter {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         if matches!(error, SdkError::ConstructionFailure(_)) {
-            return refused("no request can be made for it");
+            return Ok(refused("no request can be made for it"));
         }
         match Told::from(&error) {
             Some(told)
@@ -546,11 +562,28 @@ impl Putter {
                     && told.code != "NoSuchBucket"
                     && !told.is_about_credentials() =>
             {
-                refused(told.text())
+                Ok(refused(told.text()))
             }
             _ => Err(self.server.failure(doing, error).into()),
         }
     }
+}
+
+/// Returns what an entry is called that was not written.
+pub(super) fn name_of(bucket: &str, key: &str, meta: &EntryMeta) -> String {
+    let version = meta.text(versions::VERSION_ID).filter(|_| !meta.attrs.contains_key("key"));
+    let version = version.map(|id| format!("?versionId={id}")).unwrap_or_default();
+    format!("{bucket}/{key}{version}")
+}
+
+/// Returns why an entry can be written nowhere, as far as that is known before its bytes come.
+pub(super) fn unwritable(entry: &Entry, facts: &Facts) -> Option<String> {
+    let torn = entry.body.foretold().get(TORN).and_then(serde_json::Value::as_str);
+    torn.map(torn_why).or_else(|| facts.request_headers().err())
+}
+
+fn torn_why(why: &str) -> String {
+    format!("the snapshot holds only a part of it: {why}")
 }
 
 /// What became of the look at what stands where an object goes.
@@ -616,7 +649,7 @@ impl Gather {
     fn check(&self, job: &Job) -> Result<(), String> {
         let trailer = job.entry.body.trailer();
         if let Some(why) = trailer.get(TORN).and_then(serde_json::Value::as_str) {
-            return Err(format!("the snapshot holds only a part of it: {why}"));
+            return Err(torn_why(why));
         }
         let size = job.entry.meta.attrs.get("size").and_then(serde_json::Value::as_u64);
         if size.is_some_and(|size| size != self.size_bytes) {

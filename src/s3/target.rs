@@ -10,7 +10,8 @@
 //! *Crash.* Each object appears whole or not at all, and nothing is removed before all is in place. A run
 //! that stopped is run again with `replace`: objects that are equal already are not written twice. What somebody else
 //! writes meanwhile is neither overwritten nor removed ([`super::guard`]). Lifecycle rules that
-//! had to be taken away meanwhile are put back however a run ends, unless it is killed; that they are gone is told.
+//! had to be taken away meanwhile are put back however a run ends, unless it is killed; that they are gone is told. So
+//! is a bucket suspended again that kept no versions before.
 //!
 //! *Limits.* [`MEMORY_MIB`] of bodies are in memory at a time, whatever `concurrency` is; an object whose parts are
 //! longer than that is written alone. After [`REFUSED_MAX`] refused objects a run ends.
@@ -21,6 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use aws_sdk_s3::types::BucketVersioningStatus;
 use tokio::{
     sync::{Semaphore, oneshot},
     task::JoinSet,
@@ -35,7 +37,7 @@ use super::{
     history::Histories,
     in_hand::{Fate, InHand},
     listing::Lister,
-    put::{Done, Job, NEWEST_LACKS, Putter, There, not_all},
+    put::{self, Done, Job, NEWEST_LACKS, Putter, Tentative, There, not_all},
     ranges::Span,
     source::exclusion,
     standing::Standing,
@@ -230,6 +232,8 @@ struct Run<'a> {
     unset: Vec<Failure>,
     /// Why settings are not what they are in the snapshot that no object needs: told, and no failure.
     lesser: Vec<String>,
+    /// What buckets did with versions before they were made to keep them, as long as nothing else was set.
+    switched: BTreeMap<String, Option<BucketVersioningStatus>>,
     /// Lifecycle rules that were taken away and not replaced yet, by bucket.
     stopped: BTreeMap<String, String>,
     tally: Tally,
@@ -280,6 +284,7 @@ impl<'a> Run<'a> {
             lacking: 0,
             unset: Vec::new(),
             lesser: Vec::new(),
+            switched: BTreeMap::new(),
             stopped: BTreeMap::new(),
             tally: Tally::default(),
         })
@@ -294,9 +299,23 @@ impl<'a> Run<'a> {
         self.end().await
     }
 
-    /// Lets nothing of this run go on, and gives back the lifecycle rules that are still away.
+    /// Lets nothing of this run go on, and gives back the lifecycle rules that are still away, and to buckets that
+    /// kept no versions that they keep none.
     async fn put_back(&mut self) {
         self.puts.shutdown().await;
+        for (bucket, before) in std::mem::take(&mut self.switched) {
+            let failure = match &before {
+                Some(before) => bucket::set_versioning(&self.server, &bucket, before).await.err(),
+                // Who kept versions once cannot be made to have kept none.
+                None => Some(Failure::new(ExitCode::Failed, "it never did before")),
+            };
+            if let Some(failure) = failure {
+                let what =
+                    format!("bucket {bucket} keeps versions since this restore: {}", failure.one_line());
+                let hint = "Suspend them by hand if it is to keep none.";
+                self.target.monitor.warn(Some(&self.target.name), what, Some(hint));
+            }
+        }
         for (bucket, rules) in std::mem::take(&mut self.stopped) {
             if let Err(failure) = bucket::put_lifecycle_back(&self.server, &bucket, &rules).await {
                 let what = format!("bucket {bucket} is without its lifecycle rules: {}", failure.one_line());
@@ -375,10 +394,8 @@ impl<'a> Run<'a> {
         if ours && let Err(failure) = bucket::set_encryption(&self.server, bucket, &settings).await {
             self.lesser.push(failure.one_line());
         }
-        if keeps && ours {
-            bucket::keep_versions(&self.server, bucket).await?;
-        } else if keeps {
-            keeps = bucket::keeps_versions(&self.server, bucket).await?;
+        if keeps {
+            keeps = self.keep_versions(bucket, ours, created).await?;
         }
         let is_walked = keeps && !created && !matches!(self.mode, Mode::Patch);
         let histories = is_walked.then(|| Histories::new(&self.server, bucket, Span::default()));
@@ -393,6 +410,20 @@ impl<'a> Run<'a> {
         let found = Found { settings, ours, walked: created, conditions, keeps, left_out: 0, histories };
         self.buckets.insert(bucket.to_owned(), found);
         Ok(())
+    }
+
+    /// Returns whether a bucket keeps versions, after making it do so where it is ours.
+    async fn keep_versions(&mut self, bucket: &str, ours: bool, created: bool) -> Result<bool> {
+        let before = bucket::versioning(&self.server, bucket).await?;
+        if before == Some(BucketVersioningStatus::Enabled) || !ours {
+            return Ok(before == Some(BucketVersioningStatus::Enabled));
+        }
+        if !created {
+            // Noted first: a stop may come while the server does it.
+            self.switched.insert(bucket.to_owned(), before);
+        }
+        bucket::keep_versions(&self.server, bucket).await?;
+        Ok(true)
     }
 
     async fn object(&mut self, bucket: String, entry: Entry) -> FlowResult<()> {
@@ -412,39 +443,54 @@ impl<'a> Run<'a> {
             self.history_ended();
             self.last = here;
         }
-        let conditions = self.buckets.get(&bucket).map(|found| found.conditions).unwrap_or_default();
-        let (done, next) = oneshot::channel();
-        let (mut turn, mut tentative) = (None, None);
-        let there = if is_version {
-            let mut history = match self.history.take() {
-                Some(history) => history,
-                None => self.history_of(&bucket, &entry.meta).await?,
-            };
-            let fate = history.fate(&entry.meta);
-            let history = self.history.insert(history);
-            match fate? {
-                Fate::Write(there) => {
-                    turn = history.turn.replace(next);
-                    there
-                }
-                Fate::IfLast(there, wait) => {
-                    (turn, tentative) = (history.turn.replace(next), Some(wait));
-                    there
-                }
-                Fate::LeftOut => return self.pass_over(entry, Done::LeftOut { bucket }).await,
-                Fate::Shut { is_first } => {
-                    let (what, why) = (format!("{bucket}/{key}"), NEWEST_LACKS.to_owned());
-                    let done = is_first.then_some(Done::Refused { what, why });
-                    return self.pass_over(entry, done.unwrap_or(Done::Shut)).await;
-                }
+        let found = self.buckets.get(&bucket);
+        let conditions = found.map(|found| found.conditions).unwrap_or_default();
+        let is_kept = is_version && found.is_some_and(|found| found.keeps);
+        let facts = Facts::of_attrs(&entry.meta.attrs);
+        let (there, tentative) = if is_version {
+            match self.fate(&bucket, &entry, &facts).await? {
+                Ok(written) => written,
+                Err(done) => return self.pass_over(entry, done).await,
             }
         } else {
-            self.standing(&bucket, &key).await?
+            (self.standing(&bucket, &key).await?, None)
         };
-        let facts = Facts::of_attrs(&entry.meta.attrs);
+        let (done, next) = oneshot::channel();
+        let turn = self.history.as_mut().and_then(|history| history.turn.replace(next));
         self.locked += u64::from(!facts.lock.is_empty());
         self.raw += u64::from(!facts.raw.is_empty());
-        self.start(Job { bucket, key, entry, there, conditions, turn, tentative }, done).await
+        self.start(Job { bucket, key, entry, there, conditions, turn, is_kept, tentative }, done).await
+    }
+
+    /// Returns what stands where a version goes, and what it waits for; or what becomes of it if it is not written.
+    async fn fate(
+        &mut self,
+        bucket: &str,
+        entry: &Entry,
+        facts: &Facts,
+    ) -> Result<Result<(There, Option<Tentative>), Done>> {
+        let mut history = match self.history.take() {
+            Some(history) => history,
+            None => self.history_of(bucket, &entry.meta).await?,
+        };
+        let key = versions::key_of(&entry.meta).unwrap_or_default();
+        // What cannot be written is found nowhere either, and would have all that follow be written again.
+        let fate = if let Some(why) = put::unwritable(entry, facts) {
+            history.pass();
+            Err(Done::Refused { what: put::name_of(bucket, key, &entry.meta), why })
+        } else {
+            match history.fate(&entry.meta)? {
+                Fate::Write(there) => Ok((there, None)),
+                Fate::IfLast(there, tentative) => Ok((there, Some(tentative))),
+                Fate::LeftOut => Err(Done::LeftOut { bucket: bucket.to_owned() }),
+                Fate::Shut { is_first: true } => {
+                    Err(Done::Refused { what: format!("{bucket}/{key}"), why: NEWEST_LACKS.to_owned() })
+                }
+                Fate::Shut { is_first: false } => Err(Done::Shut),
+            }
+        };
+        self.history = Some(history);
+        Ok(fate)
     }
 
     /// Tells the last version of a key that it is.
@@ -603,6 +649,13 @@ impl<'a> Run<'a> {
             // The queues that a bucket tells of its objects may be another server's.
             let told = bucket::set_notification(&self.server, bucket, &found.settings, mirrored).await;
             self.lesser.extend(told.err().map(|failure| failure.one_line()));
+            if let Some(status) = &found.settings.versioning {
+                let status = BucketVersioningStatus::from(status.as_str());
+                match bucket::set_versioning(&self.server, bucket, &status).await {
+                    Ok(()) => drop(self.switched.remove(bucket)),
+                    Err(failure) => self.unset.push(failure),
+                }
+            }
             let refused = bucket::apply(&self.server, bucket, &found.settings, mirrored).await;
             if refused.is_empty() {
                 self.stopped.remove(bucket);

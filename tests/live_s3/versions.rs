@@ -490,6 +490,79 @@ async fn a_version_that_vanishes_is_counted_and_one_that_cannot_be_read_is_named
     assert_eq!(seen.problems[1].what, format!("{}/b", bucket.name));
 }
 
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_write_that_makes_no_version_of_its_own_ends_the_restore() {
+    for (key, method, target) in [("a", "PUT", "/a?"), ("p", "POST", "/p?uploadId")] {
+        let bucket = Bucket::new("unkept").await;
+        bucket.keep_versions().await;
+        for content in [&b"one"[..], b"two", b"three"] {
+            match key {
+                "a" => bucket.put("a", content).await,
+                _ => bucket.put_in_parts("p", &[content]).await,
+            }
+        }
+        let seen = read(&source(&bucket)).await;
+        let copy = Bucket::new("unkept-copy").await;
+        copy.keep_versions().await;
+        copy.put("p", b"good").await;
+        let hand = copy.hand();
+        let suspend = Fault::before(method, target, move || {
+            let hand = hand.clone();
+            Box::pin(async move { hand.suspend_versions().await })
+        });
+        let proxy = Proxy::start(&endpoint(), vec![suspend]).await;
+        let ended = failure(replay(&seen, target_at(&proxy.url(), &bucket, &copy), true).await);
+        assert_eq!(ended.exit(), ExitCode::SourceDown);
+        assert!(ended.chain()[0].contains("no longer keeps what is overwritten"), "{:?}", ended.chain());
+        assert!(ended.chain()[1].contains(&format!("`{key}`")), "{:?}", ended.chain());
+        assert_eq!(history(&copy, key).await.last().unwrap(), "one");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_bucket_that_was_suspended_is_so_again_when_a_restore_ends_early() {
+    let bucket = lived_in().await;
+    let seen = read(&source(&bucket)).await;
+    let copy = Bucket::new("early").await;
+    copy.keep_versions().await;
+    copy.suspend_versions().await;
+    let options = WriteOptions { replace: true, ..WriteOptions::default() };
+    let stop = options.stop.clone();
+    let halt = Fault::before("PUT", "/a-b?", move || {
+        let stop = stop.clone();
+        Box::pin(async move { stop.cancel() })
+    });
+    let proxy = Proxy::start(&endpoint(), vec![halt]).await;
+    let ended = failure(write(&seen, target_at(&proxy.url(), &bucket, &copy), options).await);
+    assert_eq!(ended.exit(), ExitCode::Interrupted);
+    assert!(proxy.requests().iter().any(|line| line.starts_with("PUT ") && line.contains("?versioning")));
+    assert_eq!(versioning(&copy).await, Some(BucketVersioningStatus::Suspended));
+    replay(&seen, target(&bucket, &copy), true).await.unwrap();
+    assert_eq!(versioning(&copy).await, Some(BucketVersioningStatus::Suspended));
+    assert_eq!(history(&copy, "a").await.last().unwrap(), "a4");
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_version_that_cannot_be_written_does_not_make_those_after_it_be_written_again() {
+    let bucket = Bucket::new("torn").await;
+    bucket.keep_versions().await;
+    for content in [b"a1", b"a2", b"a3"] {
+        bucket.put("a", content).await;
+    }
+    let mut seen = read(&source(&bucket)).await;
+    let second = versions_of(&seen, "a")[1].meta.path.to_string();
+    seen.entries.get_mut(&second).unwrap().trailer.insert("torn".to_owned(), "it broke off".into());
+    let copy = Bucket::absent("torn-copy");
+    for _ in 0..2 {
+        let refused = failure(replay(&seen, target(&bucket, &copy), true).await);
+        assert!(refused.chain()[1].contains("only a part of it: it broke off"), "{:?}", refused.chain());
+        assert_eq!(history(&copy, "a").await, ["a1", "a3"]);
+    }
+}
+
 /// Writes a page of a listing; each version is a key, an id and whether it is the latest.
 fn page(is_truncated: bool, versions: &[(&str, &str, bool)]) -> &'static str {
     let version = |(key, id, is_latest): &(&str, &str, bool)| {
