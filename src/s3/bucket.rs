@@ -285,14 +285,11 @@ pub(super) async fn put_lifecycle_back(server: &Server, bucket: &str, rules: &st
     set(server, bucket, "lifecycle", rules).await
 }
 
-/// Sets all settings; returns a failure for each one that the server refused.
+/// Sets the settings that are documents; returns a failure for each one that the server refused.
 ///
 /// `cleared` takes away documents that the snapshot knows not to have been there.
 pub(super) async fn apply(server: &Server, bucket: &str, settings: &Settings, cleared: bool) -> Vec<Failure> {
     let mut failures = Vec::new();
-    if let Some(status) = &settings.versioning {
-        failures.extend(set_versioning(server, bucket, status).await.err());
-    }
     for name in DOCUMENTS {
         let done = match settings.documents.get(name) {
             Some(Some(text)) => set(server, bucket, name, text).await,
@@ -304,28 +301,30 @@ pub(super) async fn apply(server: &Server, bucket: &str, settings: &Settings, cl
     failures
 }
 
-async fn set_versioning(server: &Server, bucket: &str, status: &str) -> Result<()> {
-    let versioning = VersioningConfiguration::builder().status(BucketVersioningStatus::from(status)).build();
+/// Sets whether a bucket keeps versions.
+pub(super) async fn set_versioning(
+    server: &Server,
+    bucket: &str,
+    status: &BucketVersioningStatus,
+) -> Result<()> {
+    let versioning = VersioningConfiguration::builder().status(status.clone()).build();
     let request = server.client.put_bucket_versioning().bucket(bucket).versioning_configuration(versioning);
     let sent = request.send().await;
     sent.map(drop).map_err(|error| server.failure(&format!("set versioning of bucket `{bucket}`"), error))
 }
 
-/// Returns whether a bucket keeps what is overwritten and removed in it.
-pub(super) async fn keeps_versions(server: &Server, bucket: &str) -> Result<bool> {
+/// Returns whether a bucket keeps what is overwritten and removed in it, and did so: `None` where it never did.
+pub(super) async fn versioning(server: &Server, bucket: &str) -> Result<Option<BucketVersioningStatus>> {
     let asked = server.client.get_bucket_versioning().bucket(bucket).send().await;
     let answer =
         asked.map_err(|error| server.failure(&format!("ask for versioning of bucket `{bucket}`"), error))?;
-    Ok(answer.status() == Some(&BucketVersioningStatus::Enabled))
+    Ok(answer.status().cloned())
 }
 
-/// Makes a bucket keep versions; fails where the server does not.
+/// Makes a bucket keep versions that does not; fails where the server does not. Whoever does so has noted what it did.
 pub(super) async fn keep_versions(server: &Server, bucket: &str) -> Result<()> {
-    if keeps_versions(server, bucket).await? {
-        return Ok(());
-    }
-    set_versioning(server, bucket, BucketVersioningStatus::Enabled.as_str()).await?;
-    if keeps_versions(server, bucket).await? {
+    set_versioning(server, bucket, &BucketVersioningStatus::Enabled).await?;
+    if versioning(server, bucket).await? == Some(BucketVersioningStatus::Enabled) {
         return Ok(());
     }
     let what = format!("bucket `{bucket}` keeps no versions, and the snapshot has some of its objects");

@@ -9,6 +9,7 @@
 //! | [`listing`] | all keys of a bucket in order, with proof that the order held |
 //! | [`versions`] | all versions of a bucket's objects, listed and named |
 //! | [`history`] | the versions of one key, oldest first, and what of them stands in a target |
+//! | [`in_hand`] | what becomes of each version of a key in a target |
 //! | [`facts`] | what is kept of an object beside its bytes |
 //! | [`bucket`], [`capture`] | a bucket's own settings; answers as they came |
 //! | [`tags`] | tags that change alone |
@@ -37,6 +38,7 @@ mod facts;
 mod fetch;
 mod guard;
 mod history;
+mod in_hand;
 mod judge;
 mod layout;
 mod listing;

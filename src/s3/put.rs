@@ -5,6 +5,9 @@
 //! parts of the same size again, so that its `ETag` is the same. Each request carries its MD5, and the `ETag`
 //! that comes back is compared.
 //!
+//! *Versions.* A version that is written only where it is the last of its key ([`Tentative`]) waits when it came whole,
+//! those of an upload in parts before it is completed.
+//!
 //! *Others.* An object is written only where still stands what was seen there; see [`super::guard`].
 //!
 //! *Crash.* An upload that is not completed is aborted, also when its task is stopped; when the whole
@@ -42,7 +45,7 @@ use super::{
 };
 use crate::{
     error::{ExitCode, Failure},
-    flow::{Attrs, Body, Entry, FlowResult},
+    flow::{Attrs, Body, Entry, EntryMeta, FlowResult},
 };
 
 /// Bytes of one request's body, where nothing asks for others; what is longer goes in parts.
@@ -82,6 +85,13 @@ pub(super) enum Done {
         /// Its size.
         bytes: u64,
     },
+    /// The bucket keeps no versions, and another of its key follows.
+    LeftOut {
+        /// The bucket.
+        bucket: String,
+    },
+    /// It was left out with another of its key, which was told.
+    Shut,
     /// The server does not take it, or the snapshot has not all of it.
     Refused {
         /// `bucket/key`.
@@ -105,7 +115,26 @@ pub(super) struct Job {
     pub(super) conditions: Conditions,
     /// Comes, or is closed, when the version before it is written.
     pub(super) turn: Option<oneshot::Receiver<()>>,
+    /// Whether the bucket is known to keep versions, so that writing makes one more.
+    pub(super) is_kept: bool,
+    /// What it waits for before it becomes visible.
+    pub(super) tentative: Option<Tentative>,
 }
+
+/// The wait of a version that is written only where it is the last that is wanted of its key.
+#[derive(Debug)]
+pub(super) struct Tentative {
+    /// Tells whether it is; closed means no.
+    pub(super) is_last: oneshot::Receiver<bool>,
+    /// Whether it stands among the versions of its key already.
+    pub(super) is_there: bool,
+    /// Whether it may take the place of what the key shows.
+    pub(super) may_replace: bool,
+}
+
+/// Why a version of a key was left out whose newest one did not come.
+pub(super) const NEWEST_LACKS: &str =
+    "the newest version is not in the snapshot, and an older one would hide what the key shows";
 
 /// What stands where an object goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +158,30 @@ impl Job {
         let Some(size) = number(&self.entry.meta.attrs, "size") else { return (PART_BYTES, false) };
         let known = number(self.entry.body.foretold(), PART_SIZE);
         cut(size, self.entry.meta.text("etag").unwrap_or_default(), known)
+    }
+
+    /// Waits until it is known that it may be written, if that is not known yet.
+    async fn clear(&mut self, guard: &Guard) -> Result<(), Not> {
+        let Some(tentative) = self.tentative.take() else { return Ok(()) };
+        if !tentative.is_last.await.unwrap_or(false) {
+            return Err(Not::Last { is_there: tentative.is_there });
+        }
+        if tentative.may_replace || *guard == Guard::Absent {
+            return Ok(());
+        }
+        Err(Not::Refused(NEWEST_LACKS.to_owned()))
+    }
+
+    /// Ends the run where writing made no version of its own: what is written next would take the place of one.
+    fn made_version(&self, id: Option<&str>) -> FlowResult<()> {
+        if !self.is_kept || id.is_some_and(|id| !id.is_empty() && id != "null") {
+            return Ok(());
+        }
+        let what = format!("bucket `{}` no longer keeps what is overwritten in it", self.bucket);
+        Err(Failure::new(ExitCode::SourceDown, what)
+            .because(format!("writing `{}` made no version of its own", self.key.escape_debug()))
+            .hint("See who changed its versioning. The restore was ended there; run again it goes on.")
+            .into())
     }
 }
 
@@ -161,8 +214,23 @@ fn without_class(mut headers: Vec<(String, String)>) -> Vec<(String, String)> {
     headers
 }
 
-/// An error of the run, or a refusal of this one object.
-type PutResult<T> = FlowResult<Result<T, String>>;
+/// Why an object was not written.
+enum Not {
+    /// The server does not take it, or it must not be written.
+    Refused(String),
+    /// Another version of its key follows.
+    Last {
+        /// Whether it stands there already.
+        is_there: bool,
+    },
+}
+
+/// An error of the run, or why this one object was not written.
+type PutResult<T> = FlowResult<Result<T, Not>>;
+
+fn refused<T>(why: impl Into<String>) -> Result<T, Not> {
+    Err(Not::Refused(why.into()))
+}
 
 impl Putter {
     /// Makes one for a server.
@@ -198,8 +266,7 @@ impl Putter {
             turn.await.ok();
         }
         let facts = Facts::of_attrs(&job.entry.meta.attrs);
-        let (part_bytes, in_parts) = job.cut();
-        let mut bytes = Gather::new(part_bytes);
+        let mut bytes = Gather::new(job.cut().0);
         let guard = match self.stands(&job, &facts).await? {
             Stands::Same => {
                 while bytes.part(&mut job.entry.body).await?.is_some() {}
@@ -207,39 +274,48 @@ impl Putter {
             }
             Stands::Else(guard) => guard,
         };
-        if versions::is_marker(&job.entry.meta) {
-            return match self.put_marker(&job, &guard).await? {
-                Ok(()) => Ok(Done::Written { bytes: 0 }),
-                Err(why) => self.refuse(job, bytes, why).await,
-            };
-        }
-        let headers = match facts.request_headers() {
-            Ok(headers) => headers.into_iter().chain(self.class(&job)).collect(),
-            Err(why) => return self.refuse(job, bytes, why).await,
-        };
-        let first = bytes.part(&mut job.entry.body).await?.unwrap_or_default();
-        let outcome = if bytes.ended && bytes.buffer.is_empty() && !in_parts {
-            match bytes.check(&job) {
-                Ok(()) => self.put_whole(&job, first, headers, &guard).await?,
-                Err(why) => Err(why),
+        match self.write(&mut job, &mut bytes, &facts, &guard).await? {
+            Ok(()) => {}
+            Err(Not::Refused(why)) => return self.refuse(job, bytes, why).await,
+            Err(Not::Last { is_there }) => {
+                while bytes.part(&mut job.entry.body).await?.is_some() {}
+                return Ok(if is_there {
+                    Done::Same { bytes: bytes.size_bytes }
+                } else {
+                    Done::LeftOut { bucket: job.bucket }
+                });
             }
-        } else {
-            self.put_in_parts(&mut job, &mut bytes, first, (headers, &guard)).await?
-        };
-        if let Err(why) = outcome {
-            return self.refuse(job, bytes, why).await;
         }
         self.check_tags(&job, &facts).await?;
         Ok(Done::Written { bytes: bytes.size_bytes })
     }
 
+    /// Writes what is not there.
+    async fn write(&self, job: &mut Job, bytes: &mut Gather, facts: &Facts, guard: &Guard) -> PutResult<()> {
+        if versions::is_marker(&job.entry.meta) {
+            return self.put_marker(job, guard).await;
+        }
+        let headers = match facts.request_headers() {
+            Ok(headers) => headers.into_iter().chain(self.class(job)).collect(),
+            Err(why) => return Ok(refused(why)),
+        };
+        let first = bytes.part(&mut job.entry.body).await?.unwrap_or_default();
+        if bytes.ended && bytes.buffer.is_empty() && !job.cut().1 {
+            return match bytes.check(job) {
+                Ok(()) => match job.clear(guard).await {
+                    Ok(()) => self.put_whole(job, first, headers, guard).await,
+                    Err(not) => Ok(Err(not)),
+                },
+                Err(why) => Ok(refused(why)),
+            };
+        }
+        self.put_in_parts(job, bytes, first, (headers, guard)).await
+    }
+
     /// Reads the rest of a body that nobody wants, so that its sender is not told that we are gone.
     async fn refuse(&self, mut job: Job, mut bytes: Gather, why: String) -> FlowResult<Done> {
         while bytes.part(&mut job.entry.body).await?.is_some() {}
-        let version =
-            job.entry.meta.text(versions::VERSION_ID).filter(|_| !job.entry.meta.attrs.contains_key("key"));
-        let version = version.map(|id| format!("?versionId={id}")).unwrap_or_default();
-        Ok(Done::Refused { what: format!("{}/{}{version}", job.bucket, job.key), why })
+        Ok(Done::Refused { what: name_of(&job.bucket, &job.key, &job.entry.meta), why })
     }
 
     /// Returns whether the object stands there with these bytes and these facts, and what else does.
@@ -284,13 +360,18 @@ impl Putter {
     }
 
     /// Hides a key by a delete marker, in a bucket that is known to keep versions.
-    async fn put_marker(&self, job: &Job, guard: &Guard) -> PutResult<()> {
+    async fn put_marker(&self, job: &mut Job, guard: &Guard) -> PutResult<()> {
+        if let Err(not) = job.clear(guard).await {
+            return Ok(Err(not));
+        }
         if let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await? {
-            return Ok(Err(why));
+            return Ok(refused(why));
         }
         match self.server.client.delete_object().bucket(&job.bucket).key(&job.key).send().await {
-            Ok(answer) if answer.delete_marker() == Some(true) => Ok(Ok(())),
-            Ok(_) => Ok(Err("the server made no delete marker of it".to_owned())),
+            Ok(answer) if answer.delete_marker() == Some(true) => {
+                job.made_version(answer.version_id()).map(Ok)
+            }
+            Ok(_) => Ok(refused("the server made no delete marker of it")),
             Err(error) => self.refusal("write a delete marker", error),
         }
     }
@@ -307,7 +388,7 @@ impl Putter {
         if condition.is_none()
             && let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await?
         {
-            return Ok(Err(why));
+            return Ok(refused(why));
         }
         headers.extend(condition.clone());
         let send = async |headers| {
@@ -329,7 +410,9 @@ impl Putter {
             }
             Err(error) => return self.refusal("write an object", error),
         };
-        Ok(arrived(answer.e_tag(), answer.server_side_encryption().is_some(), &md5))
+        job.made_version(answer.version_id())?;
+        let is_encrypted = answer.server_side_encryption().is_some();
+        Ok(arrived(answer.e_tag(), is_encrypted, &md5).map_err(Not::Refused))
     }
 
     async fn put_in_parts(
@@ -383,16 +466,19 @@ impl Putter {
             sums.update(Md5::digest(&data));
             match self.put_part(upload, number, data).await? {
                 Ok(done) => parts.push(done),
-                Err(why) => return Ok(Err(why)),
+                Err(not) => return Ok(Err(not)),
             }
             part = bytes.part(&mut job.entry.body).await?;
         }
         if let Err(why) = bytes.check(job) {
-            return Ok(Err(why));
+            return Ok(refused(why));
+        }
+        if let Err(not) = job.clear(guard).await {
+            return Ok(Err(not));
         }
         // Hours may have passed since it was looked at, and not every server heeds a condition here.
         if let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await? {
-            return Ok(Err(why));
+            return Ok(refused(why));
         }
         let etag = format!("{}-{}", hex::encode(sums.finalize()), parts.len());
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
@@ -417,7 +503,8 @@ impl Putter {
             Ok(answer) => {
                 let done =
                     CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag.clone()).build();
-                Ok(arrived(answer.e_tag(), answer.server_side_encryption().is_some(), &md5).map(|()| done))
+                let is_encrypted = answer.server_side_encryption().is_some();
+                Ok(arrived(answer.e_tag(), is_encrypted, &md5).map(|()| done).map_err(Not::Refused))
             }
             Err(error) => self.refusal("write a part of an object", error),
         }
@@ -427,10 +514,10 @@ impl Putter {
     /// and the request was sent again.
     async fn is_ours(&self, job: &Job, size_bytes: u64, is_of: impl Fn(&str) -> bool) -> PutResult<()> {
         let asked = self.server.client.head_object().bucket(&job.bucket).key(&job.key).send().await;
-        let Ok(answer) = asked else { return Ok(Err(CHANGED.to_owned())) };
+        let Ok(answer) = asked else { return Ok(refused(CHANGED)) };
         let size = answer.content_length().and_then(|length| u64::try_from(length).ok());
         let is_ours = size == Some(size_bytes) && answer.e_tag().map(bare).is_some_and(|etag| is_of(&etag));
-        Ok(if is_ours { Ok(()) } else { Err(CHANGED.to_owned()) })
+        if is_ours { job.made_version(answer.version_id()).map(Ok) } else { Ok(refused(CHANGED)) }
     }
 
     /// Compares the size of what was put together with what was sent.
@@ -441,10 +528,12 @@ impl Putter {
             Err(error) => return self.refusal("look at an object", error),
         };
         let there = answer.content_length().and_then(|length| u64::try_from(length).ok());
+        // Some answer the end of an upload without the version's id.
+        job.made_version(answer.version_id())?;
         if there == Some(size_bytes) {
             return Ok(Ok(()));
         }
-        Ok(Err(format!("{size_bytes} bytes were sent and {} arrived", there.unwrap_or_default())))
+        Ok(refused(format!("{size_bytes} bytes were sent and {} arrived", there.unwrap_or_default())))
     }
 
     /// Looks once whether the server keeps tags; some take them and forget them.
@@ -464,7 +553,7 @@ impl Putter {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         if matches!(error, SdkError::ConstructionFailure(_)) {
-            return Ok(Err("no request can be made for it".to_owned()));
+            return Ok(refused("no request can be made for it"));
         }
         match Told::from(&error) {
             Some(told)
@@ -473,11 +562,28 @@ impl Putter {
                     && told.code != "NoSuchBucket"
                     && !told.is_about_credentials() =>
             {
-                Ok(Err(told.text()))
+                Ok(refused(told.text()))
             }
             _ => Err(self.server.failure(doing, error).into()),
         }
     }
+}
+
+/// Returns what an entry is called that was not written.
+pub(super) fn name_of(bucket: &str, key: &str, meta: &EntryMeta) -> String {
+    let version = meta.text(versions::VERSION_ID).filter(|_| !meta.attrs.contains_key("key"));
+    let version = version.map(|id| format!("?versionId={id}")).unwrap_or_default();
+    format!("{bucket}/{key}{version}")
+}
+
+/// Returns why an entry can be written nowhere, as far as that is known before its bytes come.
+pub(super) fn unwritable(entry: &Entry, facts: &Facts) -> Option<String> {
+    let torn = entry.body.foretold().get(TORN).and_then(serde_json::Value::as_str);
+    torn.map(torn_why).or_else(|| facts.request_headers().err())
+}
+
+fn torn_why(why: &str) -> String {
+    format!("the snapshot holds only a part of it: {why}")
 }
 
 /// What became of the look at what stands where an object goes.
@@ -543,7 +649,7 @@ impl Gather {
     fn check(&self, job: &Job) -> Result<(), String> {
         let trailer = job.entry.body.trailer();
         if let Some(why) = trailer.get(TORN).and_then(serde_json::Value::as_str) {
-            return Err(format!("the snapshot holds only a part of it: {why}"));
+            return Err(torn_why(why));
         }
         let size = job.entry.meta.attrs.get("size").and_then(serde_json::Value::as_u64);
         if size.is_some_and(|size| size != self.size_bytes) {

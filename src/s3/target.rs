@@ -10,7 +10,8 @@
 //! *Crash.* Each object appears whole or not at all, and nothing is removed before all is in place. A run
 //! that stopped is run again with `replace`: objects that are equal already are not written twice. What somebody else
 //! writes meanwhile is neither overwritten nor removed ([`super::guard`]). Lifecycle rules that
-//! had to be taken away meanwhile are put back however a run ends, unless it is killed; that they are gone is told.
+//! had to be taken away meanwhile are put back however a run ends, unless it is killed; that they are gone is told. So
+//! is a bucket suspended again that kept no versions before.
 //!
 //! *Limits.* [`MEMORY_MIB`] of bodies are in memory at a time, whatever `concurrency` is; an object whose parts are
 //! longer than that is written alone. After [`REFUSED_MAX`] refused objects a run ends.
@@ -21,6 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use aws_sdk_s3::types::BucketVersioningStatus;
 use tokio::{
     sync::{Semaphore, oneshot},
     task::JoinSet,
@@ -32,13 +34,14 @@ use super::{
     client::Server,
     facts::{Facts, bucket_path},
     guard::Conditions,
-    history::{Histories, Line},
+    history::Histories,
+    in_hand::{Fate, InHand},
     listing::Lister,
-    put::{Done, Job, Putter, There, not_all},
+    put::{self, Done, Job, NEWEST_LACKS, Putter, Tentative, There, not_all},
     ranges::Span,
     source::exclusion,
     standing::Standing,
-    versions::{self, LATEST, VERSIONS},
+    versions::{self, VERSIONS},
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
@@ -181,6 +184,7 @@ impl Target for S3Target {
         }
         let mut run = Run::new(&self, &server, &options)?;
         run.lacking = entries.problems().len() as u64;
+        run.lacks = entries.problems().iter().map(|problem| problem.what.clone()).collect();
         let done = options.stop.run_until_cancelled(Box::pin(run.all(next, entries))).await;
         let stopped = || Failure::new(ExitCode::Interrupted, "the restore was stopped").into();
         let done = done.unwrap_or_else(|| Err(stopped()));
@@ -210,6 +214,10 @@ struct Run<'a> {
     last: (String, String),
     /// The history in hand: what of it stands in the target, and what is being written of it.
     history: Option<InHand>,
+    /// What is wanted.
+    only: &'a Selection,
+    /// The objects, as `bucket/key`, that the snapshot knows that it has not.
+    lacks: BTreeSet<String>,
     objects: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     puts: JoinSet<FlowResult<Done>>,
@@ -224,6 +232,8 @@ struct Run<'a> {
     unset: Vec<Failure>,
     /// Why settings are not what they are in the snapshot that no object needs: told, and no failure.
     lesser: Vec<String>,
+    /// What buckets did with versions before they were made to keep them, as long as nothing else was set.
+    switched: BTreeMap<String, Option<BucketVersioningStatus>>,
     /// Lifecycle rules that were taken away and not replaced yet, by bucket.
     stopped: BTreeMap<String, String>,
     tally: Tally,
@@ -239,39 +249,14 @@ struct Found {
     conditions: Conditions,
     /// Whether the snapshot has all versions of its objects and the bucket keeps them.
     keeps: bool,
+    /// Versions that were left out, because the bucket keeps none.
+    left_out: u64,
     /// What it has of them, where it is walked as a whole.
     histories: Option<Histories>,
 }
 
-/// The history of one key on its way.
-struct InHand {
-    /// What of it stands in the target; `None` where that keeps no versions.
-    line: Option<Line>,
-    /// What stands under the key before the first version is written.
-    there: There,
-    /// Comes when the version before is written.
-    turn: Option<oneshot::Receiver<()>>,
-}
-
-impl InHand {
-    /// Returns what stands where a version goes; `None` where it cannot be written.
-    fn there(&mut self, meta: &EntryMeta) -> Result<Option<There>> {
-        let Some(line) = &mut self.line else {
-            let there = std::mem::replace(&mut self.there, There::Unknown);
-            return Ok(Some(there).filter(|_| !versions::is_marker(meta)));
-        };
-        let is_object = meta.attrs.contains_key("key");
-        Ok(Some(match line.find(&meta.attrs, is_object || meta.attrs.contains_key(LATEST))? {
-            // What the key shows is the same in all that is said of it, or is written once more.
-            Some(found) if is_object => There::Object(found.etag),
-            Some(_) => There::Same,
-            None => std::mem::replace(&mut self.there, There::Older),
-        }))
-    }
-}
-
 impl<'a> Run<'a> {
-    fn new(target: &'a S3Target, server: &Server, options: &WriteOptions) -> Result<Self> {
+    fn new(target: &'a S3Target, server: &Server, options: &'a WriteOptions) -> Result<Self> {
         let mode = match (options.replace, options.only.is_all()) {
             (false, _) => Mode::Empty,
             (true, true) => {
@@ -287,6 +272,8 @@ impl<'a> Run<'a> {
             buckets: BTreeMap::new(),
             last: (String::new(), String::new()),
             history: None,
+            only: &options.only,
+            lacks: BTreeSet::new(),
             objects: Arc::new(Semaphore::new(target.config.concurrency.max(1))),
             memory: Arc::new(Semaphore::new(MEMORY_MIB as usize)),
             puts: JoinSet::new(),
@@ -297,6 +284,7 @@ impl<'a> Run<'a> {
             lacking: 0,
             unset: Vec::new(),
             lesser: Vec::new(),
+            switched: BTreeMap::new(),
             stopped: BTreeMap::new(),
             tally: Tally::default(),
         })
@@ -311,9 +299,23 @@ impl<'a> Run<'a> {
         self.end().await
     }
 
-    /// Lets nothing of this run go on, and gives back the lifecycle rules that are still away.
+    /// Lets nothing of this run go on, and gives back the lifecycle rules that are still away, and to buckets that
+    /// kept no versions that they keep none.
     async fn put_back(&mut self) {
         self.puts.shutdown().await;
+        for (bucket, before) in std::mem::take(&mut self.switched) {
+            let failure = match &before {
+                Some(before) => bucket::set_versioning(&self.server, &bucket, before).await.err(),
+                // Who kept versions once cannot be made to have kept none.
+                None => Some(Failure::new(ExitCode::Failed, "it never did before")),
+            };
+            if let Some(failure) = failure {
+                let what =
+                    format!("bucket {bucket} keeps versions since this restore: {}", failure.one_line());
+                let hint = "Suspend them by hand if it is to keep none.";
+                self.target.monitor.warn(Some(&self.target.name), what, Some(hint));
+            }
+        }
         for (bucket, rules) in std::mem::take(&mut self.stopped) {
             if let Err(failure) = bucket::put_lifecycle_back(&self.server, &bucket, &rules).await {
                 let what = format!("bucket {bucket} is without its lifecycle rules: {}", failure.one_line());
@@ -392,10 +394,8 @@ impl<'a> Run<'a> {
         if ours && let Err(failure) = bucket::set_encryption(&self.server, bucket, &settings).await {
             self.lesser.push(failure.one_line());
         }
-        if keeps && ours {
-            bucket::keep_versions(&self.server, bucket).await?;
-        } else if keeps {
-            keeps = bucket::keeps_versions(&self.server, bucket).await?;
+        if keeps {
+            keeps = self.keep_versions(bucket, ours, created).await?;
         }
         let is_walked = keeps && !created && !matches!(self.mode, Mode::Patch);
         let histories = is_walked.then(|| Histories::new(&self.server, bucket, Span::default()));
@@ -407,9 +407,23 @@ impl<'a> Run<'a> {
             );
             self.target.monitor.step(Some(&self.target.name), what);
         }
-        let found = Found { settings, ours, walked: created, conditions, keeps, histories };
+        let found = Found { settings, ours, walked: created, conditions, keeps, left_out: 0, histories };
         self.buckets.insert(bucket.to_owned(), found);
         Ok(())
+    }
+
+    /// Returns whether a bucket keeps versions, after making it do so where it is ours.
+    async fn keep_versions(&mut self, bucket: &str, ours: bool, created: bool) -> Result<bool> {
+        let before = bucket::versioning(&self.server, bucket).await?;
+        if before == Some(BucketVersioningStatus::Enabled) || !ours {
+            return Ok(before == Some(BucketVersioningStatus::Enabled));
+        }
+        if !created {
+            // Noted first: a stop may come while the server does it.
+            self.switched.insert(bucket.to_owned(), before);
+        }
+        bucket::keep_versions(&self.server, bucket).await?;
+        Ok(true)
     }
 
     async fn object(&mut self, bucket: String, entry: Entry) -> FlowResult<()> {
@@ -420,36 +434,70 @@ impl<'a> Run<'a> {
         if here < self.last || here == self.last && !versions::is_version(&entry.meta) {
             return Err(self.odd(&entry.meta, "it does not come in the order of keys").into());
         }
+        let is_version = versions::is_version(&entry.meta);
         if !self.buckets.contains_key(&bucket) {
-            self.found(&bucket, Settings::default(), false).await?;
+            // Its settings did not come.
+            self.found(&bucket, Settings::default(), is_version).await?;
         }
         if here != self.last {
-            self.history = None;
+            self.history_ended();
             self.last = here;
         }
-        let conditions = self.buckets.get(&bucket).map(|found| found.conditions).unwrap_or_default();
-        let (done, next) = oneshot::channel();
-        let (there, turn) = if versions::is_version(&entry.meta) {
-            let mut history = match self.history.take() {
-                Some(history) => history,
-                None => self.history_of(&bucket, &key).await?,
-            };
-            let Some(there) = history.there(&entry.meta)? else {
-                return self.pass_over(entry, format!("{bucket}/{key}")).await;
-            };
-            let turn = history.turn.replace(next);
-            if turn.is_some() && history.line.is_none() {
-                self.refused_versions(&bucket, &key)?;
+        let found = self.buckets.get(&bucket);
+        let conditions = found.map(|found| found.conditions).unwrap_or_default();
+        let is_kept = is_version && found.is_some_and(|found| found.keeps);
+        let facts = Facts::of_attrs(&entry.meta.attrs);
+        let (there, tentative) = if is_version {
+            match self.fate(&bucket, &entry, &facts).await? {
+                Ok(written) => written,
+                Err(done) => return self.pass_over(entry, done).await,
             }
-            self.history = Some(history);
-            (there, turn)
         } else {
             (self.standing(&bucket, &key).await?, None)
         };
-        let facts = Facts::of_attrs(&entry.meta.attrs);
+        let (done, next) = oneshot::channel();
+        let turn = self.history.as_mut().and_then(|history| history.turn.replace(next));
         self.locked += u64::from(!facts.lock.is_empty());
         self.raw += u64::from(!facts.raw.is_empty());
-        self.start(Job { bucket, key, entry, there, conditions, turn }, done).await
+        self.start(Job { bucket, key, entry, there, conditions, turn, is_kept, tentative }, done).await
+    }
+
+    /// Returns what stands where a version goes, and what it waits for; or what becomes of it if it is not written.
+    async fn fate(
+        &mut self,
+        bucket: &str,
+        entry: &Entry,
+        facts: &Facts,
+    ) -> Result<Result<(There, Option<Tentative>), Done>> {
+        let mut history = match self.history.take() {
+            Some(history) => history,
+            None => self.history_of(bucket, &entry.meta).await?,
+        };
+        let key = versions::key_of(&entry.meta).unwrap_or_default();
+        // What cannot be written is found nowhere either, and would have all that follow be written again.
+        let fate = if let Some(why) = put::unwritable(entry, facts) {
+            history.pass();
+            Err(Done::Refused { what: put::name_of(bucket, key, &entry.meta), why })
+        } else {
+            match history.fate(&entry.meta)? {
+                Fate::Write(there) => Ok((there, None)),
+                Fate::IfLast(there, tentative) => Ok((there, Some(tentative))),
+                Fate::LeftOut => Err(Done::LeftOut { bucket: bucket.to_owned() }),
+                Fate::Shut { is_first: true } => {
+                    Err(Done::Refused { what: format!("{bucket}/{key}"), why: NEWEST_LACKS.to_owned() })
+                }
+                Fate::Shut { is_first: false } => Err(Done::Shut),
+            }
+        };
+        self.history = Some(history);
+        Ok(fate)
+    }
+
+    /// Tells the last version of a key that it is.
+    fn history_ended(&mut self) {
+        if let Some(history) = self.history.take() {
+            history.end();
+        }
     }
 
     /// Returns what stands under a key.
@@ -464,11 +512,14 @@ impl<'a> Run<'a> {
         Ok(there.map_or(There::Nothing, |there| There::Object(there.etag)))
     }
 
-    /// Looks up what the target has of a key.
-    async fn history_of(&mut self, bucket: &str, key: &str) -> Result<InHand> {
+    /// Looks up what the target has of the key of a version.
+    async fn history_of(&mut self, bucket: &str, meta: &EntryMeta) -> Result<InHand> {
+        let key = versions::key_of(meta).unwrap_or_default();
+        let object = format!("{}/{key}", meta.text("bucket").unwrap_or_default());
+        let is_by_name = !self.only.names(&object, Some('/'));
         let there = self.standing(bucket, key).await?;
         let Some(found) = self.buckets.get_mut(bucket).filter(|found| found.keeps) else {
-            return Ok(InHand { line: None, there, turn: None });
+            return Ok(InHand::flat(there, is_by_name));
         };
         let history = match (&mut found.histories, &self.mode) {
             (Some(histories), _) => histories.at(key).await?,
@@ -476,22 +527,13 @@ impl<'a> Run<'a> {
             // The bucket was made just now.
             (None, _) => None,
         };
-        let shown = history.as_ref().map(|history| &history.newest).filter(|newest| newest.is_current());
-        let there = shown.map_or(There::Nothing, |newest| There::Object(newest.etag.clone()));
-        Ok(InHand { line: Some(Line::new(history)), there, turn: None })
+        Ok(InHand::kept(history, is_by_name, self.lacks.contains(&object)))
     }
 
-    /// Passes over a delete marker that cannot be written.
-    async fn pass_over(&mut self, mut entry: Entry, what: String) -> FlowResult<()> {
+    /// Passes over an entry that is not written.
+    async fn pass_over(&mut self, mut entry: Entry, done: Done) -> FlowResult<()> {
         while entry.body.next().await?.is_some() {}
-        let why = "the bucket keeps no versions, so the key would be removed for good".to_owned();
-        self.count(Ok(Ok(Done::Refused { what, why })))
-    }
-
-    /// Notes that a version does not stay, because another takes its place.
-    fn refused_versions(&mut self, bucket: &str, key: &str) -> FlowResult<()> {
-        let why = "the bucket keeps no versions: only the newest that was asked for stays".to_owned();
-        self.count(Ok(Ok(Done::Refused { what: format!("{bucket}/{key}"), why })))
+        self.count(Ok(Ok(done)))
     }
 
     /// Waits for a place and for memory, then writes beside the others.
@@ -536,6 +578,12 @@ impl<'a> Run<'a> {
                 self.same += 1;
                 self.tally.bytes += bytes;
             }
+            Done::LeftOut { bucket } => {
+                if let Some(found) = self.buckets.get_mut(&bucket) {
+                    found.left_out += 1;
+                }
+            }
+            Done::Shut => return Ok(()),
             Done::Written { bytes } => self.tally.bytes += bytes,
         }
         self.tally.entries += 1;
@@ -543,6 +591,7 @@ impl<'a> Run<'a> {
     }
 
     async fn end(&mut self) -> FlowResult<()> {
+        self.history_ended();
         while let Some(done) = self.puts.join_next().await {
             self.count(done)?;
         }
@@ -600,6 +649,13 @@ impl<'a> Run<'a> {
             // The queues that a bucket tells of its objects may be another server's.
             let told = bucket::set_notification(&self.server, bucket, &found.settings, mirrored).await;
             self.lesser.extend(told.err().map(|failure| failure.one_line()));
+            if let Some(status) = &found.settings.versioning {
+                let status = BucketVersioningStatus::from(status.as_str());
+                match bucket::set_versioning(&self.server, bucket, &status).await {
+                    Ok(()) => drop(self.switched.remove(bucket)),
+                    Err(failure) => self.unset.push(failure),
+                }
+            }
             let refused = bucket::apply(&self.server, bucket, &found.settings, mirrored).await;
             if refused.is_empty() {
                 self.stopped.remove(bucket);
@@ -615,6 +671,15 @@ impl<'a> Run<'a> {
 
     /// Adds what a person should know.
     fn tell(&mut self) {
+        for (bucket, found) in self.buckets.iter().filter(|(_, found)| found.left_out > 0) {
+            let what = format!(
+                "bucket {bucket} keeps no versions: of each key at most the newest that was asked for was written, and \
+                 {} older versions and delete markers were left out",
+                found.left_out
+            );
+            self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
+            self.tally.notes.push(what);
+        }
         if self.same > 0 {
             self.tally.notes.push(format!("{} objects were equal already", self.same));
         }

@@ -5,6 +5,10 @@
 //! version and a page that repeats end the reading, as in [`super::listing`]. [`super::history`] turns each key's
 //! versions round.
 //!
+//! A page begins behind the version that the one before ended with. Where that is gone meanwhile (rules of a bucket
+//! remove old versions) a server sends the key's versions again, or none of them: that is noticed, and the key listed
+//! once more. A delete marker is not asked for, because servers answer that in several ways.
+//!
 //! *Limits.* A page of at most 1,000 versions is in memory.
 
 use std::collections::VecDeque;
@@ -15,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     capture::{self, Capture},
-    client::{LIST_SECONDS, Server, timeouts},
+    client::{LIST_SECONDS, Server, Told, timeouts},
     facts::{Facts, object_meta, object_path},
     history::{Histories, History},
     listing::{Listed, Lister, bare, decode, untrusted},
@@ -253,7 +257,8 @@ pub(super) struct VersionLister {
     /// The key and the version that the last page ended with.
     marker: Option<(String, String)>,
     last: Option<Listed>,
-    is_new_page: bool,
+    /// The key of which a part may lack, or came twice.
+    torn: Option<String>,
     ended: bool,
     unreadable: Vec<String>,
 }
@@ -269,7 +274,7 @@ impl VersionLister {
             page: VecDeque::new(),
             marker: None,
             last: None,
-            is_new_page: false,
+            torn: None,
             ended: false,
             unreadable: Vec::new(),
         }
@@ -292,9 +297,21 @@ impl VersionLister {
 
     /// Returns the next version, the newest of a key first.
     pub(super) async fn next(&mut self) -> Result<Option<Listed>> {
-        let mut listed = loop {
+        let listed = loop {
             while self.page.is_empty() && !self.ended {
+                let unreadable = self.unreadable.len();
+                let border = self.marker.clone();
                 self.turn().await?;
+                if let Some((key, id)) = border
+                    && !self.goes_on(&key, &id).await?
+                {
+                    // All that is behind the key is asked for again.
+                    self.unreadable.truncate(unreadable);
+                    self.page.clear();
+                    (self.marker, self.ended) = (None, false);
+                    self.span.after = Some(key.clone());
+                    self.torn = Some(key);
+                }
             }
             let Some(listed) = self.page.pop_front() else { return Ok(None) };
             // A key without a version may be taken for the one to begin with, or behind.
@@ -308,17 +325,46 @@ impl VersionLister {
             return Ok(None);
         }
         if let Some(last) = &self.last
-            && let Err(why) = follows(last, &mut listed, self.is_new_page)
+            && let Err(why) = follows(last, &listed)
         {
             return Err(untrusted(&self.bucket, &why));
         }
-        self.is_new_page = false;
         self.last = Some(listed.clone());
         Ok(Some(listed))
     }
 
+    /// Returns the server and the bucket that it walks.
+    pub(super) fn place(&self) -> (&Server, &str) {
+        (&self.server, &self.bucket)
+    }
+
+    /// Returns the key, once, of which a part may lack or came twice because a version went away between two pages.
+    pub(super) fn take_torn(&mut self) -> Option<String> {
+        self.torn.take()
+    }
+
+    /// Returns whether the page that came goes on behind this version, with which the one before ended.
+    async fn goes_on(&self, key: &str, id: &str) -> Result<bool> {
+        if self.page.front().is_some_and(|first| first.key == key && is_latest(first)) {
+            return Ok(false);
+        }
+        if self.last.as_ref().is_some_and(Listed::is_marker) {
+            return Ok(true);
+        }
+        let head = self.server.client.head_object().bucket(&self.bucket).key(key).version_id(id);
+        match head.send().await {
+            Ok(_) => Ok(true),
+            Err(error) => match Told::from(&error) {
+                Some(told) if told.is_absent() => Ok(false),
+                // Who may not look has to believe it.
+                Some(told) if told.status < 500 => Ok(true),
+                _ => Err(self.server.failure("look at a version of an object", error)),
+            },
+        }
+    }
+
     /// Fetches the next page. The marker is the last version that came and not what the server names as the next, which
-    /// is encoded by some and not by others.
+    /// is encoded by some and not by others. Keys behind it that are not UTF-8 come again.
     async fn turn(&mut self) -> Result<()> {
         let (capture, override_) =
             (Capture::default(), aws_sdk_s3::Config::builder().timeout_config(timeouts(LIST_SECONDS)));
@@ -349,27 +395,34 @@ impl VersionLister {
         };
         let (mut versions, mut markers) = (page.versions().iter(), page.delete_markers().iter());
         let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
-        let mut last = None;
+        let (mut last, mut unreadable) = (None, Vec::new());
         for kind in kinds {
             let one = if kind == 1 { markers.next().map(of_marker) } else { versions.next().map(of_version) };
             let Some(mut one) = one else { return Err(self.confused()) };
             let key = if is_encoded { decode(&one.key) } else { Some(one.key.clone()) };
-            last = key.clone().zip(one.version_id());
             match key {
                 Some(key) => {
                     one.key = key;
+                    last = Some(one.key.clone()).zip(one.version_id());
+                    self.unreadable.append(&mut unreadable);
                     self.page.push_back(one);
                 }
-                None => self.unreadable.push(one.key),
+                None => unreadable.push(one.key),
             }
         }
         if versions.next().is_some() || markers.next().is_some() {
             return Err(self.confused());
         }
-        self.is_new_page = true;
         if !page.is_truncated().unwrap_or(false) {
+            self.unreadable.append(&mut unreadable);
             self.ended = true;
             return Ok(());
+        }
+        if last.is_none() && !unreadable.is_empty() {
+            return Err(untrusted(
+                &self.bucket,
+                "a whole page of its keys is not UTF-8, and nothing tells what follows",
+            ));
         }
         if last.is_none() || last == self.marker {
             return Err(untrusted(&self.bucket, "it says that there is more, but not where"));
@@ -385,7 +438,7 @@ impl VersionLister {
 }
 
 /// Checks that a version may come after another; which of them is latest is what the first of a key says.
-fn follows(last: &Listed, listed: &mut Listed, is_new_page: bool) -> Result<(), String> {
+fn follows(last: &Listed, listed: &Listed) -> Result<(), String> {
     if listed.key > last.key {
         return Ok(());
     }
@@ -396,14 +449,14 @@ fn follows(last: &Listed, listed: &mut Listed, is_new_page: bool) -> Result<(), 
     if listed.version_id() == last.version_id() {
         return Err(format!("a version of {what} came twice"));
     }
-    if let Some(version) = &mut listed.version
-        && std::mem::take(&mut version.is_latest)
-        // Between two pages the newer ones may have been removed.
-        && !is_new_page
-    {
+    if is_latest(listed) {
         return Err(format!("{what} has two latest versions"));
     }
     Ok(())
+}
+
+fn is_latest(listed: &Listed) -> bool {
+    listed.version.as_ref().is_some_and(|version| version.is_latest)
 }
 
 fn of_version(version: &ObjectVersion) -> Listed {

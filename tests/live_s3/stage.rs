@@ -158,6 +158,14 @@ impl Hand {
     pub async fn delete(&self, key: &str) {
         self.client.delete_object().bucket(&self.name).key(key).send().await.unwrap();
     }
+    pub async fn suspend_versions(&self) {
+        self.set_versioning(BucketVersioningStatus::Suspended).await;
+    }
+    async fn set_versioning(&self, status: BucketVersioningStatus) {
+        let versioning = VersioningConfiguration::builder().status(status).build();
+        let put = self.client.put_bucket_versioning().bucket(&self.name).versioning_configuration(versioning);
+        put.send().await.unwrap();
+    }
 }
 
 impl Bucket {
@@ -244,15 +252,10 @@ impl Bucket {
         all
     }
     pub async fn keep_versions(&self) {
-        self.set_versioning(BucketVersioningStatus::Enabled).await;
+        self.hand().set_versioning(BucketVersioningStatus::Enabled).await;
     }
     pub async fn suspend_versions(&self) {
-        self.set_versioning(BucketVersioningStatus::Suspended).await;
-    }
-    async fn set_versioning(&self, status: BucketVersioningStatus) {
-        let versioning = VersioningConfiguration::builder().status(status).build();
-        let put = self.client.put_bucket_versioning().bucket(&self.name).versioning_configuration(versioning);
-        put.send().await.unwrap();
+        self.hand().suspend_versions().await;
     }
     pub async fn expire_after_days(&self, days: i32) {
         self.expire(LifecycleExpiration::builder().days(days).build()).await;
@@ -445,6 +448,9 @@ pub async fn write(all: &Snapshot, target: Box<dyn Target>, options: WriteOption
     let only = options.only.clone();
     let send = async {
         sink.announce(all.inventory.clone()).await?;
+        for problem in &all.problems {
+            sink.report(problem.clone()).await?;
+        }
         for path in &all.order {
             let kept = &all.entries[path];
             if only.wants(&kept.meta) {

@@ -280,7 +280,7 @@ async fn unchanged_versions_cost_no_request_also_where_another_became_the_latest
 
 #[tokio::test]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
-async fn a_key_of_more_versions_than_a_page_has_is_read_and_restored_in_order() {
+async fn a_key_of_more_versions_than_a_page_has_is_read_in_order() {
     const COUNT: usize = 1010;
     let bucket = Bucket::new("many").await;
     bucket.put("m", b"before").await;
@@ -331,15 +331,25 @@ async fn one_version_is_restored_by_its_name_and_becomes_the_latest() {
     // The object alone is what a key names.
     write(&seen, target(&bucket, &copy), only(&format!("{}/before", bucket.name))).await.unwrap();
     assert_eq!(copy.get("before").await, b"n1");
-    // A history into a bucket that keeps none: the newest that can be written, and a word on all others.
-    let gone = only(&format!("{}/gone?versionId=*", bucket.name));
-    let refused = failure(write(&seen, target(&bucket, &copy), gone).await);
-    assert_eq!(refused.exit(), ExitCode::Partial);
-    assert!(refused.chain()[1].contains("would be removed for good"), "{:?}", refused.chain());
-    assert_eq!(copy.get("gone").await, b"g1");
-    let refused = failure(write(&seen, target(&bucket, &copy), only(&format!("{}/a/*", bucket.name))).await);
-    assert!(refused.chain()[1].contains("only the newest that was asked for stays"), "{:?}", refused.chain());
+    // A history into a bucket that keeps none: nothing where a delete marker is the last, else the last.
+    let proxy = Proxy::start(&endpoint(), vec![]).await;
+    let through = || target_at(&proxy.url(), &bucket, &copy);
+    let tally = write(&seen, through(), only(&format!("{}/gone?versionId=*", bucket.name))).await.unwrap();
+    assert!(
+        tally.notes[0].contains("2 older versions and delete markers were left out"),
+        "{:?}",
+        tally.notes
+    );
+    let tally = write(&seen, through(), only(&format!("{}/a/*", bucket.name))).await.unwrap();
+    assert!(
+        tally.notes[0].contains("1 older versions and delete markers were left out"),
+        "{:?}",
+        tally.notes
+    );
     assert_eq!(copy.get("a/b").await, b"ab2");
+    assert_eq!(copy.keys().await, ["a", "a/b", "before"]);
+    let written: Vec<String> = proxy.requests().into_iter().filter(|line| writes_an_object(line)).collect();
+    assert_eq!(written.len(), 1, "{written:?}");
 
     copy.keep_versions().await;
     let all = only(&format!("{}/a*", bucket.name));
@@ -348,6 +358,105 @@ async fn one_version_is_restored_by_its_name_and_becomes_the_latest() {
     assert_eq!(after, ["a2", "a1", "a2", "-", "a3", "a4"]);
     write(&seen, target(&bucket, &copy), all).await.unwrap();
     assert_eq!(history(&copy, "a").await, after);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn an_older_version_that_was_named_undoes_an_overwrite_and_a_deletion() {
+    let bucket = Bucket::new("undo").await;
+    bucket.keep_versions().await;
+    for content in [b"a1", b"a2"] {
+        bucket.put("a", content).await;
+        bucket.put("b", content).await;
+    }
+    bucket.delete("a").await;
+    bucket.put("b", b"b3").await;
+    let seen = read(&source(&bucket)).await;
+    for (key, n, after) in [("a", 1, ["a1", "a2", "-", "a2"]), ("b", 0, ["a1", "a2", "b3", "a1"])] {
+        let only = Selection::new(&[versions_of(&seen, key)[n].meta.select.clone()]).unwrap();
+        let options = || WriteOptions { replace: true, only: only.clone(), ..WriteOptions::default() };
+        for _ in 0..2 {
+            write(&seen, target(&bucket, &bucket), options()).await.unwrap();
+            assert_eq!(history(&bucket, key).await, after);
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_bucket_that_keeps_no_versions_gets_the_last_of_each_key_alone() {
+    let bucket = Bucket::new("flat").await;
+    bucket.keep_versions().await;
+    for n in 0..20 {
+        bucket.put("a", format!("a{n}").as_bytes()).await;
+        bucket.put("gone", b"g").await;
+    }
+    bucket.put_in_parts("parts", &[b"first"]).await;
+    bucket.put_in_parts("parts", &[b"second"]).await;
+    bucket.delete("gone").await;
+    let seen = read(&source(&bucket)).await;
+    let copy = Bucket::new("flat-copy").await;
+    copy.put("parts", b"other").await;
+    let only = Selection::new(std::slice::from_ref(&bucket.name)).unwrap();
+    let options = || WriteOptions { replace: true, only: only.clone(), ..WriteOptions::default() };
+    let proxy = Proxy::start(&endpoint(), vec![]).await;
+    let tally = write(&seen, target_at(&proxy.url(), &bucket, &copy), options()).await.unwrap();
+    // 19 of `a`, 20 and the marker of `gone`, one of `parts`.
+    assert!(tally.notes[0].contains("41 older versions and delete markers"), "{:?}", tally.notes);
+    assert_eq!(copy.keys().await, ["a", "parts"]);
+    assert_eq!((copy.get("a").await, copy.get("parts").await), (b"a19".to_vec(), b"second".to_vec()));
+    let whole = |line: &&String| writes_an_object(line) && !line.contains("partNumber");
+    assert_eq!(proxy.requests().iter().filter(whole).count(), 1);
+    // Where the newest did not come, no older one takes the place of what stands there.
+    let mut lacking = seen;
+    lacking.order.retain(|path| !path.ends_with(&format!("{}/a", bucket.name)));
+    let refused = failure(write(&lacking, target(&bucket, &copy), options()).await);
+    assert!(
+        refused.chain()[1].contains("the newest version is not in the snapshot"),
+        "{:?}",
+        refused.chain()
+    );
+    assert_eq!(copy.get("a").await, b"a19");
+    // Its settings did not come: the versions tell that it has to keep them.
+    let made = Bucket::absent("flat-made");
+    lacking.order.retain(|path| lacking.entries[path].meta.attrs.contains_key("version_id"));
+    replay(&lacking, target(&bucket, &made), true).await.unwrap();
+    assert_eq!(history(&made, "gone").await.len(), 21);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_key_whose_newest_version_could_not_be_read_shows_what_the_target_shows() {
+    let bucket = Bucket::new("newest").await;
+    bucket.keep_versions().await;
+    for content in [b"a1", b"a2", b"a3"] {
+        bucket.put("a", content).await;
+        bucket.put("b", content).await;
+    }
+    let newest = bucket.client.head_object().bucket(&bucket.name).key("a").send().await.unwrap();
+    let id = newest.version_id().unwrap().to_owned();
+    let fault = Fault::status("GET", String::leak(format!("/a?x-id=GetObject&versionId={id}")), 403).always();
+    let proxy = Proxy::start(&endpoint(), vec![fault]).await;
+    let seen = stage::try_read(source_at(&proxy.url(), &bucket)).await.unwrap();
+    assert_eq!(seen.problems.len(), 1, "{:#?}", proxy.requests());
+    assert_eq!(seen.problems[0].what, format!("{}/a", bucket.name));
+    let copy = Bucket::new("newest-copy").await;
+    copy.keep_versions().await;
+    copy.put("a", b"good").await;
+    let refused = failure(replay(&seen, target(&bucket, &copy), true).await);
+    assert_eq!(refused.exit(), ExitCode::Partial);
+    assert!(
+        refused.chain()[1].contains("the newest version is not in the snapshot"),
+        "{:?}",
+        refused.chain()
+    );
+    assert_eq!(refused.chain()[1].matches("the newest version").count(), 1, "a key is named once");
+    assert_eq!(history(&copy, "a").await, ["good"]);
+    assert_eq!(history(&copy, "b").await, ["a1", "a2", "a3"]);
+    // Where nothing is shown nothing can be hidden.
+    let empty = Bucket::absent("newest-empty");
+    replay(&seen, target(&bucket, &empty), false).await.unwrap();
+    assert_eq!(history(&empty, "a").await, ["a1", "a2"]);
 }
 
 #[tokio::test]
@@ -379,4 +488,156 @@ async fn a_version_that_vanishes_is_counted_and_one_that_cannot_be_read_is_named
     assert_eq!(seen.problems.len(), 2, "{:?}", seen.problems);
     assert!(seen.problems[0].what.contains("/b?versionId="), "{:?}", seen.problems);
     assert_eq!(seen.problems[1].what, format!("{}/b", bucket.name));
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_write_that_makes_no_version_of_its_own_ends_the_restore() {
+    for (key, method, target) in [("a", "PUT", "/a?"), ("p", "POST", "/p?uploadId")] {
+        let bucket = Bucket::new("unkept").await;
+        bucket.keep_versions().await;
+        for content in [&b"one"[..], b"two", b"three"] {
+            match key {
+                "a" => bucket.put("a", content).await,
+                _ => bucket.put_in_parts("p", &[content]).await,
+            }
+        }
+        let seen = read(&source(&bucket)).await;
+        let copy = Bucket::new("unkept-copy").await;
+        copy.keep_versions().await;
+        copy.put("p", b"good").await;
+        let hand = copy.hand();
+        let suspend = Fault::before(method, target, move || {
+            let hand = hand.clone();
+            Box::pin(async move { hand.suspend_versions().await })
+        });
+        let proxy = Proxy::start(&endpoint(), vec![suspend]).await;
+        let ended = failure(replay(&seen, target_at(&proxy.url(), &bucket, &copy), true).await);
+        assert_eq!(ended.exit(), ExitCode::SourceDown);
+        assert!(ended.chain()[0].contains("no longer keeps what is overwritten"), "{:?}", ended.chain());
+        assert!(ended.chain()[1].contains(&format!("`{key}`")), "{:?}", ended.chain());
+        assert_eq!(history(&copy, key).await.last().unwrap(), "one");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_bucket_that_was_suspended_is_so_again_when_a_restore_ends_early() {
+    let bucket = lived_in().await;
+    let seen = read(&source(&bucket)).await;
+    let copy = Bucket::new("early").await;
+    copy.keep_versions().await;
+    copy.suspend_versions().await;
+    let options = WriteOptions { replace: true, ..WriteOptions::default() };
+    let stop = options.stop.clone();
+    let halt = Fault::before("PUT", "/a-b?", move || {
+        let stop = stop.clone();
+        Box::pin(async move { stop.cancel() })
+    });
+    let proxy = Proxy::start(&endpoint(), vec![halt]).await;
+    let ended = failure(write(&seen, target_at(&proxy.url(), &bucket, &copy), options).await);
+    assert_eq!(ended.exit(), ExitCode::Interrupted);
+    assert!(proxy.requests().iter().any(|line| line.starts_with("PUT ") && line.contains("?versioning")));
+    assert_eq!(versioning(&copy).await, Some(BucketVersioningStatus::Suspended));
+    replay(&seen, target(&bucket, &copy), true).await.unwrap();
+    assert_eq!(versioning(&copy).await, Some(BucketVersioningStatus::Suspended));
+    assert_eq!(history(&copy, "a").await.last().unwrap(), "a4");
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_version_that_cannot_be_written_does_not_make_those_after_it_be_written_again() {
+    let bucket = Bucket::new("torn").await;
+    bucket.keep_versions().await;
+    for content in [b"a1", b"a2", b"a3"] {
+        bucket.put("a", content).await;
+    }
+    let mut seen = read(&source(&bucket)).await;
+    let second = versions_of(&seen, "a")[1].meta.path.to_string();
+    seen.entries.get_mut(&second).unwrap().trailer.insert("torn".to_owned(), "it broke off".into());
+    let copy = Bucket::absent("torn-copy");
+    for _ in 0..2 {
+        let refused = failure(replay(&seen, target(&bucket, &copy), true).await);
+        assert!(refused.chain()[1].contains("only a part of it: it broke off"), "{:?}", refused.chain());
+        assert_eq!(history(&copy, "a").await, ["a1", "a3"]);
+    }
+}
+
+/// Writes a page of a listing; each version is a key, an id and whether it is the latest.
+fn page(is_truncated: bool, versions: &[(&str, &str, bool)]) -> &'static str {
+    let version = |(key, id, is_latest): &(&str, &str, bool)| {
+        format!(
+            "<Version><Key>{key}</Key><VersionId>{id}</VersionId><IsLatest>{is_latest}</IsLatest>\
+             <LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>&quot;e&quot;</ETag><Size>2</Size></Version>"
+        )
+    };
+    let versions: String = versions.iter().map(version).collect();
+    String::leak(format!(
+        "<ListVersionsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><EncodingType>url</EncodingType>\
+         <IsTruncated>{is_truncated}</IsTruncated>{versions}</ListVersionsResult>"
+    ))
+}
+
+/// Reads a bucket through a server whose first listings are these; returns the contents of each key's versions.
+async fn read_behind(bucket: &Bucket, pages: Vec<&'static str>, keys: &[&str]) -> Vec<Vec<String>> {
+    let faults = pages.into_iter().map(|page| Fault::answer("GET", "encoding-type=url", page)).collect();
+    let proxy = Proxy::start(&endpoint(), faults).await;
+    let seen = read(&source_at(&proxy.url(), bucket)).await;
+    let contents = |key: &&str| {
+        let all = versions_of(&seen, key);
+        all.iter().map(|kept| String::from_utf8(kept.bytes.clone()).unwrap()).collect()
+    };
+    keys.iter().map(contents).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_key_whose_versions_went_away_between_two_pages_is_listed_once_more() {
+    let bucket = Bucket::new("gap").await;
+    bucket.keep_versions().await;
+    let mut ids = Vec::new();
+    for content in ["a1", "a2", "a3", "a4"] {
+        bucket.put("a", content.as_bytes()).await;
+        let head = bucket.client.head_object().bucket(&bucket.name).key("a").send().await.unwrap();
+        ids.push(head.version_id().unwrap().to_owned());
+    }
+    bucket.put("b", b"b1").await;
+    let first = page(true, &[("a", &ids[3], true), ("a", &ids[2], false)]);
+    // The rest was passed over.
+    let gone = bucket.client.delete_object().bucket(&bucket.name).key("a").version_id(&ids[2]);
+    gone.send().await.unwrap();
+    let expected = vec![vec!["a1", "a2", "a4"], vec!["b1"]];
+    let skipping = page(false, &[]);
+    assert_eq!(read_behind(&bucket, vec![first, skipping], &["a", "b"]).await, expected);
+    // It was sent again from the newest.
+    let again = page(false, &[("a", &ids[3], true), ("a", &ids[1], false), ("a", &ids[0], false)]);
+    assert_eq!(read_behind(&bucket, vec![first, again], &["a", "b"]).await, expected);
+    assert_eq!(read_behind(&bucket, vec![first], &["a", "b"]).await, expected, "whatever this server does");
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_page_of_versions_that_ends_with_a_key_that_is_no_text_does_not_end_the_listing() {
+    let bucket = Bucket::new("raw-end").await;
+    bucket.keep_versions().await;
+    bucket.put("a", b"a1").await;
+    bucket.put("b", b"b1").await;
+    let head = bucket.client.head_object().bucket(&bucket.name).key("a").send().await.unwrap();
+    let id = head.version_id().unwrap().to_owned();
+    let first = page(true, &[("a", &id, true), ("a%FF", "x", true)]);
+    let rest =
+        bucket.client.list_object_versions().bucket(&bucket.name).key_marker("a").send().await.unwrap();
+    let b = rest.versions().iter().find(|version| version.key() == Some("b")).unwrap();
+    let second = page(false, &[("a%FF", "x", true), ("b", b.version_id().unwrap(), true)]);
+    let proxy = Proxy::start(
+        &endpoint(),
+        vec![
+            Fault::answer("GET", "encoding-type=url", first),
+            Fault::answer("GET", "encoding-type=url", second),
+        ],
+    )
+    .await;
+    let seen = read(&source_at(&proxy.url(), &bucket)).await;
+    assert_eq!(seen.problems.len(), 1, "{:?}", seen.problems);
+    assert_eq!(seen.problems[0].why, "its key is not UTF-8");
 }
