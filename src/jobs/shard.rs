@@ -152,7 +152,7 @@ impl Made {
     pub fn exit(&self) -> ExitCode {
         match self {
             Self::Whole(report) => report.exit(),
-            // What a part lacks is told when it is made, and again by the snapshot: one that is asked for again is there.
+            // What a part lacks is told when it is made, and by the snapshot: one that is asked for again is there.
             Self::Part(part) if part.was_there => ExitCode::Ok,
             Self::Part(part) => backup::exit_of(&part.sources),
             Self::Before(_, Status::Complete) => ExitCode::Ok,

@@ -109,8 +109,8 @@ enum Line {
 struct Note {
     /// Of the last restore.
     owed: Option<Owed>,
-    /// What one or more of them filled in part, with the copy that the first of these made: those of later ones hold the
-    /// part.
+    /// What one or more of them filled in part, with the copy that the first of these made: those of later ones hold
+    /// the part.
     filled: Option<Owed>,
     asked: Vec<(String, u16)>,
     whole: bool,

@@ -53,6 +53,15 @@ pub fn is_bucket(item: &str) -> bool {
     item != ITEM
 }
 
+/// Returns whether a problem of a snapshot is that an export could not be had: no object is missing then.
+pub(super) fn is_about_export(problem: &Problem) -> bool {
+    EXPORTS.iter().any(|(_, _, what)| problem.what == lacking(what))
+}
+
+fn lacking(what: &str) -> String {
+    format!("the export of {what}")
+}
+
 /// Returns whether an entry is an export.
 pub(super) fn is_export(meta: &EntryMeta) -> bool {
     meta.item == ITEM
@@ -100,7 +109,7 @@ impl Admin {
                     monitor.warn(Some(name), told, Some("Leave `admin` out if it is not MinIO."));
                 }
                 Err(Lack::Refused(why)) => {
-                    sink.report(Problem { what: format!("the export of {what}"), why }).await?;
+                    sink.report(Problem { what: lacking(what), why }).await?;
                 }
             }
         }
@@ -180,6 +189,13 @@ pub(super) fn no_keys(name: &SourceName) -> Failure {
         format!("--iam needs an administrator's keys, and `{name}` has none for this server"),
     )
     .hint("Name them with `admin` in the policy. A server of --into has none: put the export in with `mc`.")
+}
+
+/// Makes the failure of a restore that is to put rights back and finds none in the snapshot.
+pub(super) fn no_export(name: &SourceName) -> Failure {
+    let what = format!("users, groups and rights of `{name}` were not put back: none came from the snapshot");
+    Failure::new(ExitCode::Partial, what)
+        .hint("`lifeboat ls` shows whether it has `%admin/iam.zip`; with --only that must be picked as well.")
 }
 
 /// Reads a body whose length nobody tells.

@@ -199,13 +199,16 @@ fn cut(size: u64, etag: &str, known: Option<u64>) -> (u64, bool) {
     }
 }
 
-/// Returns the storage class that may be why a request was refused: AWS says so, Ceph 16 says `InvalidArgument`.
+/// Returns the storage class that may be why a request was refused: AWS says so, Ceph 16 says `InvalidArgument`, and
+/// others that they have no such thing.
 fn refused_class<T, E: ProvideErrorMetadata>(
     sent: &Result<T, CallError<E>>,
     headers: &[(String, String)],
 ) -> Option<String> {
     let told = Told::from(sent.as_ref().err()?)?;
-    let is_about_it = ["InvalidStorageClass", "InvalidArgument"].contains(&told.code.as_str());
+    let is_about_it = ["InvalidStorageClass", "InvalidArgument", "NotImplemented"]
+        .contains(&told.code.as_str())
+        || told.status == 501;
     headers.iter().find(|(name, _)| is_about_it && name == CLASS).map(|(_, class)| class.clone())
 }
 

@@ -23,6 +23,7 @@ use std::{
 
 use async_trait::async_trait;
 use aws_sdk_s3::types::BucketVersioningStatus;
+use bytes::Bytes;
 use tokio::{
     sync::{Semaphore, oneshot},
     task::JoinSet,
@@ -183,7 +184,8 @@ impl Target for S3Target {
             self.refuse_the_full(&server, &reached).await?;
         }
         let mut run = Run::new(&self, &server, &options)?;
-        run.lacking = entries.problems().len() as u64;
+        run.lacking =
+            entries.problems().iter().filter(|problem| !admin::is_about_export(problem)).count() as u64;
         run.lacks = entries.problems().iter().map(|problem| problem.what.clone()).collect();
         let done = options.stop.run_until_cancelled(Box::pin(run.all(next, entries))).await;
         let stopped = || Failure::new(ExitCode::Interrupted, "the restore was stopped").into();
@@ -228,6 +230,8 @@ struct Run<'a> {
     raw: u64,
     /// What should have come and did not: what stands in its place is not to go.
     lacking: u64,
+    /// Users, groups and rights that are put back when all else is: our own may be among them.
+    iam: Option<Bytes>,
     /// Why settings and rights are not what they are in the snapshot.
     unset: Vec<Failure>,
     /// Why settings are not what they are in the snapshot that no object needs: told, and no failure.
@@ -282,6 +286,7 @@ impl<'a> Run<'a> {
             locked: 0,
             raw: 0,
             lacking: 0,
+            iam: None,
             unset: Vec::new(),
             lesser: Vec::new(),
             switched: BTreeMap::new(),
@@ -349,27 +354,32 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Puts an export back where that was asked for.
+    /// Takes an export in, for the end, where that was asked for.
     async fn export(&mut self, mut entry: Entry) -> FlowResult<()> {
         let zip = entry.body.read_all(admin::EXPORT_BYTES_MAX).await?;
         self.tally.entries += 1;
         self.tally.bytes += zip.len() as u64;
-        let what = if !admin::is_iam(&entry.meta) {
+        if !admin::is_iam(&entry.meta) {
             return Ok(());
-        } else if !self.target.iam {
-            "users, groups and rights of the server are in the snapshot and were not put back: --iam does"
-        } else if let Some(admin) = Admin::of(&self.target.name, &self.target.config)? {
-            match admin.put_iam(zip.into()).await {
-                Ok(()) => "users, groups and rights were put back",
-                Err(failure) => {
-                    self.unset.push(failure);
-                    return Ok(());
-                }
-            }
+        }
+        if self.target.iam {
+            self.iam = Some(zip.into());
         } else {
-            return Err(admin::no_keys(&self.target.name).into());
-        };
-        self.tally.notes.push(what.to_owned());
+            let what = "users, groups and rights of the server are in the snapshot and were not put back: --iam does";
+            self.tally.notes.push(what.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Puts users, groups and rights back where that was asked for.
+    async fn put_iam(&mut self) -> Result<()> {
+        let (name, zip) = (&self.target.name, self.iam.take());
+        if !self.target.iam {
+            return Ok(());
+        }
+        let admin = Admin::of(name, &self.target.config)?.ok_or_else(|| admin::no_keys(name))?;
+        admin.put_iam(zip.ok_or_else(|| admin::no_export(name))?).await?;
+        self.tally.notes.push("users, groups and rights were put back".to_owned());
         Ok(())
     }
 
@@ -618,6 +628,10 @@ impl<'a> Run<'a> {
                 .hint("All objects are in place. Set this setting by hand: the snapshot shows it.")
                 .into());
         }
+        let iam = self.put_iam().await;
+        iam.map_err(|failure| {
+            failure.with_exit(ExitCode::Partial).hint("All objects and settings are in place.")
+        })?;
         self.tally.verified = Verified::Counts;
         Ok(())
     }
