@@ -255,7 +255,8 @@ pub(super) mod laws {
         s3::versions::{LATEST, VERSION_OF, Version, marker_meta},
     };
 
-    fn listed(key: &str, id: &str, etag: &str) -> Listed {
+    /// A version as a listing shows it; a delete marker is the one without an `ETag`.
+    pub fn listed(key: &str, id: &str, etag: &str) -> Listed {
         Listed {
             key: key.to_owned(),
             etag: etag.to_owned(),

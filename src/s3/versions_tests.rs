@@ -3,24 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::flow::Stage;
-
-fn listed(key: &str, id: &str, etag: &str) -> Listed {
-    Listed {
-        key: key.to_owned(),
-        etag: etag.to_owned(),
-        size_bytes: 1,
-        last_modified: DateTime::UNIX_EPOCH,
-        storage_class: None,
-        tags: None,
-        version: Some(Version {
-            id: id.to_owned(),
-            is_latest: false,
-            is_marker: etag.is_empty(),
-            until: None,
-        }),
-    }
-}
+use crate::{flow::Stage, s3::history::laws::listed};
 
 proptest! {
     #[test]
