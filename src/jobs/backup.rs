@@ -477,17 +477,9 @@ mod tests {
     #[test]
     fn what_is_gone_is_counted_where_nothing_else_was_left_out() {
         let source = |name: &str, gone, problems: &[&str]| SourceReport {
-            name: SourceName::new(name).unwrap(),
-            kind: "s3",
-            failure: None,
             problems: problems.iter().map(|why| Problem { what: "b".into(), why: (*why).into() }).collect(),
-            entries: 0,
-            size_bytes: 0,
-            read_bytes: 0,
-            added_bytes: 0,
-            seconds: 0.0,
-            point: None,
             tally: SourceTally { gone, ..SourceTally::default() },
+            ..SourceReport::new(SourceName::new(name).unwrap(), "s3", None)
         };
         let counted = |sources: Vec<SourceReport>| {
             let report = Report {
