@@ -161,7 +161,11 @@ pub async fn redis_says<T: redis::FromRedisValue>(address: SocketAddr, command: 
     let login =
         redis::RedisConnectionInfo::default().set_username(Product::Redis.user()).set_password(PASSWORD);
     let client = redis::Client::open(info.set_redis_settings(login)).unwrap();
-    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    // The client's own limits, a second and half a second, are short where two cores do everything.
+    let limit = Some(Duration::from_secs(30));
+    let patient =
+        redis::AsyncConnectionConfig::new().set_connection_timeout(limit).set_response_timeout(limit);
+    let mut conn = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
     let mut asked = redis::cmd(command[0]);
     for argument in &command[1..] {
         asked.arg(*argument);
