@@ -26,10 +26,10 @@ use crate::{
 pub struct Backup {
     /// Sources to take [default: all]
     sources: Vec<String>,
-    /// Take part I, from 0, of what N processes divide among them (docs/deploy.md)
-    #[arg(long, value_name = "I/N", conflicts_with = "sources")]
+    /// Make part I, from 0, of one snapshot that N processes make together; needs --run (docs/deploy.md)
+    #[arg(long, value_name = "I/N", requires = "run", conflicts_with = "sources")]
     shard: Option<Shard>,
-    /// Make one snapshot with all N: part 0 commits it. A new name for each, the same for all: a date, a job's name
+    /// The snapshot that they make: a new name for each, the same for all N, such as "$(date +%F)". Part 0 commits it
     #[arg(long, value_name = "NAME", requires = "shard")]
     run: Option<RunName>,
     /// How long part 0 waits for the others
@@ -62,7 +62,7 @@ pub(super) async fn run(args: Backup, session: &Session) -> Result<ExitCode> {
             made => return Ok(tell(&made, &run, session)),
         }
     } else {
-        backup::of_stack(context, Wanted { sources, shard, accept_shrink, tag, pin }).await?
+        backup::of_stack(context, Wanted { sources, accept_shrink, tag, pin }).await?
     };
     // Before the copies are made: what is stored is stored, whatever becomes of them.
     let is_silent = session.json || session.quiet && report.exit() == ExitCode::Ok;

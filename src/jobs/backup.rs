@@ -20,7 +20,6 @@ use super::{
     registry,
     run::{Outcome, Remembered, RunContext, noted_as, stopped},
     seen::{self, PlaceSeen},
-    shard::Shard,
 };
 use crate::{
     catalog::Count,
@@ -48,8 +47,6 @@ pub const GONE: &str = "gone";
 pub struct Wanted {
     /// The sources; all when none is named.
     pub sources: Vec<String>,
-    /// The part of the sources that this host takes; never with `sources`.
-    pub shard: Option<Shard>,
     /// Whether buckets of these sources may have lost whatever they have lost.
     pub accept_shrink: bool,
     /// A word to find the snapshot by.
@@ -62,13 +59,12 @@ pub struct Wanted {
 pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Report> {
     let RunContext { stack, ground, monitor, stop, .. } = context;
     let sources = ready(stack, &wanted, ground, monitor)?;
-    // A shard is all that this host is to take; some sources by name are not.
-    let is_part = wanted.shard.is_none() && sources.len() < stack.sources.len();
+    let is_part = sources.len() < stack.sources.len();
     let accepted = wanted.accept_shrink;
     let report = noted_as(context, &Task::of(Job::Backup), is_part, async {
         let opening = Opening::new(stack, monitor)?;
         let repository = opening.append(stack, monitor).await?;
-        let whole_stack = wanted.sources.is_empty() && wanted.shard.is_none();
+        let whole_stack = wanted.sources.is_empty();
         let Wanted { tag, pin, .. } = wanted;
         let label = Label { stack: stack.name.clone(), host: host_name(), tag, pin, chosen: is_part };
         let options = Options { label, level: stack.repository.settings.compression_level, whole_stack };
@@ -104,16 +100,8 @@ fn ready(stack: &Stack, wanted: &Wanted, ground: &Ground, monitor: &SharedMonito
     if let Some(stranger) = wanted.sources.iter().find(|name| stack.source(name).is_none()) {
         return Err(super::no_source(stack, stranger));
     }
-    if let Some(shard) = wanted.shard {
-        shard.check(stack)?;
-    }
-    let of_shard = |name: &SourceName| {
-        let position = stack.sources.iter().position(|source| source.name == *name);
-        wanted.shard.is_none_or(|shard| position.is_some_and(|position| shard.takes(position)))
-    };
     let asked = |name: &str| wanted.sources.is_empty() || wanted.sources.iter().any(|one| one == name);
-    let all = stack.sources_in_order().into_iter();
-    let all = all.filter(|source| asked(source.name.as_str()) && of_shard(&source.name));
+    let all = stack.sources_in_order().into_iter().filter(|source| asked(source.name.as_str()));
     let shrink =
         if wanted.accept_shrink { Shrink::Accepted } else { Shrink::Percent(stack.anomaly.shrink_percent) };
     Ok(all.map(|source| registry::source(source, shrink, ground, monitor)).collect())

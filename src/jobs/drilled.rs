@@ -141,11 +141,11 @@ pub fn condition(ledger: &Catalog, task: &Task) -> Result<Option<Condition>> {
 }
 
 /// Ends, by a person's word, the failures of drills from places, or of sources, that the policy does not name any more:
-/// no drill will answer them. Where the sources are divided over hosts, those of others are in no policy here.
+/// no drill will answer them.
 pub fn settle(stack: &Stack, ledger: &Catalog, about: &str) -> Result<()> {
     let is_named = |from: &str| from == REPOSITORY || stack.offsite(from).is_some();
     // A host that only drills or prunes need not know the sources.
-    let knows_sources = !stack.sources.is_empty() && !stack.repository.settings.sharded;
+    let knows_sources = !stack.sources.is_empty();
     let lacks_source = |drill: &Drilled| {
         knows_sources && drill.covers.iter().flatten().any(|name| stack.source(name.as_str()).is_none())
     };
@@ -552,10 +552,6 @@ mod tests {
         stage.acknowledge();
         assert_eq!(stage.open(), told("drill", Urgency::Page), "a drill of it may answer it");
         stage.stack = stack(&source("redis"));
-        stage.stack.repository.settings.sharded = true;
-        stage.acknowledge();
-        assert_eq!(stage.open(), told("drill", Urgency::Page), "another host may have it");
-        stage.stack.repository.settings.sharded = false;
         stage.acknowledge();
         assert_eq!(stage.open(), []);
     }

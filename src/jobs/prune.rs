@@ -186,8 +186,8 @@ pub async fn plan(
     Ok(Planned { decided, pins: seen.pins, proven, began, drills, plan })
 }
 
-/// Asks the rules; where the sources are divided over hosts, for each signer's snapshots by themselves. Counted
-/// together, the last shard of a day would be that day's snapshot, and the other shards' sources in none that stays.
+/// Asks the rules; where hosts had sources of their own, for each signer's snapshots by themselves. Counted together,
+/// the last one of a day would be that day's snapshot, and the other hosts' sources in none that stays.
 fn decide(seen: &Inspection, asked: &Asked, now: chrono::DateTime<Utc>) -> Result<Decided> {
     let mut groups: BTreeMap<&str, Vec<Candidate>> = BTreeMap::new();
     for one in seen.snapshots() {
@@ -258,8 +258,8 @@ fn name(decided: &mut Decided, seen: &Inspection, asked: &Asked) -> Result<()> {
     }
 }
 
-/// Returns a signer that signs on and of whose snapshots none would stay, as a person named them: where the sources are
-/// divided over hosts, that host's sources would be in no snapshot.
+/// Returns a signer that signs on and of whose snapshots none would stay, as a person named them: where hosts had
+/// sources of their own, those of that host would be in no snapshot.
 fn without<'a>(decided: &Decided, seen: &'a Inspection, asked: &Asked) -> Option<&'a str> {
     let signer: BTreeMap<&SnapshotId, &str> =
         seen.snapshots().map(|one| (&one.refs.snapshot, one.signer.as_str())).collect();

@@ -25,11 +25,10 @@ use super::{
     run::{Outcome, Remembered, RunContext, noted, stopped},
 };
 use crate::{
-    crypt::SigningKey,
     error::{Context, ExitCode, Failure, Result},
     flow::Problem,
     names::{Job, PackId, RunName, SnapshotId, Task},
-    policy::{SourceConfig, Stack},
+    policy::SourceConfig,
     repo::{
         Append, Division, Joined, Part, PartFailure, Planned, PlannedShare, PlannedSource, RUN_TAKES_MAX,
         Repository, RunPlan,
@@ -50,39 +49,6 @@ pub struct Shard {
     index: u32,
     /// How many there are.
     of: u32,
-}
-
-impl Shard {
-    /// Returns whether it takes the source that stands at this place in the policy.
-    pub(super) fn takes(self, position: usize) -> bool {
-        position % self.of as usize == self.index as usize
-    }
-
-    /// Fails unless the policy and this host's keys make shards safe that each make a snapshot of their own: each has a
-    /// signing key of its own, so that prune can tell whose snapshots are whose.
-    pub(super) fn check(self, stack: &Stack) -> Result<()> {
-        let settings = &stack.repository.settings;
-        if !settings.sharded {
-            return Err(Failure::new(ExitCode::Usage, "the policy says nothing of shards")
-                .because("retention would keep one shard's snapshot of each day and drop those of the others")
-                .hint("To make one snapshot together give all of them the same --run NAME.")
-                .hint("For snapshots of their own set sharded = true in [repository], on every host that prunes too.")
-                .hint("To take some sources by name run `lifeboat backup SOURCE`."));
-        }
-        if !(0..stack.sources.len()).any(|position| self.takes(position)) {
-            let what = format!("shard {self} has no source: the stack has {}", stack.sources.len());
-            return Err(Failure::new(ExitCode::Usage, what));
-        }
-        let signing = SigningKey::from_file(&settings.signing_key())?;
-        let mine = signing.public();
-        if settings.signers.iter().position(|signer| *signer == mine) == Some(self.index as usize) {
-            return Ok(());
-        }
-        let what = format!("shard {self} may not sign with `{mine}`");
-        Err(Failure::new(ExitCode::KeyRefused, what)
-            .because(format!("`signers` of the policy does not have it at place {}, from 0", self.index))
-            .hint("Give each shard a signing key of its own, and list them first and in order in signers."))
-    }
 }
 
 impl FromStr for Shard {

@@ -99,14 +99,8 @@ pub fn interval(stack: &Stack, task: &Task, now: DateTime<Utc>) -> Option<Durati
 
 /// Does a task as the schedule asks for it. The command line does the same, with more to choose from.
 pub async fn perform(context: RunContext<'_>, task: &Task) -> Result<Outcome> {
-    let (stack, outcome) = (context.stack, |report: &dyn Remembered| report.outcome());
+    let outcome = |report: &dyn Remembered| report.outcome();
     match (task.job, &task.place) {
-        // Which share this host has is known to whoever starts it, and to nobody here.
-        (Job::Backup, _) if stack.repository.settings.sharded => Err(Failure::new(
-            ExitCode::Usage,
-            "the service does not back up a stack that is divided over hosts",
-        )
-        .hint("Start `lifeboat backup --shard I/N` from a timer on each host.")),
         (Job::Backup, _) => Ok(outcome(&backup::of_stack(context, backup::Wanted::default()).await?)),
         (Job::Sync, Some(offsite)) => Ok(outcome(&sync::of_stack(context, offsite).await?)),
         (Job::Lock, Some(offsite)) => Ok(outcome(&lock::of_stack(context, offsite).await?)),

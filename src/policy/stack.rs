@@ -146,8 +146,8 @@ pub struct RepositorySettings {
     /// Signers whose later signatures are not believed any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<RevokedConfig>,
-    /// Whether the sources are divided over hosts that each sign with a key of their own (`backup --shard`). Retention
-    /// then counts each signer's snapshots by themselves.
+    /// Whether snapshots here are of hosts that each backed up sources of their own and signed with a key of their own.
+    /// Retention then counts each signer's snapshots by themselves.
     #[serde(default)]
     pub sharded: bool,
     /// The folder for the catalog and the lock; `/var/lib/lifeboat` or the user's state folder when not given.

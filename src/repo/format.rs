@@ -121,8 +121,8 @@ pub struct Refs {
 }
 
 impl Refs {
-    /// Returns whether the snapshot stands for the whole stack, or for all of a host's shard: no source is missing,
-    /// and none was left aside.
+    /// Returns whether the snapshot stands for all that its host was to back up: no source is missing, and none was
+    /// left aside.
     pub fn is_whole(&self) -> bool {
         self.status == Status::Complete && !self.chosen
     }

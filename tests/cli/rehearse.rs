@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    shards::{divided, sources},
+    shards::{divided, id_of, sources, without_source},
     stage::Stage,
 };
 
@@ -73,11 +73,7 @@ fn add(stage: &Stage, name: &str) {
 
 /// Takes a source out of the policy.
 fn remove(stage: &Stage, name: &str) {
-    stage.edit(|text| {
-        let begin = text.find(&format!("[[source]]\nname = \"{name}\"")).unwrap();
-        let end = text[begin + 1..].find("\n[").map_or(text.len(), |end| begin + 1 + end);
-        format!("{}{}", &text[..begin], &text[end..])
-    });
+    stage.edit(|text| without_source(&text, name));
 }
 
 /// Makes a snapshot by a policy that lacks a source, which it has again afterwards.
@@ -200,30 +196,26 @@ fn snapshots_of_chosen_sources_are_never_drawn_and_never_said_to_have_lost_the_o
 }
 
 #[test]
-fn a_snapshot_of_a_shard_is_whole_by_itself_and_each_shard_comes_up() {
+fn a_snapshot_of_a_host_that_had_other_sources_is_held_to_its_own_and_the_newest_to_all() {
     let stage = divided();
-    sources(&stage, "lifeboat.toml", "0/2");
-    sources(&stage, "second.toml", "1/2");
+    sources(&stage, "first.toml");
+    sources(&stage, "second.toml");
     stage.append("[drill]\nlab = \"process\"\n");
-    let first = [RESTORED, CONFIG, ("contents", "most", "held")];
-    let (mut seen, mut tries) = (std::collections::BTreeSet::new(), 0);
-    while seen.len() < 2 {
-        tries += 1;
-        assert!(tries < 60, "only {seen:?} were drawn");
-        let drill = drilled(&stage, &[], 0);
-        let of_first = drill["sources"][0]["name"] == "config";
-        assert_eq!(
-            answers(&drill),
-            if of_first { first.to_vec() } else { vec![RESTORED, MORE] },
-            "{drill:#}"
-        );
-        let others = if of_first { vec!["more"] } else { vec!["config", "most"] };
-        let told = others
-            .into_iter()
-            .map(|name| format!("{name}: the snapshot is of another shard; of this source it says nothing"));
-        assert_eq!(notes(&drill), told.collect::<Vec<_>>());
-        seen.insert(drill["snapshot"].as_str().unwrap().to_owned());
-    }
+    let older = &id_of(&stage, "most");
+    let drill = drilled(&stage, &[older], 0);
+    assert_eq!(answers(&drill), [RESTORED, CONFIG, ("contents", "most", "held")], "{drill:#}");
+    let told = "more: the snapshot is of a host that had other sources; of this one it says nothing";
+    assert_eq!(notes(&drill), [told]);
+    assert_eq!(notes(&drilled(&stage, &["--by-hand", older], 0)), [told]);
+    // The newest is what a restore would take. It lacks what the other host has, and says so.
+    let drill = drilled(&stage, &[], 41);
+    assert!(
+        drill.to_string().contains("config: the snapshot does not have it, and one before it does"),
+        "{drill:#}"
+    );
+    let whole = stage.snapshot();
+    let drill = drilled(&stage, &[], 0);
+    assert_eq!((&drill["snapshot"], notes(&drill)), (&whole.into(), Vec::<&str>::new()));
 }
 
 #[test]
@@ -243,22 +235,6 @@ fn what_the_policy_leaves_out_today_neither_fails_nor_weakens_the_drill_of_an_ol
 
 const BY_HAND: [(&str, &str, &str); 2] =
     [("recover.sh brings the snapshot back", "", "held"), ("everything was brought back", "", "held")];
-
-#[test]
-fn the_recipe_of_one_shard_fails_for_no_source_of_another() {
-    let stage = divided();
-    sources(&stage, "lifeboat.toml", "0/2");
-    sources(&stage, "second.toml", "1/2");
-    stage.append("[drill]\nlab = \"process\"\n");
-    let drill = drilled(&stage, &["--by-hand"], 0);
-    assert_eq!(answers(&drill)[..2], BY_HAND, "{drill:#}");
-    let others =
-        if drill["notes"].as_array().unwrap().len() == 1 { ["more"].as_slice() } else { &["config", "most"] };
-    let told = others
-        .iter()
-        .map(|name| format!("{name}: the snapshot is of another shard; of this source it says nothing"));
-    assert_eq!(notes(&drill), told.collect::<Vec<_>>());
-}
 
 #[test]
 fn the_recipe_is_held_to_what_its_snapshot_can_have() {

@@ -1,10 +1,12 @@
-//! `lifeboat backup --shard`: sources divided over hosts, and what retention must know of it.
+//! `lifeboat backup --run --shard` without buckets, and repositories of the time when each host made snapshots of its
+//! own sources: what retention must know of them.
 
 use serde_json::Value;
 
-use crate::stage::Stage;
+use crate::stage::{STACK, Stage};
 
-/// Makes a stack of three sources and two shards: the first has the usual policy, the other `second.toml`.
+/// Makes a stack of three sources, whose snapshots two hosts have made until now: `first.toml` and `second.toml` are
+/// their policies, each with sources of its own and a signing key of its own.
 pub fn divided() -> Stage {
     let stage = Stage::with_files();
     for name in ["more", "most"] {
@@ -19,19 +21,24 @@ pub fn divided() -> Stage {
         let first = first.trim_end_matches([',', '\n', ' ']);
         format!("{before}sharded = true\nsigners = [{first}, \"{second}\"]{rest}")
     });
-    second_policy(&stage);
+    let whole = stage.read("lifeboat.toml");
+    stage.write("first.toml", &without_source(&whole, "more"));
+    let key = format!("\nsigning_key = \"{}\"\nkeys = ", stage.at("keys/second.key"));
+    let second = without_source(&without_source(&whole, "config"), "most").replacen("\nkeys = ", &key, 1);
+    stage.write("second.toml", &second);
     stage
 }
 
-/// Writes the second host's policy: the same with another signing key.
-fn second_policy(stage: &Stage) {
-    let key = format!("\nsigning_key = \"{}\"\nkeys = ", stage.at("keys/second.key"));
-    stage.write("second.toml", &stage.read("lifeboat.toml").replacen("\nkeys = ", &key, 1));
+/// Returns a policy without one of its sources.
+pub fn without_source(text: &str, name: &str) -> String {
+    let begin = text.find(&format!("[[source]]\nname = \"{name}\"")).unwrap();
+    let end = text[begin + 1..].find("\n[").map_or(text.len(), |end| begin + 1 + end);
+    format!("{}{}", &text[..begin], &text[end..])
 }
 
-pub fn sources(stage: &Stage, policy: &str, shard: &str) -> Vec<String> {
-    let words = ["--policy", policy, "backup", "--shard", shard, "--json"];
-    let report = stage.run(&words).ends(0).json();
+/// Makes the snapshot of one of the two hosts; returns the names of its sources.
+pub fn sources(stage: &Stage, policy: &str) -> Vec<String> {
+    let report = stage.run(&["--policy", policy, "backup", "--json"]).ends(0).json();
     let sources = report["sources"].as_array().unwrap().iter();
     sources.map(|source| source["name"].as_str().unwrap().to_owned()).collect()
 }
@@ -40,20 +47,43 @@ fn count(plan: &Value, what: &str) -> usize {
     plan[what].as_array().unwrap().len()
 }
 
+/// Returns the id of the newest snapshot that has a source.
+pub fn id_of(stage: &Stage, source: &str) -> String {
+    let listed = stage.run(&["snapshots", "--json"]).ends(0).json();
+    let all = listed["snapshots"].as_array().unwrap().iter();
+    let having = all.filter(|one| one["sources"].as_array().unwrap().contains(&source.into()));
+    having.map(|one| one["id"].as_str().unwrap().to_owned()).max().unwrap()
+}
+
 #[test]
-fn all_shards_together_take_every_source_once() {
+fn snapshots_that_hosts_made_of_their_own_sources_are_restored_beside_one_that_they_make_together() {
     let stage = divided();
-    assert_eq!(sources(&stage, "lifeboat.toml", "0/2"), ["config", "most"]);
-    assert_eq!(sources(&stage, "second.toml", "1/2"), ["more"]);
+    assert_eq!(sources(&stage, "first.toml"), ["config", "most"]);
+    assert_eq!(sources(&stage, "second.toml"), ["more"]);
+    let (first, second) = (id_of(&stage, "most"), id_of(&stage, "more"));
+    stage.run(&["backup", "--run", "night", "--shard", "1/2"]).ends(0);
+    let made = stage.run(&["backup", "--run", "night", "--shard", "0/2", "--json"]).ends(0).json();
+    let whole = made["snapshot"].as_str().unwrap();
     stage.run(&["verify", "--read-data"]).ends(0);
+    for (id, source, file) in
+        [(&first, "most", "most"), (&second, "more", "more"), (&whole.to_owned(), "more", "more")]
+    {
+        let into = format!("{source}={}", stage.at("back"));
+        stage.run(&["restore", id, "--source", source, "--into", &into, "--yes", STACK]).ends(0);
+        let found = stage.files("back").into_iter().find(|path| path.ends_with("file")).unwrap();
+        assert_eq!(std::fs::read_to_string(found).unwrap(), file);
+        std::fs::remove_dir_all(stage.path("back")).unwrap();
+    }
+    let plan = stage.run(&["prune", "--plan", "--json"]).ends(0).json();
+    assert!(plan["keep"].to_string().contains(&second), "nothing stands in for it yet: {plan}");
 }
 
 #[test]
 fn retention_keeps_the_newest_of_each_shard_and_not_of_all() {
     let stage = divided();
     for _ in 0..2 {
-        sources(&stage, "lifeboat.toml", "0/2");
-        sources(&stage, "second.toml", "1/2");
+        sources(&stage, "first.toml");
+        sources(&stage, "second.toml");
     }
     stage.edit(|text| {
         let (before, rest) = text.split_once("\n[retention]\n").unwrap();
@@ -83,16 +113,9 @@ fn retention_keeps_the_newest_of_each_shard_and_not_of_all() {
 #[test]
 fn the_last_snapshot_of_a_shard_is_never_removed_by_name() {
     let stage = divided();
-    sources(&stage, "lifeboat.toml", "0/2");
-    sources(&stage, "second.toml", "1/2");
-    let id_of = |source: &str| {
-        let listed = stage.run(&["snapshots", "--json"]).ends(0).json();
-        let has = |one: &&Value| one["sources"].as_array().unwrap().contains(&source.into());
-        // The newest comes last.
-        let all: Vec<&Value> = listed["snapshots"].as_array().unwrap().iter().filter(has).collect();
-        all.iter().map(|one| one["id"].as_str().unwrap().to_owned()).max().unwrap()
-    };
-    let only = id_of("more");
+    sources(&stage, "first.toml");
+    sources(&stage, "second.toml");
+    let only = id_of(&stage, "more");
     let words = ["prune", "--plan", "--forget", &only];
     let refused = stage.run(&words).ends(2).tells("no snapshot of signer `RW");
     let signer = refused.tells("The last one is never removed").err.split('`').nth(1).unwrap().to_owned();
@@ -102,30 +125,27 @@ fn the_last_snapshot_of_a_shard_is_never_removed_by_name() {
     stage.run(&words).ends(0);
     stage.write("lifeboat.toml", &whole);
     // The other shard's do not stand in for it, however many there are.
-    sources(&stage, "lifeboat.toml", "0/2");
+    sources(&stage, "first.toml");
     stage.run(&words).ends(2);
-    stage.run(&["prune", "--plan", "--forget", &id_of("config")]).ends(0);
-    sources(&stage, "second.toml", "1/2");
+    stage.run(&["prune", "--plan", "--forget", &id_of(&stage, "config")]).ends(0);
+    sources(&stage, "second.toml");
     stage.run(&words).ends(0);
     // Where nothing is divided, one snapshot is as good as another.
     stage.edit(|text| text.replace("sharded = true", "sharded = false"));
-    stage.run(&["prune", "--plan", "--forget", &only, "--forget", &id_of("more")]).ends(0);
+    stage.run(&["prune", "--plan", "--forget", &only, "--forget", &id_of(&stage, "more")]).ends(0);
 }
 
 #[test]
-fn a_shard_needs_the_policy_and_the_key_in_its_place() {
-    let stage = divided();
-    stage.run(&["backup", "--shard", "1/2"]).ends(12).tells("shard 1/2 may not sign with");
-    stage.run(&["backup", "--shard", "3/4"]).ends(2).tells("shard 3/4 has no source: the stack has 3");
-    stage.edit(|text| text.replace("sharded = true\n", ""));
-    stage.run(&["backup", "--shard", "0/2"]).ends(2).tells("sharded = true");
+fn a_shard_needs_the_name_of_the_run() {
+    let stage = Stage::with_files();
+    stage.run(&["backup", "--shard", "0/2"]).ends(2).tells("--run <NAME>");
 }
 
 #[test]
 fn a_shard_that_is_none_is_refused() {
-    let stage = divided();
+    let stage = Stage::with_files();
     for bad in ["2/2", "0/0", "1", "a/2", "-1/2", ""] {
-        stage.run(&["backup", &format!("--shard={bad}")]).ends(2);
+        stage.run(&["backup", "--run", "night", &format!("--shard={bad}")]).ends(2);
     }
-    stage.run(&["backup", "--shard", "0/2", "config"]).ends(2).tells("cannot be used with");
+    stage.run(&["backup", "--run", "night", "--shard", "0/2", "config"]).ends(2).tells("cannot be used with");
 }

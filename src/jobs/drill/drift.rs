@@ -26,7 +26,7 @@ const REUSED: &str = "the policy has another kind of source by this name, so nob
 /// Why a source of the policy is not in a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lack {
-    /// Another shard backs it up.
+    /// The snapshot is of the time when each host backed up sources of its own.
     Shard,
     /// Only younger snapshots have it.
     Newer,
@@ -71,14 +71,16 @@ impl Drift {
             Some((source.name.clone(), why))
         });
         let mut drift = Self { absent: Vec::new(), removed: removed.collect() };
-        let is_clear = absent.is_empty() || snapshot.refs.chosen || stack.repository.settings.sharded;
+        let is_newest = !refs.iter().any(|one| !one.chosen && one.began > snapshot.refs.began);
+        // The newest one is what a restore would take: it must have all, whoever made it.
+        let is_of_shard = stack.repository.settings.sharded && !is_newest;
+        let is_clear = absent.is_empty() || snapshot.refs.chosen || is_of_shard;
         let [before, after] =
             if is_clear { Default::default() } else { beside(&absent, snapshot, repository, refs).await };
-        let is_newest = !refs.iter().any(|one| !one.chosen && one.began > snapshot.refs.began);
         for name in absent {
             let lack = match () {
                 () if snapshot.refs.chosen => Lack::Chosen,
-                () if stack.repository.settings.sharded => Lack::Shard,
+                () if is_of_shard => Lack::Shard,
                 () if before.contains(&name) => {
                     if is_newest {
                         Lack::Lost
@@ -108,9 +110,9 @@ impl Drift {
     /// Returns what a person should know, a line each.
     pub(super) fn notes(&self) -> impl Iterator<Item = String> {
         self.absent.iter().filter_map(|(name, lack)| match lack {
-            Lack::Shard => {
-                Some(format!("{name}: the snapshot is of another shard; of this source it says nothing"))
-            }
+            Lack::Shard => Some(format!(
+                "{name}: the snapshot is of a host that had other sources; of this one it says nothing"
+            )),
             Lack::Newer => Some(format!("{name}: newer than the snapshot; only younger ones have it")),
             _ => None,
         })

@@ -1,10 +1,7 @@
 //! Which snapshot a drill takes where nobody names one.
 //!
-//! Only what stands for its whole stack, or for a whole shard of it, is drawn. Of a stack that is divided into shards
-//! the newest snapshot is that of one of them, so the shard is drawn first. What holds a source that the policy has no
-//! more is drawn last: nobody knows how to restore that.
-
-use std::collections::BTreeSet;
+//! Only what stands for its whole stack is drawn. What holds a source that the policy has no more is drawn last: nobody
+//! knows how to restore that.
 
 use chrono::{DateTime, Duration, Utc};
 
@@ -32,15 +29,11 @@ pub(super) async fn choose(
 ) -> Result<SnapshotId> {
     let sources: Vec<SourceName> = stack.sources.iter().map(|source| source.name.clone()).collect();
     let is_latest = stack.drill.pick == Pick::Latest;
-    let is_sharded = stack.repository.settings.sharded;
     // The newest one is what a restore would take, also where something of it could not be read.
-    let is_fit = |one: &&Refs| if is_latest && !is_sharded { !one.chosen } else { one.is_whole() };
+    let is_fit = |one: &&Refs| if is_latest { !one.chosen } else { one.is_whole() };
     let mut pool: Vec<Refs> = refs.iter().filter(is_fit).cloned().collect();
     if pool.is_empty() {
         pool = refs.to_vec();
-    }
-    if is_latest && is_sharded {
-        return newest_of_a_shard(&sources, repository, &pool, ground).await;
     }
     if is_latest {
         return restore::choose(repository, &pool, &When::Latest, &sources).await;
@@ -56,32 +49,6 @@ pub(super) async fn choose(
         }
     }
     Ok(order[0].clone())
-}
-
-/// Returns the newest snapshot of a shard, any of them. How many there are stands nowhere: it takes so many snapshots
-/// to have every source.
-async fn newest_of_a_shard(
-    sources: &[SourceName],
-    repository: &Repository<Read>,
-    pool: &[Refs],
-    ground: &Ground,
-) -> Result<SnapshotId> {
-    let mut newest = Vec::new();
-    let mut missing: BTreeSet<&SourceName> = sources.iter().collect();
-    for refs in pool.iter().rev() {
-        let Ok(manifest) = repository.manifest(refs).await else { return Ok(refs.snapshot.clone()) };
-        let before = missing.len();
-        missing.retain(|name| !manifest.sources.iter().any(|source| source.name == **name));
-        if missing.len() < before {
-            newest.push(refs.snapshot.clone());
-        }
-        if missing.is_empty() {
-            break;
-        }
-    }
-    let ids: Vec<SnapshotId> = pool.iter().map(|refs| refs.snapshot.clone()).collect();
-    let drawn = if newest.is_empty() { When::Latest.fitting(&ids)? } else { drawn(&newest, ground) };
-    Ok(drawn[0].clone())
 }
 
 /// Returns the snapshots in the order in which they are wanted, never none; `ids` come oldest first.
@@ -137,6 +104,8 @@ fn dice(ground: &Ground, sides: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::error::ExitCode;
 
