@@ -6,6 +6,8 @@
 #[path = "live_s3/stage.rs"]
 #[allow(dead_code, reason = "made for the tests of the S3 engine")]
 mod buckets;
+#[path = "live_support/redis.rs"]
+mod redis_connection;
 #[path = "redis_lab/mod.rs"]
 mod redis_lab;
 #[path = "cli/stage.rs"]

@@ -1,6 +1,8 @@
 //! What a drill asks, asked of real servers.
 #![allow(clippy::unwrap_used, reason = "clippy takes only the outermost function of a test for one")]
 
+#[path = "live_support/redis.rs"]
+mod redis_connection;
 #[path = "live_support/mysql.rs"]
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
@@ -109,7 +111,7 @@ impl Redis {
     }
 
     async fn set(&self, names: impl IntoIterator<Item = Vec<u8>>) {
-        let mut connection = self.client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = redis_connection::connect(&self.client).await.unwrap();
         let mut commands = redis::pipe();
         for name in names {
             // What a run that broke down leaves behind goes by itself.
@@ -119,7 +121,7 @@ impl Redis {
     }
 
     async fn remove(&self, name: &[u8]) {
-        let mut connection = self.client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = redis_connection::connect(&self.client).await.unwrap();
         redis::cmd("DEL").arg(self.key(name)).exec_async(&mut connection).await.unwrap();
     }
 }

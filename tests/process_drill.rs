@@ -6,6 +6,8 @@
 #[path = "service/host.rs"]
 #[allow(dead_code, reason = "made for the tests of the service")]
 mod host;
+#[path = "live_support/redis.rs"]
+mod redis_connection;
 #[path = "cli/stage.rs"]
 mod stage;
 
@@ -57,7 +59,7 @@ async fn sql(at: &Running, password: &str, statements: &[String]) {
 
 async fn keys(at: &Running, password: &str, commands: &[[String; 3]]) {
     let client = redis::Client::open(format!("redis://:{password}@{}/", at.address)).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = redis_connection::connect(&client).await.unwrap();
     for [command, key, value] in commands {
         let mut command = redis::cmd(command);
         command.arg(key);

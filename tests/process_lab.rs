@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "live_support/redis.rs"]
+mod redis_connection;
+
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -101,7 +104,7 @@ async fn database(at: &Running, password: &str) -> Result<mysql_async::Conn, mys
 
 async fn cache(at: &Running, password: &str) -> redis::RedisResult<String> {
     let client = redis::Client::open(format!("redis://:{password}@{}/", at.address)).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut connection = redis_connection::connect(&client).await?;
     redis::cmd("PING").query_async(&mut connection).await
 }
 

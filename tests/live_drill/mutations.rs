@@ -18,7 +18,7 @@ use mysql_async::prelude::Queryable;
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
-use crate::{buckets, own, stored};
+use crate::{buckets, own, redis_connection, stored};
 
 fn kind<'s>(scene: &'s Scene<'_>, name: &str) -> &'s SourceKind {
     &scene.copy_of(&SourceName::new(name).unwrap()).unwrap().config.kind
@@ -43,7 +43,7 @@ async fn change_all(scene: &Scene<'_>, db: &str, bucket: &str) {
     let SourceKind::Redis(redis) = kind(scene, "redis") else { unreachable!() };
     let password = redis.password.as_ref().unwrap().resolve().unwrap();
     let url = redis.url.replacen("redis://", &format!("redis://:{}@", password.expose_secret()), 1);
-    let mut cache = ::redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut cache = redis_connection::connect(&::redis::Client::open(url).unwrap()).await.unwrap();
     let () = ::redis::cmd("DEL").arg("user:3").query_async(&mut cache).await.unwrap();
     let () = ::redis::cmd("SET").arg("user:4").arg("hers").query_async(&mut cache).await.unwrap();
     let SourceKind::S3(s3) = kind(scene, "minio") else { unreachable!() };

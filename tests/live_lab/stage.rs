@@ -1,5 +1,7 @@
 //! A stack of a test's own, and who talks to its servers.
 
+#[path = "../live_support/redis.rs"]
+mod redis_connection;
 #[path = "../live_support/s3.rs"]
 mod s3;
 
@@ -161,11 +163,7 @@ pub async fn redis_says<T: redis::FromRedisValue>(address: SocketAddr, command: 
     let login =
         redis::RedisConnectionInfo::default().set_username(Product::Redis.user()).set_password(PASSWORD);
     let client = redis::Client::open(info.set_redis_settings(login)).unwrap();
-    // The client's own limits, a second and half a second, are short where two cores do everything.
-    let limit = Some(Duration::from_secs(30));
-    let patient =
-        redis::AsyncConnectionConfig::new().set_connection_timeout(limit).set_response_timeout(limit);
-    let mut conn = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
+    let mut conn = redis_connection::connect(&client).await.unwrap();
     let mut asked = redis::cmd(command[0]);
     for argument in &command[1..] {
         asked.arg(*argument);
