@@ -49,6 +49,7 @@ mod orphans;
 mod part;
 mod patience;
 mod preflight;
+mod processes;
 mod programs;
 mod range;
 mod rename;

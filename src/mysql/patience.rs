@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
-    conn::{Server, code, number, text},
-    grants,
+    conn::{Server, code, number},
+    grants, processes,
 };
 use crate::error::{ExitCode, Failure, Result};
 
@@ -43,11 +43,9 @@ pub(super) async fn patiently(server: &Server, conn: &mut Conn, sql: &str, doing
 /// Ends a session that may still wait for a lock, and waits until it is gone.
 pub(super) async fn end_session(server: &Server, conn: &mut Conn, id: u32) -> Result<()> {
     let _gone_already = conn.query_drop(format!("KILL {id}")).await;
-    let sql = format!("SELECT COUNT(*) FROM information_schema.processlist WHERE id = {id}");
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(server.config.lock_wait_seconds.max(1)) {
-        let rows = server.rows(conn, &sql, "wait for the session before").await?;
-        if rows.first().and_then(|row| text(row, 0)).is_none_or(|n| n == "0") {
+        if processes::list(server, conn).await?.iter().all(|process| process.id != u64::from(id)) {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

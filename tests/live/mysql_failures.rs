@@ -18,7 +18,7 @@ use mysql_async::prelude::Queryable;
 
 use crate::{
     rows::Recorded,
-    support::{Product, Server, own, source, target},
+    support::{Product, Server, own, processes, source, target},
 };
 
 crate::on_both!(
@@ -137,11 +137,11 @@ async fn a_server_lost_meanwhile_is_an_error(product: Product) {
 
 async fn kill_all_of(server: &Server, user: &str) {
     let mut conn = server.conn().await;
-    let sql = format!("SELECT id FROM information_schema.processlist WHERE user = '{user}'");
-    let ids: Vec<u64> = conn.query(sql).await.unwrap();
-    assert!(ids.len() >= 3, "{ids:?}");
-    for id in ids {
-        conn.query_drop(format!("KILL {id}")).await.unwrap();
+    let mut sessions = processes(&mut conn).await;
+    sessions.retain(|session| session.user == user);
+    assert!(sessions.len() >= 3, "{} sessions", sessions.len());
+    for session in sessions {
+        conn.query_drop(format!("KILL {}", session.id)).await.unwrap();
     }
 }
 

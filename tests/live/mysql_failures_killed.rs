@@ -26,7 +26,7 @@ use crate::{
     resume::{AsyncHook, Restore, sample},
     rows::{Recorded, fill},
     snapshot::transfers,
-    support::{Chance, Product, Server, own},
+    support::{Chance, Product, Server, own, processes},
 };
 
 crate::on_both!(
@@ -42,9 +42,10 @@ type Read = BTreeMap<String, Vec<u8>>;
 
 /// Returns the sessions of an account, or those that are at work.
 async fn sessions(conn: &mut Conn, user: &str, at_work: bool) -> Vec<u64> {
-    let at_work = if at_work { "AND info IS NOT NULL" } else { "" };
-    let of_user = "SELECT id FROM information_schema.processlist WHERE user";
-    conn.query(format!("{of_user} = '{user}' {at_work} ORDER BY id")).await.expect("the server lists them")
+    let mut all = processes(conn).await;
+    all.retain(|session| session.user == user && !(at_work && session.statement.is_empty()));
+    all.sort_by_key(|session| session.id);
+    all.into_iter().map(|session| session.id).collect()
 }
 
 /// Kills one of these sessions; returns whether it was still there.

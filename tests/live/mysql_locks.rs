@@ -23,7 +23,7 @@ use crate::{
     failures::account,
     rows::Recorded,
     snapshot::{Writers, fields, transfers},
-    support::{Product, Server, own, source},
+    support::{Process, Product, Server, own, processes, source},
 };
 
 crate::on_both!(
@@ -31,6 +31,7 @@ crate::on_both!(
     a_database_that_the_binlog_leaves_out_is_read_at_one_instant,
     nobody_waits_long_behind_a_reading_while_a_long_statement_runs,
     a_definition_that_changes_is_held_or_fails_the_reading,
+    statements_with_letters_of_four_bytes_hinder_no_reading,
     a_row_that_moves_between_ranges_is_read_once,
     work_tables_that_come_and_go_fail_no_reading,
     an_account_of_a_managed_server_reads_at_one_instant,
@@ -190,9 +191,11 @@ async fn nobody_waits_long_behind_a_reading_while_a_long_statement_runs(product:
     let long = tokio::spawn(async move {
         slow.query_drop("SELECT SLEEP(14) FROM lbt_long.t LIMIT 1").await.expect("it ends by itself");
     });
-    let running =
-        "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%' AND time >= 3";
-    while server.ask(running).await == "0" {
+    let mut watch = server.conn().await;
+    let runs_long = |all: Vec<Process>| {
+        all.iter().any(|one| one.statement.starts_with("SELECT SLEEP") && one.seconds >= 3)
+    };
+    while !runs_long(processes(&mut watch).await) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // As long as the statement, and a while longer.
@@ -313,6 +316,39 @@ async fn a_definition_that_changes_is_held_or_fails_the_reading(product: Product
             }
         }
     }
+}
+
+async fn statements_with_letters_of_four_bytes_hinder_no_reading(product: Product) {
+    let server = Server::empty(product).await;
+    server
+        .run([
+            "CREATE DATABASE lbt_emoji",
+            "CREATE TABLE lbt_emoji.t (id INT PRIMARY KEY)",
+            "INSERT INTO lbt_emoji.t VALUES (1), (2)",
+        ])
+        .await;
+    let (mut chat, mut watch) = (server.conn().await, server.conn().await);
+    let talk = tokio::spawn(async move {
+        // In a transaction, so that the engine's list has the statement too.
+        chat.query_drop("BEGIN").await.expect("it begins");
+        let ended = chat.query_drop("SELECT SLEEP(60), '🐬' FROM lbt_emoji.t").await;
+        if let Err(error) = ended {
+            assert!(error.to_string().contains("interrupted"), "{error}");
+        }
+    });
+    let talks = |one: &Process| one.statement.contains("🐬");
+    let talking = loop {
+        let mut all = processes(&mut watch).await.into_iter();
+        if let Some(session) = all.find(talks) {
+            break session.id;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let (_, bytes) = read_with(&server.only(&["lbt_emoji"]), async |_, _| {}).await.expect("it is read");
+    assert!(bytes > 0);
+    assert!(processes(&mut watch).await.iter().any(talks), "it went on all the while");
+    watch.query_drop(format!("KILL QUERY {talking}")).await.expect("it is ours");
+    talk.await.expect("the statement ends");
 }
 
 async fn a_row_that_moves_between_ranges_is_read_once(product: Product) {
@@ -517,8 +553,10 @@ async fn large(server: &Server, db: &str, product: Product) -> MysqlConfig {
 
 async fn sessions_of(server: &Server, user: &str) -> Vec<u64> {
     let mut conn = server.conn().await;
-    let sql = format!("SELECT id FROM information_schema.processlist WHERE user = '{user}' ORDER BY id");
-    conn.query(sql).await.expect("the process list is read")
+    let all = processes(&mut conn).await.into_iter();
+    let mut ids: Vec<u64> = all.filter(|session| session.user == user).map(|session| session.id).collect();
+    ids.sort_unstable();
+    ids
 }
 
 async fn one_killed_session_fails_the_reading(product: Product) {
@@ -559,9 +597,9 @@ async fn a_slow_store_is_waited_for_and_a_killed_statement_or_a_restart_fails(pr
     assert_eq!(whole, waited_for);
     let killed = read_with(&config, async |_, meta| {
         if meta.stage == Stage::Data {
-            let sending =
-                "SELECT id FROM information_schema.processlist WHERE user = 'lbt_slow' AND command = 'Query'";
-            let id = server.ask(sending).await;
+            let mut all = processes(&mut server.conn().await).await.into_iter();
+            let sends = |one: &Process| one.user == "lbt_slow" && !one.statement.is_empty();
+            let id = all.find(sends).expect("rows are sent").id;
             server.run([format!("KILL QUERY {id}")]).await;
         }
     });

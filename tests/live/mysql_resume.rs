@@ -17,7 +17,7 @@ use mysql_async::prelude::Queryable;
 use crate::{
     locks::rounds,
     rows::Recorded,
-    support::{Chance, Product, Server, own, target},
+    support::{Chance, Product, Server, own, processes, target},
 };
 
 crate::on_both!(
@@ -218,23 +218,21 @@ impl AsyncHook for Killed {
     }
 }
 
-/// Ends the session that runs a statement like this, as soon as there is one.
-async fn kill(server: &Server, statement: &str) {
+/// Ends the session that runs a statement of this kind on this table, as soon as there is one.
+async fn kill(server: &Server, kind: &str, table: &str) {
     let mut conn = server.conn().await;
-    let sql = format!(
-        "SELECT id FROM information_schema.processlist WHERE info LIKE '{statement}%' AND id <> CONNECTION_ID()"
-    );
     for _ in 0..600 {
-        let ids: Vec<u64> = conn.query(&sql).await.unwrap();
-        for id in &ids {
-            conn.query_drop(format!("KILL {id}")).await.unwrap();
+        let mut all = processes(&mut conn).await;
+        all.retain(|one| one.statement.starts_with(kind) && one.statement.contains(table));
+        for session in &all {
+            conn.query_drop(format!("KILL {}", session.id)).await.unwrap();
         }
-        if !ids.is_empty() {
+        if !all.is_empty() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("nobody runs {statement}");
+    panic!("nobody runs {kind} on {table}");
 }
 
 fn failure(ended: Option<FlowResult<Tally>>) -> Failure {
@@ -278,7 +276,7 @@ impl AsyncHook for KillsLoad<'_> {
             self.halves += 1;
             // The second half of the third piece.
             if self.halves == 6 {
-                kill(self.server, &format!("LOAD DATA%`{}`.`keyless`", self.db)).await;
+                kill(self.server, "LOAD DATA", &format!("`{}`.`keyless`", self.db)).await;
             }
         }
     }
@@ -313,7 +311,7 @@ impl AsyncHook for KillsAlter {
         reader.query_drop(format!("SELECT 1 FROM {}.keyed LIMIT 1", self.db)).await.unwrap();
         let (server, db) = (Server::shared(self.product()).await, self.db.clone());
         tokio::spawn(async move {
-            kill(&server, &format!("ALTER TABLE `{db}`.`keyed`")).await;
+            kill(&server, "ALTER TABLE", &format!("`{db}`.`keyed`")).await;
             drop(reader);
         });
     }

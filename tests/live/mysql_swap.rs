@@ -18,7 +18,7 @@ use mysql_async::prelude::Queryable;
 
 use crate::{
     rows::Recorded,
-    support::{Product, Server, own, target, watched},
+    support::{Product, Server, own, processes, target, watched},
 };
 
 crate::on_both!(
@@ -304,16 +304,14 @@ async fn user_of_a_function(scene: &Scene) -> mysql_async::Conn {
 }
 
 /// Waits until the exchange waits for the function, and returns the id of its session.
-async fn waiting(scene: &Scene) -> String {
-    let sql = format!(
-        "SELECT CONCAT(COALESCE(MAX(id), 0)) FROM information_schema.processlist \
-         WHERE info LIKE 'DROP FUNCTION%`{}`.%' AND id <> CONNECTION_ID()",
-        scene.db
-    );
+async fn waiting(scene: &Scene) -> u64 {
+    let mut conn = scene.server.conn().await;
+    let db = format!("`{}`.", scene.db);
     loop {
-        let id = scene.ask(&sql).await;
-        if id != "0" {
-            return id;
+        let mut all = processes(&mut conn).await.into_iter();
+        let drops = |statement: &str| statement.starts_with("DROP FUNCTION") && statement.contains(&db);
+        if let Some(session) = all.find(|session| drops(&session.statement)) {
+            return session.id;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -8,7 +8,7 @@ use crate::{
     between::Held,
     night::{NIGHT, Night},
     stage::{closed_port, ran},
-    support::{Product, Server, own},
+    support::{Product, Server, own, processes},
 };
 
 const PASSWORD: &str = "correct-horse-battery";
@@ -67,11 +67,11 @@ impl Account {
 
     async fn kill_all(&self) {
         let mut conn = self.server.conn().await;
-        let sql = format!("SELECT id FROM information_schema.processlist WHERE user = '{}'", self.name);
-        let ids: Vec<u64> = conn.query(sql).await.unwrap();
-        assert!(!ids.is_empty());
-        for id in ids {
-            conn.query_drop(format!("KILL {id}")).await.unwrap();
+        let mut sessions = processes(&mut conn).await;
+        sessions.retain(|session| session.user == self.name);
+        assert!(!sessions.is_empty());
+        for session in sessions {
+            conn.query_drop(format!("KILL {}", session.id)).await.unwrap();
         }
     }
 

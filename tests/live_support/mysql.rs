@@ -296,6 +296,31 @@ impl Server {
     }
 }
 
+/// A session, as the process list tells it.
+pub struct Process {
+    pub id: u64,
+    pub user: String,
+    /// How long it has been in its state.
+    pub seconds: i64,
+    /// What it runs; empty where that is nothing.
+    pub statement: String,
+}
+
+/// Returns the sessions of others. `information_schema.processlist` is no way: MySQL refuses it as long as anybody's
+/// statement has an emoji in it.
+pub async fn processes(conn: &mut Conn) -> Vec<Process> {
+    let own = u64::from(conn.id());
+    let rows: Vec<mysql_async::Row> =
+        conn.query("SHOW FULL PROCESSLIST").await.expect("the process list is read");
+    let of_row = |row: mysql_async::Row| Process {
+        id: row.get("Id").expect("each has one"),
+        user: row.get("User").expect("each has one"),
+        seconds: row.get::<Option<i64>, _>("Time").flatten().unwrap_or_default(),
+        statement: row.get::<Option<String>, _>("Info").flatten().unwrap_or_default(),
+    };
+    rows.into_iter().map(of_row).filter(|process| process.id != own).collect()
+}
+
 /// Makes a source that nobody watches.
 pub fn source(config: &MysqlConfig) -> Box<dyn Source> {
     Box::new(MysqlSource::new(name(), config.clone(), Ground::system(), NoMonitor::shared()))

@@ -7,22 +7,32 @@ use std::time::{Duration, Instant};
 
 use mysql_async::{Conn, prelude::Queryable};
 
-use super::super::conn::{Server, is_denied, number, text};
+use super::super::{
+    conn::{Server, is_denied, number},
+    processes::{self, Process},
+};
 use crate::error::Result;
 
 /// Time between two looks at the process list.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// What matters of the process list: statements that run, of other sessions. Not: sleeping sessions, the
-/// threads that send the binlog or apply it (their time is the age of an event), and the server's own.
-const RUNNING: &str = "SELECT id, user, time FROM information_schema.processlist \
-     WHERE id <> CONNECTION_ID() AND user NOT IN ('system user', 'event_scheduler') \
-     AND command NOT IN ('Sleep', 'Daemon', 'Connect', 'Binlog Dump', 'Binlog Dump GTID', 'Slave_IO', \
-     'Slave_SQL', 'Slave_worker', 'Register Replica', 'Register Slave', 'Killed') ORDER BY time DESC LIMIT 1";
-
-/// Sessions between the binlog and the engine: in the one already, perhaps not yet in the other.
-const COMMITTING: &str = "SELECT 1 FROM information_schema.processlist WHERE id <> CONNECTION_ID() \
-     AND (state = 'waiting for handler commit' OR state LIKE 'Waiting for semi-sync ACK%') LIMIT 1";
+/// Accounts of the server's own threads.
+const SERVERS_OWN: [&str; 2] = ["system user", "event_scheduler"];
+/// Sessions without a statement: sleeping ones, and the threads that send the binlog or apply it (their time is the age
+/// of an event).
+const NO_STATEMENT: [&str; 11] = [
+    "Sleep",
+    "Daemon",
+    "Connect",
+    "Binlog Dump",
+    "Binlog Dump GTID",
+    "Slave_IO",
+    "Slave_SQL",
+    "Slave_worker",
+    "Register Replica",
+    "Register Slave",
+    "Killed",
+];
 
 /// A statement of somebody else; its text is nobody's business.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,21 +50,31 @@ impl std::fmt::Display for Running {
 
 /// Returns whether the account sees what others do.
 pub(super) async fn are_seen(server: &Server, conn: &mut Conn) -> Result<bool> {
-    // Without the privilege the process list is short and silent; this one says so.
-    match conn.query_drop("SELECT 1 FROM information_schema.innodb_trx LIMIT 1").await {
+    // Without the privilege the process list is short and silent; this table of numbers says so. Those that hold
+    // statements fail over letters that they have no room for.
+    match conn.query_drop("SELECT 1 FROM information_schema.innodb_cmp LIMIT 1").await {
         Ok(()) => Ok(true),
         Err(error) if number(&error).is_some_and(is_denied) => Ok(false),
         Err(error) => Err(server.failure("ask for its own privileges", error)),
     }
 }
 
+/// Returns what others run.
+async fn others(server: &Server, conn: &mut Conn) -> Result<impl Iterator<Item = Process>> {
+    let own = u64::from(conn.id());
+    let all = processes::list(server, conn).await?;
+    Ok(all.into_iter().filter(move |process| process.id != own))
+}
+
+fn is_statement(process: &Process) -> bool {
+    !SERVERS_OWN.contains(&process.user.as_str()) && !NO_STATEMENT.contains(&process.command.as_str())
+}
+
 /// Returns the statement that runs longest, whatever its age.
 pub(super) async fn longest(server: &Server, conn: &mut Conn) -> Result<Option<Running>> {
-    let rows = server.rows(conn, RUNNING, "read the process list").await?;
-    Ok(rows.first().map(|row| {
-        let number = |at| text(row, at).and_then(|text| text.parse().ok()).unwrap_or_default();
-        Running { id: number(0), user: text(row, 1).unwrap_or_default(), seconds: number(2) }
-    }))
+    let running = others(server, conn).await?.filter(is_statement);
+    let longest = running.max_by_key(|process| process.seconds);
+    Ok(longest.map(|process| Running { id: process.id, user: process.user, seconds: process.seconds }))
 }
 
 /// Returns a statement that has been running for as long as the policy calls long.
@@ -78,7 +98,13 @@ pub(super) async fn wait_for_long_ones(
     }
 }
 
-/// Returns whether anybody is in the middle of a commit.
+/// Returns whether anybody is in the middle of a commit: between the binlog and the engine, in the one already, perhaps
+/// not yet in the other.
 pub(super) async fn are_committing(server: &Server, conn: &mut Conn) -> Result<bool> {
-    Ok(!server.rows(conn, COMMITTING, "read the process list").await?.is_empty())
+    Ok(others(server, conn).await?.any(|process| is_committing(&process.state)))
+}
+
+fn is_committing(state: &str) -> bool {
+    let state = state.to_ascii_lowercase();
+    state == "waiting for handler commit" || state.starts_with("waiting for semi-sync ack")
 }
