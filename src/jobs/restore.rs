@@ -32,7 +32,7 @@ use crate::{
     },
     names::{SnapshotId, SourceName},
     repo::{
-        EntryLines, Read, Repository, Salvage, Snapshot,
+        EntryLines, Lost, Read, Repository, Salvage, Snapshot,
         format::{Refs, SourceManifest},
     },
 };
@@ -185,15 +185,25 @@ pub enum Resume {
     Now,
 }
 
-/// Looks at the snapshot and at every target; touches nothing. A salvage reads all that is wanted.
+/// Looks at the snapshot and at every target; touches nothing. A salvage reads all that is wanted, and so does a restore
+/// of which packs are missing: what gives way to rows that cannot come would be lost with them.
 pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) -> Result<Plan> {
     let Wanted { targets, by_name, only, replace, salvage: is_salvage, verify, resume, fit } = wanted;
     let options = WriteOptions { replace, only: only.clone(), fit, verify, ..WriteOptions::default() };
     let mut sources = Vec::new();
     let mut damaged = Vec::new();
+    let lacking = if is_salvage { 0 } else { snapshot.lacking_packs().await? };
     for (name, mut target) in targets {
         let source = snapshot.source(&name)?;
-        let salvage = if is_salvage { Some(examine(snapshot, &name, &only, monitor).await?) } else { None };
+        let examined = if is_salvage || lacking > 0 {
+            Some(examine(snapshot, &name, &only, monitor).await?)
+        } else {
+            None
+        };
+        if let Some(lost) = examined.iter().flat_map(|found| &found.lost).next().filter(|_| lacking > 0) {
+            return Err(or_salvage(unreadable(&name, lost, lacking)));
+        }
+        let salvage = examined.filter(|_| is_salvage);
         let found = find(snapshot, &name, &only, salvage.as_ref()).await.map_err(or_salvage)?;
         let lost = salvage.iter().flat_map(|salvage| &salvage.lost);
         damaged.extend(lost.map(|lost| {
@@ -412,6 +422,16 @@ async fn examine(
     let salvage = snapshot.salvage(name, only, monitor).await;
     monitor.event(Event::SourceEnded { source: name.clone() });
     salvage
+}
+
+/// Says what keeps a restore from beginning.
+fn unreadable(name: &SourceName, lost: &Lost, lacking: usize) -> Failure {
+    let what = match &lost.entry {
+        Some(entry) => format!("`{name}`: `{entry}` cannot be read any more, so nothing was touched"),
+        None => format!("`{name}` cannot be read any more, so nothing was touched"),
+    };
+    let packs = format!("packs of the snapshot are missing or cut short: {lacking}");
+    Failure::new(ExitCode::Damage, what).because(format!("{packs}; {}", lost.why))
 }
 
 /// Says how to get the rest, where damage ends a restore.

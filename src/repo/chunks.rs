@@ -69,6 +69,12 @@ struct State {
 }
 
 impl ChunkReader {
+    /// Returns how many of the needed packs the store does not have, or not whole. It asks for one listing.
+    pub(super) async fn lacking(&self) -> Result<usize> {
+        let there = self.0.core.packs().await?;
+        Ok(self.0.needed.iter().filter(|(pack, size_bytes)| there.get(pack) != Some(size_bytes)).count())
+    }
+
     pub(super) fn new(core: Arc<Core>, identities: Identities, needed: BTreeMap<PackId, u64>) -> Self {
         let (state, fetches) = (Mutex::default(), Semaphore::new(FETCHES_MAX));
         Self(Arc::new(Inner { core, identities, needed, state, fetches }))

@@ -52,6 +52,11 @@ impl Salvage {
 }
 
 impl Snapshot {
+    /// Returns how many packs of this snapshot are not in the store, or cut short, as far as a listing tells.
+    pub async fn lacking_packs(&self) -> Result<usize> {
+        self.chunks.lacking().await
+    }
+
     /// Reads every wanted entry of a source and returns which of them are damaged.
     ///
     /// A definition that is lost takes its whole item along: rows of a table that cannot be made are of no use, and
