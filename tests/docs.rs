@@ -206,3 +206,82 @@ fn verbs() -> BTreeSet<String> {
     let list = help.split_once("Commands:").unwrap().1.split_once("\n\n").unwrap().0;
     list.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
+
+/// Returns the Rust files below these folders, with their text.
+fn sources(folders: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+/// Returns whether a file may be this module: it, or the folder that it lies in, has its name, perhaps behind a prefix.
+fn is_module(path: &Path, module: &str) -> bool {
+    let fits = |name: Option<&std::ffi::OsStr>| {
+        let name = name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        name == module || name.ends_with(&format!("_{module}"))
+    };
+    fits(path.file_stem()) || fits(path.parent().and_then(Path::file_name))
+}
+
+/// Returns what is wrong with the rows of a page `| trap | test |`, whose second cells name tests in back-ticks.
+fn wrong_rows(page: &str, sources: &[(PathBuf, String)]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let rows = page.lines().filter(|line| line.starts_with("| ") && *line != "| trap | test |");
+    for row in rows {
+        let cell = row.trim_end_matches([' ', '|']).rsplit_once(" | ").map_or("", |(_, cell)| cell);
+        let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        if names.is_empty() {
+            wrong.push(format!("no test: {row}"));
+        }
+        for name in names {
+            let (modules, test) = name.rsplit_once("::").unwrap_or(("", name));
+            let module = modules.rsplit("::").next().unwrap_or_default();
+            let is_there = |(path, text): &(PathBuf, String)| {
+                (module.is_empty() || is_module(path, module)) && text.contains(&format!("fn {test}("))
+            };
+            if !sources.iter().any(is_there) {
+                wrong.push(format!("no such test: {name}"));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_trap_names_tests_that_are_there() {
+    let sources = sources(&["src", "tests"]);
+    let mut pages = 0;
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !name.ends_with("-traps.md") {
+            continue;
+        }
+        let page = read(&format!("docs/{name}"));
+        assert!(page.contains("| trap | test |\n|---|---|\n| "), "{name} has no table of traps");
+        let wrong = wrong_rows(&page, &sources);
+        assert!(wrong.is_empty(), "docs/{name}:\n{}", wrong.join("\n"));
+        pages += 1;
+    }
+    assert!(pages > 0, "there is no such page");
+}
+
+#[test]
+fn a_trap_without_a_test_or_with_one_that_is_gone_is_told() {
+    let sources =
+        [(PathBuf::from("tests/live/mysql_locks.rs"), "async fn it_holds(product: P) {}".to_owned())];
+    let page = "| trap | test |\n|---|---|\n| a | `locks::it_holds`, `it_holds` |\n| b `x` | |\n| c | `locks::it_hold` |\n\
+                | d | `rows::it_holds` |";
+    let told = ["no test: | b `x` | |", "no such test: locks::it_hold", "no such test: rows::it_holds"];
+    assert_eq!(wrong_rows(page, &sources), told);
+}

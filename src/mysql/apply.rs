@@ -224,12 +224,34 @@ async fn query(conn: &mut Conn, statement: &[u8]) -> mysql_async::Result<()> {
     conn.query_drop(statement).await
 }
 
+/// Runs a statement again that makes a table whose rows may be longer than a page takes. Where `innodb_strict_mode` was
+/// off, or not there yet, the source made it all the same. For all others the mode stays on: what it refuses else, an
+/// option that counts for nothing, would be lost in silence.
+async fn query_loosely(
+    conn: &mut Conn,
+    statement: &[u8],
+    refused: mysql_async::Error,
+) -> mysql_async::Result<()> {
+    match conn.query_drop("SET SESSION innodb_strict_mode=OFF").await {
+        Ok(()) => {}
+        // Some servers want a privilege for it.
+        Err(mysql_async::Error::Server(_)) => return Err(refused),
+        Err(error) => return Err(error),
+    }
+    let made = query(conn, statement).await;
+    conn.query_drop("SET SESSION innodb_strict_mode=@@GLOBAL.innodb_strict_mode").await?;
+    made
+}
+
 /// Runs all statements of a script.
 pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing: &str) -> Result<()> {
     for statement in &script.statements {
         server.check_fits(statement.len(), doing)?;
         let done = match query(conn, statement).await {
             Err(error) if server.resumes && number(&error).is_some_and(is_there) => Ok(()),
+            Err(error) if number(&error) == Some(code::TOO_LONG_ROW) => {
+                query_loosely(conn, statement, error).await
+            }
             done => done,
         };
         done.map_err(|error| refused(server, doing, error))?;
@@ -338,6 +360,10 @@ fn what_is_lacking(number: u16) -> Option<&'static str> {
             "The table lies in a tablespace, which no snapshot holds: make it here first with CREATE TABLESPACE."
         }
         code::NO_MASTER_KEY => "The table is encrypted: this server needs a keyring before it can be made.",
+        code::TOO_LONG_ROW => {
+            "The source's innodb_strict_mode was off when it made the table: grant the account SESSION_VARIABLES_ADMIN, \
+             or SET GLOBAL innodb_strict_mode=OFF as long as the restore runs."
+        }
         code::NEEDS_SUPER => trial::NEEDS_SUPER,
         code::UNSAFE_FUNCTION => trial::NEEDS_TRUST,
         code::UNKNOWN_ENGINE | code::NO_SUCH_PARSER => {

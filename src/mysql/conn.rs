@@ -58,6 +58,7 @@ pub(super) mod code {
     pub const DISK_FULL: u16 = 1021;
     pub const BAD_KEY_FILE: u16 = 1034;
     pub const TABLE_FULL: u16 = 1114;
+    pub const TOO_LONG_ROW: u16 = 1118;
     pub const WRITE_FAILED: u16 = 3;
     pub const ERROR_ON_WRITE: u16 = 1026;
     pub const ONLINE_LOG_FULL: u16 = 1799;

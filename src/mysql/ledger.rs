@@ -48,6 +48,22 @@ pub(super) struct Standing {
     pub grants: BTreeSet<String>,
 }
 
+/// What a restore writes: databases as a whole, and single tables (and views) of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Written(pub BTreeSet<(String, Option<String>)>);
+
+impl Written {
+    /// Returns whether this, of another restore, is written here too. A server may take names that differ in case only
+    /// for one, so this does: what is ended without need is begun anew.
+    fn meets(&self, (other_db, other_table): &(String, Option<String>)) -> bool {
+        let same = |one: &str, other: &str| one.to_lowercase() == other.to_lowercase();
+        self.0.iter().any(|(db, table)| {
+            let tables = table.as_ref().zip(other_table.as_ref());
+            same(db, other_db) && tables.is_none_or(|(one, other)| same(one, other))
+        })
+    }
+}
+
 /// The sessions that a restore opened, over all its attempts.
 ///
 /// A server hears nothing of a network that was cut: sessions stay, with their locks, for hours. That they are ours is
@@ -233,54 +249,24 @@ impl Ledger {
         Ok(Some(standing))
     }
 
-    /// Begins to note, with the databases that are written and the grants on routines that made room, and forgets what
-    /// an earlier restore of the same noted; returns whether the account may.
+    /// Begins to note, with what is written and the grants on routines that made room, and forgets what an earlier
+    /// restore of the same noted; returns whether the account may.
     pub async fn begin(
         &self,
         server: &Server,
         conn: &mut Conn,
-        databases: &BTreeSet<String>,
+        written: &Written,
         grants: &BTreeSet<String>,
     ) -> Result<bool> {
-        let table = |name: &str, columns: &str| {
-            format!(
-                "CREATE TABLE IF NOT EXISTS {LEDGER}.{name} ({columns}) ENGINE=InnoDB DEFAULT CHARSET=binary"
-            )
-        };
         let job = hex(&self.job);
-        let mut steps = vec![
-            format!("CREATE DATABASE IF NOT EXISTS {LEDGER}"),
-            table(
-                "done",
-                "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, path LONGBLOB NOT NULL, \
-                 of_database VARBINARY(300) NOT NULL, of_table VARBINARY(300) NOT NULL, \
-                 row_count BIGINT UNSIGNED NOT NULL, KEY of_job (job)",
-            ),
-            table(
-                "kept",
-                "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, account VARBINARY(2000) NOT NULL, \
-                 KEY of_job (job)",
-            ),
-            table(
-                "granted",
-                "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, statement LONGBLOB NOT NULL, \
-                 KEY of_job (job)",
-            ),
-            table(
-                "written",
-                "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, of_database VARBINARY(300) NOT NULL, \
-                 KEY of_job (job)",
-            ),
-            table(
-                "job",
-                "id VARBINARY(64) PRIMARY KEY, accounts_begun BOOLEAN NOT NULL DEFAULT 0, \
-                 began DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP",
-            ),
-        ];
+        let mut steps = definitions();
         steps.extend(forget_all(&job));
-        steps.extend(databases.iter().map(|db| {
-            let (hash, db) = (self.hash(db), hex(db));
-            format!("INSERT INTO {LEDGER}.written VALUES ({hash}, {job}, {db})")
+        steps.extend(written.0.iter().map(|(db, table)| {
+            let hash = self.hash(&format!("{db}\0{}", table.as_deref().unwrap_or_default()));
+            let (db, table) = (hex(db), table.as_deref().map_or_else(|| "NULL".to_owned(), hex));
+            format!(
+                "INSERT INTO {LEDGER}.written (hash, job, of_database, of_table) VALUES ({hash}, {job}, {db}, {table})"
+            )
         }));
         steps.extend(grants.iter().map(|grant| {
             let (hash, grant) = (self.hash(grant), hex(grant));
@@ -376,6 +362,42 @@ impl Ledger {
     }
 }
 
+/// Returns the statements that make the ledger where it is not there.
+fn definitions() -> Vec<String> {
+    let table = |name: &str, columns: &str| {
+        format!("CREATE TABLE IF NOT EXISTS {LEDGER}.{name} ({columns}) ENGINE=InnoDB DEFAULT CHARSET=binary")
+    };
+    vec![
+        format!("CREATE DATABASE IF NOT EXISTS {LEDGER}"),
+        table(
+            "done",
+            "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, path LONGBLOB NOT NULL, \
+             of_database VARBINARY(300) NOT NULL, of_table VARBINARY(300) NOT NULL, \
+             row_count BIGINT UNSIGNED NOT NULL, KEY of_job (job)",
+        ),
+        table(
+            "kept",
+            "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, account VARBINARY(2000) NOT NULL, \
+             KEY of_job (job)",
+        ),
+        table(
+            "granted",
+            "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, statement LONGBLOB NOT NULL, \
+             KEY of_job (job)",
+        ),
+        table(
+            "written",
+            "hash BINARY(32) PRIMARY KEY, job VARBINARY(64) NOT NULL, of_database VARBINARY(300) NOT NULL, \
+             of_table VARBINARY(300), KEY of_job (job)",
+        ),
+        table(
+            "job",
+            "id VARBINARY(64) PRIMARY KEY, accounts_begun BOOLEAN NOT NULL DEFAULT 0, \
+             began DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP",
+        ),
+    ]
+}
+
 /// Waits until nobody else makes or removes the ledger.
 async fn alone(server: &Server, conn: &mut Conn) -> Result<()> {
     if get_lock(server, conn, LEDGER, LEDGER_WAIT_SECONDS).await? {
@@ -429,33 +451,38 @@ async fn drop_unused(server: &Server, conn: &mut Conn) -> Result<()> {
     }
 }
 
-/// Ends the notes of other restores into these databases, which the caller has locked and changes now: who went on with
-/// one would take tables for its own that are not. Returns the grants that they were to give again, if there were any
-/// such restores.
+/// Ends the notes of other restores that write some of the same, whose databases the caller has locked and changes now:
+/// who went on with one would take tables for its own that are not. One that writes other tables of the same databases
+/// may still go on. Returns the grants that they were to give again, if there were any such restores.
 pub(super) async fn end_others(
     server: &Server,
     conn: &mut Conn,
     own: Option<&str>,
-    databases: &BTreeSet<String>,
+    written: &Written,
 ) -> Result<Option<BTreeSet<String>>> {
     let doing = "end the notes of interrupted restores";
-    if databases.is_empty() || jobs(server, conn).await?.is_empty() {
+    if written.0.is_empty() || jobs(server, conn).await?.is_empty() {
         return Ok(None);
     }
     alone(server, conn).await?;
-    let list = databases.iter().map(|db| hex(db)).collect::<Vec<_>>().join(", ");
     let sql = format!(
-        "SELECT DISTINCT written.job FROM {LEDGER}.written JOIN {LEDGER}.job ON job.id = written.job \
-         WHERE written.of_database IN ({list}) AND job.id <> {}",
+        "SELECT written.job, written.of_database, written.of_table FROM {LEDGER}.written \
+         JOIN {LEDGER}.job ON job.id = written.job WHERE job.id <> {}",
         hex(own.unwrap_or_default())
     );
     let rows: Vec<mysql_async::Row> = match conn.query(sql).await {
         Ok(rows) => rows,
-        // Notes of a version that did not tell the databases.
+        // Notes of a version that did not tell what it writes.
         Err(error) if number(&error) == Some(code::NO_SUCH_TABLE) => Vec::new(),
-        Err(error) => return Err(server.failure(doing, error)),
+        Err(error) => return Err(of_its_version(server.failure(doing, error))),
     };
-    let others: BTreeSet<String> = rows.iter().filter_map(|row| text(row, 0)).collect();
+    let mut others = BTreeSet::new();
+    for row in &rows {
+        let (Some(job), Some(db)) = (text(row, 0), text(row, 1)) else { continue };
+        if written.meets(&(db, text(row, 2))) {
+            others.insert(job);
+        }
+    }
     let mut grants = BTreeSet::new();
     for job in &others {
         let sql = format!("SELECT statement FROM {LEDGER}.granted WHERE job = {}", hex(job));
@@ -515,6 +542,26 @@ fn count_of(server: &Server, count: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_restores_meet_where_one_writes_a_database_or_both_the_same_table() {
+        let place = |name: &str| {
+            let (db, table) = name.split_once('.').map_or((name, None), |(db, table)| (db, Some(table)));
+            (db.to_owned(), table.map(str::to_owned))
+        };
+        let written = |names: &[&str]| Written(names.iter().map(|name| place(name)).collect());
+        for (one, other, meet) in [
+            (&["im.users"][..], "im.files", false),
+            (&["im.users"], "shop.users", false),
+            (&["im.users", "im.files"], "im.files", true),
+            (&["im.users"], "im", true),
+            (&["im"], "im.users", true),
+            (&["im"], "shop", false),
+            (&["im.users"], "IM.Users", true),
+        ] {
+            assert_eq!(written(one).meets(&place(other)), meet, "{one:?} and {other}");
+        }
+    }
 
     #[test]
     fn what_was_noted_meanwhile_comes_once_more_and_what_is_gone_is_not_taken_for_done() {

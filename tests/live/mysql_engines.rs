@@ -41,7 +41,10 @@ const KEYS: [(&str, &str, &str); 11] = [
 fn keys_of(product: Product) -> Vec<(&'static str, &'static str, &'static str)> {
     let mut all = KEYS.to_vec();
     match product {
-        Product::Mysql => all.push(("hidden", "VARCHAR(40)", "UNIQUE KEY u (a) INVISIBLE)")),
+        Product::Mysql => all.extend([
+            ("hidden", "VARCHAR(40)", "UNIQUE KEY u (a) INVISIBLE)"),
+            ("expression", "VARCHAR(40) NOT NULL", "UNIQUE KEY u (b, (LOWER(a))))"),
+        ]),
         Product::Mariadb => all.extend([
             ("hidden", "VARCHAR(40)", "UNIQUE KEY u (a) IGNORED)"),
             ("long_unique", "LONGTEXT NOT NULL", "UNIQUE KEY u (a))"),

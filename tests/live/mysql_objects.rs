@@ -94,6 +94,7 @@ fn oddly_named(db: &str) -> Vec<String> {
 
 /// Views and foreign keys that go round between two databases.
 fn in_a_circle(one: &str, two: &str) -> Vec<String> {
+    let columns: String = (0..60).map(|at| format!("c{at} CHAR(255), ")).collect();
     vec![
         format!("CREATE DATABASE {one}"),
         format!("CREATE DATABASE {two}"),
@@ -114,6 +115,13 @@ fn in_a_circle(one: &str, two: &str) -> Vec<String> {
         ),
         "DROP USER lbt_goes@'%'".to_owned(),
         format!("USE {one}"),
+        // Its rows may be longer than a page takes.
+        "SET SESSION innodb_strict_mode = OFF".to_owned(),
+        format!(
+            "CREATE TABLE wide ({columns}id INT PRIMARY KEY, v INT, KEY (v)) ROW_FORMAT=COMPACT CHARSET=latin1"
+        ),
+        "SET SESSION innodb_strict_mode = ON".to_owned(),
+        "INSERT INTO wide (id, v, c59) VALUES (1, 2, 'last')".to_owned(),
         "SET SESSION sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT'".to_owned(),
         "CREATE VIEW ansi AS SELECT 'a' || \"id\" AS \"x\" FROM \"z\"".to_owned(),
         "CREATE FUNCTION ansi () RETURNS TEXT DETERMINISTIC RETURN 'a' || 'b'".to_owned(),

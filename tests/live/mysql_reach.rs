@@ -163,3 +163,27 @@ fn accounts(product: Product) -> Vec<String> {
     });
     both.into_iter().flatten().collect()
 }
+
+/// MariaDB's own way to log in by a key that a password makes. No part of it asks for TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn an_account_of_mariadb_logs_in_by_ed25519() {
+    let server = Server::empty_with(Product::Mariadb, &["--plugin-load-add=auth_ed25519"]).await;
+    server
+        .run([
+            "CREATE DATABASE im",
+            "CREATE TABLE im.t (a int PRIMARY KEY)",
+            "INSERT INTO im.t VALUES (7)",
+            "CREATE USER keyed@'%' IDENTIFIED VIA ed25519 USING PASSWORD('密 it''s')",
+            "GRANT ALL ON *.* TO keyed@'%' WITH GRANT OPTION",
+        ])
+        .await;
+    let config = server.as_user(server.only(&["im"]), "keyed", "密 it's");
+    let options = WriteOptions { replace: true, ..WriteOptions::default() };
+    pipe(support::source(&config), support::target(&config), options).await.expect("the rows go round");
+    assert_eq!(server.ask("SELECT a FROM im.t").await, "7");
+    let wrong = server.as_user(server.only(&["im"]), "keyed", "guessed");
+    let (exit, told) = reads(&wrong).await.expect_err("the password is another one");
+    assert_eq!(exit, ExitCode::SourceDown, "{told}");
+    assert!(told.contains("`keyed`") && !told.contains("guessed"), "{told}");
+}

@@ -6,8 +6,8 @@ use lifeboat::{
     clock::Ground,
     error::{ExitCode, Failure},
     flow::{
-        Attrs, EntryMeta, EntrySink, FlowError, FlowResult, Piece, STREAM_DEPTH, Stage, Tally, WriteOptions,
-        channel, settle,
+        Attrs, EntryMeta, EntrySink, FlowError, FlowResult, Piece, STREAM_DEPTH, Selection, Stage, Tally,
+        WriteOptions, channel, settle,
     },
     names::EntryPath,
     policy::MysqlConfig,
@@ -29,6 +29,7 @@ crate::on_both!(
     rows_that_an_index_refuses_stay_and_the_way_on_is_told,
     a_target_with_settings_of_its_own_is_written_all_the_same,
     an_interrupted_restore_is_not_continued_over_another_one,
+    an_interrupted_restore_may_go_on_after_one_of_another_table,
 );
 
 /// Rows of a table, and pieces that they are cut into.
@@ -535,4 +536,31 @@ async fn an_interrupted_restore_is_not_continued_over_another_one(product: Produ
     settle(sent, written).expect_err("nothing came");
     assert!(!is_noted(&config, &first).await);
     server.run([format!("DROP DATABASE IF EXISTS {db}")]).await;
+}
+
+async fn an_interrupted_restore_may_go_on_after_one_of_another_table(product: Product) {
+    let server = Server::shared(product).await;
+    let db = &own("resume_beside");
+    let config = sample(&server, db).await;
+    let recorded = Recorded::read(&config).await;
+    let job = |n: u8| Some(format!("{:060x}{n:04x}", std::process::id()));
+    let of = |table: &str, n| {
+        let only = Selection::new(&[format!("{db}.{table}")]).expect("a pattern");
+        WriteOptions { replace: true, job: job(n), only, ..WriteOptions::default() }
+    };
+    recorded.write_cut(&config, of("keyed", 1)).await.expect_err("the stream breaks off");
+    let is_told = |tally: &Tally| tally.notes.iter().any(|note| note.contains("cannot be continued"));
+    let tally = recorded.write(&config, of("keyless", 2)).await.expect("the other table comes");
+    assert!(!is_told(&tally), "{:?}", tally.notes);
+    assert!(is_noted(&config, &job(1).unwrap()).await, "it has lost nothing");
+    // The same table, and the database that it is in.
+    let tally = recorded.write(&config, of("keyed", 3)).await.expect("the table comes");
+    assert!(is_told(&tally), "{:?}", tally.notes);
+    assert!(!is_noted(&config, &job(1).unwrap()).await);
+    recorded.write_cut(&config, of("keyed", 1)).await.expect_err("the stream breaks off");
+    let whole = WriteOptions { only: Selection::all(), ..of("", 4) };
+    let tally = recorded.write(&config, whole).await.expect("the database comes");
+    assert!(is_told(&tally), "{:?}", tally.notes);
+    assert!(!is_noted(&config, &job(1).unwrap()).await);
+    server.run([format!("DROP DATABASE {db}")]).await;
 }

@@ -5,7 +5,6 @@ use lifeboat::{
     flow::{FlowError, Weight, WriteOptions},
     policy::MysqlConfig,
 };
-use mysql_async::prelude::Queryable;
 
 use crate::{
     rows::Recorded,
@@ -77,8 +76,13 @@ async fn replaced(recorded: &Recorded, config: &MysqlConfig) -> (Vec<String>, Re
     (blocks, recorded.write_to(target, options).await.map(|_| ()))
 }
 
+/// How many databases of our own are there.
+const OURS: &str =
+    "SELECT CONCAT(COUNT(*)) FROM information_schema.schemata WHERE schema_name LIKE 'lifeboat%'";
+
 async fn nothing_makes_room_for_programs_that_could_not_be_made(product: Product) {
-    let server = Server::shared(product).await;
+    // A server of its own: nobody else makes databases of ours there.
+    let server = Server::empty(product).await;
     let db = &own("trial");
     let program = |name: &str| format!("CREATE FUNCTION {db}.{name}() RETURNS INT DETERMINISTIC RETURN 1");
     server
@@ -107,6 +111,7 @@ async fn nothing_makes_room_for_programs_that_could_not_be_made(product: Product
         assert!(failure.one_line().contains("function `f` on trial"), "{failure:?}");
         assert!(failure.hints().iter().any(|hint| hint.contains("nothing was touched")), "{failure:?}");
         assert_eq!(server.ask(&state).await, "1f,live,p");
+        assert_eq!(server.ask(OURS).await, "0", "what it was tried with is gone");
     }
     // Who has SUPER cannot make one that does not say what it reads either.
     let routines = format!("{db}/routines.sql");
@@ -123,8 +128,5 @@ async fn nothing_makes_room_for_programs_that_could_not_be_made(product: Product
     let (blocks, written) = replaced(&recorded, &config).await;
     written.expect("an account with SUPER restores");
     assert_eq!((blocks, server.ask(&state).await), (Vec::new(), "0f,p".to_owned()));
-    let mut conn = server.conn().await;
-    conn.query_drop(format!("DROP DATABASE {db}")).await.expect("it is ours");
-    conn.query_drop(format!("DROP USER {user}")).await.expect("it is ours");
-    conn.disconnect().await.expect("the server says goodbye");
+    assert_eq!(server.ask(OURS).await, "0");
 }

@@ -26,10 +26,15 @@ crate::on_both!(
 fn habits(product: Product) -> [Vec<&'static str>; 2] {
     match product {
         Product::Mysql => [
-            vec!["--sql-mode=NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH", "--default-time-zone=-03:30"],
+            vec![
+                "--sql-mode=NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH",
+                "--default-time-zone=-03:30",
+                "--show-gipk-in-create-table-and-information-schema=OFF",
+            ],
             vec![
                 "--sql-mode=ANSI,PIPES_AS_CONCAT,STRICT_ALL_TABLES,NO_ZERO_DATE",
                 "--default-time-zone=+05:45",
+                "--sql-generate-invisible-primary-key=ON",
             ],
         ],
         Product::Mariadb => [
@@ -174,14 +179,35 @@ fn of_other_types(product: Product) -> Vec<String> {
     ]
 }
 
+/// Tables whose primary key the server made, and does not show.
+fn with_hidden_keys(product: Product) -> Vec<String> {
+    if product == Product::Mariadb {
+        return Vec::new();
+    }
+    [
+        "SET SESSION sql_generate_invisible_primary_key = ON, \
+         show_gipk_in_create_table_and_information_schema = ON",
+        "CREATE TABLE hidden_key (v VARCHAR(9))",
+        "SET SESSION sql_generate_invisible_primary_key = OFF",
+        "INSERT INTO hidden_key (my_row_id, v) VALUES (7, 'seven'), (9, 'nine'), (18446744073709551614, 'last')",
+        "CREATE TABLE no_key (v VARCHAR(9))",
+        "INSERT INTO no_key VALUES ('a'), ('a')",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
 /// Returns for each table one digest of all its values, as the server itself tells their bytes.
-async fn digests(server: &Server, db: &str) -> BTreeMap<String, String> {
+async fn digests(server: &Server, product: Product, db: &str) -> BTreeMap<String, String> {
     let mut conn = server.conn().await;
     conn.query_drop(
         "SET NAMES utf8mb4, SESSION sql_mode = '', time_zone = '+00:00', group_concat_max_len = 50000000",
     )
     .await
     .unwrap();
+    if product == Product::Mysql {
+        conn.query_drop("SET SESSION show_gipk_in_create_table_and_information_schema = ON").await.unwrap();
+    }
     let columns: Vec<(String, String, String)> = conn
         .query(format!(
             "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = '{db}' \
@@ -229,14 +255,15 @@ async fn every_value_comes_back_on_a_server_of_other_habits(product: Product) {
     }
     statements.extend(of_many_columns());
     statements.extend(of_other_types(product));
+    statements.extend(with_hidden_keys(product));
     from.run(statements).await;
-    let expected = digests(&from, db).await;
+    let expected = digests(&from, product, db).await;
     let recorded = Recorded::read(&from.only(&[db])).await;
     for (way, local_infile) in [("LOAD DATA", 1), ("INSERT", 0)] {
         to.run([format!("SET GLOBAL local_infile = {local_infile}")]).await;
         let options = WriteOptions { replace: true, ..WriteOptions::default() };
         recorded.write(&to.only(&[db]), options).await.unwrap_or_else(|error| panic!("{way}: {error:?}"));
-        assert_eq!(digests(&to, db).await, expected, "by {way}");
+        assert_eq!(digests(&to, product, db).await, expected, "by {way}");
         let again = Recorded::read(&to.only(&[db])).await;
         for table in expected.keys() {
             assert!(again.rows(table) == recorded.rows(table), "`{table}` is read otherwise after {way}");

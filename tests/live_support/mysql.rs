@@ -79,14 +79,12 @@ impl Server {
 
     async fn sweep(&self) {
         let mut conn = self.conn().await;
-        // What lies there may refer to each other.
-        conn.query_drop("SET foreign_key_checks = 0").await.expect("the session takes it");
+        // Tests begin together: two that remove the same would hit each other.
+        conn.query_drop("DO GET_LOCK('lbt_sweep', 60)").await.expect("the others are waited for");
         let dead = |name: &String| {
             let pid = name.strip_prefix(OWN).and_then(|rest| rest.split('_').next());
             pid.is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists())
         };
-        // A dead run's tables may refer to those of another database.
-        conn.query_drop("SET SESSION foreign_key_checks = 0").await.expect("the session is ours");
         let lists = [
             ("DATABASE", "SELECT schema_name FROM information_schema.schemata"),
             ("USER", "SELECT user FROM mysql.user"),
@@ -96,8 +94,7 @@ impl Server {
         for (kind, list) in lists {
             let names: Vec<String> = conn.query(list).await.expect("the server lists its things");
             for name in names.iter().filter(|name| dead(name)) {
-                let drop = format!("DROP {kind} IF EXISTS `{}`", name.replace('`', "``"));
-                conn.query_drop(drop).await.expect("leftovers are removed");
+                insist(&mut conn, &format!("DROP {kind} IF EXISTS `{}`", name.replace('`', "``"))).await;
             }
         }
         conn.disconnect().await.expect("the server says goodbye");
@@ -210,7 +207,8 @@ impl Server {
         config.password = Some(SecretRef::File(file));
         config.tls = lifeboat::policy::Tls::Off;
         config.threads = 2;
-        config.lock_wait_seconds = 30;
+        // Other tests use the shared servers at the same time, and on a slow disk what they do takes long.
+        config.lock_wait_seconds = 90;
         Self { config, password, secrets, container }
     }
 
@@ -253,14 +251,7 @@ impl Server {
     pub async fn run<S: AsRef<str>>(&self, statements: impl IntoIterator<Item = S>) {
         let mut conn = self.conn().await;
         for statement in statements {
-            let statement = statement.as_ref();
-            let mut ran = conn.query_drop(statement).await;
-            // Another test may flush or list tables: the server then breaks a knot of locks by refusing one of them.
-            let makes = ["CREATE", "DROP", "ALTER"].iter().any(|word| statement.starts_with(word));
-            while makes && matches!(&ran, Err(mysql_async::Error::Server(error)) if error.code == 1213) {
-                ran = conn.query_drop(statement).await;
-            }
-            ran.unwrap_or_else(|error| panic!("{error} in\n{statement}"));
+            insist(&mut conn, statement.as_ref()).await;
         }
         conn.disconnect().await.expect("the server says goodbye");
     }
@@ -319,6 +310,17 @@ pub async fn processes(conn: &mut Conn) -> Vec<Process> {
         statement: row.get::<Option<String>, _>("Info").flatten().unwrap_or_default(),
     };
     rows.into_iter().map(of_row).filter(|process| process.id != own).collect()
+}
+
+/// Runs a statement.
+async fn insist(conn: &mut Conn, statement: &str) {
+    let mut ran = conn.query_drop(statement).await;
+    // Another test may flush or list tables: the server then breaks a knot of locks by refusing one of them.
+    let makes = ["CREATE", "DROP", "ALTER"].iter().any(|word| statement.starts_with(word));
+    while makes && matches!(&ran, Err(mysql_async::Error::Server(error)) if error.code == 1213) {
+        ran = conn.query_drop(statement).await;
+    }
+    ran.unwrap_or_else(|error| panic!("{error} in\n{statement}"));
 }
 
 /// Makes a source that nobody watches.

@@ -15,7 +15,8 @@ use super::{
         conn::text,
         grants,
         layout::{LEDGER, Place, parse_item, table_item},
-        ledger, part,
+        ledger::{self, Written},
+        part,
         sql::literal,
     },
     Writing,
@@ -81,12 +82,13 @@ impl Writing<'_> {
         let emptied = found.iter().filter_map(apply::Obstacle::emptied).map(str::to_owned).collect();
         self.keep_grants(emptied).await?;
         self.prove_programs(!found.is_empty()).await?;
-        let databases = items.iter().filter_map(|item| parse_item(item)).map(|(db, _)| db);
-        let databases = databases.chain(self.parts.keys().map(|at| at.db.clone())).collect();
-        self.end_others(&databases).await?;
+        let written = items.iter().filter_map(|item| parse_item(item));
+        let parts = self.parts.keys().map(|at| (at.db.clone(), Some(at.table.clone())));
+        let written = Written(written.chain(parts).collect());
+        self.end_others(&written).await?;
         apply::remove(self.server, &mut self.names, &found).await?;
         if let Some(ledger) = &self.ledger
-            && !ledger.begin(self.server, &mut self.names, &databases, &self.standing.grants).await?
+            && !ledger.begin(self.server, &mut self.names, &written, &self.standing.grants).await?
         {
             let what =
                 format!("the account may not make database {LEDGER}: an interrupted restore begins anew");
@@ -117,14 +119,14 @@ impl Writing<'_> {
         }
     }
 
-    /// Ends the notes of interrupted restores into these databases: what they have made is removed or changed now. The
-    /// grants on routines that they removed are still to be given again.
-    async fn end_others(&mut self, databases: &BTreeSet<String>) -> Result<()> {
+    /// Ends the notes of interrupted restores that write some of the same: what they have made is removed or changed now.
+    /// The grants on routines that they removed are still to be given again.
+    async fn end_others(&mut self, written: &Written) -> Result<()> {
         let own = self.options.job.as_deref();
-        let ended = ledger::end_others(self.server, &mut self.names, own, databases).await?;
+        let ended = ledger::end_others(self.server, &mut self.names, own, written).await?;
         if let Some(grants) = ended {
             self.standing.grants.extend(grants);
-            let note = "an interrupted restore into the same databases cannot be continued any more";
+            let note = "an interrupted restore that writes some of the same cannot be continued any more";
             self.tally.notes.push(note.to_owned());
         }
         Ok(())
