@@ -89,7 +89,7 @@ impl Object {
     }
     /// Makes one that was put together of parts.
     pub fn of_parts(parts: &[&[u8]]) -> Self {
-        let sums: Vec<_> = parts.iter().map(|part| Md5::digest(part)).collect();
+        let sums: Vec<_> = parts.iter().map(Md5::digest).collect();
         let etag = format!("{}-{}", hex::encode(Md5::digest(sums.concat())), parts.len());
         let sizes = parts.iter().map(|part| part.len() as u64).collect();
         Self { etag, parts: sizes, ..Self::of(&parts.concat()) }
