@@ -554,6 +554,8 @@ async fn an_object_that_is_listed_and_not_there_is_no_deletion() {
 async fn a_locked_bucket_comes_back_with_its_lock() {
     let bucket = Bucket::absent("lock");
     bucket.create_with_lock(1).await;
+    bucket.put("a", b"a").await;
+    bucket.put_in_parts("b", &[b"b"]).await;
     let source = bucket.source();
     let before = read(&source).await;
     let copy = Bucket::absent("lock-copy");
@@ -566,6 +568,18 @@ async fn a_locked_bucket_comes_back_with_its_lock() {
     let after = read(&copy.source()).await;
     assert!(lock(&before, &bucket.name).as_str().unwrap().contains("GOVERNANCE"));
     assert_eq!(lock(&before, &bucket.name), lock(&after, &copy.name));
+    // What is written now comes into a bucket that locks it.
+    bucket.put("a", b"anew").await;
+    bucket.put_in_parts("c", &[b"c"]).await;
+    let before = read(&source).await;
+    let target = bucket.target().into_bucket(Some(copy.name.clone()));
+    replay(&before, Box::new(target), true).await.unwrap();
+    let after = read(&copy.source()).await;
+    for (key, is_locked) in [("a", true), ("b", false), ("c", true)] {
+        let copied = after.object(&copy.name, key);
+        assert_eq!(copied.bytes, before.object(&bucket.name, key).bytes, "{key}");
+        assert_eq!(copied.meta.attrs.contains_key("lock"), is_locked, "{key}");
+    }
 }
 
 #[tokio::test]

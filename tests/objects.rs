@@ -5,12 +5,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "fake_s3/bucket.rs"]
+mod fake_bucket;
 #[path = "fake_s3/minio.rs"]
 mod fake_minio;
 #[path = "fake_s3/mod.rs"]
 mod fake_s3;
 #[path = "objects/minio.rs"]
 mod minio;
+#[path = "objects/traps.rs"]
+mod traps;
 
 use std::{fs, time::Instant};
 

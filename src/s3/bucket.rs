@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 use super::{
     capture::{self, Capture},
-    client::{CallError, Server, Told, add_md5},
+    client::{CallError, Server, Told, md5_alone},
     facts::bucket_path,
 };
 use crate::{
@@ -239,16 +239,9 @@ macro_rules! set_document {
 }
 
 fn replace_body(request: &mut HttpRequest, text: &str) {
-    let sums: Vec<String> = request.headers().iter().map(|(name, _)| name.to_owned()).collect();
-    for name in sums
-        .iter()
-        .filter(|name| name.starts_with("x-amz-checksum-") || *name == "x-amz-sdk-checksum-algorithm")
-    {
-        request.headers_mut().remove(name.as_str());
-    }
     *request.body_mut() = SdkBody::from(text);
     request.headers_mut().insert("content-length", text.len().to_string());
-    add_md5(request);
+    md5_alone(request);
 }
 
 /// Returns the rules of a bucket if they could expire objects while they are restored.
@@ -309,7 +302,7 @@ pub(super) async fn set_versioning(
 ) -> Result<()> {
     let versioning = VersioningConfiguration::builder().status(status.clone()).build();
     let request = server.client.put_bucket_versioning().bucket(bucket).versioning_configuration(versioning);
-    let sent = request.send().await;
+    let sent = request.customize().mutate_request(md5_alone).send().await;
     sent.map(drop).map_err(|error| server.failure(&format!("set versioning of bucket `{bucket}`"), error))
 }
 
@@ -367,7 +360,8 @@ async fn set(server: &Server, bucket: &str, name: &str, text: &str) -> Result<()
             set_document!(server, bucket, put_bucket_notification_configuration, text)
         }
         _ => {
-            let sent = server.client.put_bucket_policy().bucket(bucket).policy(text).send().await;
+            let request = server.client.put_bucket_policy().bucket(bucket).policy(text);
+            let sent = request.customize().mutate_request(md5_alone).send().await;
             sent.map(drop)
                 .map_err(|error| server.failure(&format!("set the policy of bucket `{bucket}`"), error))
         }

@@ -5,6 +5,7 @@
 //! streams is off: it cannot tell a stalled server from a reader of ours that is busy.
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -159,6 +160,8 @@ pub(super) struct Told {
     /// The error's code; empty where the answer has no body (HEAD).
     pub(super) code: String,
     message: String,
+    /// The region that it named as the right one.
+    region: Option<String>,
 }
 
 impl Told {
@@ -169,12 +172,18 @@ impl Told {
 
     fn of<E: ProvideErrorMetadata>(error: &CallError<E>, status: u16) -> Self {
         let code = error.code().unwrap_or_default().to_owned();
-        Self { status, code, message: error.message().unwrap_or_default().to_owned() }
+        let message = error.message().unwrap_or_default().to_owned();
+        Self { status, code, message, region: error.raw_response().and_then(region_of) }
     }
 
     /// Returns whether it is the credentials that are wrong and not the thing that was asked for.
     pub(super) fn is_about_credentials(&self) -> bool {
         REFUSED.contains(&self.code.as_str())
+    }
+
+    /// Returns whether it is the bucket that is elsewhere, whatever is asked of it here.
+    pub(super) fn is_about_place(&self) -> bool {
+        matches!(self.status, 301 | 302 | 307 | 308)
     }
 
     /// Returns whether the thing is simply not there.
@@ -194,18 +203,45 @@ impl Told {
         format!("the server answered {} {}", self.status, said.join(": ")).trim_end().to_owned()
     }
 
-    fn hint(&self) -> &'static str {
+    fn hint(&self) -> String {
+        match &self.region {
+            Some(region) if self.is_about_place() => {
+                format!(
+                    "The bucket is in another region: set `region = \"{region}\"`, and `endpoint` to that region's."
+                )
+            }
+            Some(region) if self.code == "AuthorizationHeaderMalformed" => {
+                format!("The server signs for another region: set `region = \"{region}\"`.")
+            }
+            _ => self.plain_hint().to_owned(),
+        }
+    }
+
+    fn plain_hint(&self) -> &'static str {
         match self.code.as_str() {
             "RequestTimeTooSkewed" => "The clocks of this host and of the server differ: set them by NTP.",
             "AuthorizationHeaderMalformed" => "Check `region`: the server signs for another one.",
+            "SlowDown" => "The server asks for fewer requests: lower `concurrency` of this source.",
             code if REFUSED.contains(&code) => "Check `access_key` and `secret_key` of this source.",
             "NoSuchBucket" => "Check the bucket's name in `buckets`.",
+            _ if self.is_about_place() => "The bucket is elsewhere: check `endpoint` and `region`.",
             _ if self.status == 403 => "Give this access key the right to list and read its buckets.",
             _ if self.status == 404 => "Check the bucket's name and `endpoint`.",
             _ if self.status >= 500 => "Look into the server's log; it has trouble of its own.",
             _ => "Look into the server's log for this request.",
         }
     }
+}
+
+/// Returns the region that a refusal names as the right one: AWS does in a header, and in the body.
+fn region_of(answer: &HttpResponse) -> Option<String> {
+    let body = || {
+        let text = std::str::from_utf8(answer.body().bytes()?).ok()?;
+        Some(text.split_once("<Region>")?.1.split_once("</Region>")?.0)
+    };
+    let region = answer.headers().get("x-amz-bucket-region").or_else(body)?;
+    let is_name = region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    (is_name && !region.is_empty()).then(|| region.to_owned())
 }
 
 /// What every request of ours does and notices.
@@ -232,19 +268,29 @@ impl Intercept for Manners {
         Ok(())
     }
 
-    /// A header may hold any byte, and the SDK refuses a whole answer for one that is no text.
+    /// A header may hold any byte and come more than once, and the SDK refuses a whole answer for one that is no text
+    /// or that comes twice. Several of one name are one list (RFC 9110, 5.3).
     fn modify_before_deserialization(
         &self,
         context: &mut BeforeDeserializationInterceptorContextMut<'_>,
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let headers = context.response().headers();
-        let is_raw = |(_, value): &(&str, &[u8])| std::str::from_utf8(value).is_err();
-        let raw: Vec<_> =
-            headers.iter_bytes().filter(is_raw).map(|(name, value)| (name.to_owned(), wrap(value))).collect();
-        for (name, value) in raw {
-            context.response_mut().headers_mut().insert(name, value);
+        let mut all: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        for (name, value) in context.response().headers().iter_bytes() {
+            all.entry(name.to_owned()).or_default().push(value.to_vec());
+        }
+        for (name, mut values) in all {
+            let is_one = values.len() == 1;
+            if !name.starts_with("x-amz-meta-") {
+                // Said twice by a proxy, a date is no list.
+                values.dedup();
+            }
+            match String::from_utf8(values.join(&b", "[..])) {
+                Err(raw) => drop(context.response_mut().headers_mut().insert(name, wrap(raw.as_bytes()))),
+                Ok(_) if is_one => {}
+                Ok(text) => drop(context.response_mut().headers_mut().insert(name, text)),
+            }
         }
         Ok(())
     }
@@ -281,8 +327,20 @@ pub(super) fn unwrap_raw(value: &str) -> Option<&str> {
     std::str::from_utf8(&bytes).is_err().then_some(inner)
 }
 
+/// Takes the newer checksums from a request and leaves it the MD5 of its body: the SDK adds one to each request that
+/// demands a checksum, also where none is to be added, and there are servers that refuse a header that they do not know.
+pub(super) fn md5_alone(request: &mut HttpRequest) {
+    let names: Vec<String> = request.headers().iter().map(|(name, _)| name.to_owned()).collect();
+    let is_newer =
+        |name: &&String| name.starts_with("x-amz-checksum-") || *name == "x-amz-sdk-checksum-algorithm";
+    for name in names.iter().filter(is_newer) {
+        request.headers_mut().remove(name.as_str());
+    }
+    add_md5(request);
+}
+
 /// Adds `Content-MD5` to a request that has a body in memory.
-pub(super) fn add_md5(request: &mut HttpRequest) {
+fn add_md5(request: &mut HttpRequest) {
     let digest = request.body().bytes().filter(|bytes| !bytes.is_empty()).map(Md5::digest);
     if let Some(digest) = digest {
         request.headers_mut().insert("content-md5", aws_smithy_types::base64::encode(digest));
@@ -294,7 +352,7 @@ mod tests {
     use super::*;
 
     fn told(status: u16, code: &str) -> Told {
-        Told { status, code: code.to_owned(), message: "no".to_owned() }
+        Told { status, code: code.to_owned(), message: "no".to_owned(), region: None }
     }
 
     #[test]
@@ -302,6 +360,8 @@ mod tests {
         assert!(told(403, "SignatureDoesNotMatch").hint().contains("secret_key"));
         assert!(told(403, "AccessDenied").hint().contains("right to list"));
         assert!(told(403, "RequestTimeTooSkewed").hint().contains("clocks"));
+        assert!(told(503, "SlowDown").hint().contains("concurrency"));
+        assert!(told(301, "").hint().contains("endpoint"));
         assert!(told(404, "NoSuchBucket").hint().contains("bucket"));
     }
 
@@ -316,7 +376,7 @@ mod tests {
     #[test]
     fn a_refusal_is_one_line() {
         assert_eq!(told(403, "AccessDenied").text(), "the server answered 403 AccessDenied: no");
-        let head = Told { status: 403, code: String::new(), message: String::new() };
+        let head = Told { message: String::new(), ..told(403, "") };
         assert_eq!(head.text(), "the server answered 403");
     }
 }

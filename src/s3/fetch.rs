@@ -9,6 +9,9 @@
 //! with a trailer that says [`TORN`], and reported. A torn entry is never written to a target as an object
 //! and never reused.
 //!
+//! *Parts.* Of an object that was made in parts the server is asked first how it was cut, unless it is known not to
+//! tell: for its first and its last part, and where they are uneven and few for each.
+//!
 //! *Limits.* [`OPEN_TRIES`] versions of an object are tried, [`RESUME_TRIES`] broken connections per
 //! [`PROGRESS_BYTES`] taken up again.
 
@@ -34,7 +37,7 @@ use tokio::{
 use super::{
     client::{BODY_SECONDS, CallError, Server, Told},
     facts::{Facts, object_meta, tags_of},
-    layout::{PART_SIZE, Prover},
+    layout::{Cuts, PART_SIZE, PARTS_ASKED_MAX, Proven, Prover, askable},
     listing::{Listed, bare, is_md5},
     merge::TORN,
     tags, versions,
@@ -72,6 +75,8 @@ pub(super) struct Fetcher {
     asking: Arc<Mutex<()>>,
     /// Objects made in parts whose bytes their `ETag` did not prove.
     unproven: Arc<AtomicU64>,
+    /// Whether the server does not tell how an object was cut.
+    hides_parts: Arc<AtomicBool>,
 }
 
 /// How much of an object is read.
@@ -122,7 +127,7 @@ pub(super) struct Pump {
     fetcher: Fetcher,
     bucket: String,
     listed: Listed,
-    facts: Facts,
+    proof: Proof,
     body: ByteStream,
 }
 
@@ -149,6 +154,7 @@ impl Fetcher {
             tags_denied: Arc::default(),
             asking: Arc::default(),
             unproven: Arc::default(),
+            hides_parts: Arc::default(),
         }
     }
 
@@ -196,6 +202,7 @@ impl Fetcher {
 
     /// Begins to read an object's bytes.
     async fn begin(&self, bucket: &str, listed: &Listed) -> Result<Result<Opened, Miss>> {
+        let cuts = self.cuts(bucket, listed).await;
         let answer = match self.get(bucket, listed, 0).await? {
             Ok(answer) => *answer,
             Err(miss) => return Ok(Err(miss)),
@@ -206,18 +213,69 @@ impl Fetcher {
             Err(broken) => return Ok(Err(broken)),
         };
         let meta = object_meta(bucket, listed, &facts)?;
+        let mut proof = Proof::new(listed, &facts, cuts);
         if listed.size_bytes > WHOLE_BYTES_MAX {
             let (fetcher, bucket, listed) = (self.clone(), bucket.to_owned(), listed.clone());
-            let pump = Box::new(Pump { fetcher, bucket, listed, facts, body: answer.body });
+            let pump = Box::new(Pump { fetcher, bucket, listed, proof, body: answer.body });
             return Ok(Ok(Opened::Streaming { meta, pump }));
         }
         let whole = collect(answer.body, listed.size_bytes).await.and_then(|bytes| {
-            let mut proof = Proof::new(listed, &facts);
             proof.update(&bytes);
-            let trailer = proof.finish(listed, &facts, &self.unproven)?;
+            let trailer = proof.finish(listed, &self.unproven)?;
             Ok(Opened::Whole { meta, bytes, trailer })
         });
         Ok(whole.map_err(Miss::Broken))
+    }
+
+    /// Returns how an object was cut, as far as the server tells. What goes wrong here goes wrong again when its bytes
+    /// are asked for, and is told then.
+    async fn cuts(&self, bucket: &str, listed: &Listed) -> Option<Cuts> {
+        let count = askable(&listed.etag)?;
+        let first = self.part(bucket, listed, (1, count)).await?;
+        let last = match count {
+            2 => listed.size_bytes.checked_sub(first)?,
+            _ => self.part(bucket, listed, (count, count)).await?,
+        };
+        if let Some(cuts) = Cuts::of_ends(count, (first, last), listed.size_bytes) {
+            return Some(cuts);
+        }
+        if count > PARTS_ASKED_MAX {
+            return None;
+        }
+        let mut sizes = vec![first];
+        for number in 2..count {
+            sizes.push(self.part(bucket, listed, (number, count)).await?);
+        }
+        sizes.push(last);
+        Cuts::of_all(sizes, listed.size_bytes)
+    }
+
+    /// Asks for the size of one part of so many; a server that does not know of parts answers for the whole.
+    async fn part(&self, bucket: &str, listed: &Listed, (number, count): (u64, u64)) -> Option<u64> {
+        if self.hides_parts.load(Ordering::Relaxed) {
+            return None;
+        }
+        let request = self.server.client.head_object().bucket(bucket).key(&listed.key);
+        let request = request.set_version_id(listed.version_id()).set_if_match(condition(listed));
+        let sent = request.part_number(i32::try_from(number).ok()?).send().await;
+        let answer = match sent {
+            Ok(answer) => answer,
+            Err(error) => {
+                // Not found, not the same, or not now is nothing that it says of parts.
+                let is_about_parts =
+                    Told::from(&error).is_some_and(|told| matches!(told.status, 400 | 416 | 501));
+                self.hides_parts.fetch_or(is_about_parts, Ordering::Relaxed);
+                return None;
+            }
+        };
+        let Some(told) = answer.parts_count() else {
+            self.hides_parts.store(true, Ordering::Relaxed);
+            return None;
+        };
+        if u64::try_from(told) != Ok(count) {
+            return None;
+        }
+        answer.content_length().and_then(|length| u64::try_from(length).ok())
     }
 
     /// Asks for an object's facts. An `ETag` that is the MD5 of the bytes stands in the trailer, as if they were read.
@@ -284,7 +342,9 @@ impl Fetcher {
     {
         let told = Told::from(&error);
         match told {
-            Some(told) if told.is_about_credentials() || told.code == "NoSuchBucket" => {
+            Some(told)
+                if told.is_about_credentials() || told.is_about_place() || told.code == "NoSuchBucket" =>
+            {
                 Err(self.server.failure(&format!("read bucket `{bucket}`"), error))
             }
             Some(told) if told.is_absent() => Ok(Miss::Vanished),
@@ -395,16 +455,15 @@ impl Pump {
     /// Moves all bytes; returns what is wrong with them, if anything.
     pub(super) async fn run(mut self, mut writer: BodyWriter) -> FlowResult<Option<Problem>> {
         let (mut done, mut tries, mut progress) = (0, 0, 0);
-        let mut proof = Proof::new(&self.listed, &self.facts);
         let torn = loop {
             if let Some(bytes) = next(&mut self.body, self.listed.size_bytes - done).await {
                 done += bytes.len() as u64;
-                proof.update(&bytes);
+                self.proof.update(&bytes);
                 writer.write(bytes).await?;
                 continue;
             }
             if done == self.listed.size_bytes {
-                match proof.finish(&self.listed, &self.facts, &self.fetcher.unproven) {
+                match self.proof.finish(&self.listed, &self.fetcher.unproven) {
                     Ok(trailer) => return writer.finish_with(trailer).await.map(|()| None),
                     Err(why) => break why,
                 }
@@ -468,13 +527,16 @@ fn is_another(etag: Option<&str>, listed: &Listed) -> bool {
 /// What the bytes of an object are compared with its `ETag` by, while they pass.
 struct Proof {
     md5: Md5,
+    /// Whether the `ETag` says something of the bytes.
+    is_plain: bool,
     parts: Option<Prover>,
 }
 
 impl Proof {
-    fn new(listed: &Listed, facts: &Facts) -> Self {
-        let parts = Prover::new(&listed.etag, listed.size_bytes).filter(|_| facts.etag_is_of_plain_bytes());
-        Self { md5: Md5::new(), parts }
+    fn new(listed: &Listed, facts: &Facts, cuts: Option<Cuts>) -> Self {
+        let is_plain = facts.etag_is_of_plain_bytes();
+        let parts = is_plain.then(|| Prover::new(&listed.etag, listed.size_bytes, cuts)).flatten();
+        Self { md5: Md5::new(), is_plain, parts }
     }
 
     fn update(&mut self, bytes: &[u8]) {
@@ -486,17 +548,18 @@ impl Proof {
 
     /// Returns the trailer, or why these are not the object's bytes. An object made in parts of unusual sizes is only
     /// counted: that no size proves it does not mean that it is damaged.
-    fn finish(self, listed: &Listed, facts: &Facts, unproven: &AtomicU64) -> Result<Attrs, String> {
+    fn finish(self, listed: &Listed, unproven: &AtomicU64) -> Result<Attrs, String> {
         let md5 = hex::encode(self.md5.finalize());
-        if is_md5(&listed.etag) && facts.etag_is_of_plain_bytes() && listed.etag != md5 {
+        if is_md5(&listed.etag) && self.is_plain && listed.etag != md5 {
             return Err(format!("its bytes have the MD5 {md5}, its ETag says {}", listed.etag));
         }
         let mut trailer = Attrs::from([(MD5.to_owned(), md5.into())]);
-        if let Some(parts) = self.parts {
-            match parts.finish() {
-                Some(part_bytes) => drop(trailer.insert(PART_SIZE.to_owned(), part_bytes.into())),
-                None => drop(unproven.fetch_add(1, Ordering::Relaxed)),
+        match self.parts.map(Prover::finish) {
+            Some(Some(Proven::Even(part_bytes))) => {
+                trailer.insert(PART_SIZE.to_owned(), part_bytes.into());
             }
+            Some(None) => drop(unproven.fetch_add(1, Ordering::Relaxed)),
+            Some(Some(Proven::Uneven)) | None => {}
         }
         Ok(trailer)
     }

@@ -4,6 +4,9 @@
 //! the last, nearly always a round one. So of the few sizes that give that count each is tried beside the others
 //! while the bytes pass by. One that gives the `ETag` proves the bytes, and with parts of that size the object gets
 //! the same `ETag` again.
+//!
+//! A server that tells the sizes of the parts is asked: one size is tried then, or the sizes as they are where they are
+//! uneven.
 
 use md5::{Digest, Md5};
 
@@ -19,6 +22,8 @@ const USUAL_MIB: [u64; 32] = [
 ];
 /// Sizes in millions of bytes that programs choose.
 const USUAL_MILLIONS: [u64; 8] = [5, 8, 10, 16, 20, 50, 64, 100];
+/// Parts up to which each is asked for its size, where they are not all alike.
+pub(super) const PARTS_ASKED_MAX: u64 = 100;
 /// Sizes that are tried beside each other: each costs an MD5 over all bytes.
 const TRIES_MAX: usize = 8;
 
@@ -47,6 +52,44 @@ fn fitting(count: u64, size_bytes: u64) -> Vec<u64> {
     sizes
 }
 
+/// Returns how many parts an object has that a server may be asked about, `None` where there is nothing to ask.
+pub(super) fn askable(etag: &str) -> Option<u64> {
+    parse(etag).map(|(_, count)| count).filter(|count| *count > 1)
+}
+
+/// How an object was cut, as its server tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cuts {
+    /// All parts but the last have this size.
+    Even(u64),
+    /// The sizes of the parts in their order.
+    Sizes(Vec<u64>),
+}
+
+impl Cuts {
+    /// Returns the cuts of an object whose first and last part have these sizes, if that tells those of the others:
+    /// uneven parts give that sum by the rarest chance, and are then no proof.
+    pub(super) fn of_ends(count: u64, (first, last): (u64, u64), size_bytes: u64) -> Option<Self> {
+        let sum = first.checked_mul(count.checked_sub(1)?)?.checked_add(last)?;
+        (first > 0 && first >= last && sum == size_bytes).then_some(Self::Even(first))
+    }
+
+    /// Returns the cuts of an object whose parts have these sizes, if they are all of it.
+    pub(super) fn of_all(sizes: Vec<u64>, size_bytes: u64) -> Option<Self> {
+        let sum = sizes.iter().try_fold(0_u64, |sum, size| sum.checked_add(*size))?;
+        (sum == size_bytes).then_some(Self::Sizes(sizes))
+    }
+}
+
+/// What the bytes of an object were proven with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proven {
+    /// Parts of this size, all but the last.
+    Even(u64),
+    /// Parts of several sizes.
+    Uneven,
+}
+
 /// Returns the likeliest size of the parts that an object was made in, `None` where it was not.
 pub(super) fn likely(etag: &str, size_bytes: u64) -> Option<u64> {
     fitting(parse(etag)?.1, size_bytes).first().copied()
@@ -58,9 +101,11 @@ pub(super) struct Prover {
     tries: Vec<Try>,
 }
 
-/// One size of parts.
+/// One way in which an object may have been cut.
 struct Try {
-    part_bytes: u64,
+    cuts: Cuts,
+    /// Which part is in hand.
+    at: usize,
     /// Bytes that the part in hand lacks.
     left: u64,
     part: Md5,
@@ -68,12 +113,15 @@ struct Try {
 }
 
 impl Prover {
-    /// Begins; `None` where the `ETag` is not that of an object made in parts.
-    pub(super) fn new(etag: &str, size_bytes: u64) -> Option<Self> {
+    /// Begins; `None` where the `ETag` is not that of an object made in parts. What the server tells is believed as
+    /// far as the bytes give the `ETag` with it.
+    pub(super) fn new(etag: &str, size_bytes: u64, told: Option<Cuts>) -> Option<Self> {
         let (hash, count) = parse(etag)?;
-        let begin = |part_bytes| Try { part_bytes, left: part_bytes, part: Md5::new(), whole: Md5::new() };
-        let tries = fitting(count, size_bytes).into_iter().map(begin).collect();
-        Some(Self { hash: hash.to_owned(), tries })
+        let all = told.map_or_else(
+            || fitting(count, size_bytes).into_iter().map(Cuts::Even).collect(),
+            |cuts| vec![cuts],
+        );
+        Some(Self { hash: hash.to_owned(), tries: all.into_iter().map(Try::new).collect() })
     }
 
     /// Takes the next bytes.
@@ -93,20 +141,40 @@ impl Prover {
         }
     }
 
-    /// Returns the size of the parts with which the bytes give the `ETag`, if there is one.
-    pub(super) fn finish(self) -> Option<u64> {
+    /// Returns with which cuts the bytes give the `ETag`, if there are such.
+    pub(super) fn finish(self) -> Option<Proven> {
         let hash = self.hash;
         self.tries.into_iter().find_map(|mut one| {
             one.fold();
-            (hex::encode(one.whole.finalize()) == hash).then_some(one.part_bytes)
+            let is_it = hex::encode(one.whole.finalize()) == hash;
+            is_it.then_some(match one.cuts {
+                Cuts::Even(part_bytes) => Proven::Even(part_bytes),
+                Cuts::Sizes(_) => Proven::Uneven,
+            })
         })
     }
 }
 
 impl Try {
+    fn new(cuts: Cuts) -> Self {
+        let mut one = Self { cuts, at: 0, left: 0, part: Md5::new(), whole: Md5::new() };
+        one.left = one.size();
+        one
+    }
+
+    /// Returns the size of the part in hand.
+    fn size(&self) -> u64 {
+        match &self.cuts {
+            Cuts::Even(part_bytes) => *part_bytes,
+            // More bytes than the parts have are no part of the object.
+            Cuts::Sizes(sizes) => sizes.get(self.at).copied().unwrap_or(u64::MAX),
+        }
+    }
+
     fn fold(&mut self) {
         self.whole.update(self.part.finalize_reset());
-        self.left = self.part_bytes;
+        self.at += 1;
+        self.left = self.size();
     }
 }
 
@@ -127,15 +195,40 @@ mod tests {
             (0..21_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         for part_bytes in [5 << 20, 8 << 20, 16 << 20, 10_000_000, 21_000_000, 7_000_000, 40 << 20] {
             let etag = etag(&bytes, part_bytes);
-            let mut prover = Prover::new(&etag, bytes.len() as u64).unwrap();
+            let mut prover = Prover::new(&etag, bytes.len() as u64, None).unwrap();
             bytes.chunks(1_000_003).for_each(|some| prover.update(some));
-            assert_eq!(prover.finish(), Some(part_bytes.min(bytes.len()) as u64), "{etag}");
+            let found = Proven::Even(part_bytes.min(bytes.len()) as u64);
+            assert_eq!(prover.finish(), Some(found), "{etag}");
         }
         let etag = etag(&bytes, 8 << 20);
         bytes[20_000_000] ^= 1;
-        let mut prover = Prover::new(&etag, bytes.len() as u64).unwrap();
+        let mut prover = Prover::new(&etag, bytes.len() as u64, None).unwrap();
         prover.update(&bytes);
         assert_eq!(prover.finish(), None);
+    }
+
+    #[test]
+    fn uneven_parts_are_proven_with_the_sizes_that_a_server_tells_and_no_others() {
+        let bytes: Vec<u8> = (0..1000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let parts = [&bytes[..300], &bytes[300..800], &bytes[800..]];
+        let sums: Vec<_> = parts.iter().map(Md5::digest).collect();
+        let etag = format!("{}-3", hex::encode(Md5::digest(sums.concat())));
+        for (sizes, found) in
+            [(vec![300, 500, 200], Some(Proven::Uneven)), (vec![300, 501, 199], None), (vec![300, 700], None)]
+        {
+            let mut prover = Prover::new(&etag, 1000, Cuts::of_all(sizes, 1000)).unwrap();
+            bytes.chunks(77).for_each(|some| prover.update(some));
+            assert_eq!(prover.finish(), found);
+        }
+        for less_or_more in [vec![300, 500], vec![600, 500], vec![u64::MAX, u64::MAX]] {
+            assert_eq!(Cuts::of_all(less_or_more, 1000), None);
+        }
+        // The ends tell of even parts, and not where parts of that first size would be as many.
+        assert_eq!(Cuts::of_ends(3, (400, 200), 1000), Some(Cuts::Even(400)));
+        for (count, ends) in [(3, (400, 300)), (3, (300, 400)), (2, (u64::MAX, 1)), (3, (0, 1000))] {
+            assert_eq!(Cuts::of_ends(count, ends, 1000), None, "{ends:?}");
+        }
+        assert_eq!(askable("d41d8cd98f00b204e9800998ecf8427e-1"), None);
     }
 
     #[test]

@@ -736,4 +736,22 @@ mod tests {
             assert_eq!(cut(size, &etag, known), expected, "{size} {etag} {known:?}");
         }
     }
+
+    #[test]
+    fn an_object_of_any_size_is_cut_into_parts_that_s3_takes() {
+        // S3 User Guide, "Amazon S3 multipart upload limits".
+        const GIB: u64 = 1 << 30;
+        let plain = "d41d8cd98f00b204e9800998ecf8427e";
+        let around = |size: u64| [size - 1, size, size + 1];
+        let sizes = [PART_BYTES, PART_BYTES_MAX, 5 * GIB, PART_BYTES * PARTS_MAX, 5 << 40].map(around);
+        for size in sizes.into_iter().flatten() {
+            for etag in [plain.to_owned(), format!("{plain}-2"), format!("{plain}-9999"), String::new()] {
+                for known in [None, Some(1), Some(5 << 20), Some(5 * GIB)] {
+                    let (part, _) = cut(size, &etag, known);
+                    assert!(size.div_ceil(part) <= PARTS_MAX, "{size} {etag} {known:?}: {part}");
+                    assert!((PART_BYTES_MIN..=5 * GIB).contains(&part), "{size} {etag} {known:?}: {part}");
+                }
+            }
+        }
+    }
 }

@@ -17,7 +17,7 @@ use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    client::{Server, Told},
+    client::{Server, Told, md5_alone},
     listing::{Listed, Lister, bare},
 };
 use crate::error::{Context, ExitCode, Failure, Result};
@@ -205,7 +205,8 @@ async fn remove_batch(server: &Server, bucket: &str, keys: Vec<String>) -> Resul
     let objects: Result<Vec<_>, _> = keys.into_iter().map(identify).collect();
     let delete = objects.and_then(|objects| Delete::builder().set_objects(Some(objects)).quiet(true).build());
     let delete = delete.failed(ExitCode::Failed, || format!("no request removes objects of `{bucket}`"))?;
-    let sent = server.client.delete_objects().bucket(bucket).delete(delete).send().await;
+    let request = server.client.delete_objects().bucket(bucket).delete(delete);
+    let sent = request.customize().mutate_request(md5_alone).send().await;
     let answer =
         sent.map_err(|error| server.failure(&format!("remove objects of bucket `{bucket}`"), error))?;
     let Some(first) = answer.errors().first() else { return Ok(()) };

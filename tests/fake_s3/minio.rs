@@ -58,14 +58,16 @@ pub struct FakeMinio {
     export: Export,
 }
 
-struct Request {
-    method: String,
-    target: String,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
+/// A request.
+pub struct Request {
+    pub method: String,
+    pub target: String,
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
 }
 
-type Answer = (u16, String, Vec<u8>);
+/// A status, headers and a body.
+pub type Answer = (u16, String, Vec<u8>);
 
 impl FakeMinio {
     pub async fn start(listing: Listing, export: Export) -> Self {
@@ -206,7 +208,7 @@ impl FakeMinio {
 
 impl Request {
     /// Takes the first request, if all of it has come.
-    fn take(bytes: &mut Vec<u8>) -> Option<Self> {
+    pub fn take(bytes: &mut Vec<u8>) -> Option<Self> {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
         let mut lines = head.lines();
@@ -264,6 +266,7 @@ fn etag(key: &str) -> String {
     hex::encode(Md5::digest(key))
 }
 
-fn refusal(status: u16, code: &str) -> Answer {
+/// Returns a refusal.
+pub fn refusal(status: u16, code: &str) -> Answer {
     (status, String::new(), format!("<Error><Code>{code}</Code></Error>").into())
 }

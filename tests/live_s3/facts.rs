@@ -6,7 +6,10 @@ use aws_sdk_s3::types::{Tag, Tagging};
 use lifeboat::policy::S3Tags;
 use serde_json::{Value, json};
 
-use super::stage::{Bucket, Snapshot, read, read_after, remembered, replay};
+use super::{
+    proxy::Proxy,
+    stage::{self, Bucket, Snapshot, read, read_after, remembered, replay},
+};
 
 async fn tag(bucket: &Bucket, key: &str, value: Option<&str>) {
     let request = bucket.client.put_object_tagging().bucket(&bucket.name).key(key);
@@ -122,4 +125,25 @@ async fn notification_and_encryption_that_a_server_refuses_are_told_and_are_no_f
     assert_eq!(copy.get("a").await, b"a");
     let told = tally.notes.iter().filter(|note| note.contains("a setting of bucket")).count();
     assert_eq!(told, 2, "{:?}", tally.notes);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn lifecycle_rules_come_after_the_last_object() {
+    let bucket = Bucket::new("rules").await;
+    for n in 0..12 {
+        bucket.put(&format!("logs/{n}"), b"old").await;
+    }
+    bucket.expire_after_days(3000).await;
+    let seen = read(&bucket.source()).await;
+    let copy = Bucket::absent("rules-copy");
+    let proxy = Proxy::start(&stage::endpoint(), vec![]).await;
+    let target = bucket.target_at(&proxy.url()).into_bucket(Some(copy.name.clone()));
+    replay(&seen, Box::new(target), false).await.unwrap();
+    let requests = proxy.requests();
+    let sets_rules = |line: &String| line.starts_with("PUT ") && line.contains("?lifecycle");
+    let rules = requests.iter().position(sets_rules).unwrap();
+    let last = requests.iter().rposition(|line| stage::writes_an_object(line)).unwrap();
+    assert!(last < rules, "{requests:#?}");
+    assert!(copy.expires().await);
 }

@@ -311,7 +311,8 @@ impl Drop for Bucket {
                 let all: Vec<_> = versions.chain(markers).collect();
                 for (key, version) in &all {
                     let delete = client.delete_object().bucket(&bucket).set_key(key.map(str::to_owned));
-                    delete.set_version_id(version.map(str::to_owned)).send().await.ok();
+                    let delete = delete.set_version_id(version.map(str::to_owned));
+                    delete.bypass_governance_retention(true).send().await.ok();
                 }
                 if all.is_empty() || !page.is_truncated().unwrap_or(false) {
                     break;

@@ -22,6 +22,8 @@ use super::{
     fake_minio::{ADMIN, BUCKET, Export, FakeMinio, Listing, USER},
 };
 
+/// Bytes of an object that may be read here.
+const READ_BYTES_MAX: usize = 32 << 20;
 /// A zip without files.
 const EMPTY_ZIP: [u8; 22] = [b'P', b'K', 5, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
@@ -34,27 +36,38 @@ fn secret(text: &str) -> SecretRef {
 
 fn config(server: &FakeMinio, admin: Option<(&str, &str)>) -> S3Config {
     S3Config {
-        endpoint: format!("http://127.0.0.1:{}", server.port),
-        region: "us-east-1".to_owned(),
-        buckets: vec![BUCKET.to_owned()],
         exclude: vec!["files/frozen".to_owned()],
+        admin: admin.map(|(name, key)| S3Admin { access_key: secret(name), secret_key: secret(key) }),
+        ..config_of(format!("http://127.0.0.1:{}", server.port), BUCKET)
+    }
+}
+
+/// Returns the settings of a source of one bucket.
+pub fn config_of(endpoint: String, bucket: &str) -> S3Config {
+    S3Config {
+        endpoint,
+        region: "us-east-1".to_owned(),
+        buckets: vec![bucket.to_owned()],
+        exclude: vec![],
         access_key: secret(USER.0),
         secret_key: secret(USER.1),
         concurrency: 2,
         versions: Versions::Current,
         tags: S3Tags::Known,
-        admin: admin.map(|(name, key)| S3Admin { access_key: secret(name), secret_key: secret(key) }),
+        admin: None,
     }
 }
 
-fn name() -> SourceName {
+/// Returns the name of the source.
+pub fn name() -> SourceName {
     SourceName::new("minio").unwrap()
 }
 
 /// What a source sent.
-struct Seen {
-    entries: Vec<(EntryMeta, Option<Vec<u8>>)>,
-    problems: Vec<Problem>,
+pub struct Seen {
+    pub entries: Vec<(EntryMeta, Option<Vec<u8>>)>,
+    pub problems: Vec<Problem>,
+    pub point: Point,
 }
 
 impl Seen {
@@ -78,17 +91,19 @@ impl Seen {
     }
 }
 
-async fn read(config: S3Config, before: Option<Kept>) -> FlowResult<Seen> {
+/// Reads a source.
+pub async fn read(config: S3Config, before: Option<Kept>) -> FlowResult<Seen> {
     let source = Box::new(S3Source::new(name(), config, Ground::system(), NoMonitor::shared()));
     let (sink, mut stream) = channel(STREAM_DEPTH);
     let taking = async {
         let mut entries = Vec::new();
         while let Some(mut entry) = stream.next().await? {
             let is_reused = entry.body.reused().is_some();
-            let bytes = if is_reused { None } else { Some(entry.body.read_all(1 << 20).await?) };
+            let bytes = if is_reused { None } else { Some(entry.body.read_all(READ_BYTES_MAX).await?) };
             entries.push((entry.meta, bytes));
         }
-        Ok(Seen { entries, problems: stream.problems().to_vec() })
+        let point = stream.point().unwrap().clone();
+        Ok(Seen { entries, problems: stream.problems().to_vec(), point })
     };
     let before = before.map(|before| Box::new(before) as _);
     let (sent, seen) = tokio::join!(source.read(sink, before), taking);
