@@ -189,7 +189,7 @@ impl Process {
 
     /// Reads the share of this process, unless its part is there.
     async fn part(&self, context: RunContext<'_>) -> Result<Made> {
-        if let Some((snapshot, status)) = self.repository.run_ended(&self.planned.plan.run).await? {
+        if let Some((snapshot, status)) = self.repository.run_ended(&self.planned).await? {
             return Ok(Made::Before(snapshot, status));
         }
         let report = |was_there, sources, part: &Part| PartReport {

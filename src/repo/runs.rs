@@ -12,7 +12,7 @@
 //! *Belief.* Plan and parts name keys and sources, so they are sealed as manifests are; each holds its signature
 //! inside, so that one put makes it whole. Only records that this process's own key has signed are believed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, Duration, Utc};
@@ -32,7 +32,7 @@ use crate::{
     event::SharedMonitor,
     flow::Problem,
     names::{Key, PackId, RunName, SnapshotId, SourceName},
-    store::StoreError,
+    store::{Listed, StoreError},
 };
 
 /// Where plans and parts are.
@@ -156,6 +156,20 @@ struct Ended {
     run: RunName,
     snapshot: SnapshotId,
     status: Status,
+    /// SHA-256 of the plan. The first records did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    plan: Option<PackId>,
+}
+
+impl Ended {
+    /// Returns whether it is of this plan, and not of an older run of the same name. Where it does not tell, the
+    /// snapshot does: it is named by the second at which its plan began.
+    fn is_of(&self, planned: &Planned) -> bool {
+        match self.plan {
+            Some(plan) => plan == planned.digest,
+            None => self.snapshot.time().timestamp() == planned.plan.began.timestamp(),
+        }
+    }
 }
 
 /// A record as it lies in the store, before it is sealed.
@@ -239,10 +253,11 @@ impl Repository<Append> {
     }
 
     /// Returns the snapshot that a run became, if it was committed, and whether it is whole.
-    pub async fn run_ended(&self, run: &RunName) -> Result<Option<(SnapshotId, Status)>> {
+    pub async fn run_ended(&self, planned: &Planned) -> Result<Option<(SnapshotId, Status)>> {
+        let run = &planned.plan.run;
         let Some((ended, _)) = self.record::<Ended>(&end_key(run)).await? else { return Ok(None) };
         self.check_record(&end_key(run), (ended.format, &ended.repository), (&ended.run, run))?;
-        Ok(Some((ended.snapshot, ended.status)))
+        Ok(ended.is_of(planned).then_some((ended.snapshot, ended.status)))
     }
 
     /// Commits what the parts are together, and notes that the run has ended.
@@ -276,6 +291,7 @@ impl Repository<Append> {
             run: plan.run.clone(),
             snapshot: committed.id.clone(),
             status: committed.status,
+            plan: Some(planned.digest),
         };
         // The snapshot is there, whatever becomes of the notes about it.
         if let Err(failure) = self.note_end(&ended, parts).await {
@@ -371,8 +387,21 @@ impl SnapshotWriter<'_> {
     }
 }
 
-/// Returns the records that nobody reads any more.
-pub(super) fn spent(listed: &[crate::store::Listed], now: DateTime<Utc>) -> BTreeSet<Key> {
-    let is_old = |modified: &Option<DateTime<Utc>>| modified.is_some_and(|at| at + RECORDS_STAY <= now);
-    listed.iter().filter(|object| is_old(&object.modified)).map(|object| object.key.clone()).collect()
+/// Returns the records of each run that nobody reads any more, in the order in which they are to go. The newest one
+/// tells the age of all. The plan goes last: while it is there the run has ended, and nobody begins another one of its
+/// name among what is left.
+pub(super) fn spent(listed: &[Listed], now: DateTime<Utc>) -> Vec<Vec<Key>> {
+    let mut runs: BTreeMap<&str, Vec<&Listed>> = BTreeMap::new();
+    for object in listed {
+        let run = object.key.as_str().rsplit_once('/').map_or("", |(run, _)| run);
+        runs.entry(run).or_default().push(object);
+    }
+    let is_old = |object: &&Listed| object.modified.is_some_and(|at| at + RECORDS_STAY <= now);
+    let old = runs.into_values().filter(|run| run.iter().all(is_old));
+    old.map(|run| {
+        let mut keys: Vec<Key> = run.into_iter().map(|object| object.key.clone()).collect();
+        keys.sort_by_key(|key| key.as_str().contains("/plan."));
+        keys
+    })
+    .collect()
 }
