@@ -7,7 +7,7 @@
 //! *Crash.* A process that dies leaves no part; no snapshot is made without it. When it is run again under the same run
 //! it reads its share, and no other process reads anything again.
 //!
-//! *Limits.* Part 0 waits as long as it was told to, and a run ends [`RUN_TAKES_MAX`] after it began.
+//! *Limits.* Part 0 waits as long as it was told to, and a run ends [`crate::repo::RUN_TAKES_MAX`] after it began.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,8 +30,8 @@ use crate::{
     names::{Job, PackId, RunName, SnapshotId, Task},
     policy::SourceConfig,
     repo::{
-        Append, Division, Joined, Part, PartFailure, Planned, PlannedShare, PlannedSource, RUN_TAKES_MAX,
-        Repository, RunPlan,
+        Append, Division, Joined, Part, PartFailure, Planned, PlannedShare, PlannedSource, Repository,
+        RunPlan,
         format::{FORMAT, SourceManifest, Status},
     },
     s3::Shrink,
@@ -156,11 +156,11 @@ async fn whole(context: RunContext<'_>, wanted: &Wanted) -> Result<Made> {
     if let Made::Before(..) = made {
         return Ok(made);
     }
-    let began = Instant::now();
     let waiting = process.wait(context, wanted.wait);
     let Some(parts) = context.stop.run_until_cancelled(waiting).await else { return Err(stopped()) };
     let mut report = process.commit(context, parts?).await?;
-    report.seconds = began.elapsed().as_secs_f64();
+    // From the first process on, whose clock may be ahead.
+    report.seconds = (context.ground.clock.now() - report.began).as_seconds_f64().max(0.0);
     Ok(Made::Whole(Box::new(report)))
 }
 
@@ -449,10 +449,7 @@ fn check(plan: &RunPlan, context: RunContext<'_>, wanted: &Wanted, revision: u32
         let what = format!("run `{run}` was begun with {} parts, not {}", plan.parts, shard.of);
         return Err(Failure::new(ExitCode::Usage, what).hint("Say the same N everywhere.").hint(new));
     }
-    if plan.began + RUN_TAKES_MAX < context.ground.clock.now() {
-        let what = format!("run `{run}` began at {} and has ended", plan.began.format("%Y-%m-%dT%H:%M:%SZ"));
-        return Err(Failure::new(ExitCode::Usage, what).hint(new));
-    }
+    plan.check_age(context.ground.clock.now(), ExitCode::Usage)?;
     if plan.config != revision {
         let what = format!("the keys of the repository changed since run `{run}` began");
         return Err(Failure::new(ExitCode::Usage, what)

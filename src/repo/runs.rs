@@ -6,8 +6,8 @@
 //! snapshot is committed; then it notes which it was.
 //!
 //! *Crash.* Without its record a part is not there: what it stored is found again by the process that takes its place.
-//! Until the commit there is no snapshot. A run that commits and dies before its note may be committed once more: two
-//! snapshots of the same, which cost a manifest.
+//! Until the commit there is no snapshot. When the process that commits dies before its note, the one that takes its
+//! place finds the snapshot by the plan that its manifest names, and only writes the note.
 //!
 //! *Belief.* Plan and parts name keys and sources, so they are sealed as manifests are; each holds its signature
 //! inside, so that one put makes it whole. Only records that this process's own key has signed are believed.
@@ -22,8 +22,9 @@ use sha2::{Digest, Sha256};
 use super::{
     Append, Repository,
     commit::Whole,
-    format::{self, FORMAT, SourceManifest, Status},
+    format::{self, FORMAT, Manifest, Refs, SourceManifest, Status},
     marks,
+    survey::Survey,
     writer::{Committed, Label, SnapshotWriter, SourceTally},
 };
 use crate::{
@@ -69,6 +70,19 @@ pub struct RunPlan {
     pub pin: Option<String>,
     /// The sources, in the order in which they are read.
     pub sources: Vec<PlannedSource>,
+}
+
+impl RunPlan {
+    /// Fails with `exit` when the run is too old to be gone on with: prune may have taken what its parts stored.
+    pub fn check_age(&self, now: DateTime<Utc>, exit: ExitCode) -> Result<()> {
+        if now <= self.began + RUN_TAKES_MAX {
+            return Ok(());
+        }
+        let (run, began) = (&self.run, self.began.format("%Y-%m-%dT%H:%M:%SZ"));
+        Err(Failure::new(exit, format!("run `{run}` began at {began} and has ended"))
+            .because(format!("a run may take {} hours", RUN_TAKES_MAX.num_hours()))
+            .hint("Give the next run another name, such as its date."))
+    }
 }
 
 /// Who reads a source.
@@ -279,12 +293,35 @@ impl Repository<Append> {
                 *used_bytes.entry(*pack).or_default() += bytes;
             }
         }
+        // What one part has put and another needs is new to the snapshot.
+        used_bytes.retain(|pack, _| !packs.contains_key(pack));
         let Joined { sources, tallies, failed } = joined;
         let (tag, pin) = (plan.tag.clone(), plan.pin.clone());
         let label = Label { stack: plan.stack.clone(), host, tag, pin, chosen: false };
         let (id, began) = (ground.id_at(plan.began), plan.began);
-        let whole = Whole { id, began, packs, used, used_bytes, sources, tallies, failed };
-        let committed = self.sign(whole, label, ground, monitor).await?;
+        let run = Some(planned.digest);
+        // What the other processes have told of their packs.
+        self.core.refresh(&self.access.index, monitor).await?;
+        let committed = match self.committed(planned).await? {
+            Some((refs, manifest)) => {
+                monitor.step(None, format!("run {} became snapshot {} before", plan.run, refs.snapshot));
+                Committed {
+                    id: refs.snapshot,
+                    began,
+                    status: refs.status,
+                    sources: manifest.sources,
+                    added_bytes: packs.values().sum(),
+                    added_packs: packs.len() as u64,
+                    thin: self.thin(&used_bytes)?,
+                    tallies,
+                }
+            }
+            None => {
+                plan.check_age(ground.clock.now(), ExitCode::Failed)?;
+                let whole = Whole { id, began, run, packs, used, used_bytes, sources, tallies, failed };
+                self.sign(whole, label, ground, monitor).await?
+            }
+        };
         let ended = Ended {
             format: FORMAT,
             repository: self.core.config.repository.clone(),
@@ -298,6 +335,24 @@ impl Repository<Append> {
             monitor.warn(None, format!("the end of run `{}` is not noted: {failure}", plan.run), None);
         }
         Ok(committed)
+    }
+
+    /// Returns the snapshot that a run became, of which its process could not note the end any more.
+    async fn committed(&self, planned: &Planned) -> Result<Option<(Refs, Manifest)>> {
+        let mine = self.access.signing.public();
+        let Survey { good, doubted, .. } = self.core.survey().await?;
+        let of_then =
+            good.into_iter().filter(|one| one.signer == mine && one.refs.began >= planned.plan.began);
+        for one in of_then.filter(|one| !doubted.contains(&one.refs.snapshot)) {
+            match self.core.manifest(&one.refs, &self.access.index).await {
+                Ok(manifest) if manifest.run == Some(planned.digest) => {
+                    return Ok(Some((one.refs, manifest)));
+                }
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     async fn note_end(&self, ended: &Ended, parts: &BTreeMap<u32, Part>) -> Result<()> {
@@ -359,11 +414,12 @@ impl SnapshotWriter<'_> {
         host: String,
         failed: Vec<PartFailure>,
     ) -> Result<Part> {
-        let repository = self.repository;
+        let (repository, clock) = (self.repository, self.ground.clock.clone());
         let Whole { id, packs, used, used_bytes, sources, tallies, .. } = self.store_rest().await?;
         let bytes_of = |pack| used_bytes.get(pack).copied().unwrap_or_default();
         let used = used.iter().map(|(pack, size)| (*pack, (*size, bytes_of(pack)))).collect();
         let run = planned.plan.run.clone();
+        planned.plan.check_age(clock.now(), ExitCode::Failed)?;
         let record = Part {
             format: FORMAT,
             repository: repository.core.config.repository.clone(),

@@ -44,7 +44,11 @@ async fn plan(ship: &Ship, repository: &Repository<Append>) -> Planned {
 }
 
 /// Stores the one part of a run.
-async fn part(ship: &Ship, repository: &Repository<Append>, planned: &Planned) -> lifeboat::error::Result<Part> {
+async fn part(
+    ship: &Ship,
+    repository: &Repository<Append>,
+    planned: &Planned,
+) -> lifeboat::error::Result<Part> {
     let mut writer = repository.begin(ship.now(), ship.monitor(), 1).await?;
     let (sink, stream) = channel(STREAM_DEPTH);
     let (source, name) = (Box::new(cargo()), cargo().name);
@@ -60,8 +64,7 @@ async fn commit(
     planned: &Planned,
     part: &Part,
 ) -> lifeboat::error::Result<Committed> {
-    let joined =
-        Joined { sources: part.sources.clone(), tallies: part.tallies.clone(), failed: Vec::new() };
+    let joined = Joined { sources: part.sources.clone(), tallies: part.tallies.clone(), failed: Vec::new() };
     let parts = BTreeMap::from([(0, part.clone())]);
     repository.commit_run(planned, &parts, joined, "test".to_owned(), &ship.now(), &ship.monitor()).await
 }
@@ -89,7 +92,8 @@ async fn the_records_of_a_run_go_together_when_the_newest_of_them_is_old() {
     let prune = async |hours| {
         ship.clock.advance(Duration::hours(hours));
         // Something to sweep each time, so that prune clears away at all.
-        let made = ship.backup(&store, &Cargo::of("more", vec![parcel("n", noise(9_000, hours as u64))])).await;
+        let made =
+            ship.backup(&store, &Cargo::of("more", vec![parcel("n", noise(9_000, hours as u64))])).await;
         let id = made.unwrap().id;
         let terms = Terms { grace: Duration::zero(), session: Duration::zero(), is_copy: false };
         ship.prune(&store, &[&id], terms).await.unwrap();
@@ -119,4 +123,43 @@ async fn the_end_of_an_older_run_of_that_name_does_not_end_a_new_one() {
     let second = plan(&ship, &repository).await;
     assert_ne!(first.digest, second.digest);
     assert_eq!(repository.run_ended(&second).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_process_that_dies_between_the_commit_and_the_note_of_it_makes_no_second_snapshot() {
+    let ship = Ship::new();
+    let store = MemoryStore::new();
+    ship.create(&store).await;
+    let repository = ship.append(&store, &Arc::default()).await.unwrap();
+    let planned = plan(&ship, &repository).await;
+    let part = part(&ship, &repository, &planned).await.unwrap();
+    let made = commit(&ship, &repository, &planned, &part).await.unwrap();
+    let end = keys_under(&store, "runs/night/end").remove(0);
+    store.delete(&end).await.unwrap();
+    // Whoever takes its place knows nothing of it.
+    let repository = ship.append(&store, &Arc::default()).await.unwrap();
+    assert_eq!(repository.run_ended(&planned).await.unwrap(), None);
+    let again = commit(&ship, &repository, &planned, &part).await.unwrap();
+    assert_eq!((&again.id, again.status), (&made.id, made.status));
+    assert_eq!((again.sources, again.added_bytes), (made.sources, made.added_bytes));
+    assert_eq!(ship.listed(&store).await, [made.id.clone()]);
+    assert_eq!(repository.run_ended(&planned).await.unwrap(), Some((made.id, Status::Complete)));
+}
+
+#[tokio::test]
+async fn a_run_that_is_too_old_at_its_end_stores_no_part_and_makes_no_snapshot() {
+    let ship = Ship::new();
+    let store = MemoryStore::new();
+    ship.create(&store).await;
+    let repository = ship.append(&store, &Arc::default()).await.unwrap();
+    let planned = plan(&ship, &repository).await;
+    let stored = part(&ship, &repository, &planned).await.unwrap();
+    ship.clock.advance(Duration::hours(49));
+    let late = commit(&ship, &repository, &planned, &stored).await.unwrap_err();
+    assert!(late.one_line().contains("run `night` began at"), "{:?}", late.chain());
+    assert_eq!(ship.listed(&store).await, []);
+    let key = keys_under(&store, "runs/night/part").remove(0);
+    store.delete(&key).await.unwrap();
+    part(&ship, &repository, &planned).await.unwrap_err();
+    assert_eq!(keys_under(&store, "runs/night/part"), []);
 }
