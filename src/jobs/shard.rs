@@ -39,8 +39,10 @@ use crate::{
 
 /// Parts that a run may have.
 const PARTS_MAX: u32 = 1000;
-/// Between two looks for the parts of others.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Between the first two looks for the parts of others; each time it is twice as long.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// Between two looks at most.
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(15);
 
 /// One of several processes that make a snapshot together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +202,7 @@ impl Process {
             added_bytes: part.packs.values().sum(),
             added_packs: part.packs.len() as u64,
         };
-        if let Some(part) = self.repository.parts(&self.planned).await?.remove(&self.shard.index) {
+        if let Some(part) = self.repository.part(&self.planned, self.shard.index).await? {
             let sources = part.sources.iter().map(|source| SourceReport::of(source, &part.tallies));
             let failed = part.failed.iter().map(|one| self.unread(one));
             return Ok(Made::Part(report(true, sources.chain(failed).collect(), &part)));
@@ -256,9 +258,9 @@ impl Process {
     /// Waits for the parts of all others.
     async fn wait(&self, context: RunContext<'_>, limit: Duration) -> Result<BTreeMap<u32, Part>> {
         let (began, run) = (Instant::now(), &self.planned.plan.run);
-        let mut told = BTreeSet::new();
+        let (mut told, mut parts, mut pause) = (BTreeSet::new(), BTreeMap::new(), LOOK_AFTER);
         loop {
-            let parts = self.repository.parts(&self.planned).await?;
+            self.repository.take_parts(&self.planned, &mut parts).await?;
             let missing: BTreeSet<u32> =
                 (0..self.planned.plan.parts).filter(|number| !parts.contains_key(number)).collect();
             if missing.is_empty() {
@@ -272,7 +274,8 @@ impl Process {
                 context.monitor.step(None, format!("wait for part {numbers} of run {run}"));
                 told = missing;
             }
-            tokio::time::sleep(LOOK_EVERY.min(limit.saturating_sub(began.elapsed()))).await;
+            tokio::time::sleep(pause.min(limit.saturating_sub(began.elapsed()))).await;
+            pause = (pause * 2).min(LOOK_EVERY_MAX);
         }
     }
 
@@ -319,7 +322,7 @@ impl Process {
             self.repository.retire(&committed.thin)?;
         }
         let mut report = Report::of(committed, reports, false);
-        report.stored_bytes = self.opening.catalog.stored_bytes().ok();
+        report.count(context, &self.opening);
         Ok(report)
     }
 

@@ -12,7 +12,7 @@
 //! *Belief.* Plan and parts name keys and sources, so they are sealed as manifests are; each holds its signature
 //! inside, so that one put makes it whole. Only records that this process's own key has signed are believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chrono::{DateTime, Duration, Utc};
@@ -245,25 +245,34 @@ impl Repository<Append> {
         planned.ok_or_else(|| Failure::new(ExitCode::Damage, format!("`{}` is gone again", plan_key(&run))))
     }
 
-    /// Returns the parts of a run that are there, by their numbers. One that was made by another plan is refused.
-    pub async fn parts(&self, planned: &Planned) -> Result<BTreeMap<u32, Part>> {
-        let run = &planned.plan.run;
-        let mut parts = BTreeMap::new();
+    /// Adds to `parts` those of a run that came since, by their numbers. One listing tells which are there.
+    pub async fn take_parts(&self, planned: &Planned, parts: &mut BTreeMap<u32, Part>) -> Result<()> {
+        let listed = self.core.get.list(&format!("{RUNS}{}/", planned.plan.run)).await?;
+        let there: BTreeSet<Key> = listed.into_iter().map(|object| object.key).collect();
         for number in 0..planned.plan.parts {
-            let key = part_key(run, number);
-            let Some((part, _)) = self.record::<Part>(&key).await? else { continue };
-            self.check_record(&key, (part.format, &part.repository), (&part.run, run))?;
-            if part.plan != planned.digest || part.part != number {
-                let what = format!(
-                    "part {number} of run `{run}` was made by another plan than the one that is there"
-                );
-                return Err(Failure::new(ExitCode::Tampering, what).hint(
-                    "Somebody changed the store. Begin a new run under another name, and look into it.",
-                ));
+            if !parts.contains_key(&number)
+                && there.contains(&part_key(&planned.plan.run, number))
+                && let Some(part) = self.part(planned, number).await?
+            {
+                parts.insert(number, part);
             }
-            parts.insert(number, part);
         }
-        Ok(parts)
+        Ok(())
+    }
+
+    /// Returns a part of a run, if it is there. One that was made by another plan is refused.
+    pub async fn part(&self, planned: &Planned, number: u32) -> Result<Option<Part>> {
+        let run = &planned.plan.run;
+        let key = part_key(run, number);
+        let Some((part, _)) = self.record::<Part>(&key).await? else { return Ok(None) };
+        self.check_record(&key, (part.format, &part.repository), (&part.run, run))?;
+        if part.plan != planned.digest || part.part != number {
+            let what =
+                format!("part {number} of run `{run}` was made by another plan than the one that is there");
+            return Err(Failure::new(ExitCode::Tampering, what)
+                .hint("Somebody changed the store. Begin a new run under another name, and look into it."));
+        }
+        Ok(Some(part))
     }
 
     /// Returns the snapshot that a run became, if it was committed, and whether it is whole.
