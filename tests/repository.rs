@@ -36,6 +36,8 @@ mod retained;
 mod rotation;
 #[path = "repository/round_trip.rs"]
 mod round_trip;
+#[path = "repository/runs.rs"]
+mod runs;
 #[path = "repository/salvage.rs"]
 mod salvage;
 #[path = "repository/simulation.rs"]

@@ -69,10 +69,7 @@ pub async fn of_stack(context: RunContext<'_>, wanted: Wanted) -> Result<Report>
         let label = Label { stack: stack.name.clone(), host: host_name(), tag, pin, chosen: is_part };
         let options = Options { label, level: stack.repository.settings.compression_level, whole_stack };
         let mut report = run(&repository, sources, options, ground, monitor, stop).await?;
-        // Only figures: that one cannot be had must not spoil what exists.
-        report.stored_bytes = opening.catalog.stored_bytes().ok();
-        let before = context.ledger().and_then(|ledger| seen::place(&ledger, seen::REPOSITORY));
-        report.snapshots = before.ok().and_then(|before| before.snapshots).map(|count| count + 1);
+        report.count(context, &opening);
         Ok(report)
     })
     .await?;
@@ -269,6 +266,13 @@ impl Report {
             snapshots: None,
             stored_bytes: None,
         }
+    }
+
+    /// Counts what the repository has now. Only figures: that one cannot be had must not spoil what exists.
+    pub(super) fn count(&mut self, context: RunContext<'_>, opening: &Opening) {
+        self.stored_bytes = opening.catalog.stored_bytes().ok();
+        let before = context.ledger().and_then(|ledger| seen::place(&ledger, seen::REPOSITORY));
+        self.snapshots = before.ok().and_then(|before| before.snapshots).map(|count| count + 1);
     }
 
     /// Counts what is gone from each source, if nothing else was left out.

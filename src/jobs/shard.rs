@@ -7,7 +7,7 @@
 //! *Crash.* A process that dies leaves no part; no snapshot is made without it. When it is run again under the same run
 //! it reads its share, and no other process reads anything again.
 //!
-//! *Limits.* Part 0 waits as long as it was told to, and a run ends [`RUN_TAKES_MAX`] after it began.
+//! *Limits.* Part 0 waits as long as it was told to, and a run ends [`crate::repo::RUN_TAKES_MAX`] after it began.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,8 +30,8 @@ use crate::{
     names::{Job, PackId, RunName, SnapshotId, Task},
     policy::SourceConfig,
     repo::{
-        Append, Division, Joined, Part, PartFailure, Planned, PlannedShare, PlannedSource, RUN_TAKES_MAX,
-        Repository, RunPlan,
+        Append, Division, Joined, Part, PartFailure, Planned, PlannedShare, PlannedSource, Repository,
+        RunPlan,
         format::{FORMAT, SourceManifest, Status},
     },
     s3::Shrink,
@@ -39,8 +39,10 @@ use crate::{
 
 /// Parts that a run may have.
 const PARTS_MAX: u32 = 1000;
-/// Between two looks for the parts of others.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Between the first two looks for the parts of others; each time it is twice as long.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// Between two looks at most.
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(15);
 
 /// One of several processes that make a snapshot together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,11 +158,11 @@ async fn whole(context: RunContext<'_>, wanted: &Wanted) -> Result<Made> {
     if let Made::Before(..) = made {
         return Ok(made);
     }
-    let began = Instant::now();
     let waiting = process.wait(context, wanted.wait);
     let Some(parts) = context.stop.run_until_cancelled(waiting).await else { return Err(stopped()) };
     let mut report = process.commit(context, parts?).await?;
-    report.seconds = began.elapsed().as_secs_f64();
+    // From the first process on, whose clock may be ahead.
+    report.seconds = (context.ground.clock.now() - report.began).as_seconds_f64().max(0.0);
     Ok(Made::Whole(Box::new(report)))
 }
 
@@ -189,7 +191,7 @@ impl Process {
 
     /// Reads the share of this process, unless its part is there.
     async fn part(&self, context: RunContext<'_>) -> Result<Made> {
-        if let Some((snapshot, status)) = self.repository.run_ended(&self.planned.plan.run).await? {
+        if let Some((snapshot, status)) = self.repository.run_ended(&self.planned).await? {
             return Ok(Made::Before(snapshot, status));
         }
         let report = |was_there, sources, part: &Part| PartReport {
@@ -200,7 +202,7 @@ impl Process {
             added_bytes: part.packs.values().sum(),
             added_packs: part.packs.len() as u64,
         };
-        if let Some(part) = self.repository.parts(&self.planned).await?.remove(&self.shard.index) {
+        if let Some(part) = self.repository.part(&self.planned, self.shard.index).await? {
             let sources = part.sources.iter().map(|source| SourceReport::of(source, &part.tallies));
             let failed = part.failed.iter().map(|one| self.unread(one));
             return Ok(Made::Part(report(true, sources.chain(failed).collect(), &part)));
@@ -256,9 +258,9 @@ impl Process {
     /// Waits for the parts of all others.
     async fn wait(&self, context: RunContext<'_>, limit: Duration) -> Result<BTreeMap<u32, Part>> {
         let (began, run) = (Instant::now(), &self.planned.plan.run);
-        let mut told = BTreeSet::new();
+        let (mut told, mut parts, mut pause) = (BTreeSet::new(), BTreeMap::new(), LOOK_AFTER);
         loop {
-            let parts = self.repository.parts(&self.planned).await?;
+            self.repository.take_parts(&self.planned, &mut parts).await?;
             let missing: BTreeSet<u32> =
                 (0..self.planned.plan.parts).filter(|number| !parts.contains_key(number)).collect();
             if missing.is_empty() {
@@ -272,7 +274,8 @@ impl Process {
                 context.monitor.step(None, format!("wait for part {numbers} of run {run}"));
                 told = missing;
             }
-            tokio::time::sleep(LOOK_EVERY.min(limit.saturating_sub(began.elapsed()))).await;
+            tokio::time::sleep(pause.min(limit.saturating_sub(began.elapsed()))).await;
+            pause = (pause * 2).min(LOOK_EVERY_MAX);
         }
     }
 
@@ -319,7 +322,7 @@ impl Process {
             self.repository.retire(&committed.thin)?;
         }
         let mut report = Report::of(committed, reports, false);
-        report.stored_bytes = self.opening.catalog.stored_bytes().ok();
+        report.count(context, &self.opening);
         Ok(report)
     }
 
@@ -449,10 +452,7 @@ fn check(plan: &RunPlan, context: RunContext<'_>, wanted: &Wanted, revision: u32
         let what = format!("run `{run}` was begun with {} parts, not {}", plan.parts, shard.of);
         return Err(Failure::new(ExitCode::Usage, what).hint("Say the same N everywhere.").hint(new));
     }
-    if plan.began + RUN_TAKES_MAX < context.ground.clock.now() {
-        let what = format!("run `{run}` began at {} and has ended", plan.began.format("%Y-%m-%dT%H:%M:%SZ"));
-        return Err(Failure::new(ExitCode::Usage, what).hint(new));
-    }
+    plan.check_age(context.ground.clock.now(), ExitCode::Usage)?;
     if plan.config != revision {
         let what = format!("the keys of the repository changed since run `{run}` began");
         return Err(Failure::new(ExitCode::Usage, what)

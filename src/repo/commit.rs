@@ -107,7 +107,7 @@ impl SnapshotWriter<'_> {
         repository.put_indexes(id.as_str(), &mut stored).await?;
         let Session { used, used_bytes, .. } = session.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (packs, failed) = (stored.packs, Vec::new());
-        Ok(Whole { id, began, packs, used, used_bytes, sources, tallies, failed })
+        Ok(Whole { id, began, run: None, packs, used, used_bytes, sources, tallies, failed })
     }
 }
 
@@ -115,6 +115,8 @@ impl SnapshotWriter<'_> {
 pub(super) struct Whole {
     pub(super) id: SnapshotId,
     pub(super) began: DateTime<Utc>,
+    /// SHA-256 of the plan, where several processes made it.
+    pub(super) run: Option<PackId>,
     /// The packs that were put for it, with their sizes.
     pub(super) packs: BTreeMap<PackId, u64>,
     /// Older packs that it needs, with their sizes.
@@ -136,7 +138,7 @@ impl Repository<Append> {
         ground: &Ground,
         monitor: &SharedMonitor,
     ) -> Result<Committed> {
-        let Whole { id, began, packs: mut added, used: mut packs, used_bytes, sources, tallies, failed } =
+        let Whole { id, began, run, packs: mut added, used: mut packs, used_bytes, sources, tallies, failed } =
             whole;
         let (added_bytes, added_packs) = (added.values().sum(), added.len() as u64);
         let thin = self.thin(&used_bytes)?;
@@ -155,6 +157,7 @@ impl Repository<Append> {
             pin: label.pin.clone(),
             sources: sources.clone(),
             failed,
+            run,
         };
         let (manifest, manifest_size_bytes) = self.put_manifest(&manifest).await?;
         let (seq, previous) = self.chain_head(monitor).await?;
@@ -256,7 +259,7 @@ impl Repository<Append> {
     }
 
     /// Returns the packs of which a snapshot uses little.
-    fn thin(&self, used_bytes: &BTreeMap<PackId, u64>) -> Result<BTreeSet<PackId>> {
+    pub(super) fn thin(&self, used_bytes: &BTreeMap<PackId, u64>) -> Result<BTreeSet<PackId>> {
         let mut thin = BTreeSet::new();
         for (pack, used) in used_bytes {
             let Some(map) = self.core.known.pack(pack)? else { continue };

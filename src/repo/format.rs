@@ -190,6 +190,9 @@ pub struct Manifest {
     /// The sources that should be in it and could not be read, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<Problem>,
+    /// SHA-256 of the plan of the run, where several processes made it together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<PackId>,
 }
 
 /// One source of a snapshot.

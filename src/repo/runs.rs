@@ -6,8 +6,8 @@
 //! snapshot is committed; then it notes which it was.
 //!
 //! *Crash.* Without its record a part is not there: what it stored is found again by the process that takes its place.
-//! Until the commit there is no snapshot. A run that commits and dies before its note may be committed once more: two
-//! snapshots of the same, which cost a manifest.
+//! Until the commit there is no snapshot. When the process that commits dies before its note, the one that takes its
+//! place finds the snapshot by the plan that its manifest names, and only writes the note.
 //!
 //! *Belief.* Plan and parts name keys and sources, so they are sealed as manifests are; each holds its signature
 //! inside, so that one put makes it whole. Only records that this process's own key has signed are believed.
@@ -22,8 +22,9 @@ use sha2::{Digest, Sha256};
 use super::{
     Append, Repository,
     commit::Whole,
-    format::{self, FORMAT, SourceManifest, Status},
+    format::{self, FORMAT, Manifest, Refs, SourceManifest, Status},
     marks,
+    survey::Survey,
     writer::{Committed, Label, SnapshotWriter, SourceTally},
 };
 use crate::{
@@ -32,7 +33,7 @@ use crate::{
     event::SharedMonitor,
     flow::Problem,
     names::{Key, PackId, RunName, SnapshotId, SourceName},
-    store::StoreError,
+    store::{Listed, StoreError},
 };
 
 /// Where plans and parts are.
@@ -69,6 +70,19 @@ pub struct RunPlan {
     pub pin: Option<String>,
     /// The sources, in the order in which they are read.
     pub sources: Vec<PlannedSource>,
+}
+
+impl RunPlan {
+    /// Fails with `exit` when the run is too old to be gone on with: prune may have taken what its parts stored.
+    pub fn check_age(&self, now: DateTime<Utc>, exit: ExitCode) -> Result<()> {
+        if now <= self.began + RUN_TAKES_MAX {
+            return Ok(());
+        }
+        let (run, began) = (&self.run, self.began.format("%Y-%m-%dT%H:%M:%SZ"));
+        Err(Failure::new(exit, format!("run `{run}` began at {began} and has ended"))
+            .because(format!("a run may take {} hours", RUN_TAKES_MAX.num_hours()))
+            .hint("Give the next run another name, such as its date."))
+    }
 }
 
 /// Who reads a source.
@@ -156,6 +170,20 @@ struct Ended {
     run: RunName,
     snapshot: SnapshotId,
     status: Status,
+    /// SHA-256 of the plan. The first records did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    plan: Option<PackId>,
+}
+
+impl Ended {
+    /// Returns whether it is of this plan, and not of an older run of the same name. Where it does not tell, the
+    /// snapshot does: it is named by the second at which its plan began.
+    fn is_of(&self, planned: &Planned) -> bool {
+        match self.plan {
+            Some(plan) => plan == planned.digest,
+            None => self.snapshot.time().timestamp() == planned.plan.began.timestamp(),
+        }
+    }
 }
 
 /// A record as it lies in the store, before it is sealed.
@@ -217,32 +245,42 @@ impl Repository<Append> {
         planned.ok_or_else(|| Failure::new(ExitCode::Damage, format!("`{}` is gone again", plan_key(&run))))
     }
 
-    /// Returns the parts of a run that are there, by their numbers. One that was made by another plan is refused.
-    pub async fn parts(&self, planned: &Planned) -> Result<BTreeMap<u32, Part>> {
-        let run = &planned.plan.run;
-        let mut parts = BTreeMap::new();
+    /// Adds to `parts` those of a run that came since, by their numbers. One listing tells which are there.
+    pub async fn take_parts(&self, planned: &Planned, parts: &mut BTreeMap<u32, Part>) -> Result<()> {
+        let listed = self.core.get.list(&format!("{RUNS}{}/", planned.plan.run)).await?;
+        let there: BTreeSet<Key> = listed.into_iter().map(|object| object.key).collect();
         for number in 0..planned.plan.parts {
-            let key = part_key(run, number);
-            let Some((part, _)) = self.record::<Part>(&key).await? else { continue };
-            self.check_record(&key, (part.format, &part.repository), (&part.run, run))?;
-            if part.plan != planned.digest || part.part != number {
-                let what = format!(
-                    "part {number} of run `{run}` was made by another plan than the one that is there"
-                );
-                return Err(Failure::new(ExitCode::Tampering, what).hint(
-                    "Somebody changed the store. Begin a new run under another name, and look into it.",
-                ));
+            if !parts.contains_key(&number)
+                && there.contains(&part_key(&planned.plan.run, number))
+                && let Some(part) = self.part(planned, number).await?
+            {
+                parts.insert(number, part);
             }
-            parts.insert(number, part);
         }
-        Ok(parts)
+        Ok(())
+    }
+
+    /// Returns a part of a run, if it is there. One that was made by another plan is refused.
+    pub async fn part(&self, planned: &Planned, number: u32) -> Result<Option<Part>> {
+        let run = &planned.plan.run;
+        let key = part_key(run, number);
+        let Some((part, _)) = self.record::<Part>(&key).await? else { return Ok(None) };
+        self.check_record(&key, (part.format, &part.repository), (&part.run, run))?;
+        if part.plan != planned.digest || part.part != number {
+            let what =
+                format!("part {number} of run `{run}` was made by another plan than the one that is there");
+            return Err(Failure::new(ExitCode::Tampering, what)
+                .hint("Somebody changed the store. Begin a new run under another name, and look into it."));
+        }
+        Ok(Some(part))
     }
 
     /// Returns the snapshot that a run became, if it was committed, and whether it is whole.
-    pub async fn run_ended(&self, run: &RunName) -> Result<Option<(SnapshotId, Status)>> {
+    pub async fn run_ended(&self, planned: &Planned) -> Result<Option<(SnapshotId, Status)>> {
+        let run = &planned.plan.run;
         let Some((ended, _)) = self.record::<Ended>(&end_key(run)).await? else { return Ok(None) };
         self.check_record(&end_key(run), (ended.format, &ended.repository), (&ended.run, run))?;
-        Ok(Some((ended.snapshot, ended.status)))
+        Ok(ended.is_of(planned).then_some((ended.snapshot, ended.status)))
     }
 
     /// Commits what the parts are together, and notes that the run has ended.
@@ -264,24 +302,66 @@ impl Repository<Append> {
                 *used_bytes.entry(*pack).or_default() += bytes;
             }
         }
+        // What one part has put and another needs is new to the snapshot.
+        used_bytes.retain(|pack, _| !packs.contains_key(pack));
         let Joined { sources, tallies, failed } = joined;
         let (tag, pin) = (plan.tag.clone(), plan.pin.clone());
         let label = Label { stack: plan.stack.clone(), host, tag, pin, chosen: false };
         let (id, began) = (ground.id_at(plan.began), plan.began);
-        let whole = Whole { id, began, packs, used, used_bytes, sources, tallies, failed };
-        let committed = self.sign(whole, label, ground, monitor).await?;
+        let run = Some(planned.digest);
+        // What the other processes have told of their packs.
+        self.core.refresh(&self.access.index, monitor).await?;
+        let committed = match self.committed(planned).await? {
+            Some((refs, manifest)) => {
+                monitor.step(None, format!("run {} became snapshot {} before", plan.run, refs.snapshot));
+                Committed {
+                    id: refs.snapshot,
+                    began,
+                    status: refs.status,
+                    sources: manifest.sources,
+                    added_bytes: packs.values().sum(),
+                    added_packs: packs.len() as u64,
+                    thin: self.thin(&used_bytes)?,
+                    tallies,
+                }
+            }
+            None => {
+                plan.check_age(ground.clock.now(), ExitCode::Failed)?;
+                let whole = Whole { id, began, run, packs, used, used_bytes, sources, tallies, failed };
+                self.sign(whole, label, ground, monitor).await?
+            }
+        };
         let ended = Ended {
             format: FORMAT,
             repository: self.core.config.repository.clone(),
             run: plan.run.clone(),
             snapshot: committed.id.clone(),
             status: committed.status,
+            plan: Some(planned.digest),
         };
         // The snapshot is there, whatever becomes of the notes about it.
         if let Err(failure) = self.note_end(&ended, parts).await {
             monitor.warn(None, format!("the end of run `{}` is not noted: {failure}", plan.run), None);
         }
         Ok(committed)
+    }
+
+    /// Returns the snapshot that a run became, of which its process could not note the end any more.
+    async fn committed(&self, planned: &Planned) -> Result<Option<(Refs, Manifest)>> {
+        let mine = self.access.signing.public();
+        let Survey { good, doubted, .. } = self.core.survey().await?;
+        let of_then =
+            good.into_iter().filter(|one| one.signer == mine && one.refs.began >= planned.plan.began);
+        for one in of_then.filter(|one| !doubted.contains(&one.refs.snapshot)) {
+            match self.core.manifest(&one.refs, &self.access.index).await {
+                Ok(manifest) if manifest.run == Some(planned.digest) => {
+                    return Ok(Some((one.refs, manifest)));
+                }
+                Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     async fn note_end(&self, ended: &Ended, parts: &BTreeMap<u32, Part>) -> Result<()> {
@@ -343,11 +423,12 @@ impl SnapshotWriter<'_> {
         host: String,
         failed: Vec<PartFailure>,
     ) -> Result<Part> {
-        let repository = self.repository;
+        let (repository, clock) = (self.repository, self.ground.clock.clone());
         let Whole { id, packs, used, used_bytes, sources, tallies, .. } = self.store_rest().await?;
         let bytes_of = |pack| used_bytes.get(pack).copied().unwrap_or_default();
         let used = used.iter().map(|(pack, size)| (*pack, (*size, bytes_of(pack)))).collect();
         let run = planned.plan.run.clone();
+        planned.plan.check_age(clock.now(), ExitCode::Failed)?;
         let record = Part {
             format: FORMAT,
             repository: repository.core.config.repository.clone(),
@@ -371,8 +452,21 @@ impl SnapshotWriter<'_> {
     }
 }
 
-/// Returns the records that nobody reads any more.
-pub(super) fn spent(listed: &[crate::store::Listed], now: DateTime<Utc>) -> BTreeSet<Key> {
-    let is_old = |modified: &Option<DateTime<Utc>>| modified.is_some_and(|at| at + RECORDS_STAY <= now);
-    listed.iter().filter(|object| is_old(&object.modified)).map(|object| object.key.clone()).collect()
+/// Returns the records of each run that nobody reads any more, in the order in which they are to go. The newest one
+/// tells the age of all. The plan goes last: while it is there the run has ended, and nobody begins another one of its
+/// name among what is left.
+pub(super) fn spent(listed: &[Listed], now: DateTime<Utc>) -> Vec<Vec<Key>> {
+    let mut runs: BTreeMap<&str, Vec<&Listed>> = BTreeMap::new();
+    for object in listed {
+        let run = object.key.as_str().rsplit_once('/').map_or("", |(run, _)| run);
+        runs.entry(run).or_default().push(object);
+    }
+    let is_old = |object: &&Listed| object.modified.is_some_and(|at| at + RECORDS_STAY <= now);
+    let old = runs.into_values().filter(|run| run.iter().all(is_old));
+    old.map(|run| {
+        let mut keys: Vec<Key> = run.into_iter().map(|object| object.key.clone()).collect();
+        keys.sort_by_key(|key| key.as_str().contains("/plan."));
+        keys
+    })
+    .collect()
 }

@@ -52,7 +52,8 @@ pub fn id_of(stage: &Stage, source: &str) -> String {
     let listed = stage.run(&["snapshots", "--json"]).ends(0).json();
     let all = listed["snapshots"].as_array().unwrap().iter();
     let having = all.filter(|one| one["sources"].as_array().unwrap().contains(&source.into()));
-    having.map(|one| one["id"].as_str().unwrap().to_owned()).max().unwrap()
+    // They are listed by their beginning, oldest first; ids of one second sort by chance.
+    having.map(|one| one["id"].as_str().unwrap().to_owned()).next_back().unwrap()
 }
 
 #[test]

@@ -181,12 +181,11 @@ impl Repository<Maintain> {
                 self.remove(key, retained).await?;
             }
         }
-        for key in runs::spent(&self.core.get.list(runs::RUNS).await?, now) {
-            self.remove(&key, retained).await?;
-        }
-        for keys in spent(&ledger, plan.terms.grace, now) {
+        let spent_runs = runs::spent(&self.core.get.list(runs::RUNS).await?, now);
+        for keys in spent(&ledger, plan.terms.grace, now).into_iter().chain(spent_runs) {
             for key in keys {
-                // The list goes first: as long as it is there the others must be too.
+                // Of a generation the list goes first, and of a run the plan last: what is left of it must not be
+                // without the one, nor without the other.
                 if !self.remove(&key, retained).await? {
                     break;
                 }
