@@ -119,6 +119,15 @@ pub(super) fn place(meta: &mut EntryMeta, bucket: &str, listed: &Listed) -> Resu
     Ok(())
 }
 
+/// Makes a version what its key shows, as if the bucket had never kept versions.
+pub(super) fn make_object(meta: &mut EntryMeta) {
+    let key = meta.attrs.remove(VERSION_OF);
+    for name in [VERSION_ID, LATEST, UNTIL, NTH] {
+        meta.attrs.remove(name);
+    }
+    meta.attrs.extend(key.map(|key| ("key".to_owned(), key)));
+}
+
 /// Makes the entry of a delete marker.
 pub(super) fn marker_meta(bucket: &str, listed: &Listed) -> Result<EntryMeta> {
     object_meta(bucket, listed, &Facts::default())
