@@ -2,6 +2,9 @@
 //!
 //! Nothing here needs a server; `live_cli.rs` has the tests that do.
 
+#[path = "fake_s3/minio.rs"]
+#[allow(dead_code, reason = "made for the tests of the S3 engine")]
+mod fake_minio;
 #[path = "cli/stage.rs"]
 mod stage;
 
@@ -27,6 +30,8 @@ mod kit;
 mod listing;
 #[path = "cli/lock.rs"]
 mod lock;
+#[path = "cli/minio.rs"]
+mod minio;
 #[path = "cli/notify.rs"]
 mod notify;
 #[path = "cli/offsite.rs"]

@@ -17,6 +17,8 @@ mod town;
 
 #[path = "live_cli/add_only.rs"]
 mod add_only;
+#[path = "live_cli/as_of.rs"]
+mod as_of;
 #[path = "live_cli/choices.rs"]
 mod choices;
 #[path = "live_cli/export.rs"]

@@ -13,12 +13,16 @@ mod facts;
 mod others;
 #[path = "live_s3/parts.rs"]
 mod parts;
+#[path = "live_s3/plans.rs"]
+mod plans;
 #[path = "live_s3/proxy.rs"]
 mod proxy;
 #[path = "live_s3/rights.rs"]
 mod rights;
 #[path = "live_s3/stage.rs"]
 mod stage;
+#[path = "live_s3/uploads.rs"]
+mod uploads;
 #[path = "live_s3/versions.rs"]
 mod versions;
 

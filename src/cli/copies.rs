@@ -121,7 +121,7 @@ async fn ready(
     stack: &Stack,
     session: &Session,
 ) -> Result<Option<(CopySource, ReadyTarget, Selection)>> {
-    let asked = restore::wanted(args, stack)?;
+    let asked = restore::wanted(args, stack, session)?;
     if !file.is_file() {
         return Err(no_copy(file, &all(stack).collect::<Vec<_>>()));
     }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
-    flow::{Fit, Preflight, Selection, Verified, Verify, Weight},
+    flow::{Changes, Fit, Preflight, Selection, Verified, Verify, Weight},
     jobs::{
         drilled, open,
         registry::{self, Chosen, Into},
@@ -151,7 +151,7 @@ async fn ready(args: Restore, session: &Session) -> Result<Option<(open::Opening
         )));
     };
     let stack = session.stack()?;
-    let wanted = wanted(&args, &stack)?;
+    let wanted = wanted(&args, &stack, session)?;
     if let Some(typed) = args.yes.as_deref().filter(|_| !args.plan) {
         check_name(typed, &stack.name)?;
     }
@@ -253,7 +253,7 @@ impl Asked {
 }
 
 /// Checks what the command line asks for.
-pub(super) fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
+pub(super) fn wanted(args: &Restore, stack: &Stack, session: &Session) -> Result<Asked> {
     let mut names = Vec::new();
     for name in &args.source {
         let name = &known(stack, name)?.name;
@@ -284,6 +284,7 @@ pub(super) fn wanted(args: &Restore, stack: &Stack) -> Result<Asked> {
     args.choosing.check(args, &only, &all)?;
     args.redis.check(&all)?;
     args.s3.check(&all)?;
+    let only = only.at(args.s3.as_of(stack.timezone, session.ground.clock.now())?);
     Ok(Asked { names, into, only, fit })
 }
 
@@ -431,6 +432,7 @@ fn facts(plan: &Plan, origin: &Origin, place: &str) -> Value {
         "from": { "offsite": origin.from, "place": place },
         "replace": plan.replace,
         "only": plan.only.patterns(),
+        "as_of": plan.only.as_of(),
         "missing": plan.missing.iter().map(missing_facts).collect::<Vec<_>>(),
         "predicted_seconds": plan.predicted_seconds,
         "sources": sources.collect::<Vec<_>>(),
@@ -449,7 +451,10 @@ fn show(plan: &Plan, zone: Tz, origin: &Origin, place: &str) {
             _ if source.continues => "what was begun, and is continued".to_owned(),
             ([], _) => "nothing".to_owned(),
             (lines, false) => lines.join("\n"),
-            (lines, true) if !plan.only.is_all() => lines
+            (lines, true) if source.state.preflight.changes.is_some() => {
+                lines.iter().map(|line| format!("{line}: see below")).collect::<Vec<_>>().join("\n")
+            }
+            (lines, true) if !plan.only.is_of_all() => lines
                 .iter()
                 .map(|line| format!("{line}: what fits will be replaced"))
                 .collect::<Vec<_>>()
@@ -460,7 +465,12 @@ fn show(plan: &Plan, zone: Tz, origin: &Origin, place: &str) {
         };
         table.add_row([
             source.source.to_string(),
-            source.point.at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S %Z").to_string(),
+            plan.only
+                .as_of()
+                .unwrap_or(source.point.at)
+                .with_timezone(&zone)
+                .format("%Y-%m-%d %H:%M:%S %Z")
+                .to_string(),
             source.entries.to_string(),
             ByteCount(source.size_bytes).to_string(),
             format!("{}\n{}", source.place, source.state.version),
@@ -486,27 +496,32 @@ fn show(plan: &Plan, zone: Tz, origin: &Origin, place: &str) {
         }
     }
     say(&expected(plan.predicted_seconds));
-    plan.sources.iter().for_each(|source| show_preflight(source, plan.fit.leave_out));
+    plan.sources.iter().for_each(|source| show_preflight(source, plan));
     show_missing(plan.missing.iter());
 }
 
 /// Tells what a server will need, and what of the snapshot it cannot hold.
-fn show_preflight(source: &SourcePlan, leave_out: bool) {
+fn show_preflight(source: &SourcePlan, plan: &Plan) {
     let found = &source.state.preflight;
     if *found != Preflight::default() {
-        for line in preflight_lines(source.source.as_str(), found, leave_out) {
+        let removes = plan.replace && plan.only.is_of_all();
+        for line in preflight_lines(source.source.as_str(), found, (plan.fit.leave_out, removes)) {
             say(&line);
         }
     }
 }
 
-fn preflight_lines(source: &str, found: &Preflight, leave_out: bool) -> Vec<String> {
+fn preflight_lines(source: &str, found: &Preflight, (leave_out, removes): (bool, bool)) -> Vec<String> {
     let count = |n: u64, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
     let (tables, rows) = (count(found.tables, "table"), count(found.rows, "row"));
     let needed = ByteCount(found.needed_bytes);
     let counts = format!("{source}: {tables}, {rows}; they take about {needed}; {}", found.room);
-    // Where nobody counted, there are remarks only.
-    let mut lines = vec![if found.room.is_empty() { format!("{source}:") } else { counts }];
+    let mut lines = match &found.changes {
+        Some(changes) => change_lines(source, changes, removes),
+        // Where nobody counted, there are remarks only.
+        None if found.room.is_empty() => vec![format!("{source}:")],
+        None => vec![counts],
+    };
     lines.extend(found.remarks.iter().map(|remark| {
         let word = match remark.weight {
             Weight::Blocks => "NOT POSSIBLE",
@@ -517,6 +532,21 @@ fn preflight_lines(source: &str, found: &Preflight, leave_out: bool) -> Vec<Stri
         };
         format!("  {word}: {}: {}", remark.what, remark.why)
     }));
+    lines
+}
+
+/// Tells what stands there already, and what of it goes.
+fn change_lines(source: &str, changes: &Changes, removes: bool) -> Vec<String> {
+    let Changes { equal, changed, new, extra, extra_named } = changes;
+    let mut lines =
+        vec![format!("{source}: {equal} are there already, {changed} will be overwritten, {new} are new")];
+    if *extra > 0 {
+        let what = if removes { "WILL BE REMOVED" } else { "--replace would remove them" };
+        lines.push(format!("  {extra} are there that the snapshot does not have: {what}"));
+        lines.extend(extra_named.iter().map(|name| format!("    {}", name.escape_debug())));
+        let more = extra.saturating_sub(extra_named.len() as u64);
+        lines.extend((more > 0).then(|| format!("    and {more} more")));
+    }
     lines
 }
 
@@ -572,6 +602,7 @@ fn restored_facts(restored: &Restored) -> Value {
         "seconds": restored.seconds,
         "verified": restored.tally.verified.word(),
         "dangling": restored.tally.dangling,
+        "changes": restored.tally.changes,
         "notes": restored.tally.notes,
     })
 }
@@ -620,6 +651,7 @@ mod tests {
             rows: 2000,
             needed_bytes: 3_000_000,
             room: "the databases there take 0 B now".to_owned(),
+            changes: None,
             in_the_way: Vec::new(),
             remarks: vec![
                 Remark::new(Weight::Blocks, "read_only", "the server is read-only"),
@@ -628,14 +660,40 @@ mod tests {
                 Remark::new(Weight::Note, "local_infile", "it is off"),
             ],
         };
-        insta::assert_snapshot!(preflight_lines("mysql", &found, false).join("\n"), @r"
+        insta::assert_snapshot!(preflight_lines("mysql", &found, (false, false)).join("\n"), @r"
         mysql: 1 table, 2000 rows; they take about 2.86 MiB; the databases there take 0 B now
           NOT POSSIBLE: read_only: the server is read-only
           DOES NOT FIT: sequence im.s: MySQL has no sequences
           otherwise: table im.users: collation a becomes b
           note: local_infile: it is off
         ");
-        assert!(preflight_lines("mysql", &found, true)[2].starts_with("  WILL BE LEFT OUT: sequence im.s"));
+        assert!(
+            preflight_lines("mysql", &found, (true, false))[2]
+                .starts_with("  WILL BE LEFT OUT: sequence im.s")
+        );
+    }
+
+    #[test]
+    fn the_plan_counts_what_stands_there_and_names_the_first_of_what_goes() {
+        let changes = Changes {
+            equal: 10,
+            changed: 3,
+            new: 2,
+            extra: 5,
+            extra_named: vec!["im-files/a".to_owned(), "im-files/line\nend".to_owned()],
+        };
+        let remark = Remark::new(Weight::Note, "users, groups and rights", "--iam puts them back");
+        let found = Preflight { changes: Some(changes), remarks: vec![remark], ..Preflight::default() };
+        insta::assert_snapshot!(preflight_lines("minio", &found, (false, true)).join("\n"), @r"
+        minio: 10 are there already, 3 will be overwritten, 2 are new
+          5 are there that the snapshot does not have: WILL BE REMOVED
+            im-files/a
+            im-files/line\nend
+            and 3 more
+          note: users, groups and rights: --iam puts them back
+        ");
+        let without = preflight_lines("minio", &found, (false, false));
+        assert!(without[1].ends_with("--replace would remove them"), "{without:?}");
     }
 
     #[test]

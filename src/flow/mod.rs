@@ -30,7 +30,7 @@ pub use self::{
         FlowError, FlowResult, Piece, Point, Problem, Reuse, STREAM_DEPTH, Stage, channel,
     },
     keys::{KeyRange, KeyValues},
-    preflight::{Coming, ComingEntry, Preflight, Remark, Weight},
+    preflight::{Changes, Coming, ComingEntry, Preflight, Remark, Weight},
     select::Selection,
 };
 use crate::{
@@ -160,6 +160,8 @@ pub struct Tally {
     pub verified: Verified,
     /// What a person should know, a line each.
     pub notes: Vec<String>,
+    /// What became of what came, where that is known thing by thing.
+    pub changes: Option<Changes>,
     /// What came and could not be applied, because something that it needs had not come.
     pub left_out: Vec<Problem>,
     /// Rows that refer to rows that are not there, where not all was restored that could have brought them.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::{Attrs, EntryMeta};
+use super::{Attrs, EntryMeta, Problem};
 use crate::error::Result;
 
 /// An entry that would come.
@@ -25,6 +25,27 @@ pub struct ComingEntry {
 pub trait Coming: Send {
     /// Returns the next entry, `None` at the end.
     async fn next(&mut self) -> Result<Option<ComingEntry>>;
+
+    /// Returns what is known not to come although it should.
+    fn problems(&self) -> &[Problem] {
+        &[]
+    }
+}
+
+/// How things that are compared one by one with what stands in the target differ from that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// Those that stand there and are left alone.
+    pub equal: u64,
+    /// Those that take the place of something else.
+    pub changed: u64,
+    /// Those that take nothing's place.
+    pub new: u64,
+    /// Those that stand there and not in the snapshot, where all of it is compared: in a plan what `--replace`
+    /// removes, at the end what was removed.
+    pub extra: u64,
+    /// The first of these.
+    pub extra_named: Vec<String>,
 }
 
 /// How much a remark matters.
@@ -70,6 +91,9 @@ pub struct Preflight {
     pub needed_bytes: u64,
     /// What the server tells of its room.
     pub room: String,
+    /// What becomes of what would come, where that is known thing by thing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
     /// Rows in the way of a range of keys, a line for each range.
     pub in_the_way: Vec<String>,
     /// What does not fit, what is mapped, and what else is good to know; the weightiest first.

@@ -1,7 +1,8 @@
 //! Which entries a person asked for: `--only` patterns.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
+use std::{borrow::Cow, ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
 
+use chrono::{DateTime, Utc};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::{Attrs, EntryMeta, KeyRange};
@@ -12,11 +13,15 @@ use crate::error::{Context, ExitCode, Failure, Result};
 /// Patterns are globs over `db`, `db.table`, `bucket/key`, or a file's path. A pattern that names a
 /// container (`im`, `bucket`, a directory) wants all that is inside. One that ends in a range of keys
 /// (`im.messages[100..200]`) wants these rows of one table.
+///
+/// As of a time it wants, of entries that say from when on and until when they stood (`last_modified`, `until`), those
+/// that stood then, by the name of what they were a version of.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     globs: GlobSet,
     patterns: Vec<String>,
     ranges: Vec<KeyRange>,
+    as_of: Option<DateTime<Utc>>,
 }
 
 impl Selection {
@@ -36,13 +41,26 @@ impl Selection {
         }
         let tables = ranges.iter().map(|range| range.table.as_str());
         let all = globs(whole.iter().copied().chain(tables))?;
-        let selection = Self { globs: globs(whole.iter().copied())?, patterns: patterns.to_vec(), ranges };
+        let selection =
+            Self { globs: globs(whole.iter().copied())?, patterns: patterns.to_vec(), ranges, as_of: None };
         let is_whole = |range: &&KeyRange| !whole.is_empty() && selection.names(&range.table, Some('.'));
         if let Some(twice) = selection.ranges.iter().find(is_whole) {
             let what = format!("table `{}` is asked for whole and in part", twice.table);
             return Err(Failure::new(ExitCode::Usage, what).hint("Leave one of both out."));
         }
         Ok(Self { globs: all, ..selection })
+    }
+
+    /// Wants what stood at a time, and not what stands now.
+    #[must_use]
+    pub fn at(mut self, as_of: Option<DateTime<Utc>>) -> Self {
+        self.as_of = as_of;
+        self
+    }
+
+    /// Returns the time as of which entries are wanted, where it is not the latest.
+    pub fn as_of(&self) -> Option<DateTime<Utc>> {
+        self.as_of
     }
 
     /// Returns the ranges of keys that are wanted.
@@ -65,6 +83,11 @@ impl Selection {
 
     /// Returns whether everything is wanted.
     pub fn is_all(&self) -> bool {
+        self.is_of_all() && self.as_of.is_none()
+    }
+
+    /// Returns whether all things are wanted, be it as of a time.
+    pub fn is_of_all(&self) -> bool {
         self.patterns.is_empty()
     }
 
@@ -80,25 +103,41 @@ impl Selection {
 
     /// Returns whether a pattern means this entry itself.
     pub fn picks(&self, meta: &EntryMeta) -> bool {
+        match self.as_of {
+            None => self.means(meta, &meta.select),
+            Some(as_of) => stood(meta, as_of) && self.means(meta, &versioned(meta)),
+        }
+    }
+
+    /// Returns what an entry that says when it was made is a version of, and that time, if this is wanted by its name.
+    pub fn dated(&self, meta: &EntryMeta) -> Option<(String, DateTime<Utc>)> {
+        let (made, name) = (time(meta, "last_modified")?, versioned(meta));
+        self.means(meta, &name).then(|| (name.into_owned(), made))
+    }
+
+    /// Returns whether a pattern means what an entry is called.
+    fn means(&self, meta: &EntryMeta, name: &str) -> bool {
         // A thing with a path is inside its item (`bucket/key`, a file below a root); a table is its own item.
         let has_path = meta.select != meta.item || meta.select.starts_with('/');
-        let divider = if has_path { '/' } else { '.' };
-        self.names(&meta.select, Some(divider))
+        self.names(name, Some(if has_path { '/' } else { '.' }))
     }
 
     /// Returns whether a pattern matches `name`, or a container around it where `divider` tells containers
     /// from what is inside.
     pub fn names(&self, name: &str, divider: Option<char>) -> bool {
         let borders = name.char_indices().filter(|(at, c)| *at > 0 && Some(*c) == divider);
-        self.is_all()
-            || self.globs.is_match(name)
-            || borders.into_iter().any(|(at, _)| self.globs.is_match(&name[..at]))
+        self.is_of_all() || self.matches(name) || borders.into_iter().any(|(at, _)| self.matches(&name[..at]))
+    }
+
+    /// Returns whether a pattern matches a name, or is that name letter by letter: keys may hold brackets.
+    fn matches(&self, name: &str) -> bool {
+        self.globs.is_match(name) || self.patterns.iter().any(|pattern| pattern == name)
     }
 
     /// Returns whether a pattern matches a name that need not be text, byte by byte; nothing is around such a name.
     pub fn names_bytes(&self, name: &[u8]) -> bool {
         let name = Path::new(OsStr::from_bytes(name));
-        self.is_all() || self.globs.is_match(name)
+        self.is_of_all() || self.globs.is_match(name)
     }
 
     /// Returns whether a pattern may match something inside `container`; a container without a name
@@ -112,6 +151,26 @@ impl Selection {
             let inside = plain.strip_prefix(container).is_some_and(|rest| rest.starts_with(['.', '/']));
             inside || container.starts_with(plain) && plain.len() < pattern.len()
         })
+    }
+}
+
+/// Returns whether an entry stood at a time, as far as it says; one that says that its name was gone did not.
+fn stood(meta: &EntryMeta, as_of: DateTime<Utc>) -> bool {
+    time(meta, "last_modified").is_none_or(|from| from <= as_of)
+        && time(meta, "until").is_none_or(|until| as_of < until)
+        && !meta.attrs.contains_key("delete_marker")
+}
+
+/// Returns a time that an entry says.
+fn time(meta: &EntryMeta, name: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(meta.text(name)?).ok().map(|time| time.to_utc())
+}
+
+/// Returns the name of what an entry is a version of, or its own.
+fn versioned(meta: &EntryMeta) -> Cow<'_, str> {
+    match meta.text("version_of") {
+        Some(of) => format!("{}/{of}", meta.item).into(),
+        None => meta.select.as_str().into(),
     }
 }
 
@@ -153,6 +212,9 @@ mod tests {
         assert!(!wants(&["im"], "image.users", false));
         assert!(wants(&["im-files/2025/*"], "im-files/2025/10/a.jpg", false));
         assert!(wants(&["im-files"], "im-files/2025/10/a.jpg", false));
+        assert!(wants(&["im-files/a[1].jpg"], "im-files/a[1].jpg", false));
+        assert!(wants(&["im-files/[1]"], "im-files/[1]/a?b*", false));
+        assert!(!wants(&["im-files/a[1].jpg"], "im-files/a[2].jpg", false));
     }
 
     #[test]
@@ -198,6 +260,49 @@ mod tests {
         assert!(only("k:[12]*").names_bytes(b"k:1\xff") && !only("k:[12]*").names_bytes(b"k:3"));
         assert!(only("密:*").names_bytes("密:1".as_bytes()) && !only("bin").names_bytes(other));
         assert!(Selection::all().names_bytes(other));
+    }
+
+    /// Returns what a key showed at a time: of its versions, the oldest first, the last that was made by then, unless
+    /// it hid the key.
+    fn shown(history: &[(i64, bool)], as_of: i64) -> Option<usize> {
+        let nth = history.iter().rposition(|(from, _)| *from <= as_of)?;
+        (!history[nth].1).then_some(nth)
+    }
+
+    fn version(history: &[(i64, bool)], nth: usize) -> EntryMeta {
+        let stamp = |seconds| DateTime::from_timestamp(seconds, 0).unwrap().to_rfc3339();
+        let mut meta = EntryMeta::new(EntryPath::new("x").unwrap(), Stage::Data, "b")
+            .with("last_modified", stamp(history[nth].0));
+        meta.select = "b/k".to_owned();
+        if let Some(until) = history[nth + 1..].iter().map(|(from, _)| *from).min() {
+            meta.select = format!("b/k?versionId={nth}");
+            meta = meta.with("until", stamp(until)).with("version_of", "k");
+        }
+        if history[nth].1 { meta.with("delete_marker", true) } else { meta }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn as_of_a_time_one_version_of_a_key_is_wanted_at_most_and_it_is_what_the_key_showed(
+            history in proptest::collection::vec((0..9_i64, proptest::prelude::any::<bool>()), 0..8),
+            as_of in -1..10_i64,
+        ) {
+            for patterns in [vec![], vec!["b".to_owned()], vec!["b/k".to_owned()], vec!["other".to_owned()]] {
+                let is_meant = patterns != ["other"];
+                let only = Selection::new(&patterns).unwrap().at(DateTime::from_timestamp(as_of, 0));
+                let wanted: Vec<usize> =
+                    (0..history.len()).filter(|nth| only.wants(&version(&history, *nth))).collect();
+                let expected: Vec<usize> = shown(&history, as_of).filter(|_| is_meant).into_iter().collect();
+                proptest::prop_assert_eq!(wanted, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn what_says_nothing_of_time_is_wanted_as_of_any() {
+        let only = Selection::all().at(Some(DateTime::UNIX_EPOCH));
+        assert!(!only.is_all() && only.is_of_all());
+        assert!(only.wants(&EntryMeta::new(EntryPath::new("x").unwrap(), Stage::Schema, "b")));
     }
 
     #[test]

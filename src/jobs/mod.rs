@@ -5,6 +5,7 @@
 
 pub mod anomaly;
 pub mod backup;
+mod coming;
 pub mod compose;
 mod contents;
 pub mod digest;

@@ -311,8 +311,9 @@ pub fn chosen_target(
                 _ => None,
             };
             place.extend(bucket.iter().flat_map(|bucket| ["/", bucket]));
+            let notes = home.map(|home| home.folder.join("uploads"));
             words.extend(iam.then(|| ("iam", "replace".to_owned())));
-            Box::new(S3Target::new(name, kind, monitor).into_bucket(bucket).with_iam(iam))
+            Box::new(S3Target::new(name, kind, monitor).into_bucket(bucket).with_iam(iam).noting(notes))
         }
         SourceKind::Files(kind) => Box::new(FilesTarget::new(name, kind, monitor)),
     };

@@ -13,11 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    coming::{Upcoming, find},
     contents,
     registry::{Reader, ReadyTarget},
     run::interrupted,
@@ -27,23 +27,17 @@ use crate::{
     error::{ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     flow::{
-        Coming, ComingEntry, Fit, FlowError, FlowResult, Point, Remark, STREAM_DEPTH, Selection, Stage,
-        Tally, Target, TargetState, Verify, Weight, WriteOptions, channel, settle,
+        Fit, FlowError, FlowResult, Point, Remark, STREAM_DEPTH, Selection, Tally, Target, TargetState,
+        Verify, Weight, WriteOptions, channel, settle,
     },
     names::{SnapshotId, SourceName},
-    repo::{
-        EntryLines, Lost, Read, Repository, Salvage, Snapshot,
-        format::{Refs, SourceManifest},
-    },
+    repo::{Lost, Read, Repository, Salvage, Snapshot, format::Refs},
 };
 
 /// How long a target that was lost is waited for at first, at most at a time, and altogether.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_mins(10);
-/// Bytes that a definition may have to be looked into before a restore.
-const DEFINITION_BYTES_MAX: u64 = 64 << 20;
-
 /// What will be restored into one target.
 pub struct SourcePlan {
     /// The source.
@@ -190,20 +184,16 @@ pub enum Resume {
 pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) -> Result<Plan> {
     let Wanted { targets, by_name, only, replace, salvage: is_salvage, verify, resume, fit } = wanted;
     let options = WriteOptions { replace, only: only.clone(), fit, verify, ..WriteOptions::default() };
-    let mut sources = Vec::new();
-    let mut damaged = Vec::new();
+    let (mut sources, mut damaged) = (Vec::new(), Vec::new());
     let lacking = if is_salvage { 0 } else { snapshot.lacking_packs().await? };
     for (name, mut target) in targets {
         let source = snapshot.source(&name)?;
-        let examined = if is_salvage || lacking > 0 {
+        let salvage = if is_salvage {
             Some(examine(snapshot, &name, &only, monitor).await?)
         } else {
+            check_readable(snapshot, &name, &only, lacking, monitor).await?;
             None
         };
-        if let Some(lost) = examined.iter().flat_map(|found| &found.lost).next().filter(|_| lacking > 0) {
-            return Err(or_salvage(unreadable(&name, lost, lacking)));
-        }
-        let salvage = examined.filter(|_| is_salvage);
         let found = find(snapshot, &name, &only, salvage.as_ref()).await.map_err(or_salvage)?;
         let lost = salvage.iter().flat_map(|salvage| &salvage.lost);
         damaged.extend(lost.map(|lost| {
@@ -213,15 +203,17 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
             continue;
         }
         check_ranges(&only, &source.kind, &target)?;
+        let of_time = found.check_time(&only, source)?;
         let mut state = target.target.inspect(&found.inventory).await?;
         let mut coming = Upcoming::of(snapshot, source, &only, salvage.as_ref())?;
         state.preflight = target.target.preflight(&options, &mut coming).await?;
+        state.preflight.remarks.extend(of_time);
         state.in_the_way.extend(state.preflight.in_the_way.iter().cloned());
         // What is lost of a damaged repository may be more the next time: a salvage begins anew. Ranges of keys come
         // in one transaction, or not at all.
         let is_noted = resume != Resume::Never && !is_salvage && only.ranges().is_empty();
-        let id = &snapshot.refs.snapshot;
-        let job = is_noted.then(|| job(id, &name, (&only, &options.fit), &target.choices, &state.names));
+        let way = (&only, &options.fit);
+        let job = is_noted.then(|| job(&snapshot.refs.snapshot, &name, way, &target.choices, &state.names));
         let is_own = job.as_ref().is_some_and(|job| state.unfinished.contains(job));
         sources.push(SourcePlan {
             source: name,
@@ -275,7 +267,8 @@ fn job(
     names: &BTreeMap<String, String>,
 ) -> String {
     let mut all = vec![snapshot.as_str(), source.as_str()];
-    all.extend(only.patterns().iter().map(String::as_str));
+    let as_of = only.as_of().map(|as_of| format!("as of {}", as_of.to_rfc3339()));
+    all.extend(only.patterns().iter().chain(&as_of).map(String::as_str));
     all.extend(fit.collations.iter().chain(names).flat_map(|(old, new)| [old.as_str(), new.as_str()]));
     // Half of it in the binlog, and half of it not, is what no replica can take. Of names, only the way: each exchange
     // has an ending of its own for what was there.
@@ -292,57 +285,6 @@ fn check_ranges(only: &Selection, kind: &str, target: &ReadyTarget) -> Result<()
     };
     let what = format!("a range of keys of `{}` goes into a table of a server only", range.table);
     Err(Failure::new(ExitCode::Usage, what).hint("Leave the brackets out, or pick sources with --source."))
-}
-
-/// The wanted entries of a source, with the definitions among them.
-struct Upcoming<'a> {
-    snapshot: &'a Snapshot,
-    lines: EntryLines,
-    only: &'a Selection,
-    /// Whether data opens: one refusal is enough, each costs a whole pack.
-    opens: bool,
-}
-
-impl<'a> Upcoming<'a> {
-    fn of(
-        snapshot: &'a Snapshot,
-        source: &SourceManifest,
-        only: &'a Selection,
-        salvage: Option<&Salvage>,
-    ) -> Result<Self> {
-        let lines = match salvage {
-            Some(salvage) => snapshot.sound_entries(&source.name, salvage)?,
-            None => snapshot.entries(source),
-        };
-        Ok(Self { snapshot, lines, only, opens: true })
-    }
-}
-
-#[async_trait]
-impl Coming for Upcoming<'_> {
-    async fn next(&mut self) -> Result<Option<ComingEntry>> {
-        while let Some(record) = self.lines.next().await? {
-            if !self.only.wants(&record.meta) || !self.only.may_hold(&record.meta, &record.trailer) {
-                continue;
-            }
-            let definition = if record.meta.stage == Stage::Data || !self.opens {
-                None
-            } else {
-                match self.snapshot.entry_bytes(&record, DEFINITION_BYTES_MAX).await {
-                    Ok(bytes) => Some(bytes),
-                    // Without the recovery identity nothing can be read; what is damaged the restore itself tells.
-                    Err(failure) if matches!(failure.exit(), ExitCode::KeyRefused | ExitCode::Damage) => {
-                        self.opens = failure.exit() != ExitCode::KeyRefused;
-                        None
-                    }
-                    Err(failure) => return Err(failure),
-                }
-            };
-            let (meta, trailer, size_bytes) = (record.meta, record.trailer, record.size_bytes);
-            return Ok(Some(ComingEntry { meta, trailer, size_bytes, definition }));
-        }
-        Ok(None)
-    }
 }
 
 /// Returns what the backup could not read of what is now to be restored.
@@ -391,26 +333,6 @@ pub async fn choose(
     Ok(fitting[0].clone())
 }
 
-/// What of a source is wanted.
-#[derive(Default)]
-struct Found {
-    entries: u64,
-    size_bytes: u64,
-    inventory: Vec<String>,
-    /// Entries that a pattern means, not only something inside them.
-    picked: u64,
-    /// Entries of which only their target can tell what is inside: a dump of keys.
-    opaque: u64,
-}
-
-impl Found {
-    /// Returns whether the person meant this source. A pattern may always mean a key inside a dump, so a dump
-    /// is taken only when its source was asked for by name.
-    fn is_meant(&self, by_name: bool) -> bool {
-        self.picked > 0 || (by_name && self.opaque > 0)
-    }
-}
-
 async fn examine(
     snapshot: &Snapshot,
     name: &SourceName,
@@ -424,14 +346,23 @@ async fn examine(
     salvage
 }
 
-/// Says what keeps a restore from beginning.
-fn unreadable(name: &SourceName, lost: &Lost, lacking: usize) -> Failure {
-    let what = match &lost.entry {
-        Some(entry) => format!("`{name}`: `{entry}` cannot be read any more, so nothing was touched"),
-        None => format!("`{name}` cannot be read any more, so nothing was touched"),
-    };
+/// Refuses what cannot be read any more, where packs of the snapshot are lacking.
+async fn check_readable(
+    snapshot: &Snapshot,
+    name: &SourceName,
+    only: &Selection,
+    lacking: usize,
+    monitor: &SharedMonitor,
+) -> Result<()> {
+    if lacking == 0 {
+        return Ok(());
+    }
+    let examined = examine(snapshot, name, only, monitor).await?;
+    let Some(Lost { entry, why, .. }) = examined.lost.first() else { return Ok(()) };
+    let of_it = entry.as_ref().map(|entry| format!(": `{entry}`")).unwrap_or_default();
+    let what = format!("`{name}`{of_it} cannot be read any more, so nothing was touched");
     let packs = format!("packs of the snapshot are missing or cut short: {lacking}");
-    Failure::new(ExitCode::Damage, what).because(format!("{packs}; {}", lost.why))
+    Err(or_salvage(Failure::new(ExitCode::Damage, what).because(format!("{packs}; {why}"))))
 }
 
 /// Says how to get the rest, where damage ends a restore.
@@ -442,43 +373,6 @@ fn or_salvage(failure: Failure) -> Failure {
     failure.hint(
         "`lifeboat verify --read-data` tells all that is damaged; `lifeboat restore --salvage` restores the rest.",
     )
-}
-
-async fn find(
-    snapshot: &Snapshot,
-    name: &SourceName,
-    only: &Selection,
-    salvage: Option<&Salvage>,
-) -> Result<Found> {
-    let source = snapshot.source(name)?;
-    let is_whole = salvage.is_none_or(|salvage| salvage.lost.is_empty());
-    if only.is_all() && is_whole {
-        let (entries, size_bytes, inventory) = (source.entries, source.size_bytes, source.inventory.clone());
-        // A source that was empty is restored too: its target becomes empty.
-        return Ok(Found { entries, size_bytes, inventory, picked: entries.max(1), opaque: 0 });
-    }
-    let mut lines: EntryLines = match salvage {
-        Some(salvage) => snapshot.sound_entries(name, salvage)?,
-        None => snapshot.entries(source),
-    };
-    let mut found = Found::default();
-    let mut items = BTreeSet::new();
-    while let Some(record) = lines.next().await? {
-        if only.wants(&record.meta) {
-            found.entries += 1;
-            found.size_bytes += record.size_bytes;
-            let is_picked = only.picks(&record.meta);
-            let is_opaque = record.meta.container && record.meta.select.is_empty();
-            found.picked += u64::from(is_picked);
-            found.opaque += u64::from(is_opaque);
-            // What only lies around a picked thing is made if it is missing, and never in the way.
-            if (is_picked || is_opaque) && !only.is_in_part(&record.meta.item) {
-                items.insert(record.meta.item);
-            }
-        }
-    }
-    found.inventory = items.into_iter().collect();
-    Ok(found)
 }
 
 impl Plan {
@@ -742,17 +636,23 @@ mod tests {
     fn a_restore_in_another_way_is_another_job() {
         let (id, source) =
             (SnapshotId::new("20251011T150000Z-7f3a").unwrap(), SourceName::new("mysql").unwrap());
+        let only = Selection::all();
         let name = |binlog: &str, was: &str, collation: &str| {
             let fit =
                 Fit { collations: [("a_ci".to_owned(), collation.to_owned())].into(), leave_out: false };
             let names = format!("swap: *__lb, then the old ones *{was}");
             let choices = BTreeMap::from([("binlog", binlog.to_owned()), ("names", names)]);
-            job(&id, &source, (&Selection::default(), &fit), &choices, &BTreeMap::new())
+            job(&id, &source, (&only, &fit), &choices, &BTreeMap::new())
         };
         let one = name("on", "__was_1", "b_ci");
         assert_eq!(one, name("on", "__was_2", "b_ci"), "the same a minute later");
         assert_ne!(one, name("off", "__was_1", "b_ci"));
         assert_ne!(one, name("on", "__was_1", "c_ci"));
+        let as_of = |seconds| {
+            let only = Selection::all().at(chrono::DateTime::from_timestamp(seconds, 0));
+            job(&id, &source, (&only, &Fit::default()), &BTreeMap::new(), &BTreeMap::new())
+        };
+        assert_ne!(as_of(1), as_of(2));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub struct Salvage {
 
 impl Salvage {
     /// Returns what a target is told of.
-    fn problems(&self) -> impl Iterator<Item = Problem> {
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
         self.lost.iter().map(|lost| Problem { what: lost.what.clone(), why: lost.why.clone() })
     }
 }

@@ -117,11 +117,28 @@ impl Admin {
         Ok(())
     }
 
+    /// Reads the exports as a backup does, and keeps nothing of them; returns whether the server has such, or why one
+    /// cannot be had.
+    pub(super) async fn try_exports(&self) -> Result<bool, String> {
+        for (_, route, what) in EXPORTS {
+            match self.export(route).await {
+                Ok(_) => {}
+                Err(Lack::NotKnown) => return Ok(false),
+                Err(Lack::Refused(why)) => return Err(format!("{what}: {why}")),
+            }
+        }
+        Ok(true)
+    }
+
     async fn export(&self, route: &str) -> Result<Bytes, Lack> {
         let answer = match self.server.client.get_object().bucket(ROOT).key(route).send().await {
             Ok(answer) => answer,
             Err(error) => {
                 return Err(match Told::from(&error) {
+                    // Who speaks S3 says what is not there; a page of a proxy does not.
+                    Some(told) if told.is_absent() && told.code.is_empty() => {
+                        Lack::Refused(format!("{}, and not in the words of S3: a proxy?", told.text()))
+                    }
                     Some(told) if is_unknown(&told) => Lack::NotKnown,
                     Some(told) => Lack::Refused(told.text()),
                     None => Lack::Refused(self.server.failure("read an export", error).one_line()),
@@ -129,11 +146,11 @@ impl Admin {
             }
         };
         let bytes = collect(answer.body).await.map_err(Lack::Refused)?;
-        // Another server may answer anything with a page of its own.
-        match is_whole_zip(&bytes) {
-            true => Ok(bytes),
-            false if self.server.is_minio() => Err(Lack::Refused("what came is no whole zip".to_owned())),
-            false => Err(Lack::NotKnown),
+        // A proxy may answer anything with a page of its own.
+        if is_whole_zip(&bytes) {
+            Ok(bytes)
+        } else {
+            Err(Lack::Refused("what came is no whole zip".to_owned()))
         }
     }
 

@@ -25,6 +25,7 @@ use super::{
     capture::{self, Capture},
     client::{CallError, Server, Told, md5_alone},
     facts::bucket_path,
+    guard,
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
@@ -327,11 +328,25 @@ pub(super) async fn keep_versions(server: &Server, bucket: &str) -> Result<()> {
 }
 
 /// Sets how what is written from now on is encrypted. That of a bucket is never taken away.
+///
+/// A server takes the name of a key that it has not, and then refuses each object. So one is written and removed; where
+/// that is refused the bucket gets back what it had.
 pub(super) async fn set_encryption(server: &Server, bucket: &str, settings: &Settings) -> Result<()> {
-    match settings.document("encryption") {
-        Some(text) => set(server, bucket, "encryption", text).await,
-        None => Ok(()),
+    let Some(text) = settings.document("encryption") else { return Ok(()) };
+    let before = document!(server, bucket, get_bucket_encryption);
+    set(server, bucket, "encryption", text).await?;
+    let Err(why) = guard::try_object(server, bucket).await? else { return Ok(()) };
+    let has_rule = |document: &String| document.contains("<Rule");
+    let now = document!(server, bucket, get_bucket_encryption);
+    match (before.ok().filter(has_rule), now.ok().filter(has_rule)) {
+        (Some(before), _) => set(server, bucket, "encryption", &before).await?,
+        // A server that does not know this part of a bucket takes its removal for that of the bucket.
+        (None, None) => {}
+        (None, Some(_)) => clear(server, bucket, "encryption").await?,
     }
+    let what =
+        format!("the encryption of bucket `{bucket}` was not restored: nothing can be written with it there");
+    Err(Failure::new(ExitCode::SourceDown, what).because(why))
 }
 
 /// Sets whom the bucket tells of its objects; `cleared` as in [`apply`].
@@ -388,6 +403,7 @@ async fn clear(server: &Server, bucket: &str, name: &str) -> Result<()> {
         "cors" => delete!(delete_bucket_cors),
         "policy" => delete!(delete_bucket_policy),
         "lifecycle" => delete!(delete_bucket_lifecycle),
+        "encryption" => delete!(delete_bucket_encryption),
         // A bucket's lock can never be taken away, only its default retention, which is a rule of its own.
         _ => Ok(()),
     }

@@ -104,6 +104,11 @@ impl Server {
         Ok(Self { client, product, date, name: name.clone(), endpoint: config.endpoint.clone() })
     }
 
+    /// Returns where it is.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// Returns what the server calls itself, once it has answered anything.
     pub(super) fn product(&self) -> Option<&str> {
         self.product.get().map(String::as_str)

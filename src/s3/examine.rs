@@ -6,6 +6,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
+    admin::Admin,
     bucket,
     client::{Server, Told},
     source::exclusion,
@@ -38,6 +39,9 @@ laws! {
     VERSIONS = "s3.versions",
         "the versions of each bucket that keeps them can be listed and read",
         "Give this access key the rights s3:ListBucketVersions and s3:GetObjectVersion, or write versions = \"current\".";
+    ADMIN = "s3.admin",
+        "the administrator's keys can read MinIO's exports",
+        "Give these keys the rights admin:ExportIAM and admin:ExportBucketMetadata, or leave `admin` out.";
     CLOCK = "s3.clock",
         "the server's clock is within 5 minutes of this host's",
         "Set both clocks by NTP: `timedatectl` shows this host's.";
@@ -74,7 +78,21 @@ pub async fn examine(name: &SourceName, config: &S3Config, ground: &Ground) -> V
         findings[0] = ANSWERS.failed(Status::Broken, failure);
     }
     findings.extend(looked.findings(selected.there.len()));
+    findings.extend(admin(name, config).await);
     findings
+}
+
+/// Reads the exports where the policy names an administrator's keys.
+async fn admin(name: &SourceName, config: &S3Config) -> Option<Finding> {
+    let admin = match Admin::of(name, config) {
+        Ok(admin) => admin?,
+        Err(failure) => return Some(ADMIN.failed(Status::Broken, &failure)),
+    };
+    Some(match admin.try_exports().await {
+        Ok(true) => ADMIN.ok("users, groups, rights and settings of buckets"),
+        Ok(false) => ADMIN.found(Status::Warn, "the server has no such exports"),
+        Err(why) => ADMIN.broken(why),
+    })
 }
 
 /// Which buckets the policy means.

@@ -7,7 +7,7 @@
 //!
 //! *Crash.* A process that is killed within the trial leaves [`PROBE`], an empty object, in the bucket.
 
-use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::{error::ProvideErrorMetadata, primitives::ByteStream};
 
 use super::{
     client::{CallError, Server, Told},
@@ -70,21 +70,8 @@ impl Conditions {
     /// Where that cannot be tried nothing is relied on: in a bucket that locks objects, where what is tried with would
     /// stay, and where an object of that name stands.
     pub(super) async fn probe(server: &Server, bucket: &str) -> Result<Self> {
-        let client = &server.client;
-        match client.get_object_lock_configuration().bucket(bucket).send().await {
-            Ok(_) => return Ok(Self::default()),
-            // Who may not look has to take it for one.
-            Err(error) if Told::from(&error).is_some_and(|told| matches!(told.status, 401 | 403)) => {
-                return Ok(Self::default());
-            }
-            Err(_) => {}
-        }
-        match client.head_object().bucket(bucket).key(PROBE).send().await {
-            Err(error) if Told::from(&error).is_some_and(|told| told.is_absent()) => {}
-            Err(error) if Told::from(&error).is_none() => {
-                return Err(server.failure("look at an object", error));
-            }
-            _ => return Ok(Self::default()),
+        if !can_be_tried(server, bucket).await? {
+            return Ok(Self::default());
         }
         let mut trial = Trial { server, bucket, etag: None, versions: Vec::new() };
         let conditions = trial.run().await;
@@ -106,6 +93,42 @@ impl Conditions {
             }
             _ => None,
         }
+    }
+}
+
+/// Returns whether what a bucket is tried with goes away again and takes nothing's place.
+async fn can_be_tried(server: &Server, bucket: &str) -> Result<bool> {
+    match server.client.get_object_lock_configuration().bucket(bucket).send().await {
+        Ok(_) => return Ok(false),
+        // Who may not look has to take it for one that locks objects.
+        Err(error) if Told::from(&error).is_some_and(|told| matches!(told.status, 401 | 403)) => {
+            return Ok(false);
+        }
+        Err(_) => {}
+    }
+    match server.client.head_object().bucket(bucket).key(PROBE).send().await {
+        Err(error) if Told::from(&error).is_some_and(|told| told.is_absent()) => Ok(true),
+        Err(error) if Told::from(&error).is_none() => Err(server.failure("look at an object", error)),
+        _ => Ok(false),
+    }
+}
+
+/// Tries whether an object can be written at all; returns why not. Where that cannot be tried it is believed.
+pub(super) async fn try_object(server: &Server, bucket: &str) -> Result<Result<(), String>> {
+    if !can_be_tried(server, bucket).await? {
+        return Ok(Ok(()));
+    }
+    let body = ByteStream::from_static(b"lifeboat");
+    match server.client.put_object().bucket(bucket).key(PROBE).body(body).send().await {
+        Ok(answer) => {
+            let versions = vec![answer.version_id().map(str::to_owned)];
+            Trial { server, bucket, etag: None, versions }.clear().await;
+            Ok(Ok(()))
+        }
+        Err(error) => match Told::from(&error) {
+            Some(told) => Ok(Err(told.text())),
+            None => Err(server.failure(&format!("write to bucket `{bucket}`"), error)),
+        },
     }
 }
 

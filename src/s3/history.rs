@@ -13,6 +13,8 @@ use std::{
     io::{Read, Seek, SeekFrom, Write},
 };
 
+use chrono::{DateTime, Utc};
+
 use super::{
     client::Server,
     listing::{Listed, untrusted},
@@ -98,11 +100,13 @@ impl Histories {
     /// Returns the history of the next key as it was listed.
     async fn listed(&mut self) -> Result<Option<History>> {
         let Some(newest) = self.peek().await?.cloned() else { return Ok(None) };
-        let (mut history, mut until) = (History::new(newest.clone(), BLOCK), None);
+        let (mut history, mut until) = (History::new(newest.clone(), BLOCK), None::<DateTime<Utc>>);
         while self.peek().await?.is_some_and(|next| next.key == newest.key) {
             let Some(mut listed) = self.next.take() else { break };
             if let Some(version) = &mut listed.version {
-                version.until = until.replace(listed.last_modified);
+                version.until = until;
+                // An upload in parts is dated when it began, so an older version may bear the later date.
+                until = Some(until.map_or(listed.last_modified, |until| until.min(listed.last_modified)));
             }
             history.push(listed)?;
         }

@@ -21,7 +21,10 @@
 //! | [`ranges`] | buckets divided among several processes |
 //! | [`layout`] | how an object that was made in parts was cut, told by its `ETag` |
 //! | [`guard`] | whether a server writes only where nothing changed |
-//! | [`put`], [`standing`] | one object written; what stands in the target's buckets already |
+//! | [`put`] | one object written |
+//! | [`standing`], [`present`] | what stands in the target's buckets already, beside a snapshot |
+//! | [`survey`] | what a restore would do |
+//! | [`uploads`] | what killed restores left of uploads in parts |
 //! | [`target`] | the writer |
 //! | [`examine`] | whether buckets can be backed up |
 //! | [`compare`] | when two objects are the same |
@@ -43,13 +46,16 @@ mod judge;
 mod layout;
 mod listing;
 mod merge;
+mod present;
 mod put;
 mod ranges;
 mod sample;
 mod source;
 mod standing;
+mod survey;
 mod tags;
 mod target;
+mod uploads;
 mod versions;
 
 pub use self::{

@@ -11,7 +11,7 @@
 //! *Others.* An object is written only where still stands what was seen there; see [`super::guard`].
 //!
 //! *Crash.* An upload that is not completed is aborted, also when its task is stopped; when the whole
-//! process dies its parts stay until the bucket's own rule for incomplete uploads sweeps them. A reader of
+//! process dies its parts stay until the next restore from this host sweeps them ([`super::uploads`]). A reader of
 //! the bucket never sees half an object.
 //!
 //! *Limits.* A part of at most [`PART_BYTES_MAX`] is in memory for each object; of an object too long for that,
@@ -41,6 +41,7 @@ use super::{
     layout::{PART_SIZE, PARTS_MAX, likely},
     listing::{bare, is_md5},
     merge::TORN,
+    uploads::{self, Abort, Uploads},
     versions,
 };
 use crate::{
@@ -71,6 +72,8 @@ pub(super) struct Putter {
     tags_lost: Arc<AtomicBool>,
     /// Storage classes that the server has not.
     no_classes: Arc<Mutex<BTreeSet<String>>>,
+    /// Where uploads in parts are noted.
+    uploads: Uploads,
 }
 
 /// How writing one object ended.
@@ -79,6 +82,8 @@ pub(super) enum Done {
     Written {
         /// Its size.
         bytes: u64,
+        /// Whether it took nothing's place: the key showed nothing, or the bucket keeps what it showed.
+        is_new: bool,
     },
     /// The very same object was there.
     Same {
@@ -237,12 +242,13 @@ fn refused<T>(why: impl Into<String>) -> Result<T, Not> {
 
 impl Putter {
     /// Makes one for a server.
-    pub(super) fn new(server: &Server) -> Self {
+    pub(super) fn new(server: &Server, uploads: Uploads) -> Self {
         Self {
             server: server.clone(),
             tags_tried: Arc::default(),
             tags_lost: Arc::default(),
             no_classes: Arc::default(),
+            uploads,
         }
     }
 
@@ -290,7 +296,8 @@ impl Putter {
             }
         }
         self.check_tags(&job, &facts).await?;
-        Ok(Done::Written { bytes: bytes.size_bytes })
+        let is_new = guard == Guard::Absent || job.is_kept;
+        Ok(Done::Written { bytes: bytes.size_bytes, is_new })
     }
 
     /// Writes what is not there.
@@ -445,10 +452,12 @@ impl Putter {
             bucket: job.bucket.clone(),
             key: job.key.clone(),
             id: answer.upload_id().map(str::to_owned),
+            uploads: self.uploads.clone(),
         };
+        upload.begun();
         let outcome = self.fill(job, bytes, (first, guard), &upload).await;
         if matches!(outcome, Ok(Ok(()))) {
-            upload.id = None;
+            upload.completed();
             return self.check_size(job, bytes.size_bytes).await;
         }
         upload.abort().await;
@@ -673,16 +682,30 @@ struct Upload {
     bucket: String,
     key: String,
     id: Option<String>,
+    uploads: Uploads,
 }
 
 impl Upload {
+    fn begun(&self) {
+        if let Some(id) = &self.id {
+            self.uploads.begun(&self.bucket, &self.key, id);
+        }
+    }
+
+    fn completed(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.uploads.ended(&id);
+        }
+    }
+
     /// Throws the parts away.
     ///
-    /// Best effort: parts that stay are invisible, and swept by the bucket's own rule for such.
+    /// Best effort: parts that stay are invisible, and swept by the next restore from this host.
     async fn abort(&mut self) {
-        if let Some(id) = self.id.take() {
-            let request = self.server.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key);
-            request.upload_id(id).send().await.ok();
+        if let Some(id) = self.id.take()
+            && uploads::abort(&self.server, &self.bucket, &self.key, &id).await != Abort::Failed
+        {
+            self.uploads.ended(&id);
         }
     }
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     client::{Server, Told, md5_alone},
     listing::{Listed, Lister, bare},
+    ranges::Span,
 };
 use crate::error::{Context, ExitCode, Failure, Result};
 
@@ -26,6 +27,8 @@ use crate::error::{Context, ExitCode, Failure, Result};
 const DELETE_BATCH: usize = 1000;
 /// Objects that are looked at side by side before they are removed.
 const LOOKS: usize = 16;
+/// Objects that the snapshot does not have that are named; the others are counted.
+const NAMED_MAX: usize = 20;
 
 /// A cursor over the objects of the target.
 pub(super) struct Standing {
@@ -47,6 +50,15 @@ impl Standing {
     /// Begins before the first bucket.
     pub(super) fn new(server: &Server, spared: GlobSet) -> Result<Self> {
         Ok(Self { server: server.clone(), spared, walk: None, extras: Extras::new()? })
+    }
+
+    /// Walks the rest of a bucket, behind a key.
+    pub(super) async fn begin_behind(&mut self, bucket: &str, key: String) -> Result<()> {
+        let span = Span { after: Some(key), to: None };
+        let mut lister = Lister::new(&self.server, bucket).within(span);
+        let next = lister.next().await?;
+        self.walk = Some(Walk { bucket: bucket.to_owned(), lister, next });
+        Ok(())
     }
 
     /// Returns the object that stands under this key, after noting all before it as extra.
@@ -114,12 +126,14 @@ pub(super) struct Extras {
     file: BufWriter<File>,
     /// How many there are.
     pub(super) count: u64,
+    /// The first of them, as `bucket/key`.
+    pub(super) named: Vec<String>,
 }
 
 impl Extras {
     fn new() -> Result<Self> {
         let file = tempfile::tempfile().failed(ExitCode::Failed, Self::what)?;
-        Ok(Self { file: BufWriter::new(file), count: 0 })
+        Ok(Self { file: BufWriter::new(file), count: 0, named: Vec::new() })
     }
 
     fn what() -> String {
@@ -128,6 +142,9 @@ impl Extras {
 
     fn add(&mut self, bucket: &str, listed: &Listed) -> Result<()> {
         self.count += 1;
+        if self.named.len() < NAMED_MAX {
+            self.named.push(format!("{bucket}/{}", listed.key));
+        }
         // As JSON, because a key may hold a line end.
         let extra = Extra {
             bucket: bucket.to_owned(),

@@ -18,12 +18,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
 };
 
 use async_trait::async_trait;
 use aws_sdk_s3::types::BucketVersioningStatus;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use tokio::{
     sync::{Semaphore, oneshot},
     task::JoinSet,
@@ -35,21 +37,20 @@ use super::{
     client::Server,
     facts::{Facts, bucket_path},
     guard::Conditions,
-    history::Histories,
-    in_hand::{Fate, InHand},
+    in_hand::Fate,
     listing::Lister,
+    present::Present,
     put::{self, Done, Job, NEWEST_LACKS, Putter, Tentative, There, not_all},
-    ranges::Span,
-    source::exclusion,
-    standing::Standing,
+    survey::Survey,
+    uploads::{self, Uploads},
     versions::{self, VERSIONS},
 };
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{
-        Entry, EntryMeta, EntryStream, FlowResult, Selection, Stage, Tally, Target, TargetState, Verified,
-        WriteOptions,
+        Changes, Coming, Entry, EntryMeta, EntryStream, FlowResult, Preflight, Problem, Selection, Stage,
+        Tally, Target, TargetState, Verified, WriteOptions,
     },
     names::SourceName,
     policy::S3Config,
@@ -66,17 +67,18 @@ const COUNT_MAX: usize = 12;
 
 /// Writes buckets to one S3 server.
 pub struct S3Target {
-    name: SourceName,
-    config: S3Config,
+    pub(super) name: SourceName,
+    pub(super) config: S3Config,
     monitor: SharedMonitor,
     bucket: Option<String>,
-    iam: bool,
+    pub(super) iam: bool,
+    notes: Option<PathBuf>,
 }
 
 impl S3Target {
     /// Makes a target; nothing is asked of the server yet.
     pub fn new(name: SourceName, config: S3Config, monitor: SharedMonitor) -> Self {
-        Self { name, config, monitor, bucket: None, iam: false }
+        Self { name, config, monitor, bucket: None, iam: false, notes: None }
     }
 
     /// Writes the one bucket that is restored to another, if one is named.
@@ -93,7 +95,26 @@ impl S3Target {
         self
     }
 
-    fn renamed(&self, bucket: &str) -> String {
+    /// Notes uploads in parts in this folder, and throws away what killed restores that did so have left.
+    #[must_use]
+    pub fn noting(mut self, folder: Option<PathBuf>) -> Self {
+        self.notes = folder;
+        self
+    }
+
+    /// Sweeps what killed restores have left, and begins to note uploads. That neither can be done ends no restore.
+    async fn uploads(&self, server: &Server) -> (Uploads, u64) {
+        let Some(folder) = &self.notes else { return (Uploads::default(), 0) };
+        let swept = uploads::sweep(folder, server).await;
+        let uploads = Uploads::begin(folder, server).unwrap_or_else(|failure| {
+            let hint = "If this restore is killed, parts of objects may stay in the buckets.";
+            self.monitor.warn(Some(&self.name), failure.one_line(), Some(hint));
+            Uploads::default()
+        });
+        (uploads, swept)
+    }
+
+    pub(super) fn renamed(&self, bucket: &str) -> String {
         self.bucket.clone().unwrap_or_else(|| bucket.to_owned())
     }
 
@@ -170,6 +191,12 @@ impl Target for S3Target {
         self.look(&server, &buckets).await
     }
 
+    /// Tells what would be written, and what stands there.
+    async fn preflight(&mut self, options: &WriteOptions, coming: &mut dyn Coming) -> Result<Preflight> {
+        let server = Server::new(&self.name, &self.config)?;
+        Survey::new(self, &server, options, coming.problems())?.all(coming).await
+    }
+
     fn ends_itself(&self) -> bool {
         true
     }
@@ -183,10 +210,11 @@ impl Target for S3Target {
         if !options.replace {
             self.refuse_the_full(&server, &reached).await?;
         }
-        let mut run = Run::new(&self, &server, &options)?;
-        run.lacking =
-            entries.problems().iter().filter(|problem| !admin::is_about_export(problem)).count() as u64;
-        run.lacks = entries.problems().iter().map(|problem| problem.what.clone()).collect();
+        let (uploads, swept) = self.uploads(&server).await;
+        let mut run = Run::new(&self, Putter::new(&server, uploads), &options, entries.problems())?;
+        if swept > 0 {
+            run.tally.notes.push(format!("{swept} uploads that a killed restore had left were thrown away"));
+        }
         let done = options.stop.run_until_cancelled(Box::pin(run.all(next, entries))).await;
         let stopped = || Failure::new(ExitCode::Interrupted, "the restore was stopped").into();
         let done = done.unwrap_or_else(|| Err(stopped()));
@@ -195,14 +223,27 @@ impl Target for S3Target {
     }
 }
 
-/// How objects that stand in the target are treated.
-enum Mode {
-    /// There are none.
-    Empty,
-    /// Those that the snapshot does not have are removed at the end.
-    Mirror(Box<Standing>),
-    /// They stay, except those that are written.
-    Patch,
+/// Returns what a snapshot knows that it has not, and how many objects or buckets of it are not there as they should.
+pub(super) fn lacking(problems: &[Problem]) -> (BTreeSet<String>, u64) {
+    let lacking = problems.iter().filter(|problem| !admin::is_about_export(problem)).count() as u64;
+    (problems.iter().map(|problem| problem.what.clone()).collect(), lacking)
+}
+
+/// Makes a version what its key shows. What is none of the versions of a key is not all that the key showed.
+pub(super) fn make_object(meta: &mut EntryMeta, bucket: &str) -> Result<()> {
+    if !versions::is_version(meta) {
+        return Err(only_current(bucket));
+    }
+    versions::make_object(meta);
+    Ok(())
+}
+
+/// Makes the failure of a restore as of a time, of a bucket of which the snapshot has no versions.
+pub(super) fn only_current(bucket: &str) -> Failure {
+    let what = format!("the snapshot has no versions of bucket `{bucket}`: only what each key showed then");
+    Failure::new(ExitCode::Usage, what)
+        .because("the bucket kept none, or the source was not told `versions = \"all\"`")
+        .hint("Leave --as-of out and take an older snapshot, or choose other buckets with --only.")
 }
 
 /// One restore under way.
@@ -210,21 +251,17 @@ struct Run<'a> {
     target: &'a S3Target,
     server: Server,
     putter: Putter,
-    mode: Mode,
+    present: Present<'a>,
     /// The buckets met so far, by the name that they have in the target.
     buckets: BTreeMap<String, Found>,
     last: (String, String),
-    /// The history in hand: what of it stands in the target, and what is being written of it.
-    history: Option<InHand>,
-    /// What is wanted.
-    only: &'a Selection,
-    /// The objects, as `bucket/key`, that the snapshot knows that it has not.
-    lacks: BTreeSet<String>,
+    /// The time as of which objects are written, where it is not the latest.
+    as_of: Option<DateTime<Utc>>,
     objects: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     puts: JoinSet<FlowResult<Done>>,
     refused: Vec<(String, String)>,
-    same: u64,
+    changes: Changes,
     locked: u64,
     /// Objects with headers that are no text.
     raw: u64,
@@ -248,44 +285,38 @@ struct Found {
     settings: Settings,
     /// Whether its settings are ours to set: we made it, or it was empty, or it is to equal the snapshot.
     ours: bool,
-    /// Whether all that stands in it was compared with the snapshot.
-    walked: bool,
     conditions: Conditions,
-    /// Whether the snapshot has all versions of its objects and the bucket keeps them.
-    keeps: bool,
     /// Versions that were left out, because the bucket keeps none.
     left_out: u64,
-    /// What it has of them, where it is walked as a whole.
-    histories: Option<Histories>,
 }
 
 impl<'a> Run<'a> {
-    fn new(target: &'a S3Target, server: &Server, options: &'a WriteOptions) -> Result<Self> {
-        let mode = match (options.replace, options.only.is_all()) {
-            (false, _) => Mode::Empty,
-            (true, true) => {
-                Mode::Mirror(Box::new(Standing::new(server, exclusion(&target.config.exclude)?)?))
-            }
-            (true, false) => Mode::Patch,
-        };
+    fn new(
+        target: &'a S3Target,
+        putter: Putter,
+        options: &'a WriteOptions,
+        problems: &[Problem],
+    ) -> Result<Self> {
+        let server = putter.server.clone();
+        let (lacks, lacking) = lacking(problems);
+        let (is_empty, spared) = (!options.replace, &target.config.exclude);
+        let present = Present::new(&server, &options.only, is_empty, spared, lacks)?;
         Ok(Self {
             target,
-            server: server.clone(),
-            putter: Putter::new(server),
-            mode,
+            server,
+            putter,
+            present,
             buckets: BTreeMap::new(),
             last: (String::new(), String::new()),
-            history: None,
-            only: &options.only,
-            lacks: BTreeSet::new(),
+            as_of: options.only.as_of(),
             objects: Arc::new(Semaphore::new(target.config.concurrency.max(1))),
             memory: Arc::new(Semaphore::new(MEMORY_MIB as usize)),
             puts: JoinSet::new(),
             refused: Vec::new(),
-            same: 0,
+            changes: Changes::default(),
             locked: 0,
             raw: 0,
-            lacking: 0,
+            lacking,
             iam: None,
             unset: Vec::new(),
             lesser: Vec::new(),
@@ -338,11 +369,17 @@ impl<'a> Run<'a> {
         };
         let bucket = self.target.renamed(&from);
         if entry.meta.stage == Stage::Data {
+            if self.as_of.is_some() {
+                make_object(&mut entry.meta, &from)?;
+            }
             return self.object(bucket, entry).await;
         }
         let keeps = entry.meta.attrs.contains_key(VERSIONS);
         let json = entry.body.read_all(SETTINGS_BYTES_MAX).await?;
         let mut settings = Settings::from_json(&from, &json)?;
+        if self.as_of.is_some() && !keeps {
+            return Err(only_current(&from).into());
+        }
         if from != bucket
             && let Some(Some(policy)) = settings.documents.get_mut("policy")
         {
@@ -389,7 +426,7 @@ impl<'a> Run<'a> {
         if created {
             bucket::create(&self.server, bucket, &self.target.config.region, &settings).await?;
         }
-        let ours = created || !matches!(self.mode, Mode::Patch);
+        let ours = created || !self.present.is_patch();
         if ours
             && !created
             && settings.documents.contains_key("lifecycle")
@@ -407,8 +444,8 @@ impl<'a> Run<'a> {
         if keeps {
             keeps = self.keep_versions(bucket, ours, created).await?;
         }
-        let is_walked = keeps && !created && !matches!(self.mode, Mode::Patch);
-        let histories = is_walked.then(|| Histories::new(&self.server, bucket, Span::default()));
+        // As of a time no history is written, but what is written over stays beneath.
+        self.present.enter(bucket, keeps && self.as_of.is_none(), created);
         let conditions = Conditions::probe(&self.server, bucket).await?;
         if !conditions.all() {
             let what = format!(
@@ -417,7 +454,7 @@ impl<'a> Run<'a> {
             );
             self.target.monitor.step(Some(&self.target.name), what);
         }
-        let found = Found { settings, ours, walked: created, conditions, keeps, left_out: 0, histories };
+        let found = Found { settings, ours, conditions, left_out: 0 };
         self.buckets.insert(bucket.to_owned(), found);
         Ok(())
     }
@@ -450,12 +487,11 @@ impl<'a> Run<'a> {
             self.found(&bucket, Settings::default(), is_version).await?;
         }
         if here != self.last {
-            self.history_ended();
+            self.present.key_ended();
             self.last = here;
         }
-        let found = self.buckets.get(&bucket);
-        let conditions = found.map(|found| found.conditions).unwrap_or_default();
-        let is_kept = is_version && found.is_some_and(|found| found.keeps);
+        let conditions = self.buckets.get(&bucket).map(|found| found.conditions).unwrap_or_default();
+        let is_kept = is_version && self.present.keeps(&bucket);
         let facts = Facts::of_attrs(&entry.meta.attrs);
         let (there, tentative) = if is_version {
             match self.fate(&bucket, &entry, &facts).await? {
@@ -463,10 +499,10 @@ impl<'a> Run<'a> {
                 Err(done) => return self.pass_over(entry, done).await,
             }
         } else {
-            (self.standing(&bucket, &key).await?, None)
+            (self.present.at(&bucket, &key).await?, None)
         };
         let (done, next) = oneshot::channel();
-        let turn = self.history.as_mut().and_then(|history| history.turn.replace(next));
+        let turn = self.present.turn(next);
         self.locked += u64::from(!facts.lock.is_empty());
         self.raw += u64::from(!facts.raw.is_empty());
         self.start(Job { bucket, key, entry, there, conditions, turn, is_kept, tentative }, done).await
@@ -479,65 +515,21 @@ impl<'a> Run<'a> {
         entry: &Entry,
         facts: &Facts,
     ) -> Result<Result<(There, Option<Tentative>), Done>> {
-        let mut history = match self.history.take() {
-            Some(history) => history,
-            None => self.history_of(bucket, &entry.meta).await?,
-        };
         let key = versions::key_of(&entry.meta).unwrap_or_default();
         // What cannot be written is found nowhere either, and would have all that follow be written again.
-        let fate = if let Some(why) = put::unwritable(entry, facts) {
-            history.pass();
-            Err(Done::Refused { what: put::name_of(bucket, key, &entry.meta), why })
-        } else {
-            match history.fate(&entry.meta)? {
-                Fate::Write(there) => Ok((there, None)),
-                Fate::IfLast(there, tentative) => Ok((there, Some(tentative))),
-                Fate::LeftOut => Err(Done::LeftOut { bucket: bucket.to_owned() }),
-                Fate::Shut { is_first: true } => {
-                    Err(Done::Refused { what: format!("{bucket}/{key}"), why: NEWEST_LACKS.to_owned() })
-                }
-                Fate::Shut { is_first: false } => Err(Done::Shut),
+        if let Some(why) = put::unwritable(entry, facts) {
+            self.present.pass(bucket, &entry.meta).await?;
+            return Ok(Err(Done::Refused { what: put::name_of(bucket, key, &entry.meta), why }));
+        }
+        Ok(match self.present.fate(bucket, &entry.meta).await? {
+            Fate::Write(there) => Ok((there, None)),
+            Fate::IfLast(there, tentative) => Ok((there, Some(tentative))),
+            Fate::LeftOut => Err(Done::LeftOut { bucket: bucket.to_owned() }),
+            Fate::Shut { is_first: true } => {
+                Err(Done::Refused { what: format!("{bucket}/{key}"), why: NEWEST_LACKS.to_owned() })
             }
-        };
-        self.history = Some(history);
-        Ok(fate)
-    }
-
-    /// Tells the last version of a key that it is.
-    fn history_ended(&mut self) {
-        if let Some(history) = self.history.take() {
-            history.end();
-        }
-    }
-
-    /// Returns what stands under a key.
-    async fn standing(&mut self, bucket: &str, key: &str) -> Result<There> {
-        let Mode::Mirror(standing) = &mut self.mode else {
-            return Ok(if matches!(self.mode, Mode::Empty) { There::Nothing } else { There::Unknown });
-        };
-        if let Some(found) = self.buckets.get_mut(bucket) {
-            found.walked = true;
-        }
-        let there = standing.at(bucket, key).await?;
-        Ok(there.map_or(There::Nothing, |there| There::Object(there.etag)))
-    }
-
-    /// Looks up what the target has of the key of a version.
-    async fn history_of(&mut self, bucket: &str, meta: &EntryMeta) -> Result<InHand> {
-        let key = versions::key_of(meta).unwrap_or_default();
-        let object = format!("{}/{key}", meta.text("bucket").unwrap_or_default());
-        let is_by_name = !self.only.names(&object, Some('/'));
-        let there = self.standing(bucket, key).await?;
-        let Some(found) = self.buckets.get_mut(bucket).filter(|found| found.keeps) else {
-            return Ok(InHand::flat(there, is_by_name));
-        };
-        let history = match (&mut found.histories, &self.mode) {
-            (Some(histories), _) => histories.at(key).await?,
-            (None, Mode::Patch) => Histories::of_key(&self.server, bucket, key).await?,
-            // The bucket was made just now.
-            (None, _) => None,
-        };
-        Ok(InHand::kept(history, is_by_name, self.lacks.contains(&object)))
+            Fate::Shut { is_first: false } => Err(Done::Shut),
+        })
     }
 
     /// Passes over an entry that is not written.
@@ -585,7 +577,7 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
             Done::Same { bytes } => {
-                self.same += 1;
+                self.changes.equal += 1;
                 self.tally.bytes += bytes;
             }
             Done::LeftOut { bucket } => {
@@ -594,24 +586,24 @@ impl<'a> Run<'a> {
                 }
             }
             Done::Shut => return Ok(()),
-            Done::Written { bytes } => self.tally.bytes += bytes,
+            Done::Written { bytes, is_new } => {
+                self.tally.bytes += bytes;
+                *(if is_new { &mut self.changes.new } else { &mut self.changes.changed }) += 1;
+            }
         }
         self.tally.entries += 1;
         Ok(())
     }
 
     async fn end(&mut self) -> FlowResult<()> {
-        self.history_ended();
+        self.present.key_ended();
         while let Some(done) = self.puts.join_next().await {
             self.count(done)?;
         }
-        let mode = std::mem::replace(&mut self.mode, Mode::Patch);
-        let mirrored = matches!(mode, Mode::Mirror(_));
-        if let Mode::Mirror(standing) = mode
-            && self.refused.is_empty()
-        {
+        let mirrored = self.present.is_mirror();
+        if mirrored && self.refused.is_empty() {
             if self.lacking == 0 {
-                self.remove_extras(*standing).await?;
+                self.remove_extras().await?;
             } else {
                 let what = "nothing was removed: what should have come and did not may stand there";
                 self.tally.notes.push(what.to_owned());
@@ -636,15 +628,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    async fn remove_extras(&mut self, mut standing: Standing) -> Result<()> {
-        let unwalked: BTreeSet<&String> =
-            self.buckets.iter().filter(|(_, found)| !found.walked).map(|(name, _)| name).collect();
-        for bucket in unwalked {
-            standing.pass(bucket).await?;
-        }
-        let extras = standing.into_extras().await?;
-        let count = extras.count;
+    async fn remove_extras(&mut self) -> Result<()> {
+        let Some(mut extras) = self.present.take_extras().await? else { return Ok(()) };
+        let (count, named) = (extras.count, std::mem::take(&mut extras.named));
         let removed = extras.remove(&self.server).await?;
+        if removed > 0 {
+            (self.changes.extra, self.changes.extra_named) = (removed, named);
+        }
         let notes = [
             (removed, "objects that the snapshot does not have were removed"),
             (
@@ -694,9 +684,14 @@ impl<'a> Run<'a> {
             self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
             self.tally.notes.push(what);
         }
-        if self.same > 0 {
-            self.tally.notes.push(format!("{} objects were equal already", self.same));
+        let Changes { equal, changed, new, .. } = self.changes;
+        if equal > 0 {
+            self.tally.notes.push(format!("{equal} objects were equal already"));
         }
+        if equal + changed > 0 {
+            self.tally.notes.push(format!("{changed} objects were overwritten, {new} are new"));
+        }
+        self.tally.changes = Some(std::mem::take(&mut self.changes));
         if self.locked > 0 {
             self.tally.notes.push(format!(
                 "{} objects had a retention or a legal hold, which the snapshot keeps and which was not set again",

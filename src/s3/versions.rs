@@ -119,6 +119,15 @@ pub(super) fn place(meta: &mut EntryMeta, bucket: &str, listed: &Listed) -> Resu
     Ok(())
 }
 
+/// Makes a version what its key shows, as if the bucket had never kept versions.
+pub(super) fn make_object(meta: &mut EntryMeta) {
+    let key = meta.attrs.remove(VERSION_OF);
+    for name in [VERSION_ID, LATEST, UNTIL, NTH] {
+        meta.attrs.remove(name);
+    }
+    meta.attrs.extend(key.map(|key| ("key".to_owned(), key)));
+}
+
 /// Makes the entry of a delete marker.
 pub(super) fn marker_meta(bucket: &str, listed: &Listed) -> Result<EntryMeta> {
     object_meta(bucket, listed, &Facts::default())
@@ -303,6 +312,7 @@ impl VersionLister {
                 let border = self.marker.clone();
                 self.turn().await?;
                 if let Some((key, id)) = border
+                    && !self.is_again(&key, &id)
                     && !self.goes_on(&key, &id).await?
                 {
                     // All that is behind the key is asked for again.
@@ -341,6 +351,14 @@ impl VersionLister {
     /// Returns the key, once, of which a part may lack or came twice because a version went away between two pages.
     pub(super) fn take_torn(&mut self) -> Option<String> {
         self.torn.take()
+    }
+
+    /// Takes a version that the page before ended with from the beginning of this one; returns whether it stood there:
+    /// a server may take the marker for the version to begin with.
+    fn is_again(&mut self, key: &str, id: &str) -> bool {
+        self.page
+            .pop_front_if(|first| first.key == key && first.version_id().as_deref() == Some(id))
+            .is_some()
     }
 
     /// Returns whether the page that came goes on behind this version, with which the one before ended.
@@ -427,7 +445,6 @@ impl VersionLister {
         if last.is_none() || last == self.marker {
             return Err(untrusted(&self.bucket, "it says that there is more, but not where"));
         }
-        // Where a server begins the next page with the marker itself, it came already.
         self.marker = last;
         Ok(())
     }

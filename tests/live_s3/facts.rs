@@ -7,7 +7,7 @@ use lifeboat::policy::S3Tags;
 use serde_json::{Value, json};
 
 use super::{
-    proxy::Proxy,
+    proxy::{Fault, Proxy},
     stage::{self, Bucket, Snapshot, read, read_after, remembered, replay},
 };
 
@@ -146,4 +146,49 @@ async fn lifecycle_rules_come_after_the_last_object() {
     let last = requests.iter().rposition(|line| stage::writes_an_object(line)).unwrap();
     assert!(last < rules, "{requests:#?}");
     assert!(copy.expires().await);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn encryption_with_a_key_that_the_server_has_not_keeps_no_object_away() {
+    const RULE: &str = "<ServerSideEncryptionConfiguration><Rule/></ServerSideEncryptionConfiguration>";
+    let bucket = Bucket::new("kms").await;
+    bucket.put("a", b"a").await;
+    let mut seen = read(&bucket.source()).await;
+    let kept = seen.entries.get_mut(&format!("%bucket/{}.json", bucket.name)).unwrap();
+    let mut settings: Value = serde_json::from_slice(&kept.bytes).unwrap();
+    settings["encryption"] = "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault>\
+        <SSEAlgorithm>aws:kms</SSEAlgorithm><KMSMasterKeyID>no-such-key</KMSMasterKeyID>\
+        </ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>"
+        .into();
+    kept.bytes = settings.to_string().into_bytes();
+    let copy = Bucket::absent("kms-copy");
+    // Others take the name of any key, and then refuse what is written.
+    let faults = vec![Fault::answer("PUT", "?encryption", ""), Fault::status("PUT", "/.lifeboat-probe", 400)];
+    let proxy = Proxy::start(&stage::endpoint(), faults).await;
+    let target = bucket.target_at(&proxy.url()).into_bucket(Some(copy.name.clone()));
+    let tally = replay(&seen, Box::new(target), false).await.unwrap();
+    assert_eq!(copy.all().await, [("a".to_owned(), b"a".to_vec())].into());
+    let is_told = tally.notes.iter().any(|note| note.contains("nothing can be written with it"));
+    assert!(is_told, "{:?}", tally.notes);
+    let asked = proxy.requests();
+    // To this server, which shows no such setting, its removal would be that of the empty bucket.
+    let takes_away = |line: &String| line.starts_with("DELETE ") && line.contains("?encryption");
+    assert!(!asked.iter().any(takes_away), "{asked:#?}");
+    // Where it is shown it is taken away again before an object is written.
+    let faults = vec![
+        Fault::status("GET", "?encryption", 404),
+        Fault::answer("GET", "?encryption", RULE),
+        Fault::answer("PUT", "?encryption", ""),
+        Fault::status("PUT", "/.lifeboat-probe", 400),
+        Fault::answer("DELETE", "?encryption", ""),
+    ];
+    let copy = Bucket::absent("kms-shown");
+    let proxy = Proxy::start(&stage::endpoint(), faults).await;
+    let target = bucket.target_at(&proxy.url()).into_bucket(Some(copy.name.clone()));
+    replay(&seen, Box::new(target), false).await.unwrap();
+    let asked = proxy.requests();
+    let taken_away = asked.iter().position(takes_away);
+    let written = asked.iter().position(|line| stage::writes_an_object(line));
+    assert!(taken_away.is_some() && taken_away < written, "{asked:#?}");
 }

@@ -31,8 +31,8 @@ use lifeboat::{
     error::Result,
     event::{NoMonitor, SharedMonitor},
     flow::{
-        Attrs, EntryMeta, EntrySink, FlowResult, Point, Previous, PreviousEntry, Problem, Reuse,
-        STREAM_DEPTH, Source, Tally, Target, WriteOptions, channel, settle,
+        Attrs, Coming, ComingEntry, EntryMeta, EntrySink, FlowResult, Point, Preflight, Previous,
+        PreviousEntry, Problem, Reuse, STREAM_DEPTH, Source, Tally, Target, WriteOptions, channel, settle,
     },
     names::SourceName,
     policy::{S3Config, S3Tags, SecretRef, Versions},
@@ -467,6 +467,35 @@ pub async fn write(all: &Snapshot, target: Box<dyn Target>, options: WriteOption
     };
     let (up, written) = tokio::join!(send, target.write(options, stream));
     settle(up, written).map(|((), tally)| tally)
+}
+
+struct Looked<'a> {
+    entries: std::vec::IntoIter<ComingEntry>,
+    problems: &'a [Problem],
+}
+
+#[async_trait]
+impl Coming for Looked<'_> {
+    async fn next(&mut self) -> Result<Option<ComingEntry>> {
+        Ok(self.entries.next())
+    }
+    fn problems(&self) -> &[Problem] {
+        self.problems
+    }
+}
+
+/// Lets a target look at what is wanted of a snapshot, as a plan does.
+pub async fn look(all: &Snapshot, target: &mut dyn Target, options: &WriteOptions) -> Result<Preflight> {
+    let wanted =
+        all.order.iter().map(|path| &all.entries[path]).filter(|kept| options.only.wants(&kept.meta));
+    let coming = wanted.map(|kept| ComingEntry {
+        meta: kept.meta.clone(),
+        trailer: kept.trailer.clone(),
+        size_bytes: kept.bytes.len() as u64,
+        definition: None,
+    });
+    let entries = coming.collect::<Vec<_>>().into_iter();
+    target.preflight(options, &mut Looked { entries, problems: &all.problems }).await
 }
 
 /// A source whose bucket is called by another name, so that a copy can be compared with its original.

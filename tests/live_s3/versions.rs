@@ -36,7 +36,7 @@ pub fn source(bucket: &Bucket) -> S3Source {
     source_at(&endpoint(), bucket)
 }
 
-fn target_at(endpoint: &str, from: &Bucket, to: &Bucket) -> Box<S3Target> {
+pub fn target_at(endpoint: &str, from: &Bucket, to: &Bucket) -> Box<S3Target> {
     let target = S3Target::new(name(), all_of(endpoint, from), NoMonitor::shared());
     Box::new(target.into_bucket(Some(to.name.clone())))
 }
@@ -46,7 +46,7 @@ fn target(from: &Bucket, to: &Bucket) -> Box<S3Target> {
 }
 
 /// Returns the contents of a key's versions, the oldest first; a delete marker is a dash.
-async fn history(bucket: &Bucket, key: &str) -> Vec<String> {
+pub async fn history(bucket: &Bucket, key: &str) -> Vec<String> {
     let page = bucket.client.list_object_versions().bucket(&bucket.name).prefix(key).send().await.unwrap();
     let mut all = Vec::new();
     for marker in page.delete_markers().iter().filter(|marker| marker.key() == Some(key)) {
@@ -72,13 +72,13 @@ async fn histories(bucket: &Bucket) -> Vec<(&'static str, Vec<String>)> {
     all
 }
 
-async fn versioning(bucket: &Bucket) -> Option<BucketVersioningStatus> {
+pub async fn versioning(bucket: &Bucket) -> Option<BucketVersioningStatus> {
     let asked = bucket.client.get_bucket_versioning().bucket(&bucket.name).send().await.unwrap();
     asked.status().cloned()
 }
 
 /// Makes a bucket with all that a history can have.
-async fn lived_in() -> Bucket {
+pub async fn lived_in() -> Bucket {
     let bucket = Bucket::new("lived-in").await;
     bucket.put("before", b"n0").await;
     bucket.put("a", b"a0").await;
@@ -358,6 +358,34 @@ async fn one_version_is_restored_by_its_name_and_becomes_the_latest() {
     assert_eq!(after, ["a2", "a1", "a2", "-", "a3", "a4"]);
     write(&seen, target(&bucket, &copy), all).await.unwrap();
     assert_eq!(history(&copy, "a").await, after);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_history_of_more_than_a_page_comes_back_in_its_order_and_once() {
+    const COUNT: usize = 1010;
+    let bucket = Bucket::new("long").await;
+    bucket.keep_versions().await;
+    bucket.put("a", b"before it").await;
+    for n in 0..COUNT {
+        bucket.put("long", n.to_string().as_bytes()).await;
+    }
+    bucket.put("z", b"behind it").await;
+    let contents = |all: &Snapshot, key: &str| -> Vec<Vec<u8>> {
+        versions_of(all, key).into_iter().map(|kept| kept.bytes.clone()).collect()
+    };
+    let seen = read(&source(&bucket)).await;
+    let expected: Vec<Vec<u8>> = (0..COUNT).map(|n| n.to_string().into_bytes()).collect();
+    assert_eq!(contents(&seen, "long"), expected);
+    let copy = Bucket::absent("long-copy");
+    replay(&seen, target(&bucket, &copy), false).await.unwrap();
+    // The target's history is walked across the border of its pages too.
+    let again = replay(&seen, target(&bucket, &copy), true).await.unwrap();
+    assert_eq!(again.changes.unwrap().equal, COUNT as u64 + 2);
+    let after = read(&source(&copy)).await;
+    for key in ["a", "long", "z"] {
+        assert_eq!(contents(&after, key), contents(&seen, key), "{key}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,146 @@
+//! Uploads in parts that a restore has begun, noted on this host: what a killed one left the next one throws away.
+//!
+//! Parts of an upload that nobody completes cost money and are seen by nobody, and a listing of uploads does not tell
+//! whose they are. So a restore writes down each one's id before its first part, and only what is written down is
+//! aborted. Each run has a file of its own and holds the kernel's lock on it as long as it lives: a file that can be
+//! locked is a dead run's.
+//!
+//! *Order.* The file is locked before it gets the name by which others find it.
+//!
+//! *Crash.* The file stays, and so does one of which an upload could not be aborted. Where the host goes down, the last
+//! lines may not have reached its disk: those parts stay until the bucket's own rule for incomplete uploads sweeps
+//! them.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::client::{Server, Told};
+use crate::error::{Context, ExitCode, Result};
+
+/// The end of the names of files with notes.
+const SUFFIX: &str = ".uploads";
+
+/// An upload, as it is noted.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    endpoint: String,
+    bucket: String,
+    key: String,
+    id: String,
+}
+
+/// The uploads of one run; without a file where nothing is noted.
+#[derive(Clone, Default)]
+pub(super) struct Uploads(Option<Arc<Mutex<Note>>>);
+
+struct Note {
+    path: PathBuf,
+    file: File,
+    endpoint: String,
+    open: BTreeSet<String>,
+}
+
+impl Uploads {
+    /// Begins the notes of a run in a folder, which is made.
+    pub(super) fn begin(folder: &Path, server: &Server) -> Result<Self> {
+        let what = || format!("failed to note uploads in `{}`", folder.display());
+        fs::create_dir_all(folder).failed(ExitCode::Failed, what)?;
+        let file = tempfile::Builder::new().prefix("run-").suffix(".new").tempfile_in(folder);
+        let file = file.failed(ExitCode::Failed, what)?;
+        file.as_file().try_lock().failed(ExitCode::Failed, what)?;
+        let path = file.path().with_extension(&SUFFIX[1..]);
+        let file = file.persist_noclobber(&path).failed(ExitCode::Failed, what)?;
+        let endpoint = server.endpoint().to_owned();
+        Ok(Self(Some(Arc::new(Mutex::new(Note { path, file, endpoint, open: BTreeSet::new() })))))
+    }
+
+    /// Notes an upload. That a note cannot be written ends no restore.
+    pub(super) fn begun(&self, bucket: &str, key: &str, id: &str) {
+        let Some(note) = &self.0 else { return };
+        let mut note = note.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = Line {
+            endpoint: note.endpoint.clone(),
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            id: id.to_owned(),
+        };
+        if let Ok(line) = serde_json::to_string(&line) {
+            writeln!(note.file, "{line}").ok();
+        }
+        note.open.insert(id.to_owned());
+    }
+
+    /// Takes an upload as ended: it was completed or aborted.
+    pub(super) fn ended(&self, id: &str) {
+        if let Some(note) = &self.0 {
+            note.lock().unwrap_or_else(PoisonError::into_inner).open.remove(id);
+        }
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        if self.open.is_empty() {
+            fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+/// Aborts what dead runs have left on this server; returns how many uploads.
+pub(super) async fn sweep(folder: &Path, server: &Server) -> u64 {
+    let mut aborted = 0;
+    let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in paths.filter(|path| path.to_string_lossy().ends_with(SUFFIX)) {
+        let Ok(file) = File::open(&path) else { continue };
+        // A run that lives holds it.
+        if file.try_lock().is_err() {
+            continue;
+        }
+        let mut is_done = true;
+        for line in BufReader::new(&file).lines().map_while(std::result::Result::ok) {
+            // The last line of a run that was killed may be a part of one.
+            let Ok(line) = serde_json::from_str::<Line>(&line) else { continue };
+            if line.endpoint != server.endpoint() {
+                is_done = false;
+                continue;
+            }
+            match abort(server, &line.bucket, &line.key, &line.id).await {
+                Abort::Done => aborted += 1,
+                Abort::NotThere => {}
+                Abort::Failed => is_done = false,
+            }
+        }
+        if is_done {
+            fs::remove_file(&path).ok();
+        }
+    }
+    aborted
+}
+
+/// What became of an upload that was to be aborted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Abort {
+    /// Its parts are gone.
+    Done,
+    /// It was completed or aborted before.
+    NotThere,
+    /// It may still be there.
+    Failed,
+}
+
+/// Aborts an upload.
+pub(super) async fn abort(server: &Server, bucket: &str, key: &str, id: &str) -> Abort {
+    let request = server.client.abort_multipart_upload().bucket(bucket).key(key).upload_id(id);
+    match request.send().await {
+        Ok(_) => Abort::Done,
+        Err(error) if Told::from(&error).is_some_and(|told| told.is_absent()) => Abort::NotThere,
+        Err(_) => Abort::Failed,
+    }
+}
