@@ -311,25 +311,22 @@ impl Repository<Append> {
         let run = Some(planned.digest);
         // What the other processes have told of their packs.
         self.core.refresh(&self.access.index, monitor).await?;
-        let committed = match self.committed(planned).await? {
-            Some((refs, manifest)) => {
-                monitor.step(None, format!("run {} became snapshot {} before", plan.run, refs.snapshot));
-                Committed {
-                    id: refs.snapshot,
-                    began,
-                    status: refs.status,
-                    sources: manifest.sources,
-                    added_bytes: packs.values().sum(),
-                    added_packs: packs.len() as u64,
-                    thin: self.thin(&used_bytes)?,
-                    tallies,
-                }
+        let committed = if let Some((refs, manifest)) = self.committed(planned).await? {
+            monitor.step(None, format!("run {} became snapshot {} before", plan.run, refs.snapshot));
+            Committed {
+                id: refs.snapshot,
+                began,
+                status: refs.status,
+                sources: manifest.sources,
+                added_bytes: packs.values().sum(),
+                added_packs: packs.len() as u64,
+                thin: self.thin(&used_bytes)?,
+                tallies,
             }
-            None => {
-                plan.check_age(ground.clock.now(), ExitCode::Failed)?;
-                let whole = Whole { id, began, run, packs, used, used_bytes, sources, tallies, failed };
-                self.sign(whole, label, ground, monitor).await?
-            }
+        } else {
+            plan.check_age(ground.clock.now(), ExitCode::Failed)?;
+            let whole = Whole { id, began, run, packs, used, used_bytes, sources, tallies, failed };
+            self.sign(whole, label, ground, monitor).await?
         };
         let ended = Ended {
             format: FORMAT,

@@ -92,8 +92,9 @@ async fn the_records_of_a_run_go_together_when_the_newest_of_them_is_old() {
     let prune = async |hours| {
         ship.clock.advance(Duration::hours(hours));
         // Something to sweep each time, so that prune clears away at all.
-        let made =
-            ship.backup(&store, &Cargo::of("more", vec![parcel("n", noise(9_000, hours as u64))])).await;
+        let made = ship
+            .backup(&store, &Cargo::of("more", vec![parcel("n", noise(9_000, hours.unsigned_abs()))]))
+            .await;
         let id = made.unwrap().id;
         let terms = Terms { grace: Duration::zero(), session: Duration::zero(), is_copy: false };
         ship.prune(&store, &[&id], terms).await.unwrap();
@@ -142,7 +143,7 @@ async fn a_process_that_dies_between_the_commit_and_the_note_of_it_makes_no_seco
     let again = commit(&ship, &repository, &planned, &part).await.unwrap();
     assert_eq!((&again.id, again.status), (&made.id, made.status));
     assert_eq!((again.sources, again.added_bytes), (made.sources, made.added_bytes));
-    assert_eq!(ship.listed(&store).await, [made.id.clone()]);
+    assert_eq!(ship.listed(&store).await, std::slice::from_ref(&made.id));
     assert_eq!(repository.run_ended(&planned).await.unwrap(), Some((made.id, Status::Complete)));
 }
 
