@@ -179,8 +179,8 @@ pub enum Resume {
     Now,
 }
 
-/// Looks at the snapshot and at every target; touches nothing. A salvage reads all that is wanted, and so does a restore
-/// of which packs are missing: what gives way to rows that cannot come would be lost with them.
+/// Looks at the snapshot and at every target; touches nothing. A salvage reads all that is wanted, and so does what
+/// restores a snapshot of which packs are missing: what gives way to rows that cannot come would be lost with them.
 pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) -> Result<Plan> {
     let Wanted { targets, by_name, only, replace, salvage: is_salvage, verify, resume, fit } = wanted;
     let options = WriteOptions { replace, only: only.clone(), fit, verify, ..WriteOptions::default() };
@@ -188,11 +188,13 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
     let lacking = if is_salvage { 0 } else { snapshot.lacking_packs().await? };
     for (name, mut target) in targets {
         let source = snapshot.source(&name)?;
-        let salvage = if is_salvage {
-            Some(examine(snapshot, &name, &only, monitor).await?)
-        } else {
-            check_readable(snapshot, &name, &only, lacking, monitor).await?;
-            None
+        let salvage = match (is_salvage, lacking) {
+            (false, 0) => None,
+            (true, _) => Some(examine(snapshot, &name, &only, monitor).await?),
+            (false, lacking) => {
+                check_whole(&name, &examine(snapshot, &name, &only, monitor).await?, lacking)?;
+                None
+            }
         };
         let found = find(snapshot, &name, &only, salvage.as_ref()).await.map_err(or_salvage)?;
         let lost = salvage.iter().flat_map(|salvage| &salvage.lost);
@@ -231,20 +233,12 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
             salvage,
         });
     }
-    if let Some(first) = damaged.first().filter(|_| sources.is_empty()) {
-        return Err(Failure::new(ExitCode::Damage, "nothing that is wanted can be read any more")
-            .because(first.why.clone())
-            .hint("Take an older snapshot, or another copy of the repository."));
-    }
     if sources.is_empty() {
-        let what = format!("nothing in the snapshot fits {}", only.patterns().join(", "));
-        return Err(Failure::new(ExitCode::Usage, what).hint("`lifeboat ls` shows what there is."));
+        return Err(nothing_to_restore(&only, damaged.first()));
     }
-    let mut missing = missing(snapshot, &sources, by_name);
-    missing.append(&mut damaged);
-    let rank =
-        |plan: &SourcePlan| snapshot.manifest.sources.iter().position(|source| source.name == plan.source);
-    sources.sort_by_key(rank);
+    let missing = missing(snapshot, &sources, by_name).into_iter().chain(damaged).collect();
+    let order = &snapshot.manifest.sources;
+    sources.sort_by_key(|plan| order.iter().position(|source| source.name == plan.source));
     Ok(Plan {
         snapshot: snapshot.refs.snapshot.clone(),
         stack: snapshot.manifest.stack.clone(),
@@ -256,6 +250,16 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
         missing,
         predicted_seconds: None,
     })
+}
+
+fn nothing_to_restore(only: &Selection, damaged: Option<&Missing>) -> Failure {
+    if let Some(first) = damaged {
+        return Failure::new(ExitCode::Damage, "nothing that is wanted can be read any more")
+            .because(first.why.clone())
+            .hint("Take an older snapshot, or another copy of the repository.");
+    }
+    let what = format!("nothing in the snapshot fits {}", only.patterns().join(", "));
+    Failure::new(ExitCode::Usage, what).hint("`lifeboat ls` shows what there is.")
 }
 
 /// Returns what a target calls this restore: the same again, in the same way, has the same name.
@@ -347,17 +351,7 @@ async fn examine(
 }
 
 /// Refuses what cannot be read any more, where packs of the snapshot are lacking.
-async fn check_readable(
-    snapshot: &Snapshot,
-    name: &SourceName,
-    only: &Selection,
-    lacking: usize,
-    monitor: &SharedMonitor,
-) -> Result<()> {
-    if lacking == 0 {
-        return Ok(());
-    }
-    let examined = examine(snapshot, name, only, monitor).await?;
+fn check_whole(name: &SourceName, examined: &Salvage, lacking: usize) -> Result<()> {
     let Some(Lost { entry, why, .. }) = examined.lost.first() else { return Ok(()) };
     let of_it = entry.as_ref().map(|entry| format!(": `{entry}`")).unwrap_or_default();
     let what = format!("`{name}`{of_it} cannot be read any more, so nothing was touched");

@@ -333,7 +333,7 @@ pub(super) fn unwrap_raw(value: &str) -> Option<&str> {
 }
 
 /// Takes the newer checksums from a request and leaves it the MD5 of its body: the SDK adds one to each request that
-/// demands a checksum, also where none is to be added, and there are servers that refuse a header that they do not know.
+/// demands a checksum, also where none is to be added, and there are servers that refuse a header unknown to them.
 pub(super) fn md5_alone(request: &mut HttpRequest) {
     let names: Vec<String> = request.headers().iter().map(|(name, _)| name.to_owned()).collect();
     let is_newer =
