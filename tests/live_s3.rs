@@ -17,6 +17,8 @@ mod parts;
 mod plans;
 #[path = "live_s3/proxy.rs"]
 mod proxy;
+#[path = "live_s3/ranges.rs"]
+mod ranges;
 #[path = "live_s3/rights.rs"]
 mod rights;
 #[path = "live_s3/stage.rs"]
@@ -293,6 +295,8 @@ async fn a_body_cut_at_nine_tenths_is_never_stored_short() {
     assert!(seen.problems.is_empty(), "{:?}", seen.problems);
     assert_eq!(seen.object(&bucket.name, "big").bytes, big);
     assert_eq!(seen.object(&bucket.name, "small").bytes, &big[..100_000]);
+    let goes_on = |(first, last): &(u64, u64)| *last == 2_999_999 && (2_690_000..2_710_000).contains(first);
+    assert_eq!(proxy.ranges().iter().filter(|range| goes_on(range)).count(), 1, "{:?}", proxy.ranges());
 
     // A connection that breaks each time: reported, and nobody takes the part for the whole.
     let faults =

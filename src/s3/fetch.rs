@@ -2,26 +2,23 @@
 //!
 //! *Order.* Every GET carries `If-Match` with the listed `ETag`, so all bytes are of one version of the
 //! object. An object of at most [`WHOLE_BYTES_MAX`] is read and checked before its entry begins; a longer
-//! one streams, and a connection that breaks is taken up again where it broke.
+//! one streams ([`super::body`]). The first GET of one that may be read in ranges asks for the first of them, and its
+//! answer tells whether the server knows ranges.
 //!
-//! *Crash.* When a streaming object can no longer be had (it was replaced while the connection was down, or
-//! its bytes do not match its `ETag`) its entry is already begun and cannot be taken back. It is finished
-//! with a trailer that says [`TORN`], and reported. A torn entry is never written to a target as an object
-//! and never reused.
+//! *Crash.* What does not stream is whole or has no entry.
 //!
 //! *Parts.* Of an object that was made in parts the server is asked first how it was cut, unless it is known not to
 //! tell: for its first and its last part, and where they are uneven and few for each.
 //!
-//! *Limits.* [`OPEN_TRIES`] versions of an object are tried, [`RESUME_TRIES`] broken connections per
-//! [`PROGRESS_BYTES`] taken up again.
+//! *Limits.* [`OPEN_TRIES`] versions of an object are tried.
 
 use std::{
     error::Error,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use aws_sdk_s3::{
@@ -29,22 +26,19 @@ use aws_sdk_s3::{
 };
 use bytes::{Bytes, BytesMut};
 use md5::{Digest, Md5};
-use tokio::{
-    sync::{Mutex, OnceCell},
-    time::timeout,
-};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 use super::{
-    client::{BODY_SECONDS, CallError, Server, Told},
+    body::{Origin, Pump, Turns, next, sent_range},
+    client::{CallError, Server, Told},
     facts::{Facts, object_meta, tags_of},
     layout::{Cuts, PART_SIZE, PARTS_ASKED_MAX, Proven, Prover, askable},
     listing::{Listed, bare, is_md5},
-    merge::TORN,
     tags, versions,
 };
 use crate::{
     error::Result,
-    flow::{Attrs, BodyWriter, EntryMeta, FlowResult, PreviousEntry, Problem},
+    flow::{Attrs, EntryMeta, PreviousEntry, Problem},
 };
 
 /// Bytes up to which an object is read into memory before its entry begins.
@@ -53,10 +47,6 @@ pub(super) const WHOLE_BYTES_MAX: u64 = 1 << 20;
 pub(super) const MD5: &str = "md5";
 /// How often an object that changes under us is tried.
 const OPEN_TRIES: u32 = 3;
-/// How often a broken body is taken up again before some progress is made.
-const RESUME_TRIES: u32 = 5;
-/// What counts as progress.
-const PROGRESS_BYTES: u64 = 64 << 20;
 
 /// Opens objects of one server.
 #[derive(Clone, Debug)]
@@ -74,9 +64,11 @@ pub(super) struct Fetcher {
     /// Held by who asks for the first time.
     asking: Arc<Mutex<()>>,
     /// Objects made in parts whose bytes their `ETag` did not prove.
-    unproven: Arc<AtomicU64>,
+    pub(super) unproven: Arc<AtomicU64>,
     /// Whether the server does not tell how an object was cut.
     hides_parts: Arc<AtomicBool>,
+    /// Which ranges may be read beside the others.
+    pub(super) turns: Turns,
 }
 
 /// How much of an object is read.
@@ -122,20 +114,11 @@ pub(super) enum Opened {
     Refused(Problem),
 }
 
-/// The bytes of one object on their way.
-pub(super) struct Pump {
-    fetcher: Fetcher,
-    bucket: String,
-    listed: Listed,
-    proof: Proof,
-    body: ByteStream,
-}
-
 /// An object's tags, or why they cannot be read.
 type Tags = Result<tags::Tags, String>;
 
 /// How one attempt at an object failed.
-enum Miss {
+pub(super) enum Miss {
     Changed,
     Vanished,
     Refused(String),
@@ -144,8 +127,9 @@ enum Miss {
 }
 
 impl Fetcher {
-    /// Makes one for a server.
-    pub(super) fn new(server: &Server) -> Self {
+    /// Makes one for a server that is asked for as many objects and ranges at a time as there are `permits`; who
+    /// opens an object has one.
+    pub(super) fn new(server: &Server, permits: Arc<Semaphore>) -> Self {
         Self {
             server: server.clone(),
             tells_tags: Arc::default(),
@@ -155,6 +139,7 @@ impl Fetcher {
             asking: Arc::default(),
             unproven: Arc::default(),
             hides_parts: Arc::default(),
+            turns: Turns::new(permits),
         }
     }
 
@@ -203,11 +188,19 @@ impl Fetcher {
     /// Begins to read an object's bytes.
     async fn begin(&self, bucket: &str, listed: &Listed) -> Result<Result<Opened, Miss>> {
         let cuts = self.cuts(bucket, listed).await;
-        let answer = match self.get(bucket, listed, 0).await? {
+        // Without a condition the ranges of two versions could be put together.
+        let range = condition(listed).and_then(|_| self.turns.first(listed.size_bytes));
+        let answer = match self.get(bucket, listed, range.as_ref()).await? {
             Ok(answer) => *answer,
             Err(miss) => return Ok(Err(miss)),
         };
-        let (facts, length) = (Facts::of_get(&answer), answer.content_length());
+        // A server that knows no ranges sends all, which is then one stream.
+        let sent = range.and_then(|asked| sent_range(&answer).filter(|(range, _)| *range == asked));
+        let length = match &sent {
+            Some((_, size_bytes)) => size_bytes.and_then(|size_bytes| i64::try_from(size_bytes).ok()),
+            None => answer.content_length(),
+        };
+        let facts = Facts::of_get(&answer);
         let facts = match self.whole_facts(bucket, listed, (facts, length), Extent::Whole).await? {
             Ok(facts) => facts,
             Err(broken) => return Ok(Err(broken)),
@@ -215,8 +208,9 @@ impl Fetcher {
         let meta = object_meta(bucket, listed, &facts)?;
         let mut proof = Proof::new(listed, &facts, cuts);
         if listed.size_bytes > WHOLE_BYTES_MAX {
-            let (fetcher, bucket, listed) = (self.clone(), bucket.to_owned(), listed.clone());
-            let pump = Box::new(Pump { fetcher, bucket, listed, proof, body: answer.body });
+            let end = sent.map_or(listed.size_bytes, |(range, _)| range.end);
+            let origin = Origin { fetcher: self.clone(), bucket: bucket.to_owned(), listed: listed.clone() };
+            let pump = Box::new(Pump::new(origin, proof, answer.body, end));
             return Ok(Ok(Opened::Streaming { meta, pump }));
         }
         let whole = collect(answer.body, listed.size_bytes).await.and_then(|bytes| {
@@ -319,13 +313,14 @@ impl Fetcher {
         Ok(Ok(facts))
     }
 
-    async fn get(
+    /// Asks for an object's bytes, or for a range of them.
+    pub(super) async fn get(
         &self,
         bucket: &str,
         listed: &Listed,
-        from: u64,
+        range: Option<&Range<u64>>,
     ) -> Result<Result<Box<GetObjectOutput>, Miss>> {
-        let range = (from > 0).then(|| format!("bytes={from}-"));
+        let range = range.map(|range| format!("bytes={}-{}", range.start, range.end - 1));
         let request = self.server.client.get_object().bucket(bucket).key(&listed.key).set_range(range);
         let request = request.set_version_id(listed.version_id());
         match request.set_if_match(condition(listed)).send().await {
@@ -451,54 +446,6 @@ impl Fetcher {
     }
 }
 
-impl Pump {
-    /// Moves all bytes; returns what is wrong with them, if anything.
-    pub(super) async fn run(mut self, mut writer: BodyWriter) -> FlowResult<Option<Problem>> {
-        let (mut done, mut tries, mut progress) = (0, 0, 0);
-        let torn = loop {
-            if let Some(bytes) = next(&mut self.body, self.listed.size_bytes - done).await {
-                done += bytes.len() as u64;
-                self.proof.update(&bytes);
-                writer.write(bytes).await?;
-                continue;
-            }
-            if done == self.listed.size_bytes {
-                match self.proof.finish(&self.listed, &self.fetcher.unproven) {
-                    Ok(trailer) => return writer.finish_with(trailer).await.map(|()| None),
-                    Err(why) => break why,
-                }
-            }
-            if done - progress >= PROGRESS_BYTES {
-                (tries, progress) = (0, done);
-            }
-            tries += 1;
-            if tries > RESUME_TRIES {
-                break format!("its body broke off {tries} times, the last time after {done} bytes");
-            }
-            match self.fetcher.get(&self.bucket, &self.listed, done).await? {
-                Ok(answer) if resumes(&answer, done) => self.body = answer.body,
-                Ok(_) => break "the server cannot send the rest of a broken body".to_owned(),
-                Err(Miss::Changed) => break "it was replaced while it was read".to_owned(),
-                Err(Miss::Vanished) => break "it was deleted while it was read".to_owned(),
-                Err(Miss::Refused(why) | Miss::Broken(why)) => break why,
-            }
-        };
-        writer.finish_with([(TORN.to_owned(), torn.clone().into())].into()).await?;
-        Ok(Some(Problem { what: self.listed.select(&self.bucket), why: torn }))
-    }
-}
-
-/// Returns whether an answer goes on where the bytes broke off.
-fn resumes(answer: &GetObjectOutput, done: u64) -> bool {
-    done == 0 || answer.content_range().is_some_and(|range| range.starts_with(&format!("bytes {done}-")))
-}
-
-/// Returns the next bytes; `None` when there are none, for whatever reason, or more than there may be.
-async fn next(body: &mut ByteStream, left: u64) -> Option<Bytes> {
-    let next = timeout(Duration::from_secs(BODY_SECONDS), body.next()).await;
-    next.ok().flatten().and_then(Result::ok).filter(|bytes| bytes.len() as u64 <= left)
-}
-
 /// Reads a small body.
 async fn collect(mut body: ByteStream, size_bytes: u64) -> Result<Bytes, String> {
     let mut all = BytesMut::new();
@@ -525,7 +472,7 @@ fn is_another(etag: Option<&str>, listed: &Listed) -> bool {
 }
 
 /// What the bytes of an object are compared with its `ETag` by, while they pass.
-struct Proof {
+pub(super) struct Proof {
     md5: Md5,
     /// Whether the `ETag` says something of the bytes.
     is_plain: bool,
@@ -539,7 +486,7 @@ impl Proof {
         Self { md5: Md5::new(), is_plain, parts }
     }
 
-    fn update(&mut self, bytes: &[u8]) {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
         self.md5.update(bytes);
         if let Some(parts) = &mut self.parts {
             parts.update(bytes);
@@ -548,7 +495,7 @@ impl Proof {
 
     /// Returns the trailer, or why these are not the object's bytes. An object made in parts of unusual sizes is only
     /// counted: that no size proves it does not mean that it is damaged.
-    fn finish(self, listed: &Listed, unproven: &AtomicU64) -> Result<Attrs, String> {
+    pub(super) fn finish(self, listed: &Listed, unproven: &AtomicU64) -> Result<Attrs, String> {
         let md5 = hex::encode(self.md5.finalize());
         if is_md5(&listed.etag) && self.is_plain && listed.etag != md5 {
             return Err(format!("its bytes have the MD5 {md5}, its ETag says {}", listed.etag));

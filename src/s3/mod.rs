@@ -15,6 +15,7 @@
 //! | [`tags`] | tags that change alone |
 //! | [`admin`] | what `MinIO` exports to its administrators |
 //! | [`fetch`] | one object's bytes, whole or not at all; or its facts alone |
+//! | [`body`] | a big object's bytes, in ranges side by side |
 //! | [`merge`] | what the previous snapshot had, walked beside the listing |
 //! | [`source`], [`sample`] | the reader; which objects it reads whole, where not all |
 //! | [`judge`] | whether what is gone of a bucket may be gone |
@@ -32,6 +33,7 @@
 //! *Not kept yet*: ACLs and replication settings.
 
 mod admin;
+mod body;
 mod bucket;
 mod capture;
 mod client;

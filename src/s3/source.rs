@@ -3,7 +3,7 @@
 //! *Order.* Inventory (the buckets), then every bucket's settings, then bucket by bucket its objects in key
 //! order, of a key the oldest version first; where only a sample of them is read whole, each bucket is listed before
 //! to draw it. Entries begin in that order so that the next run can walk this one beside its listing; bodies stream
-//! side by side, at most `concurrency` objects at a time.
+//! side by side, at most `concurrency` objects at a time; turns that no object takes read ranges of big ones ahead.
 //!
 //! *Crash.* Nothing is written anywhere; a run that stops is run again. Objects that vanish between listing
 //! and reading are counted (`vanished` in the point), and objects that cannot be read are reported.
@@ -213,8 +213,9 @@ impl S3Source {
         sink: &EntrySink,
     ) -> Result<Run> {
         let concurrency = self.config.concurrency.max(1);
+        let permits = Arc::new(Semaphore::new(concurrency));
         Ok(Run {
-            fetcher: Fetcher::new(&server),
+            fetcher: Fetcher::new(&server, Arc::clone(&permits)),
             judge: Judge {
                 server: server.clone(),
                 name: self.name.clone(),
@@ -231,7 +232,7 @@ impl S3Source {
             exclude: exclusion(&self.config.exclude)?,
             sample: self.sample.clone(),
             tags: self.config.tags,
-            permits: Arc::new(Semaphore::new(concurrency)),
+            permits,
             concurrency,
             sink: sink.clone(),
             vanished: AtomicU64::new(0),

@@ -25,7 +25,7 @@ enum What {
     Header(&'static [u8]),
 }
 
-/// Something that goes wrong, once or always, with requests of a method whose target contains a text.
+/// Something that goes wrong, once or always, with requests of a method whose target, or range, contains a text.
 pub struct Fault {
     method: &'static str,
     target: &'static str,
@@ -70,9 +70,10 @@ impl Fault {
         *self.times.lock().unwrap() = u32::MAX;
         self
     }
-    fn hits(&self, line: &str) -> bool {
+    fn hits(&self, line: &str, range: Option<&str>) -> bool {
         let mut times = self.times.lock().unwrap();
-        let hit = *times > 0 && line.starts_with(self.method) && line.contains(self.target);
+        let is_meant = line.contains(self.target) || range.is_some_and(|range| range.contains(self.target));
+        let hit = *times > 0 && line.starts_with(self.method) && is_meant;
         *times -= u32::from(hit);
         hit
     }
@@ -81,8 +82,11 @@ impl Fault {
 /// A running proxy.
 pub struct Proxy {
     port: u16,
-    lines: Arc<Mutex<Vec<String>>>,
+    lines: Arc<Mutex<Vec<Line>>>,
 }
+
+/// The first line of a request, and the range that it asks for.
+type Line = (String, Option<String>);
 
 impl Proxy {
     /// Starts one before `endpoint`.
@@ -107,14 +111,26 @@ impl Proxy {
     }
     /// Returns the first line of each request so far.
     pub fn requests(&self) -> Vec<String> {
-        self.lines.lock().unwrap().clone()
+        self.lines.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+    }
+    /// Returns the ranges that were asked for, in the order of their first bytes.
+    pub fn ranges(&self) -> Vec<(u64, u64)> {
+        let of_text = |text: &str| {
+            let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+            Some((first.parse().ok()?, last.parse().ok()?))
+        };
+        let lines = self.lines.lock().unwrap();
+        let mut all: Vec<_> =
+            lines.iter().filter_map(|(_, range)| range.as_deref()).filter_map(of_text).collect();
+        all.sort_unstable();
+        all
     }
 }
 
 async fn serve(
     mut client: TcpStream,
     upstream: &str,
-    seen: &Mutex<Vec<String>>,
+    seen: &Mutex<Vec<Line>>,
     faults: &[Fault],
 ) -> std::io::Result<()> {
     let mut request = Vec::new();
@@ -128,11 +144,12 @@ async fn serve(
     };
     let text = String::from_utf8_lossy(&request[..head]).into_owned();
     let line = text.lines().next().unwrap_or_default().to_owned();
-    seen.lock().unwrap().push(line.clone());
+    let range = header(&text, "range");
+    seen.lock().unwrap().push((line.clone(), range.clone()));
     while request.len() < head + 4 + length(&text) {
         client.read_buf(&mut request).await?;
     }
-    let fault = faults.iter().find(|fault| fault.hits(&line));
+    let fault = faults.iter().find(|fault| fault.hits(&line, range.as_deref()));
     match fault.map(|fault| &fault.what) {
         Some(What::Before(act)) => act().await,
         Some(What::Status(status)) => return client.write_all(answer(*status, "").as_bytes()).await,
@@ -166,8 +183,10 @@ fn answer(status: u16, body: &str) -> String {
 }
 
 fn length(head: &str) -> usize {
-    let header = head
-        .lines()
-        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned));
-    header.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+    header(head, "content-length").and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+fn header(head: &str, name: &str) -> Option<String> {
+    let values = head.lines().filter_map(|line| line.split_once(':'));
+    values.filter(|(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned()).next()
 }

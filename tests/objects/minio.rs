@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Bytes of an object that may be read here.
-const READ_BYTES_MAX: usize = 32 << 20;
+const READ_BYTES_MAX: usize = 80 << 20;
 /// A zip without files.
 const EMPTY_ZIP: [u8; 22] = [b'P', b'K', 5, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 

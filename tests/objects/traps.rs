@@ -11,6 +11,7 @@ use lifeboat::{
     policy::S3Config,
     s3::{S3Source, S3Target},
 };
+use md5::{Digest, Md5};
 use serde_json::Value;
 
 use super::{
@@ -45,6 +46,21 @@ fn replacing() -> WriteOptions {
 
 fn attrs<'a>(seen: &'a Seen, key: &str) -> &'a lifeboat::flow::Attrs {
     &seen.entries.iter().find(|(meta, _)| meta.text("key") == Some(key)).unwrap().0.attrs
+}
+
+#[tokio::test]
+async fn a_server_that_knows_no_ranges_sends_a_big_object_as_one_stream() {
+    let server = server(vec![]).await;
+    let size_bytes = 70 << 20;
+    let zeros = vec![0; 1 << 20];
+    let md5 = (0..70).fold(Md5::new(), |md5, _| md5.chain_update(&zeros)).finalize();
+    let content = Content::Long(size_bytes);
+    server.put("big", Object { etag: hex::encode(md5), headers: vec![], content, parts: vec![] });
+    let seen = read(config(&server), None).await.unwrap();
+    assert!(seen.problems.is_empty(), "{:?}", seen.problems);
+    let big = seen.entries.iter().find(|(meta, _)| meta.text("key") == Some("big")).unwrap();
+    assert_eq!(big.1.as_ref().unwrap().len() as u64, size_bytes);
+    assert_eq!(server.count("GET", "/big?x-id"), 1);
 }
 
 #[tokio::test]
