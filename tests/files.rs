@@ -10,7 +10,7 @@ use std::{
     io::Write,
     os::unix::{
         ffi::OsStrExt,
-        fs::{FileExt, MetadataExt, PermissionsExt, symlink},
+        fs::{FileExt, MetadataExt, PermissionsExt, lchown, symlink},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -162,6 +162,28 @@ async fn a_tree_is_copied_with_all_that_belongs_to_it() {
     // What a folder's list gave to new files while they were written is not theirs.
     assert_eq!(given(&copy.join("etc/empty"), "system.posix_acl_default"), None);
     assert_eq!(fs::metadata(copy.join("etc/empty")).unwrap().mode() & 0o7777, 0o1777);
+}
+
+#[tokio::test]
+async fn owners_come_back_where_root_restores() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run: only root can give files away");
+        return;
+    }
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = tree(here.path());
+    let owned = [("a.sh", 10_001, 20_001), ("etc", 10_002, 20_002), ("link", 10_003, 20_003)];
+    for (name, user, group) in owned {
+        lchown(root.join(name), Some(user), Some(group)).unwrap();
+    }
+    pipe(Box::new(source(&[&root])), into(there.path()), all(false)).await.unwrap();
+    for (name, user, group) in owned {
+        let copy = fs::symlink_metadata(below(there.path(), &root).join(name)).unwrap();
+        assert_eq!((copy.uid(), copy.gid()), (user, group), "{name}");
+    }
+    let link = fs::symlink_metadata(root.join("a/b")).unwrap();
+    let copy = fs::symlink_metadata(below(there.path(), &root).join("a/b")).unwrap();
+    assert_eq!((copy.uid(), copy.gid()), (link.uid(), link.gid()), "what a link leads to keeps its own");
 }
 
 #[tokio::test]

@@ -212,7 +212,11 @@ fn show_sources(sources: &[SourceReport]) {
     say(&table.to_string());
     for source in sources {
         if let Some(point) = &source.point {
-            let lines = [instant::lock(&source.name, point), instant::beside(&source.name, point)];
+            let lines = [
+                instant::lock(&source.name, point),
+                instant::beside(&source.name, point),
+                instant::unknown(&source.name, point),
+            ];
             lines.iter().flatten().for_each(|line| say(line));
         }
     }

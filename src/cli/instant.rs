@@ -25,6 +25,12 @@ pub(super) fn beside(source: &SourceName, point: &Point) -> Option<String> {
     Some(format!("{source}: not at one instant with the rest, as their engines have no transactions: {told}"))
 }
 
+/// Tells which settings of buckets the server does not know, so that the snapshot cannot have them.
+pub(super) fn unknown(source: &SourceName, point: &Point) -> Option<String> {
+    let names = point.marks.get("unknown_settings")?;
+    Some(format!("{source}: the server does not know these settings of buckets: {names}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +62,12 @@ mod tests {
         let told = beside(&name(), &point(&[("nontransactional", &many.join(", "))])).unwrap();
         assert!(told.ends_with("im.t7 and 2 more"), "{told}");
         assert_eq!(beside(&name(), &point(&[])), None);
+    }
+
+    #[test]
+    fn settings_that_the_server_does_not_know_are_told_in_one_line() {
+        let told = unknown(&name(), &point(&[("unknown_settings", "cors, encryption")])).unwrap();
+        assert_eq!(told, "db: the server does not know these settings of buckets: cors, encryption");
+        assert_eq!(unknown(&name(), &point(&[])), None);
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Settings {
     pub(super) documents: BTreeMap<String, Option<String>>,
     /// Settings that exist and could not be read, with the reason.
     pub(super) unread: Vec<(&'static str, String)>,
+    /// Settings that the server does not know at all.
+    pub(super) unknown: Vec<&'static str>,
 }
 
 impl Settings {
@@ -72,7 +74,7 @@ impl Settings {
         let mut documents: BTreeMap<String, Option<String>> = serde_json::from_slice(bytes)
             .failed(ExitCode::Damage, || format!("the settings of bucket `{bucket}` are no JSON"))?;
         let versioning = documents.remove("versioning").flatten();
-        Ok(Self { versioning, documents, unread: Vec::new() })
+        Ok(Self { versioning, documents, unread: Vec::new(), unknown: Vec::new() })
     }
 
     /// Returns whether the bucket can lock objects, which is decided when it is created.
@@ -180,11 +182,11 @@ pub(super) async fn read(server: &Server, bucket: &str) -> Result<Settings> {
     let mut settings = Settings::default();
     match server.client.get_bucket_versioning().bucket(bucket).send().await {
         Ok(answer) => settings.versioning = answer.status().map(|status| status.as_str().to_owned()),
-        Err(error) => {
-            if let Reason::Refused(why) = Reason::of(server, bucket, error)? {
-                settings.unread.push(("versioning", why));
-            }
-        }
+        Err(error) => match Reason::of(server, bucket, error)? {
+            Reason::None => {}
+            Reason::NotKnown => settings.unknown.push("versioning"),
+            Reason::Refused(why) => settings.unread.push(("versioning", why)),
+        },
     }
     let policy = match server.client.get_bucket_policy().bucket(bucket).send().await {
         Ok(answer) => Ok(answer.policy().unwrap_or_default().to_owned()),
@@ -221,7 +223,7 @@ pub(super) async fn read(server: &Server, bucket: &str) -> Result<Settings> {
             Ok(text) if text.trim().is_empty() || !text.contains(root) => {}
             Ok(text) => drop(settings.documents.insert(name.to_owned(), Some(text))),
             Err(Reason::None) => drop(settings.documents.insert(name.to_owned(), None)),
-            Err(Reason::NotKnown) => {}
+            Err(Reason::NotKnown) => settings.unknown.push(name),
             Err(Reason::Refused(why)) => settings.unread.push((name, why)),
         }
     }

@@ -288,7 +288,11 @@ pub async fn joined(
 fn together(mut one: Point, other: Point) -> Point {
     one.at = one.at.min(other.at);
     for (name, value) in other.marks {
-        let mine = one.marks.entry(name.clone()).or_default();
+        let Some(mine) = one.marks.get_mut(&name) else {
+            // One share has it for all: the settings of buckets are read by one.
+            one.marks.insert(name, value);
+            continue;
+        };
         match (mine.parse::<u64>(), value.parse::<u64>()) {
             (Ok(a), Ok(b)) => *mine = (a + b).to_string(),
             _ if name == "window_end" => *mine = value.max(mine.clone()),
@@ -386,5 +390,9 @@ mod tests {
         };
         let whole = together(point(20, "2026-01-02", "1"), point(10, "2026-01-03", "4"));
         assert_eq!(whole, point(10, "2026-01-03", "5"));
+        let marked = point(10, "2026-01-03", "4").mark("unknown_settings", "cors");
+        for whole in [together(whole.clone(), marked.clone()), together(marked, whole)] {
+            assert_eq!(whole.marks["unknown_settings"], "cors");
+        }
     }
 }

@@ -54,6 +54,8 @@ use crate::{
 
 /// Problems after which a run gives up: so many are a fault of the whole and not of the objects.
 const PROBLEMS_MAX: u64 = 1000;
+/// The mark with the kinds of bucket settings that the server does not know: their names, with `, ` between.
+const UNKNOWN_SETTINGS: &str = "unknown_settings";
 
 /// Reads the buckets of one S3 server.
 #[derive(Clone)]
@@ -152,9 +154,9 @@ impl Source for S3Source {
         let admin = if share.is_last() { Admin::of(&self.name, &self.config)? } else { None };
         let items = buckets.iter().cloned().chain(admin.iter().map(|_| admin::ITEM.to_owned()));
         sink.announce(items.collect()).await?;
-        let mut with_versions = BTreeSet::new();
+        let (mut with_versions, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         for name in &buckets {
-            if self.settings(&server, name, share.is_first().then_some(&sink)).await? {
+            if self.settings(&server, name, share.is_first().then_some(&sink), &mut unknown).await? {
                 with_versions.insert(name.clone());
             }
         }
@@ -193,6 +195,11 @@ impl Source for S3Source {
             .mark("window_end", rfc3339(self.ground.clock.now()))
             .mark("vanished", (run.vanished.into_inner() + run.expired.into_inner()).to_string())
             .mark("unproven", run.fetcher.unproven().to_string());
+        let point = if unknown.is_empty() {
+            point
+        } else {
+            point.mark(UNKNOWN_SETTINGS, unknown.into_iter().collect::<Vec<_>>().join(", "))
+        };
         let point = match &run.counted {
             Some(counted) => lock(counted).mark(point),
             None => point,
@@ -243,8 +250,14 @@ impl S3Source {
     }
 
     /// Reads a bucket's settings, and sends them where there is a sink: one share of a source has them all. Returns
-    /// whether all versions of its objects are read.
-    async fn settings(&self, server: &Server, name: &str, sink: Option<&EntrySink>) -> FlowResult<bool> {
+    /// whether all versions of its objects are read, and adds what the server does not know to `unknown`.
+    async fn settings(
+        &self,
+        server: &Server,
+        name: &str,
+        sink: Option<&EntrySink>,
+        unknown: &mut BTreeSet<&'static str>,
+    ) -> FlowResult<bool> {
         if sink.is_none() && self.config.versions != Versions::All {
             return Ok(false);
         }
@@ -259,6 +272,7 @@ impl S3Source {
                 Some("Write versions = \"all\" in this source to take all of them."),
             );
         }
+        unknown.extend(&settings.unknown);
         for (setting, why) in &settings.unread {
             let what = format!("{setting} of bucket {name}");
             sink.report(Problem { what, why: why.clone() }).await?;

@@ -54,6 +54,24 @@ async fn users_and_rights_come_back_by_a_word_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_cannot_be_read_is_named_and_the_rest_is_in_a_partial_snapshot() {
+    let server = FakeMinio::start(Listing::Tells, Export::Unknown).await;
+    let stage = stage(&server, None);
+    stage.edit(|policy| policy.replace(&format!("exclude = [\"{BUCKET}/frozen\"]\n"), ""));
+    stage.run(&["backup"]).ends(3).says(&format!("{BUCKET}/frozen"));
+    let listed = stage.run(&["snapshots", "--json"]).ends(0).json();
+    assert_eq!(listed["snapshots"][0]["status"], "partial");
+    let into = format!("minio={}", stage.at("out"));
+    stage
+        .run(&["restore", "latest", "--source", "minio", "--into", &into, "--yes", "demo"])
+        .ends(3)
+        .says("frozen");
+    let back = stage.files("out");
+    let has = |key: &str| back.iter().any(|file| file.ends_with(format!("{BUCKET}/{key}")));
+    assert!(["a", "b", "c"].into_iter().all(has) && !has("frozen"), "{back:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_an_administrators_keys_users_and_rights_are_refused_before_anything_is_asked() {
     let server = FakeMinio::start(Listing::Tells, Export::Zip(EMPTY_ZIP.to_vec())).await;
     let stage = stage(&server, Some(ADMIN));

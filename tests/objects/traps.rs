@@ -93,6 +93,22 @@ async fn metadata_that_comes_twice_or_is_very_long_is_kept_and_told_where_it_doe
 }
 
 #[tokio::test]
+async fn what_a_server_does_not_know_is_marked_and_what_is_not_set_is_not() {
+    let unset = server(vec![]).await;
+    let seen = read(config(&unset), None).await.unwrap();
+    assert_eq!(seen.point.marks.get("unknown_settings"), None);
+
+    let unknown = (501, "", "<Error><Code>NotImplemented</Code></Error>");
+    let forbidden = (405, "", "<Error><Code>MethodNotAllowed</Code></Error>");
+    let scripts = [("GET /files/?cors", unknown), ("GET /files/?encryption", forbidden)];
+    let server = server(scripts.map(|(line, answer)| Script { line, answer, times: ALWAYS }).into()).await;
+    server.put("a", Object::of(b"a"));
+    let seen = read(config(&server), None).await.unwrap();
+    assert_eq!(seen.problems, []);
+    assert_eq!(seen.point.marks["unknown_settings"], "cors, encryption");
+}
+
+#[tokio::test]
 async fn a_bucket_that_is_elsewhere_and_a_clock_that_is_wrong_end_the_run_with_what_to_do() {
     let moved = (301, "x-amz-bucket-region: eu-west-1\r\n", "<Error><Code>PermanentRedirect</Code></Error>");
     let region = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>";
