@@ -75,6 +75,8 @@ pub struct FakeBucket {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Object>,
+    /// What was set of the bucket, by what a request asks for it.
+    settings: BTreeMap<String, Vec<u8>>,
     /// The parts of uploads under way: size and MD5 by number.
     uploads: BTreeMap<String, BTreeMap<u64, (u64, Vec<u8>)>>,
     requests: Vec<(String, BTreeMap<String, String>)>,
@@ -133,6 +135,19 @@ impl FakeBucket {
         self.state.lock().unwrap().objects.clone()
     }
     /// Returns the first line and the headers of each request so far.
+    /// Sets something of the bucket.
+    pub fn set(&self, name: &str, text: &str) {
+        self.state.lock().unwrap().settings.insert(name.to_owned(), text.as_bytes().to_vec());
+    }
+    /// Returns what is set of the bucket.
+    pub fn setting(&self, name: &str) -> Option<String> {
+        let state = self.state.lock().unwrap();
+        state.settings.get(name).map(|text| String::from_utf8(text.clone()).unwrap())
+    }
+    /// Returns the names of all that is set.
+    pub fn set_names(&self) -> Vec<String> {
+        self.state.lock().unwrap().settings.keys().cloned().collect()
+    }
     pub fn requests(&self) -> Vec<(String, BTreeMap<String, String>)> {
         self.state.lock().unwrap().requests.clone()
     }
@@ -222,7 +237,15 @@ impl FakeBucket {
             ("GET", None) if query.contains("versioning") => {
                 (200, String::new(), "<VersioningConfiguration/>".into())
             }
-            ("GET", None) => refusal(404, "NoSuchConfiguration"),
+            ("GET", None) => match self.state.lock().unwrap().settings.get(setting(query)) {
+                Some(text) => (200, String::new(), text.clone()),
+                None => refusal(404, "NoSuchConfiguration"),
+            },
+            ("PUT", None) if !setting(query).is_empty() => {
+                let mut state = self.state.lock().unwrap();
+                state.settings.insert(setting(query).to_owned(), request.body.clone());
+                (200, String::new(), Vec::new())
+            }
             ("GET", Some(_)) if query.contains("tagging") => {
                 (200, String::new(), "<Tagging><TagSet></TagSet></Tagging>".into())
             }
@@ -357,6 +380,11 @@ impl FakeBucket {
             format!("<CompleteMultipartUploadResult><ETag>\"{etag}\"</ETag></CompleteMultipartUploadResult>");
         (200, String::new(), done.into())
     }
+}
+
+/// Returns the setting of a bucket that a query is about.
+fn setting(query: &str) -> &str {
+    query.split(['=', '&']).next().unwrap_or_default()
 }
 
 /// Refuses what an old and strict server does not take.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    buckets::{Bucket, endpoint},
+    buckets::{Bucket, ODD_KEYS, endpoint},
     stage::Stage,
     support::{Product, Server},
     town::{Town, secret_key},
@@ -78,6 +78,26 @@ async fn a_database_comes_back_on_another_server() {
     let count = other.ask(&format!("SELECT CONCAT(COUNT(*)) FROM {}.users", town.db)).await;
     other.run([format!("DROP DATABASE {}", town.db)]).await;
     assert_eq!(count, "50");
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn objects_of_any_name_come_back_in_another_bucket() {
+    let town = Town::new("otherbucket").await;
+    town.take_only(&town.s3_source(&endpoint(), &secret_key()));
+    let longest = "密".repeat(341) + "k";
+    for key in ODD_KEYS.iter().copied().chain([longest.as_str()]) {
+        town.bucket.put(key, key.as_bytes()).await;
+    }
+    let before = town.bucket.all().await;
+    assert!(before.contains_key("../climb") && before.contains_key(&longest));
+    town.run(&["backup"]).ends(0);
+    let other = Bucket::absent("into-other");
+    let into = format!("minio={}/{}", endpoint(), other.name);
+    town.run(&["restore", "latest", "--into", &into, "--yes", "demo"]).ends(0);
+    assert_eq!(other.all().await, before);
+    assert_eq!(town.bucket.all().await, before, "the bucket of the source is as it was");
     town.end().await;
 }
 

@@ -109,6 +109,40 @@ async fn what_a_server_does_not_know_is_marked_and_what_is_not_set_is_not() {
 }
 
 #[tokio::test]
+async fn all_that_is_set_of_a_bucket_is_set_again_as_it_was() {
+    let settings = [
+        ("policy", "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Sid\":\"读\",\"Effect\":\"Allow\"}]}"),
+        (
+            "cors",
+            "<CORSConfiguration><CORSRule><AllowedMethod>GET</AllowedMethod></CORSRule></CORSConfiguration>",
+        ),
+        ("lifecycle", "<LifecycleConfiguration><Rule><ID>old</ID></Rule></LifecycleConfiguration>"),
+        (
+            "notification",
+            "<NotificationConfiguration><QueueConfiguration><Id>n</Id><Queue>arn:minio:sqs::1:webhook</Queue>\
+             <Event>s3:ObjectCreated:*</Event></QueueConfiguration></NotificationConfiguration>",
+        ),
+        (
+            "encryption",
+            "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>AES256\
+             </SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>",
+        ),
+        ("tagging", "<Tagging><TagSet><Tag><Key>team</Key><Value>图</Value></Tag></TagSet></Tagging>"),
+    ];
+    let (from, to) = (server(vec![]).await, server(vec![]).await);
+    for (name, text) in settings {
+        from.set(name, text);
+    }
+    from.put("a", Object::of(b"a"));
+    pipe(source(&from), target(&to), replacing()).await.unwrap();
+    for (name, text) in settings {
+        assert_eq!(to.setting(name).as_deref(), Some(text), "{name}");
+    }
+    let own = |name: &str| settings.iter().any(|(known, _)| *known == name);
+    assert!(to.set_names().iter().all(|name| own(name)), "{:?}", to.set_names());
+}
+
+#[tokio::test]
 async fn a_bucket_that_is_elsewhere_and_a_clock_that_is_wrong_end_the_run_with_what_to_do() {
     let moved = (301, "x-amz-bucket-region: eu-west-1\r\n", "<Error><Code>PermanentRedirect</Code></Error>");
     let region = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>";
