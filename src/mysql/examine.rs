@@ -27,8 +27,8 @@ laws! {
         "the server answers and lets us in",
         "Is the server running, and are host, port, user, password and tls right in the policy?";
     VERSION = "mysql.version",
-        "the server is of a version that lifeboat is tested with",
-        "Tested are MySQL 8.0 to 9 and MariaDB 10.11 to 12. Make a drill before you rely on another one.";
+        "the server is of a version that lifeboat is made for",
+        "Made for MySQL 8.0 to 9 and MariaDB 10.11 to 12. Make a drill before you rely on another one.";
     GRANTS = "mysql.grants",
         "the account has every privilege that a whole backup needs",
         "Grant what is missing; docs/mysql.md has the statement.";
@@ -179,12 +179,20 @@ fn judge_version(flavor: Flavor, version: &str) -> Finding {
         Flavor::Mysql => ((8, 0), 9),
         Flavor::Mariadb => ((10, 11), 12),
     };
+    let (tested, tested_name) = match flavor {
+        Flavor::Mysql => (9..=9, "MySQL 9.7"),
+        Flavor::Mariadb => (10..=10, "MariaDB 10.11"),
+    };
     if number < oldest {
-        VERSION.found(Status::Warn, format!("{version} is older than any that is tested"))
+        VERSION.found(Status::Warn, format!("{version} is older than any that lifeboat is made for"))
     } else if number.0 > newest {
-        VERSION.found(Status::Warn, format!("{version} is newer than any that is tested"))
-    } else {
+        VERSION.found(Status::Warn, format!("{version} is newer than any that lifeboat is made for"))
+    } else if tested.contains(&number.0) {
         VERSION.ok(version)
+    } else {
+        VERSION.ok(format!(
+            "{version}, after its manual; every change is tested with {tested_name}: make a drill"
+        ))
     }
 }
 
@@ -509,17 +517,24 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_judged_by_what_is_tested() {
-        for (flavor, version, status) in [
-            (Flavor::Mysql, "MySQL 8.0.36-0ubuntu1", Status::Ok),
-            (Flavor::Mysql, "MySQL 9.7.4", Status::Ok),
-            (Flavor::Mysql, "MySQL 5.7.44", Status::Warn),
-            (Flavor::Mysql, "MySQL 10.0.0", Status::Warn),
-            (Flavor::Mariadb, "MariaDB 10.11.19", Status::Ok),
-            (Flavor::Mariadb, "MariaDB 11.4.2", Status::Ok),
-            (Flavor::Mariadb, "MariaDB 10.5.8", Status::Warn),
+    fn versions_are_judged_and_only_those_that_are_tested_are_called_so() {
+        for (flavor, version, status, told) in [
+            (Flavor::Mysql, "MySQL 8.0.36-0ubuntu1", Status::Ok, "tested with MySQL 9.7: make a drill"),
+            (Flavor::Mysql, "MySQL 8.4.3", Status::Ok, "tested with MySQL 9.7: make a drill"),
+            (Flavor::Mysql, "MySQL 9.7.4", Status::Ok, ""),
+            (Flavor::Mysql, "MySQL 5.7.44", Status::Warn, "older"),
+            (Flavor::Mysql, "MySQL 10.0.0", Status::Warn, "newer"),
+            (Flavor::Mariadb, "MariaDB 10.11.19", Status::Ok, ""),
+            (Flavor::Mariadb, "MariaDB 11.4.2", Status::Ok, "tested with MariaDB 10.11: make a drill"),
+            (Flavor::Mariadb, "MariaDB 10.5.8", Status::Warn, "older"),
         ] {
-            assert_eq!(judge_version(flavor, version).status, status, "{version}");
+            let found = judge_version(flavor, version);
+            assert_eq!(found.status, status, "{version}");
+            assert_eq!(
+                (found.detail.contains(told), told.is_empty()),
+                (true, found.detail == version),
+                "{found:?}"
+            );
         }
     }
 

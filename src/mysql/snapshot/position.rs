@@ -38,7 +38,8 @@ pub(super) async fn current(server: &Server, flavor: Flavor, conn: &mut Conn) ->
     Ok(Found::At(Position { file, pos, gtid }))
 }
 
-/// Asks for the state of the binlog, one row or none; `None` if the account may not ask.
+/// Asks for the state of the binlog (MySQL 8.2 and later: manual 15.7.7.1; before, and MariaDB, `SHOW MASTER STATUS`:
+/// MySQL 8.0 manual 13.7.7.23), one row or none; `None` if the account may not ask.
 async fn status(server: &Server, conn: &mut Conn) -> Result<Option<Vec<Row>>> {
     for sql in ["SHOW BINARY LOG STATUS", "SHOW MASTER STATUS"] {
         match conn.query(sql).await {
@@ -152,7 +153,8 @@ pub(super) struct Primary {
     pub applies: bool,
 }
 
-/// Asks a replica for the places that it has executed; none from a server that is no replica.
+/// Asks a replica for the places that it has executed; none from a server that is no replica. `SHOW REPLICA STATUS` is
+/// of MySQL 8.0.22 and later (its release notes).
 pub(super) async fn of_primaries(
     server: &Server,
     flavor: Flavor,
