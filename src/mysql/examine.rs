@@ -180,14 +180,14 @@ fn judge_version(flavor: Flavor, version: &str) -> Finding {
         Flavor::Mariadb => ((10, 11), 12),
     };
     let (tested, tested_name) = match flavor {
-        Flavor::Mysql => (9..=9, "MySQL 9.7"),
-        Flavor::Mariadb => (10..=10, "MariaDB 10.11"),
+        Flavor::Mysql => ((9, 7), "MySQL 9.7"),
+        Flavor::Mariadb => ((10, 11), "MariaDB 10.11"),
     };
     if number < oldest {
         VERSION.found(Status::Warn, format!("{version} is older than any that lifeboat is made for"))
     } else if number.0 > newest {
         VERSION.found(Status::Warn, format!("{version} is newer than any that lifeboat is made for"))
-    } else if tested.contains(&number.0) {
+    } else if number == tested {
         VERSION.ok(version)
     } else {
         VERSION.ok(format!(
@@ -521,6 +521,7 @@ mod tests {
         for (flavor, version, status, told) in [
             (Flavor::Mysql, "MySQL 8.0.36-0ubuntu1", Status::Ok, "tested with MySQL 9.7: make a drill"),
             (Flavor::Mysql, "MySQL 8.4.3", Status::Ok, "tested with MySQL 9.7: make a drill"),
+            (Flavor::Mysql, "MySQL 9.0.1", Status::Ok, "tested with MySQL 9.7: make a drill"),
             (Flavor::Mysql, "MySQL 9.7.4", Status::Ok, ""),
             (Flavor::Mysql, "MySQL 5.7.44", Status::Warn, "older"),
             (Flavor::Mysql, "MySQL 10.0.0", Status::Warn, "newer"),
