@@ -188,14 +188,20 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
     let lacking = if is_salvage { 0 } else { snapshot.lacking_packs().await? };
     for (name, mut target) in targets {
         let source = snapshot.source(&name)?;
-        let salvage = match (is_salvage, lacking) {
-            (false, 0) => None,
-            (true, _) => Some(examine(snapshot, &name, &only, monitor).await?),
-            (false, lacking) => {
-                check_whole(&name, &examine(snapshot, &name, &only, monitor).await?, lacking)?;
-                None
+        let (mut salvage, mut unread) = (None, None);
+        if is_salvage {
+            salvage = Some(examine(snapshot, &name, &only, monitor).await?);
+        } else if lacking > 0 {
+            match examine(snapshot, &name, &only, monitor).await {
+                Ok(examined) => check_whole(&name, &examined, lacking)?,
+                // A plan needs no identity of the data; a restore asks for one before it touches anything.
+                Err(failure) if failure.exit() == ExitCode::KeyRefused => {
+                    let why = "whether what is wanted is in them is seen only with the identity of the data";
+                    unread = Some(Remark::new(Weight::Note, of_packs(lacking), why));
+                }
+                Err(failure) => return Err(failure),
             }
-        };
+        }
         let found = find(snapshot, &name, &only, salvage.as_ref()).await.map_err(or_salvage)?;
         let lost = salvage.iter().flat_map(|salvage| &salvage.lost);
         damaged.extend(lost.map(|lost| {
@@ -209,7 +215,7 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
         let mut state = target.target.inspect(&found.inventory).await?;
         let mut coming = Upcoming::of(snapshot, source, &only, salvage.as_ref())?;
         state.preflight = target.target.preflight(&options, &mut coming).await?;
-        state.preflight.remarks.extend(of_time);
+        state.preflight.remarks.extend(of_time.into_iter().chain(unread));
         state.in_the_way.extend(state.preflight.in_the_way.iter().cloned());
         // What is lost of a damaged repository may be more the next time: a salvage begins anew. Ranges of keys come
         // in one transaction, or not at all.
@@ -355,8 +361,11 @@ fn check_whole(name: &SourceName, examined: &Salvage, lacking: usize) -> Result<
     let Some(Lost { entry, why, .. }) = examined.lost.first() else { return Ok(()) };
     let of_it = entry.as_ref().map(|entry| format!(": `{entry}`")).unwrap_or_default();
     let what = format!("`{name}`{of_it} cannot be read any more, so nothing was touched");
-    let packs = format!("packs of the snapshot are missing or cut short: {lacking}");
-    Err(or_salvage(Failure::new(ExitCode::Damage, what).because(format!("{packs}; {why}"))))
+    Err(or_salvage(Failure::new(ExitCode::Damage, what).because(format!("{}; {why}", of_packs(lacking)))))
+}
+
+fn of_packs(lacking: usize) -> String {
+    format!("packs of the snapshot are missing, cut short or told of by no index: {lacking}")
 }
 
 /// Says how to get the rest, where damage ends a restore.

@@ -69,10 +69,16 @@ struct State {
 }
 
 impl ChunkReader {
-    /// Returns how many of the needed packs the store does not have, or not whole. It asks for one listing.
+    /// Returns how many of the needed packs the store does not have, or not whole, and how many no index tells of:
+    /// nothing in them is found. It asks for one listing.
     pub(super) async fn lacking(&self) -> Result<usize> {
         let there = self.0.core.packs().await?;
-        Ok(self.0.needed.iter().filter(|(pack, size_bytes)| there.get(pack) != Some(size_bytes)).count())
+        let mut lacking = 0;
+        for (pack, size_bytes) in &self.0.needed {
+            let is_whole = there.get(pack) == Some(size_bytes);
+            lacking += usize::from(!is_whole || self.0.core.known.pack(pack)?.is_none());
+        }
+        Ok(lacking)
     }
 
     pub(super) fn new(core: Arc<Core>, identities: Identities, needed: BTreeMap<PackId, u64>) -> Self {

@@ -52,7 +52,8 @@ impl Salvage {
 }
 
 impl Snapshot {
-    /// Returns how many packs of this snapshot are not in the store, or cut short, as far as a listing tells.
+    /// Returns how many packs of this snapshot are not in the store, cut short, or told of by no index, as far as a
+    /// listing tells.
     pub async fn lacking_packs(&self) -> Result<usize> {
         self.chunks.lacking().await
     }

@@ -88,3 +88,21 @@ fn such_a_host_is_told_that_it_cannot_read() {
     }
     assert!(!stage.exists("out"));
 }
+
+#[test]
+fn a_plan_needs_no_identity_of_the_data_where_packs_are_missing_either() {
+    let stage = host();
+    let index = Identities::from_file(&stage.path("keys/index.key")).unwrap();
+    let is_data = |file: &std::path::PathBuf| opened(&index, &fs::read(file).unwrap(), "pack").is_err();
+    fs::remove_file(stage.files("repo/packs").into_iter().find(is_data).unwrap()).unwrap();
+    let (into, index_key) = (format!("config={}", stage.at("out")), stage.at("keys/index.key"));
+    let words = ["restore", "latest", "--plan", "--into", &into, "--identity", &index_key];
+    let ran = stage.run(&words).ends(0);
+    let told = ran.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        told.contains("packs of the snapshot are missing, cut short or told of by no index: 1"),
+        "{}",
+        ran.out
+    );
+    assert!(told.contains("only with the identity of the data"), "{}", ran.out);
+}

@@ -111,6 +111,25 @@ async fn a_pack_that_is_gone_costs_what_only_it_has() {
 }
 
 #[tokio::test]
+async fn packs_that_are_gone_cut_short_or_told_of_by_no_index_are_lacking() {
+    let (ship, store, id, _) = one_pack().await;
+    let lacking = async |store: &MemoryStore| {
+        ship.reader(store).await.unwrap().snapshot(&id).await.unwrap().lacking_packs().await.unwrap()
+    };
+    assert_eq!(lacking(&store).await, 0);
+    let pack = data_pack(&ship, &store);
+    let (gone, short, untold) = (store.fork(), store.fork(), store.fork());
+    gone.delete(&pack).await.unwrap();
+    assert_eq!(lacking(&gone).await, 1);
+    short.overwrite(&pack, store.dump()[&pack][1..].to_vec());
+    assert_eq!(lacking(&short).await, 1);
+    for key in keys_under(&untold, layout::INDEX) {
+        untold.delete(&key).await.unwrap();
+    }
+    assert_eq!(lacking(&untold).await, 2, "entries and data");
+}
+
+#[tokio::test]
 async fn a_hole_in_the_entry_list_costs_the_entries_that_stand_in_it() {
     let (ship, store) = Ship::launched().await;
     // Long names make a list of 2 MiB and more: of three chunks at least, wherever the repository's seed cuts them,
