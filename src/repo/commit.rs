@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     clock::Ground,
-    error::{Context, ExitCode, Result},
+    error::{Context, ExitCode, Failure, Result},
     event::{Event, SharedMonitor},
     flow::Problem,
     names::{PackId, SnapshotId, SourceName},
@@ -177,7 +177,7 @@ impl Repository<Append> {
             config: self.core.config.revision,
             chosen: label.chosen,
         };
-        self.put_refs(&refs, monitor).await?;
+        self.put_refs(&refs, run.as_ref(), monitor).await?;
         monitor.event(Event::Committed { snapshot: id.clone() });
         Ok(Committed { id, began, status, sources, added_bytes, added_packs, thin, tallies })
     }
@@ -239,8 +239,9 @@ impl Repository<Append> {
         Ok(head.map_or((0, None), |(seq, refs)| (seq, Some(refs))))
     }
 
-    /// Puts the refs, passes the fence, and puts the signature: from here on the snapshot exists.
-    async fn put_refs(&self, refs: &Refs, monitor: &SharedMonitor) -> Result<()> {
+    /// Puts the refs, passes the fence, and puts the signature: from here on the snapshot exists. Fails with
+    /// [`ExitCode::Busy`] when the run whose plan this is has become a snapshot meanwhile.
+    async fn put_refs(&self, refs: &Refs, run: Option<&PackId>, monitor: &SharedMonitor) -> Result<()> {
         let key = layout::refs(&refs.snapshot, refs.revision);
         let bytes = serde_json::to_vec_pretty(refs)
             .failed(ExitCode::Failed, || format!("`{key}` cannot be written"))?;
@@ -253,6 +254,14 @@ impl Repository<Append> {
         let put = self.access.put.as_ref();
         self.core.put(put, &key, bytes.into()).await?;
         self.core.pass_fence(refs, self.access.patience, monitor).await?;
+        if let Some(plan) = run
+            && let Some((other, _)) = self.of_plan(plan, refs.began).await?
+        {
+            let what = format!("the run became snapshot `{}` meanwhile", other.snapshot);
+            return Err(Failure::new(ExitCode::Busy, what).hint(
+                "Another process was at work on part 0. The snapshot is there; nothing is left to be done.",
+            ));
+        }
         self.core.put(put, &layout::signature(&key), signature.into()).await?;
         self.confirm(refs).await?;
         self.core.witness.saw_head(&refs.repository, &self.access.signing.public(), head)

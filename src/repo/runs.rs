@@ -7,7 +7,9 @@
 //!
 //! *Crash.* Without its record a part is not there: what it stored is found again by the process that takes its place.
 //! Until the commit there is no snapshot. When the process that commits dies before its note, the one that takes its
-//! place finds the snapshot by the plan that its manifest names, and only writes the note.
+//! place finds the snapshot by the plan that its manifest names, and only writes the note. Two processes of part 0 that
+//! live at the same time look for each other's snapshot before they join and again right before they sign; only two
+//! that put their signatures within that last look make two snapshots, each of them whole.
 //!
 //! *Belief.* Plan and parts name keys and sources, so they are sealed as manifests are; each holds its signature
 //! inside, so that one put makes it whole. Only records that this process's own key has signed are believed.
@@ -345,13 +347,21 @@ impl Repository<Append> {
 
     /// Returns the snapshot that a run became, of which its process could not note the end any more.
     async fn committed(&self, planned: &Planned) -> Result<Option<(Refs, Manifest)>> {
+        self.of_plan(&planned.digest, planned.plan.began).await
+    }
+
+    /// Returns the snapshot of ours whose manifest names this plan, which began then.
+    pub(super) async fn of_plan(
+        &self,
+        plan: &PackId,
+        began: DateTime<Utc>,
+    ) -> Result<Option<(Refs, Manifest)>> {
         let mine = self.access.signing.public();
         let Survey { good, doubted, .. } = self.core.survey().await?;
-        let of_then =
-            good.into_iter().filter(|one| one.signer == mine && one.refs.began >= planned.plan.began);
+        let of_then = good.into_iter().filter(|one| one.signer == mine && one.refs.began >= began);
         for one in of_then.filter(|one| !doubted.contains(&one.refs.snapshot)) {
             match self.core.manifest(&one.refs, &self.access.index).await {
-                Ok(manifest) if manifest.run == Some(planned.digest) => {
+                Ok(manifest) if manifest.run.as_ref() == Some(plan) => {
                     return Ok(Some((one.refs, manifest)));
                 }
                 Err(failure) if failure.exit() == ExitCode::StoreDown => return Err(failure),

@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::Duration;
 use lifeboat::{
+    error::ExitCode,
     flow::{STREAM_DEPTH, Source, channel, settle},
     names::{PackId, RunName, SnapshotId},
     repo::{
         Append, Committed, Joined, Part, Planned, PlannedShare, PlannedSource, Repository, RunPlan, Terms,
         format::{FORMAT, Status},
     },
-    store::{Delete, MemoryStore, Store},
+    store::{Delete, MemoryStore, PausingStore, Store, Which},
 };
 
 use crate::fixture::{Cargo, Ship, keys_under, noise, parcel};
@@ -145,6 +146,28 @@ async fn a_process_that_dies_between_the_commit_and_the_note_of_it_makes_no_seco
     assert_eq!((again.sources, again.added_bytes), (made.sources, made.added_bytes));
     assert_eq!(ship.listed(&store).await, std::slice::from_ref(&made.id));
     assert_eq!(repository.run_ended(&planned).await.unwrap(), Some((made.id, Status::Complete)));
+}
+
+#[tokio::test]
+async fn two_processes_that_commit_the_same_run_make_one_snapshot() {
+    let ship = Ship::new();
+    let store = MemoryStore::new();
+    ship.create(&store).await;
+    let repository = ship.append(&store, &Arc::default()).await.unwrap();
+    let planned = plan(&ship, &repository).await;
+    let part = part(&ship, &repository, &planned).await.unwrap();
+    // The first one has found no snapshot, and is slow from then on.
+    let slow = PausingStore::new(store.clone());
+    let first = ship.append(&slow, &Arc::default()).await.unwrap();
+    slow.pause_at(Which::Writes, 2);
+    let mut late = Box::pin(commit(&ship, &first, &planned, &part));
+    assert!(slow.run_until_paused(&mut late).await.is_none(), "its manifest is put, its refs are not");
+    let made = commit(&ship, &repository, &planned, &part).await.unwrap();
+    slow.resume();
+    let refused = late.await.unwrap_err();
+    assert_eq!(refused.exit(), ExitCode::Busy);
+    assert!(refused.one_line().contains(made.id.as_str()), "{:?}", refused.chain());
+    assert_eq!(ship.listed(&store).await, [made.id]);
 }
 
 #[tokio::test]
