@@ -188,20 +188,11 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
     let lacking = if is_salvage { 0 } else { snapshot.lacking_packs().await? };
     for (name, mut target) in targets {
         let source = snapshot.source(&name)?;
-        let (mut salvage, mut unread) = (None, None);
-        if is_salvage {
-            salvage = Some(examine(snapshot, &name, &only, monitor).await?);
-        } else if lacking > 0 {
-            match examine(snapshot, &name, &only, monitor).await {
-                Ok(examined) => check_whole(&name, &examined, lacking)?,
-                // A plan needs no identity of the data; a restore asks for one before it touches anything.
-                Err(failure) if failure.exit() == ExitCode::KeyRefused => {
-                    let why = "whether what is wanted is in them is seen only with the identity of the data";
-                    unread = Some(Remark::new(Weight::Note, of_packs(lacking), why));
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
+        let (salvage, unread) = match (is_salvage, lacking) {
+            (false, 0) => (None, None),
+            (true, _) => (Some(examine(snapshot, &name, &only, monitor).await?), None),
+            (false, lacking) => (None, check_whole(snapshot, &name, &only, lacking, monitor).await?),
+        };
         let found = find(snapshot, &name, &only, salvage.as_ref()).await.map_err(or_salvage)?;
         let lost = salvage.iter().flat_map(|salvage| &salvage.lost);
         damaged.extend(lost.map(|lost| {
@@ -356,9 +347,23 @@ async fn examine(
     salvage
 }
 
-/// Refuses what cannot be read any more, where packs of the snapshot are lacking.
-fn check_whole(name: &SourceName, examined: &Salvage, lacking: usize) -> Result<()> {
-    let Some(Lost { entry, why, .. }) = examined.lost.first() else { return Ok(()) };
+/// Refuses what cannot be read any more, where packs of the snapshot are lacking. A plan needs no identity of the data:
+/// without it, it says what it cannot tell. A restore asks for one before it touches anything.
+async fn check_whole(
+    snapshot: &Snapshot,
+    name: &SourceName,
+    only: &Selection,
+    lacking: usize,
+    monitor: &SharedMonitor,
+) -> Result<Option<Remark>> {
+    let examined = match examine(snapshot, name, only, monitor).await {
+        Err(failure) if failure.exit() == ExitCode::KeyRefused => {
+            let why = "whether what is wanted is in them is seen only with the identity of the data";
+            return Ok(Some(Remark::new(Weight::Note, of_packs(lacking), why)));
+        }
+        examined => examined?,
+    };
+    let Some(Lost { entry, why, .. }) = examined.lost.first() else { return Ok(None) };
     let of_it = entry.as_ref().map(|entry| format!(": `{entry}`")).unwrap_or_default();
     let what = format!("`{name}`{of_it} cannot be read any more, so nothing was touched");
     Err(or_salvage(Failure::new(ExitCode::Damage, what).because(format!("{}; {why}", of_packs(lacking)))))
