@@ -23,8 +23,12 @@ const PACKET_BYTES_MIN: usize = 1 << 10;
 const PACKET_BYTES_SPARE: usize = 64;
 /// What to do about a server without room.
 const NO_ROOM: &str = "The server has no room, where its data is or in its tmpdir: make room there.";
-/// Seconds that the server waits for us: a slow store may hold up a stream for long.
-const PATIENCE_SECONDS: u32 = 86_400;
+/// Seconds that the server waits for us, a week: a slow store may hold up a stream for long, and some sessions say
+/// nothing until all rows are through.
+const PATIENCE_SECONDS: u32 = 604_800;
+/// As many rows as a SELECT may give: none is left out. A server may have set fewer for every session, and then what is
+/// beyond them is missing without a word.
+const ALL_ROWS: u64 = u64::MAX;
 
 /// MySQL's errors that this program knows by number.
 pub(super) mod code {
@@ -251,7 +255,8 @@ impl Server {
             format!(
                 "SET SESSION sql_mode='{mode}', time_zone='+00:00', net_write_timeout={PATIENCE_SECONDS}, \
                  net_read_timeout={PATIENCE_SECONDS}, wait_timeout={PATIENCE_SECONDS}, \
-                 lock_wait_timeout={wait}, sql_quote_show_create=1, autocommit=1"
+                 lock_wait_timeout={wait}, sql_quote_show_create=1, autocommit=1, sql_select_limit={ALL_ROWS}, \
+                 sql_big_selects=1, sql_auto_is_null=0"
             ),
         ];
         for statement in must {
@@ -273,6 +278,7 @@ impl Server {
             "foreign_key_checks=0",
             // Where it is off, InnoDB may take a second row of the same unique key for granted.
             "unique_checks=1",
+            "sql_safe_updates=0",
             "completion_type=NO_CHAIN",
             "transaction_read_only=0",
             "tx_read_only=0",

@@ -464,6 +464,7 @@ async fn a_target_with_settings_of_its_own_is_written_all_the_same(product: Prod
     server
         .run([
             "SET GLOBAL autocommit=0, GLOBAL completion_type=CHAIN, GLOBAL unique_checks=0".to_owned(),
+            "SET GLOBAL sql_select_limit=2, GLOBAL sql_safe_updates=1, GLOBAL sql_auto_is_null=1".to_owned(),
             "SET GLOBAL sql_mode='ANSI,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES', GLOBAL time_zone='+05:00'"
                 .to_owned(),
             format!("SET GLOBAL {read_only}=1"),

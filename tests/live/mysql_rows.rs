@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::support::{Product, Server, own, source, target};
 
 crate::on_both!(
+    limits_of_a_server_for_every_session_take_no_row_away,
     a_large_table_is_read_by_several_workers_each_row_once,
     keys_in_any_charset_divide_a_table_into_ranges,
     a_value_longer_than_half_a_packet_comes_back,
@@ -224,6 +225,25 @@ pub async fn fresh(server: &Server, db: &str) {
     server
         .run([format!("DROP DATABASE IF EXISTS {db}"), format!("CREATE DATABASE {db} CHARACTER SET utf8mb4")])
         .await;
+}
+
+async fn limits_of_a_server_for_every_session_take_no_row_away(product: Product) {
+    let server = Server::empty(product).await;
+    let db = "limits";
+    fresh(&server, db).await;
+    fill(&server, db, "by_id", "PRIMARY KEY (id)", 3_000).await;
+    fill(&server, db, "by_nothing", "KEY (grp)", 3_000).await;
+    let config = server.only(&[db]);
+    let before = Recorded::read(&config).await;
+    server
+        .run([
+            "SET GLOBAL sql_select_limit=2, GLOBAL max_join_size=5, GLOBAL sql_safe_updates=1",
+            "SET GLOBAL sql_auto_is_null=1, GLOBAL max_error_count=0, GLOBAL autocommit=0",
+        ])
+        .await;
+    let after = Recorded::read(&config).await;
+    assert_eq!(after.inventory, before.inventory);
+    assert_eq!(after.chunks(), before.chunks());
 }
 
 async fn a_large_table_is_read_by_several_workers_each_row_once(product: Product) {
