@@ -10,7 +10,7 @@ use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
     choices::AccountsRule,
-    conn::{Flavor, Number, Server, code, is_denied, is_unknown_account, number, text},
+    conn::{Flavor, Number, Server, code, is_denied, is_unknown_account, number, number_of, text},
     former::{Former, memberships, with_roles},
     grants,
     sql::{Script, account, ident, literal},
@@ -59,8 +59,15 @@ pub(super) struct Found {
     pub unknown: Vec<String>,
 }
 
-/// Reads all accounts; `None` when the account that reads may not.
+/// Reads all accounts; `None` when the account that reads may not: perhaps it may list them, and not see one.
 pub(super) async fn read(server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<Option<Found>> {
+    match read_all(server, conn, flavor).await {
+        Err(failure) if number_of(&failure).is_some_and(is_denied) => Ok(None),
+        read => read,
+    }
+}
+
+async fn read_all(server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<Option<Found>> {
     let accounts = match list(conn, flavor).await {
         Ok(accounts) => accounts,
         Err(error) if number(&error).is_some_and(is_denied) => return Ok(None),
@@ -499,7 +506,19 @@ pub(super) fn parts(statement: &[u8]) -> Result<(String, String)> {
     let whole = || Failure::new(ExitCode::Damage, "entry `accounts.sql` names no account before a statement");
     let text = std::str::from_utf8(statement).map_err(|_| whole())?;
     let (account, sql) = text.strip_prefix(MARK).and_then(|rest| rest.split_once('\n')).ok_or_else(whole)?;
-    Ok((account.replace("\\n", "\n").replace("\\\\", "\\"), sql.to_owned()))
+    Ok((unescaped(account), sql.to_owned()))
+}
+
+/// Undoes what [`marked`] wrote of a name.
+fn unescaped(account: &str) -> String {
+    let (mut name, mut letters) = (String::new(), account.chars());
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => name.extend(letters.next().map(|next| if next == 'n' { '\n' } else { next })),
+            letter => name.push(letter),
+        }
+    }
+    name
 }
 
 async fn execute(server: &Server, conn: &mut Conn, sql: &str, verb: &str, account: &str) -> Result<()> {
@@ -521,6 +540,14 @@ fn refused(server: &Server, verb: &str, account: &str, error: &mysql_async::Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_of_any_name_is_found_again_before_its_statements() {
+        for account in ["`a`@`%`", "`CORP\\nina`@`%`", "`two\nlines`@`%`", "`\\\n\\\\n`@`%`"] {
+            let found = parts(marked(account, "CREATE USER x\nREQUIRE NONE").as_bytes()).unwrap();
+            assert_eq!(found, (account.to_owned(), "CREATE USER x\nREQUIRE NONE".to_owned()));
+        }
+    }
 
     #[test]
     fn default_roles_come_after_the_roles() {
