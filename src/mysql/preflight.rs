@@ -131,6 +131,8 @@ pub(super) async fn look(
 #[derive(Default)]
 struct Seen {
     tables: BTreeSet<Place>,
+    /// Tables, views and sequences.
+    names: BTreeSet<Place>,
     databases: BTreeSet<String>,
     kinds: BTreeSet<String>,
     rows: u64,
@@ -165,6 +167,9 @@ impl Seen {
         let at = at.map(|(db, table)| Place { db: db.to_owned(), table: table.to_owned() });
         if kind == "table" {
             self.tables.extend(at.clone());
+        }
+        if matches!(kind, "table" | "placeholder" | "sequence" | "definition") {
+            self.names.extend(at.clone());
         }
         if meta.stage == Stage::Data {
             let number =
@@ -356,7 +361,9 @@ impl Asking<'_> {
         if packet > 0 && longest > packet {
             let why =
                 format!("the longest row has {longest} bytes as it is stored; the server takes {packet}");
-            self.remark(Weight::Note, "max_allowed_packet", why);
+            // What is streamed is cut into packets; what is inserted is not.
+            let weight = if is_on("local_infile") { Weight::Note } else { Weight::Blocks };
+            self.remark(weight, "max_allowed_packet", why);
         }
         if number("lower_case_table_names") != 0 {
             self.note_twins();
@@ -364,11 +371,12 @@ impl Asking<'_> {
         self.primary_keys().await
     }
 
-    /// Names tables that differ only by case, where the server takes them for one.
+    /// Names tables, views and databases that differ only by case, where the server takes them for one.
     fn note_twins(&mut self) {
         let mut by_name: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for at in &self.seen.tables {
-            by_name.entry(at.to_string().to_lowercase()).or_default().insert(at.to_string());
+        let names = self.seen.names.iter().map(ToString::to_string);
+        for name in names.chain(self.seen.databases.iter().cloned()) {
+            by_name.entry(name.to_lowercase()).or_default().insert(name);
         }
         for twins in by_name.values().filter(|twins| twins.len() > 1) {
             let why = "they differ by case only, and the server takes them for one (lower_case_table_names)";
