@@ -185,6 +185,7 @@ impl Target for MysqlTarget {
             tables: BTreeMap::new(),
             coming: self.coming,
             after: Vec::new(),
+            stand_ins: BTreeMap::new(),
             databases: BTreeSet::new(),
             lacking: BTreeSet::new(),
             renames,
@@ -242,6 +243,8 @@ struct Writing<'a> {
     /// The programs that will come, as far as they are known.
     coming: Programs,
     after: Vec<(EntryMeta, Script)>,
+    /// What was made for views whose own text has not come yet, with their items.
+    stand_ins: BTreeMap<Place, String>,
     /// Databases that were made.
     databases: BTreeSet<String>,
     /// Items that the stream has not whole.
@@ -346,6 +349,9 @@ impl Writing<'_> {
             }
             _ => apply::run(self.server, &mut self.names, &script, &doing).await?,
         }
+        if kind == "placeholder" {
+            self.stand_ins.insert(place(meta)?, meta.item.clone());
+        }
         Ok(())
     }
 
@@ -423,8 +429,11 @@ impl Writing<'_> {
         let is_left_out = entry.meta.text("table").is_some() && self.unfit.contains(&entry.meta.item);
         // A table keeps its own triggers when rows of it are restored.
         let is_kept = self.options.only.is_in_part(&entry.meta.item);
-        if is_kept || is_left_out || !(is_accounts || self.fits(&entry.meta, &mut script)?) {
+        if is_kept || is_left_out {
             return Ok(());
+        }
+        if !is_accounts && !self.fits(&entry.meta, &mut script)? {
+            return self.leave_out(&entry.meta).await;
         }
         if self.choices.events_disabled() && entry.meta.text("kind") == Some("events") {
             let (item, count) = (&entry.meta.item, rename::disable_events(&mut script));
@@ -449,6 +458,9 @@ impl Writing<'_> {
                 entry.meta.item
             );
             self.tally.notes.push(note);
+        }
+        if entry.meta.text("kind") == Some("view") {
+            self.stand_ins.remove(&place(&entry.meta)?);
         }
         self.after.push((entry.meta, script));
         Ok(())
@@ -487,6 +499,7 @@ impl Writing<'_> {
         }
         self.programs(&["view", "triggers", "events"]).await?;
         self.check_nothing_is_left()?;
+        self.drop_stand_ins().await?;
         if let Some((rule, position)) = &self.choices.gtid {
             gtid::tell(self.server, &mut self.names, self.dialect.flavor, *rule, position).await?;
         }

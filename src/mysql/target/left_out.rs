@@ -9,6 +9,7 @@ use super::{
         choices::AccountsRule,
         conn::{is_denied, is_full, number_of},
         cross::Fitted,
+        layout::Place,
         preflight,
         sql::Script,
     },
@@ -119,10 +120,32 @@ impl Writing<'_> {
     pub(super) async fn leave_out(&mut self, meta: &EntryMeta) -> FlowResult<()> {
         if meta.text("kind") == Some("view") {
             let at = place(meta)?;
-            let sql = format!("DROP VIEW IF EXISTS {}", at.sql());
-            self.server.run(&mut self.names, sql, &format!("leave out view `{at}`")).await?;
+            if let Some(held) = &mut self.held {
+                let stands_in = |held: &EntryMeta| {
+                    held.text("kind") == Some("placeholder") && place(held).is_ok_and(|held| held == at)
+                };
+                held.programs.retain(|(held, _)| !stands_in(held));
+                return Ok(());
+            }
+            self.stand_ins.remove(&at);
+            self.drop_stand_in(&at).await?;
         }
         Ok(())
+    }
+
+    /// Drops what stands for views whose own text did not come.
+    pub(super) async fn drop_stand_ins(&mut self) -> FlowResult<()> {
+        for (at, item) in std::mem::take(&mut self.stand_ins) {
+            self.drop_stand_in(&at).await?;
+            let why = "its text did not come".to_owned();
+            self.tally.left_out.push(Problem { what: item, why });
+        }
+        Ok(())
+    }
+
+    async fn drop_stand_in(&mut self, at: &Place) -> FlowResult<()> {
+        let sql = format!("DROP VIEW IF EXISTS {}", at.sql());
+        Ok(self.server.run(&mut self.names, sql, &format!("leave out view `{at}`")).await?)
     }
 
     /// Decides which accounts stay as they are, and leaves those out that the server cannot hold, where the person said
