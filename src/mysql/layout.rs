@@ -1,6 +1,6 @@
 //! What a server holds, and how each table's rows are read and written: the inventory and `table.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use mysql_async::Conn;
@@ -468,21 +468,21 @@ async fn read_columns(
     conn: &mut Conn,
     db: &str,
     layouts: &mut BTreeMap<String, Layout>,
-) -> Result<Vec<(String, String)>> {
+) -> Result<BTreeSet<(String, String)>> {
     let sql = format!(
         "SELECT table_name, column_name, data_type, column_type, extra, character_set_name, collation_name, \
          is_nullable, generation_expression, column_default FROM information_schema.columns WHERE table_schema = {} \
          ORDER BY table_name, ordinal_position",
         literal(db)
     );
-    let mut nullable = Vec::new();
+    let mut nullable = BTreeSet::new();
     let mut periods: BTreeMap<String, Vec<Column>> = BTreeMap::new();
     for row in server.rows(conn, &sql, &format!("read the columns of `{db}`")).await? {
         let get = |at| text(&row, at).unwrap_or_default();
         let (table, name, data_type) = (get(0), get(1), get(2));
         let Some(layout) = layouts.get_mut(&table) else { continue };
         if get(7) == "YES" {
-            nullable.push((table.clone(), name.clone()));
+            nullable.insert((table.clone(), name.clone()));
         }
         let column = Column {
             codec: Codec::for_type(&data_type),
@@ -547,14 +547,14 @@ async fn read_keys(
     conn: &mut Conn,
     db: &str,
     layouts: &mut BTreeMap<String, Layout>,
-    nullable: &[(String, String)],
+    nullable: &BTreeSet<(String, String)>,
 ) -> Result<()> {
     for index in unique_indexes(server, conn, db).await? {
         let Some(layout) = layouts.get_mut(&index.table).filter(|layout| layout.key.is_empty()) else {
             continue;
         };
         let Some(columns) = index.columns.into_iter().collect::<Option<Vec<String>>>() else { continue };
-        let can_be_null = |c: &String| nullable.iter().any(|(t, n)| *t == index.table && n == c);
+        let can_be_null = |c: &String| nullable.contains(&(index.table.clone(), c.clone()));
         let has_null = columns.iter().any(can_be_null);
         let bounded = |c: &String| layout.columns.iter().any(|o| o.name == *c && o.bound.is_some());
         // As they lie, the rows of a table lie in the order of its primary key.

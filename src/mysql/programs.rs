@@ -3,6 +3,8 @@
 //! Each comes as the server itself writes it, preceded by the session it was made in. The text of programs
 //! is in the charset that its author's client spoke, so it is moved as bytes and never converted.
 
+use std::collections::BTreeMap;
+
 use mysql_async::{Conn, Row, prelude::Queryable};
 use serde_json::Value;
 
@@ -182,12 +184,12 @@ pub(super) async fn send_triggers(
         is_of("trigger_schema", db)
     );
     let rows = server.rows(conn, &sql, &format!("list the triggers of `{}`", db.name)).await?;
+    let mut names_of: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in &rows {
+        names_of.entry(text(row, 0).unwrap_or_default()).or_default().extend(text(row, 1));
+    }
     for listed in listed.iter().filter(|listed| listed.at.db == db.name && listed.kind.has_triggers()) {
-        let of_table = rows.iter().filter(|row| text(row, 0).as_ref() == Some(&listed.at.table));
-        let names: Vec<String> = of_table.filter_map(|row| text(row, 1)).collect();
-        if names.is_empty() {
-            continue;
-        }
+        let Some(names) = names_of.remove(&listed.at.table) else { continue };
         let mut script = Script::default();
         for name in names {
             let at = Place { db: db.name.clone(), table: name };
