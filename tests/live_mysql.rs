@@ -29,6 +29,8 @@ mod failures_target;
 mod little_room;
 #[path = "live/mysql_locks.rs"]
 mod locks;
+#[path = "live/mysql_long_rows.rs"]
+mod long_rows;
 #[path = "live/mysql_many_tables.rs"]
 mod many_tables;
 #[path = "live/mysql_objects.rs"]
