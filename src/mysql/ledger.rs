@@ -36,6 +36,11 @@ const LEDGER_WAIT_SECONDS: u32 = 60;
 const LEFT_MINUTES: u32 = 30;
 /// Hexadecimal digits of a digest that the name of a lock has room for.
 const LOCK_DIGITS: usize = 32;
+/// Lines that are noted by one statement. A server brings each statement to its disk before it takes the next, and
+/// others wait until all are noted.
+const LINES_MAX: usize = 500;
+/// Bytes of such a statement, but for its last line: a server takes four times as many, unless it was told otherwise.
+const LINES_BYTES: usize = 256 << 10;
 
 /// What an unfinished restore has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,9 +55,19 @@ pub(super) struct Standing {
 
 /// What a restore writes: databases as a whole, and single tables (and views) of others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Written(pub BTreeSet<(String, Option<String>)>);
+pub(super) struct Written(BTreeSet<(String, Option<String>)>);
 
 impl Written {
+    /// Takes databases, and tables with the database that they are in. One whose database is written as a whole says
+    /// nothing more.
+    pub fn of(places: impl IntoIterator<Item = (String, Option<String>)>) -> Self {
+        let mut all: BTreeSet<(String, Option<String>)> = places.into_iter().collect();
+        let whole: BTreeSet<String> =
+            all.iter().filter(|(_, table)| table.is_none()).map(|(db, _)| db.clone()).collect();
+        all.retain(|(db, table)| table.is_none() || !whole.contains(db));
+        Self(all)
+    }
+
     /// Returns whether this, of another restore, is written here too. A server may take names that differ in case only
     /// for one, so this does: what is ended without need is begun anew.
     fn meets(&self, (other_db, other_table): &(String, Option<String>)) -> bool {
@@ -258,21 +273,7 @@ impl Ledger {
         written: &Written,
         grants: &BTreeSet<String>,
     ) -> Result<bool> {
-        let job = hex(&self.job);
-        let mut steps = definitions();
-        steps.extend(forget_all(&job));
-        steps.extend(written.0.iter().map(|(db, table)| {
-            let hash = self.hash(&format!("{db}\0{}", table.as_deref().unwrap_or_default()));
-            let (db, table) = (hex(db), table.as_deref().map_or_else(|| "NULL".to_owned(), hex));
-            format!(
-                "INSERT INTO {LEDGER}.written (hash, job, of_database, of_table) VALUES ({hash}, {job}, {db}, {table})"
-            )
-        }));
-        steps.extend(grants.iter().map(|grant| {
-            let (hash, grant) = (self.hash(grant), hex(grant));
-            format!("INSERT INTO {LEDGER}.granted VALUES ({hash}, {job}, {grant})")
-        }));
-        steps.push(format!("INSERT INTO {LEDGER}.job (id) VALUES ({job})"));
+        let steps = [definitions(), forget_all(&hex(&self.job)), self.lines_of(written, grants)].concat();
         alone(server, conn).await?;
         for step in steps {
             match conn.query_drop(step).await {
@@ -288,6 +289,21 @@ impl Ledger {
         }
         release(server, conn).await?;
         Ok(true)
+    }
+
+    /// Returns the statements that note what is written, and the grants. The job comes last: without it there is none.
+    fn lines_of(&self, written: &Written, grants: &BTreeSet<String>) -> Vec<String> {
+        let job = hex(&self.job);
+        let places = written.0.iter().map(|(db, table)| {
+            let hash = self.hash(&format!("{db}\0{}", table.as_deref().unwrap_or_default()));
+            let table = table.as_deref().map_or_else(|| "NULL".to_owned(), hex);
+            format!("({hash}, {job}, {}, {table})", hex(db))
+        });
+        let grants = grants.iter().map(|grant| format!("({}, {job}, {})", self.hash(grant), hex(grant)));
+        let mut steps = inserts("written (hash, job, of_database, of_table)", places);
+        steps.extend(inserts("granted (hash, job, statement)", grants));
+        steps.extend(inserts("job (id)", [format!("({job})")]));
+        steps
     }
 
     /// Notes a piece in the transaction that has just begun; returns its rows when it is in already.
@@ -323,11 +339,9 @@ impl Ledger {
     pub async fn keep(&self, server: &Server, conn: &mut Conn, kept: &BTreeSet<String>) -> Result<()> {
         let (doing, job) = ("note the accounts in the ledger of restores", hex(&self.job));
         server.run(conn, "START TRANSACTION", doing).await?;
-        for account in kept {
-            let (hash, account) = (self.hash(account), hex(account));
-            server
-                .run(conn, format!("INSERT INTO {LEDGER}.kept VALUES ({hash}, {job}, {account})"), doing)
-                .await?;
+        let lines = kept.iter().map(|account| format!("({}, {job}, {})", self.hash(account), hex(account)));
+        for step in inserts("kept (hash, job, account)", lines) {
+            server.run(conn, step, doing).await?;
         }
         let begun = format!("UPDATE {LEDGER}.job SET accounts_begun = 1 WHERE id = {job}");
         server.run(conn, begun, doing).await?;
@@ -360,6 +374,23 @@ impl Ledger {
     fn hash(&self, text: &str) -> String {
         format!("x'{}'", digest(&format!("{}\n{text}", self.job)))
     }
+}
+
+/// Returns the statements that bring many lines into a table of the ledger.
+fn inserts(table: &str, lines: impl IntoIterator<Item = String>) -> Vec<String> {
+    let begin = format!("INSERT INTO {LEDGER}.{table} VALUES ");
+    let (mut steps, mut count): (Vec<String>, usize) = (Vec::new(), 0);
+    for line in lines {
+        let room = steps.last_mut().filter(|step| count < LINES_MAX && step.len() < LINES_BYTES);
+        if let Some(step) = room {
+            step.extend([", ", line.as_str()]);
+            count += 1;
+        } else {
+            steps.push(format!("{begin}{line}"));
+            count = 1;
+        }
+    }
+    steps
 }
 
 /// Returns the statements that make the ledger where it is not there.
@@ -549,7 +580,7 @@ mod tests {
             let (db, table) = name.split_once('.').map_or((name, None), |(db, table)| (db, Some(table)));
             (db.to_owned(), table.map(str::to_owned))
         };
-        let written = |names: &[&str]| Written(names.iter().map(|name| place(name)).collect());
+        let written = |names: &[&str]| Written::of(names.iter().map(|name| place(name)));
         for (one, other, meet) in [
             (&["im.users"][..], "im.files", false),
             (&["im.users"], "shop.users", false),
@@ -561,6 +592,33 @@ mod tests {
         ] {
             assert_eq!(written(one).meets(&place(other)), meet, "{one:?} and {other}");
         }
+    }
+
+    #[test]
+    fn a_table_says_nothing_more_than_its_whole_database() {
+        let table = |db: &str, n: usize| (db.to_owned(), Some(format!("t{n}")));
+        let im = (0..10_000).map(|n| table("im", n));
+        let all = im.chain([("im".to_owned(), None), table("shop", 1)]);
+        let left: Vec<_> = Written::of(all).0.into_iter().collect();
+        assert_eq!(left, [("im".to_owned(), None), table("shop", 1)]);
+    }
+
+    #[test]
+    fn many_lines_are_noted_by_few_statements_and_the_job_last() {
+        let ledger = Ledger::new("ab");
+        let written = Written::of((0..10_000).map(|n| ("im".to_owned(), Some(format!("t{n}")))));
+        let long = (0..3).map(|n| format!("GRANT {n} {}", "x".repeat(LINES_BYTES / 2))).collect();
+        let steps = ledger.lines_of(&written, &long);
+        let of = |table: &str| {
+            let begin = format!("INSERT INTO {LEDGER}.{table} ");
+            let statements = steps.iter().filter(|step| step.starts_with(&begin));
+            statements.map(|step| step.matches(", x'6162', ").count()).collect::<Vec<_>>()
+        };
+        assert_eq!(of("written"), [LINES_MAX; 20]);
+        assert_eq!(of("granted"), [1, 1, 1], "none is longer than a server takes");
+        assert_eq!(steps.len(), 24);
+        assert_eq!(steps[23], format!("INSERT INTO {LEDGER}.job (id) VALUES (x'6162')"));
+        assert_eq!(ledger.lines_of(&Written::default(), &BTreeSet::new()).len(), 1);
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl Writing<'_> {
         self.prove_programs(!found.is_empty()).await?;
         let written = items.iter().filter_map(|item| parse_item(item));
         let parts = self.parts.keys().map(|at| (at.db.clone(), Some(at.table.clone())));
-        let written = Written(written.chain(parts).collect());
+        let written = Written::of(written.chain(parts));
         self.end_others(&written).await?;
         apply::remove(self.server, &mut self.names, &found).await?;
         if let Some(ledger) = &self.ledger
