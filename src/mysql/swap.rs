@@ -132,6 +132,13 @@ struct Old {
     dead: Vec<Remains>,
 }
 
+impl Old {
+    /// Returns the databases that were there.
+    fn names(&self) -> BTreeSet<&String> {
+        self.databases.iter().map(|db| &db.name).collect()
+    }
+}
+
 impl Exchange {
     /// Exchanges the tables, and says what a person should know.
     pub async fn run(self) -> Result<Vec<String>> {
@@ -358,8 +365,9 @@ impl Exchange {
         let server = &self.server;
         self.keep(conn, held, old).await?;
         self.prove_programs(held, old).await?;
-        for db in databases_of(held) {
-            let sql = format!("CREATE DATABASE IF NOT EXISTS {}", ident(&db));
+        let were_there = old.names();
+        for db in databases_of(held).iter().filter(|db| !were_there.contains(db)) {
+            let sql = format!("CREATE DATABASE IF NOT EXISTS {}", ident(db));
             server.run(conn, sql, &format!("make database `{db}`")).await?;
         }
         self.step("the old programs are kept as text; taking the old triggers away".to_owned());
@@ -390,8 +398,7 @@ impl Exchange {
     async fn tie_anew(&self, conn: &mut Conn, held: &Held, old: &Old) -> Result<()> {
         let server = &self.server;
         for (db, (charset, collation)) in held.databases.iter().filter(|(db, _)| held.whole.contains(*db)) {
-            let sql = format!("ALTER DATABASE {} CHARACTER SET {charset} COLLATE {collation}", ident(db));
-            server.run(conn, sql, &format!("set the defaults of database `{db}`")).await?;
+            set_defaults(server, conn, db, charset, collation).await?;
         }
         self.tie(conn, &old.ties.children).await?;
         // What is put aside holds nothing up.
@@ -452,9 +459,7 @@ impl Exchange {
         }
         if step >= Step::Moved && self.move_back(&mut conn, held, old).await? {
             for Database { name, charset, collation } in &old.databases {
-                let sql =
-                    format!("ALTER DATABASE {} CHARACTER SET {charset} COLLATE {collation}", ident(name));
-                server.run(&mut conn, sql, &format!("set the defaults of database `{name}`")).await?;
+                set_defaults(server, &mut conn, name, charset, collation).await?;
             }
             self.tie(&mut conn, &old.ties.children).await?;
             self.tie(&mut conn, &old.ties.outward).await?;
@@ -482,7 +487,7 @@ impl Exchange {
         for was in self.was_databases(held) {
             drop_if_empty(&self.server, conn, &was).await?;
         }
-        let were_there: BTreeSet<&String> = old.databases.iter().map(|db| &db.name).collect();
+        let were_there = old.names();
         for db in databases_of(held).iter().filter(|db| !were_there.contains(db)) {
             if apply::obstacles(&self.server, conn, &[database_item(db)]).await?.is_empty() {
                 drop_if_empty(&self.server, conn, db).await?;
@@ -550,6 +555,18 @@ async fn database(server: &Server, conn: &mut Conn, db: &str) -> Result<Option<D
         charset: text(row, 0).unwrap_or_default(),
         collation: text(row, 1).unwrap_or_default(),
     }))
+}
+
+/// Sets what new tables of a database begin with. Whoever uses one of its tables holds this up.
+async fn set_defaults(
+    server: &Server,
+    conn: &mut Conn,
+    db: &str,
+    charset: &str,
+    collation: &str,
+) -> Result<()> {
+    let sql = format!("ALTER DATABASE {} CHARACTER SET {charset} COLLATE {collation}", ident(db));
+    patiently(server, conn, &sql, &format!("set the defaults of database `{db}`")).await
 }
 
 async fn listed_in(server: &Server, conn: &mut Conn, db: &str) -> Result<Vec<Listed>> {
