@@ -59,6 +59,8 @@ mod snapshot;
 mod swap;
 #[path = "live/mysql_swap_dies.rs"]
 mod swap_dies;
+#[path = "live/mysql_swap_notes.rs"]
+mod swap_notes;
 #[path = "live/mysql_trial.rs"]
 mod trial;
 #[path = "live/mysql_values.rs"]

@@ -11,6 +11,8 @@
 //! the server holds its line locked: whoever wants the same piece waits until it is known how that ended. Sessions that
 //! this very restore lost by a cut of the network, and that the server still takes for alive, are ended ([`Opened`]).
 
+mod others;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
@@ -19,6 +21,7 @@ use std::{
 use mysql_async::{Conn, prelude::Queryable};
 use sha2::{Digest, Sha256};
 
+pub(super) use self::others::Others;
 use super::{
     conn::{Server, code, is_denied, number, number_of, text},
     layout::{LEDGER, Place},
@@ -34,6 +37,9 @@ const WAIT_SECONDS: u32 = 3;
 const LEDGER_WAIT_SECONDS: u32 = 60;
 /// Minutes after which a restore that nobody is at work on was given up: longer than any waits for its server.
 const LEFT_MINUTES: u32 = 30;
+/// What is added to the state of a job that was ended, and may be brought back ([`Others`]): it is not continued, and
+/// keeps the ledger from being dropped meanwhile.
+const ENDED: u8 = 2;
 /// Hexadecimal digits of a digest that the name of a lock has room for.
 const LOCK_DIGITS: usize = 32;
 /// Lines that are noted by one statement. A server brings each statement to its disk before it takes the next, and
@@ -136,6 +142,11 @@ pub(super) struct Ledger {
 
 /// Returns the restores that are unfinished.
 pub(super) async fn jobs(server: &Server, conn: &mut Conn) -> Result<Vec<String>> {
+    jobs_where(server, conn, &format!("accounts_begun < {ENDED}")).await
+}
+
+/// Returns all that the ledger has notes of.
+async fn noted(server: &Server, conn: &mut Conn) -> Result<Vec<String>> {
     jobs_where(server, conn, "TRUE").await
 }
 
@@ -353,7 +364,7 @@ impl Ledger {
         let doing = "end the ledger of restores";
         alone(server, conn).await?;
         let mut left = 0;
-        let jobs = jobs(server, conn).await?;
+        let jobs = noted(server, conn).await?;
         if jobs.iter().all(|job| *job == self.job) {
             server.run(conn, format!("DROP DATABASE IF EXISTS {LEDGER}"), doing).await?;
         } else {
@@ -423,6 +434,7 @@ fn definitions() -> Vec<String> {
         ),
         table(
             "job",
+            // 1 where the accounts were begun, and more in one that was ended.
             "id VARBINARY(64) PRIMARY KEY, accounts_begun BOOLEAN NOT NULL DEFAULT 0, \
              began DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP",
         ),
@@ -471,7 +483,7 @@ pub(super) async fn close_scratch(server: &Server, conn: &mut Conn) -> Result<()
 
 /// Drops a ledger without jobs, which is none.
 async fn drop_unused(server: &Server, conn: &mut Conn) -> Result<()> {
-    if !jobs(server, conn).await?.is_empty() {
+    if !noted(server, conn).await?.is_empty() {
         return Ok(());
     }
     match conn.query_drop(format!("DROP DATABASE IF EXISTS {LEDGER}")).await {
@@ -480,51 +492,6 @@ async fn drop_unused(server: &Server, conn: &mut Conn) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Ends the notes of other restores that write some of the same, whose databases the caller has locked and changes now:
-/// who went on with one would take tables for its own that are not. One that writes other tables of the same databases
-/// may still go on. Returns the grants that they were to give again, if there were any such restores.
-pub(super) async fn end_others(
-    server: &Server,
-    conn: &mut Conn,
-    own: Option<&str>,
-    written: &Written,
-) -> Result<Option<BTreeSet<String>>> {
-    let doing = "end the notes of interrupted restores";
-    if written.0.is_empty() || jobs(server, conn).await?.is_empty() {
-        return Ok(None);
-    }
-    alone(server, conn).await?;
-    let sql = format!(
-        "SELECT written.job, written.of_database, written.of_table FROM {LEDGER}.written \
-         JOIN {LEDGER}.job ON job.id = written.job WHERE job.id <> {}",
-        hex(own.unwrap_or_default())
-    );
-    let rows: Vec<mysql_async::Row> = match conn.query(sql).await {
-        Ok(rows) => rows,
-        // Notes of a version that did not tell what it writes.
-        Err(error) if number(&error) == Some(code::NO_SUCH_TABLE) => Vec::new(),
-        Err(error) => return Err(of_its_version(server.failure(doing, error))),
-    };
-    let mut others = BTreeSet::new();
-    for row in &rows {
-        let (Some(job), Some(db)) = (text(row, 0), text(row, 1)) else { continue };
-        if written.meets(&(db, text(row, 2))) {
-            others.insert(job);
-        }
-    }
-    let mut grants = BTreeSet::new();
-    for job in &others {
-        let sql = format!("SELECT statement FROM {LEDGER}.granted WHERE job = {}", hex(job));
-        grants.extend(server.rows(conn, &sql, doing).await?.iter().filter_map(|row| text(row, 0)));
-    }
-    for step in others.iter().flat_map(|job| forget_all(&hex(job))) {
-        server.run(conn, step, doing).await?;
-    }
-    drop_unused(server, conn).await?;
-    release(server, conn).await?;
-    Ok((!others.is_empty()).then_some(grants))
 }
 
 /// Returns the statements that forget a job. The job goes first: without it the rest counts for nothing.
