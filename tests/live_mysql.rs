@@ -29,6 +29,8 @@ mod failures_target;
 mod little_room;
 #[path = "live/mysql_locks.rs"]
 mod locks;
+#[path = "live/mysql_long_rows.rs"]
+mod long_rows;
 #[path = "live/mysql_many_tables.rs"]
 mod many_tables;
 #[path = "live/mysql_objects.rs"]
@@ -57,6 +59,8 @@ mod snapshot;
 mod swap;
 #[path = "live/mysql_swap_dies.rs"]
 mod swap_dies;
+#[path = "live/mysql_swap_notes.rs"]
+mod swap_notes;
 #[path = "live/mysql_trial.rs"]
 mod trial;
 #[path = "live/mysql_values.rs"]

@@ -213,8 +213,19 @@ async fn remove_triggers(server: &Server, conn: &mut Conn, db: &str, doing: &str
     Ok(())
 }
 
+/// Runs a statement that defines something, and again where the server refuses it for what passes or what the source
+/// did not mind: whatever makes or alters a table of the snapshot goes this way.
+pub(super) async fn query(conn: &mut Conn, statement: &[u8]) -> mysql_async::Result<()> {
+    match unknotted(conn, statement).await {
+        Err(error) if number(&error) == Some(code::TOO_LONG_ROW) => {
+            query_loosely(conn, statement, error).await
+        }
+        done => done,
+    }
+}
+
 /// Runs a statement, and again when the server refused it to break a knot of locks: nothing of it was done then.
-async fn query(conn: &mut Conn, statement: &[u8]) -> mysql_async::Result<()> {
+async fn unknotted(conn: &mut Conn, statement: &[u8]) -> mysql_async::Result<()> {
     for _ in 1..KNOTS_MAX {
         match conn.query_drop(statement).await {
             Err(error) if number(&error) == Some(code::DEADLOCK) => {}
@@ -224,9 +235,9 @@ async fn query(conn: &mut Conn, statement: &[u8]) -> mysql_async::Result<()> {
     conn.query_drop(statement).await
 }
 
-/// Runs a statement again that makes a table whose rows may be longer than a page takes. Where `innodb_strict_mode` was
-/// off, or not there yet, the source made it all the same. For all others the mode stays on: what it refuses else, an
-/// option that counts for nothing, would be lost in silence.
+/// Runs a statement again that makes or rebuilds a table whose rows may be longer than a page takes. Where
+/// `innodb_strict_mode` was off, or not there yet, the source made it all the same. For all others the mode stays on:
+/// what it refuses else, an option that counts for nothing, would be lost in silence.
 async fn query_loosely(
     conn: &mut Conn,
     statement: &[u8],
@@ -238,9 +249,20 @@ async fn query_loosely(
         Err(mysql_async::Error::Server(_)) => return Err(refused),
         Err(error) => return Err(error),
     }
-    let made = query(conn, statement).await;
+    let made = unknotted(conn, statement).await;
     conn.query_drop("SET SESSION innodb_strict_mode=@@GLOBAL.innodb_strict_mode").await?;
     made
+}
+
+/// Runs a statement that makes or alters a table; `doing` completes "failed to".
+pub(super) async fn change(
+    server: &Server,
+    conn: &mut Conn,
+    statement: impl AsRef<[u8]>,
+    doing: &str,
+) -> Result<()> {
+    server.check_fits(statement.as_ref().len(), doing)?;
+    query(conn, statement.as_ref()).await.map_err(|error| refused(server, doing, error))
 }
 
 /// Runs all statements of a script.
@@ -249,9 +271,6 @@ pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing
         server.check_fits(statement.len(), doing)?;
         let done = match query(conn, statement).await {
             Err(error) if server.resumes && number(&error).is_some_and(is_there) => Ok(()),
-            Err(error) if number(&error) == Some(code::TOO_LONG_ROW) => {
-                query_loosely(conn, statement, error).await
-            }
             done => done,
         };
         done.map_err(|error| refused(server, doing, error))?;
@@ -285,8 +304,8 @@ pub(super) async fn run_over(
     Ok(replaced)
 }
 
-/// Says why a statement of a script was not taken, and what this server lacks.
-fn refused(server: &Server, doing: &str, error: mysql_async::Error) -> Failure {
+/// Says why a statement was not taken, and what this server lacks.
+pub(super) fn refused(server: &Server, doing: &str, error: mysql_async::Error) -> Failure {
     let number = number(&error);
     let failure = server.failure(doing, error);
     match number.and_then(what_is_lacking) {
@@ -400,7 +419,7 @@ pub(super) async fn finish_tables(
         let doing = format!("add the foreign keys of `{}`", table.at);
         let parts = missing(server, conn, table).await?;
         if !parts.foreign_keys.is_empty() {
-            server.run(conn, alter(&table.at, &parts.foreign_keys), &doing).await?;
+            change(server, conn, alter(&table.at, &parts.foreign_keys), &doing).await?;
         }
     }
     Ok(())
@@ -422,10 +441,10 @@ async fn build_indexes(server: &Server, conn: &mut Conn, table: &Filled) -> Resu
     let doing = format!("build the indexes of `{}`", table.at);
     let parts = missing(server, conn, table).await?;
     if !parts.indexes.is_empty() {
-        server.run(conn, alter(&table.at, &parts.indexes), &doing).await?;
+        change(server, conn, alter(&table.at, &parts.indexes), &doing).await?;
     }
     for index in &parts.single_indexes {
-        server.run(conn, alter(&table.at, std::slice::from_ref(index)), &doing).await?;
+        change(server, conn, alter(&table.at, std::slice::from_ref(index)), &doing).await?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
     accounts::Account,
+    apply,
     conn::{Flavor, Purpose, Server, code, is_denied, number, text},
     sql::{full, literal},
 };
@@ -97,11 +98,11 @@ pub(super) fn in_its_words(sql: &str) -> Vec<String> {
     ]
 }
 
-/// Runs a statement about a routine; the session is the same afterwards.
+/// Runs a statement that may be about a routine; the session is the same afterwards.
 pub(super) async fn query(conn: &mut Conn, sql: &str) -> mysql_async::Result<()> {
     let mut done = Ok(());
     for statement in in_its_words(sql) {
-        let ran = conn.query_drop(statement).await;
+        let ran = apply::query(conn, statement.as_bytes()).await;
         done = done.and(ran);
     }
     done

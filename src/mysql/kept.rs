@@ -23,9 +23,9 @@ pub(super) const KEPT: &str = "lifeboat_kept";
 /// What the name of a database with old tables has behind that of the live one, before the time.
 pub const OLD_MARK: &str = "__was_";
 /// The kind of a foreign key that is made anew.
-pub(super) const FOREIGN_KEY: &str = "foreign key";
+const FOREIGN_KEY: &str = "foreign key";
 /// The kind of a grant on a routine.
-pub(super) const GRANT: &str = "grant";
+const GRANT: &str = "grant";
 
 /// How far an exchange is, in words that a person finds as the table's comment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,13 @@ impl Text {
         String::from_utf8_lossy(add).strip_prefix(&begin).map(str::to_owned)
     }
 
-    /// Keeps a grant on a routine of this database.
+    /// Returns the grants that are kept so.
+    pub fn grants(&self) -> impl Iterator<Item = String> {
+        let all = self.script.statements.iter().filter(|_| self.kind == GRANT);
+        all.map(|grant| String::from_utf8_lossy(grant).into_owned())
+    }
+
+    /// Keeps a grant on a routine, beside the tables of this database.
     pub fn of_grant(db: &str, grant: &str) -> Self {
         let mut script = Script::default();
         script.push(grant);
@@ -199,7 +205,9 @@ mod tests {
              `up` FOREIGN KEY (`a`) REFERENCES `im`.`users` (`id`)\n;;\nDELIMITER ;\n"
         );
         assert_eq!(text.foreign_key().as_deref(), Some(definition));
-        assert_eq!(Text::of_grant("im", "GRANT …").foreign_key(), None);
+        let grant = Text::of_grant("im", "GRANT …");
+        assert_eq!((grant.foreign_key(), grant.grants().collect()), (None, vec!["GRANT …".to_owned()]));
+        assert_eq!(text.grants().count(), 0);
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! the server holds its line locked: whoever wants the same piece waits until it is known how that ended. Sessions that
 //! this very restore lost by a cut of the network, and that the server still takes for alive, are ended ([`Opened`]).
 
+mod others;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
@@ -19,6 +21,7 @@ use std::{
 use mysql_async::{Conn, prelude::Queryable};
 use sha2::{Digest, Sha256};
 
+pub(super) use self::others::Others;
 use super::{
     conn::{Server, code, is_denied, number, number_of, text},
     layout::{LEDGER, Place},
@@ -34,8 +37,16 @@ const WAIT_SECONDS: u32 = 3;
 const LEDGER_WAIT_SECONDS: u32 = 60;
 /// Minutes after which a restore that nobody is at work on was given up: longer than any waits for its server.
 const LEFT_MINUTES: u32 = 30;
+/// What is added to the state of a job that was ended, and may be brought back ([`Others`]): it is not continued, and
+/// keeps the ledger from being dropped meanwhile.
+const ENDED: u8 = 2;
 /// Hexadecimal digits of a digest that the name of a lock has room for.
 const LOCK_DIGITS: usize = 32;
+/// Lines that are noted by one statement. A server brings each statement to its disk before it takes the next, and
+/// others wait until all are noted.
+const LINES_MAX: usize = 500;
+/// Bytes of such a statement, but for its last line: a server takes four times as many, unless it was told otherwise.
+const LINES_BYTES: usize = 256 << 10;
 
 /// What an unfinished restore has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,9 +61,19 @@ pub(super) struct Standing {
 
 /// What a restore writes: databases as a whole, and single tables (and views) of others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Written(pub BTreeSet<(String, Option<String>)>);
+pub(super) struct Written(BTreeSet<(String, Option<String>)>);
 
 impl Written {
+    /// Takes databases, and tables with the database that they are in. One whose database is written as a whole says
+    /// nothing more.
+    pub fn of(places: impl IntoIterator<Item = (String, Option<String>)>) -> Self {
+        let mut all: BTreeSet<(String, Option<String>)> = places.into_iter().collect();
+        let whole: BTreeSet<String> =
+            all.iter().filter(|(_, table)| table.is_none()).map(|(db, _)| db.clone()).collect();
+        all.retain(|(db, table)| table.is_none() || !whole.contains(db));
+        Self(all)
+    }
+
     /// Returns whether this, of another restore, is written here too. A server may take names that differ in case only
     /// for one, so this does: what is ended without need is begun anew.
     fn meets(&self, (other_db, other_table): &(String, Option<String>)) -> bool {
@@ -121,6 +142,11 @@ pub(super) struct Ledger {
 
 /// Returns the restores that are unfinished.
 pub(super) async fn jobs(server: &Server, conn: &mut Conn) -> Result<Vec<String>> {
+    jobs_where(server, conn, &format!("accounts_begun < {ENDED}")).await
+}
+
+/// Returns all that the ledger has notes of.
+async fn noted(server: &Server, conn: &mut Conn) -> Result<Vec<String>> {
     jobs_where(server, conn, "TRUE").await
 }
 
@@ -258,21 +284,7 @@ impl Ledger {
         written: &Written,
         grants: &BTreeSet<String>,
     ) -> Result<bool> {
-        let job = hex(&self.job);
-        let mut steps = definitions();
-        steps.extend(forget_all(&job));
-        steps.extend(written.0.iter().map(|(db, table)| {
-            let hash = self.hash(&format!("{db}\0{}", table.as_deref().unwrap_or_default()));
-            let (db, table) = (hex(db), table.as_deref().map_or_else(|| "NULL".to_owned(), hex));
-            format!(
-                "INSERT INTO {LEDGER}.written (hash, job, of_database, of_table) VALUES ({hash}, {job}, {db}, {table})"
-            )
-        }));
-        steps.extend(grants.iter().map(|grant| {
-            let (hash, grant) = (self.hash(grant), hex(grant));
-            format!("INSERT INTO {LEDGER}.granted VALUES ({hash}, {job}, {grant})")
-        }));
-        steps.push(format!("INSERT INTO {LEDGER}.job (id) VALUES ({job})"));
+        let steps = [definitions(), forget_all(&hex(&self.job)), self.lines_of(written, grants)].concat();
         alone(server, conn).await?;
         for step in steps {
             match conn.query_drop(step).await {
@@ -288,6 +300,21 @@ impl Ledger {
         }
         release(server, conn).await?;
         Ok(true)
+    }
+
+    /// Returns the statements that note what is written, and the grants. The job comes last: without it there is none.
+    fn lines_of(&self, written: &Written, grants: &BTreeSet<String>) -> Vec<String> {
+        let job = hex(&self.job);
+        let places = written.0.iter().map(|(db, table)| {
+            let hash = self.hash(&format!("{db}\0{}", table.as_deref().unwrap_or_default()));
+            let table = table.as_deref().map_or_else(|| "NULL".to_owned(), hex);
+            format!("({hash}, {job}, {}, {table})", hex(db))
+        });
+        let grants = grants.iter().map(|grant| format!("({}, {job}, {})", self.hash(grant), hex(grant)));
+        let mut steps = inserts("written (hash, job, of_database, of_table)", places);
+        steps.extend(inserts("granted (hash, job, statement)", grants));
+        steps.extend(inserts("job (id)", [format!("({job})")]));
+        steps
     }
 
     /// Notes a piece in the transaction that has just begun; returns its rows when it is in already.
@@ -323,11 +350,9 @@ impl Ledger {
     pub async fn keep(&self, server: &Server, conn: &mut Conn, kept: &BTreeSet<String>) -> Result<()> {
         let (doing, job) = ("note the accounts in the ledger of restores", hex(&self.job));
         server.run(conn, "START TRANSACTION", doing).await?;
-        for account in kept {
-            let (hash, account) = (self.hash(account), hex(account));
-            server
-                .run(conn, format!("INSERT INTO {LEDGER}.kept VALUES ({hash}, {job}, {account})"), doing)
-                .await?;
+        let lines = kept.iter().map(|account| format!("({}, {job}, {})", self.hash(account), hex(account)));
+        for step in inserts("kept (hash, job, account)", lines) {
+            server.run(conn, step, doing).await?;
         }
         let begun = format!("UPDATE {LEDGER}.job SET accounts_begun = 1 WHERE id = {job}");
         server.run(conn, begun, doing).await?;
@@ -339,7 +364,7 @@ impl Ledger {
         let doing = "end the ledger of restores";
         alone(server, conn).await?;
         let mut left = 0;
-        let jobs = jobs(server, conn).await?;
+        let jobs = noted(server, conn).await?;
         if jobs.iter().all(|job| *job == self.job) {
             server.run(conn, format!("DROP DATABASE IF EXISTS {LEDGER}"), doing).await?;
         } else {
@@ -360,6 +385,23 @@ impl Ledger {
     fn hash(&self, text: &str) -> String {
         format!("x'{}'", digest(&format!("{}\n{text}", self.job)))
     }
+}
+
+/// Returns the statements that bring many lines into a table of the ledger.
+fn inserts(table: &str, lines: impl IntoIterator<Item = String>) -> Vec<String> {
+    let begin = format!("INSERT INTO {LEDGER}.{table} VALUES ");
+    let (mut steps, mut count): (Vec<String>, usize) = (Vec::new(), 0);
+    for line in lines {
+        let room = steps.last_mut().filter(|step| count < LINES_MAX && step.len() < LINES_BYTES);
+        if let Some(step) = room {
+            step.extend([", ", line.as_str()]);
+            count += 1;
+        } else {
+            steps.push(format!("{begin}{line}"));
+            count = 1;
+        }
+    }
+    steps
 }
 
 /// Returns the statements that make the ledger where it is not there.
@@ -392,6 +434,7 @@ fn definitions() -> Vec<String> {
         ),
         table(
             "job",
+            // 1 where the accounts were begun, and more in one that was ended.
             "id VARBINARY(64) PRIMARY KEY, accounts_begun BOOLEAN NOT NULL DEFAULT 0, \
              began DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP",
         ),
@@ -440,7 +483,7 @@ pub(super) async fn close_scratch(server: &Server, conn: &mut Conn) -> Result<()
 
 /// Drops a ledger without jobs, which is none.
 async fn drop_unused(server: &Server, conn: &mut Conn) -> Result<()> {
-    if !jobs(server, conn).await?.is_empty() {
+    if !noted(server, conn).await?.is_empty() {
         return Ok(());
     }
     match conn.query_drop(format!("DROP DATABASE IF EXISTS {LEDGER}")).await {
@@ -449,51 +492,6 @@ async fn drop_unused(server: &Server, conn: &mut Conn) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Ends the notes of other restores that write some of the same, whose databases the caller has locked and changes now:
-/// who went on with one would take tables for its own that are not. One that writes other tables of the same databases
-/// may still go on. Returns the grants that they were to give again, if there were any such restores.
-pub(super) async fn end_others(
-    server: &Server,
-    conn: &mut Conn,
-    own: Option<&str>,
-    written: &Written,
-) -> Result<Option<BTreeSet<String>>> {
-    let doing = "end the notes of interrupted restores";
-    if written.0.is_empty() || jobs(server, conn).await?.is_empty() {
-        return Ok(None);
-    }
-    alone(server, conn).await?;
-    let sql = format!(
-        "SELECT written.job, written.of_database, written.of_table FROM {LEDGER}.written \
-         JOIN {LEDGER}.job ON job.id = written.job WHERE job.id <> {}",
-        hex(own.unwrap_or_default())
-    );
-    let rows: Vec<mysql_async::Row> = match conn.query(sql).await {
-        Ok(rows) => rows,
-        // Notes of a version that did not tell what it writes.
-        Err(error) if number(&error) == Some(code::NO_SUCH_TABLE) => Vec::new(),
-        Err(error) => return Err(of_its_version(server.failure(doing, error))),
-    };
-    let mut others = BTreeSet::new();
-    for row in &rows {
-        let (Some(job), Some(db)) = (text(row, 0), text(row, 1)) else { continue };
-        if written.meets(&(db, text(row, 2))) {
-            others.insert(job);
-        }
-    }
-    let mut grants = BTreeSet::new();
-    for job in &others {
-        let sql = format!("SELECT statement FROM {LEDGER}.granted WHERE job = {}", hex(job));
-        grants.extend(server.rows(conn, &sql, doing).await?.iter().filter_map(|row| text(row, 0)));
-    }
-    for step in others.iter().flat_map(|job| forget_all(&hex(job))) {
-        server.run(conn, step, doing).await?;
-    }
-    drop_unused(server, conn).await?;
-    release(server, conn).await?;
-    Ok((!others.is_empty()).then_some(grants))
 }
 
 /// Returns the statements that forget a job. The job goes first: without it the rest counts for nothing.
@@ -549,7 +547,7 @@ mod tests {
             let (db, table) = name.split_once('.').map_or((name, None), |(db, table)| (db, Some(table)));
             (db.to_owned(), table.map(str::to_owned))
         };
-        let written = |names: &[&str]| Written(names.iter().map(|name| place(name)).collect());
+        let written = |names: &[&str]| Written::of(names.iter().map(|name| place(name)));
         for (one, other, meet) in [
             (&["im.users"][..], "im.files", false),
             (&["im.users"], "shop.users", false),
@@ -561,6 +559,33 @@ mod tests {
         ] {
             assert_eq!(written(one).meets(&place(other)), meet, "{one:?} and {other}");
         }
+    }
+
+    #[test]
+    fn a_table_says_nothing_more_than_its_whole_database() {
+        let table = |db: &str, n: usize| (db.to_owned(), Some(format!("t{n}")));
+        let im = (0..10_000).map(|n| table("im", n));
+        let all = im.chain([("im".to_owned(), None), table("shop", 1)]);
+        let left: Vec<_> = Written::of(all).0.into_iter().collect();
+        assert_eq!(left, [("im".to_owned(), None), table("shop", 1)]);
+    }
+
+    #[test]
+    fn many_lines_are_noted_by_few_statements_and_the_job_last() {
+        let ledger = Ledger::new("ab");
+        let written = Written::of((0..10_000).map(|n| ("im".to_owned(), Some(format!("t{n}")))));
+        let long = (0..3).map(|n| format!("GRANT {n} {}", "x".repeat(LINES_BYTES / 2))).collect();
+        let steps = ledger.lines_of(&written, &long);
+        let of = |table: &str| {
+            let begin = format!("INSERT INTO {LEDGER}.{table} ");
+            let statements = steps.iter().filter(|step| step.starts_with(&begin));
+            statements.map(|step| step.matches(", x'6162', ").count()).collect::<Vec<_>>()
+        };
+        assert_eq!(of("written"), [LINES_MAX; 20]);
+        assert_eq!(of("granted"), [1, 1, 1], "none is longer than a server takes");
+        assert_eq!(steps.len(), 24);
+        assert_eq!(steps[23], format!("INSERT INTO {LEDGER}.job (id) VALUES (x'6162')"));
+        assert_eq!(ledger.lines_of(&Written::default(), &BTreeSet::new()).len(), 1);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
+    apply,
     codec::Bound,
     conn::{Server, bytes, text},
     ddl::{self, Parts},
@@ -59,7 +60,7 @@ pub(super) async fn find(
     for range in only.ranges() {
         let Some((db, Some(table))) = parse_item(&range.table) else { continue };
         let at = Place { db, table };
-        super::apply::refuse_system(server, &at.db)?;
+        apply::refuse_system(server, &at.db)?;
         let key = primary_key(server, conn, &at).await?;
         let names: Vec<String> = key.iter().map(|column| column.name.clone()).collect();
         let condition = condition(server, conn, &at, &key, range).await?;
@@ -275,7 +276,7 @@ impl Part {
             Failure::new(ExitCode::Damage, format!("the definition of table `{}` is none", self.at))
         })?;
         server.run(conn, format!("DROP TABLE IF EXISTS {}", self.scratch.sql()), &doing).await?;
-        server.run(conn, format!("CREATE TABLE {} {body}", self.scratch.sql()), &doing).await
+        apply::change(server, conn, format!("CREATE TABLE {} {body}", self.scratch.sql()), &doing).await
     }
 
     /// Takes the columns and the key of the snapshot's table, once its scratch table is there; refuses a table on the

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mysql_async::{Conn, prelude::Queryable};
 
 use super::{
+    apply,
     conn::{Server, code, number},
     grants, processes,
 };
@@ -17,6 +18,7 @@ use crate::error::{ExitCode, Failure, Result};
 const LOCK_TRY_SECONDS: u64 = 3;
 /// Time that others are let through between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
+
 /// Runs a statement that needs tables for itself, without holding others up for long.
 pub(super) async fn patiently(server: &Server, conn: &mut Conn, sql: &str, doing: &str) -> Result<()> {
     let limit = server.config.lock_wait_seconds.max(1);
@@ -28,14 +30,14 @@ pub(super) async fn patiently(server: &Server, conn: &mut Conn, sql: &str, doing
             Ok(()) => return Ok(()),
             Err(error) if matches!(number(&error), Some(code::LOCK_WAIT | code::DEADLOCK)) => {
                 if began.elapsed() >= Duration::from_secs(limit) {
-                    return Err(server.failure(doing, error).hint(
+                    return Err(apply::refused(server, doing, error).hint(
                         "A long statement or transaction holds the table: SHOW PROCESSLIST names it. End it, or raise \
                          lock_wait_seconds.",
                     ));
                 }
                 tokio::time::sleep(LOCK_PAUSE).await;
             }
-            Err(error) => return Err(server.failure(doing, error)),
+            Err(error) => return Err(apply::refused(server, doing, error)),
         }
     }
 }

@@ -8,7 +8,8 @@
 //! named in the lines before.
 //!
 //! *Clients.* A client stops at the first error, so what no server can make stands in comments: a view on what is gone,
-//! a grant for a table that is gone. Nothing needs a command of a client but `DELIMITER`.
+//! a grant for a table that is gone. What an account may not set is not set. Nothing needs a command of a client but
+//! `DELIMITER`.
 //!
 //! *Limits.* One `INSERT` of about [`INSERT_BYTES`], and the scripts that wait for the rows.
 
@@ -42,13 +43,21 @@ use crate::{
 /// The longest row that fits into memory while its end is looked for.
 const ROW_BYTES_MAX: usize = 1 << 30;
 /// What a person who plays the script should know, and settings that one product or version needs: the others take
-/// them for comments.
+/// them for comments. MySQL wants a privilege for some, and a client stops where it is refused: those are set only by
+/// an account that has it itself, which is the most that a script can ask.
 const HEAD: &str = "\
 -- Play it into an empty server: mysql --binary-mode --comments --max-allowed-packet=1G < this (or mariadb).
 -- It is whole if its last line says `Dump completed`.
-/*!80013 SET SESSION sql_require_primary_key=0 */;
-/*!80030 SET SESSION sql_generate_invisible_primary_key=OFF */;
+SET @lifeboat = (SELECT IF(COUNT(*), \
+'SET SESSION innodb_strict_mode=OFF /*!80013 , sql_require_primary_key=0 */ \
+/*!80030 , sql_generate_invisible_primary_key=OFF */', 'DO 0') FROM information_schema.user_privileges WHERE \
+privilege_type IN ('SUPER', 'SYSTEM_VARIABLES_ADMIN', 'SESSION_VARIABLES_ADMIN') \
+AND REPLACE(grantee, '''', '') = CURRENT_USER());
+PREPARE lifeboat FROM @lifeboat;
+EXECUTE lifeboat;
+DEALLOCATE PREPARE lifeboat;
 /*!80400 SET SESSION restrict_fk_on_non_standard_key=OFF */;
+/*M! SET SESSION innodb_strict_mode=OFF */;
 /*M!100201 SET SESSION check_constraint_checks=0 */;
 /*M!101101 SET SESSION system_versioning_insert_history=ON */;
 ";

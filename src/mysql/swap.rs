@@ -3,16 +3,19 @@
 //! *Order.* The tables were restored beside and compared. Bring back what an exchange that died took away. Read what
 //! stands there and keep the text of its programs, foreign keys and grants beside it ([`kept`]); prove that programs
 //! can be made, those that come and those that an error would bring back ([`Programs`]); drop the triggers of the old
-//! tables, as no server moves a table with triggers, and views that have the name of a table that comes; one
+//! tables, as no server moves a table with triggers, and views that have the name of a table that comes; end the notes
+//! of interrupted restores that write the old tables, for they would go on in the new ones ([`Others`]); one
 //! `RENAME TABLE` moves the old tables away and the new ones in; foreign keys of tables that stay are made anew, as
 //! they follow the old parent; the programs of the snapshot take the place of the old ones, and grants on single
 //! routines, which go with the old ones, are given again.
 //!
 //! *Crash.* `RENAME TABLE` is one act: at every moment each table is in its place, old or new, and the old one is
-//! dropped by nobody. An error puts everything back. A death before the act leaves the old tables without triggers: the
-//! next exchange of the database makes them again before it begins. A death after it leaves the new tables without
-//! programs, or a table that stays without its foreign key, or with one to the old table: the next exchange ties it to
-//! the table that is there then, and gives the grants that this one took.
+//! dropped by nobody. An error puts everything back, the notes of interrupted restores too. A death before the act
+//! leaves the old tables without triggers, and may have ended an interrupted restore for nothing: the next exchange of
+//! the database makes them again before it begins. A death after it leaves the new tables without programs, or a table
+//! that stays without its foreign key, or with one to the old table: the next exchange ties it to the table that is
+//! there then. In either case it gives the grants that this one took, and those that the interrupted restore was to
+//! give.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,9 +29,9 @@ use super::{
     apply,
     conn::{Flavor, Purpose, Server, text},
     grants,
-    kept::{self, FOREIGN_KEY, GRANT, KEPT, Mark, Remains, Text},
+    kept::{self, KEPT, Mark, Remains, Text},
     layout::{Database, Listed, Place, TableKind, Wanted, database_item},
-    ledger,
+    ledger::{self, Others, Written},
     patience::{end_session, patiently},
     programs,
     sql::{Script, ident, literal},
@@ -88,6 +91,13 @@ impl Held {
             || self.whole.contains(&at.db) && !policy.leaves(at)
     }
 
+    /// Returns what something else comes in the place of.
+    fn written(&self) -> Written {
+        let programs = self.programs.iter().filter_map(|(meta, _)| place(meta).ok());
+        let tables = self.tables.iter().cloned().chain(programs).map(|at| (at.db, Some(at.table)));
+        Written::of(tables.chain(self.whole.iter().map(|db| (db.clone(), None))))
+    }
+
     /// Returns whether an entry waits for the exchange.
     pub fn is_of(meta: &EntryMeta) -> bool {
         meta.text("kind").is_some_and(|kind| KINDS.contains(&kind))
@@ -124,12 +134,24 @@ struct Old {
     databases: Vec<Database>,
     programs: Vec<(EntryMeta, Script)>,
     ties: Ties,
-    /// Grants on single routines of databases that go as a whole.
-    grants: BTreeMap<String, BTreeSet<String>>,
+    /// Grants on single routines, by the database that they are kept beside: of databases that go as a whole, and those
+    /// that somebody who did not end was to give again.
+    grants: Grants,
     /// Databases whose grants on routines cannot be seen.
     unseen: Vec<String>,
     /// What exchanges that died left and this one finishes.
     dead: Vec<Remains>,
+    /// Interrupted restores that write what goes.
+    others: Others,
+}
+
+type Grants = BTreeMap<String, BTreeSet<String>>;
+
+impl Old {
+    /// Returns the databases that were there.
+    fn names(&self) -> BTreeSet<&String> {
+        self.databases.iter().map(|db| &db.name).collect()
+    }
 }
 
 impl Exchange {
@@ -144,8 +166,8 @@ impl Exchange {
         let databases = databases_of(&held);
         ledger::lock(&self.server, &mut conn, None, &databases).await?;
         let mut remains = Remains::find(&self.server, &mut conn, &databases).await?;
-        let mut notes = self.put_back_dead(&mut conn, &mut remains).await?;
-        let old = self.old(&mut conn, &held, &remains).await?;
+        let (mut notes, grants) = self.put_back_dead(&mut conn, &mut remains).await?;
+        let old = self.old(&mut conn, &held, &remains, grants).await?;
         let id = conn.id();
         let mut step = Step::Kept;
         match self.exchange(&mut conn, &held, &old, &mut step).await {
@@ -173,6 +195,7 @@ impl Exchange {
                 format!("what was there before is in database {was}; drop it when nobody needs it any more")
             })
             .collect();
+        notes.extend(old.others.note());
         notes.extend(old.unseen.iter().map(|db| {
             format!(
                 "the account may not read grants on single routines (mysql.procs_priv): those on routines of {db} are \
@@ -206,18 +229,24 @@ impl Exchange {
         databases_of(held).iter().map(|db| format!("{db}{}", self.was)).collect()
     }
 
-    /// Brings back what exchanges took away that died before they moved a table, and forgets them.
-    async fn put_back_dead(&self, conn: &mut Conn, remains: &mut Vec<Remains>) -> Result<Vec<String>> {
+    /// Brings back what exchanges took away that died before they moved a table, and forgets them. Returns what a person
+    /// should know, and the grants that they were to give.
+    async fn put_back_dead(
+        &self,
+        conn: &mut Conn,
+        remains: &mut Vec<Remains>,
+    ) -> Result<(Vec<String>, Grants)> {
         // What is still there is as it should be.
         let mut mending = self.server.clone();
         mending.resumes = true;
-        let mut notes = Vec::new();
+        let (mut notes, mut grants) = (Vec::new(), Grants::new());
         for dead in remains.extract_if(.., |remains| remains.is_dead() && !remains.is_moved()) {
             let there: BTreeSet<Place> =
                 listed_in(&mending, conn, &dead.of).await?.into_iter().map(|listed| listed.at).collect();
             let mut making = mending.open(Purpose::WriteNames).await?;
             let mut is_whole = true;
             for text in dead.texts(&mending, conn).await? {
+                grants.entry(dead.of.clone()).or_default().extend(text.grants());
                 let is_lost = match text.kind.as_str() {
                     "triggers" => there.contains(&text.at),
                     "view" => !there.contains(&text.at),
@@ -244,11 +273,17 @@ impl Exchange {
                 notes.push(format!("{}: {what}", dead.of));
             }
         }
-        Ok(notes)
+        Ok((notes, grants))
     }
 
-    /// Reads what stands there.
-    async fn old(&self, conn: &mut Conn, held: &Held, remains: &[Remains]) -> Result<Old> {
+    /// Reads what stands there; `grants` are still to be given.
+    async fn old(
+        &self,
+        conn: &mut Conn,
+        held: &Held,
+        remains: &[Remains],
+        mut grants: Grants,
+    ) -> Result<Old> {
         let server = &self.server;
         let mut databases = Vec::new();
         let policy = Wanted::new(&server.config)?;
@@ -275,44 +310,35 @@ impl Exchange {
         server.run(&mut reading, as_they_are, "prepare its session").await?;
         let programs = read_programs(server, &mut reading, &databases, &held.whole, &listed).await?;
         let flavor = server.version(conn).await?.0;
-        let (mut grants, mut unseen) = (BTreeMap::new(), Vec::new());
+        let mut unseen = Vec::new();
         for Database { name, .. } in databases.iter().filter(|db| held.whole.contains(&db.name)) {
             match grants::on_routines(server, conn, flavor, name).await? {
-                Some(found) => {
-                    grants.insert(name.clone(), found);
-                }
+                Some(found) => grants.entry(name.clone()).or_default().extend(found),
                 None => unseen.push(name.clone()),
             }
         }
         let dead = remains.iter().filter(|remains| remains.is_dead()).cloned().collect();
+        let others = Others::find(server, conn, None, &held.written()).await?;
+        if let Some(db) = databases_of(held).pop_first() {
+            grants.entry(db).or_default().extend(others.grants.iter().cloned());
+        }
         let mut old =
-            Old { flavor, tables, views_in_the_way, databases, programs, ties, grants, unseen, dead };
-        self.take_over(conn, held, &mut old).await?;
+            Old { flavor, tables, views_in_the_way, databases, programs, ties, grants, unseen, dead, others };
+        self.take_over(conn, &mut old).await?;
         Ok(old)
     }
 
     /// Takes over what exchanges that died after they moved the tables had not made again.
-    async fn take_over(&self, conn: &mut Conn, held: &Held, old: &mut Old) -> Result<()> {
+    async fn take_over(&self, conn: &mut Conn, old: &mut Old) -> Result<()> {
         for dead in &old.dead {
             for text in dead.texts(&self.server, conn).await? {
-                match (text.kind.as_str(), text.foreign_key()) {
-                    (GRANT, _) if held.whole.contains(&text.at.db) => {
-                        let grants = text.script.statements.iter();
-                        let grants = grants.map(|grant| String::from_utf8_lossy(grant).into_owned());
-                        old.grants.entry(text.at.db).or_default().extend(grants);
-                    }
-                    (FOREIGN_KEY, Some(definition)) => {
-                        let (child, name) = (text.at, text.what);
-                        let is_known =
-                            old.ties.children.iter().any(|tie| tie.child == child && tie.name == name);
-                        if !is_known
-                            && !old.tables.contains(&child)
-                            && is_there(&self.server, conn, &child).await?
-                        {
-                            old.ties.children.push(Tie { child, name, definition });
-                        }
-                    }
-                    _ => {}
+                // Where the routine is not there, nothing is given.
+                old.grants.entry(dead.of.clone()).or_default().extend(text.grants());
+                let Some(definition) = text.foreign_key() else { continue };
+                let (child, name) = (text.at, text.what);
+                let is_known = old.ties.children.iter().any(|tie| tie.child == child && tie.name == name);
+                if !is_known && !old.tables.contains(&child) && is_there(&self.server, conn, &child).await? {
+                    old.ties.children.push(Tie { child, name, definition });
                 }
             }
         }
@@ -358,8 +384,9 @@ impl Exchange {
         let server = &self.server;
         self.keep(conn, held, old).await?;
         self.prove_programs(held, old).await?;
-        for db in databases_of(held) {
-            let sql = format!("CREATE DATABASE IF NOT EXISTS {}", ident(&db));
+        let were_there = old.names();
+        for db in databases_of(held).iter().filter(|db| !were_there.contains(db)) {
+            let sql = format!("CREATE DATABASE IF NOT EXISTS {}", ident(db));
             server.run(conn, sql, &format!("make database `{db}`")).await?;
         }
         self.step("the old programs are kept as text; taking the old triggers away".to_owned());
@@ -371,6 +398,7 @@ impl Exchange {
         let away = old.tables.iter().map(|at| (at.clone(), self.was_place(at)));
         let moves: Vec<(Place, Place)> =
             away.chain(held.tables.iter().map(|at| (self.beside_place(at), at.clone()))).collect();
+        old.others.end(server, conn).await?;
         rename_tables(server, conn, &moves).await?;
         self.step("the tables are moved".to_owned());
         for was in self.was_databases(held) {
@@ -390,8 +418,7 @@ impl Exchange {
     async fn tie_anew(&self, conn: &mut Conn, held: &Held, old: &Old) -> Result<()> {
         let server = &self.server;
         for (db, (charset, collation)) in held.databases.iter().filter(|(db, _)| held.whole.contains(*db)) {
-            let sql = format!("ALTER DATABASE {} CHARACTER SET {charset} COLLATE {collation}", ident(db));
-            server.run(conn, sql, &format!("set the defaults of database `{db}`")).await?;
+            set_defaults(server, conn, db, charset, collation).await?;
         }
         self.tie(conn, &old.ties.children).await?;
         // What is put aside holds nothing up.
@@ -452,9 +479,7 @@ impl Exchange {
         }
         if step >= Step::Moved && self.move_back(&mut conn, held, old).await? {
             for Database { name, charset, collation } in &old.databases {
-                let sql =
-                    format!("ALTER DATABASE {} CHARACTER SET {charset} COLLATE {collation}", ident(name));
-                server.run(&mut conn, sql, &format!("set the defaults of database `{name}`")).await?;
+                set_defaults(server, &mut conn, name, charset, collation).await?;
             }
             self.tie(&mut conn, &old.ties.children).await?;
             self.tie(&mut conn, &old.ties.outward).await?;
@@ -473,6 +498,7 @@ impl Exchange {
             Step::Programs => grants::give(server, old.flavor, &all_of(&old.grants)).await?,
             _ => Vec::new(),
         };
+        old.others.bring_back(server, &mut conn).await?;
         self.leave_nothing(&mut conn, held, old).await?;
         Ok(notes)
     }
@@ -482,7 +508,7 @@ impl Exchange {
         for was in self.was_databases(held) {
             drop_if_empty(&self.server, conn, &was).await?;
         }
-        let were_there: BTreeSet<&String> = old.databases.iter().map(|db| &db.name).collect();
+        let were_there = old.names();
         for db in databases_of(held).iter().filter(|db| !were_there.contains(db)) {
             if apply::obstacles(&self.server, conn, &[database_item(db)]).await?.is_empty() {
                 drop_if_empty(&self.server, conn, db).await?;
@@ -517,6 +543,9 @@ impl Exchange {
                 notes.push(format!("the exchange is good, but: {}", failure.one_line()));
             }
         }
+        if let Err(failure) = old.others.forget(&self.server, conn).await {
+            notes.push(format!("the exchange is good, but: {}", failure.one_line()));
+        }
         for db in databases_of(held).iter().map(|db| format!("{db}{}", self.beside)) {
             if let Err(failure) = drop_if_empty(&self.server, conn, &db).await {
                 notes.push(format!(
@@ -529,7 +558,7 @@ impl Exchange {
     }
 }
 
-fn all_of(grants: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
+fn all_of(grants: &Grants) -> BTreeSet<String> {
     grants.values().flatten().cloned().collect()
 }
 
@@ -550,6 +579,18 @@ async fn database(server: &Server, conn: &mut Conn, db: &str) -> Result<Option<D
         charset: text(row, 0).unwrap_or_default(),
         collation: text(row, 1).unwrap_or_default(),
     }))
+}
+
+/// Sets what new tables of a database begin with. Whoever uses one of its tables holds this up.
+async fn set_defaults(
+    server: &Server,
+    conn: &mut Conn,
+    db: &str,
+    charset: &str,
+    collation: &str,
+) -> Result<()> {
+    let sql = format!("ALTER DATABASE {} CHARACTER SET {charset} COLLATE {collation}", ident(db));
+    patiently(server, conn, &sql, &format!("set the defaults of database `{db}`")).await
 }
 
 async fn listed_in(server: &Server, conn: &mut Conn, db: &str) -> Result<Vec<Listed>> {

@@ -49,10 +49,15 @@ pub(crate) async fn script(config: &MysqlConfig, accounts: bool) -> Vec<u8> {
 
 /// Plays a script with the stock client of the server's own version.
 pub(crate) fn play(server: &Server, product: Product, script: &[u8]) {
+    play_as(server, product, ("root", "lbt-empty-root"), script);
+}
+
+/// Plays a script as this account, whose password is told too.
+pub(crate) fn play_as(server: &Server, product: Product, (user, password): (&str, &str), script: &[u8]) {
     std::fs::write(server.socket().with_file_name("script.sql"), script).unwrap();
     let client = if product == Product::Mysql { "mysql" } else { "mariadb" };
     let line = format!(
-        "{client} --binary-mode --comments --max-allowed-packet=1G -uroot -plbt-empty-root -S/lbt/server.sock < /lbt/script.sql"
+        "{client} --binary-mode --comments --max-allowed-packet=1G -u{user} -p{password} -S/lbt/server.sock < /lbt/script.sql"
     );
     server.exec(&["sh", "-c", &line]);
 }

@@ -505,7 +505,7 @@ async fn a_target_with_settings_of_its_own_is_written_all_the_same(product: Prod
 }
 
 /// Returns whether the server has notes of this job.
-async fn is_noted(config: &MysqlConfig, job: &str) -> bool {
+pub async fn is_noted(config: &MysqlConfig, job: &str) -> bool {
     let state = target(config).inspect(&[]).await.expect("the target is looked at");
     state.unfinished.iter().any(|one| one == job)
 }

@@ -25,6 +25,7 @@ crate::on_both!(
     a_database_is_exchanged_whole_and_the_old_one_kept,
     one_table_is_exchanged_and_children_that_stay_follow_it,
     who_writes_and_reads_meanwhile_meets_no_gap,
+    an_open_transaction_holds_an_exchange_up_at_the_act_and_not_before,
     an_exchange_that_cannot_end_puts_everything_back,
     an_exchange_whose_session_dies_puts_everything_back,
     an_exchange_that_dies_loses_no_table_and_can_be_run_again,
@@ -141,6 +142,16 @@ impl Scene {
         let sql = "SELECT COALESCE(MAX(CONCAT(unique_constraint_schema, '.', referenced_table_name)), 'none') FROM \
                    information_schema.referential_constraints WHERE constraint_schema = '{db}_out'";
         self.ask(sql).await.replace(&self.db, "db")
+    }
+
+    /// Waits until the exchange waits for the tables, or does not any more.
+    pub async fn until_moving(&self, wanted: bool) {
+        let mut conn = self.server.conn().await;
+        let db = format!("`{}`.", self.db);
+        let is_move = |statement: &str| statement.starts_with("RENAME TABLE") && statement.contains(&db);
+        while processes(&mut conn).await.iter().any(|one| is_move(&one.statement)) != wanted {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Checks that the live database is as [`Self::new`] left it.
@@ -273,6 +284,20 @@ async fn who_writes_and_reads_meanwhile_meets_no_gap(product: Product) {
         "SELECT CONCAT((SELECT COUNT(*) FROM {{db}}.users WHERE name = 'busy') + (SELECT COUNT(*) FROM {{db}}{WAS}.users WHERE name = 'busy'))"
     );
     assert_eq!(scene.ask(&rows).await, written.to_string(), "each row is in the old table or in the new one");
+    scene.end().await;
+}
+
+async fn an_open_transaction_holds_an_exchange_up_at_the_act_and_not_before(product: Product) {
+    let scene = Scene::new(product, "swap_open").await;
+    let exchange = scene.beside(Some("log"), WAS).await;
+    let mut reader = scene.server.conn().await;
+    reader.query_drop("START TRANSACTION").await.unwrap();
+    reader.query_drop(format!("SELECT 1 FROM {}.log LIMIT 1", scene.db)).await.unwrap();
+    let running = tokio::spawn(exchange.run());
+    // What waits for the database itself holds all others up, and is not let go soon.
+    scene.until_moving(true).await;
+    reader.disconnect().await.unwrap();
+    running.await.unwrap().expect("the exchange works");
     scene.end().await;
 }
 

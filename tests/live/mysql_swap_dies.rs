@@ -49,7 +49,7 @@ impl Monitor for Death {
 
 impl Scene {
     /// Exchanges, and dies at one of the steps; returns whether there was such a step.
-    async fn dies(&self, only: Option<&str>, step: usize) -> bool {
+    pub async fn dies(&self, only: Option<&str>, step: usize) -> bool {
         let death = Death::at(step);
         let exchange = self.beside_watched(only, WAS, Arc::clone(&death) as _).await;
         death.is_near.store(true, Ordering::SeqCst);

@@ -15,7 +15,7 @@ use super::{
         conn::text,
         grants,
         layout::{LEDGER, Place, parse_item, table_item},
-        ledger::{self, Written},
+        ledger::{self, Others, Written},
         part,
         sql::literal,
     },
@@ -84,7 +84,7 @@ impl Writing<'_> {
         self.prove_programs(!found.is_empty()).await?;
         let written = items.iter().filter_map(|item| parse_item(item));
         let parts = self.parts.keys().map(|at| (at.db.clone(), Some(at.table.clone())));
-        let written = Written(written.chain(parts).collect());
+        let written = Written::of(written.chain(parts));
         self.end_others(&written).await?;
         apply::remove(self.server, &mut self.names, &found).await?;
         if let Some(ledger) = &self.ledger
@@ -123,12 +123,10 @@ impl Writing<'_> {
     /// The grants on routines that they removed are still to be given again.
     async fn end_others(&mut self, written: &Written) -> Result<()> {
         let own = self.options.job.as_deref();
-        let ended = ledger::end_others(self.server, &mut self.names, own, written).await?;
-        if let Some(grants) = ended {
-            self.standing.grants.extend(grants);
-            let note = "an interrupted restore that writes some of the same cannot be continued any more";
-            self.tally.notes.push(note.to_owned());
-        }
+        let others = Others::find(self.server, &mut self.names, own, written).await?;
+        others.forget(self.server, &mut self.names).await?;
+        self.tally.notes.extend(others.note());
+        self.standing.grants.extend(others.grants);
         Ok(())
     }
 
