@@ -229,8 +229,8 @@ impl Exchange {
         databases_of(held).iter().map(|db| format!("{db}{}", self.was)).collect()
     }
 
-    /// Brings back what exchanges took away that died before they moved a table, and forgets them. Returns what a person
-    /// should know, and the grants that they were to give.
+    /// Brings back what exchanges took away that died before they moved a table, and forgets them. Returns what a
+    /// person should know, and the grants that they were to give.
     async fn put_back_dead(
         &self,
         conn: &mut Conn,

@@ -24,8 +24,8 @@ use crate::{
 /// What is being done, for errors.
 const DOING: &str = "end the notes of interrupted restores";
 
-/// Interrupted restores that write some of what the caller writes. One that writes other tables of the same databases is
-/// none of them, and may still go on.
+/// Interrupted restores that write some of what the caller writes. One that writes other tables of the same databases
+/// is none of them, and may still go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::mysql) struct Others {
     jobs: BTreeSet<String>,
