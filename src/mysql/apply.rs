@@ -278,6 +278,37 @@ pub(super) async fn run(server: &Server, conn: &mut Conn, script: &Script, doing
     Ok(())
 }
 
+/// One program of a script.
+pub(super) struct Program {
+    /// The session that it was made in, and itself.
+    pub script: Script,
+    /// Puts back what it needed of its database for a while.
+    pub back: Script,
+    /// What it is, as a person would say; `None` of a view, which has an entry of its own.
+    pub name: Option<String>,
+}
+
+/// Divides a script into its programs: each begins with a plain session and the choice of its database.
+pub(super) fn programs(script: &Script) -> Vec<Program> {
+    let chooses = |statement: &Vec<u8>| statement.starts_with(b"USE ");
+    let chosen = script.statements.iter().enumerate().filter(|(_, statement)| chooses(statement));
+    let mut begins: Vec<usize> = chosen.skip(1).map(|(at, _)| at.saturating_sub(1)).collect();
+    begins.push(script.statements.len());
+    let mut from = 0;
+    let each = begins.into_iter().map(|to| {
+        let statements = &script.statements[std::mem::replace(&mut from, to)..to];
+        let made = statements.iter().position(|statement| created(statement).is_some());
+        let (make, back) = statements.split_at(made.map_or(statements.len(), |at| at + 1));
+        let name = make.last().and_then(|last| {
+            let (kind, name) = created(last)?;
+            Some(format!("{} {}", kind.to_lowercase(), String::from_utf8_lossy(&last[name])))
+        });
+        let [script, back] = [make, back].map(|part| Script { statements: part.to_vec() });
+        Program { script, back, name }
+    });
+    each.collect()
+}
+
 /// Runs all statements of a script of programs. One that is there already makes room for its like; returns those that
 /// did.
 pub(super) async fn run_over(

@@ -620,24 +620,42 @@ impl Writing<'_> {
         let mut conn = self.server.open(Purpose::WriteNames).await?;
         for kind in kinds {
             for (meta, script) in self.take(kind) {
-                let doing = format!("make the {kind} of `{}`", meta.item);
-                let made = if self.replaces_programs(&meta) {
-                    let made = apply::run_over(self.server, &mut conn, &script, &doing).await;
-                    made.map(|replaced| self.tell_replaced(&meta, &replaced))
-                } else {
-                    apply::run(self.server, &mut conn, &script, &doing).await
-                };
-                match made {
-                    Err(failure) if meta.attrs.contains_key("invalid") && is_of_the_thing(&failure) => {
-                        let why = failure.chain().pop().unwrap_or_default();
-                        let note = format!(
-                            "view `{}` was broken when it was backed up, and was not made: {why}",
-                            meta.item
-                        );
-                        self.tally.notes.push(note);
-                    }
-                    other => self.or_left_out(&format!("{kind} of {}", meta.item), other)?,
+                let mut replaced = Vec::new();
+                for program in apply::programs(&script) {
+                    let doing = format!("make the {kind} of `{}`", meta.item);
+                    let made = if self.replaces_programs(&meta) {
+                        let made = apply::run_over(self.server, &mut conn, &program.script, &doing).await;
+                        made.map(|more| replaced.extend(more))
+                    } else {
+                        apply::run(self.server, &mut conn, &program.script, &doing).await
+                    };
+                    let back = apply::run(self.server, &mut conn, &program.back, &doing).await;
+                    self.or_broken(&meta, kind, program.name, made)?;
+                    back?;
                 }
+                self.tell_replaced(&meta, &replaced);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on without a view that was broken before, and without what may be left out.
+    fn or_broken(
+        &mut self,
+        meta: &EntryMeta,
+        kind: &str,
+        name: Option<String>,
+        made: Result<()>,
+    ) -> FlowResult<()> {
+        match made {
+            Err(failure) if meta.attrs.contains_key("invalid") && is_of_the_thing(&failure) => {
+                let (item, why) = (&meta.item, failure.chain().pop().unwrap_or_default());
+                let note = format!("view `{item}` was broken when it was backed up, and was not made: {why}");
+                self.tally.notes.push(note);
+            }
+            other => {
+                let what = name.unwrap_or_else(|| kind.to_owned());
+                self.or_left_out(&format!("{what} of {}", meta.item), other)?;
             }
         }
         Ok(())
