@@ -9,6 +9,8 @@ mod support;
 mod accounts;
 #[path = "live/mysql_accounts_anew.rs"]
 mod accounts_anew;
+#[path = "live/mysql_at_once.rs"]
+mod at_once;
 #[path = "live/mysql_choices.rs"]
 mod choices;
 #[path = "live/mysql_copy.rs"]
@@ -35,6 +37,8 @@ mod many_tables;
 mod objects;
 #[path = "live/mysql_orphans.rs"]
 mod orphans;
+#[path = "live/mysql_position.rs"]
+mod position;
 #[path = "live/mysql_preflight.rs"]
 mod preflight;
 #[path = "live/mysql_ranges.rs"]

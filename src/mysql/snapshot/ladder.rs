@@ -18,7 +18,7 @@ use super::{
         layout::{Listed, Wanted, tables},
     },
     Listing, Snapshot,
-    position::{self, Found, Logs},
+    position::{self, Found, Logs, Primary},
     statements::{self, Running},
 };
 use crate::error::{ExitCode, Failure, Result};
@@ -310,6 +310,9 @@ impl Snapshot {
             let told = position::of_transaction(server, &mut self.workers[0]).await?;
             self.position = position::complete(server, &mut self.keeper, told).await?;
         }
+        // Nothing keeps a replica from applying more between that question and the transaction.
+        let primaries = self.primaries.take();
+        self.primaries = primaries.map(|all| all.into_iter().map(Primary::at_another_instant).collect());
         Ok(())
     }
 }
