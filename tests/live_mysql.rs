@@ -65,6 +65,8 @@ mod swap_dies;
 mod trial;
 #[path = "live/mysql_values.rs"]
 mod values;
+#[path = "live/mysql_waits.rs"]
+mod waits;
 
 /// Makes a test for each product of an async function that takes one.
 macro_rules! on_both {
