@@ -9,6 +9,8 @@ mod support;
 mod accounts;
 #[path = "live/mysql_accounts_anew.rs"]
 mod accounts_anew;
+#[path = "live/mysql_at_once.rs"]
+mod at_once;
 #[path = "live/mysql_choices.rs"]
 mod choices;
 #[path = "live/mysql_copy.rs"]
@@ -37,6 +39,8 @@ mod many_tables;
 mod objects;
 #[path = "live/mysql_orphans.rs"]
 mod orphans;
+#[path = "live/mysql_position.rs"]
+mod position;
 #[path = "live/mysql_preflight.rs"]
 mod preflight;
 #[path = "live/mysql_ranges.rs"]
@@ -65,6 +69,8 @@ mod swap_notes;
 mod trial;
 #[path = "live/mysql_values.rs"]
 mod values;
+#[path = "live/mysql_waits.rs"]
+mod waits;
 
 /// Makes a test for each product of an async function that takes one.
 macro_rules! on_both {

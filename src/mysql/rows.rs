@@ -32,6 +32,10 @@ use crate::{
 
 /// Bytes after which an entry ends at the next border.
 const PIECE_BYTES_SOFT: u64 = 56 << 20;
+/// Bytes of a binlog after which an entry ends wherever it is. A piece is loaded as one transaction, and a server with
+/// group replication takes 150,000,000 bytes of one (`group_replication_transaction_size_limit`: MySQL 9 manual,
+/// 20.9.1).
+const PIECE_LOGGED_BYTES: u64 = 100_000_000;
 /// Bytes that are gathered before they are sent.
 const BUFFER_BYTES: usize = 256 << 10;
 /// Bytes after which a row or a value is written in parts, so that its written form is never held whole.
@@ -211,6 +215,29 @@ fn number_field(layout: &Layout) -> Option<usize> {
     (layout.columns.get(first)?.bound == Some(Bound::Number)).then_some(first)
 }
 
+/// How many bytes rows take in a binlog at most: a short number, and a short document, take more there than as text.
+#[derive(Clone, Copy)]
+struct Logged {
+    /// Beside its text, by a row.
+    row_bytes: u64,
+    /// Whether there are JSON documents; an empty array in a list of them takes 9 bytes, and 4 as text.
+    has_json: bool,
+}
+
+impl Logged {
+    fn of(layout: &Layout) -> Self {
+        let declared = || layout.columns.iter().map(|column| column.declared.as_str());
+        // The digits of a DECIMAL take 30 bytes (65 of them), any other number 8, and a length up to 4.
+        let row_bytes = declared().map(|kind| if kind.starts_with("decimal") { 30 } else { 8 }).sum();
+        Self { row_bytes, has_json: declared().any(|kind| kind == "json") }
+    }
+
+    fn bytes(self, rows: u64, text_bytes: u64) -> u64 {
+        let text_bytes = if self.has_json { text_bytes * 5 / 2 } else { text_bytes };
+        rows * self.row_bytes + text_bytes
+    }
+}
+
 /// Writes rows into as many entries as it takes.
 struct Pieces<'a> {
     server: &'a Server,
@@ -224,6 +251,7 @@ struct Pieces<'a> {
     last_key: Vec<u8>,
     /// The columns that cannot be NULL.
     must: Vec<bool>,
+    logged: Logged,
     body: Option<BodyWriter>,
     part: u32,
     buffer: Vec<u8>,
@@ -247,6 +275,7 @@ impl<'a> Pieces<'a> {
             codecs: layout.columns.iter().map(|column| column.codec).collect(),
             last_key: Vec::new(),
             must: layout.columns.iter().map(|column| !column.nullable).collect(),
+            logged: Logged::of(layout),
             body: None,
             server,
             range,
@@ -271,7 +300,12 @@ impl<'a> Pieces<'a> {
         self.piece_rows += 1;
         self.longest_row_bytes = self.longest_row_bytes.max(row_bytes);
         self.note_key(row);
-        if self.cutter.row(hash, row_bytes) {
+        let ends_chunk = self.cutter.row(hash, row_bytes);
+        if self.logged.bytes(self.piece_rows, self.piece_bytes) >= PIECE_LOGGED_BYTES {
+            self.cutter = Cutter::default();
+            self.flush().await?;
+            self.end_piece().await?;
+        } else if ends_chunk {
             self.flush().await?;
             if self.piece_bytes >= PIECE_BYTES_SOFT {
                 self.end_piece().await?;
@@ -547,5 +581,42 @@ mod tests {
         assert!(push(b"\xFB\x011").is_ok());
         let error = push(b"\x011\xFB").unwrap_err();
         assert!(error.to_string().contains("column `must` of table `im.t` cannot be NULL"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn no_piece_is_a_longer_transaction_than_group_replication_takes() {
+        const ROWS: u64 = 100_000;
+        const FIELDS: u64 = 60;
+        // The shortest text of the longest numbers: 2 bytes each, and 29 in a binlog.
+        let mut range = range();
+        let table = Arc::get_mut(&mut range.table).unwrap();
+        let mut column = table.layout.columns.remove(1);
+        "decimal(65,0)".clone_into(&mut column.declared);
+        table.layout.columns = vec![column; usize::try_from(FIELDS).unwrap()];
+        let (server, (sink, mut stream)) = (server(), channel(1));
+        let write = async {
+            let (row, mut spans) = (b"\x010".repeat(usize::try_from(FIELDS).unwrap()), Vec::new());
+            let row = TextRow::parse(&row, usize::try_from(FIELDS).unwrap(), &mut spans).unwrap();
+            sink.announce(Vec::new()).await?;
+            let mut pieces = Pieces::new(&server, &range, &sink);
+            for _ in 0..ROWS {
+                pieces.row(row).await?;
+            }
+            assert_eq!(pieces.finish().await?, ROWS);
+            sink.finish(crate::flow::Point::at(chrono::DateTime::UNIX_EPOCH)).await
+        };
+        let take = async {
+            let mut sum = 0;
+            while let Some(mut entry) = stream.next().await? {
+                while entry.body.next().await?.is_some() {}
+                let rows = entry.body.trailer()["rows"].as_u64().unwrap();
+                assert!(rows * FIELDS * 29 < 150_000_000, "{rows} rows in a piece");
+                sum += rows;
+            }
+            Ok::<_, FlowError>(sum)
+        };
+        let (written, taken) = tokio::join!(write, take);
+        written.unwrap();
+        assert_eq!(taken.unwrap(), ROWS);
     }
 }

@@ -4,7 +4,7 @@ use lifeboat::{
     clock::Ground,
     error::{ExitCode, Failure},
     finding::Status,
-    flow::{FlowError, STREAM_DEPTH, Stage, WriteOptions, channel, settle},
+    flow::{FlowError, STREAM_DEPTH, Stage, WriteOptions, channel, pipe, settle},
     mysql::examine::examine,
     names::SourceName,
 };
@@ -18,6 +18,7 @@ crate::on_both!(
     an_index_that_finds_no_room_leaves_a_restore_that_goes_on,
     a_source_that_runs_out_of_temporary_room_completes_nothing,
     tables_that_are_kept_encrypted_come_back_so_or_are_told,
+    no_transaction_of_a_load_is_longer_than_group_replication_takes,
 );
 
 /// A server with few bytes for temporary files, in a folder that [`fill`] fills and [`clear`] clears.
@@ -185,4 +186,29 @@ async fn tables_that_are_kept_encrypted_come_back_so_or_are_told(product: Produc
     let state = target(&bare.only(&[db])).inspect(&[]).await;
     assert!(state.is_ok());
     bare.run([format!("DROP DATABASE IF EXISTS {db}")]).await;
+}
+
+/// Its limit is one of bytes in the binlog; every server has such a limit, which is seldom set.
+async fn no_transaction_of_a_load_is_longer_than_group_replication_takes(product: Product) {
+    let source_server = Server::empty_with(product, &["--skip-log-bin"]).await;
+    let target_server = Server::empty_with(product, &["--max-binlog-cache-size=149999616"]).await;
+    let depth =
+        if product == Product::Mysql { "cte_max_recursion_depth" } else { "max_recursive_iterations" };
+    // Short as text, and 180 MB in a binlog.
+    let columns: Vec<String> = (0..60).map(|n| format!("d{n} DECIMAL(65,0) NOT NULL DEFAULT 0")).collect();
+    source_server
+        .run([
+            format!("SET SESSION {depth} = 200000"),
+            "CREATE DATABASE lbt_short".to_owned(),
+            format!("CREATE TABLE lbt_short.t (id INT PRIMARY KEY, {})", columns.join(", ")),
+            "INSERT INTO lbt_short.t (id) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE \
+             i < 100000) SELECT i FROM n"
+                .to_owned(),
+        ])
+        .await;
+    let (from, to) = (source_server.only(&["lbt_short"]), target_server.only(&["lbt_short"]));
+    pipe(source(&from), target(&to), WriteOptions::default())
+        .await
+        .expect("the binlog has room for each piece");
+    assert_eq!(target_server.ask("SELECT COUNT(*) FROM lbt_short.t").await, "100000");
 }

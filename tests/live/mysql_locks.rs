@@ -41,7 +41,8 @@ crate::on_both!(
     a_slow_store_is_waited_for_and_a_killed_statement_or_a_restart_fails,
 );
 
-const READ: &str = "SELECT, SHOW VIEW, TRIGGER, EVENT, PROCESS ON *.*";
+/// What an account needs for reading alone.
+pub const READ: &str = "SELECT, SHOW VIEW, TRIGGER, EVENT, PROCESS ON *.*";
 
 fn failure(error: FlowError) -> Failure {
     match error {

@@ -1,11 +1,11 @@
-//! All connections see one instant, and the recorded place in the binlog is that instant.
+//! All connections see one instant, and hold what they see.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use mysql_async::{Row, prelude::Queryable};
+use mysql_async::prelude::Queryable;
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -15,7 +15,6 @@ use crate::{
 
 crate::on_both!(
     transfers_during_a_reading_never_tear_it,
-    the_recorded_position_is_the_instant,
     a_table_cannot_vanish_while_it_is_read,
     a_reading_writes_nothing_to_the_binlog,
     migrations_wait_for_readings_and_do_not_fail,
@@ -24,7 +23,8 @@ crate::on_both!(
 /// Writers that go on until they are told to stop.
 pub struct Writers {
     stop: Arc<AtomicBool>,
-    written: Arc<AtomicU64>,
+    /// By each of them.
+    written: Vec<Arc<AtomicU64>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -36,10 +36,12 @@ impl Writers {
         prepare: &'static str,
         statements: impl Fn(u64, u64) -> Vec<String> + Send + Sync + Clone + 'static,
     ) -> Self {
-        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let mut tasks = Vec::new();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut written, mut tasks) = (Vec::new(), Vec::new());
         for writer in 0..count {
-            let (stop, written, statements) = (Arc::clone(&stop), Arc::clone(&written), statements.clone());
+            let (stop, done, statements) =
+                (Arc::clone(&stop), Arc::new(AtomicU64::new(0)), statements.clone());
+            written.push(Arc::clone(&done));
             let mut conn = server.conn().await;
             conn.query_drop(prepare).await.expect("the session is prepared");
             tasks.push(tokio::spawn(async move {
@@ -50,21 +52,35 @@ impl Writers {
                     for statement in statements(writer, n) {
                         conn.query_drop(statement).await.expect("the writer writes");
                     }
-                    written.fetch_add(1, Ordering::Relaxed);
+                    done.fetch_add(1, Ordering::Relaxed);
                 }
             }));
         }
         Self { stop, written, tasks }
     }
 
-    /// Waits until `more` transactions were committed from now on.
-    pub async fn progress(&self, more: u64) {
-        let until = self.written.load(Ordering::Relaxed) + more;
-        while self.written.load(Ordering::Relaxed) < until {
+    fn done(&self) -> Vec<u64> {
+        self.written.iter().map(|done| done.load(Ordering::Relaxed)).collect()
+    }
+
+    async fn until(&self, is_enough: impl Fn(Vec<u64>) -> bool) {
+        while !is_enough(self.done()) {
             // A writer ends on its own only by an error, which the test is to show and not to wait for.
             assert!(!self.tasks.iter().any(JoinHandle::is_finished), "a writer failed");
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Waits until `more` transactions were committed from now on.
+    pub async fn progress(&self, more: u64) {
+        let wanted = self.done().iter().sum::<u64>() + more;
+        self.until(|done| done.iter().sum::<u64>() >= wanted).await;
+    }
+
+    /// Waits until each writer has committed `more` transactions from now on.
+    pub async fn progress_of_each(&self, more: u64) {
+        let before = self.done();
+        self.until(|done| done.iter().zip(&before).all(|(now, before)| *now >= before + more)).await;
     }
 
     pub async fn stop(self) {
@@ -126,55 +142,6 @@ async fn transfers_during_a_reading_never_tear_it(product: Product) {
     }
     writers.stop().await;
     server.run([format!("DROP DATABASE {db}")]).await;
-}
-
-async fn the_recorded_position_is_the_instant(product: Product) {
-    let server = Server::shared(product).await;
-    let db = &own("position");
-    server
-        .run([
-            format!("DROP DATABASE IF EXISTS {db}"),
-            format!("CREATE DATABASE {db}"),
-            format!("CREATE TABLE {db}.counter (id INT PRIMARY KEY)"),
-        ])
-        .await;
-    let prepare = match product {
-        Product::Mysql => "SET SESSION binlog_rows_query_log_events = ON",
-        Product::Mariadb => "SET SESSION binlog_annotate_row_events = ON",
-    };
-    let name = db.clone();
-    let writers = Writers::start(&server, 1, prepare, move |_, n| {
-        vec![format!("INSERT INTO {name}.counter VALUES ({n})")]
-    })
-    .await;
-    for _ in 0..3 {
-        writers.progress(50).await;
-        let recorded = Recorded::read(&server.only(&[db])).await;
-        writers.progress(3).await;
-        let marks = &recorded.point.marks;
-        let next = first_insert(&server, db, &marks["binlog_file"], &marks["binlog_pos"]).await;
-        let rows = fields(&recorded.rows("counter"));
-        let last: u64 = rows.iter().map(|row| row[0].parse().unwrap()).max().expect("rows were written");
-        assert_eq!(rows.len() as u64, last + 1, "no row is missing");
-        assert_eq!(next, last + 1, "the first event after the position is the first row not read");
-        assert!(!marks["gtid"].is_empty());
-    }
-    writers.stop().await;
-    server.run([format!("DROP DATABASE {db}")]).await;
-}
-
-/// Returns the number that the first insert after this position wrote.
-async fn first_insert(server: &Server, db: &str, file: &str, pos: &str) -> u64 {
-    let mut conn = server.conn().await;
-    let sql = format!("SHOW BINLOG EVENTS IN '{file}' FROM {pos} LIMIT 3000");
-    let rows: Vec<Row> = conn.query(sql).await.expect("the position is the border of an event");
-    let wanted = format!("INSERT INTO {db}.counter VALUES (");
-    let found = rows.iter().find_map(|row| {
-        let info: String = row.get("Info")?;
-        let (_, rest) = info.split_once(&wanted)?;
-        rest.split(')').next()?.parse().ok()
-    });
-    found.expect("an insert follows")
 }
 
 async fn a_table_cannot_vanish_while_it_is_read(product: Product) {

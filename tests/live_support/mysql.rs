@@ -133,7 +133,12 @@ impl Server {
     ///
     /// What the primary holds already is not copied.
     pub async fn replica_of(primary: &Self, product: Product) -> Self {
-        let replica = Self::empty_with(product, &["--server-id=78"]).await;
+        Self::replica_with(primary, product, &[]).await
+    }
+
+    /// Does the same with more arguments for its daemon.
+    pub async fn replica_with(primary: &Self, product: Product, arguments: &[&str]) -> Self {
+        let replica = Self::empty_with(product, &[&["--server-id=78"], arguments].concat()).await;
         let host = primary.own().address();
         let (source, more) = match product {
             Product::Mysql => ("SOURCE", "GET_SOURCE_PUBLIC_KEY=1"),

@@ -16,7 +16,7 @@ use super::{
         rows::Table,
         sql::literal,
     },
-    Snapshot, ladder, statements,
+    Snapshot, ladder,
 };
 use crate::error::{Failure, Result};
 
@@ -75,8 +75,7 @@ impl Snapshot {
     }
 
     async fn in_the_way(&mut self, server: &Server, at: &Place) -> Result<Failure> {
-        let running =
-            if self.sees_statements { statements::longest(server, &mut self.keeper).await? } else { None };
+        let running = self.who_was_in_the_way(server).await?;
         let limit = Duration::from_secs(server.config.lock_wait_seconds.max(1));
         Ok(ladder::lock_refused(server, &format!("a lock on table `{at}`"), limit, running.as_ref()))
     }

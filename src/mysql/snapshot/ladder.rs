@@ -5,7 +5,8 @@
 //! longer than [`one_try`]: then it is killed, others are let through, and it is made again until the rung's part of
 //! `lock_wait_seconds` is over ([`part_of`]); then comes the next rung.
 //!
-//! *Crash.* A lock goes with its session.
+//! *Crash.* A lock goes with its session. One that is still waited for goes when the server's own patience ends, which
+//! is set to one attempt.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use super::{
         layout::{Listed, Wanted, tables},
     },
     Listing, Snapshot,
-    position::{self, Found, Logs},
+    position::{self, Found, Logs, Primary},
     statements::{self, Running},
 };
 use crate::error::{ExitCode, Failure, Result};
@@ -151,13 +152,21 @@ impl Snapshot {
             let _nothing_held = self.keeper.query_drop(lock.release()).await;
             self.unlock_definitions(server).await?;
             if Instant::now() >= until {
-                let see = self.sees_statements;
-                let running = if see { statements::longest(server, &mut self.keeper).await? } else { None };
-                return Ok(Rung::InTheWay(running));
+                return Ok(Rung::InTheWay(self.who_was_in_the_way(server).await?));
             }
             tokio::time::sleep(LOCK_PAUSE).await;
             self.listed = tables(server, &mut self.keeper, wanted).await?;
         }
+    }
+
+    /// Returns the statement that was in the way of the last attempt: one that is younger came after it, or waited
+    /// behind it. There may be none: sessions that do nothing hold locks too.
+    pub(super) async fn who_was_in_the_way(&mut self, server: &Server) -> Result<Option<Running>> {
+        if !self.sees_statements {
+            return Ok(None);
+        }
+        let longest = statements::longest(server, &mut self.keeper).await?;
+        Ok(longest.filter(|running| running.seconds > one_try(server).as_secs()))
     }
 
     /// Everything begins under the lock, which then goes.
@@ -207,7 +216,7 @@ impl Snapshot {
                 return Ok(Attempt::Again);
             }
             let left = until.saturating_duration_since(Instant::now());
-            match self.step(step, left).await {
+            match self.step(server, step, left).await {
                 Ok(()) => {}
                 Err(error) => return judged(server, error),
             }
@@ -217,7 +226,21 @@ impl Snapshot {
 
     /// Runs one statement of the keeper, and kills it when it takes longer than `left`: the server counts the
     /// time of each single lock only, and a statement may wait for thousands.
-    async fn step(&mut self, sql: &str, left: Duration) -> mysql_async::Result<()> {
+    async fn step(&mut self, server: &Server, sql: &str, left: Duration) -> mysql_async::Result<()> {
+        // Not before our own clock does.
+        self.wait_at_most(left.as_secs() + 1).await?;
+        let ended = self.step_in_time(sql, left).await;
+        self.wait_at_most(server.config.lock_wait_seconds.max(1)).await?;
+        ended
+    }
+
+    /// Lets the server end what waits: it does not look whether the client is still there, and would let others wait
+    /// behind the lock of one that died.
+    async fn wait_at_most(&mut self, seconds: u64) -> mysql_async::Result<()> {
+        self.keeper.query_drop(format!("SET SESSION lock_wait_timeout={seconds}")).await
+    }
+
+    async fn step_in_time(&mut self, sql: &str, left: Duration) -> mysql_async::Result<()> {
         let kill = format!("KILL QUERY {}", self.keeper.id());
         let ended = {
             let running = self.keeper.query_drop(sql);
@@ -241,7 +264,7 @@ impl Snapshot {
             return Ok(Attempt::Refused);
         }
         if !self.definitions_locked {
-            match self.step("LOCK INSTANCE FOR BACKUP", left).await {
+            match self.step(server, "LOCK INSTANCE FOR BACKUP", left).await {
                 Ok(()) => self.definitions_locked = true,
                 Err(error) => return judged(server, error),
             }
@@ -272,8 +295,7 @@ impl Snapshot {
                 Attempt::Held => break,
                 Attempt::Refused => return Ok(Rung::NotHere),
                 Attempt::Again if Instant::now() >= until => {
-                    let running = statements::longest(server, &mut self.keeper).await?;
-                    return Ok(Rung::InTheWay(running));
+                    return Ok(Rung::InTheWay(self.who_was_in_the_way(server).await?));
                 }
                 Attempt::Again => tokio::time::sleep(LOCK_PAUSE).await,
             }
@@ -310,6 +332,9 @@ impl Snapshot {
             let told = position::of_transaction(server, &mut self.workers[0]).await?;
             self.position = position::complete(server, &mut self.keeper, told).await?;
         }
+        // Nothing keeps a replica from applying more between that question and the transaction.
+        let primaries = self.primaries.take();
+        self.primaries = primaries.map(|all| all.into_iter().map(Primary::at_another_instant).collect());
         Ok(())
     }
 }
@@ -358,7 +383,7 @@ pub(super) fn lock_refused(
     let who = running.map(|running| format!(": {running}")).unwrap_or_default();
     let what = format!("`{}`: {lock} was not granted within {} s{who}", server.name, limit.as_secs());
     let end = running.map_or_else(
-        || "A long statement or transaction is in the way: SHOW PROCESSLIST names it. End it".to_owned(),
+        || "A long statement or transaction, or LOCK TABLES, is in the way: SHOW PROCESSLIST tells the sessions. End it".to_owned(),
         |running| format!("SHOW PROCESSLIST shows what it does. End it (KILL QUERY {})", running.id),
     );
     Failure::new(ExitCode::Failed, what)

@@ -226,6 +226,11 @@ impl Snapshot {
     fn mark_primaries(&mut self, server: &Server, monitor: &dyn Monitor) {
         let primaries = self.primaries.take().unwrap_or_default();
         let several = primaries.len() > 1;
+        if !primaries.is_empty() && !self.is_shared() {
+            let what =
+                "the account may take no lock: the place of the rows in the primary's binlog is unknown";
+            monitor.warn(Some(&server.name), what.to_owned(), Some(&server.grant_hint()));
+        }
         for primary in primaries {
             let suffix = if several { format!(".{}", primary.channel) } else { String::new() };
             let applies = if primary.applies { "yes" } else { "no" };

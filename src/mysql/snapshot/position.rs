@@ -153,6 +153,13 @@ pub(super) struct Primary {
     pub applies: bool,
 }
 
+impl Primary {
+    /// Returns the same of an instant that is not the one at which it was asked.
+    pub fn at_another_instant(self) -> Self {
+        Self { channel: self.channel, id: self.id, applies: self.applies, ..Self::default() }
+    }
+}
+
 /// Asks a replica for the places that it has executed; none from a server that is no replica. `SHOW REPLICA STATUS` is
 /// of MySQL 8.0.22 and later (its release notes).
 pub(super) async fn of_primaries(

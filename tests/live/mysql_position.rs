@@ -1,0 +1,259 @@
+//! The recorded place in the binlog is the instant of the rows, under each lock and on a replica.
+
+use std::collections::BTreeSet;
+
+use mysql_async::{Row, prelude::Queryable};
+
+use crate::{
+    failures::account,
+    locks::{READ, rounds},
+    rows::Recorded,
+    snapshot::{Writers, fields},
+    support::{Product, Server},
+};
+
+crate::on_both!(
+    the_recorded_position_is_the_instant,
+    a_replica_records_the_place_of_its_rows_in_the_journal_of_its_primary,
+);
+
+/// Tables of the database that is read; each has a writer of its own.
+const TABLES: u64 = 3;
+
+/// A row as the binlog has it.
+struct Logged {
+    table: String,
+    n: u64,
+    /// Where its transaction begins.
+    pos: u64,
+    /// The global name of its transaction: what names its series, and its number there.
+    gtid: (String, u64),
+}
+
+/// Starts a server whose transactions have global names.
+async fn with_gtids(product: Product) -> Server {
+    let arguments: &[&str] = match product {
+        Product::Mysql => &["--gtid-mode=ON", "--enforce-gtid-consistency=ON"],
+        Product::Mariadb => &[],
+    };
+    Server::empty_with(product, arguments).await
+}
+
+/// Lets a writer count in each table, and another one in a database that is not read.
+async fn counting(server: &Server, product: Product) -> Writers {
+    server.run(["CREATE DATABASE lbt_count", "CREATE DATABASE lbt_other"]).await;
+    let tables = (0..TABLES).map(|table| format!("lbt_count.c{table}"));
+    let tables = tables.chain([format!("lbt_other.c{TABLES}")]);
+    server.run(tables.map(|table| format!("CREATE TABLE {table} (n BIGINT PRIMARY KEY)"))).await;
+    let prepare = match product {
+        Product::Mysql => "SET SESSION binlog_rows_query_log_events = ON",
+        Product::Mariadb => "SET SESSION binlog_annotate_row_events = ON",
+    };
+    Writers::start(server, TABLES + 1, prepare, |writer, n| {
+        let db = if writer < TABLES { "lbt_count" } else { "lbt_other" };
+        vec![format!("INSERT INTO {db}.c{writer} VALUES ({n})")]
+    })
+    .await
+}
+
+/// Returns where the binlog ends now.
+async fn end_of_binlog(server: &Server, product: Product) -> (String, u64) {
+    let log = if product == Product::Mysql { "BINARY LOG" } else { "MASTER" };
+    let mut conn = server.conn().await;
+    let row: Option<Row> = conn.query_first(format!("SHOW {log} STATUS")).await.expect("it is told");
+    let row = row.expect("there is a binlog");
+    (row.get(0).expect("a file"), row.get(1).expect("a position"))
+}
+
+/// Returns the rows of the tables that are read, as the binlog has them from there on.
+async fn logged(server: &Server, (file, pos): &(String, u64)) -> Vec<Logged> {
+    let mut conn = server.conn().await;
+    let sql = format!("SHOW BINLOG EVENTS IN '{file}' FROM {pos}");
+    let rows: Vec<Row> = conn.query(sql).await.expect("the position is the border of an event");
+    let (mut all, mut begun) = (Vec::new(), None);
+    for row in rows {
+        let info: String = row.get::<Option<String>, _>("Info").flatten().unwrap_or_default();
+        if let Some(gtid) = gtid_of(&info) {
+            begun = Some((row.get("Pos").expect("each has one"), gtid));
+        } else if let Some((_, inserted)) = info.split_once("INSERT INTO lbt_count.") {
+            let (table, n) =
+                inserted.trim_end_matches(')').split_once(" VALUES (").expect("as it is written");
+            let (pos, gtid) = begun.clone().expect("a transaction has a name");
+            all.push(Logged { table: table.to_owned(), n: n.parse().expect("a number"), pos, gtid });
+        }
+    }
+    all
+}
+
+/// Reads `SET @@SESSION.GTID_NEXT= 'uuid:7'` and `BEGIN GTID 0-77-7`.
+fn gtid_of(info: &str) -> Option<(String, u64)> {
+    let (series, number) = match info.split_once("GTID_NEXT= '") {
+        Some((_, name)) => name.trim_end_matches('\'').rsplit_once(':')?,
+        None => info.split_once("GTID ")?.1.split(' ').next()?.rsplit_once('-')?,
+    };
+    Some((series.to_owned(), number.parse().ok()?))
+}
+
+/// Returns whether a set (`uuid:1-7:9,uuid:1`), or a position (`0-77-7`), holds a transaction.
+fn holds(set: &str, (series, number): &(String, u64)) -> bool {
+    let number = *number;
+    let is_in = |range: &str| {
+        let (from, to) = range.split_once('-').unwrap_or((range, range));
+        (from.parse().unwrap()..=to.parse().unwrap()).contains(&number)
+    };
+    set.split(',').any(|part| match part.split_once(':') {
+        Some((uuid, ranges)) => uuid.trim() == series && ranges.split(':').any(is_in),
+        None => {
+            part.rsplit_once('-').is_some_and(|(of, last)| of == series && number <= last.parse().unwrap())
+        }
+    })
+}
+
+/// Checks that each table has what its writer wrote up to some row, and returns what has been read.
+fn read_rows(recorded: &Recorded) -> BTreeSet<(String, u64)> {
+    let mut all = BTreeSet::new();
+    for table in (0..TABLES).map(|table| format!("c{table}")) {
+        let rows = fields(&recorded.rows(&table));
+        let read: BTreeSet<u64> = rows.iter().map(|row| row[0].parse().expect("a number")).collect();
+        assert_eq!(read.last().map_or(0, |last| last + 1), read.len() as u64, "`{table}` lacks a row");
+        all.extend(read.into_iter().map(|n| (table.clone(), n)));
+    }
+    all
+}
+
+/// Compares what was read with what the binlog has: `is_before` says what it is to be.
+fn is_exact(logged: &[Logged], read: &BTreeSet<(String, u64)>, is_before: impl Fn(&Logged) -> bool) -> bool {
+    let is_read = |one: &Logged| read.contains(&(one.table.clone(), one.n));
+    assert!(logged.iter().any(is_read) && !logged.iter().all(is_read), "the instant is in the midst of it");
+    logged.iter().all(|one| is_read(one) == is_before(one))
+}
+
+async fn the_recorded_position_is_the_instant(product: Product) {
+    let server = with_gtids(product).await;
+    let writers = counting(&server, product).await;
+    // MariaDB tells a transaction its place without a privilege; these accounts have it from there.
+    let modes: &[(&str, &str)] = match product {
+        Product::Mysql => &[
+            ("equal", "BACKUP_ADMIN, REPLICATION CLIENT"),
+            ("global", "RELOAD, REPLICATION CLIENT"),
+            ("tables", "LOCK TABLES, REPLICATION CLIENT"),
+            ("single", "REPLICATION CLIENT"),
+        ],
+        Product::Mariadb => &[
+            ("stage", "RELOAD, REPLICATION CLIENT"),
+            ("stage", "RELOAD"),
+            ("tables", "LOCK TABLES, REPLICATION CLIENT"),
+            ("tables", "LOCK TABLES"),
+            ("single", "PROCESS"),
+        ],
+    };
+    for (mode, given) in modes {
+        account(&server, "reader", &[READ, &format!("{given} ON *.*")]).await;
+        let mut config = server.as_user(server.only(&["lbt_count"]), "reader", "x");
+        config.threads = 4;
+        for round in 0..rounds(3) {
+            let case = format!("{mode} by {given}, round {round}");
+            let (began, recorded) = reading_under(&server, product, &writers, &config, mode).await;
+            let (marks, read) = (&recorded.point.marks, read_rows(&recorded));
+            if product == Product::Mysql && *mode == "single" {
+                assert_eq!(marks["position"], "unknown", "{case}");
+                assert!(!marks.contains_key("binlog_file") && !marks.contains_key("gtid"), "{marks:?}");
+                continue;
+            }
+            assert_eq!(marks["binlog_file"], began.0, "{case}");
+            let logged = logged(&server, &began).await;
+            let pos: u64 = marks["binlog_pos"].parse().expect("a number");
+            assert!(is_exact(&logged, &read, |one| one.pos < pos), "{case}: {marks:?}");
+            assert!(is_exact(&logged, &read, |one| holds(&marks["gtid"], &one.gtid)), "{case}: {marks:?}");
+        }
+    }
+    writers.stop().await;
+}
+
+/// Reads under a lock while others write; returns also where the binlog ended a while before. Whether there is a moment
+/// between two commits is chance: until there is one, an account that may take no lock reads by one session.
+async fn reading_under(
+    server: &Server,
+    product: Product,
+    writers: &Writers,
+    config: &lifeboat::policy::MysqlConfig,
+    mode: &str,
+) -> ((String, u64), Recorded) {
+    for _ in 0..20 * rounds(3) {
+        let began = end_of_binlog(server, product).await;
+        writers.progress_of_each(5).await;
+        let recorded = Recorded::read(config).await;
+        writers.progress_of_each(5).await;
+        let got = &recorded.point.marks["lock_mode"];
+        if got == mode {
+            return (began, recorded);
+        }
+        assert!(mode == "equal" && got == "single", "{:?}", recorded.point);
+    }
+    panic!("no moment between two commits was found");
+}
+
+async fn a_replica_records_the_place_of_its_rows_in_the_journal_of_its_primary(product: Product) {
+    let primary = with_gtids(product).await;
+    let arguments: &[&str] = match product {
+        Product::Mysql => &["--gtid-mode=ON", "--enforce-gtid-consistency=ON"],
+        Product::Mariadb => &[],
+    };
+    let replica = Server::replica_with(&primary, product, arguments).await;
+    let writers = counting(&primary, product).await;
+    let modes: &[(&str, &str)] = match product {
+        Product::Mysql => &[
+            ("equal", "BACKUP_ADMIN, REPLICATION CLIENT"),
+            ("global", "RELOAD, REPLICATION CLIENT"),
+            ("tables", "LOCK TABLES, REPLICATION CLIENT"),
+            ("single", "REPLICATION CLIENT"),
+        ],
+        Product::Mariadb => &[
+            ("stage", "RELOAD, SLAVE MONITOR"),
+            ("tables", "LOCK TABLES, SLAVE MONITOR"),
+            ("single", "SLAVE MONITOR"),
+        ],
+    };
+    for (mode, given) in modes {
+        account(&replica, "reader", &[READ, &format!("{given} ON *.*")]).await;
+        let mut config = replica.as_user(replica.only(&["lbt_count"]), "reader", "x");
+        config.threads = 4;
+        for round in 0..rounds(3) {
+            let case = format!("{mode}, round {round}");
+            let began = end_of_binlog(&primary, product).await;
+            writers.progress_of_each(5).await;
+            has_come(&primary, &replica).await;
+            let (_, recorded) = reading_under(&replica, product, &writers, &config, mode).await;
+            let (marks, read) = (&recorded.point.marks, read_rows(&recorded));
+            assert_eq!(marks["primary_applied"], "yes", "{case}: {marks:?}");
+            if *mode == "single" {
+                let places = ["primary_file", "primary_pos", "primary_gtid"];
+                assert!(places.iter().all(|place| !marks.contains_key(*place)), "{case}: {marks:?}");
+                continue;
+            }
+            let logged = logged(&primary, &began).await;
+            let set = &marks["primary_gtid"];
+            assert!(is_exact(&logged, &read, |one| holds(set, &one.gtid)), "{case}: {marks:?}");
+            let pos: u64 = marks["primary_pos"].parse().expect("a number");
+            assert_eq!(marks["primary_file"], began.0, "{case}");
+            let before = logged.iter().filter(|one| one.pos < pos);
+            let lost = before.filter(|one| !read.contains(&(one.table.clone(), one.n))).count();
+            assert_eq!(lost, 0, "{case}: a replica that goes on there lacks rows: {marks:?}");
+        }
+    }
+    writers.stop().await;
+}
+
+/// Waits until the replica has what the primary has now.
+async fn has_come(primary: &Server, replica: &Server) {
+    let sums = (0..TABLES).map(|table| format!("(SELECT COUNT(*) FROM lbt_count.c{table})"));
+    let count = format!("SELECT CONCAT({})", sums.collect::<Vec<_>>().join(" + "));
+    let tables = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'lbt_count'";
+    while replica.ask(tables).await != TABLES.to_string() {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let wanted: u64 = primary.ask(&count).await.parse().expect("a number");
+    while replica.ask(&count).await.parse::<u64>().expect("a number") < wanted {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
