@@ -16,8 +16,7 @@ use crate::{
     flow::{Previous, PreviousEntry, Stage},
 };
 
-/// The trailer's name for an entry whose bytes are not those of any object: see [`super::fetch`].
-pub(super) const TORN: &str = "torn";
+pub(super) use crate::flow::TORN;
 
 /// Objects that a bucket must have had for a share of them to mean anything.
 const SHARE_MIN: u64 = 10;
