@@ -1,7 +1,7 @@
 //! One object's bytes, whole or not at all; or what the server says of it, without its bytes.
 //!
 //! *Order.* Every GET carries `If-Match` with the listed `ETag`, so all bytes are of one version of the
-//! object. An object of at most [`WHOLE_BYTES_MAX`] is read and checked before its entry begins; a longer
+//! object; one whose `ETag` makes no condition is asked for once. An object of at most [`WHOLE_BYTES_MAX`] is read and checked before its entry begins; a longer
 //! one streams ([`super::body`]). The first GET of one that may be read in ranges asks for the first of them, and its
 //! answer tells whether the server knows ranges.
 //!
@@ -188,8 +188,7 @@ impl Fetcher {
     /// Begins to read an object's bytes.
     async fn begin(&self, bucket: &str, listed: &Listed) -> Result<Result<Opened, Miss>> {
         let cuts = self.cuts(bucket, listed).await;
-        // Without a condition the ranges of two versions could be put together.
-        let range = condition(listed).and_then(|_| self.turns.first(listed.size_bytes));
+        let range = if is_pinned(listed) { self.turns.first(listed.size_bytes) } else { None };
         let answer = match self.get(bucket, listed, range.as_ref()).await? {
             Ok(answer) => *answer,
             Err(miss) => return Ok(Err(miss)),
@@ -464,6 +463,12 @@ async fn collect(mut body: ByteStream, size_bytes: u64) -> Result<Bytes, String>
 fn condition(listed: &Listed) -> Option<String> {
     let is_strong = !listed.etag.is_empty() && !listed.etag.starts_with("W/");
     is_strong.then(|| format!("\"{}\"", listed.etag))
+}
+
+/// Returns whether every request for a listed object gets the bytes of that one or none: else those of two could be
+/// put together. The version `null` of a key is replaced by later writes.
+pub(super) fn is_pinned(listed: &Listed) -> bool {
+    condition(listed).is_some() || listed.version_id().is_some_and(|id| id != "null")
 }
 
 /// Returns whether an answer is about another version than the listing, as far as it tells.
