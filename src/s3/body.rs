@@ -265,7 +265,7 @@ impl Stretch {
             Ok(_) => Err("the server does not send the range of it that was asked for".to_owned()),
             Err(Miss::Changed) => Err("it was replaced while it was read".to_owned()),
             Err(Miss::Vanished) => Err("it was deleted while it was read".to_owned()),
-            Err(Miss::Refused(why) | Miss::Broken(why)) => Err(why),
+            Err(Miss::Archived(why) | Miss::Refused(why) | Miss::Broken(why)) => Err(why),
         })
     }
 

@@ -110,6 +110,13 @@ pub(super) enum Opened {
         /// Whether its key showed it.
         was_current: bool,
     },
+    /// It is archived: nobody's fault, and no sign of what becomes of others.
+    Archived {
+        /// What is told of it.
+        problem: Problem,
+        /// The key that shows it, if one does.
+        shown_by: Option<String>,
+    },
     /// It cannot be read.
     Refused(Problem),
 }
@@ -121,6 +128,7 @@ type Tags = Result<tags::Tags, String>;
 pub(super) enum Miss {
     Changed,
     Vanished,
+    Archived(String),
     Refused(String),
     /// What came is not good.
     Broken(String),
@@ -163,6 +171,11 @@ impl Fetcher {
             };
             let is_gone = match tried {
                 Ok(opened) => return Ok(opened),
+                Err(Miss::Archived(why)) => {
+                    let problem = Problem { what: listed.select(bucket), why };
+                    let shown_by = listed.is_current().then_some(listed.key);
+                    return Ok(Opened::Archived { problem, shown_by });
+                }
                 Err(Miss::Refused(why)) => return Ok(refused(bucket, &listed, why)),
                 Err(Miss::Broken(broken)) => {
                     why = broken;
@@ -345,7 +358,7 @@ impl Fetcher {
             Some(told) if told.status == 412 => Ok(Miss::Changed),
             Some(told) if told.code == "InvalidObjectState" => {
                 let why = format!("it is archived, fetch it at the source first: {}", told.text());
-                Ok(Miss::Refused(why))
+                Ok(Miss::Archived(why))
             }
             Some(told) => Ok(Miss::Refused(told.text())),
             None => Err(self.server.failure(&format!("read bucket `{bucket}`"), error)),

@@ -170,6 +170,8 @@ impl FakeBucket {
     }
 
     async fn serve(&self, mut client: TcpStream) -> std::io::Result<()> {
+        // An answer is written in two pieces, and the second would wait for the first to be confirmed.
+        client.set_nodelay(true)?;
         let mut bytes = Vec::new();
         loop {
             while let Some(request) = Request::take(&mut bytes) {
