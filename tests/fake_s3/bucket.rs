@@ -62,6 +62,16 @@ pub struct Script {
     pub times: usize,
 }
 
+/// What happens when a request has its answer: a key gets another object.
+pub struct Event {
+    /// What the first line of the request contains.
+    pub line: &'static str,
+    /// After how many bytes of the body the connection ends, if it does.
+    pub breaks_off: Option<usize>,
+    pub key: &'static str,
+    pub then: Object,
+}
+
 /// A server.
 #[derive(Clone)]
 pub struct FakeBucket {
@@ -83,8 +93,8 @@ struct State {
     scripts: Vec<Script>,
     /// Whether an answer holds the range that was asked for; else always the whole object.
     knows_ranges: bool,
-    /// The next answers that break off: of which key, after how many bytes, and what its object is then.
-    breaks: Vec<(String, usize, Object)>,
+    /// What happens with an answer, once for each.
+    events: Vec<Event>,
 }
 
 impl Object {
@@ -142,9 +152,9 @@ impl FakeBucket {
     pub fn know_ranges(&self) {
         self.state.lock().unwrap().knows_ranges = true;
     }
-    /// Makes the next answer with the bytes of an object break off after so many; the key has another object then.
-    pub fn break_off(&self, key: &str, after_bytes: usize, then: Object) {
-        self.state.lock().unwrap().breaks.push((key.to_owned(), after_bytes, then));
+    /// Makes something happen once.
+    pub fn expect(&self, event: Event) {
+        self.state.lock().unwrap().events.push(event);
     }
     /// Sets something of the bucket.
     pub fn set(&self, name: &str, text: &str) {
@@ -183,7 +193,7 @@ impl FakeBucket {
                 };
                 let head = format!("HTTP/1.1 {status} As asked\r\n{length}{headers}\r\n");
                 client.write_all(head.as_bytes()).await?;
-                if let Some(after_bytes) = self.breaks(&request) {
+                if let Some(after_bytes) = self.happens(&request).and_then(|event| event.breaks_off) {
                     return client.write_all(&body[..after_bytes]).await;
                 }
                 if request.method != "HEAD" {
@@ -216,14 +226,14 @@ impl FakeBucket {
         Ok(())
     }
 
-    /// Returns where the answer to a request is to break off, if it is.
-    fn breaks(&self, request: &Request) -> Option<usize> {
-        let key = self.key(&request.target).filter(|_| request.method == "GET")?;
+    /// Returns what happens with the answer to a request, if anything, and makes it happen.
+    fn happens(&self, request: &Request) -> Option<Event> {
+        let line = format!("{} {}", request.method, request.target);
         let mut state = self.state.lock().unwrap();
-        let at = state.breaks.iter().position(|(of, ..)| *of == key)?;
-        let (_, after_bytes, then) = state.breaks.remove(at);
-        state.objects.insert(key, then);
-        Some(after_bytes)
+        let at = state.events.iter().position(|event| line.contains(event.line))?;
+        let event = state.events.remove(at);
+        state.objects.insert(event.key.to_owned(), event.then.clone());
+        Some(event)
     }
 
     fn object(&self, key: &str) -> Option<Object> {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use lifeboat::policy::{S3Config, Versions};
 
 use super::{
-    fake_bucket::{Content, FakeBucket, Object, Script},
+    fake_bucket::{Content, Event, FakeBucket, Object, Script},
     minio::{Seen, config_of, read},
 };
 
@@ -37,7 +37,12 @@ async fn a_stream_that_broke_is_not_taken_up_again_where_nothing_tells_that_it_i
         let new =
             Object { content: Content::Bytes(vec![if is_same { 1 } else { 2 }; 2 << 20]), ..old.clone() };
         server.put("big", old);
-        server.break_off("big", 3 << 19, new);
+        server.expect(Event {
+            line: "GET /files/big?x-id",
+            breaks_off: Some(3 << 19),
+            key: "big",
+            then: new,
+        });
         let seen = read(config(&server), None).await.unwrap();
         if is_same {
             assert!(bytes(&seen, "big").unwrap() == vec![1; 2 << 20]);
@@ -130,4 +135,23 @@ async fn any_number_of_keys_that_are_not_utf_8_keeps_no_other_from_the_snapshot(
     assert_eq!(seen.problems[0].what, "files/%FF0000");
     let why = "1080 more objects cannot be read either; of `files/%FF0019`: its key is not UTF-8";
     assert_eq!(told_behind_the_named(&seen), [("bucket files", why)]);
+}
+
+#[tokio::test]
+async fn an_object_never_gets_the_tags_of_the_one_that_took_its_place() {
+    let tags = "<Tagging><TagSet><Tag><Key>colour</Key><Value>new</Value></Tag></TagSet></Tagging>";
+    let server =
+        server(vec![Script { line: "GET /files/a?tagging", answer: (200, "", tags), times: ALWAYS }]).await;
+    let tagged = |bytes: &[u8]| Object::of(bytes).with("x-amz-tagging-count", "1");
+    server.put("a", tagged(b"old"));
+    server.expect(Event { line: "GET /files/a?x-id", breaks_off: None, key: "a", then: tagged(b"new") });
+    let seen = read(config(&server), None).await.unwrap();
+    assert_eq!(seen.problems, []);
+    let (meta, _) = seen.entries.iter().find(|(meta, _)| meta.text("key") == Some("a")).unwrap();
+    assert_eq!(meta.attrs["tags"], serde_json::json!({"colour": "new"}));
+    assert_eq!(bytes(&seen, "a"), Some(&b"new"[..]));
+    // One look for each of two reads; what has no tags is not looked at.
+    server.put("b", Object::of(b"plain"));
+    read(config(&server), None).await.unwrap();
+    assert_eq!((server.count("HEAD", "/files/a"), server.count("HEAD", "/files/b")), (3, 0));
 }
