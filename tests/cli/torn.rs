@@ -59,3 +59,12 @@ async fn an_archive_has_it_by_another_name_and_ends_as_one_that_is_not_whole() {
     assert_eq!((code, raw.len()), (Some(3), 2 << 20), "{told}");
     assert_eq!(export("minio/files/whole", "raw").0, Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_recovers_it_by_hand_is_told() {
+    let stage = stage().await;
+    let mut by_hand = Command::new("bash");
+    by_hand.args([stage.at("repo/recover.sh"), "-i".into(), stage.at("keys/identity.txt"), "-o".into()]);
+    let told = ran(&by_hand.arg(stage.at("out")).output().unwrap()).ends(0);
+    told.tells("not whole in this snapshot: minio: files/video (its bytes have the MD5");
+}
