@@ -2,6 +2,9 @@
 //!
 //! Nothing here needs a server; `live_cli.rs` has the tests that do.
 
+#[path = "fake_s3/bucket.rs"]
+#[allow(dead_code, reason = "made for the tests of the S3 engine")]
+mod fake_bucket;
 #[path = "fake_s3/minio.rs"]
 #[allow(dead_code, reason = "made for the tests of the S3 engine")]
 mod fake_minio;
@@ -59,6 +62,8 @@ mod store;
 #[path = "cli/sync.rs"]
 mod sync;
 mod terminal;
+#[path = "cli/torn.rs"]
+mod torn;
 #[path = "cli/verify.rs"]
 mod verify;
 #[path = "cli/write_only.rs"]

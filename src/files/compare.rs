@@ -7,12 +7,10 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{
-    facts::{
-        FRESH, LINKS, SAME_AS, SPARSE, TORN, XATTRS, entry_path, name_of, put_name, put_xattrs, xattrs_of,
-    },
+    facts::{FRESH, LINKS, SAME_AS, SPARSE, XATTRS, entry_path, name_of, put_name, put_xattrs, xattrs_of},
     xattr::is_roots,
 };
-use crate::flow::{EntryMeta, Likeness, Seen, compare::Counts};
+use crate::flow::{EntryMeta, Likeness, Seen, TORN, compare::Counts};
 
 /// Facts that belong to one place of one file system. The length stands in the entry itself.
 const OWN: [&str; 6] = ["inode", "ctime_ns", "size", LINKS, SPARSE, FRESH];

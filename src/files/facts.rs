@@ -20,8 +20,6 @@ use crate::{
     names::EntryPath,
 };
 
-/// The trailer's name for a file that changed in ways that cannot be told apart while it was read.
-pub(super) const TORN: &str = "torn";
 /// The attribute of a file that has several names: how many.
 pub(super) const LINKS: &str = "links";
 /// The attribute of every further name of a file: the first one.

@@ -2,7 +2,9 @@
 //!
 //! Each entry becomes the file that its path names. Where that cannot be, the file is called a little
 //! differently and a note says so: a file in the place of a folder gets the suffix `%` (which no entry's name
-//! can end with), a name that is too long for a file system ends in a hash.
+//! can end with), a name that is too long for a file system ends in a hash. What holds only a part of a thing
+//! never has that thing's name but one with [`TORN_ENDING`]. A snapshot knows it beforehand: then a file that
+//! has the thing's name already stays.
 //!
 //! *Order.* Entries as they come; last [`SIDECAR`], one JSON line for each entry with its path, file, facts and
 //! SHA-256. *Crash.* A folder without that file is not whole.
@@ -28,7 +30,8 @@ use super::place::{Place, create, flush, kind_at, make_folder, remove, rename};
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     flow::{
-        Attrs, Body, EntryMeta, EntryStream, FlowResult, Tally, Target, TargetState, Verified, WriteOptions,
+        Attrs, Body, EntryMeta, EntryStream, FlowResult, Problem, TORN, TORN_ENDING, Tally, Target,
+        TargetState, Verified, WriteOptions,
     },
     names::SourceName,
 };
@@ -60,6 +63,19 @@ struct Line {
     trailer: Attrs,
     size_bytes: u64,
     sha256: String,
+}
+
+impl Line {
+    /// Returns why the file is not the thing that the entry stands for, if so.
+    fn torn(&self) -> Option<String> {
+        let told = self.trailer.get(TORN).and_then(serde_json::Value::as_str);
+        let size = self.entry.attrs.get("size").and_then(serde_json::Value::as_u64);
+        let short = || {
+            let size = size.filter(|size| *size != self.size_bytes)?;
+            Some(format!("{} of its {size} bytes came", self.size_bytes))
+        };
+        told.map(str::to_owned).or_else(short)
+    }
 }
 
 impl EntryFolder {
@@ -112,13 +128,14 @@ impl Target for EntryFolder {
             while run.writers.len() >= OPEN_MAX {
                 run.join().await?;
             }
-            let (file, name) =
-                run.claim(&entry.meta).failed(ExitCode::Failed, || self.trouble(entry.meta.path.as_str()))?;
+            let is_torn = entry.body.foretold().contains_key(TORN);
+            let claimed = run.claim(&entry.meta, is_torn);
+            let (file, name) = claimed.failed(ExitCode::Failed, || self.trouble(entry.meta.path.as_str()))?;
             let trouble = self.trouble(entry.meta.path.as_str());
             run.writers.spawn(write(file, name, entry.meta, entry.body, trouble));
             next = entries.next().await?;
         }
-        run.end().await
+        run.end(entries.problems()).await
     }
 }
 
@@ -168,9 +185,13 @@ impl Run {
     }
 
     /// Makes the file of an entry and returns it with its name below the folder.
-    fn claim(&mut self, meta: &EntryMeta) -> io::Result<(File, String)> {
+    fn claim(&mut self, meta: &EntryMeta, is_torn: bool) -> io::Result<(File, String)> {
         let path = meta.path.as_str();
-        let mut names: Vec<String> = path.split('/').map(short).collect();
+        let mut names: Vec<String> = path.split('/').map(|name| short(name, "")).collect();
+        if is_torn {
+            names.pop();
+            names.push(torn_name(meta));
+        }
         if names.len() == 1 && names[0] == SIDECAR {
             names[0].push('%');
         }
@@ -193,7 +214,7 @@ impl Run {
         let file = create(&parent, OsStr::new(&name))?;
         names.push(name);
         let written = names.join("/");
-        if written != path {
+        if written != path && !is_torn {
             self.tally.notes.push(format!("{path} is written as {written}"));
         }
         Ok((file, written))
@@ -202,17 +223,40 @@ impl Run {
     async fn join(&mut self) -> FlowResult<()> {
         let Some(joined) = self.writers.join_next().await else { return Ok(()) };
         let stopped = || "writing a file was stopped".to_owned();
-        let line = joined.failed(ExitCode::Failed, stopped)??;
+        let mut line = joined.failed(ExitCode::Failed, stopped)??;
+        if let Some(why) = line.torn() {
+            self.put_aside(&mut line, why).failed(ExitCode::Failed, || {
+                format!("entry `{}` is torn and its file cannot be renamed", line.entry.path)
+            })?;
+        }
         self.tally.entries += 1;
         self.tally.bytes += line.size_bytes;
         put_line(&mut self.lines, &line).failed(ExitCode::Failed, sidecar_trouble)?;
         Ok(())
     }
 
-    async fn end(mut self) -> FlowResult<Tally> {
+    /// Takes the name of the whole thing from a file that is not.
+    fn put_aside(&mut self, line: &mut Line, why: String) -> io::Result<()> {
+        let now = self.moved.remove(&line.file).unwrap_or_else(|| line.file.clone());
+        let (mut names, aside) = (now.split('/').collect::<Vec<_>>(), torn_name(&line.entry));
+        let name = names.pop().unwrap_or_default();
+        if name != aside {
+            let parent = self.place.folder(&names)?;
+            rename(&parent, OsStr::new(name), OsStr::new(&aside), self.replace)?;
+        }
+        names.push(&aside);
+        line.file = names.join("/");
+        self.tally.notes.push(format!("{} is written as {}: {why}", line.entry.path, line.file));
+        self.tally.left_out.push(Problem { what: line.entry.select.clone(), why });
+        Ok(())
+    }
+
+    /// Ends the run; what the source has reported is no news.
+    async fn end(mut self, problems: &[Problem]) -> FlowResult<Tally> {
         while !self.writers.is_empty() {
             self.join().await?;
         }
+        self.tally.left_out.retain(|one| !problems.iter().any(|problem| problem.what == one.what));
         self.write_sidecar().failed(ExitCode::Failed, sidecar_trouble)?;
         self.tally.verified = Verified::Counts;
         Ok(self.tally)
@@ -259,12 +303,88 @@ fn put_line(to: &mut impl Write, line: &Line) -> io::Result<()> {
     to.write_all(b"\n")
 }
 
-/// Returns a name that file systems take; two long names never become one.
-fn short(name: &str) -> String {
-    if name.len() < NAME_BYTES_MAX {
-        return name.to_owned();
+/// Returns the name of a file that holds only a part of a thing.
+fn torn_name(meta: &EntryMeta) -> String {
+    let path = meta.path.as_str();
+    short(path.rsplit('/').next().unwrap_or(path), TORN_ENDING)
+}
+
+/// Returns a name with that ending that file systems take; two long names never become one.
+fn short(name: &str, ending: &str) -> String {
+    if name.len() + ending.len() < NAME_BYTES_MAX {
+        return format!("{name}{ending}");
     }
     let kept = name.floor_char_boundary(NAME_BYTES_KEPT);
     let hash = hex::encode(Sha256::digest(name));
-    format!("{}%~{}", &name[..kept], &hash[..16])
+    format!("{}%~{}{ending}", &name[..kept], &hash[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::{
+        flow::{Point, STREAM_DEPTH, Stage, channel, settle},
+        names::EntryPath,
+    };
+
+    #[tokio::test]
+    async fn what_holds_only_a_part_of_a_thing_does_not_get_its_name() {
+        let long = "n".repeat(252);
+        for foretells in [true, false] {
+            let there = tempfile::tempdir().unwrap();
+            fs::create_dir(there.path().join("b")).unwrap();
+            fs::write(there.path().join("b/torn"), "of before").unwrap();
+            let (sink, stream) = channel(STREAM_DEPTH);
+            let send = async {
+                sink.announce(vec!["b".to_owned()]).await?;
+                for (name, bytes, why) in [
+                    ("torn", "ab", Some("it was replaced while it was read")),
+                    ("short", "ab", None),
+                    ("whole", "abc", None),
+                    (&long, "a", Some("it broke off")),
+                ] {
+                    let path = EntryPath::of_parts(&["b", name]).unwrap();
+                    let mut meta = EntryMeta::new(path, Stage::Data, "b").with("size", 3);
+                    meta.select = format!("b/{name}");
+                    let trailer: Attrs = why.map(|why| (TORN.to_owned(), why.into())).into_iter().collect();
+                    let foretold = if foretells { trailer.clone() } else { Attrs::new() };
+                    let mut body = sink.begin_knowing(meta, foretold).await?;
+                    body.write(Bytes::copy_from_slice(bytes.as_bytes())).await?;
+                    body.finish_with(trailer).await?;
+                }
+                sink.report(Problem { what: "b/torn".to_owned(), why: "as above".to_owned() }).await?;
+                sink.complete("b");
+                sink.finish(Point::at(DateTime::UNIX_EPOCH)).await
+            };
+            let target = Box::new(EntryFolder::new(SourceName::new("minio").unwrap(), there.path()));
+            let options = WriteOptions { replace: true, ..WriteOptions::default() };
+            let (sent, written) = tokio::join!(send, target.write(options, stream));
+            let ((), tally) = settle(sent, written).unwrap();
+
+            let names = fs::read_dir(there.path().join("b")).unwrap();
+            let mut names: Vec<_> =
+                names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names.retain(|name| name != "torn");
+            assert!(
+                names[0].starts_with("nnn") && names[0].ends_with("%torn") && names[0].len() <= 255,
+                "{names:?}"
+            );
+            assert_eq!(names[1..], ["short%torn", "torn%torn", "whole"], "{foretells}");
+            assert_eq!(fs::read(there.path().join("b/torn%torn")).unwrap(), b"ab");
+            assert_eq!(there.path().join("b/torn").exists(), foretells, "what a snapshot knows beforehand");
+            let sidecar = fs::read_to_string(there.path().join("ENTRIES.jsonl")).unwrap();
+            assert!(sidecar.contains(r#"{"file":"b/torn%torn","entry":{"path":"b/torn""#), "{sidecar}");
+            // What the source has told of already is not told again.
+            let told: Vec<_> =
+                tally.left_out.iter().map(|one| (one.what.as_str(), one.why.as_str())).collect();
+            let long = format!("b/{long}");
+            let (short, broken) = (("b/short", "2 of its 3 bytes came"), (long.as_str(), "it broke off"));
+            assert!(told == [short, broken] || told == [broken, short], "{told:?}");
+            assert_eq!(tally.notes.len(), 3, "{:?}", tally.notes);
+        }
+    }
 }

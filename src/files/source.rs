@@ -25,8 +25,7 @@ use tokio::runtime::Handle;
 
 use super::{
     facts::{
-        FRESH, Kind, LINKS, SAME_AS, SPARSE, TORN, entry, name_of, nanoseconds, put_name, put_xattrs,
-        xattrs_of,
+        FRESH, Kind, LINKS, SAME_AS, SPARSE, entry, name_of, nanoseconds, put_name, put_xattrs, xattrs_of,
     },
     holes,
     links::{Links, state},
@@ -39,7 +38,7 @@ use crate::{
     event::SharedMonitor,
     flow::{
         Attrs, BodyWriter, EntryMeta, EntrySink, FRAME_BYTES_MAX, FlowResult, Point, Previous, PreviousEntry,
-        Problem, Source,
+        Problem, Source, TORN,
     },
     names::SourceName,
     policy::FilesConfig,

@@ -25,7 +25,7 @@ use rustix::fs::FileType;
 use tokio::runtime::Handle;
 
 use super::{
-    facts::{Facts, Kind, TORN, entry_path},
+    facts::{Facts, Kind, entry_path},
     holes,
     place::{Draft, Identity, Place, dress, flush, identity, kind_at, make_private_folder, remove},
     walk::roots,
@@ -34,8 +34,8 @@ use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::SharedMonitor,
     flow::{
-        Entry, EntryMeta, EntryStream, FlowError, FlowResult, Selection, Stage, Tally, Target, TargetState,
-        Verified, WriteOptions,
+        Entry, EntryMeta, EntryStream, FlowError, FlowResult, Selection, Stage, TORN, Tally, Target,
+        TargetState, Verified, WriteOptions,
     },
     names::SourceName,
     policy::FilesConfig,

@@ -31,6 +31,13 @@ pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Entries that may wait in a stream.
 pub const STREAM_DEPTH: usize = 4;
 
+/// The trailer's name for why an entry has not the bytes of the thing that it stands for: only a part of it could be
+/// read, or it changed meanwhile. What they are worth as they are only the target of their own kind can know.
+pub const TORN: &str = "torn";
+/// What the name of a file ends with that holds the bytes of a [`TORN`] entry, wherever names are all that is left of
+/// an entry. No path ends so: a `%` of a name is always escaped.
+pub const TORN_ENDING: &str = "%torn";
+
 /// Facts about an entry, by name.
 pub type Attrs = BTreeMap<String, Value>;
 

@@ -27,7 +27,7 @@ pub use self::{
     cut::ContentCut,
     entry::{
         Attrs, BODY_DEPTH, Body, BodyWriter, Cut, Entry, EntryMeta, EntrySink, EntryStream, FRAME_BYTES_MAX,
-        FlowError, FlowResult, Piece, Point, Problem, Reuse, STREAM_DEPTH, Stage, channel,
+        FlowError, FlowResult, Piece, Point, Problem, Reuse, STREAM_DEPTH, Stage, TORN, TORN_ENDING, channel,
     },
     keys::{KeyRange, KeyValues},
     preflight::{Changes, Coming, ComingEntry, Preflight, Remark, Weight},

@@ -110,9 +110,10 @@ impl Selection {
     }
 
     /// Returns what an entry that says when it was made is a version of, and that time, if this is wanted by its name.
+    /// What only says that its name was gone is no version.
     pub fn dated(&self, meta: &EntryMeta) -> Option<(String, DateTime<Utc>)> {
         let (made, name) = (time(meta, "last_modified")?, versioned(meta));
-        self.means(meta, &name).then(|| (name.into_owned(), made))
+        (!is_marker(meta) && self.means(meta, &name)).then(|| (name.into_owned(), made))
     }
 
     /// Returns whether a pattern means what an entry is called.
@@ -158,7 +159,12 @@ impl Selection {
 fn stood(meta: &EntryMeta, as_of: DateTime<Utc>) -> bool {
     time(meta, "last_modified").is_none_or(|from| from <= as_of)
         && time(meta, "until").is_none_or(|until| as_of < until)
-        && !meta.attrs.contains_key("delete_marker")
+        && !is_marker(meta)
+}
+
+/// Returns whether an entry only says that its name was gone.
+fn is_marker(meta: &EntryMeta) -> bool {
+    meta.attrs.contains_key("delete_marker")
 }
 
 /// Returns a time that an entry says.

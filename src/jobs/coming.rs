@@ -2,7 +2,7 @@
 //!
 //! *Crash.* Nothing is changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -42,11 +42,21 @@ impl Found {
         self.picked > 0 || (by_name && self.opaque > 0)
     }
 
-    /// Refuses a time that the snapshot of a source knows nothing of; returns what a person should know of one that
-    /// it knows of.
-    pub(super) fn check_time(&self, only: &Selection, source: &SourceManifest) -> Result<Option<Remark>> {
-        let (Some(as_of), taken) = (only.as_of(), source.point.at) else { return Ok(None) };
-        let name = &source.name;
+    /// Takes an entry into account for [`Self::check_time`].
+    fn note_time(&mut self, only: &Selection, meta: &EntryMeta) {
+        self.younger.note(only, meta);
+        self.data += u64::from(only.wants(meta) && meta.stage == Stage::Data);
+    }
+
+    /// Refuses a time that the snapshot of a source, taken at `taken`, knows nothing of; returns what a person should
+    /// know of one that it knows of.
+    pub(super) fn check_time(
+        &self,
+        only: &Selection,
+        name: &SourceName,
+        taken: DateTime<Utc>,
+    ) -> Result<Option<Remark>> {
+        let Some(as_of) = only.as_of() else { return Ok(None) };
         if as_of > taken {
             let what = format!(
                 "the snapshot of `{name}` was taken at {} and knows nothing of {}",
@@ -56,16 +66,25 @@ impl Found {
             let hint = "Take a younger snapshot, or an earlier time for --as-of.";
             return Err(Failure::new(ExitCode::Usage, what).hint(hint));
         }
-        let Younger { things, oldest: Some(oldest), .. } = &self.younger else { return Ok(None) };
-        if self.data == 0 {
+        let Younger { things, oldest, .. } = &self.younger;
+        if self.data == 0
+            && let Some(oldest) = oldest.values().min()
+        {
+            return Err(nothing_stood(name, as_of, *oldest));
+        }
+        // What is only a part of a source removes nothing.
+        let mut emptied = oldest.iter().filter(|(_, oldest)| only.is_of_all() && **oldest > as_of);
+        if let Some((item, oldest)) = emptied.next() {
+            let items: Vec<_> = std::iter::once(item).chain(emptied.map(|(item, _)| item)).cloned().collect();
             let what = format!(
-                "nothing that is asked for of `{name}` is as old as {}: the oldest version in the snapshot is of {}",
+                "nothing of `{item}` is as old as {}: its oldest version in the snapshot of `{name}` is of {}",
                 stamp(as_of),
                 stamp(*oldest)
             );
+            let why = format!("there would be nothing left to see in `{}`", items.join("`, `"));
             let hint =
-                "Take a later time for --as-of, or a snapshot of that time: `lifeboat snapshots` shows them.";
-            return Err(Failure::new(ExitCode::Usage, what).hint(hint));
+                "Take a later time for --as-of, or name the others with --only: nothing is removed then.";
+            return Err(Failure::new(ExitCode::Usage, what).because(why).hint(hint));
         }
         let why = format!(
             "{things} have no version as old as {}: they count as not there then, though rules of a bucket may have \
@@ -76,11 +95,30 @@ impl Found {
     }
 }
 
+/// Makes the failure of a time at which nothing that is asked for stood.
+fn nothing_stood(name: &SourceName, as_of: DateTime<Utc>, oldest: DateTime<Utc>) -> Failure {
+    let what = if oldest > as_of {
+        format!(
+            "nothing that is asked for of `{name}` is as old as {}: the oldest version in the snapshot is of {}",
+            stamp(as_of),
+            stamp(oldest)
+        )
+    } else {
+        let as_of = stamp(as_of);
+        format!(
+            "nothing that is asked for of `{name}` was there at {as_of}: what had been made was deleted by then"
+        )
+    };
+    Failure::new(ExitCode::Usage, what)
+        .hint("Take another time for --as-of, or a snapshot of that time: `lifeboat snapshots` shows them.")
+}
+
 /// What has no version as old as the time that is asked for.
 #[derive(Default)]
 struct Younger {
     things: u64,
-    oldest: Option<DateTime<Utc>>,
+    /// When the oldest version was made, by the item that it is of.
+    oldest: BTreeMap<String, DateTime<Utc>>,
     last: String,
 }
 
@@ -88,7 +126,10 @@ impl Younger {
     /// Takes an entry; those of one thing come one after the other, the oldest first.
     fn note(&mut self, only: &Selection, meta: &EntryMeta) {
         let (Some(as_of), Some((thing, made))) = (only.as_of(), only.dated(meta)) else { return };
-        self.oldest = Some(self.oldest.map_or(made, |oldest| oldest.min(made)));
+        match self.oldest.get_mut(&meta.item) {
+            Some(oldest) => *oldest = made.min(*oldest),
+            None => drop(self.oldest.insert(meta.item.clone(), made)),
+        }
         if thing != self.last {
             self.things += u64::from(made > as_of);
             self.last = thing;
@@ -121,11 +162,10 @@ pub(super) async fn find(
     let mut found = Found::default();
     let mut items = BTreeSet::new();
     while let Some(record) = lines.next().await? {
-        found.younger.note(only, &record.meta);
+        found.note_time(only, &record.meta);
         if only.wants(&record.meta) {
             found.entries += 1;
             found.size_bytes += record.size_bytes;
-            found.data += u64::from(record.meta.stage == Stage::Data);
             let is_picked = only.picks(&record.meta);
             let is_opaque = record.meta.container && record.meta.select.is_empty();
             found.picked += u64::from(is_picked);
@@ -196,5 +236,74 @@ impl Coming for Upcoming<'_> {
 
     fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::EntryPath;
+
+    fn at(day: u32) -> DateTime<Utc> {
+        format!("2026-10-{day:02}T00:00:00Z").parse().unwrap()
+    }
+
+    /// Checks a time against versions: bucket, key, the day that each was made, and whether it is a delete marker.
+    fn check(
+        versions: &[(&str, &str, u32, bool)],
+        only: &[&str],
+        day: u32,
+    ) -> Result<Option<String>, (String, Vec<String>)> {
+        let patterns: Vec<String> = only.iter().map(|pattern| (*pattern).to_owned()).collect();
+        let only = Selection::new(&patterns).unwrap().at(Some(at(day)));
+        let mut found = Found::default();
+        for (n, (bucket, key, made, is_marker)) in versions.iter().enumerate() {
+            let next = versions.get(n + 1).filter(|next| (next.0, next.1) == (*bucket, *key));
+            let path = EntryPath::of_parts(&[bucket, key, n.to_string().as_str()]).unwrap();
+            let mut meta = EntryMeta::new(path, Stage::Data, *bucket).with("last_modified", stamp(at(*made)));
+            meta.select = format!("{bucket}/{key}");
+            if let Some(next) = next {
+                meta = meta.with("until", stamp(at(next.2))).with("version_of", *key);
+            }
+            if *is_marker {
+                meta = meta.with("delete_marker", true);
+            }
+            found.note_time(&only, &meta);
+        }
+        let checked = found.check_time(&only, &SourceName::new("minio").unwrap(), at(20));
+        checked
+            .map(|remark| remark.map(|remark| remark.why[..1].to_owned()))
+            .map_err(|failure| (failure.to_string(), failure.chain()))
+    }
+
+    #[test]
+    fn a_time_that_would_empty_one_bucket_of_several_is_refused_by_its_name() {
+        let versions = [
+            ("a", "1", 1, false),
+            ("a", "2", 9, false),
+            ("b", "1", 5, false),
+            ("b", "2", 6, false),
+            ("c", "gone", 2, true),
+            ("c", "gone", 7, false),
+        ];
+        assert_eq!(check(&versions, &[], 10), Ok(None));
+        assert_eq!(check(&versions, &[], 8), Ok(Some("1".to_owned())));
+        let (what, chain) = check(&versions, &[], 6).unwrap_err();
+        assert!(what.contains("nothing of `c` is as old as 2026-10-06"), "{what}");
+        let (what, chain) = (check(&versions, &[], 4).unwrap_err().0, chain);
+        assert!(what.contains("nothing of `b` is as old as 2026-10-04"), "{what}");
+        assert!(what.ends_with("is of 2026-10-05T00:00:00Z") && chain[1].ends_with("in `c`"), "{chain:?}");
+        // With patterns nothing is removed: what is younger is counted.
+        assert_eq!(check(&versions, &["a", "b"], 4), Ok(Some("3".to_owned())));
+    }
+
+    #[test]
+    fn a_time_at_which_nothing_stood_is_refused_for_what_it_is() {
+        let versions = [("a", "1", 3, false), ("a", "1", 5, true), ("a", "1", 9, false)];
+        let why = |day| check(&versions, &[], day).unwrap_err().0;
+        assert!(why(2).contains("the oldest version in the snapshot is of 2026-10-03"), "{}", why(2));
+        assert!(why(6).contains("was there at 2026-10-06") && why(6).contains("deleted"), "{}", why(6));
+        assert!(why(21).contains("knows nothing of"), "{}", why(21));
+        assert_eq!(check(&versions, &[], 9), Ok(None));
     }
 }

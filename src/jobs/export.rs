@@ -1,4 +1,7 @@
 //! An export: entries of a snapshot as one stream, for other tools and for a person at a shell.
+//!
+//! A stream carries no marks. So what the snapshot holds only a part of is called otherwise in an archive (it ends with
+//! [`TORN_ENDING`]), and an export that has such a thing in it ends as one that is not whole.
 
 mod aof;
 
@@ -11,7 +14,7 @@ use self::aof::AofBase;
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     event::NoMonitor,
-    flow::{STREAM_DEPTH, Selection, Target, WriteOptions, channel, settle},
+    flow::{STREAM_DEPTH, Selection, TORN, TORN_ENDING, Target, WriteOptions, channel, settle},
     mysql::SqlScript,
     names::{EntryPath, SourceName},
     repo::{
@@ -55,7 +58,11 @@ pub async fn run(
     let is = |record: &&EntryRecord, ending: &str| record.meta.path.as_str().ends_with(ending);
     match form {
         Form::Tar => archive(snapshot, found, out).await,
-        Form::Raw => copy(snapshot, only_one(&found.iter().collect::<Vec<_>>(), "raw")?, &mut out).await,
+        Form::Raw => {
+            let one = only_one(&found.iter().collect::<Vec<_>>(), "raw")?;
+            copy(snapshot, one, &mut out).await?;
+            whole(&[one])
+        }
         Form::Rdb => {
             let dumps: Vec<&EntryRecord> = found.iter().filter(|record| is(record, ".rdb")).collect();
             copy(snapshot, only_one(&dumps, "rdb")?, &mut out).await
@@ -204,11 +211,32 @@ struct Member {
 async fn archive(snapshot: &Snapshot, found: Vec<EntryRecord>, out: Output) -> Result<()> {
     in_archive(out, async |members| {
         for record in &found {
-            send(snapshot, record, record.meta.path.to_string(), members).await?;
+            let ending = torn(record).map_or("", |_| TORN_ENDING);
+            send(snapshot, record, format!("{}{ending}", record.meta.path), members).await?;
         }
         Ok(())
     })
-    .await
+    .await?;
+    whole(&found.iter().collect::<Vec<_>>())
+}
+
+/// Returns why an entry is not the thing that it stands for, if so.
+fn torn(record: &EntryRecord) -> Option<&str> {
+    record.trailer.get(TORN).and_then(serde_json::Value::as_str)
+}
+
+/// Says of what was written that it is not all whole, if so.
+fn whole(written: &[&EntryRecord]) -> Result<()> {
+    let mut torn = written.iter().filter_map(|record| Some((record, torn(record)?)));
+    let Some((first, why)) = torn.next() else { return Ok(()) };
+    let what = format!("all is written, but of {} the snapshot holds only a part", entries(1 + torn.count()));
+    Err(Failure::new(ExitCode::Partial, what)
+        .because(format!("{}: {why}", first.meta.select))
+        .hint(format!("In an archive the name of such an entry ends with `{TORN_ENDING}`. An older snapshot may have all of it.")))
+}
+
+fn entries(count: usize) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
 }
 
 /// Writes a tar archive of what `fill` sends: it is written on a blocking thread that chunks are sent to.

@@ -202,7 +202,7 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
             continue;
         }
         check_ranges(&only, &source.kind, &target)?;
-        let of_time = found.check_time(&only, source)?;
+        let of_time = found.check_time(&only, &source.name, source.point.at)?;
         let mut state = target.target.inspect(&found.inventory).await?;
         let mut coming = Upcoming::of(snapshot, source, &only, salvage.as_ref())?;
         state.preflight = target.target.preflight(&options, &mut coming).await?;

@@ -130,6 +130,8 @@ manifest=$repo/manifests/$snapshot.json.zst.age
 [[ $(sum "$manifest") == "$(jq -r .manifest "$refs")" ]] || die "the manifest was changed"
 unseal "$manifest" | zstd -dqc >"$work/manifest.json" || die "the manifest cannot be opened"
 jq -r '.failed[]? | "not in this snapshot: \(.what) (\(.why))"' "$work/manifest.json" >&2
+jq -r '.sources[] | .name as $name | .problems[]? | "not whole in this snapshot: \($name): \(.what) (\(.why))"' \
+    "$work/manifest.json" >&2
 
 # Every pack of the snapshot: checked by its name, opened, unpacked.
 mkdir "$work/chunks"

@@ -29,7 +29,10 @@ const RECOVER: &str = include_str!("recover.sh");
 /// The script's name in a repository.
 pub const SCRIPT: &str = "recover.sh";
 /// SHA-256 of the scripts that earlier versions put into repositories.
-const EARLIER: [&str; 1] = ["88eca29f57dccaf7f11785c0653bb1ae695f002f43e724e55113281c5d039272"];
+const EARLIER: [&str; 2] = [
+    "88eca29f57dccaf7f11785c0653bb1ae695f002f43e724e55113281c5d039272",
+    "25c7487c81a146b46bce7d8e6bb31665f7241ee90af652c5b38c853a87c3f600",
+];
 /// Objects that are fetched at the same time.
 const FETCHES_MAX: usize = 4;
 /// Bytes of an object that are fetched at once.
@@ -95,7 +98,8 @@ mod tests {
     #[test]
     fn scripts_of_this_and_of_earlier_versions_are_known_and_no_other_is() {
         let golden = include_bytes!("../../tests/golden/format-1/repo/recover.sh");
-        assert!(is_own_script(RECOVER.as_bytes()) && is_own_script(golden));
+        let third = include_bytes!("../../tests/golden/format-3/repo/recover.sh");
+        assert!(is_own_script(RECOVER.as_bytes()) && is_own_script(golden) && is_own_script(third));
         assert!(!is_own_script(format!("{RECOVER}\n").as_bytes()) && !is_own_script(b""));
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! *Order.* An object of more than [`RANGED_BYTES_MIN`] is asked for in ranges of [`RANGE_BYTES`]. The first that is
 //! still to be written streams, those behind it are read ahead into memory: who writes sees one stream. All ranges are
-//! of one version (`If-Match`, and the id of a version); an object whose `ETag` makes no condition is one stream, as is
-//! one of a server that answers the first range with the whole. A connection that breaks is taken up again where it
-//! broke, each range by itself. Only turns that no other object waits for are taken to read ahead.
+//! of one version (`If-Match`, and the id of a version), and a connection that breaks is taken up again where it broke,
+//! each range by itself. An object that no request can be sure to meet again ([`is_pinned`]) is one stream that is
+//! not taken up again; one stream is also what a server sends that answers the first range with the whole. Only turns
+//! that no other object waits for are taken to read ahead.
 //!
 //! *Crash.* When an object can no longer be had (it was replaced between two ranges or while the connection was down,
 //! or its bytes do not match its `ETag`) its entry is already begun and cannot be taken back. It is finished with a
@@ -26,13 +27,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     client::BODY_SECONDS,
-    fetch::{Fetcher, Miss, Proof},
+    fetch::{Fetcher, Miss, Proof, is_pinned},
     listing::Listed,
-    merge::TORN,
 };
 use crate::{
     error::{ExitCode, Failure, Result},
-    flow::{BodyWriter, FlowResult, Problem},
+    flow::{BodyWriter, FlowResult, Problem, TORN},
 };
 
 /// Bytes above which an object is read in ranges.
@@ -238,6 +238,13 @@ impl Stretch {
 
     /// Counts a broken connection; returns why there is to be no other, if so.
     fn count_break(&mut self) -> Option<String> {
+        if !is_pinned(&self.origin.listed) {
+            return Some(format!(
+                "its body broke off after {} bytes, and it has no ETag by which the rest of it could be told from that \
+                 of another",
+                self.left.start
+            ));
+        }
         if self.left.start - self.progress >= PROGRESS_BYTES {
             (self.tries, self.progress) = (0, self.left.start);
         }
@@ -251,24 +258,30 @@ impl Stretch {
     async fn ask(&mut self) -> Result<Result<(), String>> {
         let Origin { fetcher, bucket, listed } = &*self.origin;
         Ok(match fetcher.get(bucket, listed, Some(&self.left)).await? {
-            Ok(answer) if self.goes_on_with(&answer) => {
+            Ok(answer) if self.is_answered_by(&answer) => {
                 self.body = Some(answer.body);
                 Ok(())
             }
             Ok(_) => Err("the server does not send the range of it that was asked for".to_owned()),
             Err(Miss::Changed) => Err("it was replaced while it was read".to_owned()),
             Err(Miss::Vanished) => Err("it was deleted while it was read".to_owned()),
-            Err(Miss::Refused(why) | Miss::Broken(why)) => Err(why),
+            Err(Miss::Archived(why) | Miss::Refused(why) | Miss::Broken(why)) => Err(why),
         })
     }
 
     /// Returns whether the bytes of an answer are the next ones. All of an object is right where nothing of it came.
-    fn goes_on_with(&self, answer: &GetObjectOutput) -> bool {
+    fn is_answered_by(&self, answer: &GetObjectOutput) -> bool {
+        let size_bytes = self.origin.listed.size_bytes;
         match sent_range(answer) {
-            Some((sent, _)) => sent.start == self.left.start && sent.end <= self.left.end,
-            None => self.left == (0..self.origin.listed.size_bytes) && answer.content_range().is_none(),
+            Some(sent) => is_next(&sent, &self.left, size_bytes),
+            None => self.left == (0..size_bytes) && answer.content_range().is_none(),
         }
     }
+}
+
+/// Returns whether bytes that were sent, of an object of so many if that was told, are the next ones of `left`.
+fn is_next((sent, of): &(Range<u64>, Option<u64>), left: &Range<u64>, size_bytes: u64) -> bool {
+    sent.start == left.start && sent.end <= left.end && of.is_none_or(|of| of == size_bytes)
 }
 
 /// Returns which bytes an answer says that it holds, and of how many, if it tells: RFC 9110, 14.4.
@@ -283,4 +296,23 @@ pub(super) fn sent_range(answer: &GetObjectOutput) -> Option<(Range<u64>, Option
 pub(super) async fn next(body: &mut ByteStream, left: u64) -> Option<Bytes> {
     let next = timeout(Duration::from_secs(BODY_SECONDS), body.next()).await;
     next.ok().flatten().and_then(Result::ok).filter(|bytes| bytes.len() as u64 <= left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_next_bytes_of_an_object_of_that_size_go_on_with_it() {
+        let left = 16..32;
+        for (sent, of, expected) in [
+            (16..32, Some(40), true),
+            (16..20, None, true),
+            (15..32, Some(40), false),
+            (16..33, Some(40), false),
+            (16..32, Some(41), false),
+        ] {
+            assert_eq!(is_next(&(sent.clone(), of), &left, 40), expected, "{sent:?} of {of:?}");
+        }
+    }
 }

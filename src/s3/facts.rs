@@ -193,17 +193,21 @@ pub(super) fn object_meta(bucket: &str, listed: &Listed, facts: &Facts) -> Resul
     for (name, map) in maps.into_iter().filter(|(_, map)| !map.is_empty()) {
         meta = meta.with(name, object(map));
     }
-    let texts = [
-        ("encryption", &facts.encryption),
-        ("storage_class", &listed.storage_class),
-        (TAGS_UNREAD, &facts.tags_unread),
-    ];
-    for (name, text) in texts {
+    for (name, text) in [("encryption", &facts.encryption), (TAGS_UNREAD, &facts.tags_unread)] {
         if let Some(text) = text {
             meta = meta.with(name, text.as_str());
         }
     }
+    put_class(&mut meta.attrs, listed);
     Ok(meta)
+}
+
+/// Notes the storage class that the listing shows: rules of a bucket change it, and neither date nor `ETag` with it.
+pub(super) fn put_class(attrs: &mut Attrs, listed: &Listed) {
+    match &listed.storage_class {
+        Some(class) => drop(attrs.insert("storage_class".to_owned(), class.as_str().into())),
+        None => drop(attrs.remove("storage_class")),
+    }
 }
 
 /// Returns where an object lies inside its source.

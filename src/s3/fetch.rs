@@ -1,9 +1,10 @@
 //! One object's bytes, whole or not at all; or what the server says of it, without its bytes.
 //!
 //! *Order.* Every GET carries `If-Match` with the listed `ETag`, so all bytes are of one version of the
-//! object. An object of at most [`WHOLE_BYTES_MAX`] is read and checked before its entry begins; a longer
-//! one streams ([`super::body`]). The first GET of one that may be read in ranges asks for the first of them, and its
-//! answer tells whether the server knows ranges.
+//! object; one whose `ETag` makes no condition is asked for once. An object of at most [`WHOLE_BYTES_MAX`] is read
+//! and checked before its entry begins; a longer one streams ([`super::body`]). The first GET of one that may be read
+//! in ranges asks for the first of them, and its answer tells whether the server knows ranges. Tags come after the
+//! bytes were asked for, and a look behind them tells whether they are of the same object.
 //!
 //! *Crash.* What does not stream is whole or has no entry.
 //!
@@ -22,7 +23,9 @@ use std::{
 };
 
 use aws_sdk_s3::{
-    error::ProvideErrorMetadata, operation::get_object::GetObjectOutput, primitives::ByteStream,
+    error::ProvideErrorMetadata,
+    operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
+    primitives::ByteStream,
 };
 use bytes::{Bytes, BytesMut};
 use md5::{Digest, Md5};
@@ -110,6 +113,13 @@ pub(super) enum Opened {
         /// Whether its key showed it.
         was_current: bool,
     },
+    /// It is archived: nobody's fault, and no sign of what becomes of others.
+    Archived {
+        /// What is told of it.
+        problem: Problem,
+        /// The key that shows it, if one does.
+        shown_by: Option<String>,
+    },
     /// It cannot be read.
     Refused(Problem),
 }
@@ -121,6 +131,7 @@ type Tags = Result<tags::Tags, String>;
 pub(super) enum Miss {
     Changed,
     Vanished,
+    Archived(String),
     Refused(String),
     /// What came is not good.
     Broken(String),
@@ -163,6 +174,11 @@ impl Fetcher {
             };
             let is_gone = match tried {
                 Ok(opened) => return Ok(opened),
+                Err(Miss::Archived(why)) => {
+                    let problem = Problem { what: listed.select(bucket), why };
+                    let shown_by = listed.is_current().then_some(listed.key);
+                    return Ok(Opened::Archived { problem, shown_by });
+                }
                 Err(Miss::Refused(why)) => return Ok(refused(bucket, &listed, why)),
                 Err(Miss::Broken(broken)) => {
                     why = broken;
@@ -188,8 +204,7 @@ impl Fetcher {
     /// Begins to read an object's bytes.
     async fn begin(&self, bucket: &str, listed: &Listed) -> Result<Result<Opened, Miss>> {
         let cuts = self.cuts(bucket, listed).await;
-        // Without a condition the ranges of two versions could be put together.
-        let range = condition(listed).and_then(|_| self.turns.first(listed.size_bytes));
+        let range = if is_pinned(listed) { self.turns.first(listed.size_bytes) } else { None };
         let answer = match self.get(bucket, listed, range.as_ref()).await? {
             Ok(answer) => *answer,
             Err(miss) => return Ok(Err(miss)),
@@ -274,12 +289,9 @@ impl Fetcher {
 
     /// Asks for an object's facts. An `ETag` that is the MD5 of the bytes stands in the trailer, as if they were read.
     async fn look(&self, bucket: &str, listed: &Listed) -> Result<Result<Opened, Miss>> {
-        let request = self.server.client.head_object().bucket(bucket).key(&listed.key);
-        let request = request.set_version_id(listed.version_id());
-        let answer = match request.set_if_match(condition(listed)).send().await {
-            Ok(answer) if is_another(answer.e_tag(), listed) => return Ok(Err(Miss::Changed)),
+        let answer = match self.head(bucket, listed).await? {
             Ok(answer) => answer,
-            Err(error) => return self.miss(bucket, error).map(Err),
+            Err(miss) => return Ok(Err(miss)),
         };
         let (facts, length) = (Facts::of_head(&answer), answer.content_length());
         let facts = match self.whole_facts(bucket, listed, (facts, length), Extent::Facts).await? {
@@ -292,7 +304,19 @@ impl Fetcher {
         Ok(Ok(Opened::Known { meta: object_meta(bucket, listed, &facts)?, trailer }))
     }
 
-    /// Checks the length of an answer and adds the tags to its facts.
+    /// Asks for all that is said of an object.
+    async fn head(&self, bucket: &str, listed: &Listed) -> Result<Result<HeadObjectOutput, Miss>> {
+        let request = self.server.client.head_object().bucket(bucket).key(&listed.key);
+        let request = request.set_version_id(listed.version_id());
+        match request.set_if_match(condition(listed)).send().await {
+            Ok(answer) if is_another(answer.e_tag(), listed) => Ok(Err(Miss::Changed)),
+            Ok(answer) => Ok(Ok(answer)),
+            Err(error) => self.miss(bucket, error).map(Err),
+        }
+    }
+
+    /// Checks the length of an answer and adds the tags to its facts. A request for tags knows no condition: where an
+    /// object has some and no id pins it, a look afterwards tells whether they are its own.
     async fn whole_facts(
         &self,
         bucket: &str,
@@ -306,7 +330,17 @@ impl Fetcher {
             return Ok(Err(Miss::Broken(why)));
         }
         match self.tags(bucket, listed, &facts, extent).await? {
-            Ok(tags) => facts.tags = tags,
+            Ok(tags) => {
+                let has_some = !tags.is_empty() || facts.tag_count.is_some_and(|count| count > 0);
+                let is_known = has_own_id(listed) || listed.tags.as_ref() == Some(&tags);
+                if has_some
+                    && !is_known
+                    && let Err(miss @ (Miss::Changed | Miss::Vanished)) = self.head(bucket, listed).await?
+                {
+                    return Ok(Err(miss));
+                }
+                facts.tags = tags;
+            }
             // The rest is worth having without them.
             Err(why) => facts.tags_unread = Some(why),
         }
@@ -346,7 +380,7 @@ impl Fetcher {
             Some(told) if told.status == 412 => Ok(Miss::Changed),
             Some(told) if told.code == "InvalidObjectState" => {
                 let why = format!("it is archived, fetch it at the source first: {}", told.text());
-                Ok(Miss::Refused(why))
+                Ok(Miss::Archived(why))
             }
             Some(told) => Ok(Miss::Refused(told.text())),
             None => Err(self.server.failure(&format!("read bucket `{bucket}`"), error)),
@@ -464,6 +498,17 @@ async fn collect(mut body: ByteStream, size_bytes: u64) -> Result<Bytes, String>
 fn condition(listed: &Listed) -> Option<String> {
     let is_strong = !listed.etag.is_empty() && !listed.etag.starts_with("W/");
     is_strong.then(|| format!("\"{}\"", listed.etag))
+}
+
+/// Returns whether every request for a listed object gets the bytes of that one or none: else those of two could be
+/// put together.
+pub(super) fn is_pinned(listed: &Listed) -> bool {
+    condition(listed).is_some() || has_own_id(listed)
+}
+
+/// Returns whether an id says which object is meant. The version `null` of a key is replaced by later writes.
+fn has_own_id(listed: &Listed) -> bool {
+    listed.version_id().is_some_and(|id| id != "null")
 }
 
 /// Returns whether an answer is about another version than the listing, as far as it tells.

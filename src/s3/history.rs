@@ -16,6 +16,7 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::{
+    alike::Alike,
     client::Server,
     listing::{Listed, untrusted},
     ranges::Span,
@@ -44,7 +45,7 @@ impl Histories {
     }
 
     /// Returns the keys that are not UTF-8 and so were left out so far.
-    pub(super) fn take_unreadable(&mut self) -> Vec<String> {
+    pub(super) fn take_unreadable(&mut self) -> Alike {
         self.lister.take_unreadable()
     }
 

@@ -17,13 +17,17 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    alike::Alike,
     capture::{self, Capture},
     client::{CallError, LIST_SECONDS, Server, Told, timeouts},
     ranges::Span,
     tags,
     versions::Version,
 };
-use crate::error::{ExitCode, Failure, Result};
+use crate::{
+    error::{ExitCode, Failure, Result},
+    flow::Problem,
+};
 
 /// An object as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +64,7 @@ pub(super) struct Lister {
     last_key: Option<String>,
     ended: bool,
     tells_tags: bool,
-    unreadable: Vec<String>,
+    unreadable: Alike,
 }
 
 impl Lister {
@@ -77,7 +81,7 @@ impl Lister {
             last_key: None,
             ended: false,
             tells_tags: false,
-            unreadable: Vec::new(),
+            unreadable: Alike::default(),
         }
     }
 
@@ -94,8 +98,8 @@ impl Lister {
         self
     }
 
-    /// Returns the keys, as the server wrote them, that are not UTF-8 and so were left out so far.
-    pub(super) fn take_unreadable(&mut self) -> Vec<String> {
+    /// Returns the keys that are not UTF-8 and so were left out so far.
+    pub(super) fn take_unreadable(&mut self) -> Alike {
         std::mem::take(&mut self.unreadable)
     }
 
@@ -180,7 +184,7 @@ impl Lister {
             let tags = told.next().flatten();
             match key {
                 Some(key) => self.page.push_back(Listed { tags, ..listed(object, key) }),
-                None => self.unreadable.push(raw.to_owned()),
+                None => self.unreadable.add(unreadable(&self.bucket, raw)),
             }
         }
         if !page.is_truncated().unwrap_or(false) {
@@ -201,6 +205,11 @@ pub(super) fn untrusted(bucket: &str, why: &str) -> Failure {
     Failure::new(ExitCode::Failed, format!("the listing of bucket `{bucket}` cannot be trusted"))
         .because(why.to_owned())
         .hint("Look for trouble in the server's log; nothing was taken for deleted.")
+}
+
+/// Makes the problem of a key that is not UTF-8, named as the server wrote it.
+pub(super) fn unreadable(bucket: &str, raw: &str) -> Problem {
+    Problem { what: format!("{bucket}/{raw}"), why: "its key is not UTF-8".to_owned() }
 }
 
 fn listed(object: &aws_sdk_s3::types::Object, key: String) -> Listed {

@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 
 use super::{
-    facts::stamp,
+    facts::{put_class, stamp},
     listing::Listed,
     versions::{self, VERSION_ID},
 };
@@ -16,8 +16,7 @@ use crate::{
     flow::{Previous, PreviousEntry, Stage},
 };
 
-/// The trailer's name for an entry whose bytes are not those of any object: see [`super::fetch`].
-pub(super) const TORN: &str = "torn";
+pub(super) use crate::flow::TORN;
 
 /// Objects that a bucket must have had for a share of them to mean anything.
 const SHARE_MIN: u64 = 10;
@@ -155,6 +154,7 @@ impl Merge {
                         if listed.version.is_some() || versions::is_version(&entry.meta) {
                             versions::place(&mut entry.meta, bucket, listed)?;
                         }
+                        put_class(&mut entry.meta.attrs, listed);
                         return Ok(Some(entry));
                     }
                 }
@@ -285,6 +285,18 @@ mod tests {
         merge.finish("x", &mut change).await.unwrap();
         assert_eq!(same, [true, false, false, true]);
         assert_eq!(change, Change { had: 4, gone: 1, ..Change::default() });
+    }
+
+    #[tokio::test]
+    async fn an_object_that_a_rule_moved_to_another_class_is_the_same_in_that_class() {
+        let mut merge = merge(&[("x", "a", 1), ("x", "b", 1)]).await;
+        let mut change = Change::default();
+        let moved = Listed { storage_class: Some("STANDARD_IA".to_owned()), ..listed("a", 1) };
+        let same = merge.unchanged("x", &moved, &mut change).await.unwrap().unwrap();
+        assert_eq!(same.meta.text("storage_class"), Some("STANDARD_IA"));
+        merge.next.as_mut().unwrap().meta.attrs.insert("storage_class".to_owned(), "STANDARD_IA".into());
+        let back = merge.unchanged("x", &listed("b", 1), &mut change).await.unwrap().unwrap();
+        assert_eq!(back.meta.text("storage_class"), None);
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@
 //! | [`source`], [`sample`] | the reader; which objects it reads whole, where not all |
 //! | [`judge`] | whether what is gone of a bucket may be gone |
 //! | [`ranges`] | buckets divided among several processes |
+//! | [`alike`] | problems that many objects of a bucket have in common |
 //! | [`layout`] | how an object that was made in parts was cut, told by its `ETag` |
 //! | [`guard`] | whether a server writes only where nothing changed |
 //! | [`put`] | one object written |
@@ -33,6 +34,7 @@
 //! *Not kept yet*: ACLs and replication settings.
 
 mod admin;
+mod alike;
 mod body;
 mod bucket;
 mod capture;

@@ -31,6 +31,7 @@ use tokio::{
 
 use super::{
     admin::{self, Admin},
+    alike::Alike,
     bucket,
     client::Server,
     facts::{Facts, TAGS_UNREAD},
@@ -97,6 +98,14 @@ impl S3Source {
         self.sample = Some(sample);
         self
     }
+}
+
+/// What is under way of a bucket.
+#[derive(Default)]
+struct Sending {
+    pumps: JoinSet<FlowResult<()>>,
+    numbers: Numbers,
+    archived: Alike,
 }
 
 /// One object's turn: what was known of it before, or its bytes on their way.
@@ -292,7 +301,8 @@ impl Run {
         // The queue's depth bounds how far the listing runs ahead of the objects.
         let (queue, turns) = mpsc::channel(self.concurrency * 2);
         let vanished = self.vanished.load(Ordering::Relaxed);
-        let (mut change, ()) = tokio::try_join!(self.list(name, span, merge, queue), self.take_turns(turns))?;
+        let (mut change, ()) =
+            tokio::try_join!(self.list(name, span, merge, queue), self.take_turns(name, turns))?;
         change.vanished = self.vanished.load(Ordering::Relaxed) - vanished;
         match &self.counted {
             Some(counted) => drop(lock(counted).buckets.insert(name.to_owned(), change)),
@@ -342,10 +352,7 @@ impl Run {
             }
         }
         merge.finish(name, &mut change).await?;
-        for key in walk.take_unreadable() {
-            let why = "its key is not UTF-8".to_owned();
-            self.sink.report(Problem { what: format!("{name}/{key}"), why }).await?;
-        }
+        walk.take_unreadable().report(name, &self.sink).await?;
         Ok(change)
     }
 
@@ -408,35 +415,35 @@ impl Run {
         }
     }
 
-    async fn take_turns(&self, mut turns: mpsc::Receiver<Turn>) -> FlowResult<()> {
-        let (mut pumps, mut numbers) = (JoinSet::new(), Numbers::default());
+    async fn take_turns(&self, bucket: &str, mut turns: mpsc::Receiver<Turn>) -> FlowResult<()> {
+        let mut sending = Sending::default();
         while let Some(turn) = turns.recv().await {
             match turn {
-                Turn::Same(previous) => self.reuse(*previous, &mut numbers).await?,
+                Turn::Same(previous) => self.reuse(*previous, &mut sending.numbers).await?,
                 Turn::Asking(asking) => {
                     let (previous, is_known) =
                         asking.await.failed(ExitCode::Failed, || "a read was stopped".to_owned())??;
                     self.untagged.fetch_add(u64::from(!is_known), Ordering::Relaxed);
-                    self.reuse(previous, &mut numbers).await?;
+                    self.reuse(previous, &mut sending.numbers).await?;
                 }
                 Turn::Opening(opening, permit) => {
                     let opened =
                         opening.await.failed(ExitCode::Failed, || "a read was stopped".to_owned())??;
-                    self.send(opened, permit, (&mut numbers, &mut pumps)).await?;
+                    self.send(bucket, opened, permit, &mut sending).await?;
                 }
                 Turn::Marker(mut meta) => {
-                    numbers.number(&mut meta);
+                    sending.numbers.number(&mut meta);
                     self.sink.put(*meta, Bytes::new()).await?;
                 }
             }
-            while let Some(pumped) = pumps.try_join_next() {
+            while let Some(pumped) = sending.pumps.try_join_next() {
                 joined(pumped)?;
             }
         }
-        while let Some(pumped) = pumps.join_next().await {
+        while let Some(pumped) = sending.pumps.join_next().await {
             joined(pumped)?;
         }
-        Ok(())
+        sending.archived.report(bucket, &self.sink).await
     }
 
     async fn reuse(&self, previous: PreviousEntry, numbers: &mut Numbers) -> FlowResult<()> {
@@ -447,9 +454,10 @@ impl Run {
 
     async fn send(
         &self,
+        bucket: &str,
         mut opened: Opened,
         permit: OwnedSemaphorePermit,
-        (numbers, pumps): (&mut Numbers, &mut JoinSet<FlowResult<()>>),
+        Sending { pumps, numbers, archived }: &mut Sending,
     ) -> FlowResult<()> {
         if let Opened::Whole { meta, .. } | Opened::Streaming { meta, .. } | Opened::Known { meta, .. } =
             &mut opened
@@ -480,6 +488,16 @@ impl Run {
             Opened::Vanished { was_current } => {
                 let count = if was_current { &self.vanished } else { &self.expired };
                 count.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            // What knows that it lacks what the key shows puts none of the older versions over it.
+            Opened::Archived { problem, shown_by }
+                if shown_by.as_ref().is_some_and(|key| numbers.has(bucket, key)) =>
+            {
+                self.sink.report(problem).await
+            }
+            Opened::Archived { problem, .. } => {
+                archived.add(problem);
                 Ok(())
             }
             Opened::Refused(problem) => report(&self.sink, &self.problems, problem).await,

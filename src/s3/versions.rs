@@ -18,11 +18,12 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    alike::Alike,
     capture::{self, Capture},
     client::{LIST_SECONDS, Server, Told, timeouts},
     facts::{Facts, object_meta, object_path},
     history::{Histories, History},
-    listing::{Listed, Lister, bare, decode, untrusted},
+    listing::{self, Listed, Lister, bare, decode, untrusted},
     ranges::Span,
 };
 use crate::{
@@ -171,6 +172,11 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
+    /// Returns whether versions of a key have just come.
+    pub(super) fn has(&self, bucket: &str, key: &str) -> bool {
+        self.place.0 == bucket && self.place.1 == key
+    }
+
     /// Notes in a version's attributes the how-manieth it is.
     pub(super) fn number(&mut self, meta: &mut EntryMeta) {
         if !is_version(meta) {
@@ -234,7 +240,7 @@ impl Walk {
     }
 
     /// Returns the keys that are not UTF-8 and so were left out so far.
-    pub(super) fn take_unreadable(&mut self) -> Vec<String> {
+    pub(super) fn take_unreadable(&mut self) -> Alike {
         match self {
             Self::Current(lister) => lister.take_unreadable(),
             Self::All(oldest) => oldest.histories.take_unreadable(),
@@ -269,7 +275,7 @@ pub(super) struct VersionLister {
     /// The key of which a part may lack, or came twice.
     torn: Option<String>,
     ended: bool,
-    unreadable: Vec<String>,
+    unreadable: Alike,
 }
 
 impl VersionLister {
@@ -285,7 +291,7 @@ impl VersionLister {
             last: None,
             torn: None,
             ended: false,
-            unreadable: Vec::new(),
+            unreadable: Alike::default(),
         }
     }
 
@@ -299,8 +305,8 @@ impl VersionLister {
         Self { span, ..self }
     }
 
-    /// Returns the keys, as the server wrote them, that are not UTF-8 and so were left out so far.
-    pub(super) fn take_unreadable(&mut self) -> Vec<String> {
+    /// Returns the keys that are not UTF-8 and so were left out so far.
+    pub(super) fn take_unreadable(&mut self) -> Alike {
         std::mem::take(&mut self.unreadable)
     }
 
@@ -308,7 +314,7 @@ impl VersionLister {
     pub(super) async fn next(&mut self) -> Result<Option<Listed>> {
         let listed = loop {
             while self.page.is_empty() && !self.ended {
-                let unreadable = self.unreadable.len();
+                let unreadable = self.unreadable.clone();
                 let border = self.marker.clone();
                 self.turn().await?;
                 if let Some((key, id)) = border
@@ -316,7 +322,7 @@ impl VersionLister {
                     && !self.goes_on(&key, &id).await?
                 {
                     // All that is behind the key is asked for again.
-                    self.unreadable.truncate(unreadable);
+                    self.unreadable = unreadable;
                     self.page.clear();
                     (self.marker, self.ended) = (None, false);
                     self.span.after = Some(key.clone());
@@ -422,17 +428,21 @@ impl VersionLister {
                 Some(key) => {
                     one.key = key;
                     last = Some(one.key.clone()).zip(one.version_id());
-                    self.unreadable.append(&mut unreadable);
+                    for problem in unreadable.drain(..) {
+                        self.unreadable.add(problem);
+                    }
                     self.page.push_back(one);
                 }
-                None => unreadable.push(one.key),
+                None => unreadable.push(listing::unreadable(&self.bucket, &one.key)),
             }
         }
         if versions.next().is_some() || markers.next().is_some() {
             return Err(self.confused());
         }
         if !page.is_truncated().unwrap_or(false) {
-            self.unreadable.append(&mut unreadable);
+            for problem in unreadable {
+                self.unreadable.add(problem);
+            }
             self.ended = true;
             return Ok(());
         }

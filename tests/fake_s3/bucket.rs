@@ -62,6 +62,16 @@ pub struct Script {
     pub times: usize,
 }
 
+/// What happens when a request has its answer: a key gets another object.
+pub struct Event {
+    /// What the first line of the request contains.
+    pub line: &'static str,
+    /// After how many bytes of the body the connection ends, if it does.
+    pub breaks_off: Option<usize>,
+    pub key: &'static str,
+    pub then: Object,
+}
+
 /// A server.
 #[derive(Clone)]
 pub struct FakeBucket {
@@ -81,6 +91,10 @@ struct State {
     uploads: BTreeMap<String, BTreeMap<u64, (u64, Vec<u8>)>>,
     requests: Vec<(String, BTreeMap<String, String>)>,
     scripts: Vec<Script>,
+    /// Whether an answer holds the range that was asked for; else always the whole object.
+    knows_ranges: bool,
+    /// What happens with an answer, once for each.
+    events: Vec<Event>,
 }
 
 impl Object {
@@ -134,7 +148,14 @@ impl FakeBucket {
     pub fn objects(&self) -> BTreeMap<String, Object> {
         self.state.lock().unwrap().objects.clone()
     }
-    /// Returns the first line and the headers of each request so far.
+    /// Sends ranges of small objects from now on.
+    pub fn know_ranges(&self) {
+        self.state.lock().unwrap().knows_ranges = true;
+    }
+    /// Makes something happen once.
+    pub fn expect(&self, event: Event) {
+        self.state.lock().unwrap().events.push(event);
+    }
     /// Sets something of the bucket.
     pub fn set(&self, name: &str, text: &str) {
         self.state.lock().unwrap().settings.insert(name.to_owned(), text.as_bytes().to_vec());
@@ -148,6 +169,7 @@ impl FakeBucket {
     pub fn set_names(&self) -> Vec<String> {
         self.state.lock().unwrap().settings.keys().cloned().collect()
     }
+    /// Returns the first line and the headers of each request so far.
     pub fn requests(&self) -> Vec<(String, BTreeMap<String, String>)> {
         self.state.lock().unwrap().requests.clone()
     }
@@ -158,6 +180,8 @@ impl FakeBucket {
     }
 
     async fn serve(&self, mut client: TcpStream) -> std::io::Result<()> {
+        // An answer is written in two pieces, and the second would wait for the first to be confirmed.
+        client.set_nodelay(true)?;
         let mut bytes = Vec::new();
         loop {
             while let Some(request) = Request::take(&mut bytes) {
@@ -169,6 +193,9 @@ impl FakeBucket {
                 };
                 let head = format!("HTTP/1.1 {status} As asked\r\n{length}{headers}\r\n");
                 client.write_all(head.as_bytes()).await?;
+                if let Some(after_bytes) = self.happens(&request).and_then(|event| event.breaks_off) {
+                    return client.write_all(&body[..after_bytes]).await;
+                }
                 if request.method != "HEAD" {
                     client.write_all(&body).await?;
                 }
@@ -197,6 +224,16 @@ impl FakeBucket {
             left -= now;
         }
         Ok(())
+    }
+
+    /// Returns what happens with the answer to a request, if anything, and makes it happen.
+    fn happens(&self, request: &Request) -> Option<Event> {
+        let line = format!("{} {}", request.method, request.target);
+        let mut state = self.state.lock().unwrap();
+        let at = state.events.iter().position(|event| line.contains(event.line))?;
+        let event = state.events.remove(at);
+        state.objects.insert(event.key.to_owned(), event.then.clone());
+        Some(event)
     }
 
     fn object(&self, key: &str) -> Option<Object> {
@@ -249,9 +286,9 @@ impl FakeBucket {
             ("GET", Some(_)) if query.contains("tagging") => {
                 (200, String::new(), "<Tagging><TagSet></TagSet></Tagging>".into())
             }
-            (method @ ("GET" | "HEAD"), Some(key)) => {
+            ("GET" | "HEAD", Some(key)) => {
                 let part = value("partNumber").map(|part| part.parse().unwrap());
-                self.read(key, part, method == "GET")
+                self.read(request, key, part)
             }
             ("PUT", Some(key)) => self.write(request, key, value("partNumber").zip(value("uploadId"))),
             ("POST", None) if query.contains("delete") => {
@@ -283,7 +320,9 @@ impl FakeBucket {
         page + "</ListBucketResult>"
     }
 
-    fn read(&self, key: &str, part: Option<usize>, is_get: bool) -> Answer {
+    /// Answers a HEAD or a GET, which may ask for a range.
+    fn read(&self, request: &Request, key: &str, part: Option<usize>) -> Answer {
+        let is_get = request.method == "GET";
         let Some(object) = self.object(key) else { return refusal(404, "NoSuchKey") };
         let mut headers = format!("etag: \"{}\"\r\n", object.etag);
         let mut size_bytes = object.size_bytes();
@@ -294,6 +333,14 @@ impl FakeBucket {
         }
         for (name, value) in &object.headers {
             write!(headers, "{name}: {value}\r\n").unwrap();
+        }
+        let range =
+            request.headers.get("range").filter(|_| is_get && self.state.lock().unwrap().knows_ranges);
+        if let (Some(range), Content::Bytes(bytes)) = (range, &object.content) {
+            let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+            let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+            write!(headers, "content-range: bytes {first}-{last}/{size_bytes}\r\n").unwrap();
+            return (206, headers, bytes[first..=last].to_vec());
         }
         if !headers.contains("content-length") {
             write!(headers, "content-length: {size_bytes}\r\n").unwrap();

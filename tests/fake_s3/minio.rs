@@ -106,7 +106,9 @@ impl FakeMinio {
                     "HTTP/1.1 {status} As asked\r\nserver: MinIO\r\ncontent-length: {length}\r\n{headers}\r\n"
                 );
                 client.write_all(head.as_bytes()).await?;
-                client.write_all(&body).await?;
+                if request.method != "HEAD" {
+                    client.write_all(&body).await?;
+                }
                 if is_cut {
                     return Ok(());
                 }
