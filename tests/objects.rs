@@ -13,6 +13,8 @@ mod fake_minio;
 mod fake_s3;
 #[path = "objects/minio.rs"]
 mod minio;
+#[path = "objects/restores.rs"]
+mod restores;
 #[path = "objects/traps.rs"]
 mod traps;
 

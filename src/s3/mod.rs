@@ -21,6 +21,7 @@
 //! | [`judge`] | whether what is gone of a bucket may be gone |
 //! | [`ranges`] | buckets divided among several processes |
 //! | [`layout`] | how an object that was made in parts was cut, told by its `ETag` |
+//! | [`rules`] | lifecycle rules of a target while it is written |
 //! | [`guard`] | whether a server writes only where nothing changed |
 //! | [`put`] | one object written |
 //! | [`standing`], [`present`] | what stands in the target's buckets already, beside a snapshot |
@@ -51,6 +52,7 @@ mod merge;
 mod present;
 mod put;
 mod ranges;
+mod rules;
 mod sample;
 mod source;
 mod standing;

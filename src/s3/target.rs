@@ -10,8 +10,8 @@
 //! *Crash.* Each object appears whole or not at all, and nothing is removed before all is in place. A run
 //! that stopped is run again with `replace`: objects that are equal already are not written twice. What somebody else
 //! writes meanwhile is neither overwritten nor removed ([`super::guard`]). Lifecycle rules that
-//! had to be taken away meanwhile are put back however a run ends, unless it is killed; that they are gone is told. So
-//! is a bucket suspended again that kept no versions before.
+//! had to be taken away meanwhile are put back however a run ends, unless it is killed ([`super::rules`]). So is a bucket
+//! suspended again that kept no versions before.
 //!
 //! *Limits.* [`MEMORY_MIB`] of bodies are in memory at a time, whatever `concurrency` is; an object whose parts are
 //! longer than that is written alone. After [`REFUSED_MAX`] refused objects a run ends.
@@ -41,6 +41,7 @@ use super::{
     listing::Lister,
     present::Present,
     put::{self, Done, Job, NEWEST_LACKS, Putter, Tentative, There, not_all},
+    rules::Rules,
     survey::Survey,
     uploads::{self, Uploads},
     versions::{self, VERSIONS},
@@ -275,8 +276,7 @@ struct Run<'a> {
     lesser: Vec<String>,
     /// What buckets did with versions before they were made to keep them, as long as nothing else was set.
     switched: BTreeMap<String, Option<BucketVersioningStatus>>,
-    /// Lifecycle rules that were taken away and not replaced yet, by bucket.
-    stopped: BTreeMap<String, String>,
+    rules: Rules,
     tally: Tally,
 }
 
@@ -301,6 +301,7 @@ impl<'a> Run<'a> {
         let (lacks, lacking) = lacking(problems);
         let (is_empty, spared) = (!options.replace, &target.config.exclude);
         let present = Present::new(&server, &options.only, is_empty, spared, lacks)?;
+        let rules = Rules::new(&server, &target.name, &target.monitor);
         Ok(Self {
             target,
             server,
@@ -321,7 +322,7 @@ impl<'a> Run<'a> {
             unset: Vec::new(),
             lesser: Vec::new(),
             switched: BTreeMap::new(),
-            stopped: BTreeMap::new(),
+            rules,
             tally: Tally::default(),
         })
     }
@@ -352,12 +353,8 @@ impl<'a> Run<'a> {
                 self.target.monitor.warn(Some(&self.target.name), what, Some(hint));
             }
         }
-        for (bucket, rules) in std::mem::take(&mut self.stopped) {
-            if let Err(failure) = bucket::put_lifecycle_back(&self.server, &bucket, &rules).await {
-                let what = format!("bucket {bucket} is without its lifecycle rules: {}", failure.one_line());
-                self.target.monitor.warn(Some(&self.target.name), what, Some("Set them again by hand."));
-            }
-        }
+        let told = self.rules.put_back().await;
+        self.tally.notes.extend(told);
     }
 
     async fn entry(&mut self, mut entry: Entry) -> FlowResult<()> {
@@ -427,16 +424,8 @@ impl<'a> Run<'a> {
             bucket::create(&self.server, bucket, &self.target.config.region, &settings).await?;
         }
         let ours = created || !self.present.is_patch();
-        if ours
-            && !created
-            && settings.documents.contains_key("lifecycle")
-            && let Some(rules) = bucket::dated_rules(&self.server, bucket).await?
-        {
-            // Noted first: a stop may come while the server does it.
-            self.stopped.insert(bucket.to_owned(), rules);
-            bucket::stop_lifecycle(&self.server, bucket).await?;
-            let what = format!("bucket {bucket} has no lifecycle rules until the restore has ended");
-            self.target.monitor.step(Some(&self.target.name), what);
+        if !created {
+            self.rules.stop(bucket, ours).await?;
         }
         if ours && let Err(failure) = bucket::set_encryption(&self.server, bucket, &settings).await {
             self.lesser.push(failure.one_line());
@@ -660,11 +649,11 @@ impl<'a> Run<'a> {
                     Err(failure) => self.unset.push(failure),
                 }
             }
-            let refused = bucket::apply(&self.server, bucket, &found.settings, mirrored).await;
-            if refused.is_empty() {
-                self.stopped.remove(bucket);
+            let applied = bucket::apply(&self.server, bucket, &found.settings, mirrored).await;
+            if applied.has_rules {
+                self.rules.replaced(bucket, found.settings.rules());
             }
-            self.unset.extend(refused);
+            self.unset.extend(applied.refused);
         }
         let told = self.unset.iter().map(Failure::one_line).chain(std::mem::take(&mut self.lesser));
         for what in told.collect::<Vec<_>>() {

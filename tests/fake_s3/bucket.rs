@@ -134,7 +134,6 @@ impl FakeBucket {
     pub fn objects(&self) -> BTreeMap<String, Object> {
         self.state.lock().unwrap().objects.clone()
     }
-    /// Returns the first line and the headers of each request so far.
     /// Sets something of the bucket.
     pub fn set(&self, name: &str, text: &str) {
         self.state.lock().unwrap().settings.insert(name.to_owned(), text.as_bytes().to_vec());
@@ -148,6 +147,7 @@ impl FakeBucket {
     pub fn set_names(&self) -> Vec<String> {
         self.state.lock().unwrap().settings.keys().cloned().collect()
     }
+    /// Returns the first line and the headers of each request so far.
     pub fn requests(&self) -> Vec<(String, BTreeMap<String, String>)> {
         self.state.lock().unwrap().requests.clone()
     }
@@ -245,6 +245,10 @@ impl FakeBucket {
                 let mut state = self.state.lock().unwrap();
                 state.settings.insert(setting(query).to_owned(), request.body.clone());
                 (200, String::new(), Vec::new())
+            }
+            ("DELETE", None) if !setting(query).is_empty() => {
+                self.state.lock().unwrap().settings.remove(setting(query));
+                (204, String::new(), Vec::new())
             }
             ("GET", Some(_)) if query.contains("tagging") => {
                 (200, String::new(), "<Tagging><TagSet></TagSet></Tagging>".into())
