@@ -568,14 +568,7 @@ impl Putter {
             return Ok(refused("no request can be made for it"));
         }
         match Told::from(&error) {
-            Some(told)
-                if (400..500).contains(&told.status)
-                    && !matches!(told.status, 408 | 429)
-                    && told.code != "NoSuchBucket"
-                    && !told.is_about_credentials() =>
-            {
-                Ok(refused(told.text()))
-            }
+            Some(told) if told.is_about_objects() => Ok(refused(told.text())),
             _ => Err(self.server.failure(doing, error).into()),
         }
     }

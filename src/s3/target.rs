@@ -590,9 +590,10 @@ impl<'a> Run<'a> {
             self.count(done)?;
         }
         let mirrored = self.present.is_mirror();
+        let mut failures = Vec::new();
         if mirrored && self.refused.is_empty() {
             if self.lacking == 0 {
-                self.remove_extras().await?;
+                failures.extend(self.remove_extras().await?);
             } else {
                 let what = "nothing was removed: what should have come and did not may stand there";
                 self.tally.notes.push(what.to_owned());
@@ -603,37 +604,42 @@ impl<'a> Run<'a> {
         if !self.refused.is_empty() {
             return Err(not_all(&self.target.name, &self.refused).into());
         }
-        if let Some(first) = std::mem::take(&mut self.unset).into_iter().next() {
-            return Err(first
-                .with_exit(ExitCode::Partial)
-                .hint("All objects are in place. Set this setting by hand: the snapshot shows it.")
-                .into());
+        failures.extend(std::mem::take(&mut self.unset).into_iter().map(|failure| {
+            let hint = "All objects are in place. Set this setting by hand: the snapshot shows it.";
+            failure.with_exit(ExitCode::Partial).hint(hint)
+        }));
+        if let Err(failure) = self.put_iam().await {
+            self.warn(failure.one_line());
+            let hint = "All objects of the snapshot are in place.";
+            failures.push(failure.with_exit(ExitCode::Partial).hint(hint));
         }
-        let iam = self.put_iam().await;
-        iam.map_err(|failure| {
-            failure.with_exit(ExitCode::Partial).hint("All objects and settings are in place.")
-        })?;
+        // All of them were told as they came.
+        if let Some(first) = failures.into_iter().next() {
+            return Err(first.into());
+        }
         self.tally.verified = Verified::Counts;
         Ok(())
     }
 
-    async fn remove_extras(&mut self) -> Result<()> {
-        let Some(mut extras) = self.present.take_extras().await? else { return Ok(()) };
-        let (count, named) = (extras.count, std::mem::take(&mut extras.named));
+    /// Removes what the snapshot does not have; returns the failure of what the server does not let go.
+    async fn remove_extras(&mut self) -> Result<Option<Failure>> {
+        let Some(extras) = self.present.take_extras().await? else { return Ok(None) };
         let removed = extras.remove(&self.server).await?;
-        if removed > 0 {
-            (self.changes.extra, self.changes.extra_named) = (removed, named);
-        }
+        let kept = removed.failure();
         let notes = [
-            (removed, "objects that the snapshot does not have were removed"),
+            (removed.count, "objects that the snapshot does not have were removed"),
             (
-                count - removed,
+                removed.changed,
                 "objects that the snapshot does not have were written or removed meanwhile: left as they are",
             ),
         ];
         let told = notes.iter().filter(|(count, _)| *count > 0);
         self.tally.notes.extend(told.map(|(count, what)| format!("{count} {what}")));
-        Ok(())
+        (self.changes.extra, self.changes.extra_named) = (removed.count, removed.named);
+        if let Some(failure) = &kept {
+            self.warn(failure.one_line());
+        }
+        Ok(kept)
     }
 
     /// Sets the settings of buckets that we made or that are to equal the snapshot.
@@ -657,21 +663,27 @@ impl<'a> Run<'a> {
         }
         let told = self.unset.iter().map(Failure::one_line).chain(std::mem::take(&mut self.lesser));
         for what in told.collect::<Vec<_>>() {
-            self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
-            self.tally.notes.push(what);
+            self.warn(what);
         }
+    }
+
+    /// Tells something that is not as it should be, now and at the end.
+    fn warn(&mut self, what: String) {
+        self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
+        self.tally.notes.push(what);
     }
 
     /// Adds what a person should know.
     fn tell(&mut self) {
-        for (bucket, found) in self.buckets.iter().filter(|(_, found)| found.left_out > 0) {
-            let what = format!(
+        let left_out = self.buckets.iter().filter(|(_, found)| found.left_out > 0).map(|(bucket, found)| {
+            format!(
                 "bucket {bucket} keeps no versions: of each key at most the newest that was asked for was written, and \
                  {} older versions and delete markers were left out",
                 found.left_out
-            );
-            self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
-            self.tally.notes.push(what);
+            )
+        });
+        for what in left_out.collect::<Vec<_>>() {
+            self.warn(what);
         }
         let Changes { equal, changed, new, .. } = self.changes;
         if equal > 0 {
@@ -699,9 +711,7 @@ impl<'a> Run<'a> {
             ));
         }
         if self.putter.loses_tags() {
-            let what = "the server does not keep tags of objects".to_owned();
-            self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
-            self.tally.notes.push(what);
+            self.warn("the server does not keep tags of objects".to_owned());
         }
     }
 

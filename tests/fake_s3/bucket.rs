@@ -343,8 +343,14 @@ impl FakeBucket {
 
     /// Removes the objects that a document names, but those that are held.
     fn remove(&self, document: &str) -> Answer {
+        let is_xml = |c: char| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}');
+        if !document.chars().all(is_xml) {
+            return refusal(400, "MalformedXML");
+        }
         let (mut state, mut answer) = (self.state.lock().unwrap(), "<DeleteResult>".to_owned());
         for key in document.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next()) {
+            let key =
+                &key.replace("&lt;", "<").replace("&gt;", ">").replace("&apos;", "'").replace("&amp;", "&");
             if state
                 .objects
                 .get(key)

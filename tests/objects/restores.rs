@@ -13,7 +13,7 @@ use lifeboat::{
 
 use super::{
     failure,
-    fake_bucket::{FakeBucket, Object, Script},
+    fake_bucket::{FakeBucket, HELD, Object, Script},
     minio::{config_of, name},
 };
 
@@ -131,4 +131,63 @@ async fn lifecycle_rules_that_may_not_be_looked_at_are_told_and_end_no_restore()
     restore(&from, &to, replacing(), told.clone()).await.unwrap();
     assert!(told.warnings()[0].contains("may expire what is restored"), "{:?}", told.warnings());
     assert_eq!(to.objects().len(), 1);
+}
+
+#[tokio::test]
+async fn what_may_not_be_removed_keeps_no_other_object_and_no_setting_away() {
+    let from = filled().await;
+    from.set("policy", POLICY);
+    from.set("lifecycle", OF_DAYS);
+    for (scripts, kept) in [(vec![], 1), (vec![always("POST /files/?delete", DENIED)], 200)] {
+        let to = server(scripts).await;
+        to.set("lifecycle", OVER);
+        to.put("held", Object::of(b"x").with(HELD, "ON"));
+        (1..200).for_each(|n| to.put(&format!("x{n:03}"), Object::of(b"x")));
+        let refused = failure(replace(&from, &to).await);
+        assert_eq!(refused.exit(), ExitCode::Partial);
+        assert!(says(&refused, &format!("{kept} objects cannot be removed")), "{refused:?}");
+        assert!(says(&refused, "`files/held`: ") && says(&refused, "AccessDenied"), "{refused:?}");
+        assert_eq!(to.objects().len(), kept + 1);
+        assert_eq!(to.setting("policy").as_deref(), Some(POLICY));
+        assert_eq!(to.setting("lifecycle").as_deref(), Some(OF_DAYS));
+    }
+}
+
+#[tokio::test]
+async fn a_restore_that_may_remove_nothing_does_not_try_it_with_each_of_a_million_objects() {
+    let from = filled().await;
+    let to = server(vec![always("POST /files/?delete", DENIED)]).await;
+    (0..1500).for_each(|n| to.put(&format!("x{n:04}"), Object::of(b"x")));
+    let refused = failure(replace(&from, &to).await);
+    assert!(says(&refused, "and no more were tried"), "{refused:?}");
+    assert!(to.count("HEAD", "/files/x") < 1100, "{}", to.count("HEAD", "/files/x"));
+}
+
+#[tokio::test]
+async fn an_object_is_removed_right_after_it_was_looked_at() {
+    let (from, to) = (filled().await, server(vec![]).await);
+    (0..300).for_each(|n| to.put(&format!("x{n:03}"), Object::of(b"x")));
+    replace(&from, &to).await.unwrap();
+    assert_eq!(to.objects().len(), 1);
+    let (mut looked, mut most) = (0, 0);
+    for (line, _) in to.requests() {
+        if line.starts_with("HEAD /files/x") {
+            looked += 1;
+        } else if line.starts_with("POST /files/?delete") {
+            looked = 0;
+        }
+        most = most.max(looked);
+    }
+    assert!((1..=64).contains(&most), "{most} were looked at before one was removed");
+}
+
+#[tokio::test]
+async fn keys_that_xml_cannot_hold_are_removed_and_keep_no_other_key() {
+    let (from, to) = (filled().await, server(vec![]).await);
+    for key in ["x\u{fffe}", "x\u{ffff}", "x\u{1}", "x\u{fffd}", "x<&>", "x"] {
+        to.put(key, Object::of(b"x"));
+    }
+    replace(&from, &to).await.unwrap();
+    assert_eq!(to.objects().into_keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(to.count("POST", "?delete"), 1);
 }
