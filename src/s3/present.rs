@@ -83,8 +83,11 @@ impl<'a> Present<'a> {
         matches!(self.mode, Mode::Mirror(_))
     }
 
-    /// Enters a bucket. One that is `new` was made just now.
-    pub(super) fn enter(&mut self, bucket: &str, keeps: bool, is_new: bool) {
+    /// Enters a bucket, which is called otherwise in the snapshot, maybe. One that is `new` was made just now.
+    pub(super) fn enter(&mut self, bucket: &str, source: &str, keeps: bool, is_new: bool) {
+        if let Mode::Mirror(standing) = &mut self.mode {
+            standing.enter(bucket, source);
+        }
         let is_listed = keeps && !is_new && !self.is_patch();
         let histories = is_listed.then(|| Histories::new(&self.server, bucket, Span::default()));
         self.buckets.insert(bucket.to_owned(), Bucket { is_walked: is_new, keeps, histories });

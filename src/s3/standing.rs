@@ -43,11 +43,24 @@ const NAMED_MAX: usize = 20;
 /// A cursor over the objects of the target.
 pub(super) struct Standing {
     server: Server,
-    /// Keys that the policy leaves out of backups; that the snapshot has them not is no reason to remove
-    /// them.
-    spared: GlobSet,
+    spared: Spared,
     walk: Option<Walk>,
     extras: Extras,
+}
+
+/// Keys that the policy leaves out of backups; that the snapshot has them not is no reason to remove them.
+struct Spared {
+    globs: GlobSet,
+    /// What buckets are called in the snapshot, by the name that they have in the target.
+    sources: BTreeMap<String, String>,
+}
+
+impl Spared {
+    /// The policy speaks of the source's buckets; what its words say of the target's is heeded as well.
+    fn takes(&self, bucket: &str, key: &str) -> bool {
+        let names = self.sources.get(bucket).map(String::as_str).into_iter().chain([bucket]);
+        names.into_iter().any(|name| self.globs.is_match(format!("{name}/{key}")))
+    }
 }
 
 struct Walk {
@@ -59,7 +72,13 @@ struct Walk {
 impl Standing {
     /// Begins before the first bucket.
     pub(super) fn new(server: &Server, spared: GlobSet) -> Result<Self> {
+        let spared = Spared { globs: spared, sources: BTreeMap::new() };
         Ok(Self { server: server.clone(), spared, walk: None, extras: Extras::new()? })
+    }
+
+    /// Takes note of what a bucket is called in the snapshot.
+    pub(super) fn enter(&mut self, bucket: &str, source: &str) {
+        self.spared.sources.insert(bucket.to_owned(), source.to_owned());
     }
 
     /// Walks the rest of a bucket, behind a key.
@@ -116,8 +135,8 @@ impl Standing {
     }
 }
 
-fn note(extras: &mut Extras, spared: &GlobSet, bucket: &str, listed: &Listed) -> Result<()> {
-    if spared.is_match(format!("{bucket}/{}", listed.key)) { Ok(()) } else { extras.add(bucket, listed) }
+fn note(extras: &mut Extras, spared: &Spared, bucket: &str, listed: &Listed) -> Result<()> {
+    if spared.takes(bucket, &listed.key) { Ok(()) } else { extras.add(bucket, listed) }
 }
 
 /// An object that the snapshot does not have, as it was noted.

@@ -134,18 +134,18 @@ impl<'a> Survey<'a> {
             if self.as_of.is_some() && !keeps {
                 return Err(only_current(&from));
             }
-            return self.enter(&bucket, keeps && self.as_of.is_none()).await;
+            return self.enter(&bucket, &from, keeps && self.as_of.is_none()).await;
         }
         if self.as_of.is_some() {
             make_object(&mut meta, &from)?;
         }
         if !self.present.has(&bucket) && !self.absent.contains(&bucket) {
-            self.enter(&bucket, versions::is_version(&meta)).await?;
+            self.enter(&bucket, &from, versions::is_version(&meta)).await?;
         }
         self.object(bucket, &meta).await
     }
 
-    async fn enter(&mut self, bucket: &str, mut keeps: bool) -> Result<()> {
+    async fn enter(&mut self, bucket: &str, from: &str, mut keeps: bool) -> Result<()> {
         if !bucket::exists(self.server, bucket).await? {
             self.absent.insert(bucket.to_owned());
             return Ok(());
@@ -162,7 +162,7 @@ impl<'a> Survey<'a> {
                 self.expiring.push(bucket.to_owned());
             }
         }
-        self.present.enter(bucket, keeps, false);
+        self.present.enter(bucket, from, keeps, false);
         Ok(())
     }
 

@@ -369,7 +369,7 @@ impl<'a> Run<'a> {
             if self.as_of.is_some() {
                 make_object(&mut entry.meta, &from)?;
             }
-            return self.object(bucket, entry).await;
+            return self.object(&from, bucket, entry).await;
         }
         let keeps = entry.meta.attrs.contains_key(VERSIONS);
         let json = entry.body.read_all(SETTINGS_BYTES_MAX).await?;
@@ -382,7 +382,7 @@ impl<'a> Run<'a> {
         {
             *policy = bucket::rename_in_policy(policy, &from, &bucket);
         }
-        self.found(&bucket, settings, keeps).await?;
+        self.found(&bucket, &from, settings, keeps).await?;
         self.tally.entries += 1;
         self.tally.bytes += json.len() as u64;
         Ok(())
@@ -418,7 +418,7 @@ impl<'a> Run<'a> {
     }
 
     /// Makes sure that a bucket is there.
-    async fn found(&mut self, bucket: &str, settings: Settings, mut keeps: bool) -> Result<()> {
+    async fn found(&mut self, bucket: &str, from: &str, settings: Settings, mut keeps: bool) -> Result<()> {
         let created = !bucket::exists(&self.server, bucket).await?;
         if created {
             bucket::create(&self.server, bucket, &self.target.config.region, &settings).await?;
@@ -434,7 +434,7 @@ impl<'a> Run<'a> {
             keeps = self.keep_versions(bucket, ours, created).await?;
         }
         // As of a time no history is written, but what is written over stays beneath.
-        self.present.enter(bucket, keeps && self.as_of.is_none(), created);
+        self.present.enter(bucket, from, keeps && self.as_of.is_none(), created);
         let conditions = Conditions::probe(&self.server, bucket).await?;
         if !conditions.all() {
             let what = format!(
@@ -462,7 +462,7 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    async fn object(&mut self, bucket: String, entry: Entry) -> FlowResult<()> {
+    async fn object(&mut self, from: &str, bucket: String, entry: Entry) -> FlowResult<()> {
         let Some(key) = versions::key_of(&entry.meta).map(str::to_owned) else {
             return Err(self.odd(&entry.meta, "it names no key").into());
         };
@@ -473,7 +473,7 @@ impl<'a> Run<'a> {
         let is_version = versions::is_version(&entry.meta);
         if !self.buckets.contains_key(&bucket) {
             // Its settings did not come.
-            self.found(&bucket, Settings::default(), is_version).await?;
+            self.found(&bucket, from, Settings::default(), is_version).await?;
         }
         if here != self.last {
             self.present.key_ended();

@@ -191,3 +191,18 @@ async fn keys_that_xml_cannot_hold_are_removed_and_keep_no_other_key() {
     assert_eq!(to.objects().into_keys().collect::<Vec<_>>(), ["a"]);
     assert_eq!(to.count("POST", "?delete"), 1);
 }
+
+#[tokio::test]
+async fn what_the_policy_leaves_out_of_a_bucket_is_spared_also_where_that_has_another_name() {
+    let from = filled().await;
+    let to = FakeBucket::start("other", false, vec![]).await;
+    for key in ["tmp/source's", "own/target's", "x"] {
+        to.put(key, Object::of(b"x"));
+    }
+    let exclude = vec!["files/tmp".to_owned(), "other/own".to_owned()];
+    let config = S3Config { exclude, ..config_of(to.url(), BUCKET) };
+    let target = S3Target::new(name(), config, NoMonitor::shared()).into_bucket(Some("other".to_owned()));
+    pipe(source(&from), Box::new(target), replacing()).await.unwrap();
+    let left = to.objects();
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["a", "own/target's", "tmp/source's"]);
+}
