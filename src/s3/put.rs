@@ -84,6 +84,8 @@ pub(super) enum Done {
         bytes: u64,
         /// Whether it took nothing's place: the key showed nothing, or the bucket keeps what it showed.
         is_new: bool,
+        /// `bucket/key`, where it may have had tags that the snapshot does not have.
+        untagged: Option<String>,
     },
     /// The very same object was there.
     Same {
@@ -297,7 +299,9 @@ impl Putter {
         }
         self.check_tags(&job, &facts).await?;
         let is_new = guard == Guard::Absent || job.is_kept;
-        Ok(Done::Written { bytes: bytes.size_bytes, is_new })
+        let untagged = facts.tags_unread.as_ref();
+        let untagged = untagged.map(|_| name_of(&job.bucket, &job.key, &job.entry.meta));
+        Ok(Done::Written { bytes: bytes.size_bytes, is_new, untagged })
     }
 
     /// Writes what is not there.
@@ -362,8 +366,10 @@ impl Putter {
         if !same_bytes || !there.looks_like(facts) {
             return Ok(Stands::Else(guard));
         }
-        let asked = self.server.client.get_object_tagging().bucket(&job.bucket).key(&job.key).send().await;
-        if let Ok(answer) = asked {
+        let tags = self.server.client.get_object_tagging().bucket(&job.bucket).key(&job.key);
+        if facts.tags_unread.is_none()
+            && let Ok(answer) = tags.send().await
+        {
             there.tags = tags_of(answer.tag_set());
         }
         Ok(if there.same_as(facts) { Stands::Same } else { Stands::Else(guard) })

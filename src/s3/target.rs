@@ -61,6 +61,8 @@ use crate::{
 const MEMORY_MIB: u32 = 80;
 /// Objects that may be refused before a run ends: so many are a fault of the whole.
 const REFUSED_MAX: usize = 1000;
+/// Objects that are named where others are only counted.
+const NAMED_MAX: usize = 20;
 /// Bytes that a bucket's settings may have.
 const SETTINGS_BYTES_MAX: usize = 4 << 20;
 /// Objects that are counted before a bucket is just called full.
@@ -266,6 +268,8 @@ struct Run<'a> {
     locked: u64,
     /// Objects with headers that are no text.
     raw: u64,
+    /// Objects that may have had tags that the snapshot does not have, and the first of them.
+    untagged: (u64, Vec<String>),
     /// What should have come and did not: what stands in its place is not to go.
     lacking: u64,
     /// Users, groups and rights that are put back when all else is: our own may be among them.
@@ -317,6 +321,7 @@ impl<'a> Run<'a> {
             changes: Changes::default(),
             locked: 0,
             raw: 0,
+            untagged: (0, Vec::new()),
             lacking,
             iam: None,
             unset: Vec::new(),
@@ -575,8 +580,14 @@ impl<'a> Run<'a> {
                 }
             }
             Done::Shut => return Ok(()),
-            Done::Written { bytes, is_new } => {
+            Done::Written { bytes, is_new, untagged } => {
                 self.tally.bytes += bytes;
+                if let Some(what) = untagged {
+                    self.untagged.0 += 1;
+                    if self.untagged.1.len() < NAMED_MAX {
+                        self.untagged.1.push(format!("`{}`", what.escape_debug()));
+                    }
+                }
                 *(if is_new { &mut self.changes.new } else { &mut self.changes.changed }) += 1;
             }
         }
@@ -703,6 +714,15 @@ impl<'a> Run<'a> {
             self.tally.notes.push(format!(
                 "{} objects had metadata that is no text, which the snapshot keeps and which was not set again",
                 self.raw
+            ));
+        }
+        let (count, named) = std::mem::take(&mut self.untagged);
+        if count > 0 {
+            let more = count - named.len() as u64;
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            self.warn(format!(
+                "{count} objects were written without the tags that the backup could not read: {}{more}",
+                named.join(", ")
             ));
         }
         for class in self.putter.refused_classes() {
