@@ -10,6 +10,7 @@
 use tokio::sync::oneshot;
 
 use super::{
+    guard::Guard,
     history::{History, Line},
     put::{Tentative, There},
     versions::{self, LATEST},
@@ -28,8 +29,8 @@ pub(super) struct InHand {
     is_shut: bool,
     /// Whether that was told.
     is_told: bool,
-    /// Comes when the version before is written.
-    pub(super) turn: Option<oneshot::Receiver<()>>,
+    /// Comes when the version before is written, or is not: what must still hold then.
+    pub(super) turn: Option<oneshot::Receiver<Guard>>,
     /// Who waits to hear whether it is the last.
     waiting: Option<oneshot::Sender<bool>>,
 }

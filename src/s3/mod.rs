@@ -23,7 +23,7 @@
 //! | [`layout`] | how an object that was made in parts was cut, told by its `ETag` |
 //! | [`rules`] | lifecycle rules of a target while it is written |
 //! | [`guard`] | whether a server writes only where nothing changed |
-//! | [`put`] | one object written |
+//! | [`put`], [`gather`] | one object written; its body on the way |
 //! | [`standing`], [`present`] | what stands in the target's buckets already, beside a snapshot |
 //! | [`survey`] | what a restore would do |
 //! | [`uploads`] | what killed restores left of uploads in parts |
@@ -42,6 +42,7 @@ mod compare;
 pub mod examine;
 mod facts;
 mod fetch;
+mod gather;
 mod guard;
 mod history;
 mod in_hand;

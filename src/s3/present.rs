@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{
     client::Server,
+    guard::Guard,
     history::Histories,
     in_hand::{Fate, InHand},
     put::There,
@@ -127,7 +128,7 @@ impl<'a> Present<'a> {
     }
 
     /// Lets the next version of the key wait for this one; returns what this one waits for.
-    pub(super) fn turn(&mut self, next: oneshot::Receiver<()>) -> Option<oneshot::Receiver<()>> {
+    pub(super) fn turn(&mut self, next: oneshot::Receiver<Guard>) -> Option<oneshot::Receiver<Guard>> {
         self.hand.as_mut().and_then(|hand| hand.turn.replace(next))
     }
 

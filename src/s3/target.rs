@@ -495,11 +495,11 @@ impl<'a> Run<'a> {
         } else {
             (self.present.at(&bucket, &key).await?, None)
         };
-        let (done, next) = oneshot::channel();
-        let turn = self.present.turn(next);
+        let (next, waiting) = oneshot::channel();
+        let (turn, next) = (self.present.turn(waiting), Some(next));
         self.locked += u64::from(!facts.lock.is_empty());
         self.raw += u64::from(!facts.raw.is_empty());
-        self.start(Job { bucket, key, entry, there, conditions, turn, is_kept, tentative }, done).await
+        self.start(Job { bucket, key, entry, there, conditions, turn, next, is_kept, tentative }).await
     }
 
     /// Returns what stands where a version goes, and what it waits for; or what becomes of it if it is not written.
@@ -533,7 +533,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits for a place and for memory, then writes beside the others.
-    async fn start(&mut self, job: Job, ended: oneshot::Sender<()>) -> FlowResult<()> {
+    async fn start(&mut self, job: Job) -> FlowResult<()> {
         let size = job.entry.meta.attrs.get("size").and_then(serde_json::Value::as_u64);
         let (part_bytes, _) = job.cut();
         let mib = size.map_or(part_bytes, |size| size.min(part_bytes)) >> 20;
@@ -545,7 +545,7 @@ impl<'a> Run<'a> {
         let putter = self.putter.clone();
         self.puts.spawn(async move {
             let done = putter.put(job).await;
-            drop((place, memory, ended));
+            drop((place, memory));
             done
         });
         while let Some(done) = self.puts.try_join_next() {
