@@ -27,10 +27,11 @@ use std::{
 
 use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
-    primitives::ByteStream,
+    primitives::{ByteStream, DateTime as SdkTime},
     types::{CompletedMultipartUpload, CompletedPart},
 };
 use bytes::Bytes;
+use chrono::DateTime;
 use md5::{Digest, Md5};
 use tokio::sync::oneshot;
 
@@ -431,6 +432,7 @@ impl Putter {
             return Ok(Err(Not::Changed));
         }
         headers.extend(condition.clone());
+        let since = self.server.date();
         let send = async |headers| {
             let request = self.server.client.put_object().bucket(&job.bucket).key(&job.key);
             let request = request.body(ByteStream::from(bytes.clone())).customize();
@@ -446,7 +448,7 @@ impl Putter {
         let answer = match sent {
             Ok(answer) => answer,
             Err(error) if condition.is_some() && is_unmet(&error) => {
-                return self.is_ours(job, size_bytes, |etag| etag == md5).await;
+                return self.is_ours(job, size_bytes, &md5, since.as_deref()).await;
             }
             Err(error) => return self.refusal("write an object", error),
         };
@@ -526,12 +528,12 @@ impl Putter {
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let request = self.server.client.complete_multipart_upload().bucket(&job.bucket).key(&job.key);
         let request = request.set_upload_id(upload.id.clone()).multipart_upload(parts).customize();
-        let condition = job.conditions.header(guard);
+        let (condition, since) = (job.conditions.header(guard), self.server.date());
         match request.mutate_request(dress(condition.iter().cloned().collect())).send().await {
             Ok(_) => Ok(Ok(())),
             // An upload that is completed is there no more when the request is sent again.
             Err(error) if is_unmet(&error) => {
-                self.is_ours(job, bytes.size_bytes, |there| there == etag).await
+                self.is_ours(job, bytes.size_bytes, &etag, since.as_deref()).await
             }
             Err(error) => self.refusal("complete an upload", error),
         }
@@ -553,13 +555,27 @@ impl Putter {
     }
 
     /// Tells, after the server found a condition unmet, whether that is because the answer to our own writing was lost
-    /// and the request was sent again.
-    async fn is_ours(&self, job: &Job, size_bytes: u64, is_of: impl Fn(&str) -> bool) -> PutResult<()> {
+    /// and the request was sent again. `since` is what the server's clock showed before that.
+    ///
+    /// Where the server encrypts with a key of its own the `ETag` says nothing; there what has our size and our headers
+    /// and was written since then is ours.
+    async fn is_ours(&self, job: &Job, size_bytes: u64, etag: &str, since: Option<&str>) -> PutResult<()> {
         let asked = self.server.client.head_object().bucket(&job.bucket).key(&job.key).send().await;
         let Ok(answer) = asked else { return Ok(Err(Not::Changed)) };
+        let there = Facts::of_head(&answer);
+        let is_alike = if there.etag_is_of_plain_bytes() {
+            answer.e_tag().map(bare).as_deref() == Some(etag)
+        } else {
+            let since = since.and_then(|since| DateTime::parse_from_rfc2822(since).ok());
+            let written = answer.last_modified().map(SdkTime::secs);
+            let is_since = since.zip(written).is_some_and(|(since, written)| written >= since.timestamp());
+            is_since && there.looks_like(&Facts::of_attrs(&job.entry.meta.attrs))
+        };
         let size = answer.content_length().and_then(|length| u64::try_from(length).ok());
-        let is_ours = size == Some(size_bytes) && answer.e_tag().map(bare).is_some_and(|etag| is_of(&etag));
-        if is_ours { job.made_version(answer.version_id()).map(Ok) } else { Ok(Err(Not::Changed)) }
+        if is_alike && size == Some(size_bytes) {
+            return job.made_version(answer.version_id()).map(Ok);
+        }
+        Ok(Err(Not::Changed))
     }
 
     /// Compares the size of what was put together with what was sent.

@@ -13,7 +13,7 @@ use lifeboat::{
 
 use super::{
     failure,
-    fake_bucket::{FakeBucket, HELD, Object, Script},
+    fake_bucket::{FakeBucket, HELD, LOST, Object, Script},
     minio::{config_of, name},
 };
 
@@ -76,7 +76,9 @@ async fn lifecycle_rules_of_before_do_not_come_back_because_another_setting_was_
     for rules in [Some(OF_DAYS), None] {
         let from = filled().await;
         from.set("policy", POLICY);
-        rules.iter().for_each(|rules| from.set("lifecycle", rules));
+        if let Some(rules) = rules {
+            from.set("lifecycle", rules);
+        }
         let malformed = (400, "", "<Error><Code>MalformedPolicy</Code></Error>");
         let to = server(vec![always("PUT /files/?policy", malformed)]).await;
         to.set("lifecycle", OVER);
@@ -205,4 +207,21 @@ async fn what_the_policy_leaves_out_of_a_bucket_is_spared_also_where_that_has_an
     pipe(source(&from), Box::new(target), replacing()).await.unwrap();
     let left = to.objects();
     assert_eq!(left.keys().collect::<Vec<_>>(), ["a", "own/target's", "tmp/source's"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_makes_nobody_else_of_us_also_where_the_server_encrypts() {
+    let from = filled().await;
+    for encryption in
+        [None, Some("<ServerSideEncryptionConfiguration><Rule/></ServerSideEncryptionConfiguration>")]
+    {
+        let to = server(vec![Script { line: "PUT /files/a", answer: LOST, times: 1 }]).await;
+        if let Some(rule) = encryption {
+            to.set("encryption", rule);
+        }
+        restore(&from, &to, WriteOptions::default(), NoMonitor::shared()).await.unwrap();
+        assert_eq!(to.count("PUT", "/files/a"), 2);
+        let lost = to.objects()["a"].etag.clone();
+        assert_eq!(lost == Object::of(b"a").etag, encryption.is_none());
+    }
 }
