@@ -132,6 +132,11 @@ impl<'a> Present<'a> {
         self.hand.as_mut().and_then(|hand| hand.turn.replace(next))
     }
 
+    /// Returns the id of the version that the key in hand showed before any was written, where it is known.
+    pub(super) fn shown(&self) -> Option<String> {
+        self.hand.as_ref().and_then(|hand| hand.shown.clone())
+    }
+
     /// Tells the last version of a key that it is.
     pub(super) fn key_ended(&mut self) {
         if let Some(hand) = self.hand.take() {

@@ -33,6 +33,7 @@ use aws_sdk_s3::{
 use bytes::Bytes;
 use chrono::DateTime;
 use md5::{Digest, Md5};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::oneshot;
 
 use super::{
@@ -120,6 +121,8 @@ pub(super) struct Job {
     pub(super) entry: Entry,
     /// What stands there, as far as it was looked at.
     pub(super) there: There,
+    /// The id of the version that the key showed before any of its versions was written, where it is known.
+    pub(super) shown: Option<String>,
     /// What the server does for us.
     pub(super) conditions: Conditions,
     /// Comes when the version before it is written, or is not: what must still hold then.
@@ -329,13 +332,35 @@ impl Putter {
             }
             Err(Not::Changed) => (refuse(job, bytes, CHANGED.to_owned()).await?, Guard::Broken),
             // What was to hold is then for the next to look at.
-            Err(Not::Refused(why)) => (refuse(job, bytes, why).await?, guard),
+            Err(Not::Refused(why)) => {
+                let why = self.show_again(&job, &guard, why).await;
+                (refuse(job, bytes, why).await?, guard)
+            }
             Err(Not::Last { is_there }) => {
                 bytes.rest(&mut job.entry.body).await?;
                 let bytes = bytes.size_bytes;
                 (if is_there { Done::Same { bytes } } else { Done::LeftOut { bucket: job.bucket } }, guard)
             }
         })
+    }
+
+    /// Shows again what a key showed, where the newest of its versions is refused and older ones were put over that;
+    /// returns why it was refused, and what became of the key.
+    async fn show_again(&self, job: &Job, guard: &Guard, why: String) -> String {
+        let is_newest = ["key", versions::LATEST].iter().any(|name| job.entry.meta.attrs.contains_key(*name));
+        // Where the one before left nothing to look at it was written.
+        let is_over = job.there == There::Older && *guard == Guard::None;
+        let Some(shown) = job.shown.as_ref().filter(|_| is_newest && is_over) else {
+            return why;
+        };
+        let name = utf8_percent_encode(&format!("{}/{}", job.bucket, job.key), NON_ALPHANUMERIC).to_string();
+        let source = format!("{}?versionId={shown}", name.replace("%2F", "/"));
+        let copy = self.server.client.copy_object().bucket(&job.bucket).key(&job.key).copy_source(source);
+        let Err(error) = copy.send().await else {
+            return format!("{why}; older versions were written, and what the key showed is shown again");
+        };
+        let failure = self.server.failure("copy what the key showed", error);
+        format!("{why}; the key shows an older version: {}", failure.one_line())
     }
 
     /// Writes what is not there.

@@ -496,10 +496,10 @@ impl<'a> Run<'a> {
             (self.present.at(&bucket, &key).await?, None)
         };
         let (next, waiting) = oneshot::channel();
-        let (turn, next) = (self.present.turn(waiting), Some(next));
+        let (turn, next, shown) = (self.present.turn(waiting), Some(next), self.present.shown());
         self.locked += u64::from(!facts.lock.is_empty());
         self.raw += u64::from(!facts.raw.is_empty());
-        self.start(Job { bucket, key, entry, there, conditions, turn, next, is_kept, tentative }).await
+        self.start(Job { bucket, key, entry, there, shown, conditions, turn, next, is_kept, tentative }).await
     }
 
     /// Returns what stands where a version goes, and what it waits for; or what becomes of it if it is not written.
