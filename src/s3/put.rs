@@ -240,6 +240,8 @@ fn without_class(mut headers: Vec<(String, String)>) -> Vec<(String, String)> {
 enum Not {
     /// The server does not take it, or it must not be written.
     Refused(String),
+    /// It was written, and is not what was sent.
+    Damaged(String),
     /// Somebody else wrote it.
     Changed,
     /// Another version of its key follows.
@@ -330,6 +332,7 @@ impl Putter {
                 let untagged = facts.tags_unread.as_ref().map(|_| job.name());
                 (Done::Written { bytes: bytes.size_bytes, is_new, untagged }, Guard::None)
             }
+            Err(Not::Damaged(why)) => (refuse(job, bytes, why).await?, Guard::None),
             Err(Not::Changed) => (refuse(job, bytes, CHANGED.to_owned()).await?, Guard::Broken),
             // What was to hold is then for the next to look at.
             Err(Not::Refused(why)) => {
@@ -479,7 +482,7 @@ impl Putter {
         };
         job.made_version(answer.version_id())?;
         let is_encrypted = answer.server_side_encryption().is_some();
-        Ok(arrived(answer.e_tag(), is_encrypted, &md5).map_err(Not::Refused))
+        Ok(arrived(answer.e_tag(), is_encrypted, &md5).map_err(Not::Damaged))
     }
 
     async fn put_in_parts(
@@ -616,7 +619,8 @@ impl Putter {
         if there == Some(size_bytes) {
             return Ok(Ok(()));
         }
-        Ok(refused(format!("{size_bytes} bytes were sent and {} arrived", there.unwrap_or_default())))
+        let arrived = there.unwrap_or_default();
+        Ok(Err(Not::Damaged(format!("{size_bytes} bytes were sent and {arrived} arrived"))))
     }
 
     /// Looks once whether the server keeps tags; some take them and forget them.

@@ -2,8 +2,9 @@
 //!
 //! *Order.* Both come sorted by bucket and key. What the snapshot does not have is written to a temporary
 //! file, so memory does not grow with it, and removed only when every object of the snapshot is in place, and only if
-//! it is still what was noted: what was written since stays. So few are looked at and then removed at a time that hardly
-//! a moment lies between the two. What the server does not let go stays, and the others are removed all the same.
+//! it is still what was noted: what was written since stays. So few are looked at and then removed at a time that
+//! hardly a moment lies between the two. What the server does not let go stays, and the others are removed all the
+//! same.
 //!
 //! *Crash.* A run that stops before its end has removed nothing.
 //!

@@ -10,8 +10,8 @@
 //! *Crash.* Each object appears whole or not at all, and nothing is removed before all is in place. A run
 //! that stopped is run again with `replace`: objects that are equal already are not written twice. What somebody else
 //! writes meanwhile is neither overwritten nor removed ([`super::guard`]). Lifecycle rules that
-//! had to be taken away meanwhile are put back however a run ends, unless it is killed ([`super::rules`]). So is a bucket
-//! suspended again that kept no versions before.
+//! had to be taken away meanwhile are put back however a run ends, unless it is killed ([`super::rules`]). So is a
+//! bucket suspended again that kept no versions before.
 //!
 //! *Limits.* [`MEMORY_MIB`] of bodies are in memory at a time, whatever `concurrency` is; an object whose parts are
 //! longer than that is written alone. After [`REFUSED_MAX`] refused objects a run ends.
