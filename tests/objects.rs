@@ -15,6 +15,8 @@ mod fake_s3;
 mod minio;
 #[path = "objects/reading.rs"]
 mod reading;
+#[path = "objects/restores.rs"]
+mod restores;
 #[path = "objects/traps.rs"]
 mod traps;
 

@@ -33,7 +33,9 @@ use crate::{
 };
 
 /// The settings that are documents, in the order in which they are set again.
-const DOCUMENTS: [&str; 5] = ["tags", "cors", "policy", "lock", "lifecycle"];
+const DOCUMENTS: [&str; 5] = ["tags", "cors", "policy", "lock", LIFECYCLE];
+/// The lifecycle rules among them.
+const LIFECYCLE: &str = "lifecycle";
 
 /// What is kept of a bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,6 +86,11 @@ impl Settings {
 
     fn document(&self, name: &str) -> Option<&str> {
         self.documents.get(name).and_then(Option::as_deref)
+    }
+
+    /// Returns the lifecycle rules.
+    pub(super) fn rules(&self) -> Option<&str> {
+        self.document(LIFECYCLE)
     }
 }
 
@@ -197,11 +204,7 @@ pub(super) async fn read(server: &Server, bucket: &str) -> Result<Settings> {
         ("tags", "<Tagging", document!(server, bucket, get_bucket_tagging)),
         ("cors", "<CORSConfiguration", document!(server, bucket, get_bucket_cors)),
         ("lock", "<ObjectLockConfiguration", document!(server, bucket, get_object_lock_configuration)),
-        (
-            "lifecycle",
-            "<LifecycleConfiguration",
-            document!(server, bucket, get_bucket_lifecycle_configuration),
-        ),
+        (LIFECYCLE, "<LifecycleConfiguration", document!(server, bucket, get_bucket_lifecycle_configuration)),
         (
             "encryption",
             // Ceph answers with one that holds no rule.
@@ -247,16 +250,13 @@ fn replace_body(request: &mut HttpRequest, text: &str) {
     md5_alone(request);
 }
 
-/// Returns the rules of a bucket if they could expire objects while they are restored.
-///
-/// An object's days count from when it arrives, and a rule has one at least, so rules of days may stay. A rule of a
-/// date that has passed takes everything at once (S3 User Guide, "Lifecycle configuration elements").
-pub(super) async fn dated_rules(server: &Server, bucket: &str) -> Result<Option<String>> {
-    match document!(server, bucket, get_bucket_lifecycle_configuration) {
-        Ok(rules) if rules.contains("<Date>") => Ok(Some(rules)),
-        Ok(_) | Err(Reason::None | Reason::NotKnown) => Ok(None),
-        Err(Reason::Refused(why)) => Err(not_stopped(bucket, why)),
-    }
+/// Returns the rules of a bucket if any of them is of a date; or why they may not be looked at.
+pub(super) async fn dated_rules(server: &Server, bucket: &str) -> Result<Result<Option<String>, String>> {
+    Ok(match document!(server, bucket, get_bucket_lifecycle_configuration) {
+        Ok(rules) => Ok(Some(rules).filter(|rules| rules.contains("<Date>"))),
+        Err(Reason::None | Reason::NotKnown) => Ok(None),
+        Err(Reason::Refused(why)) => Err(why),
+    })
 }
 
 /// Takes the rules of a bucket away. Whoever does so has noted them before.
@@ -264,37 +264,42 @@ pub(super) async fn stop_lifecycle(server: &Server, bucket: &str) -> Result<()> 
     if let Err(error) = server.client.delete_bucket_lifecycle().bucket(bucket).send().await
         && let Reason::Refused(why) = Reason::of(server, bucket, error)?
     {
-        return Err(not_stopped(bucket, why));
+        let what = format!("the lifecycle rules of bucket `{bucket}` cannot be taken away");
+        return Err(Failure::new(ExitCode::SourceDown, what)
+            .because(why)
+            .hint("They could expire objects while they are restored; remove them by hand first."));
     }
     Ok(())
 }
 
-fn not_stopped(bucket: &str, why: String) -> Failure {
-    let what = format!("the lifecycle rules of bucket `{bucket}` cannot be taken away");
-    Failure::new(ExitCode::SourceDown, what)
-        .because(why)
-        .hint("They could expire objects while they are restored; remove them by hand first.")
-}
-
 /// Gives a bucket the rules back that [`stop_lifecycle`] took.
 pub(super) async fn put_lifecycle_back(server: &Server, bucket: &str, rules: &str) -> Result<()> {
-    set(server, bucket, "lifecycle", rules).await
+    set(server, bucket, LIFECYCLE, rules).await
 }
 
-/// Sets the settings that are documents; returns a failure for each one that the server refused.
+/// What became of a bucket's documents.
+pub(super) struct Applied {
+    /// A failure for each one that the server refused.
+    pub(super) refused: Vec<Failure>,
+    /// Whether the lifecycle rules, or that there are none, are now those of the snapshot.
+    pub(super) has_rules: bool,
+}
+
+/// Sets the settings that are documents.
 ///
 /// `cleared` takes away documents that the snapshot knows not to have been there.
-pub(super) async fn apply(server: &Server, bucket: &str, settings: &Settings, cleared: bool) -> Vec<Failure> {
-    let mut failures = Vec::new();
+pub(super) async fn apply(server: &Server, bucket: &str, settings: &Settings, cleared: bool) -> Applied {
+    let mut applied = Applied { refused: Vec::new(), has_rules: false };
     for name in DOCUMENTS {
         let done = match settings.documents.get(name) {
             Some(Some(text)) => set(server, bucket, name, text).await,
             Some(None) if cleared => clear(server, bucket, name).await,
-            _ => Ok(()),
+            _ => continue,
         };
-        failures.extend(done.err());
+        applied.has_rules |= name == LIFECYCLE && done.is_ok();
+        applied.refused.extend(done.err());
     }
-    failures
+    applied
 }
 
 /// Sets whether a bucket keeps versions.
@@ -371,7 +376,7 @@ async fn set(server: &Server, bucket: &str, name: &str, text: &str) -> Result<()
         "tags" => set_document!(server, bucket, put_bucket_tagging, text),
         "cors" => set_document!(server, bucket, put_bucket_cors, text),
         "lock" => set_document!(server, bucket, put_object_lock_configuration, text),
-        "lifecycle" => set_document!(server, bucket, put_bucket_lifecycle_configuration, text),
+        LIFECYCLE => set_document!(server, bucket, put_bucket_lifecycle_configuration, text),
         "encryption" => set_document!(server, bucket, put_bucket_encryption, text),
         "notification" => {
             set_document!(server, bucket, put_bucket_notification_configuration, text)
@@ -404,7 +409,7 @@ async fn clear(server: &Server, bucket: &str, name: &str) -> Result<()> {
         "tags" => delete!(delete_bucket_tagging),
         "cors" => delete!(delete_bucket_cors),
         "policy" => delete!(delete_bucket_policy),
-        "lifecycle" => delete!(delete_bucket_lifecycle),
+        LIFECYCLE => delete!(delete_bucket_lifecycle),
         "encryption" => delete!(delete_bucket_encryption),
         // A bucket's lock can never be taken away, only its default retention, which is a rule of its own.
         _ => Ok(()),

@@ -191,6 +191,14 @@ impl Told {
         matches!(self.status, 301 | 302 | 307 | 308)
     }
 
+    /// Returns whether it is the object that is refused, or the objects, and not all of us.
+    pub(super) fn is_about_objects(&self) -> bool {
+        (400..500).contains(&self.status)
+            && !matches!(self.status, 408 | 429)
+            && self.code != "NoSuchBucket"
+            && !self.is_about_credentials()
+    }
+
     /// Returns whether the thing is simply not there.
     pub(super) fn is_absent(&self) -> bool {
         self.status == 404

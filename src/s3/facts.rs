@@ -119,14 +119,15 @@ impl Facts {
             tags: texts(attrs.get("tags")),
             lock: texts(attrs.get("lock")),
             encryption: attrs.get("encryption").and_then(Value::as_str).map(str::to_owned),
-            tags_unread: None,
+            tags_unread: attrs.get(TAGS_UNREAD).and_then(Value::as_str).map(str::to_owned),
             tag_count: None,
         }
     }
 
-    /// Returns whether an object with these facts needs none of `other`'s to be set again.
+    /// Returns whether an object with these facts needs none of `other`'s to be set again. Tags that could not be read
+    /// are not known to be others.
     pub(super) fn same_as(&self, other: &Self) -> bool {
-        self.looks_like(other) && self.tags == other.tags
+        self.looks_like(other) && (other.tags_unread.is_some() || self.tags == other.tags)
     }
 
     /// Returns the same without regard to tags. What is no text cannot be set, so that it is missing does not matter.
@@ -287,6 +288,7 @@ mod tests {
         facts.headers.insert("content-type".into(), "image/png".into());
         facts.meta.insert("file-hash".into(), "密".into());
         facts.tags.insert("a b".into(), "c&d=e".into());
+        facts.tags_unread = Some("the server answered 403".to_owned());
         let meta = object_meta("im-files", &listed("2025/图 1.png"), &facts).unwrap();
         assert_eq!(Facts::of_attrs(&meta.attrs), facts);
         assert_eq!(meta.path.as_str(), "im-files/2025/图 1.png");
@@ -294,6 +296,17 @@ mod tests {
         assert_eq!(meta.text("last_modified"), Some("2023-11-14T22:13:20.123Z"));
         let headers = facts.request_headers().unwrap();
         assert!(headers.contains(&("x-amz-tagging".into(), "a%20b=c%26d%3De".into())));
+    }
+
+    #[test]
+    fn tags_that_could_not_be_read_make_no_difference() {
+        let mut there = Facts::default();
+        there.tags.insert("a".into(), "b".into());
+        let (none, mut unread) = (Facts::default(), Facts::default());
+        unread.tags_unread = Some("the server answered 403".to_owned());
+        assert!(there.same_as(&unread) && !there.same_as(&none));
+        there.meta.insert("a".into(), "b".into());
+        assert!(!there.same_as(&unread), "all else does");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(super) enum Guard {
     Absent,
     /// The object has this `ETag`.
     Is(String),
+    /// It did not hold when a version before this one was to be written.
+    Broken,
 }
 
 /// Which conditions a bucket keeps to.
@@ -42,25 +44,24 @@ pub(super) struct Conditions {
 }
 
 impl Guard {
-    /// Looks whether it holds now; returns why the object must not be written, if it does not.
-    pub(super) async fn look(&self, server: &Server, bucket: &str, key: &str) -> Result<Result<(), String>> {
-        if *self == Self::None {
-            return Ok(Ok(()));
-        }
+    /// Looks whether it holds now.
+    pub(super) async fn look(&self, server: &Server, bucket: &str, key: &str) -> Result<bool> {
+        let wanted = match self {
+            Self::None => return Ok(true),
+            Self::Broken => return Ok(false),
+            Self::Absent => None,
+            Self::Is(etag) => Some(etag),
+        };
         let there = match server.client.head_object().bucket(bucket).key(key).send().await {
             Ok(answer) => Some(answer.e_tag().map(bare).unwrap_or_default()),
             Err(error) => match Told::from(&error) {
                 Some(told) if told.is_absent() => None,
                 // Who may write and not look has to write blindly.
-                Some(told) if told.status < 500 => return Ok(Ok(())),
+                Some(told) if told.status < 500 => return Ok(true),
                 _ => return Err(server.failure("look at an object", error)),
             },
         };
-        let holds = match self {
-            Self::Is(etag) => there.as_ref() == Some(etag),
-            Self::None | Self::Absent => there.is_none(),
-        };
-        Ok(if holds { Ok(()) } else { Err(CHANGED.to_owned()) })
+        Ok(there.as_ref() == wanted)
     }
 }
 
@@ -208,7 +209,7 @@ mod tests {
         assert_eq!(all.header(&is), header("if-match", "\"ab\""));
         assert_eq!((ceph.header(&absent), ceph.header(&is)), (header("if-none-match", "*"), None));
         assert_eq!((none.header(&absent), none.header(&is)), (None, None));
-        for unsure in [Guard::None, Guard::Is(String::new()), Guard::Is("W/\"ab".to_owned())] {
+        for unsure in [Guard::None, Guard::Broken, Guard::Is(String::new()), Guard::Is("W/\"ab".to_owned())] {
             assert_eq!(all.header(&unsure), None);
         }
     }

@@ -10,7 +10,9 @@
 use tokio::sync::oneshot;
 
 use super::{
+    guard::Guard,
     history::{History, Line},
+    listing::Listed,
     put::{Tentative, There},
     versions::{self, LATEST},
 };
@@ -22,14 +24,16 @@ pub(super) struct InHand {
     line: Option<Line>,
     /// What stands under the key before the first version is written.
     there: There,
+    /// The id of the version that the key shows before that.
+    pub(super) shown: Option<String>,
     /// Whether versions of it were asked for by their ids, and not all that belongs to the key.
     is_by_name: bool,
     /// Whether nothing is added to it, because the newest of it is not in the snapshot and the key shows something.
     is_shut: bool,
     /// Whether that was told.
     is_told: bool,
-    /// Comes when the version before is written.
-    pub(super) turn: Option<oneshot::Receiver<()>>,
+    /// Comes when the version before is written, or is not: what must still hold then.
+    pub(super) turn: Option<oneshot::Receiver<Guard>>,
     /// Who waits to hear whether it is the last.
     waiting: Option<oneshot::Sender<bool>>,
 }
@@ -55,9 +59,11 @@ impl InHand {
         let shown = history.as_ref().map(|history| &history.newest).filter(|newest| newest.is_current());
         let there = shown.map_or(There::Nothing, |newest| There::Object(newest.etag.clone()));
         let is_shut = lacks_newest && !is_by_name && there != There::Nothing;
+        let shown = shown.and_then(Listed::version_id);
         Self {
             line: Some(Line::new(history)),
             there,
+            shown,
             is_by_name,
             is_shut,
             is_told: false,
@@ -68,7 +74,16 @@ impl InHand {
 
     /// Begins one in a bucket that keeps no versions.
     pub(super) fn flat(there: There, is_by_name: bool) -> Self {
-        Self { line: None, there, is_by_name, is_shut: false, is_told: false, turn: None, waiting: None }
+        Self {
+            line: None,
+            there,
+            shown: None,
+            is_by_name,
+            is_shut: false,
+            is_told: false,
+            turn: None,
+            waiting: None,
+        }
     }
 
     /// Returns what becomes of the next version.

@@ -22,8 +22,9 @@
 //! | [`ranges`] | buckets divided among several processes |
 //! | [`alike`] | problems that many objects of a bucket have in common |
 //! | [`layout`] | how an object that was made in parts was cut, told by its `ETag` |
+//! | [`rules`] | lifecycle rules of a target while it is written |
 //! | [`guard`] | whether a server writes only where nothing changed |
-//! | [`put`] | one object written |
+//! | [`put`], [`gather`] | one object written; its body on the way |
 //! | [`standing`], [`present`] | what stands in the target's buckets already, beside a snapshot |
 //! | [`survey`] | what a restore would do |
 //! | [`uploads`] | what killed restores left of uploads in parts |
@@ -43,6 +44,7 @@ mod compare;
 pub mod examine;
 mod facts;
 mod fetch;
+mod gather;
 mod guard;
 mod history;
 mod in_hand;
@@ -53,6 +55,7 @@ mod merge;
 mod present;
 mod put;
 mod ranges;
+mod rules;
 mod sample;
 mod source;
 mod standing;

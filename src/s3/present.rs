@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{
     client::Server,
+    guard::Guard,
     history::Histories,
     in_hand::{Fate, InHand},
     put::There,
@@ -83,8 +84,11 @@ impl<'a> Present<'a> {
         matches!(self.mode, Mode::Mirror(_))
     }
 
-    /// Enters a bucket. One that is `new` was made just now.
-    pub(super) fn enter(&mut self, bucket: &str, keeps: bool, is_new: bool) {
+    /// Enters a bucket, which is called otherwise in the snapshot, maybe. One that is `new` was made just now.
+    pub(super) fn enter(&mut self, bucket: &str, source: &str, keeps: bool, is_new: bool) {
+        if let Mode::Mirror(standing) = &mut self.mode {
+            standing.enter(bucket, source);
+        }
         let is_listed = keeps && !is_new && !self.is_patch();
         let histories = is_listed.then(|| Histories::new(&self.server, bucket, Span::default()));
         self.buckets.insert(bucket.to_owned(), Bucket { is_walked: is_new, keeps, histories });
@@ -124,8 +128,13 @@ impl<'a> Present<'a> {
     }
 
     /// Lets the next version of the key wait for this one; returns what this one waits for.
-    pub(super) fn turn(&mut self, next: oneshot::Receiver<()>) -> Option<oneshot::Receiver<()>> {
+    pub(super) fn turn(&mut self, next: oneshot::Receiver<Guard>) -> Option<oneshot::Receiver<Guard>> {
         self.hand.as_mut().and_then(|hand| hand.turn.replace(next))
+    }
+
+    /// Returns the id of the version that the key in hand showed before any was written, where it is known.
+    pub(super) fn shown(&self) -> Option<String> {
+        self.hand.as_ref().and_then(|hand| hand.shown.clone())
     }
 
     /// Tells the last version of a key that it is.

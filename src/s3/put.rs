@@ -27,16 +27,19 @@ use std::{
 
 use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
-    primitives::ByteStream,
+    primitives::{ByteStream, DateTime as SdkTime},
     types::{CompletedMultipartUpload, CompletedPart},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use chrono::DateTime;
 use md5::{Digest, Md5};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::oneshot;
 
 use super::{
     client::{CallError, Server, Told},
     facts::{Facts, dress, tags_of},
+    gather::{Gather, torn_why},
     guard::{CHANGED, Conditions, Guard},
     layout::{PART_SIZE, PARTS_MAX, likely},
     listing::{bare, is_md5},
@@ -46,7 +49,7 @@ use super::{
 };
 use crate::{
     error::{ExitCode, Failure},
-    flow::{Attrs, Body, Entry, EntryMeta, FlowResult},
+    flow::{Attrs, Entry, EntryMeta, FlowResult},
 };
 
 /// Bytes of one request's body, where nothing asks for others; what is longer goes in parts.
@@ -84,6 +87,8 @@ pub(super) enum Done {
         bytes: u64,
         /// Whether it took nothing's place: the key showed nothing, or the bucket keeps what it showed.
         is_new: bool,
+        /// `bucket/key`, where it may have had tags that the snapshot does not have.
+        untagged: Option<String>,
     },
     /// The very same object was there.
     Same {
@@ -116,10 +121,14 @@ pub(super) struct Job {
     pub(super) entry: Entry,
     /// What stands there, as far as it was looked at.
     pub(super) there: There,
+    /// The id of the version that the key showed before any of its versions was written, where it is known.
+    pub(super) shown: Option<String>,
     /// What the server does for us.
     pub(super) conditions: Conditions,
-    /// Comes, or is closed, when the version before it is written.
-    pub(super) turn: Option<oneshot::Receiver<()>>,
+    /// Comes when the version before it is written, or is not: what must still hold then.
+    pub(super) turn: Option<oneshot::Receiver<Guard>>,
+    /// Waits for the same.
+    pub(super) next: Option<oneshot::Sender<Guard>>,
     /// Whether the bucket is known to keep versions, so that writing makes one more.
     pub(super) is_kept: bool,
     /// What it waits for before it becomes visible.
@@ -152,7 +161,7 @@ pub(super) enum There {
     Unknown,
     /// The very same, among the versions of its key.
     Same,
-    /// A version of its key that was just written.
+    /// What the version before it left there, when it was written or was not.
     Older,
 }
 
@@ -163,6 +172,11 @@ impl Job {
         let Some(size) = number(&self.entry.meta.attrs, "size") else { return (PART_BYTES, false) };
         let known = number(self.entry.body.foretold(), PART_SIZE);
         cut(size, self.entry.meta.text("etag").unwrap_or_default(), known)
+    }
+
+    /// Returns what it is called.
+    fn name(&self) -> String {
+        name_of(&self.bucket, &self.key, &self.entry.meta)
     }
 
     /// Waits until it is known that it may be written, if that is not known yet.
@@ -226,6 +240,10 @@ fn without_class(mut headers: Vec<(String, String)>) -> Vec<(String, String)> {
 enum Not {
     /// The server does not take it, or it must not be written.
     Refused(String),
+    /// It was written, and is not what was sent.
+    Damaged(String),
+    /// Somebody else wrote it.
+    Changed,
     /// Another version of its key follows.
     Last {
         /// Whether it stands there already.
@@ -238,6 +256,13 @@ type PutResult<T> = FlowResult<Result<T, Not>>;
 
 fn refused<T>(why: impl Into<String>) -> Result<T, Not> {
     Err(Not::Refused(why.into()))
+}
+
+/// Tells of an object that was not written, after reading the rest of its body, so that its sender is not told that we
+/// are gone.
+async fn refuse(mut job: Job, mut bytes: Gather, why: String) -> FlowResult<Done> {
+    bytes.rest(&mut job.entry.body).await?;
+    Ok(Done::Refused { what: job.name(), why })
 }
 
 impl Putter {
@@ -269,35 +294,76 @@ impl Putter {
         (!self.refused_classes().contains(class)).then(|| (CLASS.to_owned(), class.to_owned()))
     }
 
-    /// Writes one object.
+    /// Writes one object, after the one that it waits for.
     pub(super) async fn put(self, mut job: Job) -> FlowResult<Done> {
-        if let Some(turn) = job.turn.take() {
-            turn.await.ok();
+        let next = job.next.take();
+        let left = match job.turn.take() {
+            // Who went away without a word has failed and ends the run.
+            Some(turn) => turn.await.unwrap_or(Guard::Broken),
+            None => Guard::None,
+        };
+        let (done, left) = self.put_behind(job, left).await?;
+        if let Some(next) = next {
+            // The last version of a key has none behind it.
+            next.send(left).ok();
         }
+        Ok(done)
+    }
+
+    /// Writes one object where the version before it left this to hold; returns what it leaves to the next.
+    async fn put_behind(&self, mut job: Job, left: Guard) -> FlowResult<(Done, Guard)> {
         let facts = Facts::of_attrs(&job.entry.meta.attrs);
         let mut bytes = Gather::new(job.cut().0);
-        let guard = match self.stands(&job, &facts).await? {
+        let guard = match self.stands(&job, &facts, &left).await? {
             Stands::Same => {
-                while bytes.part(&mut job.entry.body).await?.is_some() {}
-                return Ok(Done::Same { bytes: bytes.size_bytes });
+                bytes.rest(&mut job.entry.body).await?;
+                return Ok((Done::Same { bytes: bytes.size_bytes }, left));
+            }
+            Stands::Else(Guard::Broken) => {
+                bytes.rest(&mut job.entry.body).await?;
+                return Ok((Done::Shut, Guard::Broken));
             }
             Stands::Else(guard) => guard,
         };
-        match self.write(&mut job, &mut bytes, &facts, &guard).await? {
-            Ok(()) => {}
-            Err(Not::Refused(why)) => return self.refuse(job, bytes, why).await,
-            Err(Not::Last { is_there }) => {
-                while bytes.part(&mut job.entry.body).await?.is_some() {}
-                return Ok(if is_there {
-                    Done::Same { bytes: bytes.size_bytes }
-                } else {
-                    Done::LeftOut { bucket: job.bucket }
-                });
+        Ok(match self.write(&mut job, &mut bytes, &facts, &guard).await? {
+            Ok(()) => {
+                self.check_tags(&job, &facts).await?;
+                let is_new = guard == Guard::Absent || job.is_kept;
+                let untagged = facts.tags_unread.as_ref().map(|_| job.name());
+                (Done::Written { bytes: bytes.size_bytes, is_new, untagged }, Guard::None)
             }
-        }
-        self.check_tags(&job, &facts).await?;
-        let is_new = guard == Guard::Absent || job.is_kept;
-        Ok(Done::Written { bytes: bytes.size_bytes, is_new })
+            Err(Not::Damaged(why)) => (refuse(job, bytes, why).await?, Guard::None),
+            Err(Not::Changed) => (refuse(job, bytes, CHANGED.to_owned()).await?, Guard::Broken),
+            // What was to hold is then for the next to look at.
+            Err(Not::Refused(why)) => {
+                let why = self.show_again(&job, &guard, why).await;
+                (refuse(job, bytes, why).await?, guard)
+            }
+            Err(Not::Last { is_there }) => {
+                bytes.rest(&mut job.entry.body).await?;
+                let bytes = bytes.size_bytes;
+                (if is_there { Done::Same { bytes } } else { Done::LeftOut { bucket: job.bucket } }, guard)
+            }
+        })
+    }
+
+    /// Shows again what a key showed, where the newest of its versions is refused and older ones were put over that;
+    /// returns why it was refused, and what became of the key.
+    async fn show_again(&self, job: &Job, guard: &Guard, why: String) -> String {
+        let is_newest = ["key", versions::LATEST].iter().any(|name| job.entry.meta.attrs.contains_key(*name));
+        // Where the one before left nothing to look at it was written.
+        let is_over = job.there == There::Older && *guard == Guard::None;
+        let Some(shown) = job.shown.as_ref().filter(|_| is_newest && is_over) else {
+            return why;
+        };
+        let name = utf8_percent_encode(&format!("{}/{}", job.bucket, job.key), NON_ALPHANUMERIC).to_string();
+        let source = format!("{}?versionId={shown}", name.replace("%2F", "/"));
+        let copy = self.server.client.copy_object().bucket(&job.bucket).key(&job.key).copy_source(source);
+        let Err(error) = copy.send().await else {
+            return format!("{why}; older versions were written, and what the key showed is shown again");
+        };
+        let failure = self.server.failure("copy what the key showed", error);
+        format!("{why}; the key shows an older version: {}", failure.one_line())
     }
 
     /// Writes what is not there.
@@ -311,7 +377,7 @@ impl Putter {
         };
         let first = bytes.part(&mut job.entry.body).await?.unwrap_or_default();
         if bytes.ended && bytes.buffer.is_empty() && !job.cut().1 {
-            return match bytes.check(job) {
+            return match bytes.check(&job.entry) {
                 Ok(()) => match job.clear(guard).await {
                     Ok(()) => self.put_whole(job, first, headers, guard).await,
                     Err(not) => Ok(Err(not)),
@@ -322,20 +388,13 @@ impl Putter {
         self.put_in_parts(job, bytes, first, (headers, guard)).await
     }
 
-    /// Reads the rest of a body that nobody wants, so that its sender is not told that we are gone.
-    async fn refuse(&self, mut job: Job, mut bytes: Gather, why: String) -> FlowResult<Done> {
-        while bytes.part(&mut job.entry.body).await?.is_some() {}
-        Ok(Done::Refused { what: name_of(&job.bucket, &job.key, &job.entry.meta), why })
-    }
-
     /// Returns whether the object stands there with these bytes and these facts, and what else does.
-    async fn stands(&self, job: &Job, facts: &Facts) -> FlowResult<Stands> {
+    async fn stands(&self, job: &Job, facts: &Facts, left: &Guard) -> FlowResult<Stands> {
         let attrs = &job.entry.meta.attrs;
         match &job.there {
             There::Nothing => return Ok(Stands::Else(Guard::Absent)),
             There::Same => return Ok(Stands::Same),
-            // Nothing is lost in a bucket that keeps versions.
-            There::Older => return Ok(Stands::Else(Guard::None)),
+            There::Older => return Ok(Stands::Else(left.clone())),
             There::Object(etag) if job.entry.meta.text("etag") != Some(etag) => {
                 return Ok(Stands::Else(Guard::Is(etag.clone())));
             }
@@ -362,8 +421,10 @@ impl Putter {
         if !same_bytes || !there.looks_like(facts) {
             return Ok(Stands::Else(guard));
         }
-        let asked = self.server.client.get_object_tagging().bucket(&job.bucket).key(&job.key).send().await;
-        if let Ok(answer) = asked {
+        let tags = self.server.client.get_object_tagging().bucket(&job.bucket).key(&job.key);
+        if facts.tags_unread.is_none()
+            && let Ok(answer) = tags.send().await
+        {
             there.tags = tags_of(answer.tag_set());
         }
         Ok(if there.same_as(facts) { Stands::Same } else { Stands::Else(guard) })
@@ -374,8 +435,8 @@ impl Putter {
         if let Err(not) = job.clear(guard).await {
             return Ok(Err(not));
         }
-        if let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await? {
-            return Ok(refused(why));
+        if !guard.look(&self.server, &job.bucket, &job.key).await? {
+            return Ok(Err(Not::Changed));
         }
         match self.server.client.delete_object().bucket(&job.bucket).key(&job.key).send().await {
             Ok(answer) if answer.delete_marker() == Some(true) => {
@@ -395,12 +456,11 @@ impl Putter {
     ) -> PutResult<()> {
         let (md5, size_bytes) = (hex::encode(Md5::digest(&bytes)), bytes.len() as u64);
         let condition = job.conditions.header(guard);
-        if condition.is_none()
-            && let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await?
-        {
-            return Ok(refused(why));
+        if condition.is_none() && !guard.look(&self.server, &job.bucket, &job.key).await? {
+            return Ok(Err(Not::Changed));
         }
         headers.extend(condition.clone());
+        let since = self.server.date();
         let send = async |headers| {
             let request = self.server.client.put_object().bucket(&job.bucket).key(&job.key);
             let request = request.body(ByteStream::from(bytes.clone())).customize();
@@ -416,13 +476,13 @@ impl Putter {
         let answer = match sent {
             Ok(answer) => answer,
             Err(error) if condition.is_some() && is_unmet(&error) => {
-                return self.is_ours(job, size_bytes, |etag| etag == md5).await;
+                return self.is_ours(job, size_bytes, &md5, since.as_deref()).await;
             }
             Err(error) => return self.refusal("write an object", error),
         };
         job.made_version(answer.version_id())?;
         let is_encrypted = answer.server_side_encryption().is_some();
-        Ok(arrived(answer.e_tag(), is_encrypted, &md5).map_err(Not::Refused))
+        Ok(arrived(answer.e_tag(), is_encrypted, &md5).map_err(Not::Damaged))
     }
 
     async fn put_in_parts(
@@ -482,26 +542,26 @@ impl Putter {
             }
             part = bytes.part(&mut job.entry.body).await?;
         }
-        if let Err(why) = bytes.check(job) {
+        if let Err(why) = bytes.check(&job.entry) {
             return Ok(refused(why));
         }
         if let Err(not) = job.clear(guard).await {
             return Ok(Err(not));
         }
         // Hours may have passed since it was looked at, and not every server heeds a condition here.
-        if let Err(why) = guard.look(&self.server, &job.bucket, &job.key).await? {
-            return Ok(refused(why));
+        if !guard.look(&self.server, &job.bucket, &job.key).await? {
+            return Ok(Err(Not::Changed));
         }
         let etag = format!("{}-{}", hex::encode(sums.finalize()), parts.len());
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let request = self.server.client.complete_multipart_upload().bucket(&job.bucket).key(&job.key);
         let request = request.set_upload_id(upload.id.clone()).multipart_upload(parts).customize();
-        let condition = job.conditions.header(guard);
+        let (condition, since) = (job.conditions.header(guard), self.server.date());
         match request.mutate_request(dress(condition.iter().cloned().collect())).send().await {
             Ok(_) => Ok(Ok(())),
             // An upload that is completed is there no more when the request is sent again.
             Err(error) if is_unmet(&error) => {
-                self.is_ours(job, bytes.size_bytes, |there| there == etag).await
+                self.is_ours(job, bytes.size_bytes, &etag, since.as_deref()).await
             }
             Err(error) => self.refusal("complete an upload", error),
         }
@@ -523,13 +583,27 @@ impl Putter {
     }
 
     /// Tells, after the server found a condition unmet, whether that is because the answer to our own writing was lost
-    /// and the request was sent again.
-    async fn is_ours(&self, job: &Job, size_bytes: u64, is_of: impl Fn(&str) -> bool) -> PutResult<()> {
+    /// and the request was sent again. `since` is what the server's clock showed before that.
+    ///
+    /// Where the server encrypts with a key of its own the `ETag` says nothing; there what has our size and our headers
+    /// and was written since then is ours.
+    async fn is_ours(&self, job: &Job, size_bytes: u64, etag: &str, since: Option<&str>) -> PutResult<()> {
         let asked = self.server.client.head_object().bucket(&job.bucket).key(&job.key).send().await;
-        let Ok(answer) = asked else { return Ok(refused(CHANGED)) };
+        let Ok(answer) = asked else { return Ok(Err(Not::Changed)) };
+        let there = Facts::of_head(&answer);
+        let is_alike = if there.etag_is_of_plain_bytes() {
+            answer.e_tag().map(bare).as_deref() == Some(etag)
+        } else {
+            let since = since.and_then(|since| DateTime::parse_from_rfc2822(since).ok());
+            let written = answer.last_modified().map(SdkTime::secs);
+            let is_since = since.zip(written).is_some_and(|(since, written)| written >= since.timestamp());
+            is_since && there.looks_like(&Facts::of_attrs(&job.entry.meta.attrs))
+        };
         let size = answer.content_length().and_then(|length| u64::try_from(length).ok());
-        let is_ours = size == Some(size_bytes) && answer.e_tag().map(bare).is_some_and(|etag| is_of(&etag));
-        if is_ours { job.made_version(answer.version_id()).map(Ok) } else { Ok(refused(CHANGED)) }
+        if is_alike && size == Some(size_bytes) {
+            return job.made_version(answer.version_id()).map(Ok);
+        }
+        Ok(Err(Not::Changed))
     }
 
     /// Compares the size of what was put together with what was sent.
@@ -545,7 +619,8 @@ impl Putter {
         if there == Some(size_bytes) {
             return Ok(Ok(()));
         }
-        Ok(refused(format!("{size_bytes} bytes were sent and {} arrived", there.unwrap_or_default())))
+        let arrived = there.unwrap_or_default();
+        Ok(Err(Not::Damaged(format!("{size_bytes} bytes were sent and {arrived} arrived"))))
     }
 
     /// Looks once whether the server keeps tags; some take them and forget them.
@@ -568,14 +643,7 @@ impl Putter {
             return Ok(refused("no request can be made for it"));
         }
         match Told::from(&error) {
-            Some(told)
-                if (400..500).contains(&told.status)
-                    && !matches!(told.status, 408 | 429)
-                    && told.code != "NoSuchBucket"
-                    && !told.is_about_credentials() =>
-            {
-                Ok(refused(told.text()))
-            }
+            Some(told) if told.is_about_objects() => Ok(refused(told.text())),
             _ => Err(self.server.failure(doing, error).into()),
         }
     }
@@ -592,10 +660,6 @@ pub(super) fn name_of(bucket: &str, key: &str, meta: &EntryMeta) -> String {
 pub(super) fn unwritable(entry: &Entry, facts: &Facts) -> Option<String> {
     let torn = entry.body.foretold().get(TORN).and_then(serde_json::Value::as_str);
     torn.map(torn_why).or_else(|| facts.request_headers().err())
-}
-
-fn torn_why(why: &str) -> String {
-    format!("the snapshot holds only a part of it: {why}")
 }
 
 /// What became of the look at what stands where an object goes.
@@ -619,61 +683,6 @@ fn arrived(etag: Option<&str>, encrypted: bool, md5: &str) -> Result<(), String>
         return Err(format!("what arrived has the MD5 {etag}, what was sent {md5}"));
     }
     Ok(())
-}
-
-/// Gathers a body into parts.
-struct Gather {
-    buffer: BytesMut,
-    part_bytes: usize,
-    md5: Md5,
-    size_bytes: u64,
-    ended: bool,
-}
-
-impl Gather {
-    fn new(part_bytes: u64) -> Self {
-        Self {
-            buffer: BytesMut::new(),
-            part_bytes: usize::try_from(part_bytes).unwrap_or(usize::MAX),
-            md5: Md5::new(),
-            size_bytes: 0,
-            ended: false,
-        }
-    }
-
-    /// Returns the next part, full unless it is the last; `None` after the last.
-    async fn part(&mut self, body: &mut Body) -> FlowResult<Option<Bytes>> {
-        while !self.ended && self.buffer.len() <= self.part_bytes {
-            match body.next().await? {
-                Some(bytes) => {
-                    self.md5.update(&bytes);
-                    self.size_bytes += bytes.len() as u64;
-                    self.buffer.extend_from_slice(&bytes);
-                }
-                None => self.ended = true,
-            }
-        }
-        let length = self.buffer.len().min(self.part_bytes);
-        Ok((length > 0).then(|| self.buffer.split_to(length).freeze()))
-    }
-
-    /// Compares what came with what the entry says of itself; only after the end.
-    fn check(&self, job: &Job) -> Result<(), String> {
-        let trailer = job.entry.body.trailer();
-        if let Some(why) = trailer.get(TORN).and_then(serde_json::Value::as_str) {
-            return Err(torn_why(why));
-        }
-        let size = job.entry.meta.attrs.get("size").and_then(serde_json::Value::as_u64);
-        if size.is_some_and(|size| size != self.size_bytes) {
-            let size = size.unwrap_or_default();
-            return Err(format!("the snapshot has {} of its {size} bytes", self.size_bytes));
-        }
-        let md5 = hex::encode(self.md5.clone().finalize());
-        match trailer.get("md5").and_then(serde_json::Value::as_str) {
-            Some(read) if read != md5 => Err(format!("its bytes have the MD5 {md5} and had {read}")),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// An upload under way; dropped before it is completed, it is aborted.

@@ -19,6 +19,7 @@ use super::{
     listing::Lister,
     present::Present,
     put::{Tentative, There},
+    rules::is_over,
     source::exclusion,
     standing::Standing,
     target::{S3Target, lacking, make_object, only_current},
@@ -55,6 +56,8 @@ pub(super) struct Survey<'a> {
     /// What is not there as it should: nothing is removed then.
     lacking: u64,
     has_iam: bool,
+    /// Buckets that keep lifecycle rules whose date is over.
+    expiring: Vec<String>,
 }
 
 struct Waiting {
@@ -94,6 +97,7 @@ impl<'a> Survey<'a> {
             left_out: 0,
             lacking,
             has_iam: false,
+            expiring: Vec::new(),
         })
     }
 
@@ -130,28 +134,35 @@ impl<'a> Survey<'a> {
             if self.as_of.is_some() && !keeps {
                 return Err(only_current(&from));
             }
-            return self.enter(&bucket, keeps && self.as_of.is_none()).await;
+            return self.enter(&bucket, &from, keeps && self.as_of.is_none()).await;
         }
         if self.as_of.is_some() {
             make_object(&mut meta, &from)?;
         }
         if !self.present.has(&bucket) && !self.absent.contains(&bucket) {
-            self.enter(&bucket, versions::is_version(&meta)).await?;
+            self.enter(&bucket, &from, versions::is_version(&meta)).await?;
         }
         self.object(bucket, &meta).await
     }
 
-    async fn enter(&mut self, bucket: &str, mut keeps: bool) -> Result<()> {
+    async fn enter(&mut self, bucket: &str, from: &str, mut keeps: bool) -> Result<()> {
         if !bucket::exists(self.server, bucket).await? {
             self.absent.insert(bucket.to_owned());
             return Ok(());
         }
-        // One that is to equal the snapshot is made to keep them.
-        if keeps && self.present.is_patch() {
-            let status = bucket::versioning(self.server, bucket).await?;
-            keeps = status == Some(BucketVersioningStatus::Enabled);
+        // One that is to equal the snapshot is made to keep them, and its lifecycle rules are taken away meanwhile.
+        if self.present.is_patch() {
+            if keeps {
+                let status = bucket::versioning(self.server, bucket).await?;
+                keeps = status == Some(BucketVersioningStatus::Enabled);
+            }
+            if let Ok(Some(rules)) = bucket::dated_rules(self.server, bucket).await?
+                && is_over(&rules, self.server.date().as_deref())
+            {
+                self.expiring.push(bucket.to_owned());
+            }
         }
-        self.present.enter(bucket, keeps, false);
+        self.present.enter(bucket, from, keeps, false);
         Ok(())
     }
 
@@ -246,6 +257,10 @@ impl<'a> Survey<'a> {
             (true, false) => note(RIGHTS, "they are in the snapshot and are not put back: --iam does"),
             (false, true) => note(RIGHTS, "none would come from the snapshot: the restore would end with 3"),
             (false, false) => {}
+        }
+        for bucket in &self.expiring {
+            let why = "their date is over, and they may expire what is restored: take them away first if it is to stay";
+            note(&format!("lifecycle rules of bucket {bucket}"), why);
         }
         if self.left_out > 0 {
             let why = format!(

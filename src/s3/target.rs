@@ -10,8 +10,8 @@
 //! *Crash.* Each object appears whole or not at all, and nothing is removed before all is in place. A run
 //! that stopped is run again with `replace`: objects that are equal already are not written twice. What somebody else
 //! writes meanwhile is neither overwritten nor removed ([`super::guard`]). Lifecycle rules that
-//! had to be taken away meanwhile are put back however a run ends, unless it is killed; that they are gone is told. So
-//! is a bucket suspended again that kept no versions before.
+//! had to be taken away meanwhile are put back however a run ends, unless it is killed ([`super::rules`]). So is a
+//! bucket suspended again that kept no versions before.
 //!
 //! *Limits.* [`MEMORY_MIB`] of bodies are in memory at a time, whatever `concurrency` is; an object whose parts are
 //! longer than that is written alone. After [`REFUSED_MAX`] refused objects a run ends.
@@ -41,6 +41,7 @@ use super::{
     listing::Lister,
     present::Present,
     put::{self, Done, Job, NEWEST_LACKS, Putter, Tentative, There, not_all},
+    rules::Rules,
     survey::Survey,
     uploads::{self, Uploads},
     versions::{self, VERSIONS},
@@ -60,6 +61,8 @@ use crate::{
 const MEMORY_MIB: u32 = 80;
 /// Objects that may be refused before a run ends: so many are a fault of the whole.
 const REFUSED_MAX: usize = 1000;
+/// Objects that are named where others are only counted.
+const NAMED_MAX: usize = 20;
 /// Bytes that a bucket's settings may have.
 const SETTINGS_BYTES_MAX: usize = 4 << 20;
 /// Objects that are counted before a bucket is just called full.
@@ -265,6 +268,8 @@ struct Run<'a> {
     locked: u64,
     /// Objects with headers that are no text.
     raw: u64,
+    /// Objects that may have had tags that the snapshot does not have, and the first of them.
+    untagged: (u64, Vec<String>),
     /// What should have come and did not: what stands in its place is not to go.
     lacking: u64,
     /// Users, groups and rights that are put back when all else is: our own may be among them.
@@ -275,8 +280,7 @@ struct Run<'a> {
     lesser: Vec<String>,
     /// What buckets did with versions before they were made to keep them, as long as nothing else was set.
     switched: BTreeMap<String, Option<BucketVersioningStatus>>,
-    /// Lifecycle rules that were taken away and not replaced yet, by bucket.
-    stopped: BTreeMap<String, String>,
+    rules: Rules,
     tally: Tally,
 }
 
@@ -301,6 +305,7 @@ impl<'a> Run<'a> {
         let (lacks, lacking) = lacking(problems);
         let (is_empty, spared) = (!options.replace, &target.config.exclude);
         let present = Present::new(&server, &options.only, is_empty, spared, lacks)?;
+        let rules = Rules::new(&server, &target.name, &target.monitor);
         Ok(Self {
             target,
             server,
@@ -316,12 +321,13 @@ impl<'a> Run<'a> {
             changes: Changes::default(),
             locked: 0,
             raw: 0,
+            untagged: (0, Vec::new()),
             lacking,
             iam: None,
             unset: Vec::new(),
             lesser: Vec::new(),
             switched: BTreeMap::new(),
-            stopped: BTreeMap::new(),
+            rules,
             tally: Tally::default(),
         })
     }
@@ -352,12 +358,8 @@ impl<'a> Run<'a> {
                 self.target.monitor.warn(Some(&self.target.name), what, Some(hint));
             }
         }
-        for (bucket, rules) in std::mem::take(&mut self.stopped) {
-            if let Err(failure) = bucket::put_lifecycle_back(&self.server, &bucket, &rules).await {
-                let what = format!("bucket {bucket} is without its lifecycle rules: {}", failure.one_line());
-                self.target.monitor.warn(Some(&self.target.name), what, Some("Set them again by hand."));
-            }
-        }
+        let told = self.rules.put_back().await;
+        self.tally.notes.extend(told);
     }
 
     async fn entry(&mut self, mut entry: Entry) -> FlowResult<()> {
@@ -372,7 +374,7 @@ impl<'a> Run<'a> {
             if self.as_of.is_some() {
                 make_object(&mut entry.meta, &from)?;
             }
-            return self.object(bucket, entry).await;
+            return self.object(&from, bucket, entry).await;
         }
         let keeps = entry.meta.attrs.contains_key(VERSIONS);
         let json = entry.body.read_all(SETTINGS_BYTES_MAX).await?;
@@ -385,7 +387,7 @@ impl<'a> Run<'a> {
         {
             *policy = bucket::rename_in_policy(policy, &from, &bucket);
         }
-        self.found(&bucket, settings, keeps).await?;
+        self.found(&bucket, &from, settings, keeps).await?;
         self.tally.entries += 1;
         self.tally.bytes += json.len() as u64;
         Ok(())
@@ -421,22 +423,14 @@ impl<'a> Run<'a> {
     }
 
     /// Makes sure that a bucket is there.
-    async fn found(&mut self, bucket: &str, settings: Settings, mut keeps: bool) -> Result<()> {
+    async fn found(&mut self, bucket: &str, from: &str, settings: Settings, mut keeps: bool) -> Result<()> {
         let created = !bucket::exists(&self.server, bucket).await?;
         if created {
             bucket::create(&self.server, bucket, &self.target.config.region, &settings).await?;
         }
         let ours = created || !self.present.is_patch();
-        if ours
-            && !created
-            && settings.documents.contains_key("lifecycle")
-            && let Some(rules) = bucket::dated_rules(&self.server, bucket).await?
-        {
-            // Noted first: a stop may come while the server does it.
-            self.stopped.insert(bucket.to_owned(), rules);
-            bucket::stop_lifecycle(&self.server, bucket).await?;
-            let what = format!("bucket {bucket} has no lifecycle rules until the restore has ended");
-            self.target.monitor.step(Some(&self.target.name), what);
+        if !created {
+            self.rules.stop(bucket, ours).await?;
         }
         if ours && let Err(failure) = bucket::set_encryption(&self.server, bucket, &settings).await {
             self.lesser.push(failure.one_line());
@@ -445,7 +439,7 @@ impl<'a> Run<'a> {
             keeps = self.keep_versions(bucket, ours, created).await?;
         }
         // As of a time no history is written, but what is written over stays beneath.
-        self.present.enter(bucket, keeps && self.as_of.is_none(), created);
+        self.present.enter(bucket, from, keeps && self.as_of.is_none(), created);
         let conditions = Conditions::probe(&self.server, bucket).await?;
         if !conditions.all() {
             let what = format!(
@@ -473,7 +467,7 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    async fn object(&mut self, bucket: String, entry: Entry) -> FlowResult<()> {
+    async fn object(&mut self, from: &str, bucket: String, entry: Entry) -> FlowResult<()> {
         let Some(key) = versions::key_of(&entry.meta).map(str::to_owned) else {
             return Err(self.odd(&entry.meta, "it names no key").into());
         };
@@ -484,7 +478,7 @@ impl<'a> Run<'a> {
         let is_version = versions::is_version(&entry.meta);
         if !self.buckets.contains_key(&bucket) {
             // Its settings did not come.
-            self.found(&bucket, Settings::default(), is_version).await?;
+            self.found(&bucket, from, Settings::default(), is_version).await?;
         }
         if here != self.last {
             self.present.key_ended();
@@ -501,11 +495,11 @@ impl<'a> Run<'a> {
         } else {
             (self.present.at(&bucket, &key).await?, None)
         };
-        let (done, next) = oneshot::channel();
-        let turn = self.present.turn(next);
+        let (next, waiting) = oneshot::channel();
+        let (turn, next, shown) = (self.present.turn(waiting), Some(next), self.present.shown());
         self.locked += u64::from(!facts.lock.is_empty());
         self.raw += u64::from(!facts.raw.is_empty());
-        self.start(Job { bucket, key, entry, there, conditions, turn, is_kept, tentative }, done).await
+        self.start(Job { bucket, key, entry, there, shown, conditions, turn, next, is_kept, tentative }).await
     }
 
     /// Returns what stands where a version goes, and what it waits for; or what becomes of it if it is not written.
@@ -539,7 +533,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits for a place and for memory, then writes beside the others.
-    async fn start(&mut self, job: Job, ended: oneshot::Sender<()>) -> FlowResult<()> {
+    async fn start(&mut self, job: Job) -> FlowResult<()> {
         let size = job.entry.meta.attrs.get("size").and_then(serde_json::Value::as_u64);
         let (part_bytes, _) = job.cut();
         let mib = size.map_or(part_bytes, |size| size.min(part_bytes)) >> 20;
@@ -551,7 +545,7 @@ impl<'a> Run<'a> {
         let putter = self.putter.clone();
         self.puts.spawn(async move {
             let done = putter.put(job).await;
-            drop((place, memory, ended));
+            drop((place, memory));
             done
         });
         while let Some(done) = self.puts.try_join_next() {
@@ -586,8 +580,14 @@ impl<'a> Run<'a> {
                 }
             }
             Done::Shut => return Ok(()),
-            Done::Written { bytes, is_new } => {
+            Done::Written { bytes, is_new, untagged } => {
                 self.tally.bytes += bytes;
+                if let Some(what) = untagged {
+                    self.untagged.0 += 1;
+                    if self.untagged.1.len() < NAMED_MAX {
+                        self.untagged.1.push(format!("`{}`", what.escape_debug()));
+                    }
+                }
                 *(if is_new { &mut self.changes.new } else { &mut self.changes.changed }) += 1;
             }
         }
@@ -601,9 +601,10 @@ impl<'a> Run<'a> {
             self.count(done)?;
         }
         let mirrored = self.present.is_mirror();
+        let mut failures = Vec::new();
         if mirrored && self.refused.is_empty() {
             if self.lacking == 0 {
-                self.remove_extras().await?;
+                failures.extend(self.remove_extras().await?);
             } else {
                 let what = "nothing was removed: what should have come and did not may stand there";
                 self.tally.notes.push(what.to_owned());
@@ -614,37 +615,42 @@ impl<'a> Run<'a> {
         if !self.refused.is_empty() {
             return Err(not_all(&self.target.name, &self.refused).into());
         }
-        if let Some(first) = std::mem::take(&mut self.unset).into_iter().next() {
-            return Err(first
-                .with_exit(ExitCode::Partial)
-                .hint("All objects are in place. Set this setting by hand: the snapshot shows it.")
-                .into());
+        failures.extend(std::mem::take(&mut self.unset).into_iter().map(|failure| {
+            let hint = "All objects are in place. Set this setting by hand: the snapshot shows it.";
+            failure.with_exit(ExitCode::Partial).hint(hint)
+        }));
+        if let Err(failure) = self.put_iam().await {
+            self.warn(failure.one_line());
+            let hint = "All objects of the snapshot are in place.";
+            failures.push(failure.with_exit(ExitCode::Partial).hint(hint));
         }
-        let iam = self.put_iam().await;
-        iam.map_err(|failure| {
-            failure.with_exit(ExitCode::Partial).hint("All objects and settings are in place.")
-        })?;
+        // All of them were told as they came.
+        if let Some(first) = failures.into_iter().next() {
+            return Err(first.into());
+        }
         self.tally.verified = Verified::Counts;
         Ok(())
     }
 
-    async fn remove_extras(&mut self) -> Result<()> {
-        let Some(mut extras) = self.present.take_extras().await? else { return Ok(()) };
-        let (count, named) = (extras.count, std::mem::take(&mut extras.named));
+    /// Removes what the snapshot does not have; returns the failure of what the server does not let go.
+    async fn remove_extras(&mut self) -> Result<Option<Failure>> {
+        let Some(extras) = self.present.take_extras().await? else { return Ok(None) };
         let removed = extras.remove(&self.server).await?;
-        if removed > 0 {
-            (self.changes.extra, self.changes.extra_named) = (removed, named);
-        }
+        let kept = removed.failure();
         let notes = [
-            (removed, "objects that the snapshot does not have were removed"),
+            (removed.count, "objects that the snapshot does not have were removed"),
             (
-                count - removed,
+                removed.changed,
                 "objects that the snapshot does not have were written or removed meanwhile: left as they are",
             ),
         ];
         let told = notes.iter().filter(|(count, _)| *count > 0);
         self.tally.notes.extend(told.map(|(count, what)| format!("{count} {what}")));
-        Ok(())
+        (self.changes.extra, self.changes.extra_named) = (removed.count, removed.named);
+        if let Some(failure) = &kept {
+            self.warn(failure.one_line());
+        }
+        Ok(kept)
     }
 
     /// Sets the settings of buckets that we made or that are to equal the snapshot.
@@ -660,29 +666,35 @@ impl<'a> Run<'a> {
                     Err(failure) => self.unset.push(failure),
                 }
             }
-            let refused = bucket::apply(&self.server, bucket, &found.settings, mirrored).await;
-            if refused.is_empty() {
-                self.stopped.remove(bucket);
+            let applied = bucket::apply(&self.server, bucket, &found.settings, mirrored).await;
+            if applied.has_rules {
+                self.rules.replaced(bucket, found.settings.rules());
             }
-            self.unset.extend(refused);
+            self.unset.extend(applied.refused);
         }
         let told = self.unset.iter().map(Failure::one_line).chain(std::mem::take(&mut self.lesser));
         for what in told.collect::<Vec<_>>() {
-            self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
-            self.tally.notes.push(what);
+            self.warn(what);
         }
+    }
+
+    /// Tells something that is not as it should be, now and at the end.
+    fn warn(&mut self, what: String) {
+        self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
+        self.tally.notes.push(what);
     }
 
     /// Adds what a person should know.
     fn tell(&mut self) {
-        for (bucket, found) in self.buckets.iter().filter(|(_, found)| found.left_out > 0) {
-            let what = format!(
+        let left_out = self.buckets.iter().filter(|(_, found)| found.left_out > 0).map(|(bucket, found)| {
+            format!(
                 "bucket {bucket} keeps no versions: of each key at most the newest that was asked for was written, and \
                  {} older versions and delete markers were left out",
                 found.left_out
-            );
-            self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
-            self.tally.notes.push(what);
+            )
+        });
+        for what in left_out.collect::<Vec<_>>() {
+            self.warn(what);
         }
         let Changes { equal, changed, new, .. } = self.changes;
         if equal > 0 {
@@ -704,15 +716,22 @@ impl<'a> Run<'a> {
                 self.raw
             ));
         }
+        let (count, named) = std::mem::take(&mut self.untagged);
+        if count > 0 {
+            let more = count - named.len() as u64;
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            self.warn(format!(
+                "{count} objects were written without the tags that the backup could not read: {}{more}",
+                named.join(", ")
+            ));
+        }
         for class in self.putter.refused_classes() {
             self.tally.notes.push(format!(
                 "the server has no storage class {class}: its objects were written to the default one"
             ));
         }
         if self.putter.loses_tags() {
-            let what = "the server does not keep tags of objects".to_owned();
-            self.target.monitor.warn(Some(&self.target.name), what.clone(), None);
-            self.tally.notes.push(what);
+            self.warn("the server does not keep tags of objects".to_owned());
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! It takes no part beyond the ten-thousandth and no request of more than 5 GiB, wants an MD5 with each body (as a
 //! locked bucket does), and knows none of the checksums and trailers of newer clients. Of what it is sent it keeps
-//! the bytes of small objects alone.
+//! the bytes of small objects alone. Where its encryption is set it does as with a key of a KMS: no `ETag` is an MD5.
 
 use std::{
     collections::BTreeMap,
@@ -31,6 +31,8 @@ const META_BYTES_MAX: usize = 2048;
 const KEPT_BYTES_MAX: usize = 1 << 20;
 /// The header of an object that may not be removed.
 pub const HELD: &str = "x-amz-object-lock-legal-hold";
+/// The header that tells how an object is encrypted.
+const ENCRYPTION: &str = "x-amz-server-side-encryption";
 /// Bytes that are made up at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
@@ -52,6 +54,9 @@ pub struct Object {
     /// The sizes of its parts.
     pub parts: Vec<u64>,
 }
+
+/// The answer of a script that lets the request be done, and the connection end without a word.
+pub const LOST: (u16, &str, &str) = (0, "", "");
 
 /// What happens instead of an answer to requests whose first line contains a text.
 pub struct Script {
@@ -186,6 +191,10 @@ impl FakeBucket {
         loop {
             while let Some(request) = Request::take(&mut bytes) {
                 let (status, headers, body) = self.answer(&request);
+                if status == LOST.0 {
+                    return Ok(());
+                }
+                let headers = format!("date: {}\r\n{headers}", now());
                 let length = if headers.contains("content-length") {
                     String::new()
                 } else {
@@ -259,8 +268,16 @@ impl FakeBucket {
             })
         };
         if let Some((status, headers, body)) = scripted {
+            if status == LOST.0 {
+                self.act(request);
+            }
             return (status, headers.to_owned(), body.into());
         }
+        self.act(request)
+    }
+
+    /// Does what a request asks for.
+    fn act(&self, request: &Request) -> Answer {
         if let Some(refused) = unknown(request) {
             return refused;
         }
@@ -282,6 +299,10 @@ impl FakeBucket {
                 let mut state = self.state.lock().unwrap();
                 state.settings.insert(setting(query).to_owned(), request.body.clone());
                 (200, String::new(), Vec::new())
+            }
+            ("DELETE", None) if !setting(query).is_empty() => {
+                self.state.lock().unwrap().settings.remove(setting(query));
+                (204, String::new(), Vec::new())
             }
             ("GET", Some(_)) if query.contains("tagging") => {
                 (200, String::new(), "<Tagging><TagSet></TagSet></Tagging>".into())
@@ -380,14 +401,26 @@ impl FakeBucket {
             Object { etag: hex::encode(md5), headers: vec![], content, parts: vec![] }
         };
         object.headers = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut answer = etag;
+        if state.settings.contains_key("encryption") {
+            object = object.with(ENCRYPTION, "aws:kms").with("last-modified", &now());
+            object.etag = hex::encode(Md5::digest(&object.etag));
+            answer = format!("etag: \"{}\"\r\n{ENCRYPTION}: aws:kms\r\n", object.etag);
+        }
         state.objects.insert(key.to_owned(), object);
-        (200, etag, Vec::new())
+        (200, answer, Vec::new())
     }
 
     /// Removes the objects that a document names, but those that are held.
     fn remove(&self, document: &str) -> Answer {
+        let is_xml = |c: char| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}');
+        if !document.chars().all(is_xml) {
+            return refusal(400, "MalformedXML");
+        }
         let (mut state, mut answer) = (self.state.lock().unwrap(), "<DeleteResult>".to_owned());
         for key in document.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next()) {
+            let key =
+                &key.replace("&lt;", "<").replace("&gt;", ">").replace("&apos;", "'").replace("&amp;", "&");
             if state
                 .objects
                 .get(key)
@@ -427,6 +460,11 @@ impl FakeBucket {
             format!("<CompleteMultipartUploadResult><ETag>\"{etag}\"</ETag></CompleteMultipartUploadResult>");
         (200, String::new(), done.into())
     }
+}
+
+/// Returns the time as headers tell it.
+fn now() -> String {
+    lifeboat::clock::Ground::system().clock.now().format("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 /// Returns the setting of a bucket that a query is about.

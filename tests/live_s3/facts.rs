@@ -75,6 +75,34 @@ async fn tags_that_change_alone_are_seen_and_restored() {
 
 #[tokio::test]
 #[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn tags_that_the_backup_could_not_read_are_left_on_what_is_the_same_and_told_where_it_is_not() {
+    let bucket = Bucket::new("unread").await;
+    for key in ["same", "changed"] {
+        bucket.put(key, b"old").await;
+        tag(&bucket, key, Some("red")).await;
+    }
+    let fault = Fault::status("GET", "?tagging", 403).always();
+    let proxy = Proxy::start(&stage::endpoint(), vec![fault]).await;
+    let seen = read(&bucket.source_at(&proxy.url())).await;
+    assert!(seen.object(&bucket.name, "same").meta.attrs.contains_key("tags_unread"));
+    bucket.put("changed", b"new").await;
+    tag(&bucket, "changed", Some("blue")).await;
+    let tally = replay(&seen, Box::new(bucket.target()), true).await.unwrap();
+    let changes = tally.changes.unwrap();
+    assert_eq!((changes.equal, changes.changed), (1, 1));
+    let told: Vec<_> = tally.notes.iter().filter(|note| note.contains("without the tags")).collect();
+    let named = format!(
+        "1 objects were written without the tags that the backup could not read: `{}/changed`",
+        bucket.name
+    );
+    assert_eq!(told, [&named]);
+    let after = read(&bucket.source()).await;
+    assert_eq!(colour(&after, &bucket, "same"), "red");
+    assert_eq!(after.object(&bucket.name, "changed").bytes, b"old");
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
 async fn a_storage_class_that_the_server_has_not_costs_no_object() {
     let bucket = Bucket::new("class").await;
     bucket.put("small", b"small").await;

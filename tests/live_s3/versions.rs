@@ -591,6 +591,65 @@ async fn a_version_that_cannot_be_written_does_not_make_those_after_it_be_writte
     }
 }
 
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_key_that_somebody_else_wrote_gets_none_of_its_versions() {
+    let bucket = Bucket::new("baton").await;
+    bucket.keep_versions().await;
+    for content in [b"v1", b"v2", b"v3"] {
+        bucket.put("key", content).await;
+    }
+    let seen = read(&source(&bucket)).await;
+    let refused =
+        || vec![Fault::status("PUT", "/key", 400), Fault::header("HEAD", "/key", b"x-seen: before")];
+    // Also where the first of its versions was refused, before the second is written.
+    for (faults, named) in [(vec![], 1), (refused(), 2)] {
+        let copy = Bucket::new("baton-copy").await;
+        copy.keep_versions().await;
+        copy.put("key", b"shown").await;
+        let hand = copy.hand();
+        let meanwhile = Fault::before("HEAD", "/key", move || {
+            let hand = hand.clone();
+            Box::pin(async move { hand.put("key", b"newer").await })
+        });
+        let faults = faults.into_iter().chain([meanwhile]).collect();
+        let proxy = Proxy::start(&endpoint(), faults).await;
+        let failure = failure(replay(&seen, target_at(&proxy.url(), &bucket, &copy), true).await);
+        assert_eq!(history(&copy, "key").await, ["shown", "newer"]);
+        assert!(failure.to_string().starts_with(&format!("{named} object")), "{failure}");
+        assert!(failure.chain()[1].contains("somebody else wrote it"), "{:?}", failure.chain());
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_key_whose_newest_version_is_refused_shows_what_it_showed() {
+    const KEY: &str = "图/a b+c";
+    let bucket = Bucket::new("newest").await;
+    bucket.keep_versions().await;
+    for content in [b"v1", b"v2", b"v3"] {
+        bucket.put(KEY, content).await;
+    }
+    let seen = read(&source(&bucket)).await;
+    let refused = || Fault::status("PUT", "b%2Bc", 400);
+    let passed = || Fault::header("PUT", "b%2Bc", b"x-seen: before");
+    let copy = Bucket::new("newest-copy").await;
+    copy.keep_versions().await;
+    copy.put(KEY, b"shown").await;
+    let after = ["shown", "v1", "v2", "shown"];
+    // The second time those that are there are not written, and the third is put over nothing.
+    for faults in [vec![passed(), passed(), refused()], vec![refused()]] {
+        let proxy = Proxy::start(&endpoint(), faults).await;
+        let failure = failure(replay(&seen, target_at(&proxy.url(), &bucket, &copy), true).await);
+        assert_eq!(history(&copy, KEY).await, after, "{:?}", failure.chain());
+    }
+    // Where nothing was shown the versions that could be written are.
+    let new = Bucket::absent("newest-new");
+    let proxy = Proxy::start(&endpoint(), vec![passed(), passed(), refused()]).await;
+    failure(replay(&seen, target_at(&proxy.url(), &bucket, &new), false).await);
+    assert_eq!(history(&new, KEY).await, after[1..3]);
+}
+
 /// Writes a page of a listing; each version is a key, an id and whether it is the latest.
 fn page(is_truncated: bool, versions: &[(&str, &str, bool)]) -> &'static str {
     let version = |(key, id, is_latest): &(&str, &str, bool)| {
