@@ -7,11 +7,10 @@ use super::{
     facts::{RAW, TAGS_UNREAD},
     fetch::MD5,
     layout::PART_SIZE,
-    merge::TORN,
     versions::{NTH, UNTIL, VERSION_ID, VERSION_OF, VERSIONS, is_marker, version_path},
 };
 use crate::flow::{
-    EntryMeta, Likeness, Seen, Stage,
+    EntryMeta, Likeness, Seen, Stage, TORN,
     compare::{Counts, differences},
 };
 

@@ -9,8 +9,7 @@
 use bytes::{Bytes, BytesMut};
 use md5::{Digest, Md5};
 
-use super::merge::TORN;
-use crate::flow::{Body, Entry, FlowResult};
+use crate::flow::{Body, Entry, FlowResult, TORN};
 
 /// Gathers a body into parts.
 pub(super) struct Gather {

@@ -13,10 +13,8 @@ use super::{
 };
 use crate::{
     error::Result,
-    flow::{Previous, PreviousEntry, Stage},
+    flow::{Previous, PreviousEntry, Stage, TORN},
 };
-
-pub(super) use crate::flow::TORN;
 
 /// Objects that a bucket must have had for a share of them to mean anything.
 const SHARE_MIN: u64 = 10;

@@ -43,13 +43,12 @@ use super::{
     guard::{CHANGED, Conditions, Guard},
     layout::{PART_SIZE, PARTS_MAX, likely},
     listing::{bare, is_md5},
-    merge::TORN,
     uploads::{self, Abort, Uploads},
     versions,
 };
 use crate::{
     error::{ExitCode, Failure},
-    flow::{Attrs, Entry, EntryMeta, FlowResult},
+    flow::{Attrs, Entry, EntryMeta, FlowResult, TORN},
 };
 
 /// Bytes of one request's body, where nothing asks for others; what is longer goes in parts.
