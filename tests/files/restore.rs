@@ -1,0 +1,84 @@
+//! A restore goes nowhere else than it should, and opens nothing to others.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, symlink},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use lifeboat::{
+    error::ExitCode,
+    event::Recorder,
+    files::FilesTarget,
+    flow::{Attrs, EntryMeta, FlowResult, STREAM_DEPTH, Stage, channel, fixed_path},
+};
+
+use super::{Kept, Snapshot, all, below, failure, into, name, read, source};
+
+#[tokio::test]
+async fn a_planted_link_leads_nowhere() {
+    let here = tempfile::tempdir().unwrap();
+    let there = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let root = here.path().join("r");
+    fs::create_dir_all(root.join("d")).unwrap();
+    fs::write(root.join("d/f"), "from the snapshot").unwrap();
+    let mut snapshot = read(source(&[&root]), None).await.unwrap();
+    // The snapshot's own folder entry is taken out, so that only the file comes through the planted link.
+    snapshot.order.retain(|path| !path.ends_with("/d"));
+    let copy = below(there.path(), &root);
+    fs::create_dir_all(&copy).unwrap();
+    symlink(outside.path(), copy.join("d")).unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let target = FilesTarget::into(name(), there.path(), recorder.clone());
+    let failed = failure(snapshot.write(Box::new(target), all(true)).await);
+    assert_eq!(failed.exit(), ExitCode::Partial);
+    assert!(failed.chain()[1].contains("links are not followed"), "{:?}", failed.chain());
+    assert_eq!(recorder.warnings().len(), 1);
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+
+    // A link in the place of a file is replaced, not written through.
+    fs::remove_file(copy.join("d")).unwrap();
+    fs::create_dir(copy.join("d")).unwrap();
+    fs::write(outside.path().join("victim"), "safe").unwrap();
+    symlink(outside.path().join("victim"), copy.join("d/f")).unwrap();
+    snapshot.write(into(there.path()), all(true)).await.unwrap();
+    assert_eq!(fs::read(outside.path().join("victim")).unwrap(), b"safe");
+    assert_eq!(fs::read(copy.join("d/f")).unwrap(), b"from the snapshot");
+}
+
+#[tokio::test]
+async fn an_entry_that_climbs_is_refused() {
+    let there = tempfile::tempdir().unwrap();
+    for path in ["/a/../../x", "relative", "/a/./b/../c"] {
+        let meta = EntryMeta::new(fixed_path("x"), Stage::Data, "/a")
+            .with("kind", "file")
+            .with("mode", "0644")
+            .with("path", path);
+        let kept = Kept { meta, trailer: Attrs::new(), bytes: b"evil".to_vec(), reused: false };
+        let snapshot = Snapshot::of("/a", vec![kept]);
+        let failed = failure(snapshot.write(into(&there.path().join("deep/er")), all(false)).await);
+        assert_eq!(failed.exit(), ExitCode::Damage, "{path}");
+    }
+    assert_eq!(fs::read_dir(there.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_folder_is_opened_to_others_only_when_all_is_in_it() {
+    let there = tempfile::tempdir().unwrap();
+    let meta = EntryMeta::new(fixed_path("a"), Stage::Data, "/a")
+        .with("kind", "folder")
+        .with("mode", "0755")
+        .with("path", "/a");
+    let (sink, stream) = channel(STREAM_DEPTH);
+    let send = async {
+        sink.announce(vec!["/a".to_owned()]).await?;
+        sink.put(meta, Bytes::new()).await?;
+        drop(sink);
+        FlowResult::Ok(())
+    };
+    let (sent, written) = tokio::join!(send, into(there.path()).write(all(false), stream));
+    assert!(sent.is_ok() && written.is_err(), "it broke off");
+    assert_eq!(fs::metadata(there.path().join("a")).unwrap().mode() & 0o777, 0o700);
+}
