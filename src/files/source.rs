@@ -30,7 +30,7 @@ use super::{
     },
     holes,
     links::{Links, state},
-    walk::{Walk, exclusion, roots},
+    walk::{Walk, plan},
     xattr,
 };
 use crate::{
@@ -73,7 +73,7 @@ impl FilesSource {
         sink: EntrySink,
         previous: Option<Box<dyn Previous>>,
     ) -> FlowResult<()> {
-        let roots = roots(&self.config.paths)?;
+        let (roots, exclude) = plan(&self.config)?;
         if !roots.iter().any(|root| fs::symlink_metadata(root).is_ok()) {
             let what = format!("none of the paths of `{}` is there", self.name);
             return Err(Failure::new(ExitCode::SourceDown, what)
@@ -81,7 +81,6 @@ impl FilesSource {
                 .into());
         }
         let at = self.ground.clock.now();
-        let exclude = exclusion(&self.config.exclude)?;
         let items: Vec<String> = roots.iter().map(|root| root.to_string_lossy().into_owned()).collect();
         handle.block_on(sink.announce(items.clone()))?;
         let previous = Beside::new(previous);

@@ -14,7 +14,10 @@ use std::{
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::facts::is_plain;
-use crate::error::{Context, ExitCode, Failure, Result};
+use crate::{
+    error::{Context, ExitCode, Failure, Result},
+    policy::FilesConfig,
+};
 
 /// Walks one root.
 pub(super) struct Walk {
@@ -51,6 +54,22 @@ impl Walk {
     }
 }
 
+/// Returns what a policy takes: its roots, and the set of paths to leave out.
+///
+/// A pattern that leaves out a whole root is refused: it was meant for what is inside, and a snapshot of nothing
+/// would count as whole.
+pub(super) fn plan(config: &FilesConfig) -> Result<(Vec<PathBuf>, GlobSet)> {
+    let (roots, exclude) = (roots(&config.paths)?, exclusion(&config.exclude)?);
+    let Some(root) = roots.iter().find(|root| exclude.is_match(root)) else { return Ok((roots, exclude)) };
+    let patterns = config.exclude.iter();
+    let leaves_out = |pattern: &&String| exclusion(&[(*pattern).clone()]).is_ok_and(|set| set.is_match(root));
+    let named: Vec<String> = patterns.filter(leaves_out).map(|pattern| format!("`{pattern}`")).collect();
+    let (named, root) = (named.join(", "), root.display());
+    let what = format!("`exclude` of a files source leaves out all of its path `{root}`: {named}");
+    Err(Failure::new(ExitCode::Usage, what)
+        .hint("Write the pattern so that it matches only what is inside, or take the path out of `paths`."))
+}
+
 /// Returns the roots of a policy, sorted, without those that lie inside another.
 pub(super) fn roots(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut roots: Vec<PathBuf> = Vec::new();
@@ -71,7 +90,7 @@ pub(super) fn roots(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// Makes the set of paths to leave out; a glob that names a folder leaves out all that is inside.
-pub(super) fn exclusion(patterns: &[String]) -> Result<GlobSet> {
+fn exclusion(patterns: &[String]) -> Result<GlobSet> {
     let mut builder = GlobSetBuilder::new();
     for pattern in patterns {
         for pattern in [pattern.clone(), format!("{}/**", pattern.trim_end_matches('/'))] {
@@ -93,6 +112,23 @@ mod tests {
         assert_eq!(roots(&paths).unwrap(), ["/a", "/ab", "/b"].map(PathBuf::from));
         assert_eq!(roots(&["rel".into()]).unwrap_err().exit(), ExitCode::Usage);
         assert!(roots(&["/a/../b".into()]).is_err());
+    }
+
+    #[test]
+    fn a_pattern_that_leaves_out_a_whole_path_of_the_policy_is_refused() {
+        let config = |exclude: &[&str]| FilesConfig {
+            paths: vec!["/opt/im/config".into(), "/opt/im/.env".into()],
+            exclude: exclude.iter().map(|pattern| (*pattern).to_owned()).collect(),
+            max_age_days: None,
+        };
+        for pattern in ["**/config", "/opt/**", "/opt/im/.env", "/opt/im", "/"] {
+            let refused = plan(&config(&["*.tmp", pattern])).unwrap_err();
+            assert_eq!(refused.exit(), ExitCode::Usage, "{pattern}");
+            assert!(refused.to_string().contains(&format!(": `{pattern}`")), "{refused}");
+        }
+        for pattern in ["/opt/im/config/config", "/opt/im/config/**/config", "/opt/im/config/**", "/srv"] {
+            assert!(plan(&config(&[pattern])).is_ok(), "{pattern}");
+        }
     }
 
     #[test]
