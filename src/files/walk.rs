@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::facts::is_plain;
 use crate::{
@@ -90,13 +90,18 @@ pub(super) fn roots(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// Makes the set of paths to leave out; a glob that names a folder leaves out all that is inside.
+///
+/// As in a shell, `*` and `?` stay inside one name and `**` does not. A pattern that does not begin at the root is
+/// looked for at any depth.
 fn exclusion(patterns: &[String]) -> Result<GlobSet> {
     let mut builder = GlobSetBuilder::new();
     for pattern in patterns {
-        for pattern in [pattern.clone(), format!("{}/**", pattern.trim_end_matches('/'))] {
-            let glob = Glob::new(&pattern)
-                .failed(ExitCode::Usage, || format!("pattern `{pattern}` of a files source is no glob"))?;
-            builder.add(glob);
+        let anywhere = if pattern.starts_with('/') { "" } else { "**/" };
+        let folder = pattern.trim_end_matches('/');
+        for whole in [format!("{anywhere}{folder}"), format!("{anywhere}{folder}/**")] {
+            let glob = GlobBuilder::new(&whole).literal_separator(true).build();
+            let trouble = || format!("pattern `{pattern}` of a files source is no glob");
+            builder.add(glob.failed(ExitCode::Usage, trouble)?);
         }
     }
     builder.build().failed(ExitCode::Usage, || "the patterns of a files source are too many".to_owned())
@@ -128,6 +133,35 @@ mod tests {
         }
         for pattern in ["/opt/im/config/config", "/opt/im/config/**/config", "/opt/im/config/**", "/srv"] {
             assert!(plan(&config(&[pattern])).is_ok(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_star_stays_inside_one_name_and_a_pattern_from_the_root_is_found_there_alone() {
+        let left_out = |pattern: &str, path: &str| exclusion(&[pattern.to_owned()]).unwrap().is_match(path);
+        for (pattern, path) in [
+            ("/srv/*/tmp", "/srv/app/tmp"),
+            ("/srv/*/tmp/", "/srv/app/tmp"),
+            ("/srv/*/tmp", "/srv/app/tmp/deep/er"),
+            ("/srv/**/tmp", "/srv/app/data/users/tmp"),
+            ("/var/log/*.gz", "/var/log/im.log.gz"),
+            ("*.gz", "/var/log/nginx/im.log.gz"),
+            ("**/*.gz", "/var/log/nginx/im.log.gz"),
+            ("cache", "/srv/app/cache/x"),
+            ("cache/*.bin", "/srv/app/cache/x.bin"),
+            ("{/srv,/opt}/*/tmp", "/opt/app/tmp"),
+        ] {
+            assert!(left_out(pattern, path), "{pattern} {path}");
+        }
+        for (pattern, path) in [
+            ("/srv/*/tmp", "/srv/app/data/users/tmp"),
+            ("/srv/?tmp", "/srv/a/tmp"),
+            ("/var/log/*.gz", "/var/log/nginx/im.log.gz"),
+            ("cache/*.bin", "/srv/app/cache/x/y.bin"),
+            ("{/srv,/opt}/*/tmp", "/home/opt/app/tmp"),
+            ("cache", "/srv/app/cache2"),
+        ] {
+            assert!(!left_out(pattern, path), "{pattern} {path}");
         }
     }
 
