@@ -136,6 +136,7 @@ impl FilesTarget {
             target: &self,
             handle,
             replace: options.replace,
+            inventory: entries.inventory().to_vec(),
             folders: Vec::new(),
             written: HashMap::new(),
             bare: (0, None),
@@ -173,6 +174,8 @@ struct Run<'a> {
     target: &'a FilesTarget,
     handle: &'a Handle,
     replace: bool,
+    /// The items that were announced: nothing is written outside of them.
+    inventory: Vec<String>,
     /// What to do for the folders at the end, and whether they are new.
     folders: Vec<(Facts, bool)>,
     /// Files with several names, by the first that they had: the path that was written, and the file.
@@ -211,6 +214,7 @@ impl From<FlowError> for Trouble {
 impl Run<'_> {
     fn entry(&mut self, mut entry: Entry) -> FlowResult<()> {
         let facts = Facts::of_entry(&entry.meta)?;
+        self.refuse_the_strange(&facts, &entry.meta)?;
         match self.write(&facts, &mut entry) {
             Ok(bytes) => {
                 self.tally.entries += 1;
@@ -227,6 +231,16 @@ impl Run<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Refuses an entry whose path does not lie in its item, which was announced: no backup wrote it.
+    fn refuse_the_strange(&self, facts: &Facts, meta: &EntryMeta) -> Result<()> {
+        if facts.path.starts_with(&meta.item) && self.inventory.contains(&meta.item) {
+            return Ok(());
+        }
+        let what = format!("entry `{}` does not lie where it says", meta.path);
+        let why = format!("its path is `{}`, its item `{}`", facts.path.display(), meta.item);
+        Err(Failure::new(ExitCode::Damage, what).because(why))
     }
 
     fn refuse(&mut self, path: &Path, error: &io::Error) {

@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use lifeboat::{
     error::ExitCode,
-    event::Recorder,
+    event::{NoMonitor, Recorder},
     files::FilesTarget,
     flow::{Attrs, EntryMeta, FlowResult, STREAM_DEPTH, Stage, channel, fixed_path},
 };
 
-use super::{Kept, Snapshot, all, below, failure, into, name, read, source};
+use super::{Kept, Snapshot, all, below, config, failure, into, name, read, source};
 
 #[tokio::test]
 async fn a_planted_link_leads_nowhere() {
@@ -62,6 +62,25 @@ async fn an_entry_that_climbs_is_refused() {
         assert_eq!(failed.exit(), ExitCode::Damage, "{path}");
     }
     assert_eq!(fs::read_dir(there.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn an_entry_outside_its_item_or_of_an_item_that_was_not_announced_is_refused() {
+    let here = tempfile::tempdir().unwrap();
+    let (inside, outside) = (here.path().join("x"), here.path().join("y"));
+    for (item, announced) in [(&inside, &inside), (&outside, &inside)] {
+        let meta = EntryMeta::new(fixed_path("y/f"), Stage::Data, "")
+            .with("kind", "file")
+            .with("mode", "0644")
+            .with("path", outside.join("f").to_str().unwrap());
+        let kept = Kept { meta, trailer: Attrs::new(), bytes: b"evil".to_vec(), reused: false };
+        let mut snapshot = Snapshot::of(item.to_str().unwrap(), vec![kept]);
+        snapshot.inventory = vec![announced.to_str().unwrap().to_owned()];
+        let target = FilesTarget::new(name(), config(&[&inside], &[]), NoMonitor::shared());
+        let failed = failure(snapshot.write(Box::new(target), all(true)).await);
+        assert_eq!(failed.exit(), ExitCode::Damage, "{failed}");
+        assert!(!outside.exists());
+    }
 }
 
 #[tokio::test]
