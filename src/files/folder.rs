@@ -4,10 +4,10 @@
 //! differently and a note says so: a file in the place of a folder gets the suffix `%` (which no entry's name
 //! can end with), a name that is too long for a file system ends in a hash.
 //!
-//! *Order.* Entries as they come; last [`SIDECAR`], one JSON line for each entry with its path, file, facts and
-//! SHA-256. *Crash.* A folder without that file is not whole.
+//! *Order.* Entries as they come; when all are on the disk, [`SIDECAR`]: one JSON line for each entry with its path,
+//! file, facts and SHA-256. *Crash.* A folder without that file is not whole.
 //!
-//! *Limits.* [`OPEN_MAX`] entries are written at a time; renamed files are remembered, others are not.
+//! *Limits.* [`OPEN_MAX`] entries are written at a time; folders and renamed files are remembered, others are not.
 
 use std::{
     collections::BTreeMap,
@@ -222,6 +222,9 @@ impl Run {
         self.lines.flush()?;
         let lines = self.lines.get_mut();
         lines.rewind()?;
+        if let Some((_, error)) = self.place.flush(|_| false).into_iter().next() {
+            return Err(error);
+        }
         let folder = self.place.folder::<OsString>(&[])?;
         if self.replace && kind_at(&folder, OsStr::new(SIDECAR))?.is_some() {
             remove(&folder, OsStr::new(SIDECAR))?;

@@ -2,8 +2,9 @@
 //!
 //! *Order.* Look what is in the way and refuse before anything is touched; folders as they come, files and
 //! links by a draft and a rename; at the end, the deepest first, the folders' owners, attributes, modes and times,
-//! which writing into them would have changed. A further name of a file that was written in this run becomes one;
-//! where it cannot, or where the first was not asked for, it becomes a file of its own.
+//! which writing into them would have changed; what was written is on the disk before it counts. A further name of a
+//! file that was written in this run becomes one; where it cannot, or where the first was not asked for, it becomes a
+//! file of its own.
 //!
 //! *Crash.* Each file is the old or the new one. A run that stopped is run again with `replace`, which
 //! overwrites what the snapshot has and leaves everything else alone: unlike a bucket, a folder is not made
@@ -12,7 +13,7 @@
 //! *Limits.* Folders, and files with several names, are remembered until the end, other files are not.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, hash_map},
     ffi::{OsStr, OsString},
     fs,
     io::{self, Write},
@@ -141,7 +142,7 @@ impl FilesTarget {
             written: HashMap::new(),
             bare: (0, None),
             refused: Vec::new(),
-            place: None,
+            places: HashMap::new(),
             tally: Tally::default(),
         };
         while let Some(entry) = next {
@@ -176,14 +177,15 @@ struct Run<'a> {
     replace: bool,
     /// The items that were announced: nothing is written outside of them.
     inventory: Vec<String>,
-    /// What to do for the folders at the end, and whether they are new.
-    folders: Vec<(Facts, bool)>,
+    /// What to do for the folders at the end, whether they are new, and which they are.
+    folders: Vec<(Facts, bool, Identity)>,
     /// Files with several names, by the first that they had: the path that was written, and the file.
     written: HashMap<PathBuf, (PathBuf, Identity)>,
     /// How many paths lack some of their extended attributes, and the first with what it lacks.
     bare: (u64, Option<String>),
     refused: Vec<String>,
-    place: Option<(PathBuf, Place)>,
+    /// The places below the trusted folders.
+    places: HashMap<PathBuf, Place>,
     tally: Tally,
 }
 
@@ -252,11 +254,12 @@ impl Run<'_> {
     fn write(&mut self, facts: &Facts, entry: &mut Entry) -> Result<u64, Trouble> {
         let (base, names) = self.target.split(&facts.path).map_err(FlowError::from)?;
         let Some((name, above)) = names.split_last() else { return Ok(0) };
-        let parent = self.place(&base)?.folder(above)?;
+        let parent = self.place(base.clone())?.folder(above)?;
         match (facts.kind, &facts.target) {
             (Kind::Folder, _) => {
                 let is_new = self.folder(&parent, name)?;
-                self.folders.push((facts.clone(), is_new));
+                let folder = self.place(base)?.folder(&names)?;
+                self.folders.push((facts.clone(), is_new, identity(folder)?));
                 Ok(0)
             }
             (Kind::Link, Some(target)) => {
@@ -283,12 +286,14 @@ impl Run<'_> {
     }
 
     /// Returns the place below a trusted folder.
-    fn place(&mut self, base: &Path) -> io::Result<&Place> {
-        match &mut self.place {
-            Some((open, _)) if open == base => {}
-            other => *other = Some((base.to_owned(), Place::open(base)?)),
-        }
-        self.place.as_ref().map(|(_, place)| place).ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn place(&mut self, base: PathBuf) -> io::Result<&mut Place> {
+        Ok(match self.places.entry(base) {
+            hash_map::Entry::Occupied(open) => open.into_mut(),
+            hash_map::Entry::Vacant(closed) => {
+                let place = Place::open(closed.key())?;
+                closed.insert(place)
+            }
+        })
     }
 
     /// Begins another name of a file that was written in this run.
@@ -299,7 +304,7 @@ impl Run<'_> {
         };
         let (base, names) = self.target.split(&path).map_err(io::Error::other)?;
         let Some((name, above)) = names.split_last() else { return Ok(None) };
-        let folder = self.place(&base)?.folder(above)?;
+        let folder = self.place(base)?.folder(above)?;
         match Draft::same(parent.try_clone()?, (&folder, name), file) {
             Ok(draft) => Ok(Some(draft)),
             Err(error) => {
@@ -352,8 +357,9 @@ impl Run<'_> {
     }
 
     fn end(mut self) -> FlowResult<Tally> {
-        for (facts, is_new) in std::mem::take(&mut self.folders).into_iter().rev() {
-            match self.dress_folder(&facts, is_new) {
+        self.flush();
+        for (facts, is_new, folder) in std::mem::take(&mut self.folders).into_iter().rev() {
+            match self.dress_folder(&facts, is_new, folder) {
                 Ok(lacking) => self.lacks(&facts, lacking),
                 Err(error) => self.refuse(&facts.path, &error),
             }
@@ -385,10 +391,24 @@ impl Run<'_> {
         self.bare.1.get_or_insert_with(|| format!("{}: {what}", facts.path.display()));
     }
 
-    fn dress_folder(&self, facts: &Facts, is_new: bool) -> io::Result<Option<String>> {
+    /// Flushes the names in the folders that were written into and are not among those that are dressed.
+    fn flush(&mut self) {
+        let dressed: HashSet<Identity> = self.folders.iter().map(|(_, _, folder)| *folder).collect();
+        let places = std::mem::take(&mut self.places);
+        for (base, place) in &places {
+            for (folder, error) in place.flush(|folder| dressed.contains(&folder)) {
+                self.refuse(&base.join(folder), &error);
+            }
+        }
+        self.places = places;
+    }
+
+    /// Gives a folder what the snapshot says of it, and flushes that to the disk with the names in it.
+    fn dress_folder(&mut self, facts: &Facts, is_new: bool, folder: Identity) -> io::Result<Option<String>> {
         let (base, names) = self.target.split(&facts.path).map_err(io::Error::other)?;
-        let folder = Place::open(&base)?.folder(&names)?;
+        let folder = self.place(base)?.again(&names, folder)?;
+        let lacking = dress(&folder, facts, is_new)?;
         flush(&folder)?;
-        dress(&folder, facts, is_new)
+        Ok(lacking)
     }
 }

@@ -2,16 +2,18 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     sync::Arc,
 };
 
 use bytes::Bytes;
 use lifeboat::{
+    clock::{Clock, System},
     error::ExitCode,
     event::{NoMonitor, Recorder},
     files::FilesTarget,
-    flow::{Attrs, EntryMeta, FlowResult, STREAM_DEPTH, Stage, channel, fixed_path},
+    flow::{Attrs, EntryMeta, FlowResult, Point, STREAM_DEPTH, Stage, channel, fixed_path, settle},
+    names::EntryPath,
 };
 
 use super::{Kept, Snapshot, all, below, config, failure, into, name, read, source};
@@ -100,4 +102,39 @@ async fn a_folder_is_opened_to_others_only_when_all_is_in_it() {
     let (sent, written) = tokio::join!(send, into(there.path()).write(all(false), stream));
     assert!(sent.is_ok() && written.is_err(), "it broke off");
     assert_eq!(fs::metadata(there.path().join("a")).unwrap().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_taken_away_while_it_is_written_into_is_told() {
+    for has_folder in [true, false] {
+        let there = tempfile::tempdir().unwrap();
+        let entry = |kind: &str, path: &str| {
+            EntryMeta::new(EntryPath::new(&path[1..]).unwrap(), Stage::Data, "/a")
+                .with("kind", kind)
+                .with("mode", "0755")
+                .with("path", path)
+        };
+        let (sink, stream) = channel(STREAM_DEPTH);
+        let send = async {
+            sink.announce(vec!["/a".to_owned()]).await?;
+            if has_folder {
+                sink.put(entry("folder", "/a/b"), Bytes::new()).await?;
+            }
+            sink.put(entry("file", "/a/b/f"), Bytes::new()).await?;
+            while !there.path().join("a/b/f").exists() {
+                tokio::task::yield_now().await;
+            }
+            fs::rename(there.path().join("a/b"), there.path().join("a/away")).unwrap();
+            fs::create_dir(there.path().join("a/b")).unwrap();
+            fs::set_permissions(there.path().join("a/b"), fs::Permissions::from_mode(0o700)).unwrap();
+            sink.complete("/a");
+            sink.finish(Point::at(System.now())).await
+        };
+        let (sent, written) = tokio::join!(send, into(there.path()).write(all(false), stream));
+        let failed = failure(settle(sent, written));
+        assert_eq!(failed.exit(), ExitCode::Partial, "{has_folder}");
+        assert!(failed.chain()[1].contains("another folder has taken its place"), "{:?}", failed.chain());
+        let other = fs::metadata(there.path().join("a/b")).unwrap();
+        assert_eq!(other.mode() & 0o777, 0o700, "what is not ours keeps its rights");
+    }
 }
