@@ -176,18 +176,31 @@ pub(super) fn rename(parent: &OwnedFd, from: &OsStr, to: &OsStr, replace: bool) 
 }
 
 /// Sets owner, extended attributes, mode and times of something open; what `is_new` keeps nothing that it inherited.
-/// Returns what is lacking of the attributes.
+/// Returns what is lacking of owner and attributes.
 ///
 /// The owner comes first, as changing it clears bits of the mode and capabilities; the mode after the access list, as
 /// its group bits are the list's mask (acl(5)).
 pub(super) fn dress(file: impl AsFd, facts: &Facts, is_new: bool) -> io::Result<Option<String>> {
-    if geteuid().is_root() {
-        fchown(&file, Some(Uid::from_raw(facts.uid)), Some(Gid::from_raw(facts.gid)))?;
-    }
+    let disowned = own(facts, |owner, group| fchown(&file, Some(owner), Some(group)))?;
     let lacking = xattr::set(&file, &facts.xattrs, is_new);
-    fchmod(&file, Mode::from_raw_mode(mode(facts)))?;
+    fchmod(&file, Mode::from_raw_mode(mode(facts, disowned.is_none())))?;
     futimens(&file, &times(facts))?;
-    Ok(lacking)
+    Ok(disowned.or(lacking))
+}
+
+/// Sets an owner where we are root. Returns why this place takes none: root of a user namespace that does not know the
+/// owner (EINVAL), a server that trusts no client's root, a file system without owners (chown(2)).
+fn own(facts: &Facts, set: impl FnOnce(Uid, Gid) -> rustix::io::Result<()>) -> io::Result<Option<String>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    match set(Uid::from_raw(facts.uid), Gid::from_raw(facts.gid)) {
+        Err(error @ (Errno::PERM | Errno::INVAL | Errno::NOTSUP)) => {
+            let (owner, group, why) = (facts.uid, facts.gid, io::Error::from(error));
+            Ok(Some(format!("its owner {owner}:{group}: {why}")))
+        }
+        told => Ok(told.map(|()| None)?),
+    }
 }
 
 /// Says which file something open is, among all that there are now.
@@ -206,8 +219,8 @@ pub(super) fn flush(folder: &OwnedFd) -> io::Result<()> {
 }
 
 /// The bits to set: without the owner, a program must not gain the rights of whoever restores it.
-fn mode(facts: &Facts) -> u32 {
-    if geteuid().is_root() { facts.mode } else { facts.mode & 0o1777 }
+fn mode(facts: &Facts, is_owned: bool) -> u32 {
+    if is_owned && geteuid().is_root() { facts.mode } else { facts.mode & 0o1777 }
 }
 
 fn times(facts: &Facts) -> Timestamps {
@@ -231,17 +244,16 @@ impl Draft {
         Self::try_names(parent, create)
     }
 
-    /// Makes a symbolic link.
-    pub(super) fn link(parent: OwnedFd, target: &Path, facts: &Facts) -> io::Result<Self> {
+    /// Makes a symbolic link. Returns what is lacking of its owner.
+    pub(super) fn link(parent: OwnedFd, target: &Path, facts: &Facts) -> io::Result<(Self, Option<String>)> {
         let make = |parent: &OwnedFd, name: &OsStr| Ok(symlinkat(target, parent, name)?);
         let (draft, ()) = Self::try_names(parent, make)?;
         let (folder, name) = (&draft.parent, &draft.name);
-        if geteuid().is_root() {
-            let (owner, group) = (Uid::from_raw(facts.uid), Gid::from_raw(facts.gid));
-            chownat(folder, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
-        }
+        let lacking = own(facts, |owner, group| {
+            chownat(folder, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)
+        })?;
         utimensat(folder, name, &times(facts), AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(draft)
+        Ok((draft, lacking))
     }
 
     /// Makes a further name of a file that was written before, and refuses when another has taken its first name.

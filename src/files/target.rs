@@ -181,7 +181,7 @@ struct Run<'a> {
     folders: Vec<(Facts, bool, Identity)>,
     /// Files with several names, by the first that they had: the path that was written, and the file.
     written: HashMap<PathBuf, (PathBuf, Identity)>,
-    /// How many paths lack some of their extended attributes, and the first with what it lacks.
+    /// How many paths lack their owner or some of their extended attributes, and the first with what it lacks.
     bare: (u64, Option<String>),
     refused: Vec<String>,
     /// The places below the trusted folders.
@@ -263,7 +263,9 @@ impl Run<'_> {
                 Ok(0)
             }
             (Kind::Link, Some(target)) => {
-                Draft::link(parent, target, facts)?.finish(name, self.replace)?;
+                let (draft, lacking) = Draft::link(parent, target, facts)?;
+                draft.finish(name, self.replace)?;
+                self.lacks(facts, lacking);
                 Ok(0)
             }
             (Kind::Link, None) => Err(io::Error::other("the snapshot does not say where it points").into()),
@@ -368,7 +370,9 @@ impl Run<'_> {
             self.tally.notes.push("owners and capabilities were not set, which only root can".to_owned());
         }
         if let (paths, Some(first)) = &self.bare {
-            self.tally.notes.push(format!("paths that lack extended attributes: {paths}, first {first}"));
+            self.tally
+                .notes
+                .push(format!("paths that lack their owner or extended attributes: {paths}, first {first}"));
         }
         if self.refused.is_empty() {
             self.tally.verified = Verified::Counts;
@@ -384,7 +388,7 @@ impl Run<'_> {
             .into())
     }
 
-    /// Notes what a path lacks of its extended attributes.
+    /// Notes what a path lacks of its owner and its extended attributes.
     fn lacks(&mut self, facts: &Facts, lacking: Option<String>) {
         let Some(what) = lacking else { return };
         self.bare.0 += 1;

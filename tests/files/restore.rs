@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink},
     sync::Arc,
 };
 
@@ -12,11 +12,11 @@ use lifeboat::{
     error::ExitCode,
     event::{NoMonitor, Recorder},
     files::FilesTarget,
-    flow::{Attrs, EntryMeta, FlowResult, Point, STREAM_DEPTH, Stage, channel, fixed_path, settle},
+    flow::{Attrs, EntryMeta, FlowResult, Point, STREAM_DEPTH, Stage, channel, fixed_path, pipe, settle},
     names::EntryPath,
 };
 
-use super::{Kept, Snapshot, all, below, config, failure, into, name, read, source};
+use super::{Kept, Snapshot, all, below, config, failure, into, name, read, source, tree};
 
 #[tokio::test]
 async fn a_planted_link_leads_nowhere() {
@@ -137,4 +137,40 @@ async fn a_folder_that_is_taken_away_while_it_is_written_into_is_told() {
         let other = fs::metadata(there.path().join("a/b")).unwrap();
         assert_eq!(other.mode() & 0o777, 0o700, "what is not ours keeps its rights");
     }
+}
+
+#[test]
+fn a_path_whose_owner_is_refused_comes_back_without_and_a_note_says_so() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run: only root is refused an owner");
+        return;
+    }
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = tree(here.path());
+    for name in ["a.sh", "etc", "link"] {
+        lchown(root.join(name), Some(10_001), Some(20_001)).unwrap();
+    }
+    fs::set_permissions(root.join("a.sh"), fs::Permissions::from_mode(0o4755)).unwrap();
+    // Capabilities are a thread's own, and those that it starts have no more.
+    let copying = std::thread::spawn({
+        let (root, there) = (root.clone(), there.path().to_owned());
+        move || {
+            let mut sets = rustix::thread::capabilities(None).unwrap();
+            sets.effective.remove(rustix::thread::CapabilitySet::CHOWN);
+            rustix::thread::set_capabilities(None, sets).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let copied = pipe(Box::new(source(&[&root])), into(&there), all(false));
+            runtime.block_on(copied).unwrap()
+        }
+    });
+    let notes = copying.join().unwrap().notes;
+    assert!(
+        notes.iter().any(|note| note.contains("lack their owner") && note.contains(": 3, ")),
+        "{notes:?}"
+    );
+    let copy = |name: &str| fs::symlink_metadata(below(there.path(), &root).join(name)).unwrap();
+    for name in ["a.sh", "etc", "link"] {
+        assert_eq!((copy(name).uid(), copy(name).gid()), (0, 0), "{name}");
+    }
+    assert_eq!(copy("a.sh").mode() & 0o7777, 0o755, "a program gains no rights of whoever restores it");
 }
