@@ -175,14 +175,14 @@ pub(super) fn rename(parent: &OwnedFd, from: &OsStr, to: &OsStr, replace: bool) 
     }
 }
 
-/// Sets owner, extended attributes, mode and times of something open; what `is_new` keeps nothing that it inherited.
-/// Returns what is lacking of owner and attributes.
+/// Sets owner, extended attributes, mode and times of something open. Returns what is lacking of owner and
+/// attributes.
 ///
 /// The owner comes first, as changing it clears bits of the mode and capabilities; the mode after the access list, as
 /// its group bits are the list's mask (acl(5)).
-pub(super) fn dress(file: impl AsFd, facts: &Facts, is_new: bool) -> io::Result<Option<String>> {
+pub(super) fn dress(file: impl AsFd, facts: &Facts) -> io::Result<Option<String>> {
     let disowned = own(facts, |owner, group| fchown(&file, Some(owner), Some(group)))?;
-    let lacking = xattr::set(&file, &facts.xattrs, is_new);
+    let lacking = xattr::set(&file, &facts.xattrs);
     fchmod(&file, Mode::from_raw_mode(mode(facts, disowned.is_none())))?;
     futimens(&file, &times(facts))?;
     Ok(disowned.or(lacking))

@@ -177,8 +177,8 @@ struct Run<'a> {
     replace: bool,
     /// The items that were announced: nothing is written outside of them.
     inventory: Vec<String>,
-    /// What to do for the folders at the end, whether they are new, and which they are.
-    folders: Vec<(Facts, bool, Identity)>,
+    /// What to do for the folders at the end, and which they are.
+    folders: Vec<(Facts, Identity)>,
     /// Files with several names, by the first that they had: the path that was written, and the file.
     written: HashMap<PathBuf, (PathBuf, Identity)>,
     /// How many paths lack their owner or some of their extended attributes, and the first with what it lacks.
@@ -257,9 +257,9 @@ impl Run<'_> {
         let parent = self.place(base.clone())?.folder(above)?;
         match (facts.kind, &facts.target) {
             (Kind::Folder, _) => {
-                let is_new = self.folder(&parent, name)?;
+                self.folder(&parent, name)?;
                 let folder = self.place(base)?.folder(&names)?;
-                self.folders.push((facts.clone(), is_new, identity(folder)?));
+                self.folders.push((facts.clone(), identity(folder)?));
                 Ok(0)
             }
             (Kind::Link, Some(target)) => {
@@ -317,15 +317,14 @@ impl Run<'_> {
         }
     }
 
-    /// Makes a folder where none is; returns whether it did.
-    fn folder(&self, parent: &OwnedFd, name: &OsStr) -> Result<bool, Trouble> {
+    /// Makes a folder where none is.
+    fn folder(&self, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
         match kind_at(parent, name)? {
-            Some(FileType::Directory) => return Ok(false),
+            Some(FileType::Directory) => return Ok(()),
             Some(_) if self.replace => remove(parent, name)?,
             _ => {}
         }
-        make_private_folder(parent, name)?;
-        Ok(true)
+        make_private_folder(parent, name)
     }
 
     fn fill(&mut self, mut file: &fs::File, facts: &Facts, entry: &mut Entry) -> Result<u64, Trouble> {
@@ -346,7 +345,7 @@ impl Run<'_> {
         } else if facts.size_bytes.is_some_and(|size| size != size_bytes) {
             return Err(io::Error::other(format!("the snapshot has only {size_bytes} bytes of it")).into());
         }
-        let lacking = dress(file, facts, true)?;
+        let lacking = dress(file, facts)?;
         self.lacks(facts, lacking);
         file.sync_all()?;
         let there = file.metadata()?.len();
@@ -360,8 +359,8 @@ impl Run<'_> {
 
     fn end(mut self) -> FlowResult<Tally> {
         self.flush();
-        for (facts, is_new, folder) in std::mem::take(&mut self.folders).into_iter().rev() {
-            match self.dress_folder(&facts, is_new, folder) {
+        for (facts, folder) in std::mem::take(&mut self.folders).into_iter().rev() {
+            match self.dress_folder(&facts, folder) {
                 Ok(lacking) => self.lacks(&facts, lacking),
                 Err(error) => self.refuse(&facts.path, &error),
             }
@@ -397,7 +396,7 @@ impl Run<'_> {
 
     /// Flushes the names in the folders that were written into and are not among those that are dressed.
     fn flush(&mut self) {
-        let dressed: HashSet<Identity> = self.folders.iter().map(|(_, _, folder)| *folder).collect();
+        let dressed: HashSet<Identity> = self.folders.iter().map(|(_, folder)| *folder).collect();
         let places = std::mem::take(&mut self.places);
         for (base, place) in &places {
             for (folder, error) in place.flush(|folder| dressed.contains(&folder)) {
@@ -408,10 +407,10 @@ impl Run<'_> {
     }
 
     /// Gives a folder what the snapshot says of it, and flushes that to the disk with the names in it.
-    fn dress_folder(&mut self, facts: &Facts, is_new: bool, folder: Identity) -> io::Result<Option<String>> {
+    fn dress_folder(&mut self, facts: &Facts, folder: Identity) -> io::Result<Option<String>> {
         let (base, names) = self.target.split(&facts.path).map_err(io::Error::other)?;
         let folder = self.place(base)?.again(&names, folder)?;
-        let lacking = dress(&folder, facts, is_new)?;
+        let lacking = dress(&folder, facts)?;
         flush(&folder)?;
         Ok(lacking)
     }

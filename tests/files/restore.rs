@@ -16,7 +16,9 @@ use lifeboat::{
     names::EntryPath,
 };
 
-use super::{Kept, Snapshot, all, below, config, failure, into, name, read, source, tree};
+use super::{
+    Kept, Snapshot, access_list, all, below, config, failure, give, given, into, name, read, source, tree,
+};
 
 #[tokio::test]
 async fn a_planted_link_leads_nowhere() {
@@ -173,4 +175,22 @@ fn a_path_whose_owner_is_refused_comes_back_without_and_a_note_says_so() {
         assert_eq!((copy(name).uid(), copy(name).gid()), (0, 0), "{name}");
     }
     assert_eq!(copy("a.sh").mode() & 0o7777, 0o755, "a program gains no rights of whoever restores it");
+}
+
+#[tokio::test]
+async fn a_folder_that_was_opened_to_others_since_is_as_the_snapshot_has_it_again() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = tree(here.path());
+    let snapshot = read(source(&[&root]), None).await.unwrap();
+    snapshot.write(into(there.path()), all(false)).await.unwrap();
+    let copy = |name: &str| below(there.path(), &root).join(name);
+    for list in ["system.posix_acl_access", "system.posix_acl_default"] {
+        give(&copy("a"), list, &access_list(12_347));
+    }
+    snapshot.write(into(there.path()), all(true)).await.unwrap();
+    for list in ["system.posix_acl_access", "system.posix_acl_default"] {
+        assert_eq!(given(&copy("a"), list), None, "{list}");
+    }
+    assert_eq!(given(&copy("etc"), "system.posix_acl_default").unwrap(), access_list(12_345));
+    assert_eq!(given(&copy("a/b"), "system.posix_acl_access").unwrap(), access_list(12_346));
 }
