@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on says so by panicking, in its helpers too.
 
+#[path = "files/restore.rs"]
+mod restore;
+
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
@@ -21,7 +24,7 @@ use bytes::Bytes;
 use lifeboat::{
     clock::{Clock, Ground, StoppedClock, System},
     error::{ExitCode, Result},
-    event::{NoMonitor, Recorder},
+    event::NoMonitor,
     files::{EntryFolder, FilesLikeness, FilesSource, FilesTarget},
     flow::{
         Attrs, EntryMeta, EntrySink, FlowError, FlowResult, Likeness, Point, Previous, PreviousEntry,
@@ -372,54 +375,6 @@ async fn restoring_to_the_old_paths_follows_the_rules_of_replace() {
 }
 
 #[tokio::test]
-async fn a_planted_link_leads_nowhere() {
-    let here = tempfile::tempdir().unwrap();
-    let there = tempfile::tempdir().unwrap();
-    let outside = tempfile::tempdir().unwrap();
-    let root = here.path().join("r");
-    fs::create_dir_all(root.join("d")).unwrap();
-    fs::write(root.join("d/f"), "from the snapshot").unwrap();
-    let mut snapshot = read(source(&[&root]), None).await.unwrap();
-    // The snapshot's own folder entry is taken out, so that only the file comes through the planted link.
-    snapshot.order.retain(|path| !path.ends_with("/d"));
-    let copy = below(there.path(), &root);
-    fs::create_dir_all(&copy).unwrap();
-    symlink(outside.path(), copy.join("d")).unwrap();
-    let recorder = Arc::new(Recorder::default());
-    let target = FilesTarget::into(name(), there.path(), recorder.clone());
-    let failed = failure(snapshot.write(Box::new(target), all(true)).await);
-    assert_eq!(failed.exit(), ExitCode::Partial);
-    assert!(failed.chain()[1].contains("links are not followed"), "{:?}", failed.chain());
-    assert_eq!(recorder.warnings().len(), 1);
-    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
-
-    // A link in the place of a file is replaced, not written through.
-    fs::remove_file(copy.join("d")).unwrap();
-    fs::create_dir(copy.join("d")).unwrap();
-    fs::write(outside.path().join("victim"), "safe").unwrap();
-    symlink(outside.path().join("victim"), copy.join("d/f")).unwrap();
-    snapshot.write(into(there.path()), all(true)).await.unwrap();
-    assert_eq!(fs::read(outside.path().join("victim")).unwrap(), b"safe");
-    assert_eq!(fs::read(copy.join("d/f")).unwrap(), b"from the snapshot");
-}
-
-#[tokio::test]
-async fn an_entry_that_climbs_is_refused() {
-    let there = tempfile::tempdir().unwrap();
-    for path in ["/a/../../x", "relative", "/a/./b/../c"] {
-        let meta = EntryMeta::new(fixed_path("x"), Stage::Data, "/a")
-            .with("kind", "file")
-            .with("mode", "0644")
-            .with("path", path);
-        let kept = Kept { meta, trailer: Attrs::new(), bytes: b"evil".to_vec(), reused: false };
-        let snapshot = Snapshot::of("/a", vec![kept]);
-        let failed = failure(snapshot.write(into(&there.path().join("deep/er")), all(false)).await);
-        assert_eq!(failed.exit(), ExitCode::Damage, "{path}");
-    }
-    assert_eq!(fs::read_dir(there.path()).unwrap().count(), 0);
-}
-
-#[tokio::test]
 async fn what_cannot_be_kept_is_reported() {
     let here = tempfile::tempdir().unwrap();
     let root = here.path().join("r");
@@ -529,25 +484,6 @@ async fn a_path_that_is_long_and_no_text_comes_back() {
     assert_eq!(fs::read(below(there.path(), &twin)).unwrap(), twin.as_os_str().as_bytes());
     let next = read(source(&[&root]), Some(seen.remembered())).await.unwrap();
     assert!(next.entries.values().filter(|kept| !kept.bytes.is_empty()).all(|kept| kept.reused));
-}
-
-#[tokio::test]
-async fn a_folder_is_opened_to_others_only_when_all_is_in_it() {
-    let there = tempfile::tempdir().unwrap();
-    let meta = EntryMeta::new(fixed_path("a"), Stage::Data, "/a")
-        .with("kind", "folder")
-        .with("mode", "0755")
-        .with("path", "/a");
-    let (sink, stream) = channel(STREAM_DEPTH);
-    let send = async {
-        sink.announce(vec!["/a".to_owned()]).await?;
-        sink.put(meta, Bytes::new()).await?;
-        drop(sink);
-        FlowResult::Ok(())
-    };
-    let (sent, written) = tokio::join!(send, into(there.path()).write(all(false), stream));
-    assert!(sent.is_ok() && written.is_err(), "it broke off");
-    assert_eq!(fs::metadata(there.path().join("a")).unwrap().mode() & 0o777, 0o700);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::{
 use super::{
     facts::Kind,
     source::open,
-    walk::{Walk, exclusion, roots},
+    walk::{Walk, plan},
 };
 use crate::{
     error::{Context, ExitCode, Result},
@@ -43,7 +43,7 @@ pub async fn examine(config: &FilesConfig) -> Vec<Finding> {
 }
 
 fn look(config: &FilesConfig) -> Result<Vec<Finding>> {
-    let (roots, exclude) = (roots(&config.paths)?, exclusion(&config.exclude)?);
+    let (roots, exclude) = plan(config)?;
     let is_there = |root: &&PathBuf| fs::symlink_metadata(root).is_ok();
     let (there, gone): (Vec<&PathBuf>, Vec<&PathBuf>) = roots.iter().partition(is_there);
     let answers = if gone.is_empty() {

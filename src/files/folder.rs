@@ -6,10 +6,10 @@
 //! never has that thing's name but one with [`TORN_ENDING`]. A snapshot knows it beforehand: then a file that
 //! has the thing's name already stays.
 //!
-//! *Order.* Entries as they come; last [`SIDECAR`], one JSON line for each entry with its path, file, facts and
-//! SHA-256. *Crash.* A folder without that file is not whole.
+//! *Order.* Entries as they come; when all are on the disk, [`SIDECAR`]: one JSON line for each entry with its path,
+//! file, facts and SHA-256. *Crash.* A folder without that file is not whole.
 //!
-//! *Limits.* [`OPEN_MAX`] entries are written at a time; renamed files are remembered, others are not.
+//! *Limits.* [`OPEN_MAX`] entries are written at a time; folders and renamed files are remembered, others are not.
 
 use std::{
     collections::BTreeMap,
@@ -266,6 +266,9 @@ impl Run {
         self.lines.flush()?;
         let lines = self.lines.get_mut();
         lines.rewind()?;
+        if let Some((_, error)) = self.place.flush(|_| false).into_iter().next() {
+            return Err(error);
+        }
         let folder = self.place.folder::<OsString>(&[])?;
         if self.replace && kind_at(&folder, OsStr::new(SIDECAR))?.is_some() {
             remove(&folder, OsStr::new(SIDECAR))?;

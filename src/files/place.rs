@@ -4,15 +4,16 @@
 //! that neither an entry's path nor a link that somebody plants meanwhile leads elsewhere.
 //!
 //! *Order* of a file: a draft beside its final name, its bytes, owner, mode and times, flushed to the disk,
-//! then one rename. *Crash*: what has the final name is whole; drafts are called `.lifeboat-…` and a draft
-//! that is dropped removes itself.
+//! then one rename; the names in a folder are flushed when all is written ([`Place::flush`]). *Crash*: what has the
+//! final name is whole; drafts are called `.lifeboat-…` and a draft that is dropped removes itself.
 
 use std::{
+    collections::HashMap,
     ffi::{OsStr, OsString},
     fs::{self, File},
     io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -38,24 +39,64 @@ const DRAFT_TRIES: u32 = 100;
 #[derive(Debug)]
 pub(super) struct Place {
     base: OwnedFd,
+    /// The folders that were opened to write into them, by their names.
+    opened: HashMap<Identity, Vec<OsString>>,
 }
 
 impl Place {
     /// Opens a folder that is trusted as it is named, and makes it when it is not there.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
         fs::create_dir_all(path)?;
+        for parent in missing.iter().filter_map(|folder| folder.parent()) {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            match open(parent, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+                // Where we may write and not look, there is nothing to flush it by.
+                Err(Errno::ACCESS) => {}
+                opened => flush(&opened?)?,
+            }
+        }
         let base = open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { base })
+        Ok(Self { base, opened: HashMap::new() })
     }
 
-    /// Opens the folder that these names lead to, and makes those that are not there.
-    pub(super) fn folder<N: AsRef<OsStr>>(&self, names: &[N]) -> io::Result<OwnedFd> {
+    /// Opens the folder that these names lead to, to write into it, and makes those that are not there.
+    pub(super) fn folder<N: AsRef<OsStr>>(&mut self, names: &[N]) -> io::Result<OwnedFd> {
         self.folder_or(names, |_, parent, name| make_folder(parent, name))
     }
 
-    /// Opens the folder that these names lead to; `missing` is asked to make the one of an index that is
-    /// not there or is no folder.
+    /// The same; `missing` is asked to make the one of an index that is not there or is no folder.
     pub(super) fn folder_or<N: AsRef<OsStr>>(
+        &mut self,
+        names: &[N],
+        missing: impl FnMut(usize, &OwnedFd, &OsStr) -> io::Result<()>,
+    ) -> io::Result<OwnedFd> {
+        let folder = self.walk(names, missing)?;
+        let names = || names.iter().map(|name| name.as_ref().to_owned()).collect();
+        self.opened.entry(identity(&folder)?).or_insert_with(names);
+        Ok(folder)
+    }
+
+    /// Opens a folder again that is there, and refuses another that has taken its place.
+    pub(super) fn again<N: AsRef<OsStr>>(&self, names: &[N], expected: Identity) -> io::Result<OwnedFd> {
+        let gone = |_, _: &OwnedFd, _: &OsStr| Err(io::Error::other("it was taken away meanwhile"));
+        let folder = self.walk(names, gone)?;
+        if identity(&folder)? != expected {
+            return Err(io::Error::other("another folder has taken its place meanwhile"));
+        }
+        Ok(folder)
+    }
+
+    /// Flushes the names in all folders that were opened to write into them, but those that somebody else will flush.
+    /// Returns the folders where that failed.
+    pub(super) fn flush(&self, is_others: impl Fn(Identity) -> bool) -> Vec<(PathBuf, io::Error)> {
+        let ours = self.opened.iter().filter(|(folder, _)| !is_others(**folder));
+        let flushed =
+            ours.map(|(folder, names)| (names, self.again(names, *folder).and_then(|it| flush(&it))));
+        flushed.filter_map(|(names, flushed)| Some((names.iter().collect(), flushed.err()?))).collect()
+    }
+
+    fn walk<N: AsRef<OsStr>>(
         &self,
         names: &[N],
         mut missing: impl FnMut(usize, &OwnedFd, &OsStr) -> io::Result<()>,
@@ -77,12 +118,14 @@ impl Place {
     }
 }
 
-/// Makes a folder that others may look into where nothing is, and refuses where something else is.
+/// Makes a folder on the way that others may look into where nothing is, and refuses where something else is. It is on
+/// the disk afterwards.
 pub(super) fn make_folder(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    make(parent, name, 0o755)
+    make(parent, name, 0o755)?;
+    flush(parent)
 }
 
-/// The same, for its owner alone: what others may do there is set when all is in it.
+/// Makes a folder for its owner alone: what others may do there is set when all is in it.
 pub(super) fn make_private_folder(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
     make(parent, name, 0o700)
 }
@@ -132,19 +175,32 @@ pub(super) fn rename(parent: &OwnedFd, from: &OsStr, to: &OsStr, replace: bool) 
     }
 }
 
-/// Sets owner, extended attributes, mode and times of something open; what `is_new` keeps nothing that it inherited.
-/// Returns what is lacking of the attributes.
+/// Sets owner, extended attributes, mode and times of something open. Returns what is lacking of owner and
+/// attributes.
 ///
 /// The owner comes first, as changing it clears bits of the mode and capabilities; the mode after the access list, as
 /// its group bits are the list's mask (acl(5)).
-pub(super) fn dress(file: impl AsFd, facts: &Facts, is_new: bool) -> io::Result<Option<String>> {
-    if geteuid().is_root() {
-        fchown(&file, Some(Uid::from_raw(facts.uid)), Some(Gid::from_raw(facts.gid)))?;
-    }
-    let lacking = xattr::set(&file, &facts.xattrs, is_new);
-    fchmod(&file, Mode::from_raw_mode(mode(facts)))?;
+pub(super) fn dress(file: impl AsFd, facts: &Facts) -> io::Result<Option<String>> {
+    let disowned = own(facts, |owner, group| fchown(&file, Some(owner), Some(group)))?;
+    let lacking = xattr::set(&file, &facts.xattrs);
+    fchmod(&file, Mode::from_raw_mode(mode(facts, disowned.is_none())))?;
     futimens(&file, &times(facts))?;
-    Ok(lacking)
+    Ok(disowned.or(lacking))
+}
+
+/// Sets an owner where we are root. Returns why this place takes none: root of a user namespace that does not know the
+/// owner (EINVAL), a server that trusts no client's root, a file system without owners (chown(2)).
+fn own(facts: &Facts, set: impl FnOnce(Uid, Gid) -> rustix::io::Result<()>) -> io::Result<Option<String>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    match set(Uid::from_raw(facts.uid), Gid::from_raw(facts.gid)) {
+        Err(error @ (Errno::PERM | Errno::INVAL | Errno::NOTSUP)) => {
+            let (owner, group, why) = (facts.uid, facts.gid, io::Error::from(error));
+            Ok(Some(format!("its owner {owner}:{group}: {why}")))
+        }
+        told => Ok(told.map(|()| None)?),
+    }
 }
 
 /// Says which file something open is, among all that there are now.
@@ -163,8 +219,8 @@ pub(super) fn flush(folder: &OwnedFd) -> io::Result<()> {
 }
 
 /// The bits to set: without the owner, a program must not gain the rights of whoever restores it.
-fn mode(facts: &Facts) -> u32 {
-    if geteuid().is_root() { facts.mode } else { facts.mode & 0o1777 }
+fn mode(facts: &Facts, is_owned: bool) -> u32 {
+    if is_owned && geteuid().is_root() { facts.mode } else { facts.mode & 0o1777 }
 }
 
 fn times(facts: &Facts) -> Timestamps {
@@ -188,17 +244,16 @@ impl Draft {
         Self::try_names(parent, create)
     }
 
-    /// Makes a symbolic link.
-    pub(super) fn link(parent: OwnedFd, target: &Path, facts: &Facts) -> io::Result<Self> {
+    /// Makes a symbolic link. Returns what is lacking of its owner.
+    pub(super) fn link(parent: OwnedFd, target: &Path, facts: &Facts) -> io::Result<(Self, Option<String>)> {
         let make = |parent: &OwnedFd, name: &OsStr| Ok(symlinkat(target, parent, name)?);
         let (draft, ()) = Self::try_names(parent, make)?;
         let (folder, name) = (&draft.parent, &draft.name);
-        if geteuid().is_root() {
-            let (owner, group) = (Uid::from_raw(facts.uid), Gid::from_raw(facts.gid));
-            chownat(folder, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
-        }
+        let lacking = own(facts, |owner, group| {
+            chownat(folder, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)
+        })?;
         utimensat(folder, name, &times(facts), AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(draft)
+        Ok((draft, lacking))
     }
 
     /// Makes a further name of a file that was written before, and refuses when another has taken its first name.

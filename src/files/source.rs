@@ -3,9 +3,10 @@
 //! *Order.* Roots, then their paths as [`super::walk`] has them, one after the other.
 //!
 //! *Crash.* Nothing is written anywhere. A file is taken up to the length that it had when it was opened (a log is
-//! never whole). When its size or one of its times is another afterwards, what was read is compared with what is
-//! there: equal bytes say that it only grew, or that only its mode or name changed. If they are not equal, a small
-//! file is read again up to [`READ_TRIES`] times; a bigger one is sent as it was found, reported and marked [`TORN`].
+//! never whole). When its size or one of its times is another afterwards, or when it was changed so shortly before that
+//! they cannot tell, what was read is compared with what is there: equal bytes say that it only grew, or that only its
+//! mode or name changed. If they are not equal, a small file is read again up to [`READ_TRIES`] times; a bigger one is
+//! sent as it was found, reported and marked [`TORN`].
 //! What cannot be read is reported.
 
 use std::{
@@ -29,7 +30,7 @@ use super::{
     },
     holes,
     links::{Links, state},
-    walk::{Walk, exclusion, roots},
+    walk::{Walk, plan},
     xattr,
 };
 use crate::{
@@ -72,7 +73,7 @@ impl FilesSource {
         sink: EntrySink,
         previous: Option<Box<dyn Previous>>,
     ) -> FlowResult<()> {
-        let roots = roots(&self.config.paths)?;
+        let (roots, exclude) = plan(&self.config)?;
         if !roots.iter().any(|root| fs::symlink_metadata(root).is_ok()) {
             let what = format!("none of the paths of `{}` is there", self.name);
             return Err(Failure::new(ExitCode::SourceDown, what)
@@ -80,7 +81,6 @@ impl FilesSource {
                 .into());
         }
         let at = self.ground.clock.now();
-        let exclude = exclusion(&self.config.exclude)?;
         let items: Vec<String> = roots.iter().map(|root| root.to_string_lossy().into_owned()).collect();
         handle.block_on(sink.announce(items.clone()))?;
         let previous = Beside::new(previous);
@@ -231,19 +231,21 @@ impl Run<'_> {
                 Err(error) => return Ok(Err(error)),
             };
             let mut listed = self.opened_entry(path, item, &file, &now)?;
-            let age = self.source.ground.clock.now().timestamp_nanos_opt().unwrap_or(i64::MAX)
+            let age_ns = self.source.ground.clock.now().timestamp_nanos_opt().unwrap_or(i64::MAX)
                 - nanoseconds(now.ctime(), now.ctime_nsec());
-            if age < STAMP_NS {
+            let is_fresh = age_ns < STAMP_NS;
+            if is_fresh {
                 listed = listed.with(FRESH, true);
             }
             if now.size() > WHOLE_BYTES_MAX {
-                return self.stream(path, listed, &mut file, &now);
+                return self.stream((path, &now), listed, &mut file, is_fresh);
             }
             let bytes = match read_up_to(&mut file, now.size()) {
                 Ok(bytes) => bytes,
                 Err(error) => return Ok(Err(error)),
             };
-            let torn = change(&mut file, &now, bytes.len() as u64, || Sha256::digest(&bytes).into());
+            let torn =
+                change((&mut file, is_fresh), &now, bytes.len() as u64, || Sha256::digest(&bytes).into());
             if torn.is_none() || attempt == READ_TRIES {
                 let writer = self.handle.block_on(self.sink.begin(listed))?;
                 return self.end((path, &now), writer, bytes, torn).map(Ok);
@@ -271,17 +273,17 @@ impl Run<'_> {
     /// Sends a long file as it is read.
     fn stream(
         &mut self,
-        path: &Path,
+        (path, meta): (&Path, &Metadata),
         listed: EntryMeta,
         file: &mut File,
-        meta: &Metadata,
+        is_fresh: bool,
     ) -> FlowResult<io::Result<()>> {
         let mut writer = self.handle.block_on(self.sink.begin(listed))?;
         let (mut done, mut digest) = (0, Sha256::new());
         let torn = loop {
             match read_up_to(file, (meta.size() - done).min(FRAME_BYTES_MAX as u64)) {
                 Ok(bytes) if bytes.is_empty() => {
-                    break change(file, meta, done, || digest.finalize().into());
+                    break change((file, is_fresh), meta, done, || digest.finalize().into());
                 }
                 Ok(bytes) => {
                     done += bytes.len() as u64;
@@ -357,9 +359,10 @@ fn read_up_to(file: &mut File, limit_bytes: u64) -> io::Result<Bytes> {
     Ok(bytes.into())
 }
 
-/// Tells how a file changed while `read_bytes` with this digest were read, `None` when they are what is there.
+/// Tells how a file changed while `read_bytes` with this digest were read, `None` when they are what is there. Of one
+/// that is fresh, the stamps say nothing: another change may have the same.
 fn change(
-    file: &mut File,
+    (file, is_fresh): (&mut File, bool),
     before: &Metadata,
     read_bytes: u64,
     digest: impl FnOnce() -> [u8; 32],
@@ -368,7 +371,8 @@ fn change(
         return Some(format!("it shrank from {} to {read_bytes} bytes while it was read", before.size()));
     }
     let compare = |file: &mut File| -> io::Result<bool> {
-        Ok(state(before) == state(&file.metadata()?) || digest_of(file, read_bytes)? == digest())
+        let is_same = !is_fresh && state(before) == state(&file.metadata()?);
+        Ok(is_same || digest_of(file, read_bytes)? == digest())
     };
     match compare(file) {
         Ok(true) => None,
@@ -442,4 +446,22 @@ fn is_same(before: &PreviousEntry, now: &EntryMeta) -> bool {
         && now.attrs.get("size").and_then(serde_json::Value::as_u64) == Some(before.size_bytes)
         && !before.meta.attrs.contains_key(FRESH)
         && !before.trailer.contains_key(TORN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stamps_of_a_file_that_was_changed_a_moment_ago_are_not_believed() {
+        let mut file = tempfile::tempfile().unwrap();
+        rustix::io::write(&file, b"new").unwrap();
+        let meta = file.metadata().unwrap();
+        // Its first half was read before the change, within the same stamp.
+        let mixed = || Sha256::digest(b"old").into();
+        assert_eq!(change((&mut file, false), &meta, 3, mixed), None);
+        let told = change((&mut file, true), &meta, 3, mixed);
+        assert_eq!(told.unwrap(), "it changed while it was read");
+        assert_eq!(change((&mut file, true), &meta, 3, || Sha256::digest(b"new").into()), None);
+    }
 }

@@ -2,8 +2,9 @@
 //!
 //! *Order.* Look what is in the way and refuse before anything is touched; folders as they come, files and
 //! links by a draft and a rename; at the end, the deepest first, the folders' owners, attributes, modes and times,
-//! which writing into them would have changed. A further name of a file that was written in this run becomes one;
-//! where it cannot, or where the first was not asked for, it becomes a file of its own.
+//! which writing into them would have changed; what was written is on the disk before it counts. A further name of a
+//! file that was written in this run becomes one; where it cannot, or where the first was not asked for, it becomes a
+//! file of its own.
 //!
 //! *Crash.* Each file is the old or the new one. A run that stopped is run again with `replace`, which
 //! overwrites what the snapshot has and leaves everything else alone: unlike a bucket, a folder is not made
@@ -12,7 +13,7 @@
 //! *Limits.* Folders, and files with several names, are remembered until the end, other files are not.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, hash_map},
     ffi::{OsStr, OsString},
     fs,
     io::{self, Write},
@@ -136,11 +137,12 @@ impl FilesTarget {
             target: &self,
             handle,
             replace: options.replace,
+            inventory: entries.inventory().to_vec(),
             folders: Vec::new(),
             written: HashMap::new(),
             bare: (0, None),
             refused: Vec::new(),
-            place: None,
+            places: HashMap::new(),
             tally: Tally::default(),
         };
         while let Some(entry) = next {
@@ -173,14 +175,17 @@ struct Run<'a> {
     target: &'a FilesTarget,
     handle: &'a Handle,
     replace: bool,
-    /// What to do for the folders at the end, and whether they are new.
-    folders: Vec<(Facts, bool)>,
+    /// The items that were announced: nothing is written outside of them.
+    inventory: Vec<String>,
+    /// What to do for the folders at the end, and which they are.
+    folders: Vec<(Facts, Identity)>,
     /// Files with several names, by the first that they had: the path that was written, and the file.
     written: HashMap<PathBuf, (PathBuf, Identity)>,
-    /// How many paths lack some of their extended attributes, and the first with what it lacks.
+    /// How many paths lack their owner or some of their extended attributes, and the first with what it lacks.
     bare: (u64, Option<String>),
     refused: Vec<String>,
-    place: Option<(PathBuf, Place)>,
+    /// The places below the trusted folders.
+    places: HashMap<PathBuf, Place>,
     tally: Tally,
 }
 
@@ -211,6 +216,7 @@ impl From<FlowError> for Trouble {
 impl Run<'_> {
     fn entry(&mut self, mut entry: Entry) -> FlowResult<()> {
         let facts = Facts::of_entry(&entry.meta)?;
+        self.refuse_the_strange(&facts, &entry.meta)?;
         match self.write(&facts, &mut entry) {
             Ok(bytes) => {
                 self.tally.entries += 1;
@@ -229,6 +235,16 @@ impl Run<'_> {
         }
     }
 
+    /// Refuses an entry whose path does not lie in its item, which was announced: no backup wrote it.
+    fn refuse_the_strange(&self, facts: &Facts, meta: &EntryMeta) -> Result<()> {
+        if facts.path.starts_with(&meta.item) && self.inventory.contains(&meta.item) {
+            return Ok(());
+        }
+        let what = format!("entry `{}` does not lie where it says", meta.path);
+        let why = format!("its path is `{}`, its item `{}`", facts.path.display(), meta.item);
+        Err(Failure::new(ExitCode::Damage, what).because(why))
+    }
+
     fn refuse(&mut self, path: &Path, error: &io::Error) {
         let what = format!("`{}` was not restored: {error}", path.display());
         self.target.monitor.warn(Some(&self.target.name), what, None);
@@ -238,15 +254,18 @@ impl Run<'_> {
     fn write(&mut self, facts: &Facts, entry: &mut Entry) -> Result<u64, Trouble> {
         let (base, names) = self.target.split(&facts.path).map_err(FlowError::from)?;
         let Some((name, above)) = names.split_last() else { return Ok(0) };
-        let parent = self.place(&base)?.folder(above)?;
+        let parent = self.place(base.clone())?.folder(above)?;
         match (facts.kind, &facts.target) {
             (Kind::Folder, _) => {
-                let is_new = self.folder(&parent, name)?;
-                self.folders.push((facts.clone(), is_new));
+                self.folder(&parent, name)?;
+                let folder = self.place(base)?.folder(&names)?;
+                self.folders.push((facts.clone(), identity(folder)?));
                 Ok(0)
             }
             (Kind::Link, Some(target)) => {
-                Draft::link(parent, target, facts)?.finish(name, self.replace)?;
+                let (draft, lacking) = Draft::link(parent, target, facts)?;
+                draft.finish(name, self.replace)?;
+                self.lacks(facts, lacking);
                 Ok(0)
             }
             (Kind::Link, None) => Err(io::Error::other("the snapshot does not say where it points").into()),
@@ -269,12 +288,14 @@ impl Run<'_> {
     }
 
     /// Returns the place below a trusted folder.
-    fn place(&mut self, base: &Path) -> io::Result<&Place> {
-        match &mut self.place {
-            Some((open, _)) if open == base => {}
-            other => *other = Some((base.to_owned(), Place::open(base)?)),
-        }
-        self.place.as_ref().map(|(_, place)| place).ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn place(&mut self, base: PathBuf) -> io::Result<&mut Place> {
+        Ok(match self.places.entry(base) {
+            hash_map::Entry::Occupied(open) => open.into_mut(),
+            hash_map::Entry::Vacant(closed) => {
+                let place = Place::open(closed.key())?;
+                closed.insert(place)
+            }
+        })
     }
 
     /// Begins another name of a file that was written in this run.
@@ -285,7 +306,7 @@ impl Run<'_> {
         };
         let (base, names) = self.target.split(&path).map_err(io::Error::other)?;
         let Some((name, above)) = names.split_last() else { return Ok(None) };
-        let folder = self.place(&base)?.folder(above)?;
+        let folder = self.place(base)?.folder(above)?;
         match Draft::same(parent.try_clone()?, (&folder, name), file) {
             Ok(draft) => Ok(Some(draft)),
             Err(error) => {
@@ -296,15 +317,14 @@ impl Run<'_> {
         }
     }
 
-    /// Makes a folder where none is; returns whether it did.
-    fn folder(&self, parent: &OwnedFd, name: &OsStr) -> Result<bool, Trouble> {
+    /// Makes a folder where none is.
+    fn folder(&self, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
         match kind_at(parent, name)? {
-            Some(FileType::Directory) => return Ok(false),
+            Some(FileType::Directory) => return Ok(()),
             Some(_) if self.replace => remove(parent, name)?,
             _ => {}
         }
-        make_private_folder(parent, name)?;
-        Ok(true)
+        make_private_folder(parent, name)
     }
 
     fn fill(&mut self, mut file: &fs::File, facts: &Facts, entry: &mut Entry) -> Result<u64, Trouble> {
@@ -325,7 +345,7 @@ impl Run<'_> {
         } else if facts.size_bytes.is_some_and(|size| size != size_bytes) {
             return Err(io::Error::other(format!("the snapshot has only {size_bytes} bytes of it")).into());
         }
-        let lacking = dress(file, facts, true)?;
+        let lacking = dress(file, facts)?;
         self.lacks(facts, lacking);
         file.sync_all()?;
         let there = file.metadata()?.len();
@@ -338,8 +358,9 @@ impl Run<'_> {
     }
 
     fn end(mut self) -> FlowResult<Tally> {
-        for (facts, is_new) in std::mem::take(&mut self.folders).into_iter().rev() {
-            match self.dress_folder(&facts, is_new) {
+        self.flush();
+        for (facts, folder) in std::mem::take(&mut self.folders).into_iter().rev() {
+            match self.dress_folder(&facts, folder) {
                 Ok(lacking) => self.lacks(&facts, lacking),
                 Err(error) => self.refuse(&facts.path, &error),
             }
@@ -348,7 +369,9 @@ impl Run<'_> {
             self.tally.notes.push("owners and capabilities were not set, which only root can".to_owned());
         }
         if let (paths, Some(first)) = &self.bare {
-            self.tally.notes.push(format!("paths that lack extended attributes: {paths}, first {first}"));
+            self.tally
+                .notes
+                .push(format!("paths that lack their owner or extended attributes: {paths}, first {first}"));
         }
         if self.refused.is_empty() {
             self.tally.verified = Verified::Counts;
@@ -364,17 +387,31 @@ impl Run<'_> {
             .into())
     }
 
-    /// Notes what a path lacks of its extended attributes.
+    /// Notes what a path lacks of its owner and its extended attributes.
     fn lacks(&mut self, facts: &Facts, lacking: Option<String>) {
         let Some(what) = lacking else { return };
         self.bare.0 += 1;
         self.bare.1.get_or_insert_with(|| format!("{}: {what}", facts.path.display()));
     }
 
-    fn dress_folder(&self, facts: &Facts, is_new: bool) -> io::Result<Option<String>> {
+    /// Flushes the names in the folders that were written into and are not among those that are dressed.
+    fn flush(&mut self) {
+        let dressed: HashSet<Identity> = self.folders.iter().map(|(_, folder)| *folder).collect();
+        let places = std::mem::take(&mut self.places);
+        for (base, place) in &places {
+            for (folder, error) in place.flush(|folder| dressed.contains(&folder)) {
+                self.refuse(&base.join(folder), &error);
+            }
+        }
+        self.places = places;
+    }
+
+    /// Gives a folder what the snapshot says of it, and flushes that to the disk with the names in it.
+    fn dress_folder(&mut self, facts: &Facts, folder: Identity) -> io::Result<Option<String>> {
         let (base, names) = self.target.split(&facts.path).map_err(io::Error::other)?;
-        let folder = Place::open(&base)?.folder(&names)?;
+        let folder = self.place(base)?.again(&names, folder)?;
+        let lacking = dress(&folder, facts)?;
         flush(&folder)?;
-        dress(&folder, facts, is_new)
+        Ok(lacking)
     }
 }

@@ -11,10 +11,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::facts::is_plain;
-use crate::error::{Context, ExitCode, Failure, Result};
+use crate::{
+    error::{Context, ExitCode, Failure, Result},
+    policy::FilesConfig,
+};
 
 /// Walks one root.
 pub(super) struct Walk {
@@ -51,6 +54,22 @@ impl Walk {
     }
 }
 
+/// Returns what a policy takes: its roots, and the set of paths to leave out.
+///
+/// A pattern that leaves out a whole root is refused: it was meant for what is inside, and a snapshot of nothing
+/// would count as whole.
+pub(super) fn plan(config: &FilesConfig) -> Result<(Vec<PathBuf>, GlobSet)> {
+    let (roots, exclude) = (roots(&config.paths)?, exclusion(&config.exclude)?);
+    let Some(root) = roots.iter().find(|root| exclude.is_match(root)) else { return Ok((roots, exclude)) };
+    let patterns = config.exclude.iter();
+    let leaves_out = |pattern: &&String| exclusion(&[(*pattern).clone()]).is_ok_and(|set| set.is_match(root));
+    let named: Vec<String> = patterns.filter(leaves_out).map(|pattern| format!("`{pattern}`")).collect();
+    let (named, root) = (named.join(", "), root.display());
+    let what = format!("`exclude` of a files source leaves out all of its path `{root}`: {named}");
+    Err(Failure::new(ExitCode::Usage, what)
+        .hint("Write the pattern so that it matches only what is inside, or take the path out of `paths`."))
+}
+
 /// Returns the roots of a policy, sorted, without those that lie inside another.
 pub(super) fn roots(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut roots: Vec<PathBuf> = Vec::new();
@@ -71,13 +90,18 @@ pub(super) fn roots(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// Makes the set of paths to leave out; a glob that names a folder leaves out all that is inside.
-pub(super) fn exclusion(patterns: &[String]) -> Result<GlobSet> {
+///
+/// As in a shell, `*` and `?` stay inside one name and `**` does not. A pattern that does not begin at the root is
+/// looked for at any depth.
+fn exclusion(patterns: &[String]) -> Result<GlobSet> {
     let mut builder = GlobSetBuilder::new();
     for pattern in patterns {
-        for pattern in [pattern.clone(), format!("{}/**", pattern.trim_end_matches('/'))] {
-            let glob = Glob::new(&pattern)
-                .failed(ExitCode::Usage, || format!("pattern `{pattern}` of a files source is no glob"))?;
-            builder.add(glob);
+        let anywhere = if pattern.starts_with('/') { "" } else { "**/" };
+        let folder = pattern.trim_end_matches('/');
+        for whole in [format!("{anywhere}{folder}"), format!("{anywhere}{folder}/**")] {
+            let glob = GlobBuilder::new(&whole).literal_separator(true).build();
+            let trouble = || format!("pattern `{pattern}` of a files source is no glob");
+            builder.add(glob.failed(ExitCode::Usage, trouble)?);
         }
     }
     builder.build().failed(ExitCode::Usage, || "the patterns of a files source are too many".to_owned())
@@ -93,6 +117,52 @@ mod tests {
         assert_eq!(roots(&paths).unwrap(), ["/a", "/ab", "/b"].map(PathBuf::from));
         assert_eq!(roots(&["rel".into()]).unwrap_err().exit(), ExitCode::Usage);
         assert!(roots(&["/a/../b".into()]).is_err());
+    }
+
+    #[test]
+    fn a_pattern_that_leaves_out_a_whole_path_of_the_policy_is_refused() {
+        let config = |exclude: &[&str]| FilesConfig {
+            paths: vec!["/opt/im/config".into(), "/opt/im/.env".into()],
+            exclude: exclude.iter().map(|pattern| (*pattern).to_owned()).collect(),
+            max_age_days: None,
+        };
+        for pattern in ["**/config", "/opt/**", "/opt/im/.env", "/opt/im", "/"] {
+            let refused = plan(&config(&["*.tmp", pattern])).unwrap_err();
+            assert_eq!(refused.exit(), ExitCode::Usage, "{pattern}");
+            assert!(refused.to_string().contains(&format!(": `{pattern}`")), "{refused}");
+        }
+        for pattern in ["/opt/im/config/config", "/opt/im/config/**/config", "/opt/im/config/**", "/srv"] {
+            assert!(plan(&config(&[pattern])).is_ok(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_star_stays_inside_one_name_and_a_pattern_from_the_root_is_found_there_alone() {
+        let left_out = |pattern: &str, path: &str| exclusion(&[pattern.to_owned()]).unwrap().is_match(path);
+        for (pattern, path) in [
+            ("/srv/*/tmp", "/srv/app/tmp"),
+            ("/srv/*/tmp/", "/srv/app/tmp"),
+            ("/srv/*/tmp", "/srv/app/tmp/deep/er"),
+            ("/srv/**/tmp", "/srv/app/data/users/tmp"),
+            ("/var/log/*.gz", "/var/log/im.log.gz"),
+            ("*.gz", "/var/log/nginx/im.log.gz"),
+            ("**/*.gz", "/var/log/nginx/im.log.gz"),
+            ("cache", "/srv/app/cache/x"),
+            ("cache/*.bin", "/srv/app/cache/x.bin"),
+            ("{/srv,/opt}/*/tmp", "/opt/app/tmp"),
+        ] {
+            assert!(left_out(pattern, path), "{pattern} {path}");
+        }
+        for (pattern, path) in [
+            ("/srv/*/tmp", "/srv/app/data/users/tmp"),
+            ("/srv/?tmp", "/srv/a/tmp"),
+            ("/var/log/*.gz", "/var/log/nginx/im.log.gz"),
+            ("cache/*.bin", "/srv/app/cache/x/y.bin"),
+            ("{/srv,/opt}/*/tmp", "/home/opt/app/tmp"),
+            ("cache", "/srv/app/cache2"),
+        ] {
+            assert!(!left_out(pattern, path), "{pattern} {path}");
+        }
     }
 
     #[test]

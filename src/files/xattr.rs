@@ -21,7 +21,7 @@ pub(super) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 const BYTES_MAX: usize = 64 << 10;
 /// Bytes that the names of nearly all paths fit into.
 const FEW_BYTES: usize = 256;
-/// The lists that a new file or folder may inherit from the folder that it lies in.
+/// The lists of who may do what; a new file or folder may inherit them from the folder that it lies in.
 const LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 
 /// Returns the attributes of something open.
@@ -79,21 +79,24 @@ pub(super) fn is_roots(name: &[u8]) -> bool {
     name.starts_with(b"trusted.") || name.starts_with(b"security.")
 }
 
-/// Gives something open these attributes; `is_new` takes away the lists that it inherited. Returns the first that
-/// could not be set, and why; what only root can set is left out when we are not root.
-pub(super) fn set(file: impl AsFd, xattrs: &Xattrs, is_new: bool) -> Option<String> {
+/// Gives something open these attributes, and takes away the lists that are not among them: it may have inherited them,
+/// or have had them before a restore. Returns the first that could not be set, and why; what only root can set is left
+/// out when we are not root.
+pub(super) fn set(file: impl AsFd, xattrs: &Xattrs) -> Option<String> {
     let file = file.as_fd();
-    let lists = LISTS.iter().filter(|list| is_new && !xattrs.contains_key(list.as_bytes()));
-    let inherited = lists.map(|list| match fremovexattr(file, *list) {
+    let lists = LISTS.iter().filter(|list| !xattrs.contains_key(list.as_bytes()));
+    let taken = lists.map(|list| match fremovexattr(file, *list) {
         Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => Ok(()),
-        told => told.map_err(|error| format!("`{list}`, which it inherited: {}", io::Error::from(error))),
+        told => {
+            told.map_err(|error| format!("`{list}`, which it should not have: {}", io::Error::from(error)))
+        }
     });
     let can = |name: &[u8]| !is_roots(name) || geteuid().is_root();
     let kept = xattrs.iter().filter(|(name, _)| can(name)).map(|(name, value)| {
         let set = fsetxattr(file, OsStr::from_bytes(name), value, XattrFlags::empty());
         set.map_err(|error| format!("`{}`: {}", name.escape_ascii(), io::Error::from(error)))
     });
-    inherited.chain(kept).fold(None, |first, set| first.or(set.err()))
+    taken.chain(kept).fold(None, |first, set| first.or(set.err()))
 }
 
 #[cfg(test)]
