@@ -11,7 +11,7 @@ use std::{
 use super::{
     facts::Kind,
     source::open,
-    walk::{Walk, plan},
+    walk::{Step, Walk, plan},
 };
 use crate::{
     error::{Context, ExitCode, Result},
@@ -58,8 +58,9 @@ fn look(config: &FilesConfig) -> Result<Vec<Finding>> {
     for root in there {
         let mut walk = Walk::new(root, exclude.clone());
         while seen < PATHS_MAX
-            && let Some(path) = walk.next()
+            && let Some(step) = walk.next()
         {
+            let Step::Path(path) = step else { continue };
             seen += 1;
             if !can_be_read(&path, &mut walk) {
                 unreadable.push(path);

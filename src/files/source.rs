@@ -30,7 +30,7 @@ use super::{
     },
     holes,
     links::{Links, state},
-    walk::{Walk, plan},
+    walk::{Step, Walk, plan},
     xattr,
 };
 use crate::{
@@ -168,7 +168,14 @@ impl Run<'_> {
             );
         }
         let mut walk = Walk::new(root, self.exclude.clone());
-        while let Some(path) = walk.next() {
+        while let Some(step) = walk.next() {
+            let path = match step {
+                Step::Path(path) => path,
+                Step::Replaced(folder) => {
+                    self.report(&folder, "another folder took its place while it was read".to_owned())?;
+                    continue;
+                }
+            };
             match self.path(&path, item, &mut walk)? {
                 Ok(()) => {}
                 // Deleted after its folder was listed, which is nobody's fault.

@@ -1,13 +1,19 @@
 //! All paths below the policy's, in order.
 //!
 //! *Order.* A folder comes before what is inside it, and names come by their bytes, part by part: the order
-//! of [`Path`]'s own comparison. The next run walks the same way beside this one.
+//! of [`Path`]'s own comparison. The next run walks the same way beside this one. A folder that was changed meanwhile
+//! is listed again when its names are through, and what has come comes then: logs are renamed when they rotate, and
+//! what was listed under one name would else be in no entry.
 //!
-//! *Limits.* The names of the folders on the way down are in memory, not those of the whole tree.
+//! *Limits.* The names of the folders on the way down are in memory, not those of the whole tree. A folder that never
+//! rests is listed [`LISTINGS_MAX`] times.
 
 use std::{
-    collections::VecDeque,
-    fs, io,
+    collections::{BTreeSet, VecDeque},
+    ffi::OsString,
+    fs::{self, Metadata},
+    io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -19,37 +25,107 @@ use crate::{
     policy::FilesConfig,
 };
 
+/// How often a folder is listed that was changed each time.
+const LISTINGS_MAX: u32 = 4;
+
 /// Walks one root.
 pub(super) struct Walk {
-    /// What is left of each folder on the way down.
-    levels: Vec<VecDeque<PathBuf>>,
+    /// The folders on the way down.
+    levels: Vec<Level>,
     exclude: GlobSet,
+}
+
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A path that is not excluded.
+    Path(PathBuf),
+    /// A folder that another one has taken the place of since it was listed: what is left of it was looked for there.
+    Replaced(PathBuf),
+}
+
+/// A folder on the way down.
+struct Level {
+    /// `None` of the root's own.
+    listed: Option<Listed>,
+    /// What is left of it.
+    left: VecDeque<PathBuf>,
+}
+
+struct Listed {
+    folder: PathBuf,
+    /// As it was right before it was listed.
+    then: Metadata,
+    /// All names that were listed.
+    names: BTreeSet<OsString>,
+    listings: u32,
+}
+
+impl Listed {
+    fn of(folder: &Path) -> io::Result<Self> {
+        let then = fs::symlink_metadata(folder)?;
+        // A link that took its place leads elsewhere.
+        if !then.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::NotADirectory));
+        }
+        let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+        Ok(Self { folder: folder.to_owned(), then, names, listings: 1 })
+    }
+
+    fn paths<'n>(&self, names: impl Iterator<Item = &'n OsString>) -> VecDeque<PathBuf> {
+        names.map(|name| self.folder.join(name)).collect()
+    }
+
+    /// Returns the names that have come since it was listed; `None` when it is not there any more, but another one.
+    fn since(&mut self) -> Option<VecDeque<PathBuf>> {
+        // One that is gone took its names along, and each of them has been missed.
+        let Ok(now) = fs::symlink_metadata(&self.folder) else { return Some(VecDeque::new()) };
+        if (now.dev(), now.ino()) != (self.then.dev(), self.then.ino()) {
+            return None;
+        }
+        let stamp = |meta: &Metadata| (meta.mtime(), meta.mtime_nsec());
+        if stamp(&now) == stamp(&self.then) || self.listings == LISTINGS_MAX {
+            return Some(VecDeque::new());
+        }
+        let Ok(again) = Self::of(&self.folder) else { return Some(VecDeque::new()) };
+        let new = self.paths(again.names.difference(&self.names));
+        self.names.extend(again.names);
+        (self.then, self.listings) = (again.then, self.listings + 1);
+        Some(new)
+    }
 }
 
 impl Walk {
     /// Begins at `root`.
     pub(super) fn new(root: &Path, exclude: GlobSet) -> Self {
-        Self { levels: vec![VecDeque::from([root.to_owned()])], exclude }
+        let level = Level { listed: None, left: VecDeque::from([root.to_owned()]) };
+        Self { levels: vec![level], exclude }
     }
 
-    /// Returns the next path that is not excluded.
-    pub(super) fn next(&mut self) -> Option<PathBuf> {
+    /// Returns what comes next, `None` at the end.
+    pub(super) fn next(&mut self) -> Option<Step> {
         loop {
             let level = self.levels.last_mut()?;
-            match level.pop_front() {
-                None => drop(self.levels.pop()),
+            match level.left.pop_front() {
                 Some(path) if self.exclude.is_match(&path) => {}
-                Some(path) => return Some(path),
+                Some(path) => return Some(Step::Path(path)),
+                None => match level.listed.as_mut().map(Listed::since) {
+                    Some(Some(new)) if !new.is_empty() => level.left = new,
+                    Some(None) => {
+                        let level = self.levels.pop()?;
+                        return level.listed.map(|listed| Step::Replaced(listed.folder));
+                    }
+                    _ => drop(self.levels.pop()),
+                },
             }
         }
     }
 
     /// Goes down into a folder that [`Self::next`] returned.
     pub(super) fn descend(&mut self, folder: &Path) -> io::Result<()> {
-        let names: io::Result<Vec<_>> = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect();
-        let mut names = names?;
-        names.sort();
-        self.levels.push(names.into_iter().map(|name| folder.join(name)).collect());
+        let listed = Listed::of(folder)?;
+        let left = listed.paths(listed.names.iter());
+        self.levels.push(Level { listed: Some(listed), left });
         Ok(())
     }
 }
@@ -119,6 +195,61 @@ mod tests {
         assert!(roots(&["/a/../b".into()]).is_err());
     }
 
+    /// Walks a folder whose files are these, and does something when the first one has come.
+    fn walked(files: &[&str], meanwhile: impl FnOnce(&Path)) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("logs");
+        fs::create_dir(&root).unwrap();
+        for file in files {
+            fs::write(root.join(file), file).unwrap();
+        }
+        // Older than the clock's own steps.
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        fs::File::open(&root).unwrap().set_modified(long_ago).unwrap();
+        let mut walk = Walk::new(&root, GlobSet::empty());
+        assert_eq!(walk.next(), Some(Step::Path(root.clone())));
+        walk.descend(&root).unwrap();
+        let (mut seen, mut meanwhile) = (Vec::new(), Some(meanwhile));
+        while let Some(step) = walk.next() {
+            let (Step::Path(path) | Step::Replaced(path)) = &step;
+            let name = path.file_name().unwrap().to_string_lossy();
+            seen.push(if matches!(step, Step::Path(_)) {
+                name.into_owned()
+            } else {
+                format!("replaced: {name}")
+            });
+            if let Some(meanwhile) = meanwhile.take() {
+                meanwhile(&root);
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn logs_that_rotate_meanwhile_come_under_their_new_names() {
+        let rotate = |root: &Path| {
+            fs::rename(root.join("im.log.2"), root.join("im.log.3.gz")).unwrap();
+            fs::rename(root.join("im.log.1"), root.join("im.log.2")).unwrap();
+        };
+        assert_eq!(walked(&["im.log.1", "im.log.2"], rotate), ["im.log.1", "im.log.2", "im.log.3.gz"]);
+        assert_eq!(walked(&["a", "b"], |_| {}), ["a", "b"]);
+        assert_eq!(walked(&["a", "b"], |root| fs::remove_dir_all(root).unwrap()), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_folder_that_another_one_took_the_place_of_is_told() {
+        let swap = |root: &Path| {
+            fs::rename(root, root.with_extension("old")).unwrap();
+            fs::create_dir(root).unwrap();
+        };
+        assert_eq!(walked(&["a", "b"], swap), ["a", "b", "replaced: logs"]);
+        let link = |root: &Path| {
+            fs::rename(root, root.with_extension("old")).unwrap();
+            std::os::unix::fs::symlink("/", root).unwrap();
+        };
+        assert_eq!(walked(&["a", "b"], link), ["a", "b", "replaced: logs"]);
+    }
+
     #[test]
     fn a_pattern_that_leaves_out_a_whole_path_of_the_policy_is_refused() {
         let config = |exclude: &[&str]| FilesConfig {
@@ -174,7 +305,7 @@ mod tests {
         }
         let mut walk = Walk::new(dir.path(), exclusion(&["**/z2".to_owned()]).unwrap());
         let mut seen = Vec::new();
-        while let Some(path) = walk.next() {
+        while let Some(Step::Path(path)) = walk.next() {
             if path.is_dir() {
                 walk.descend(&path).unwrap();
             }
