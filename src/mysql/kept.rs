@@ -26,6 +26,8 @@ pub const OLD_MARK: &str = "__was_";
 const FOREIGN_KEY: &str = "foreign key";
 /// The kind of a grant on a routine.
 const GRANT: &str = "grant";
+/// What a grant is that somebody else had taken and was to give again.
+const OWED: &str = "owed";
 
 /// How far an exchange is, in words that a person finds as the table's comment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +86,19 @@ impl Text {
         all.map(|grant| String::from_utf8_lossy(grant).into_owned())
     }
 
-    /// Keeps a grant on a routine, beside the tables of this database.
-    pub fn of_grant(db: &str, grant: &str) -> Self {
+    /// Returns those of them that were not there when they were kept.
+    pub fn owed_grants(&self) -> impl Iterator<Item = String> {
+        self.grants().filter(|_| self.what == OWED)
+    }
+
+    /// Keeps a grant on a routine, beside the tables of this database; `is_owed` when it is not there, as somebody else
+    /// had taken it and was to give it again.
+    pub fn of_grant(db: &str, grant: &str, is_owed: bool) -> Self {
         let mut script = Script::default();
         script.push(grant);
         let at = Place { db: db.to_owned(), table: String::new() };
-        Self { kind: GRANT.to_owned(), at, what: String::new(), script }
+        let what = if is_owed { OWED } else { "" };
+        Self { kind: GRANT.to_owned(), at, what: what.to_owned(), script }
     }
 }
 
@@ -205,7 +214,9 @@ mod tests {
              `up` FOREIGN KEY (`a`) REFERENCES `im`.`users` (`id`)\n;;\nDELIMITER ;\n"
         );
         assert_eq!(text.foreign_key().as_deref(), Some(definition));
-        let grant = Text::of_grant("im", "GRANT …");
+        let grant = Text::of_grant("im", "GRANT …", false);
+        assert_eq!(grant.owed_grants().count(), 0);
+        assert_eq!(Text::of_grant("im", "GRANT …", true).owed_grants().count(), 1);
         assert_eq!((grant.foreign_key(), grant.grants().collect()), (None, vec!["GRANT …".to_owned()]));
         assert_eq!(text.grants().count(), 0);
     }

@@ -137,6 +137,8 @@ struct Old {
     /// Grants on single routines, by the database that they are kept beside: of databases that go as a whole, and those
     /// that somebody who did not end was to give again.
     grants: Grants,
+    /// Those of them that are there.
+    standing: BTreeSet<String>,
     /// Databases whose grants on routines cannot be seen.
     unseen: Vec<String>,
     /// What exchanges that died left and this one finishes.
@@ -246,7 +248,8 @@ impl Exchange {
             let mut making = mending.open(Purpose::WriteNames).await?;
             let mut is_whole = true;
             for text in dead.texts(&mending, conn).await? {
-                grants.entry(dead.of.clone()).or_default().extend(text.grants());
+                // What it had only kept is there still, or somebody has revoked it since.
+                grants.entry(dead.of.clone()).or_default().extend(text.owed_grants());
                 let is_lost = match text.kind.as_str() {
                     "triggers" => there.contains(&text.at),
                     "view" => !there.contains(&text.at),
@@ -310,10 +313,13 @@ impl Exchange {
         server.run(&mut reading, as_they_are, "prepare its session").await?;
         let programs = read_programs(server, &mut reading, &databases, &held.whole, &listed).await?;
         let flavor = server.version(conn).await?.0;
-        let mut unseen = Vec::new();
+        let (mut unseen, mut standing) = (Vec::new(), BTreeSet::new());
         for Database { name, .. } in databases.iter().filter(|db| held.whole.contains(&db.name)) {
             match grants::on_routines(server, conn, flavor, name).await? {
-                Some(found) => grants.entry(name.clone()).or_default().extend(found),
+                Some(found) => {
+                    standing.extend(found.iter().cloned());
+                    grants.entry(name.clone()).or_default().extend(found);
+                }
                 None => unseen.push(name.clone()),
             }
         }
@@ -322,8 +328,19 @@ impl Exchange {
         if let Some(db) = databases_of(held).pop_first() {
             grants.entry(db).or_default().extend(others.grants.iter().cloned());
         }
-        let mut old =
-            Old { flavor, tables, views_in_the_way, databases, programs, ties, grants, unseen, dead, others };
+        let mut old = Old {
+            flavor,
+            tables,
+            views_in_the_way,
+            databases,
+            programs,
+            ties,
+            grants,
+            standing,
+            unseen,
+            dead,
+            others,
+        };
         self.take_over(conn, &mut old).await?;
         Ok(old)
     }
@@ -357,7 +374,8 @@ impl Exchange {
             });
             let ties = old.ties.children.iter().chain(&old.ties.outward);
             let keys = ties.map(|tie| Text::of_foreign_key(&tie.child, &tie.name, &tie.definition));
-            let grants = old.grants.get(&db).into_iter().flatten().map(|grant| Text::of_grant(&db, grant));
+            let grants = old.grants.get(&db).into_iter().flatten();
+            let grants = grants.map(|grant| Text::of_grant(&db, grant, !old.standing.contains(grant)));
             let texts: Vec<Text> = programs.chain(keys).chain(grants).collect();
             kept::write(&self.server, conn, &format!("{db}{}", self.was), &texts).await?;
         }

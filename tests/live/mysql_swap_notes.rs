@@ -15,6 +15,7 @@ use crate::{
 crate::on_both!(
     an_interrupted_restore_does_not_go_on_in_exchanged_tables,
     an_exchange_that_puts_everything_back_leaves_an_interrupted_restore_to_go_on,
+    a_restore_that_an_exchange_has_ended_stays_so_where_a_later_one_fails,
     grants_that_an_interrupted_restore_was_to_give_come_with_the_exchange,
 );
 
@@ -91,6 +92,28 @@ async fn an_exchange_that_puts_everything_back_leaves_an_interrupted_restore_to_
     assert!(!scene.goes_on(3).await);
     assert_eq!(scene.ask("SELECT GROUP_CONCAT(name) FROM {db}.users").await, "old,old");
     assert_eq!(scene.programs().await, "e,names,p,t1");
+    scene.end().await;
+}
+
+async fn a_restore_that_an_exchange_has_ended_stays_so_where_a_later_one_fails(product: Product) {
+    let scene = Scene::new(product, "swap_ended").await;
+    scene.interrupted(5, None).await;
+    let db = &scene.db;
+    // What an exchange leaves that dies after it moved the tables.
+    scene
+        .server
+        .run([
+            format!(
+                "UPDATE lifeboat_restore.job SET accounts_begun = accounts_begun + 2 WHERE id IN \
+                 (SELECT job FROM lifeboat_restore.written WHERE of_database = '{db}')"
+            ),
+            format!("CREATE TABLE {db}.extra (id INT PRIMARY KEY)"),
+            format!("CREATE TRIGGER {db}.t1 BEFORE INSERT ON {db}.extra FOR EACH ROW SET NEW.id = 1"),
+        ])
+        .await;
+    assert!(!scene.goes_on(5).await);
+    scene.beside(Some("users"), WAS).await.run().await.unwrap_err();
+    assert!(!scene.goes_on(5).await, "the tables are not those that it made");
     scene.end().await;
 }
 

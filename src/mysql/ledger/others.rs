@@ -29,6 +29,8 @@ const DOING: &str = "end the notes of interrupted restores";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::mysql) struct Others {
     jobs: BTreeSet<String>,
+    /// Those of them that could be continued: the others were ended before, and stay so.
+    continuable: BTreeSet<String>,
     /// Grants on routines that they were to give again.
     pub grants: BTreeSet<String>,
 }
@@ -47,7 +49,8 @@ impl Others {
         }
         alone(server, conn).await?;
         let sql = format!(
-            "SELECT written.job, written.of_database, written.of_table FROM {LEDGER}.written \
+            "SELECT written.job, written.of_database, written.of_table, job.accounts_begun < {ENDED} \
+             FROM {LEDGER}.written \
              JOIN {LEDGER}.job ON job.id = written.job WHERE job.id <> {}",
             hex(own.unwrap_or_default())
         );
@@ -60,6 +63,9 @@ impl Others {
         for row in &rows {
             let (Some(job), Some(db)) = (text(row, 0), text(row, 1)) else { continue };
             if written.meets(&(db, text(row, 2))) {
+                if text(row, 3).as_deref() == Some("1") {
+                    others.continuable.insert(job.clone());
+                }
                 others.jobs.insert(job);
             }
         }
@@ -90,10 +96,10 @@ impl Others {
 
     /// Changes the state of those that are ended, or not.
     async fn set(&self, server: &Server, conn: &mut Conn, state: &str, are: &str) -> Result<()> {
-        if self.jobs.is_empty() {
+        if self.continuable.is_empty() {
             return Ok(());
         }
-        let list: Vec<String> = self.jobs.iter().map(|job| hex(job)).collect();
+        let list: Vec<String> = self.continuable.iter().map(|job| hex(job)).collect();
         let sql = format!(
             "UPDATE {LEDGER}.job SET accounts_begun = {state} WHERE id IN ({}) AND accounts_begun {are} {ENDED}",
             list.join(", ")
