@@ -131,8 +131,10 @@ pub(super) async fn look(
 #[derive(Default)]
 struct Seen {
     tables: BTreeSet<Place>,
-    /// Tables, views and sequences.
+    /// Tables, views and sequences, but for those that do not fit.
     names: BTreeSet<Place>,
+    /// Items that do not fit.
+    unfit: BTreeSet<String>,
     databases: BTreeSet<String>,
     kinds: BTreeSet<String>,
     rows: u64,
@@ -168,7 +170,7 @@ impl Seen {
         if kind == "table" {
             self.tables.extend(at.clone());
         }
-        if matches!(kind, "table" | "placeholder" | "sequence" | "definition") {
+        if matches!(kind, "table" | "placeholder" | "sequence") {
             self.names.extend(at.clone());
         }
         if meta.stage == Stage::Data {
@@ -176,7 +178,10 @@ impl Seen {
                 |name: &str| entry.trailer.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
             self.rows += number("rows");
             self.data_bytes += entry.size_bytes;
-            self.longest_row_bytes = self.longest_row_bytes.max(number("longest_row_bytes"));
+            // Rows of a table that does not fit are left out with it, or nothing comes.
+            if !self.unfit.contains(&meta.item) {
+                self.longest_row_bytes = self.longest_row_bytes.max(number("longest_row_bytes"));
+            }
             if let Some(at) = at {
                 *self.rows_of.entry(at).or_default() += number("rows");
             }
@@ -223,6 +228,11 @@ impl Seen {
         fitted.mapped.into_iter().for_each(|why| self.note(Weight::Mapped, what.clone(), why));
         // A table of rows that are kept elsewhere is left out where it cannot be made, and told.
         let weight = if kind == "definition" { Weight::Note } else { Weight::DoesNotFit };
+        if weight == Weight::DoesNotFit && !fitted.unfit.is_empty() {
+            let at = meta.text("db").zip(meta.text("table"));
+            self.names.retain(|name| Some((name.db.as_str(), name.table.as_str())) != at);
+            self.unfit.insert(meta.item.clone());
+        }
         fitted.unfit.into_iter().for_each(|why| self.note(weight, what.clone(), why));
     }
 

@@ -631,7 +631,7 @@ impl Writing<'_> {
                     };
                     let back = apply::run(self.server, &mut conn, &program.back, &doing).await;
                     self.or_broken(&meta, kind, program.name, made)?;
-                    back?;
+                    self.or_broken(&meta, kind, None, back)?;
                 }
                 self.tell_replaced(&meta, &replaced);
             }
