@@ -48,13 +48,15 @@ impl Found {
         self.data += u64::from(only.wants(meta) && meta.stage == Stage::Data);
     }
 
-    /// Refuses a time that the snapshot of a source, taken at `taken`, knows nothing of; returns what a person should
-    /// know of one that it knows of.
+    /// Refuses a time that the snapshot of a source, taken at `taken`, knows nothing of, and one at which a restore
+    /// that `replaces` would leave nothing to see of a bucket; returns what a person should know of one that it knows
+    /// of.
     pub(super) fn check_time(
         &self,
         only: &Selection,
         name: &SourceName,
         taken: DateTime<Utc>,
+        replaces: bool,
     ) -> Result<Option<Remark>> {
         let Some(as_of) = only.as_of() else { return Ok(None) };
         if as_of > taken {
@@ -72,8 +74,9 @@ impl Found {
         {
             return Err(nothing_stood(name, as_of, *oldest));
         }
-        // What is only a part of a source removes nothing.
-        let mut emptied = oldest.iter().filter(|(_, oldest)| only.is_of_all() && **oldest > as_of);
+        // Neither a restore that leaves what else is there nor one of only a part of a source removes anything.
+        let empties = replaces && only.is_of_all();
+        let mut emptied = oldest.iter().filter(|(_, oldest)| empties && **oldest > as_of);
         if let Some((item, oldest)) = emptied.next() {
             let items: Vec<_> = std::iter::once(item).chain(emptied.map(|(item, _)| item)).cloned().collect();
             let what = format!(
@@ -248,12 +251,16 @@ mod tests {
         format!("2026-10-{day:02}T00:00:00Z").parse().unwrap()
     }
 
-    /// Checks a time against versions: bucket, key, the day that each was made, and whether it is a delete marker.
-    fn check(
-        versions: &[(&str, &str, u32, bool)],
-        only: &[&str],
-        day: u32,
-    ) -> Result<Option<String>, (String, Vec<String>)> {
+    /// A version: bucket, key, the day that it was made, and whether it is a delete marker.
+    type Made<'t> = (&'t str, &'t str, u32, bool);
+    type Checked = Result<Option<String>, (String, Vec<String>)>;
+
+    /// Checks the time of a restore that replaces what is there against versions.
+    fn check(versions: &[Made<'_>], only: &[&str], day: u32) -> Checked {
+        check_for(versions, only, day, true)
+    }
+
+    fn check_for(versions: &[Made<'_>], only: &[&str], day: u32, replaces: bool) -> Checked {
         let patterns: Vec<String> = only.iter().map(|pattern| (*pattern).to_owned()).collect();
         let only = Selection::new(&patterns).unwrap().at(Some(at(day)));
         let mut found = Found::default();
@@ -270,7 +277,7 @@ mod tests {
             }
             found.note_time(&only, &meta);
         }
-        let checked = found.check_time(&only, &SourceName::new("minio").unwrap(), at(20));
+        let checked = found.check_time(&only, &SourceName::new("minio").unwrap(), at(20), replaces);
         checked
             .map(|remark| remark.map(|remark| remark.why[..1].to_owned()))
             .map_err(|failure| (failure.to_string(), failure.chain()))
@@ -293,7 +300,8 @@ mod tests {
         let (what, chain) = (check(&versions, &[], 4).unwrap_err().0, chain);
         assert!(what.contains("nothing of `b` is as old as 2026-10-04"), "{what}");
         assert!(what.ends_with("is of 2026-10-05T00:00:00Z") && chain[1].ends_with("in `c`"), "{chain:?}");
-        // With patterns nothing is removed: what is younger is counted.
+        // With patterns, or beside what is there, nothing is removed: what is younger is counted.
+        assert_eq!(check_for(&versions, &[], 4, false), Ok(Some("4".to_owned())));
         assert_eq!(check(&versions, &["a", "b"], 4), Ok(Some("3".to_owned())));
     }
 

@@ -202,7 +202,7 @@ pub async fn plan(snapshot: &Snapshot, wanted: Wanted, monitor: &SharedMonitor) 
             continue;
         }
         check_ranges(&only, &source.kind, &target)?;
-        let of_time = found.check_time(&only, &source.name, source.point.at)?;
+        let of_time = found.check_time(&only, &source.name, source.point.at, replace)?;
         let mut state = target.target.inspect(&found.inventory).await?;
         let mut coming = Upcoming::of(snapshot, source, &only, salvage.as_ref())?;
         state.preflight = target.target.preflight(&options, &mut coming).await?;
@@ -348,7 +348,7 @@ async fn examine(
 }
 
 /// Refuses what cannot be read any more, where packs of the snapshot are lacking. A plan needs no identity of the data:
-/// without it, it says what it cannot tell. A restore asks for one before it touches anything.
+/// without any, it says what it cannot tell. A restore asks for one before it touches anything.
 async fn check_whole(
     snapshot: &Snapshot,
     name: &SourceName,
@@ -357,7 +357,7 @@ async fn check_whole(
     monitor: &SharedMonitor,
 ) -> Result<Option<Remark>> {
     let examined = match examine(snapshot, name, only, monitor).await {
-        Err(failure) if failure.exit() == ExitCode::KeyRefused => {
+        Err(failure) if failure.exit() == ExitCode::KeyRefused && !snapshot.opens_data() => {
             let why = "whether what is wanted is in them is seen only with the identity of the data";
             return Ok(Some(Remark::new(Weight::Note, of_packs(lacking), why)));
         }

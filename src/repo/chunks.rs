@@ -23,7 +23,7 @@ use super::{
     core::Core,
     format::{BodyRecord, FrameRecord, PackKind, layout},
     index::{Location, PackMap},
-    pack,
+    opens_one, pack,
 };
 use crate::{
     crypt::{CIPHER_CHUNK_BYTES, Identities, PLAIN_CHUNK_BYTES, Payload},
@@ -79,6 +79,11 @@ impl ChunkReader {
             lacking += usize::from(!is_whole || self.0.core.known.pack(pack)?.is_none());
         }
         Ok(lacking)
+    }
+
+    /// Returns whether an identity is there that opens data of some time.
+    pub(super) fn opens_data(&self) -> bool {
+        opens_one(&self.0.identities, &self.0.core.data_recipients_ever())
     }
 
     pub(super) fn new(core: Arc<Core>, identities: Identities, needed: BTreeMap<PackId, u64>) -> Self {

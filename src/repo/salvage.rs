@@ -58,6 +58,11 @@ impl Snapshot {
         self.chunks.lacking().await
     }
 
+    /// Returns whether an identity is there that opens data of this repository, though perhaps not all of it.
+    pub fn opens_data(&self) -> bool {
+        self.chunks.opens_data()
+    }
+
     /// Reads every wanted entry of a source and returns which of them are damaged.
     ///
     /// A definition that is lost takes its whole item along: rows of a table that cannot be made are of no use, and
