@@ -9,7 +9,7 @@
 //! *Order.* Entries as they come; when all are on the disk, [`SIDECAR`]: one JSON line for each entry with its path,
 //! file, facts and SHA-256. *Crash.* A folder without that file is not whole.
 //!
-//! *Limits.* [`OPEN_MAX`] entries are written at a time; folders and renamed files are remembered, others are not.
+//! *Limits.* [`OPEN_MAX`] entries are written at a time; renamed files are remembered, others are not.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::{io::AsyncWriteExt, task::JoinSet};
 
-use super::place::{Place, create, flush, kind_at, make_folder, remove, rename};
+use super::place::{Place, create, flush, kind_at, make_folder_of_many, remove, rename};
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     flow::{
@@ -175,7 +175,7 @@ impl Run {
     fn new(target: &EntryFolder, replace: bool) -> Result<Self> {
         let what = || format!("folder `{}` cannot be used", target.folder.display());
         Ok(Self {
-            place: Place::open(&target.folder).failed(ExitCode::Failed, what)?,
+            place: Place::open_for_many(&target.folder).failed(ExitCode::Failed, what)?,
             replace,
             writers: JoinSet::new(),
             lines: BufWriter::new(tempfile::tempfile().failed(ExitCode::Failed, what)?),
@@ -294,7 +294,7 @@ fn step_aside(depth: usize, parent: &OwnedFd, name: &OsStr, gave_way: &mut Vec<u
         rename(parent, name, &aside, false)?;
         gave_way.push(depth);
     }
-    make_folder(parent, name)
+    make_folder_of_many(parent, name)
 }
 
 fn sidecar_trouble() -> String {

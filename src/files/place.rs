@@ -20,8 +20,8 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, chownat, fchmod, fchown, fstat,
-        fsync, futimens, linkat, mkdirat, open, openat, renameat, renameat_with, statat, symlinkat, unlinkat,
-        utimensat,
+        fsync, futimens, linkat, mkdirat, open, openat, renameat, renameat_with, statat, symlinkat, syncfs,
+        unlinkat, utimensat,
     },
     io::Errno,
     process::{Gid, Uid, geteuid},
@@ -39,8 +39,9 @@ const DRAFT_TRIES: u32 = 100;
 #[derive(Debug)]
 pub(super) struct Place {
     base: OwnedFd,
-    /// The folders that were opened to write into them, by their names.
-    opened: HashMap<Identity, Vec<OsString>>,
+    /// The folders that were opened to write into them, by their names; `None` where the whole file system is flushed
+    /// in the end.
+    opened: Option<HashMap<Identity, Vec<OsString>>>,
 }
 
 impl Place {
@@ -57,7 +58,12 @@ impl Place {
             }
         }
         let base = open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { base, opened: HashMap::new() })
+        Ok(Self { base, opened: Some(HashMap::new()) })
+    }
+
+    /// The same for very many folders: none is remembered, nor flushed by itself when it is made.
+    pub(super) fn open_for_many(path: &Path) -> io::Result<Self> {
+        Ok(Self { opened: None, ..Self::open(path)? })
     }
 
     /// Opens the folder that these names lead to, to write into it, and makes those that are not there.
@@ -72,8 +78,10 @@ impl Place {
         missing: impl FnMut(usize, &OwnedFd, &OsStr) -> io::Result<()>,
     ) -> io::Result<OwnedFd> {
         let folder = self.walk(names, missing)?;
-        let names = || names.iter().map(|name| name.as_ref().to_owned()).collect();
-        self.opened.entry(identity(&folder)?).or_insert_with(names);
+        if let Some(opened) = &mut self.opened {
+            let names = || names.iter().map(|name| name.as_ref().to_owned()).collect();
+            opened.entry(identity(&folder)?).or_insert_with(names);
+        }
         Ok(folder)
     }
 
@@ -90,7 +98,14 @@ impl Place {
     /// Flushes the names in all folders that were opened to write into them, but those that somebody else will flush.
     /// Returns the folders where that failed.
     pub(super) fn flush(&self, is_others: impl Fn(Identity) -> bool) -> Vec<(PathBuf, io::Error)> {
-        let ours = self.opened.iter().filter(|(folder, _)| !is_others(**folder));
+        let Some(opened) = &self.opened else {
+            return syncfs(&self.base)
+                .err()
+                .map(|error| (PathBuf::new(), error.into()))
+                .into_iter()
+                .collect();
+        };
+        let ours = opened.iter().filter(|(folder, _)| !is_others(**folder));
         let flushed =
             ours.map(|(folder, names)| (names, self.again(names, *folder).and_then(|it| flush(&it))));
         flushed.filter_map(|(names, flushed)| Some((names.iter().collect(), flushed.err()?))).collect()
@@ -123,6 +138,11 @@ impl Place {
 pub(super) fn make_folder(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
     make(parent, name, 0o755)?;
     flush(parent)
+}
+
+/// Makes a folder on the way of which only its own place knows when it is flushed.
+pub(super) fn make_folder_of_many(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    make(parent, name, 0o755)
 }
 
 /// Makes a folder for its owner alone: what others may do there is set when all is in it.
