@@ -312,8 +312,11 @@ async fn remove_batch(server: &Server, bucket: &str, keys: Vec<String>, removed:
             let why = |error: &Error| error.message().or(error.code()).unwrap_or_default().to_owned();
             let kept: BTreeMap<_, _> =
                 answer.errors().iter().map(|error| (error.key().unwrap_or_default(), why(error))).collect();
+            // One that names none of these may be about any of them.
+            let stray =
+                kept.iter().find(|(key, _)| !keys.iter().any(|ours| ours == *key)).map(|(_, why)| why);
             for key in &keys {
-                match kept.get(key.as_str()) {
+                match kept.get(key.as_str()).or(stray) {
                     Some(why) => removed.kept(bucket, key, why),
                     None => removed.gone(bucket, key),
                 }
