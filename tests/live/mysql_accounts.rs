@@ -125,6 +125,10 @@ fn of_mysql() -> Vec<String> {
         "ALTER USER 'careful'@'%' ATTRIBUTE '{\"a\": \"it''s \\\\\"q\\\\\" b\\\\\\\\s \\\\n\", \"ü\": [1, null]}'",
         "CREATE USER 'noted'@'%' COMMENT 'it''s \\\\ a \"note\"'",
         "CREATE USER 'older'@'%' IDENTIFIED WITH sha256_password BY 'x'",
+        // Its salt can be printed, so that the server shows the hash as text: `it's\"b"REQUIRExxxxx` and the rest.
+        "CREATE USER 'graphic'@'%' IDENTIFIED WITH caching_sha2_password AS \
+            0x24412430303524697427735C226222524551554952457878787878696F466F686D364C\
+            4F62417651505175346B6C43687634673755485867385A55396E504562444C56706A41",
         "CREATE USER 'dual'@'%' IDENTIFIED BY 'one' PASSWORD HISTORY 5",
         "ALTER USER 'dual'@'%' IDENTIFIED BY 'two' RETAIN CURRENT PASSWORD",
         "CREATE USER 'stale'@'%' IDENTIFIED BY 'one'",
