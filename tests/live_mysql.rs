@@ -39,6 +39,8 @@ mod many_tables;
 mod objects;
 #[path = "live/mysql_orphans.rs"]
 mod orphans;
+#[path = "live/mysql_owed.rs"]
+mod owed;
 #[path = "live/mysql_position.rs"]
 mod position;
 #[path = "live/mysql_preflight.rs"]

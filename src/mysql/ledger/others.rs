@@ -3,10 +3,11 @@
 //! Who went on with one of them would take tables for its own that are not.
 //!
 //! *Order.* The caller keeps every other restore away from its databases and finds them; ends them before it changes
-//! the first table; then forgets what they noted, or brings them back where nothing was changed in the end.
+//! the first table; forgets what they noted when it has noted itself what they were to give again, or brings them back
+//! where nothing was changed in the end.
 //!
 //! *Crash.* What has been ended is not continued any more; its notes stay until somebody else writes its tables, or it
-//! begins anew itself. The grants that it was to give again are the caller's to keep.
+//! begins anew itself. Who comes then finds there the grants that it was to give again.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +37,8 @@ pub(in crate::mysql) struct Others {
 }
 
 impl Others {
-    /// Finds those that write some of this, but for the caller's own; changes nothing.
+    /// Finds those that write some of this, but for the caller's own; changes nothing. The grants are also those of the
+    /// caller's own notes: who begins anew writes them anew.
     pub async fn find(
         server: &Server,
         conn: &mut Conn,
@@ -51,8 +53,7 @@ impl Others {
         let sql = format!(
             "SELECT written.job, written.of_database, written.of_table, job.accounts_begun < {ENDED} \
              FROM {LEDGER}.written \
-             JOIN {LEDGER}.job ON job.id = written.job WHERE job.id <> {}",
-            hex(own.unwrap_or_default())
+             JOIN {LEDGER}.job ON job.id = written.job"
         );
         let rows: Vec<mysql_async::Row> = match conn.query(sql).await {
             Ok(rows) => rows,
@@ -73,6 +74,10 @@ impl Others {
             let sql = format!("SELECT statement FROM {LEDGER}.granted WHERE job = {}", hex(job));
             let rows = server.rows(conn, &sql, DOING).await?;
             others.grants.extend(rows.iter().filter_map(|row| text(row, 0)));
+        }
+        if let Some(own) = own {
+            others.jobs.remove(own);
+            others.continuable.remove(own);
         }
         release(server, conn).await?;
         Ok(others)

@@ -85,7 +85,7 @@ impl Writing<'_> {
         let written = items.iter().filter_map(|item| parse_item(item));
         let parts = self.parts.keys().map(|at| (at.db.clone(), Some(at.table.clone())));
         let written = Written::of(written.chain(parts));
-        self.end_others(&written).await?;
+        let others = self.end_others(&written).await?;
         apply::remove(self.server, &mut self.names, &found).await?;
         if let Some(ledger) = &self.ledger
             && !ledger.begin(self.server, &mut self.names, &written, &self.standing.grants).await?
@@ -95,6 +95,7 @@ impl Writing<'_> {
             monitor.warn(Some(&self.server.name), what, Some(&self.server.grant_hint()));
             self.ledger = None;
         }
+        others.forget(self.server, &mut self.names).await?;
         Ok(())
     }
 
@@ -119,15 +120,15 @@ impl Writing<'_> {
         }
     }
 
-    /// Ends the notes of interrupted restores that write some of the same: what they have made is removed or changed now.
-    /// The grants on routines that they removed are still to be given again.
-    async fn end_others(&mut self, written: &Written) -> Result<()> {
+    /// Ends interrupted restores that write some of the same: what they have made is removed or changed now. The grants
+    /// on routines that they removed are still to be given again.
+    async fn end_others(&mut self, written: &Written) -> Result<Others> {
         let own = self.options.job.as_deref();
-        let others = Others::find(self.server, &mut self.names, own, written).await?;
-        others.forget(self.server, &mut self.names).await?;
+        let mut others = Others::find(self.server, &mut self.names, own, written).await?;
+        others.end(self.server, &mut self.names).await?;
         self.tally.notes.extend(others.note());
-        self.standing.grants.extend(others.grants);
-        Ok(())
+        self.standing.grants.append(&mut others.grants);
+        Ok(others)
     }
 
     /// Reads the grants on single routines where routines go one by one: in `emptied` databases now, and in those of
