@@ -488,6 +488,8 @@ impl Exchange {
         let server = &self.server;
         let mut conn = server.open(Purpose::WriteNames).await?;
         end_session(server, &mut conn, id).await?;
+        // Its locks went with the session. Who has them meanwhile mends what a dead exchange left.
+        ledger::lock(server, &mut conn, None, &databases_of(held)).await?;
         if step >= Step::Programs {
             drop_programs(server, &mut conn, &held.whole).await?;
             // One may have the name of a table that comes back.
