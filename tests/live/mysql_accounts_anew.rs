@@ -117,8 +117,8 @@ async fn an_account_that_cannot_be_made_anew_is_there_as_it_was_and_nobody_loses
     let all = ["`only_here`@`%`", role, "`worker`@`%`"];
     let before = (shown(&server, &all).await, shown(&server, &others).await);
 
-    // A hash that no server takes, which is seen only when the account is made. MySQL shows a hash in hexadecimal, or as
-    // text where all of it can be printed: a space ends both.
+    // A hash that no server takes, which is seen only when the account is made. MySQL shows a hash in hexadecimal,
+    // or as text where all of it can be printed: a space ends both.
     let (word, end, no_hash) = match product {
         Product::Mysql => (" AS ", ' ', "0x24"),
         Product::Mariadb => ("PASSWORD '", '\'', "*123"),
