@@ -29,8 +29,11 @@ const RECOVER: &str = include_str!("recover.sh");
 /// The script's name in a repository.
 pub const SCRIPT: &str = "recover.sh";
 /// SHA-256 of the scripts that earlier versions put into repositories.
-const EARLIER: [&str; 2] = [
+const EARLIER: [&str; 5] = [
+    "b9c5319cd7dfbd611337d292d83e174c6d02aa860d3b5a28e39c8954eb48f73a",
     "88eca29f57dccaf7f11785c0653bb1ae695f002f43e724e55113281c5d039272",
+    "57f8880604fd9d46088113b184b84b82e2350b61f7310f2795eb0049ef8fc4a5",
+    "59c3fa892fcafce4d7fc03011a8d2b6271b386f9ef8b403db89fcd5e35a3367d",
     "25c7487c81a146b46bce7d8e6bb31665f7241ee90af652c5b38c853a87c3f600",
 ];
 /// Objects that are fetched at the same time.
@@ -97,9 +100,14 @@ mod tests {
 
     #[test]
     fn scripts_of_this_and_of_earlier_versions_are_known_and_no_other_is() {
-        let golden = include_bytes!("../../tests/golden/format-1/repo/recover.sh");
-        let third = include_bytes!("../../tests/golden/format-3/repo/recover.sh");
-        assert!(is_own_script(RECOVER.as_bytes()) && is_own_script(golden) && is_own_script(third));
+        let golden = [
+            include_str!("../../tests/golden/format-1/repo/recover.sh"),
+            include_str!("../../tests/golden/format-2/repo/recover.sh"),
+            include_str!("../../tests/golden/format-3/repo/recover.sh"),
+        ];
+        for own in golden.into_iter().chain([RECOVER]) {
+            assert!(is_own_script(own.as_bytes()));
+        }
         assert!(!is_own_script(format!("{RECOVER}\n").as_bytes()) && !is_own_script(b""));
     }
 }
