@@ -3,14 +3,11 @@
 //! Every file is opened for reading and closed again; none is read. After [`PATHS_MAX`] paths the looking ends and says
 //! so: what a person waits for is an answer, and a backup tells of each file anyway.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use super::{
     facts::Kind,
-    source::open,
+    found::Found,
     walk::{Step, Walk, plan},
 };
 use crate::{
@@ -56,14 +53,17 @@ fn look(config: &FilesConfig) -> Result<Vec<Finding>> {
     }
     let (mut seen, mut unreadable) = (0, Vec::new());
     for root in there {
-        let mut walk = Walk::new(root, exclude.clone());
+        let Ok(mut walk) = Walk::new(root, exclude.clone()) else {
+            unreadable.push(root.clone());
+            continue;
+        };
         while seen < PATHS_MAX
             && let Some(step) = walk.next()
         {
-            let Step::Path(path) = step else { continue };
+            let Step::Path(found) = step else { continue };
             seen += 1;
-            if !can_be_read(&path, &mut walk) {
-                unreadable.push(path);
+            if !can_be_read(&found, &mut walk) {
+                unreadable.push(found.path().to_owned());
             }
         }
     }
@@ -86,12 +86,12 @@ fn named(paths: &[&PathBuf]) -> String {
 }
 
 /// Tries one path. What went away meanwhile, and what is no file at all, is nobody's fault.
-fn can_be_read(path: &Path, walk: &mut Walk) -> bool {
-    let Ok(meta) = fs::symlink_metadata(path) else { return true };
+fn can_be_read(found: &Found, walk: &mut Walk) -> bool {
+    let Ok(seen) = found.look() else { return true };
     let is_gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
-    match Kind::of(&meta) {
-        Some(Kind::File) => open(path).map_or_else(|error| is_gone(&error), |_| true),
-        Some(Kind::Folder) => walk.descend(path).map_or_else(|error| is_gone(&error), |()| true),
+    match Kind::of(&seen.meta) {
+        Some(Kind::File) => found.open().map_or_else(|error| is_gone(&error), |_| true),
+        Some(Kind::Folder) => walk.descend(found).map_or_else(|error| is_gone(&error), |()| true),
         Some(Kind::Link) | None => true,
     }
 }

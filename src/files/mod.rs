@@ -7,6 +7,7 @@
 //! | [`xattr`] | extended attributes, with ACLs and capabilities |
 //! | [`links`] | files with several names |
 //! | [`holes`] | files that take less room than their length |
+//! | [`found`] | a path that a walk has come to, whatever its name leads to by now |
 //! | [`walk`] | all paths below the policy's, in order |
 //! | [`source`] | the reader |
 //! | [`place`] | a folder that nothing written through it can leave |
@@ -22,6 +23,7 @@ mod compare;
 pub mod examine;
 mod facts;
 mod folder;
+mod found;
 mod holes;
 mod links;
 mod place;

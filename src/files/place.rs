@@ -268,11 +268,15 @@ impl Draft {
     pub(super) fn link(parent: OwnedFd, target: &Path, facts: &Facts) -> io::Result<(Self, Option<String>)> {
         let make = |parent: &OwnedFd, name: &OsStr| Ok(symlinkat(target, parent, name)?);
         let (draft, ()) = Self::try_names(parent, make)?;
-        let (folder, name) = (&draft.parent, &draft.name);
-        let lacking = own(facts, |owner, group| {
-            chownat(folder, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)
-        })?;
-        utimensat(folder, name, &times(facts), AtFlags::SYMLINK_NOFOLLOW)?;
+        // Whoever owns the folder may have put another file under that name, which must not be given away.
+        let link = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let link = openat(&draft.parent, &draft.name, link, Mode::empty())?;
+        if FileType::from_raw_mode(fstat(&link)?.st_mode) != FileType::Symlink {
+            return Err(io::Error::other("something else has taken its place meanwhile"));
+        }
+        let lacking =
+            own(facts, |owner, group| chownat(&link, "", Some(owner), Some(group), AtFlags::EMPTY_PATH))?;
+        utimensat(&link, "", &times(facts), AtFlags::EMPTY_PATH)?;
         Ok((draft, lacking))
     }
 

@@ -11,9 +11,9 @@
 
 use std::{
     cmp::Ordering,
-    fs::{self, File, Metadata, OpenOptions},
+    fs::{self, File, Metadata},
     io::{self, Read, Seek},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -28,6 +28,7 @@ use super::{
     facts::{
         FRESH, Kind, LINKS, SAME_AS, SPARSE, entry, name_of, nanoseconds, put_name, put_xattrs, xattrs_of,
     },
+    found::{Found, Seen},
     holes,
     links::{Links, state},
     walk::{Step, Walk, plan},
@@ -167,57 +168,64 @@ impl Run<'_> {
                 Some("Name the path that it points to in `paths`."),
             );
         }
-        let mut walk = Walk::new(root, self.exclude.clone());
+        let mut walk = match Walk::new(root, self.exclude.clone()) {
+            Ok(walk) => walk,
+            Err(error) => return self.report(root, error.to_string()),
+        };
         while let Some(step) = walk.next() {
-            let path = match step {
-                Step::Path(path) => path,
+            let found = match step {
+                Step::Path(found) => found,
                 Step::Replaced(folder) => {
                     self.report(&folder, "another folder took its place while it was read".to_owned())?;
                     continue;
                 }
             };
-            match self.path(&path, item, &mut walk)? {
+            match self.path(&found, item, &mut walk)? {
                 Ok(()) => {}
                 // Deleted after its folder was listed, which is nobody's fault.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && path != root => self.vanished += 1,
-                Err(error) => self.report(&path, error.to_string())?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && found.path() != root => {
+                    self.vanished += 1;
+                }
+                Err(error) => self.report(found.path(), error.to_string())?,
             }
         }
         Ok(())
     }
 
     /// Sends one path; the inner error is the path's own and does not end the run.
-    fn path(&mut self, path: &Path, item: &str, walk: &mut Walk) -> FlowResult<io::Result<()>> {
-        let meta = match fs::symlink_metadata(path) {
-            Ok(meta) => meta,
+    fn path(&mut self, found: &Found, item: &str, walk: &mut Walk) -> FlowResult<io::Result<()>> {
+        let seen = match found.look() {
+            Ok(seen) => seen,
             Err(error) => return Ok(Err(error)),
         };
-        let Some(kind) = Kind::of(&meta) else {
+        let Some(kind) = Kind::of(&seen.meta) else {
             self.not_kept += 1;
             return Ok(Ok(()));
         };
+        let path = found.path();
         match kind {
-            Kind::File => self.file(path, item, &meta),
+            Kind::File => self.file(found, item, &seen),
             Kind::Folder => {
                 // The root of all has no name to be kept under.
                 if path != Path::new("/") {
-                    let mut listed = entry(path, item, kind, &meta, None)?;
-                    match xattr::of_path(path) {
+                    let mut listed = entry(path, item, kind, &seen.meta, None)?;
+                    match seen.xattrs() {
                         Ok(xattrs) => put_xattrs(&mut listed.attrs, &xattrs),
                         Err(error) => self.report(path, error.to_string())?,
                     }
                     self.put(listed)?;
                 }
-                Ok(walk.descend(path))
+                Ok(walk.descend(found))
             }
-            Kind::Link => match fs::read_link(path) {
-                Ok(target) => self.put(entry(path, item, kind, &meta, Some(&target))?).map(Ok),
+            Kind::Link => match seen.target() {
+                Ok(target) => self.put(entry(path, item, kind, &seen.meta, Some(&target))?).map(Ok),
                 Err(error) => Ok(Err(error)),
             },
         }
     }
 
-    fn file(&mut self, path: &Path, item: &str, meta: &Metadata) -> FlowResult<io::Result<()>> {
+    fn file(&mut self, found: &Found, item: &str, seen: &Seen) -> FlowResult<io::Result<()>> {
+        let (path, meta) = (found.path(), &seen.meta);
         if self.changed_after_ns.is_some_and(|after| nanoseconds(meta.mtime(), meta.mtime_nsec()) < after) {
             self.too_old += 1;
             return Ok(Ok(()));
@@ -227,13 +235,13 @@ impl Run<'_> {
         if let Some(before) = self.previous.at(&self.handle, path, &listed)? {
             let PreviousEntry { meta: known, trailer, reuse, .. } = *before;
             // One that was stored when they could not be read, or were not kept, is read again.
-            if xattr::of_path(path).is_ok_and(|now| xattrs_of(&known.attrs).as_ref() == Some(&now)) {
+            if seen.xattrs().is_ok_and(|now| xattrs_of(&known.attrs).as_ref() == Some(&now)) {
                 self.links.stored(path, state(meta), meta.nlink());
                 return self.handle.block_on(self.sink.reuse(known, trailer, reuse)).map(Ok);
             }
         }
         for attempt in 1..=READ_TRIES {
-            let (mut file, now) = match open(path) {
+            let (mut file, now) = match found.open() {
                 Ok(opened) => opened,
                 Err(error) => return Ok(Err(error)),
             };
@@ -346,18 +354,6 @@ fn file_entry(path: &Path, item: &str, meta: &Metadata, first: Option<&Path>) ->
         listed = listed.with(SPARSE, true);
     }
     Ok(listed)
-}
-
-/// Opens a regular file and nothing else, whatever the path became since it was listed.
-pub(super) fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is no regular file any more"));
-    }
-    Ok((file, meta))
 }
 
 fn read_up_to(file: &mut File, limit_bytes: u64) -> io::Result<Bytes> {

@@ -3,23 +3,26 @@
 //! *Order.* A folder comes before what is inside it, and names come by their bytes, part by part: the order
 //! of [`Path`]'s own comparison. The next run walks the same way beside this one. A folder that was changed meanwhile
 //! is listed again when its names are through, and what has come comes then: logs are renamed when they rotate, and
-//! what was listed under one name would else be in no entry.
+//! what was listed under one name would else be in no entry. What comes is found in the folder that was listed,
+//! whatever has taken its place.
 //!
-//! *Limits.* The names of the folders on the way down are in memory, not those of the whole tree. A folder that never
-//! rests is listed [`LISTINGS_MAX`] times.
+//! *Limits.* The names of the folders on the way down are in memory, not those of the whole tree; these folders are
+//! open. A folder that never rests is listed [`LISTINGS_MAX`] times.
 
 use std::{
     collections::{BTreeSet, VecDeque},
     ffi::OsString,
-    fs::{self, Metadata},
     io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use rustix::fs::Stat;
 
-use super::facts::is_plain;
+use super::{
+    facts::is_plain,
+    found::{Found, Parent, list},
+};
 use crate::{
     error::{Context, ExitCode, Failure, Result},
     policy::FilesConfig,
@@ -30,102 +33,98 @@ const LISTINGS_MAX: u32 = 4;
 
 /// Walks one root.
 pub(super) struct Walk {
+    /// The root, before it has come.
+    root: Option<Found>,
     /// The folders on the way down.
     levels: Vec<Level>,
     exclude: GlobSet,
 }
 
 /// What comes next.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Step {
     /// A path that is not excluded.
-    Path(PathBuf),
-    /// A folder that another one has taken the place of since it was listed: what is left of it was looked for there.
+    Path(Found),
+    /// A folder that another one has taken the place of since it was listed.
     Replaced(PathBuf),
 }
 
 /// A folder on the way down.
 struct Level {
-    /// `None` of the root's own.
-    listed: Option<Listed>,
-    /// What is left of it.
-    left: VecDeque<PathBuf>,
-}
-
-struct Listed {
-    folder: PathBuf,
+    folder: Found,
+    open: Parent,
     /// As it was right before it was listed.
-    then: Metadata,
+    then: Stat,
     /// All names that were listed.
     names: BTreeSet<OsString>,
+    /// Those of them that are to come.
+    left: VecDeque<OsString>,
     listings: u32,
 }
 
-impl Listed {
-    fn of(folder: &Path) -> io::Result<Self> {
-        let then = fs::symlink_metadata(folder)?;
-        // A link that took its place leads elsewhere.
-        if !then.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::NotADirectory));
-        }
-        let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
-        Ok(Self { folder: folder.to_owned(), then, names, listings: 1 })
+impl Level {
+    fn of(folder: &Found) -> io::Result<Self> {
+        let open = folder.folder()?;
+        let (then, names) = list(&open)?;
+        let names: BTreeSet<OsString> = names.into_iter().collect();
+        let left = names.iter().cloned().collect();
+        Ok(Self { folder: folder.clone(), open, then, names, left, listings: 1 })
     }
 
-    fn paths<'n>(&self, names: impl Iterator<Item = &'n OsString>) -> VecDeque<PathBuf> {
-        names.map(|name| self.folder.join(name)).collect()
-    }
-
-    /// Returns the names that have come since it was listed; `None` when it is not there any more, but another one.
-    fn since(&mut self) -> Option<VecDeque<PathBuf>> {
+    /// Lists the names again that have come since. Returns whether its name leads to another folder by now.
+    fn is_another_since(&mut self) -> bool {
         // One that is gone took its names along, and each of them has been missed.
-        let Ok(now) = fs::symlink_metadata(&self.folder) else { return Some(VecDeque::new()) };
-        if (now.dev(), now.ino()) != (self.then.dev(), self.then.ino()) {
-            return None;
+        let Ok(now) = self.folder.stat() else { return false };
+        if (now.st_dev, now.st_ino) != (self.then.st_dev, self.then.st_ino) {
+            return true;
         }
-        let stamp = |meta: &Metadata| (meta.mtime(), meta.mtime_nsec());
-        if stamp(&now) == stamp(&self.then) || self.listings == LISTINGS_MAX {
-            return Some(VecDeque::new());
+        let stamp = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
+        if stamp(&now) != stamp(&self.then)
+            && self.listings < LISTINGS_MAX
+            && let Ok((then, names)) = list(&self.open)
+        {
+            let names: BTreeSet<OsString> = names.into_iter().collect();
+            self.left = names.difference(&self.names).cloned().collect();
+            self.names.extend(names);
+            (self.then, self.listings) = (then, self.listings + 1);
         }
-        let Ok(again) = Self::of(&self.folder) else { return Some(VecDeque::new()) };
-        let new = self.paths(again.names.difference(&self.names));
-        self.names.extend(again.names);
-        (self.then, self.listings) = (again.then, self.listings + 1);
-        Some(new)
+        false
     }
 }
 
 impl Walk {
     /// Begins at `root`.
-    pub(super) fn new(root: &Path, exclude: GlobSet) -> Self {
-        let level = Level { listed: None, left: VecDeque::from([root.to_owned()]) };
-        Self { levels: vec![level], exclude }
+    pub(super) fn new(root: &Path, exclude: GlobSet) -> io::Result<Self> {
+        Ok(Self { root: Some(Found::root(root)?), levels: Vec::new(), exclude })
     }
 
     /// Returns what comes next, `None` at the end.
     pub(super) fn next(&mut self) -> Option<Step> {
+        if let Some(root) = self.root.take().filter(|root| !self.exclude.is_match(root.path())) {
+            return Some(Step::Path(root));
+        }
         loop {
             let level = self.levels.last_mut()?;
-            match level.left.pop_front() {
-                Some(path) if self.exclude.is_match(&path) => {}
-                Some(path) => return Some(Step::Path(path)),
-                None => match level.listed.as_mut().map(Listed::since) {
-                    Some(Some(new)) if !new.is_empty() => level.left = new,
-                    Some(None) => {
-                        let level = self.levels.pop()?;
-                        return level.listed.map(|listed| Step::Replaced(listed.folder));
-                    }
-                    _ => drop(self.levels.pop()),
-                },
+            if let Some(name) = level.left.pop_front() {
+                let found = Found::in_folder(level.folder.path(), &level.open, name);
+                if !self.exclude.is_match(found.path()) {
+                    return Some(Step::Path(found));
+                }
+                continue;
+            }
+            let is_another = level.is_another_since();
+            if level.left.is_empty() {
+                let level = self.levels.pop()?;
+                if is_another {
+                    return Some(Step::Replaced(level.folder.path().to_owned()));
+                }
             }
         }
     }
 
     /// Goes down into a folder that [`Self::next`] returned.
-    pub(super) fn descend(&mut self, folder: &Path) -> io::Result<()> {
-        let listed = Listed::of(folder)?;
-        let left = listed.paths(listed.names.iter());
-        self.levels.push(Level { listed: Some(listed), left });
+    pub(super) fn descend(&mut self, folder: &Found) -> io::Result<()> {
+        self.levels.push(Level::of(folder)?);
         Ok(())
     }
 }
@@ -185,6 +184,8 @@ fn exclusion(patterns: &[String]) -> Result<GlobSet> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -206,17 +207,16 @@ mod tests {
         // Older than the clock's own steps.
         let long_ago = std::time::SystemTime::UNIX_EPOCH;
         fs::File::open(&root).unwrap().set_modified(long_ago).unwrap();
-        let mut walk = Walk::new(&root, GlobSet::empty());
-        assert_eq!(walk.next(), Some(Step::Path(root.clone())));
-        walk.descend(&root).unwrap();
+        let mut walk = Walk::new(&root, GlobSet::empty()).unwrap();
+        let Some(Step::Path(found)) = walk.next() else { panic!("the root comes first") };
+        assert_eq!(found.path(), root);
+        walk.descend(&found).unwrap();
         let (mut seen, mut meanwhile) = (Vec::new(), Some(meanwhile));
         while let Some(step) = walk.next() {
-            let (Step::Path(path) | Step::Replaced(path)) = &step;
-            let name = path.file_name().unwrap().to_string_lossy();
-            seen.push(if matches!(step, Step::Path(_)) {
-                name.into_owned()
-            } else {
-                format!("replaced: {name}")
+            let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+            seen.push(match &step {
+                Step::Path(found) => name(found.path()),
+                Step::Replaced(folder) => format!("replaced: {}", name(folder)),
             });
             if let Some(meanwhile) = meanwhile.take() {
                 meanwhile(&root);
@@ -303,13 +303,13 @@ mod tests {
             fs::create_dir_all(dir.path().join(path).parent().unwrap()).unwrap();
             fs::write(dir.path().join(path), "").unwrap();
         }
-        let mut walk = Walk::new(dir.path(), exclusion(&["**/z2".to_owned()]).unwrap());
+        let mut walk = Walk::new(dir.path(), exclusion(&["**/z2".to_owned()]).unwrap()).unwrap();
         let mut seen = Vec::new();
-        while let Some(Step::Path(path)) = walk.next() {
-            if path.is_dir() {
-                walk.descend(&path).unwrap();
+        while let Some(Step::Path(found)) = walk.next() {
+            if found.path().is_dir() {
+                walk.descend(&found).unwrap();
             }
-            seen.push(path);
+            seen.push(found.path().to_owned());
         }
         let mut sorted = seen.clone();
         sorted.sort();

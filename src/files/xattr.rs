@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, ffi::OsStr, io, os::fd::AsFd, path::Path};
 
 use rustix::{
-    fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, lgetxattr, llistxattr},
+    fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, getxattr, listxattr},
     io::Errno,
     process::geteuid,
 };
@@ -30,9 +30,9 @@ pub(super) fn of_file(file: impl AsFd) -> io::Result<Xattrs> {
     collect(|to| flistxattr(file, to), |name, to| fgetxattr(file, name, to))
 }
 
-/// Returns the attributes of a path, which is not followed.
+/// Returns the attributes of what a path leads to.
 pub(super) fn of_path(path: &Path) -> io::Result<Xattrs> {
-    collect(|to| llistxattr(path, to), |name, to| lgetxattr(path, name, to))
+    collect(|to| listxattr(path, to), |name, to| getxattr(path, name, to))
 }
 
 fn collect(
