@@ -4,8 +4,9 @@
 //! noted is in the table, once, and what is not noted is not. Definitions are not noted; they are looked at. Several
 //! restores may be at work on one server, in other databases.
 //!
-//! *Order.* The tables of the ledger, then the job: a ledger without a job is none. The last job that ends takes the
-//! database with it.
+//! *Order.* The tables of the ledger, then the job: a ledger without a job is none. The job is there before what is in
+//! the way is removed, with the grants that go along, and can be continued when that is done. The last job that ends
+//! takes the database with it.
 //!
 //! *Crash.* The ledger stays, and tells the next restore of the same what is done. A piece whose session still lives on
 //! the server holds its line locked: whoever wants the same piece waits until it is known how that ended. Sessions that
@@ -37,8 +38,8 @@ const WAIT_SECONDS: u32 = 3;
 const LEDGER_WAIT_SECONDS: u32 = 60;
 /// Minutes after which a restore that nobody is at work on was given up: longer than any waits for its server.
 const LEFT_MINUTES: u32 = 30;
-/// What is added to the state of a job that was ended, and may be brought back ([`Others`]): it is not continued, and
-/// keeps the ledger from being dropped meanwhile.
+/// What is added to the state of a job that was ended, and may be brought back ([`Others`]), and of one that is still
+/// making room: it is not continued, and keeps the ledger from being dropped meanwhile.
 const ENDED: u8 = 2;
 /// Hexadecimal digits of a digest that the name of a lock has room for.
 const LOCK_DIGITS: usize = 32;
@@ -275,8 +276,8 @@ impl Ledger {
         Ok(Some(standing))
     }
 
-    /// Begins to note, with what is written and the grants on routines that made room, and forgets what an earlier
-    /// restore of the same noted; returns whether the account may.
+    /// Begins to note, with what is written and the grants on routines that make room, and forgets what an earlier
+    /// restore of the same noted; returns whether the account may. It cannot be continued before [`Self::opened`].
     pub async fn begin(
         &self,
         server: &Server,
@@ -284,22 +285,32 @@ impl Ledger {
         written: &Written,
         grants: &BTreeSet<String>,
     ) -> Result<bool> {
-        let steps = [definitions(), forget_all(&hex(&self.job)), self.lines_of(written, grants)].concat();
+        let (doing, begin, commit) = ("begin the ledger of restores", "START TRANSACTION", "COMMIT");
+        let (forget, lines) = (forget_all(&hex(&self.job)), self.lines_of(written, grants));
+        // What an earlier one owes is in its lines or in these.
+        let steps = [definitions(), vec![begin.to_owned()], forget, lines, vec![commit.to_owned()]].concat();
         alone(server, conn).await?;
         for step in steps {
             match conn.query_drop(step).await {
                 Ok(()) => {}
                 Err(error) if number(&error).is_some_and(is_denied) => {
+                    server.run(conn, "ROLLBACK", doing).await?;
                     release(server, conn).await?;
                     return Ok(false);
                 }
                 Err(error) => {
-                    return Err(of_its_version(server.failure("begin the ledger of restores", error)));
+                    return Err(of_its_version(server.failure(doing, error)));
                 }
             }
         }
         release(server, conn).await?;
         Ok(true)
+    }
+
+    /// Notes that there is room: from now on the restore can be continued.
+    pub async fn opened(&self, server: &Server, conn: &mut Conn) -> Result<()> {
+        let sql = format!("UPDATE {LEDGER}.job SET accounts_begun = 0 WHERE id = {}", hex(&self.job));
+        server.run(conn, sql, "begin the ledger of restores").await
     }
 
     /// Returns the statements that note what is written, and the grants. The job comes last: without it there is none.
@@ -313,7 +324,7 @@ impl Ledger {
         let grants = grants.iter().map(|grant| format!("({}, {job}, {})", self.hash(grant), hex(grant)));
         let mut steps = inserts("written (hash, job, of_database, of_table)", places);
         steps.extend(inserts("granted (hash, job, statement)", grants));
-        steps.extend(inserts("job (id)", [format!("({job})")]));
+        steps.extend(inserts("job (id, accounts_begun)", [format!("({job}, {ENDED})")]));
         steps
     }
 
@@ -434,7 +445,7 @@ fn definitions() -> Vec<String> {
         ),
         table(
             "job",
-            // 1 where the accounts were begun, and more in one that was ended.
+            // 1 where the accounts were begun, and more in one that cannot be continued.
             "id VARBINARY(64) PRIMARY KEY, accounts_begun BOOLEAN NOT NULL DEFAULT 0, \
              began DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP",
         ),

@@ -13,57 +13,112 @@ use crate::{
     swap::Scene,
 };
 
-on_both!(grants_that_a_dead_restore_owes_outlive_another_that_dies_as_it_makes_room);
+on_both!(
+    grants_that_a_dead_restore_owes_outlive_another_that_dies_as_it_makes_room,
+    grants_that_went_with_what_was_in_the_way_are_given_by_whoever_comes_next,
+);
+
+fn job(n: u8) -> String {
+    format!("{:060x}{n:04x}", std::process::id())
+}
 
 fn replacing(n: u8) -> WriteOptions {
-    let job = format!("{:060x}{n:04x}", std::process::id());
-    WriteOptions { replace: true, job: Some(job), ..WriteOptions::default() }
+    WriteOptions { replace: true, job: Some(job(n)), ..WriteOptions::default() }
+}
+
+/// All rights that a restore into the place of something needs, without those for accounts and settings.
+const RIGHTS: [&str; 18] = [
+    "SELECT",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "CREATE",
+    "ALTER",
+    "INDEX",
+    "REFERENCES",
+    "TRIGGER",
+    "EVENT",
+    "DROP",
+    "CREATE VIEW",
+    "SHOW VIEW",
+    "CREATE ROUTINE",
+    "ALTER ROUTINE",
+    "EXECUTE",
+    "LOCK TABLES",
+    "CREATE TEMPORARY TABLES",
+];
+
+/// A database with a procedure that this account may call. A table of no backup stays in it, so that programs make room
+/// one by one, and the server forgets the grants on them.
+async fn scene(product: Product, caller: &str) -> Scene {
+    let mut scene = Scene::new(product, "owes").await;
+    let db = scene.db.clone();
+    scene.config.exclude.push(format!("{db}.extra"));
+    scene
+        .server
+        .run([
+            format!("DROP USER IF EXISTS {caller}"),
+            format!("CREATE USER {caller}"),
+            format!("CREATE PROCEDURE {db}.p () SELECT 'live'"),
+            format!("CREATE PROCEDURE {db}.zz () SELECT 'live'"),
+            format!("GRANT EXECUTE ON PROCEDURE {db}.p TO {caller}"),
+        ])
+        .await;
+    scene
+}
+
+/// Begins a restore that fails for want of one right, as it makes room; it has the right on these routines.
+async fn fails_without(product: Product, scene: &Scene, right: &str, but_on: &[&str]) {
+    let poor = own("owed_poor");
+    let rights: Vec<&str> = RIGHTS.into_iter().filter(|one| *one != right).collect();
+    let grants = [
+        format!("{} ON {}.*", rights.join(", "), scene.db),
+        "ALL ON lifeboat_restore.*".to_owned(),
+        "SELECT ON mysql.*".to_owned(),
+        // The programs are those of an account that has it.
+        if product == Product::Mysql { "SYSTEM_USER ON *.*" } else { "PROCESS ON *.*" }.to_owned(),
+    ];
+    account(&scene.server, &poor, &grants.each_ref().map(String::as_str)).await;
+    let on = but_on.iter().map(|routine| format!("GRANT {right} ON {routine} TO {poor}"));
+    scene.server.run([format!("USE {}", scene.db)].into_iter().chain(on)).await;
+    let config = scene.server.as_user(scene.config.clone(), &poor, "x");
+    match scene.recorded.write(&config, replacing(7)).await {
+        Err(FlowError::Failed(failure)) => {
+            assert_eq!(failure.exit(), ExitCode::Failed);
+            let told = failure.chain().join(": ");
+            assert!(told.contains("remove ") && told.contains("denied"), "{told}");
+        }
+        other => panic!("it lacks {right}: {other:?}"),
+    }
+    assert!(!is_noted(&scene.config, &job(7)).await, "there is no room yet");
+    scene.server.run([format!("DROP USER {poor}")]).await;
 }
 
 async fn grants_that_a_dead_restore_owes_outlive_another_that_dies_as_it_makes_room(product: Product) {
-    let (caller, poor) = (own("owed"), own("owed_poor"));
+    let caller = own("owed");
     // Who comes then: a third one, and the first one itself, anew.
     for then in [8, 6] {
-        let mut scene = Scene::new(product, "owes").await;
-        let db = scene.db.clone();
-        // Where a table of no backup stays, programs make room one by one, and the server forgets the grants on them.
-        scene.config.exclude.push(format!("{db}.extra"));
-        scene
-            .server
-            .run([
-                format!("DROP USER IF EXISTS {caller}"),
-                format!("CREATE USER {caller}"),
-                format!("CREATE PROCEDURE {db}.p () SELECT 'live'"),
-                format!("GRANT EXECUTE ON PROCEDURE {db}.p TO {caller}"),
-            ])
-            .await;
+        let scene = scene(product, &caller).await;
         scene.recorded.write_cut(&scene.config, replacing(6)).await.expect_err("the stream breaks off");
         assert_eq!(scene.granted(&caller).await, "nothing");
-
-        // All but the right to remove anything.
-        let rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, REFERENCES, TRIGGER, EVENT, CREATE VIEW, \
-                      SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, EXECUTE, LOCK TABLES";
-        let grants = [
-            format!("{rights} ON {db}.*"),
-            "ALL ON lifeboat_restore.*".to_owned(),
-            "SELECT ON mysql.*".to_owned(),
-            "PROCESS ON *.*".to_owned(),
-        ];
-        account(&scene.server, &poor, &grants.each_ref().map(String::as_str)).await;
-        let config = scene.server.as_user(scene.config.clone(), &poor, "x");
-        match scene.recorded.write(&config, replacing(7)).await {
-            Err(FlowError::Failed(failure)) => {
-                assert_eq!(failure.exit(), ExitCode::Failed);
-                assert!(failure.chain().join(": ").contains("DROP"), "{failure:?}");
-            }
-            other => panic!("it may not drop a table, not {other:?}"),
-        }
-        let job = |n| replacing(n).job.unwrap();
+        fails_without(product, &scene, "DROP", &[]).await;
         assert!(!is_noted(&scene.config, &job(6)).await, "the first one cannot go on");
-
         scene.recorded.write(&scene.config, replacing(then)).await.expect("the restore works");
         assert_eq!(scene.granted(&caller).await, "PROCEDURE p Execute", "given by {then}");
-        scene.server.run([format!("DROP USER {caller}, {poor}")]).await;
+        scene.server.run([format!("DROP USER {caller}")]).await;
+        scene.end().await;
+    }
+}
+
+async fn grants_that_went_with_what_was_in_the_way_are_given_by_whoever_comes_next(product: Product) {
+    let caller = own("owing");
+    for then in [8, 7] {
+        let scene = scene(product, &caller).await;
+        fails_without(product, &scene, "ALTER ROUTINE", &["FUNCTION q", "PROCEDURE p"]).await;
+        assert_eq!(scene.granted(&caller).await, "nothing", "the procedure has made room");
+        scene.recorded.write(&scene.config, replacing(then)).await.expect("the restore works");
+        assert_eq!(scene.granted(&caller).await, "PROCEDURE p Execute", "given by {then}");
+        scene.server.run([format!("DROP USER {caller}")]).await;
         scene.end().await;
     }
 }

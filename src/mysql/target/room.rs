@@ -3,8 +3,8 @@
 //! A database that comes whole is dropped, and with it what was made since the backup. It is not dropped where that
 //! would take along what nothing replaces: tables that the policy leaves out of every backup, and whatever the stream
 //! has not whole. Then things go one by one, and a program goes when its like is about to be made. Before anything goes,
-//! it is proven that functions and triggers can be made. A server forgets the
-//! grants on a routine that goes so: they are read before, noted in the ledger, and given again.
+//! it is proven that functions and triggers can be made. A server forgets the grants on a routine that goes so: they
+//! are read before, noted in the ledger before it goes, and given again.
 
 use std::collections::BTreeSet;
 
@@ -86,7 +86,6 @@ impl Writing<'_> {
         let parts = self.parts.keys().map(|at| (at.db.clone(), Some(at.table.clone())));
         let written = Written::of(written.chain(parts));
         let others = self.end_others(&written).await?;
-        apply::remove(self.server, &mut self.names, &found).await?;
         if let Some(ledger) = &self.ledger
             && !ledger.begin(self.server, &mut self.names, &written, &self.standing.grants).await?
         {
@@ -96,6 +95,10 @@ impl Writing<'_> {
             self.ledger = None;
         }
         others.forget(self.server, &mut self.names).await?;
+        apply::remove(self.server, &mut self.names, &found).await?;
+        if let Some(ledger) = &self.ledger {
+            ledger.opened(self.server, &mut self.names).await?;
+        }
         Ok(())
     }
 
