@@ -7,6 +7,7 @@ use super::{json, say, session::Session};
 use crate::{
     crypt::{Recipients, TrustedKeys},
     error::{Context, ExitCode, Failure, Result},
+    jobs::registry,
     policy::{self, Problem, Stack},
 };
 
@@ -85,7 +86,8 @@ fn check(session: &Session) -> Result<ExitCode> {
     Ok(if wrong.is_empty() { ExitCode::Ok } else { ExitCode::Usage })
 }
 
-/// Returns what the text of the file cannot tell: secrets that cannot be read, keys that are none.
+/// Returns what the text of the file cannot tell: secrets that cannot be read, keys that are none, what an engine
+/// refuses.
 fn beyond_the_file(stack: &Stack) -> Vec<(String, Failure)> {
     let settings = &stack.repository.settings;
     let secrets =
@@ -99,6 +101,8 @@ fn beyond_the_file(stack: &Stack) -> Vec<(String, Failure)> {
         let maintainers = TrustedKeys::parse(&settings.maintainers).err();
         wrong.extend(maintainers.map(|failure| ("repository.maintainers".to_owned(), failure)));
     }
+    let judged = stack.sources.iter().filter_map(|source| Some((source, registry::judge(source).err()?)));
+    wrong.extend(judged.map(|(source, failure)| (format!("source {}", source.name), failure)));
     wrong
 }
 

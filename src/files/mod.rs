@@ -32,4 +32,6 @@ mod target;
 mod walk;
 mod xattr;
 
-pub use self::{compare::FilesLikeness, folder::EntryFolder, source::FilesSource, target::FilesTarget};
+pub use self::{
+    compare::FilesLikeness, folder::EntryFolder, source::FilesSource, target::FilesTarget, walk::judge,
+};

@@ -129,6 +129,11 @@ impl Walk {
     }
 }
 
+/// Judges the paths and patterns of a policy; nothing is looked at.
+pub fn judge(config: &FilesConfig) -> Result<()> {
+    plan(config).map(drop)
+}
+
 /// Returns what a policy takes: its roots, and the set of paths to leave out.
 ///
 /// A pattern that leaves out a whole root is refused: it was meant for what is inside, and a snapshot of nothing

@@ -12,7 +12,7 @@ use crate::{
     clock::Ground,
     error::{ExitCode, Failure, Result},
     event::SharedMonitor,
-    files::{EntryFolder, FilesLikeness, FilesSource, FilesTarget},
+    files::{self, EntryFolder, FilesLikeness, FilesSource, FilesTarget},
     finding::{Finding, Law},
     flow::{Likeness, Point, Previous, Problem, Source, Target},
     mysql::{
@@ -36,6 +36,14 @@ pub fn source(config: &SourceConfig, shrink: Shrink, ground: &Ground, monitor: &
         SourceKind::Files(kind) => Box::new(FilesSource::new(name, kind, ground, monitor)),
     };
     Ready { name: config.name.clone(), kind: config.kind.word(), source: Ok(source), before: Before::Newest }
+}
+
+/// Judges what a policy asks of a source, as far as its engine can without looking at anything.
+pub fn judge(config: &SourceConfig) -> Result<()> {
+    match &config.kind {
+        SourceKind::Files(kind) => files::judge(kind),
+        SourceKind::Mysql(_) | SourceKind::Redis(_) | SourceKind::S3(_) => Ok(()),
+    }
 }
 
 /// Returns whether several processes can each read a part of a source.

@@ -52,6 +52,18 @@ fn every_secret_that_cannot_be_read_is_named() {
 }
 
 #[test]
+fn a_pattern_that_leaves_out_a_whole_path_is_found() {
+    let stage = Stage::new();
+    stage.append(
+        "[[source]]\nname = \"config\"\nkind = \"files\"\npaths = [\"/srv/im/config\"]\nexclude = [\"**/config\"]\n",
+    );
+    let (screen, found) = problems(&stage, &[]);
+    assert!(screen.contains("leaves out all of its path `/srv/im/config`: `**/config`"), "{screen}");
+    assert_eq!((found.len(), found[0]["key"].as_str()), (1, Some("source config")));
+    assert!(found[0]["hint"].as_str().unwrap().contains("only what is inside"));
+}
+
+#[test]
 fn a_recipient_that_is_none_is_found() {
     for (bad, why) in [
         ("age1qqqq", "is not an age public key"),
