@@ -43,7 +43,7 @@ use super::{
     guard::{CHANGED, Conditions, Guard},
     layout::{PART_SIZE, PARTS_MAX, likely},
     listing::{bare, is_md5},
-    uploads::{self, Abort, Uploads},
+    uploads::{Upload, Uploads},
     versions,
 };
 use crate::{
@@ -506,14 +506,8 @@ impl Putter {
             Ok(answer) => answer,
             Err(error) => return self.refusal("begin an upload", error),
         };
-        let mut upload = Upload {
-            server: self.server.clone(),
-            bucket: job.bucket.clone(),
-            key: job.key.clone(),
-            id: answer.upload_id().map(str::to_owned),
-            uploads: self.uploads.clone(),
-        };
-        upload.begun();
+        let mut upload =
+            Upload::begun(&self.server, &self.uploads, (&job.bucket, &job.key), answer.upload_id());
         let outcome = self.fill(job, bytes, (first, guard), &upload).await;
         if matches!(outcome, Ok(Ok(()))) {
             upload.completed();
@@ -682,48 +676,6 @@ fn arrived(etag: Option<&str>, encrypted: bool, md5: &str) -> Result<(), String>
         return Err(format!("what arrived has the MD5 {etag}, what was sent {md5}"));
     }
     Ok(())
-}
-
-/// An upload under way; dropped before it is completed, it is aborted.
-struct Upload {
-    server: Server,
-    bucket: String,
-    key: String,
-    id: Option<String>,
-    uploads: Uploads,
-}
-
-impl Upload {
-    fn begun(&self) {
-        if let Some(id) = &self.id {
-            self.uploads.begun(&self.bucket, &self.key, id);
-        }
-    }
-
-    fn completed(&mut self) {
-        if let Some(id) = self.id.take() {
-            self.uploads.ended(&id);
-        }
-    }
-
-    /// Throws the parts away.
-    ///
-    /// Best effort: parts that stay are invisible, and swept by the next restore from this host.
-    async fn abort(&mut self) {
-        if let Some(id) = self.id.take()
-            && uploads::abort(&self.server, &self.bucket, &self.key, &id).await != Abort::Failed
-        {
-            self.uploads.ended(&id);
-        }
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        let (Some(id), Ok(runtime)) = (self.id.take(), tokio::runtime::Handle::try_current()) else { return };
-        let request = self.server.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key);
-        runtime.spawn(request.upload_id(id).send());
-    }
 }
 
 /// Makes the failure of a restore whose last word is that some objects are not there.

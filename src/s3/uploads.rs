@@ -62,7 +62,7 @@ impl Uploads {
     }
 
     /// Notes an upload. That a note cannot be written ends no restore.
-    pub(super) fn begun(&self, bucket: &str, key: &str, id: &str) {
+    fn begun(&self, bucket: &str, key: &str, id: &str) {
         let Some(note) = &self.0 else { return };
         let mut note = note.lock().unwrap_or_else(PoisonError::into_inner);
         let line = Line {
@@ -78,7 +78,7 @@ impl Uploads {
     }
 
     /// Takes an upload as ended: it was completed or aborted.
-    pub(super) fn ended(&self, id: &str) {
+    fn ended(&self, id: &str) {
         if let Some(note) = &self.0 {
             note.lock().unwrap_or_else(PoisonError::into_inner).open.remove(id);
         }
@@ -90,6 +90,63 @@ impl Drop for Note {
         if self.open.is_empty() {
             fs::remove_file(&self.path).ok();
         }
+    }
+}
+
+/// An upload under way; dropped before it is completed, it is aborted.
+pub(super) struct Upload {
+    server: Server,
+    uploads: Uploads,
+    pub(super) bucket: String,
+    pub(super) key: String,
+    /// `None` where it is over, or where the server gave none.
+    pub(super) id: Option<String>,
+}
+
+impl Upload {
+    /// Notes an upload that a server has begun.
+    pub(super) fn begun(
+        server: &Server,
+        uploads: &Uploads,
+        (bucket, key): (&str, &str),
+        id: Option<&str>,
+    ) -> Self {
+        if let Some(id) = id {
+            uploads.begun(bucket, key, id);
+        }
+        Self {
+            server: server.clone(),
+            uploads: uploads.clone(),
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            id: id.map(str::to_owned),
+        }
+    }
+
+    /// Takes it as completed.
+    pub(super) fn completed(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.uploads.ended(&id);
+        }
+    }
+
+    /// Throws the parts away.
+    ///
+    /// Best effort: parts that stay are invisible, and swept by the next restore from this host.
+    pub(super) async fn abort(&mut self) {
+        if let Some(id) = self.id.take()
+            && abort(&self.server, &self.bucket, &self.key, &id).await != Abort::Failed
+        {
+            self.uploads.ended(&id);
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let (Some(id), Ok(runtime)) = (self.id.take(), tokio::runtime::Handle::try_current()) else { return };
+        let request = self.server.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key);
+        runtime.spawn(request.upload_id(id).send());
     }
 }
 
@@ -126,7 +183,7 @@ pub(super) async fn sweep(folder: &Path, server: &Server) -> u64 {
 
 /// What became of an upload that was to be aborted.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Abort {
+enum Abort {
     /// Its parts are gone.
     Done,
     /// It was completed or aborted before.
@@ -136,7 +193,7 @@ pub(super) enum Abort {
 }
 
 /// Aborts an upload.
-pub(super) async fn abort(server: &Server, bucket: &str, key: &str, id: &str) -> Abort {
+async fn abort(server: &Server, bucket: &str, key: &str, id: &str) -> Abort {
     let request = server.client.abort_multipart_upload().bucket(bucket).key(key).upload_id(id);
     match request.send().await {
         Ok(_) => Abort::Done,
