@@ -595,7 +595,8 @@ mod tests {
         assert_eq!(of("written"), [LINES_MAX; 20]);
         assert_eq!(of("granted"), [1, 1, 1], "none is longer than a server takes");
         assert_eq!(steps.len(), 24);
-        assert_eq!(steps[23], format!("INSERT INTO {LEDGER}.job (id) VALUES (x'6162')"));
+        let job = format!("INSERT INTO {LEDGER}.job (id, accounts_begun) VALUES (x'6162', {ENDED})");
+        assert_eq!(steps[23], job, "it cannot be continued yet");
         assert_eq!(ledger.lines_of(&Written::default(), &BTreeSet::new()).len(), 1);
     }
 
