@@ -1,7 +1,8 @@
 //! The recorded place in the binlog is the instant of the rows, under each lock and on a replica.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
+use lifeboat::policy::MysqlConfig;
 use mysql_async::{Row, prelude::Queryable};
 
 use crate::{
@@ -20,6 +21,14 @@ crate::on_both!(
 /// Tables of the database that is read; each has a writer of its own.
 const TABLES: u64 = 3;
 
+/// MySQL's ways to an instant, and what an account needs to come to it by each and no better one.
+const MODES_OF_MYSQL: [(&str, &str); 4] = [
+    ("equal", "BACKUP_ADMIN, REPLICATION CLIENT"),
+    ("global", "RELOAD, REPLICATION CLIENT"),
+    ("tables", "LOCK TABLES, REPLICATION CLIENT"),
+    ("single", "REPLICATION CLIENT"),
+];
+
 /// A row as the binlog has it.
 struct Logged {
     table: String,
@@ -30,13 +39,12 @@ struct Logged {
     gtid: (String, u64),
 }
 
-/// Starts a server whose transactions have global names.
-async fn with_gtids(product: Product) -> Server {
-    let arguments: &[&str] = match product {
+/// Returns the arguments of a server whose transactions have global names.
+fn gtids(product: Product) -> &'static [&'static str] {
+    match product {
         Product::Mysql => &["--gtid-mode=ON", "--enforce-gtid-consistency=ON"],
         Product::Mariadb => &[],
-    };
-    Server::empty_with(product, arguments).await
+    }
 }
 
 /// Lets a writer count in each table, and another one in a database that is not read.
@@ -129,16 +137,11 @@ fn is_exact(logged: &[Logged], read: &BTreeSet<(String, u64)>, is_before: impl F
 }
 
 async fn the_recorded_position_is_the_instant(product: Product) {
-    let server = with_gtids(product).await;
+    let server = Server::empty_with(product, gtids(product)).await;
     let writers = counting(&server, product).await;
     // MariaDB tells a transaction its place without a privilege; these accounts have it from there.
     let modes: &[(&str, &str)] = match product {
-        Product::Mysql => &[
-            ("equal", "BACKUP_ADMIN, REPLICATION CLIENT"),
-            ("global", "RELOAD, REPLICATION CLIENT"),
-            ("tables", "LOCK TABLES, REPLICATION CLIENT"),
-            ("single", "REPLICATION CLIENT"),
-        ],
+        Product::Mysql => &MODES_OF_MYSQL,
         Product::Mariadb => &[
             ("stage", "RELOAD, REPLICATION CLIENT"),
             ("stage", "RELOAD"),
@@ -148,12 +151,11 @@ async fn the_recorded_position_is_the_instant(product: Product) {
         ],
     };
     for (mode, given) in modes {
-        account(&server, "reader", &[READ, &format!("{given} ON *.*")]).await;
-        let mut config = server.as_user(server.only(&["lbt_count"]), "reader", "x");
-        config.threads = 4;
+        let config = reader(&server, given).await;
         for round in 0..rounds(3) {
             let case = format!("{mode} by {given}, round {round}");
-            let (began, recorded) = reading_under(&server, product, &writers, &config, mode).await;
+            let (began, recorded) =
+                reading_under(&server, product, &writers, (&config, mode), async || {}).await;
             let (marks, read) = (&recorded.point.marks, read_rows(&recorded));
             if product == Product::Mysql && *mode == "single" {
                 assert_eq!(marks["position"], "unknown", "{case}");
@@ -170,19 +172,35 @@ async fn the_recorded_position_is_the_instant(product: Product) {
     writers.stop().await;
 }
 
-/// Reads under a lock while others write; returns also where the binlog ended a while before. Whether there is a moment
-/// between two commits is chance: until there is one, an account that may take no lock reads by one session.
+/// Makes the account that reads, with what it is given, and returns its configuration.
+async fn reader(server: &Server, given: &str) -> MysqlConfig {
+    account(server, "reader", &[READ, &format!("{given} ON *.*")]).await;
+    let mut config = server.as_user(server.only(&["lbt_count"]), "reader", "x");
+    config.threads = 4;
+    config
+}
+
+/// Reads under a lock while others write; returns also where the binlog ended a while before. A server that is never
+/// at rest has a moment between two commits by chance only: the writers rest now and then. Where it came too late, the
+/// account may take no lock and reads by one session, and it is read again.
 async fn reading_under(
     server: &Server,
     product: Product,
     writers: &Writers,
-    config: &lifeboat::policy::MysqlConfig,
-    mode: &str,
+    (config, mode): (&MysqlConfig, &str),
+    has_come: impl AsyncFn(),
 ) -> ((String, u64), Recorded) {
+    let mut rest = Duration::from_millis(5);
     for _ in 0..20 * rounds(3) {
         let began = end_of_binlog(server, product).await;
         writers.progress_of_each(5).await;
-        let recorded = Recorded::read(config).await;
+        // A replica that is slower than its primary would fall behind for ever.
+        writers.rest_for(has_come()).await;
+        let recorded = tokio::select! {
+            recorded = Recorded::read(config) => recorded,
+            never = rest_now_and_then(writers, &has_come, &mut rest) => match never {},
+        };
+        writers.go_on();
         writers.progress_of_each(5).await;
         let got = &recorded.point.marks["lock_mode"];
         if got == mode {
@@ -193,21 +211,31 @@ async fn reading_under(
     panic!("no moment between two commits was found");
 }
 
+/// Lets writers write a little and then rest, for ever. Nothing is left to do in a rest when `has_come` says so, and
+/// each is longer than the one before: so a time comes that is long enough for whatever the machine.
+async fn rest_now_and_then(
+    writers: &Writers,
+    has_come: &impl AsyncFn(),
+    rest: &mut Duration,
+) -> std::convert::Infallible {
+    loop {
+        writers.progress_of_each(2).await;
+        writers
+            .rest_for(async {
+                has_come().await;
+                tokio::time::sleep(*rest).await;
+            })
+            .await;
+        *rest = (*rest * 5 / 4).min(Duration::from_secs(5));
+    }
+}
+
 async fn a_replica_records_the_place_of_its_rows_in_the_journal_of_its_primary(product: Product) {
-    let primary = with_gtids(product).await;
-    let arguments: &[&str] = match product {
-        Product::Mysql => &["--gtid-mode=ON", "--enforce-gtid-consistency=ON"],
-        Product::Mariadb => &[],
-    };
-    let replica = Server::replica_with(&primary, product, arguments).await;
+    let primary = Server::empty_with(product, gtids(product)).await;
+    let replica = Server::replica_with(&primary, product, gtids(product)).await;
     let writers = counting(&primary, product).await;
     let modes: &[(&str, &str)] = match product {
-        Product::Mysql => &[
-            ("equal", "BACKUP_ADMIN, REPLICATION CLIENT"),
-            ("global", "RELOAD, REPLICATION CLIENT"),
-            ("tables", "LOCK TABLES, REPLICATION CLIENT"),
-            ("single", "REPLICATION CLIENT"),
-        ],
+        Product::Mysql => &MODES_OF_MYSQL,
         Product::Mariadb => &[
             ("stage", "RELOAD, SLAVE MONITOR"),
             ("tables", "LOCK TABLES, SLAVE MONITOR"),
@@ -215,15 +243,12 @@ async fn a_replica_records_the_place_of_its_rows_in_the_journal_of_its_primary(p
         ],
     };
     for (mode, given) in modes {
-        account(&replica, "reader", &[READ, &format!("{given} ON *.*")]).await;
-        let mut config = replica.as_user(replica.only(&["lbt_count"]), "reader", "x");
-        config.threads = 4;
+        let config = reader(&replica, given).await;
         for round in 0..rounds(3) {
             let case = format!("{mode}, round {round}");
             let began = end_of_binlog(&primary, product).await;
-            writers.progress_of_each(5).await;
-            has_come(&primary, &replica).await;
-            let (_, recorded) = reading_under(&replica, product, &writers, &config, mode).await;
+            let come = async || has_come(&primary, &replica).await;
+            let (_, recorded) = reading_under(&replica, product, &writers, (&config, mode), come).await;
             let (marks, read) = (&recorded.point.marks, read_rows(&recorded));
             assert_eq!(marks["primary_applied"], "yes", "{case}: {marks:?}");
             if *mode == "single" {
@@ -250,10 +275,10 @@ async fn has_come(primary: &Server, replica: &Server) {
     let count = format!("SELECT CONCAT({})", sums.collect::<Vec<_>>().join(" + "));
     let tables = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'lbt_count'";
     while replica.ask(tables).await != TABLES.to_string() {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let wanted: u64 = primary.ask(&count).await.parse().expect("a number");
     while replica.ask(&count).await.parse::<u64>().expect("a number") < wanted {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use mysql_async::prelude::Queryable;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     rows::Recorded,
@@ -20,9 +20,17 @@ crate::on_both!(
     migrations_wait_for_readings_and_do_not_fail,
 );
 
+/// What writers are told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Write,
+    Rest,
+    Stop,
+}
+
 /// Writers that go on until they are told to stop.
 pub struct Writers {
-    stop: Arc<AtomicBool>,
+    told: watch::Sender<Told>,
     /// By each of them.
     written: Vec<Arc<AtomicU64>>,
     tasks: Vec<JoinHandle<()>>,
@@ -36,17 +44,18 @@ impl Writers {
         prepare: &'static str,
         statements: impl Fn(u64, u64) -> Vec<String> + Send + Sync + Clone + 'static,
     ) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let told = watch::Sender::new(Told::Write);
         let (mut written, mut tasks) = (Vec::new(), Vec::new());
         for writer in 0..count {
-            let (stop, done, statements) =
-                (Arc::clone(&stop), Arc::new(AtomicU64::new(0)), statements.clone());
+            let (mut told, done, statements) =
+                (told.subscribe(), Arc::new(AtomicU64::new(0)), statements.clone());
             written.push(Arc::clone(&done));
             let mut conn = server.conn().await;
             conn.query_drop(prepare).await.expect("the session is prepared");
             tasks.push(tokio::spawn(async move {
                 for n in 0.. {
-                    if stop.load(Ordering::Relaxed) {
+                    let now = *told.wait_for(|told| *told != Told::Rest).await.expect("somebody tells it");
+                    if now == Told::Stop {
                         return;
                     }
                     for statement in statements(writer, n) {
@@ -56,7 +65,7 @@ impl Writers {
                 }
             }));
         }
-        Self { stop, written, tasks }
+        Self { told, written, tasks }
     }
 
     fn done(&self) -> Vec<u64> {
@@ -83,8 +92,20 @@ impl Writers {
         self.until(|done| done.iter().zip(&before).all(|(now, before)| *now >= before + more)).await;
     }
 
+    /// Lets writers begin nothing more while `resting` is waited for.
+    pub async fn rest_for(&self, resting: impl Future<Output = ()>) {
+        self.told.send_replace(Told::Rest);
+        resting.await;
+        self.go_on();
+    }
+
+    /// Lets writers write again, also where a rest was broken off.
+    pub fn go_on(&self) {
+        self.told.send_replace(Told::Write);
+    }
+
     pub async fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.told.send_replace(Told::Stop);
         for task in self.tasks {
             task.await.expect("the writer ends well");
         }
