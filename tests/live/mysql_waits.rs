@@ -22,6 +22,7 @@ use crate::{
 crate::on_both!(
     a_lock_that_waits_behind_an_idle_session_lets_others_through,
     a_reading_that_dies_while_its_lock_waits_lets_others_through,
+    a_migration_of_a_table_that_is_held_is_let_through_while_another_one_is_waited_for,
 );
 
 /// For how long the policy lets a reading wait for its lock: whoever waits behind it all the time waits for as long.
@@ -176,4 +177,39 @@ async fn a_reading_that_dies_while_its_lock_waits_lets_others_through(product: P
         holder.query_drop(statement).await.expect("what is held is given back");
     }
     is_read_now(&config, product).await;
+}
+
+/// Waits until somebody else runs a statement that begins like this.
+async fn until_runs(server: &Server, begin: &str) {
+    let mut watch = server.conn().await;
+    while !processes(&mut watch).await.iter().any(|one| one.statement.starts_with(begin)) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A reading holds table after table. What it has would keep a migration waiting, and everybody behind it, for as long
+/// as it waits for the next one.
+async fn a_migration_of_a_table_that_is_held_is_let_through_while_another_one_is_waited_for(
+    product: Product,
+) {
+    let (server, config) = with_flusher(product).await;
+    account(&server, "unlocked", &[READ]).await;
+    let mut config = server.as_user(config, "unlocked", "x");
+    // Longer than the test may take: who had to wait until the end of that would never get through.
+    config.lock_wait_seconds = 3600;
+    let (mut holder, _) = idle(&server, product).await;
+    let reading = tokio::spawn(async move { read_all(source(&config)).await });
+    until_runs(&server, "SELECT 1 FROM `lbt_waits`.`held`").await;
+    let waits_behind = async {
+        until_runs(&server, "ALTER TABLE").await;
+        server.run(["INSERT INTO lbt_waits.free (id) VALUES (NULL)"]).await;
+    };
+    let migrates = server.run(["ALTER TABLE lbt_waits.free ADD COLUMN more INT DEFAULT 7"]);
+    tokio::join!(migrates, waits_behind);
+    assert!(!reading.is_finished(), "they were let through, and waited for no end of it");
+    holder.query_drop("UNLOCK TABLES").await.expect("the table is free");
+    let reading = reading.await.expect("it ends").expect("what is free now is read");
+    assert_eq!(reading.point.marks["lock_mode"], "single");
+    let text = format!("{:?}", reading.entries.keys());
+    assert!(text.contains("free") && text.contains("held"), "{text}");
 }

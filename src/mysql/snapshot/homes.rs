@@ -4,8 +4,12 @@
 //! reads a table must hold it before. But `MariaDB` looks for a lock through all that the session has: ten
 //! thousand tables held by every session cost minutes. A large table is held and read by all; each small one has a
 //! home, the one session that holds, walks and reads it.
+//!
+//! *Order.* What one of our sessions holds another one may still have to ask for: a migration that came in between
+//! waits for the one, and the other and everybody else behind it. So no session waits for longer than [`one_try`];
+//! then all give back what they hold, and everything begins again.
 
-use std::{cmp::Reverse, sync::Arc, time::Duration};
+use std::{cmp::Reverse, sync::Arc};
 
 use futures_util::future::try_join_all;
 
@@ -16,7 +20,8 @@ use super::{
         rows::Table,
         sql::literal,
     },
-    Snapshot, ladder,
+    Snapshot,
+    ladder::{self, one_try, patience},
 };
 use crate::error::{Failure, Result};
 
@@ -24,18 +29,32 @@ use crate::error::{Failure, Result};
 const SMALL_ROW_BYTES: u64 = 64;
 
 /// What became of an attempt to hold tables.
-enum Pinned {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Pinned {
     All,
-    /// This one is gone, or is another one than at the instant.
+    /// This one went or changed since it was listed, or is not known to be of the instant.
     Gone(Place),
-    /// Somebody had this one for himself for too long.
-    Held(Place),
+    /// Somebody had this one for himself for too long, or waits to.
+    Busy(Place),
 }
 
 impl Snapshot {
-    /// Holds the tables with rows, each on the sessions that read it. Returns one that went or changed since it was
-    /// listed.
-    pub(super) async fn pin_all(&mut self, server: &Server) -> Result<Option<Place>> {
+    /// Lets no session wait for long until all tables are held.
+    pub(super) async fn hurry(&mut self, server: &Server) -> Result<()> {
+        self.wait_at_most_each(server, one_try(server).as_secs()).await
+    }
+
+    /// Lets all sessions wait for what they need as long as the policy says.
+    pub(super) async fn be_patient(&mut self, server: &Server) -> Result<()> {
+        self.wait_at_most_each(server, patience(server).as_secs()).await
+    }
+
+    async fn wait_at_most_each(&mut self, server: &Server, seconds: u64) -> Result<()> {
+        self.run_all(server, &ladder::wait_at_most(seconds), "prepare the snapshot").await
+    }
+
+    /// Holds the tables with rows, each on the sessions that read it.
+    pub(super) async fn pin_all(&mut self, server: &Server) -> Result<Pinned> {
         self.settle(server).await?;
         let rows = self.listed.iter().filter(|listed| listed.kind.has_rows()).map(|listed| &listed.at);
         let (mut shared, mut own) = (Vec::new(), vec![Vec::new(); self.workers.len()]);
@@ -55,29 +74,19 @@ impl Snapshot {
             });
             all.extend(try_join_all(holding).await?);
         }
-        for pinned in all {
-            match pinned {
-                Pinned::All => {}
-                Pinned::Gone(at) => return Ok(Some(at)),
-                Pinned::Held(at) => return Err(self.in_the_way(server, &at).await?),
-            }
-        }
-        Ok(None)
+        Ok(all.into_iter().find(|pinned| *pinned != Pinned::All).unwrap_or(Pinned::All))
     }
 
-    /// Returns whether a table that was not listed before was there at the instant.
-    pub(super) async fn was_there(&mut self, server: &Server, at: &Place) -> Result<bool> {
-        match pin(server, &mut self.names, &[at], 1).await? {
-            Pinned::All => Ok(true),
-            Pinned::Gone(_) => Ok(false),
-            Pinned::Held(at) => Err(self.in_the_way(server, &at).await?),
-        }
+    /// Holds a table that was not listed before, if it was there at the instant.
+    pub(super) async fn pin_new(&mut self, server: &Server, at: &Place) -> Result<Pinned> {
+        pin(server, &mut self.names, &[at], 1).await
     }
 
-    async fn in_the_way(&mut self, server: &Server, at: &Place) -> Result<Failure> {
+    /// Says who kept a table to himself for all the time that the policy gives.
+    pub(super) async fn in_the_way(&mut self, server: &Server, at: &Place) -> Result<Failure> {
         let running = self.who_was_in_the_way(server).await?;
-        let limit = Duration::from_secs(server.config.lock_wait_seconds.max(1));
-        Ok(ladder::lock_refused(server, &format!("a lock on table `{at}`"), limit, running.as_ref()))
+        let lock = format!("a lock on table `{at}`");
+        Ok(ladder::lock_refused(server, &lock, patience(server), running.as_ref()))
     }
 
     /// Gives each small table a home, so that all sessions have about as much to read.
@@ -141,7 +150,7 @@ async fn pin(server: &Server, conn: &mut impl Session, places: &[&Place], rows: 
                 Some(code::NO_SUCH_TABLE | code::UNKNOWN_DATABASE | code::TABLE_CHANGED) => {
                     return Ok(Pinned::Gone((*place).clone()));
                 }
-                Some(code::LOCK_WAIT) => return Ok(Pinned::Held((*place).clone())),
+                Some(code::LOCK_WAIT | code::DEADLOCK) => return Ok(Pinned::Busy((*place).clone())),
                 _ => return Err(server.failure(&format!("read table `{place}`"), error)),
             },
         }

@@ -27,7 +27,7 @@ use crate::error::{ExitCode, Failure, Result};
 /// Time that others may wait behind one attempt to get a lock.
 const LOCK_TRY: Duration = Duration::from_secs(3);
 /// Time that others are let through between two attempts.
-const LOCK_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const LOCK_PAUSE: Duration = Duration::from_secs(1);
 /// Attempts to begin all transactions between two commits, where the engines' own logs must stand still; these move
 /// with every row.
 const LOGS_TRIES: usize = 100;
@@ -97,7 +97,7 @@ impl Snapshot {
             // do not.
             Flavor::Mariadb => &[Lock::Stage, Lock::Global, Lock::Tables],
         };
-        let limit = Duration::from_secs(server.config.lock_wait_seconds.max(1));
+        let limit = patience(server);
         let end = Instant::now() + limit;
         let mut in_the_way = None;
         for (at, lock) in ladder.iter().enumerate() {
@@ -228,16 +228,10 @@ impl Snapshot {
     /// time of each single lock only, and a statement may wait for thousands.
     async fn step(&mut self, server: &Server, sql: &str, left: Duration) -> mysql_async::Result<()> {
         // Not before our own clock does.
-        self.wait_at_most(left.as_secs() + 1).await?;
+        self.keeper.query_drop(wait_at_most(left.as_secs() + 1)).await?;
         let ended = self.step_in_time(sql, left).await;
-        self.wait_at_most(server.config.lock_wait_seconds.max(1)).await?;
+        self.keeper.query_drop(wait_at_most(patience(server).as_secs())).await?;
         ended
-    }
-
-    /// Lets the server end what waits: it does not look whether the client is still there, and would let others wait
-    /// behind the lock of one that died.
-    async fn wait_at_most(&mut self, seconds: u64) -> mysql_async::Result<()> {
-        self.keeper.query_drop(format!("SET SESSION lock_wait_timeout={seconds}")).await
     }
 
     async fn step_in_time(&mut self, sql: &str, left: Duration) -> mysql_async::Result<()> {
@@ -346,9 +340,20 @@ fn part_of(now: Instant, end: Instant, rungs: usize) -> Instant {
     now + end.saturating_duration_since(now) / parts
 }
 
+/// Returns for how long locks are asked for again and again.
+pub(super) fn patience(server: &Server) -> Duration {
+    Duration::from_secs(server.config.lock_wait_seconds.max(1))
+}
+
 /// Returns for how long others may wait behind one attempt.
-fn one_try(server: &Server) -> Duration {
-    LOCK_TRY.min(Duration::from_secs(server.config.lock_wait_seconds.max(1)))
+pub(super) fn one_try(server: &Server) -> Duration {
+    LOCK_TRY.min(patience(server))
+}
+
+/// Lets the server end what waits: it does not look whether the client is still there, and would let others wait
+/// behind the lock of one that died.
+pub(super) fn wait_at_most(seconds: u64) -> String {
+    format!("SET SESSION lock_wait_timeout={seconds}")
 }
 
 /// Says what an error means for an attempt to get a lock.

@@ -5,7 +5,8 @@
 //! lasts milliseconds and its time is recorded. Afterwards each table is touched by the sessions that will read it
 //! ([`homes`]), so that metadata locks keep definitions as they are until the end. A table that
 //! came after the instant is left out;
-//! one that went or changed before it was touched makes all begin again, and at last fails the run.
+//! one that went or changed before it was touched makes all begin again, and at last fails the run; so does one that
+//! somebody keeps or wants to himself, when others have been let through.
 //!
 //! *Crash.* All locks belong to sessions: when a connection ends, for whatever reason, its locks go with
 //! it. A worker that lost its transaction is found out by [`Snapshot::check_still_open`] at the end, and so is
@@ -26,7 +27,8 @@ use futures_util::future::{join_all, try_join_all};
 use mysql_async::{Conn, prelude::Queryable};
 
 use self::{
-    ladder::Lock,
+    homes::Pinned,
+    ladder::{LOCK_PAUSE, Lock, patience},
     position::{Found, Primary},
     programs::Programs,
 };
@@ -105,33 +107,55 @@ impl Snapshot {
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         let mut taken = Self::open(server, range_rows, ground).await?;
-        for round in 1.. {
-            taken.programs = Programs::note(server, &mut taken.keeper, wanted).await?;
-            let began = Instant::now();
-            taken.listed = tables(server, &mut taken.keeper, wanted).await?;
-            taken.listing = if began.elapsed() < LIST_UNDER_LOCK { Listing::Fast } else { Listing::Slow };
-            let (lock, held) = if wanted.locks_nothing() {
-                taken.begin_all(server).await?;
-                (Lock::Nothing, Duration::ZERO)
-            } else {
-                taken.begin(server, wanted).await?
+        taken.hurry(server).await?;
+        let (mut changes, mut until) = (0, None);
+        loop {
+            let pause = match taken.attempt_all(server, wanted, ground).await? {
+                Pinned::All => break,
+                Pinned::Gone(gone) => {
+                    changes += 1;
+                    if changes == ROUNDS {
+                        return Err(changed(server, &gone));
+                    }
+                    Duration::ZERO
+                }
+                Pinned::Busy(at) => {
+                    let now = Instant::now();
+                    if now >= *until.get_or_insert(now + patience(server)) {
+                        return Err(taken.in_the_way(server, &at).await?);
+                    }
+                    LOCK_PAUSE
+                }
             };
-            // The instant is when the transactions began, not when the connections were opened.
-            taken.point.at = ground.clock.now();
-            taken.mark("lock_mode", lock.word());
-            taken.mark("lock_ms", &held.as_millis().to_string());
-            match taken.hold(server, wanted).await? {
-                None => break,
-                Some(gone) if round == ROUNDS => return Err(changed(server, &gone)),
-                Some(_) => taken.let_go(server).await?,
-            }
+            taken.let_go(server).await?;
+            tokio::time::sleep(pause).await;
         }
+        taken.be_patient(server).await?;
         let locked = if taken.definitions_locked { "yes" } else { "no" };
         taken.mark("ddl_locked", locked);
         taken.mark_position(server, monitor);
         taken.mark_primaries(server, monitor);
         taken.identify(server).await?;
         Ok(taken)
+    }
+
+    /// Takes the instant, and tries to hold what there was then.
+    async fn attempt_all(&mut self, server: &Server, wanted: &Wanted, ground: &Ground) -> Result<Pinned> {
+        self.programs = Programs::note(server, &mut self.keeper, wanted).await?;
+        let began = Instant::now();
+        self.listed = tables(server, &mut self.keeper, wanted).await?;
+        self.listing = if began.elapsed() < LIST_UNDER_LOCK { Listing::Fast } else { Listing::Slow };
+        let (lock, held) = if wanted.locks_nothing() {
+            self.begin_all(server).await?;
+            (Lock::Nothing, Duration::ZERO)
+        } else {
+            self.begin(server, wanted).await?
+        };
+        // The instant is when the transactions began, not when the connections were opened.
+        self.point.at = ground.clock.now();
+        self.mark("lock_mode", lock.word());
+        self.mark("lock_ms", &held.as_millis().to_string());
+        self.hold(server, wanted).await
     }
 
     async fn open(server: &Server, range_rows: u64, ground: &Ground) -> Result<Self> {
@@ -274,48 +298,55 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Holds every table. Returns one that went or changed since it was listed: it cannot be read,
-    /// or nobody knows whether it was there at the instant, or one that came too late to be a part of it.
-    async fn hold(&mut self, server: &Server, wanted: &Wanted) -> Result<Option<Place>> {
+    /// Holds every table. One that went or changed since it was listed cannot be read, or nobody knows whether it was
+    /// there at the instant, or it came too late to be a part of it.
+    async fn hold(&mut self, server: &Server, wanted: &Wanted) -> Result<Pinned> {
         if self.definitions_locked {
             // From before the instant to the end they are what they are now: so also what came just before the lock.
             self.programs = Programs::note(server, &mut self.keeper, wanted).await?;
         }
-        if self.listing != Listing::OfInstant
-            && let Some(gone) = self.relist(server, wanted).await?
-        {
-            return Ok(Some(gone));
+        if self.listing != Listing::OfInstant {
+            let pinned = self.relist(server, wanted).await?;
+            if pinned != Pinned::All {
+                return Ok(pinned);
+            }
         }
         if let Some(new) = self.listed.iter().find(|listed| !self.has_database(&listed.at.db)) {
-            return Ok(Some(new.at.clone()));
+            return Ok(Pinned::Gone(new.at.clone()));
         }
         self.pin_all(server).await
     }
 
-    /// Lists anew what may have changed since it was listed; returns what went, or what came and was not locked.
-    async fn relist(&mut self, server: &Server, wanted: &Wanted) -> Result<Option<Place>> {
+    /// Lists anew what may have changed since it was listed; tells what went, or what came and was not locked.
+    async fn relist(&mut self, server: &Server, wanted: &Wanted) -> Result<Pinned> {
         let after = tables(server, &mut self.keeper, wanted).await?;
         let still: BTreeSet<&Place> = after.iter().map(|listed| &listed.at).collect();
         let gone = self.listed.iter().find(|listed| !still.contains(&listed.at));
         if let Some(gone) = gone.filter(|_| !self.definitions_locked) {
-            return Ok(Some(gone.at.clone()));
+            return Ok(Pinned::Gone(gone.at.clone()));
         }
         let locks_each = self.point.marks.get("lock_mode").is_some_and(|mode| mode == Lock::Tables.word());
         let known: BTreeSet<Place> = self.listed.drain(..).map(|listed| listed.at).collect();
         for listed in after {
             let is_new = !known.contains(&listed.at);
+            let has_rows = listed.kind.has_rows();
             let is_there = !is_new
                 || self.definitions_locked
-                || listed.kind.has_rows() && self.was_there(server, &listed.at).await?;
-            if is_there && is_new && locks_each && listed.kind.has_rows() {
+                || has_rows
+                    && match self.pin_new(server, &listed.at).await? {
+                        Pinned::All => true,
+                        Pinned::Gone(_) => false,
+                        busy @ Pinned::Busy(_) => return Ok(busy),
+                    };
+            if is_there && is_new && locks_each && has_rows {
                 // Nobody kept writers away from it while the transactions began.
-                return Ok(Some(listed.at));
+                return Ok(Pinned::Gone(listed.at));
             }
             if is_there {
                 self.listed.push(listed);
             }
         }
-        Ok(None)
+        Ok(Pinned::All)
     }
 
     /// Returns whether a database was there; what came since the listing is not read.

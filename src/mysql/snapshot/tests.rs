@@ -52,7 +52,7 @@ async fn what_came_too_late_to_be_locked_makes_all_begin_again(variable: &str) {
     let (_folder, server, wanted, mut snapshot) = taken(variable, &db).await;
     snapshot.unlock_definitions(&server).await.unwrap();
     snapshot.listing = Listing::Slow;
-    assert_eq!(snapshot.hold(&server, &wanted).await.unwrap(), None);
+    assert_eq!(snapshot.hold(&server, &wanted).await.unwrap(), Pinned::All);
     let mut other = server.open(Purpose::ReadNames).await.unwrap();
     for sql in [
         format!("DROP DATABASE IF EXISTS {db}"),
@@ -62,12 +62,12 @@ async fn what_came_too_late_to_be_locked_makes_all_begin_again(variable: &str) {
     ] {
         other.query_drop(sql).await.unwrap();
     }
-    let late = Some(Place { db: db.clone(), table: "t".to_owned() });
+    let late = Pinned::Gone(Place { db: db.clone(), table: "t".to_owned() });
     assert_eq!(snapshot.hold(&server, &wanted).await.unwrap(), late, "its database was not noted");
     snapshot.let_go(&server).await.unwrap();
     snapshot.programs = Programs::note(&server, &mut snapshot.keeper, &wanted).await.unwrap();
     snapshot.listed.clear();
-    assert_eq!(snapshot.hold(&server, &wanted).await.unwrap(), None, "no lock was of tables");
+    assert_eq!(snapshot.hold(&server, &wanted).await.unwrap(), Pinned::All, "no lock was of tables");
     assert_eq!(snapshot.listed.len(), 1);
     snapshot.mark("lock_mode", Lock::Tables.word());
     snapshot.listed.clear();
