@@ -41,6 +41,11 @@ pub(super) fn columns(create: &str) -> Vec<String> {
     all(create).iter().filter(is_column).filter_map(|definition| name(definition)).collect()
 }
 
+/// Returns whether the table has a primary key.
+pub(super) fn has_primary_key(create: &str) -> bool {
+    all(create).iter().any(|definition| kind(definition) == Kind::Primary)
+}
+
 /// Returns the engine that a table is kept by.
 pub(super) fn engine(create: &str) -> &str {
     const ENGINE: &str = " ENGINE=";
@@ -382,6 +387,10 @@ PARTITIONS 4 */";
             ("InnoDB", "MyISAM")
         );
         assert_eq!(engine("CREATE TABLE `t`"), "");
+        assert!(has_primary_key(MESSAGES));
+        assert!(!has_primary_key(
+            "CREATE TABLE `t` (\n  `a` int COMMENT ',\n  PRIMARY KEY',\n  KEY `PRIMARY KEY` (`a`)\n)"
+        ));
     }
 
     #[test]

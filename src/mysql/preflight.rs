@@ -244,7 +244,7 @@ impl Seen {
             let at = Place { db: db.to_owned(), table: table.to_owned() };
             self.indexes_of.insert(at, (parts.indexes.len() + parts.single_indexes.len()) as u64);
         }
-        if !create.contains("\n  PRIMARY KEY") {
+        if !ddl::has_primary_key(&create) {
             self.keyless.insert(meta.item.clone());
         }
     }

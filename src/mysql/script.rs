@@ -43,14 +43,14 @@ use crate::{
 /// The longest row that fits into memory while its end is looked for.
 const ROW_BYTES_MAX: usize = 1 << 30;
 /// What a person who plays the script should know, and settings that one product or version needs: the others take
-/// them for comments. MySQL wants a privilege for some, and a client stops where it is refused: those are set only by
-/// an account that has it itself, which is the most that a script can ask.
+/// them for comments. MySQL wants a privilege for `innodb_strict_mode`, and a client stops where it is refused: it is
+/// set only by an account that has it itself, which is the most that a script can ask. A role may have it too: then a
+/// table that needs the setting is refused aloud.
 const HEAD: &str = "\
 -- Play it into an empty server: mysql --binary-mode --comments --max-allowed-packet=1G < this (or mariadb).
 -- It is whole if its last line says `Dump completed`.
-SET @lifeboat = (SELECT IF(COUNT(*), \
-'SET SESSION innodb_strict_mode=OFF /*!80013 , sql_require_primary_key=0 */ \
-/*!80030 , sql_generate_invisible_primary_key=OFF */', 'DO 0') FROM information_schema.user_privileges WHERE \
+SET @lifeboat = (SELECT IF(COUNT(*), 'SET SESSION innodb_strict_mode=OFF', 'DO 0') \
+FROM information_schema.user_privileges WHERE \
 privilege_type IN ('SUPER', 'SYSTEM_VARIABLES_ADMIN', 'SESSION_VARIABLES_ADMIN') \
 AND REPLACE(grantee, '''', '') = CURRENT_USER());
 PREPARE lifeboat FROM @lifeboat;
@@ -60,6 +60,16 @@ DEALLOCATE PREPARE lifeboat;
 /*M! SET SESSION innodb_strict_mode=OFF */;
 /*M!100201 SET SESSION check_constraint_checks=0 */;
 /*M!101101 SET SESSION system_versioning_insert_history=ON */;
+";
+/// What a table without a primary key needs, before the first of them. A server that gives such a table a key of its
+/// own says no word of it; so where either is on it is switched off, and who may not do that is refused aloud.
+const KEYLESS: &str = "\
+SET @lifeboat = IF(0 /*!80013 OR @@SESSION.sql_require_primary_key */ \
+/*!80030 OR @@SESSION.sql_generate_invisible_primary_key */, \
+'SET SESSION sql_require_primary_key=OFF /*!80030 , sql_generate_invisible_primary_key=OFF */', 'DO 0');
+PREPARE lifeboat FROM @lifeboat;
+EXECUTE lifeboat;
+DEALLOCATE PREPARE lifeboat;
 ";
 /// The session in which rows are read as the raw bytes that they are.
 const ROWS_SESSION: &str = "SET NAMES binary, SESSION sql_mode='NO_AUTO_VALUE_ON_ZERO', SESSION time_zone='+00:00', \
@@ -84,6 +94,8 @@ pub struct SqlScript {
     counts: Counts,
     /// The tables, views and sequences that were made.
     tables: BTreeSet<Place>,
+    /// Whether a table without a primary key was among them.
+    keyless: bool,
     accounts: bool,
 }
 
@@ -98,6 +110,7 @@ impl SqlScript {
             tally: Tally::default(),
             counts: Counts::new(),
             tables: BTreeSet::new(),
+            keyless: false,
             accounts: false,
         }
     }
@@ -140,18 +153,23 @@ impl SqlScript {
                 self.keep(&entry.meta, "view", text)?;
             }
             (Stage::After, kind) => self.keep(&entry.meta, kind, bytes.to_vec())?,
-            (_, "table") => {
-                let mut script = Script::parse(&bytes, entry.meta.path.as_str())?;
-                if let Some(create) = script.statements.last_mut()
-                    && let Ok(text) = std::str::from_utf8(create)
-                {
-                    *create = ddl::whole(text).into_bytes();
-                }
-                self.put(&script.to_bytes())?;
-            }
+            (_, "table") => self.make_table(Script::parse(&bytes, entry.meta.path.as_str())?)?,
             _ => self.put(&bytes)?,
         }
         Ok(())
+    }
+
+    fn make_table(&mut self, mut script: Script) -> Result<()> {
+        if let Some(create) = script.statements.last_mut()
+            && let Ok(text) = std::str::from_utf8(create)
+        {
+            let is_first = !ddl::has_primary_key(text) && !std::mem::replace(&mut self.keyless, true);
+            *create = ddl::whole(text).into_bytes();
+            if is_first {
+                self.put(KEYLESS.as_bytes())?;
+            }
+        }
+        self.put(&script.to_bytes())
     }
 
     fn keep(&mut self, meta: &EntryMeta, kind: &str, bytes: Vec<u8>) -> Result<()> {

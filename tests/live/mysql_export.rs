@@ -18,6 +18,7 @@ use lifeboat::{
 
 use crate::{
     copy::{drops, names, quoted, sample},
+    failures::account,
     on_both,
     support::{Product, Server, own, source},
 };
@@ -54,12 +55,16 @@ pub(crate) fn play(server: &Server, product: Product, script: &[u8]) {
 
 /// Plays a script as this account, whose password is told too.
 pub(crate) fn play_as(server: &Server, product: Product, (user, password): (&str, &str), script: &[u8]) {
+    server.exec(&["sh", "-c", &playing(server, product, (user, password), script)]);
+}
+
+/// Returns the line of a shell that plays a script.
+fn playing(server: &Server, product: Product, (user, password): (&str, &str), script: &[u8]) -> String {
     std::fs::write(server.socket().with_file_name("script.sql"), script).unwrap();
     let client = if product == Product::Mysql { "mysql" } else { "mariadb" };
-    let line = format!(
+    format!(
         "{client} --binary-mode --comments --max-allowed-packet=1G -u{user} -p{password} -S/lbt/server.sock < /lbt/script.sql"
-    );
-    server.exec(&["sh", "-c", &line]);
+    )
 }
 
 /// Everything but stand-ins and views that are text only.
@@ -135,4 +140,46 @@ async fn a_view_on_what_is_gone_stops_no_client(product: Product) {
         server.ask("SELECT COUNT(*) FROM information_schema.views WHERE table_schema = 'im'").await,
         "1"
     );
+}
+
+/// The columns of a table without a key, in the database of the test below.
+const OF_KEYLESS: &str = "SELECT CAST(COALESCE(GROUP_CONCAT(column_name), 'no table') AS CHAR) \
+                          FROM information_schema.columns \
+                          WHERE table_schema = 'lbt_keys' AND table_name = 'without'";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the servers of fixtures/stack: run fixtures/test"]
+async fn a_table_without_a_key_is_given_none_by_a_server_or_is_refused() {
+    let server = Server::empty(Product::Mysql).await;
+    let with = ["CREATE DATABASE lbt_keys", "CREATE TABLE lbt_keys.with_one (id INT PRIMARY KEY)"];
+    server.run(with).await;
+    let keyed = script(&server.only(&["lbt_keys"]), false).await;
+    server.run(["CREATE TABLE lbt_keys.without (v INT)", "INSERT INTO lbt_keys.without VALUES (7)"]).await;
+    let whole = script(&server.only(&["lbt_keys"]), false).await;
+    account(&server, "plain", &["ALL ON lbt_keys.*"]).await;
+    account(&server, "by_role", &["ALL ON lbt_keys.*"]).await;
+    server
+        .run([
+            "CREATE ROLE tuner",
+            "GRANT SESSION_VARIABLES_ADMIN ON *.* TO tuner",
+            "GRANT tuner TO by_role",
+            "SET DEFAULT ROLE ALL TO by_role",
+        ])
+        .await;
+    for setting in ["sql_generate_invisible_primary_key", "sql_require_primary_key"] {
+        server.run(["DROP DATABASE lbt_keys".to_owned(), format!("SET GLOBAL {setting}=ON")]).await;
+        play_as(&server, Product::Mysql, ("by_role", "x"), &whole);
+        assert_eq!(server.ask(OF_KEYLESS).await, "v", "{setting}");
+        server.run(["DROP DATABASE lbt_keys"]).await;
+        let line = playing(&server, Product::Mysql, ("plain", "x"), &whole);
+        let told = server.exec(&["bash", "-c", &format!("! {line}")]);
+        assert!(told.contains("ERROR 1227") && told.contains("SESSION_VARIABLES_ADMIN"), "{told}");
+        assert_eq!(server.ask(OF_KEYLESS).await, "no table", "{setting}");
+        server.run(["DROP DATABASE lbt_keys"]).await;
+        play_as(&server, Product::Mysql, ("plain", "x"), &keyed);
+        server.run([format!("SET GLOBAL {setting}=OFF")]).await;
+    }
+    server.run(["DROP DATABASE lbt_keys"]).await;
+    play_as(&server, Product::Mysql, ("plain", "x"), &whole);
+    assert_eq!(server.ask(OF_KEYLESS).await, "v", "nothing is to be switched off");
 }
