@@ -1,20 +1,13 @@
 //! Every lock that the instant may be taken under: none tears it, and none keeps others waiting.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use lifeboat::{
-    clock::Ground,
     error::{ExitCode, Failure},
-    event::{Recorder, SharedMonitor},
     flow::{
         EntryMeta, FlowError, FlowResult, Point, STREAM_DEPTH, Stage, channel, conformance::read_all, settle,
     },
-    mysql::MysqlSource,
-    names::SourceName,
     policy::MysqlConfig,
 };
 use mysql_async::prelude::Queryable;
@@ -23,7 +16,7 @@ use crate::{
     failures::account,
     rows::Recorded,
     snapshot::{Writers, fields, transfers},
-    support::{Process, Product, Server, own, processes, source},
+    support::{Process, Product, Server, heard, own, processes, source},
 };
 
 crate::on_both!(
@@ -424,14 +417,8 @@ async fn an_account_of_a_managed_server_reads_at_one_instant(product: Product) {
     // What such a server gives its owner, as far as it matters here.
     let given = [READ, "LOCK TABLES, REPLICATION CLIENT, CREATE, DROP, INSERT, UPDATE, DELETE ON *.*"];
     account(&server, "owner", &given).await;
-    let heard = |user: &str| {
-        let (heard, config) =
-            (Arc::new(Recorder::default()), server.as_user(server.only(&["lbt_rds"]), user, "x"));
-        let name = SourceName::new("mysql").unwrap();
-        let source = MysqlSource::new(name, config, Ground::system(), Arc::clone(&heard) as SharedMonitor);
-        (heard, Box::new(source))
-    };
-    let (told, source) = heard("owner");
+    let by = |user: &str| heard(&server.as_user(server.only(&["lbt_rds"]), user, "x"));
+    let (told, source) = by("owner");
     let reading = read_all(source).await.expect("it is read");
     let marks = reading.point.marks;
     assert_eq!(marks["lock_mode"], "tables");
@@ -439,7 +426,7 @@ async fn an_account_of_a_managed_server_reads_at_one_instant(product: Product) {
     assert!(told.warnings().is_empty(), "{:?}", told.warnings());
     // Without the right to ask for the position there is none, and it is told.
     account(&server, "less", &[READ, "LOCK TABLES ON *.*"]).await;
-    let (told, source) = heard("less");
+    let (told, source) = by("less");
     let marks = read_all(source).await.expect("it is read").point.marks;
     match product {
         Product::Mysql => {
@@ -496,12 +483,10 @@ async fn a_replica_tells_the_position_of_its_primary(product: Product) {
     assert_eq!(mode["lock_mode"], "single");
     let stop = if product == Product::Mysql { "STOP REPLICA SQL_THREAD" } else { "STOP SLAVE SQL_THREAD" };
     replica.run([stop]).await;
-    let heard = Arc::new(Recorder::default());
-    let name = SourceName::new("mysql").unwrap();
-    let source = MysqlSource::new(name, config, Ground::system(), Arc::clone(&heard) as SharedMonitor);
-    let marks = read_all(Box::new(source)).await.expect("it is read").point.marks;
+    let (told, source) = heard(&config);
+    let marks = read_all(source).await.expect("it is read").point.marks;
     assert_eq!(marks["primary_applied"], "no");
-    assert!(heard.warnings()[0].contains("a replica that applies nothing"), "{:?}", heard.warnings());
+    assert!(told.warnings()[0].contains("a replica that applies nothing"), "{:?}", told.warnings());
 }
 
 async fn tables_without_transactions_are_named(product: Product) {
@@ -518,11 +503,8 @@ async fn tables_without_transactions_are_named(product: Product) {
             format!("INSERT INTO {db}.m VALUES (1)"),
         ])
         .await;
-    let heard = Arc::new(Recorder::default());
-    let name = SourceName::new("mysql").unwrap();
-    let config = server.only(&[db]);
-    let told = MysqlSource::new(name, config, Ground::system(), Arc::clone(&heard) as SharedMonitor);
-    let reading = read_all(Box::new(told)).await.expect("it is read");
+    let (heard, told) = heard(&server.only(&[db]));
+    let reading = read_all(told).await.expect("it is read");
     assert_eq!(reading.point.marks["nontransactional"], format!("{db}.m, {db}.o"));
     let told = heard.warnings();
     assert_eq!(told.len(), 2, "{told:?}");

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use lifeboat::policy::MysqlConfig;
+use lifeboat::{flow::conformance::read_all, policy::MysqlConfig};
 use mysql_async::{Row, prelude::Queryable};
 
 use crate::{
@@ -10,12 +10,13 @@ use crate::{
     locks::{READ, rounds},
     rows::Recorded,
     snapshot::{Writers, fields},
-    support::{Product, Server},
+    support::{Product, Server, heard},
 };
 
 crate::on_both!(
     the_recorded_position_is_the_instant,
     a_replica_records_the_place_of_its_rows_in_the_journal_of_its_primary,
+    a_replica_that_stands_still_needs_no_lock_to_tell_the_place_of_its_primary,
 );
 
 /// Tables of the database that is read; each has a writer of its own.
@@ -249,24 +250,29 @@ async fn a_replica_records_the_place_of_its_rows_in_the_journal_of_its_primary(p
             let began = end_of_binlog(&primary, product).await;
             let come = async || has_come(&primary, &replica).await;
             let (_, recorded) = reading_under(&replica, product, &writers, (&config, mode), come).await;
-            let (marks, read) = (&recorded.point.marks, read_rows(&recorded));
+            let marks = &recorded.point.marks;
             assert_eq!(marks["primary_applied"], "yes", "{case}: {marks:?}");
             if *mode == "single" {
                 let places = ["primary_file", "primary_pos", "primary_gtid"];
                 assert!(places.iter().all(|place| !marks.contains_key(*place)), "{case}: {marks:?}");
                 continue;
             }
-            let logged = logged(&primary, &began).await;
-            let set = &marks["primary_gtid"];
-            assert!(is_exact(&logged, &read, |one| holds(set, &one.gtid)), "{case}: {marks:?}");
-            let pos: u64 = marks["primary_pos"].parse().expect("a number");
-            assert_eq!(marks["primary_file"], began.0, "{case}");
-            let before = logged.iter().filter(|one| one.pos < pos);
-            let lost = before.filter(|one| !read.contains(&(one.table.clone(), one.n))).count();
-            assert_eq!(lost, 0, "{case}: a replica that goes on there lacks rows: {marks:?}");
+            is_at_its_place(&primary, &began, &recorded, &case).await;
         }
     }
     writers.stop().await;
+}
+
+/// Checks that what was read of a replica is what its primary's journal has up to the place that is recorded.
+async fn is_at_its_place(primary: &Server, began: &(String, u64), recorded: &Recorded, case: &str) {
+    let (marks, read) = (&recorded.point.marks, read_rows(recorded));
+    let logged = logged(primary, began).await;
+    assert!(is_exact(&logged, &read, |one| holds(&marks["primary_gtid"], &one.gtid)), "{case}: {marks:?}");
+    let pos: u64 = marks["primary_pos"].parse().expect("a number");
+    assert_eq!(marks["primary_file"], began.0, "{case}");
+    let before = logged.iter().filter(|one| one.pos < pos);
+    let lost = before.filter(|one| !read.contains(&(one.table.clone(), one.n))).count();
+    assert_eq!(lost, 0, "{case}: a replica that goes on there lacks rows: {marks:?}");
 }
 
 /// Waits until the replica has what the primary has now.
@@ -281,4 +287,30 @@ async fn has_come(primary: &Server, replica: &Server) {
     while replica.ask(&count).await.parse::<u64>().expect("a number") < wanted {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+async fn a_replica_that_stands_still_needs_no_lock_to_tell_the_place_of_its_primary(product: Product) {
+    let primary = Server::empty_with(product, gtids(product)).await;
+    let replica = Server::replica_with(&primary, product, gtids(product)).await;
+    let began = end_of_binlog(&primary, product).await;
+    let writers = counting(&primary, product).await;
+    writers.progress_of_each(5).await;
+    writers.rest_for(has_come(&primary, &replica)).await;
+    let (given, stop) = match product {
+        Product::Mysql => ("REPLICATION CLIENT", "STOP REPLICA SQL_THREAD"),
+        Product::Mariadb => ("SLAVE MONITOR", "STOP SLAVE SQL_THREAD"),
+    };
+    replica.run([stop]).await;
+    let config = reader(&replica, given).await;
+    let recorded = Recorded::read(&config).await;
+    writers.progress_of_each(5).await;
+    writers.stop().await;
+    let marks = &recorded.point.marks;
+    assert_eq!((marks["lock_mode"].as_str(), marks["primary_applied"].as_str()), ("single", "no"));
+    is_at_its_place(&primary, &began, &recorded, "it stands still").await;
+    let (told, source) = heard(&config);
+    read_all(source).await.expect("it is read");
+    let told = told.warnings();
+    assert!(told.iter().any(|line| line.contains("applies nothing")), "{told:?}");
+    assert!(!told.iter().any(|line| line.contains("in the primary's binlog")), "{told:?}");
 }

@@ -1,10 +1,10 @@
 //! Real servers for the MySQL tests: those of `fixtures/stack`, and empty ones of their own.
 
-use std::{process::Command, time::Duration};
+use std::{process::Command, sync::Arc, time::Duration};
 
 use lifeboat::{
     clock::Ground,
-    event::{NoMonitor, SharedMonitor},
+    event::{NoMonitor, Recorder, SharedMonitor},
     flow::{Source, Target},
     mysql::{Choices, Exchange, MysqlSource, MysqlTarget},
     names::SourceName,
@@ -331,6 +331,13 @@ async fn insist(conn: &mut Conn, statement: &str) {
 /// Makes a source that nobody watches.
 pub fn source(config: &MysqlConfig) -> Box<dyn Source> {
     Box::new(MysqlSource::new(name(), config.clone(), Ground::system(), NoMonitor::shared()))
+}
+
+/// Makes a source, and what is heard of it.
+pub fn heard(config: &MysqlConfig) -> (Arc<Recorder>, Box<dyn Source>) {
+    let heard = Arc::new(Recorder::default());
+    let monitor = Arc::clone(&heard) as SharedMonitor;
+    (heard, Box::new(MysqlSource::new(name(), config.clone(), Ground::system(), monitor)))
 }
 
 /// Makes a target that nobody watches.

@@ -19,7 +19,7 @@ use super::{
         layout::{Listed, Wanted, tables},
     },
     Listing, Snapshot,
-    position::{self, Found, Logs, Primary},
+    position::{self, Found, Logs},
     statements::{self, Running},
 };
 use crate::error::{ExitCode, Failure, Result};
@@ -320,15 +320,22 @@ impl Snapshot {
     /// One transaction sees one instant by itself.
     async fn begin_alone(&mut self, server: &Server) -> Result<()> {
         self.workers.truncate(1);
-        self.begin_all(server).await?;
+        self.begin_unlocked(server).await?;
         self.position = Found::Denied;
         if self.flavor == Flavor::Mariadb {
             let told = position::of_transaction(server, &mut self.workers[0]).await?;
             self.position = position::complete(server, &mut self.keeper, told).await?;
         }
-        // Nothing keeps a replica from applying more between that question and the transaction.
-        let primaries = self.primaries.take();
-        self.primaries = primaries.map(|all| all.into_iter().map(Primary::at_another_instant).collect());
+        Ok(())
+    }
+
+    /// Begins all transactions while nothing keeps a replica from applying more. One that applied nothing before and
+    /// after is at the place of the rows.
+    pub(super) async fn begin_unlocked(&mut self, server: &Server) -> Result<()> {
+        let before = position::of_primaries(server, self.flavor, &mut self.keeper).await?.unwrap_or_default();
+        self.begin_all(server).await?;
+        let after = position::of_primaries(server, self.flavor, &mut self.keeper).await?;
+        self.primaries = after.map(|all| all.into_iter().map(|one| one.since(&before)).collect());
         Ok(())
     }
 }

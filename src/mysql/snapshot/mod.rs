@@ -146,7 +146,7 @@ impl Snapshot {
         self.listed = tables(server, &mut self.keeper, wanted).await?;
         self.listing = if began.elapsed() < LIST_UNDER_LOCK { Listing::Fast } else { Listing::Slow };
         let (lock, held) = if wanted.locks_nothing() {
-            self.begin_all(server).await?;
+            self.begin_unlocked(server).await?;
             (Lock::Nothing, Duration::ZERO)
         } else {
             self.begin(server, wanted).await?
@@ -250,7 +250,7 @@ impl Snapshot {
     fn mark_primaries(&mut self, server: &Server, monitor: &dyn Monitor) {
         let primaries = self.primaries.take().unwrap_or_default();
         let several = primaries.len() > 1;
-        if !primaries.is_empty() && !self.is_shared() {
+        if !self.is_shared() && !primaries.iter().all(Primary::has_place) {
             let what =
                 "the account may take no lock: the place of the rows in the primary's binlog is unknown";
             monitor.warn(Some(&server.name), what.to_owned(), Some(&server.grant_hint()));

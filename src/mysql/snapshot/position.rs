@@ -154,9 +154,18 @@ pub(super) struct Primary {
 }
 
 impl Primary {
-    /// Returns the same of an instant that is not the one at which it was asked.
-    pub fn at_another_instant(self) -> Self {
+    /// Returns the same of an instant since `before` was asked: without the place, but where nothing was applied
+    /// meanwhile.
+    pub fn since(self, before: &[Self]) -> Self {
+        if !self.applies && before.contains(&self) {
+            return self;
+        }
         Self { channel: self.channel, id: self.id, applies: self.applies, ..Self::default() }
+    }
+
+    /// Returns whether the place is known.
+    pub fn has_place(&self) -> bool {
+        !self.file.is_empty() || !self.gtid.is_empty()
     }
 }
 
