@@ -63,16 +63,12 @@ pub(super) struct Found {
 pub(super) async fn read(server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<Option<Found>> {
     match read_all(server, conn, flavor).await {
         Err(failure) if number_of(&failure).is_some_and(is_denied) => Ok(None),
-        read => read,
+        read => read.map(Some),
     }
 }
 
-async fn read_all(server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<Option<Found>> {
-    let accounts = match list(conn, flavor).await {
-        Ok(accounts) => accounts,
-        Err(error) if number(&error).is_some_and(is_denied) => return Ok(None),
-        Err(error) => return Err(server.failure("list the accounts", error)),
-    };
+async fn read_all(server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<Found> {
+    let accounts = list(conn, flavor).await.map_err(|error| server.failure("list the accounts", error))?;
     let (mut creates, mut grants, mut defaults) = (Vec::new(), Vec::new(), Vec::new());
     let mut unknown = Vec::new();
     let seconds = second_passwords(server, conn, flavor).await?;
@@ -115,7 +111,7 @@ async fn read_all(server: &Server, conn: &mut Conn, flavor: Flavor) -> Result<Op
     }
     let mut script = Script::default();
     creates.into_iter().chain(grants).chain(defaults).for_each(|statement| script.push(statement));
-    Ok(Some(Found { script, unknown }))
+    Ok(Found { script, unknown })
 }
 
 /// Returns what the server shows of an account, a line each; `None` when it does not know the account.

@@ -313,7 +313,8 @@ impl Repository<Append> {
         let run = Some(planned.digest);
         // What the other processes have told of their packs.
         self.core.refresh(&self.access.index, monitor).await?;
-        let committed = if let Some((refs, manifest)) = self.committed(planned).await? {
+        // The snapshot that a run became may have a process that could not note the end any more.
+        let committed = if let Some((refs, manifest)) = self.of_plan(&planned.digest, began).await? {
             monitor.step(None, format!("run {} became snapshot {} before", plan.run, refs.snapshot));
             Committed {
                 id: refs.snapshot,
@@ -343,11 +344,6 @@ impl Repository<Append> {
             monitor.warn(None, format!("the end of run `{}` is not noted: {failure}", plan.run), None);
         }
         Ok(committed)
-    }
-
-    /// Returns the snapshot that a run became, of which its process could not note the end any more.
-    async fn committed(&self, planned: &Planned) -> Result<Option<(Refs, Manifest)>> {
-        self.of_plan(&planned.digest, planned.plan.began).await
     }
 
     /// Returns the snapshot of ours whose manifest names this plan, which began then.

@@ -25,6 +25,11 @@ impl Alike {
         }
     }
 
+    /// Adds several.
+    pub(super) fn add_all(&mut self, problems: impl IntoIterator<Item = Problem>) {
+        problems.into_iter().for_each(|problem| self.add(problem));
+    }
+
     /// Reports all of them.
     pub(super) async fn report(self, bucket: &str, sink: &EntrySink) -> FlowResult<()> {
         let last = self.named.last().cloned();

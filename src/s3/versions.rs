@@ -428,9 +428,7 @@ impl VersionLister {
                 Some(key) => {
                     one.key = key;
                     last = Some(one.key.clone()).zip(one.version_id());
-                    for problem in unreadable.drain(..) {
-                        self.unreadable.add(problem);
-                    }
+                    self.unreadable.add_all(unreadable.drain(..));
                     self.page.push_back(one);
                 }
                 None => unreadable.push(listing::unreadable(&self.bucket, &one.key)),
@@ -440,9 +438,7 @@ impl VersionLister {
             return Err(self.confused());
         }
         if !page.is_truncated().unwrap_or(false) {
-            for problem in unreadable {
-                self.unreadable.add(problem);
-            }
+            self.unreadable.add_all(unreadable);
             self.ended = true;
             return Ok(());
         }
