@@ -16,7 +16,7 @@ use crate::{
     failures::account,
     rows::Recorded,
     snapshot::{Writers, fields, transfers},
-    support::{Process, Product, Server, heard, own, processes, source},
+    support::{Process, Product, Server, heard, own, processes, source, until_seen},
 };
 
 crate::on_both!(
@@ -185,13 +185,7 @@ async fn nobody_waits_long_behind_a_reading_while_a_long_statement_runs(product:
     let long = tokio::spawn(async move {
         slow.query_drop("SELECT SLEEP(14) FROM lbt_long.t LIMIT 1").await.expect("it ends by itself");
     });
-    let mut watch = server.conn().await;
-    let runs_long = |all: Vec<Process>| {
-        all.iter().any(|one| one.statement.starts_with("SELECT SLEEP") && one.seconds >= 3)
-    };
-    while !runs_long(processes(&mut watch).await) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until_seen(&server, |one| one.statement.starts_with("SELECT SLEEP") && one.seconds >= 3).await;
     // As long as the statement, and a while longer.
     let until = Instant::now() + Duration::from_secs(12);
     let readings = async {

@@ -125,24 +125,11 @@ async fn grants_that_an_interrupted_restore_was_to_give_come_with_the_exchange(p
     let mut step = 0;
     let mut is_over = false;
     while !is_over {
-        let mut scene = Scene::new(product, "swap_owes").await;
-        let db = scene.db.clone();
-        // Where a table of no backup stays, programs make room one by one, and the server forgets the grants on them.
-        scene.config.exclude.push(format!("{db}.extra"));
-        scene
-            .server
-            .run([
-                format!("DROP USER IF EXISTS {caller}"),
-                format!("CREATE USER {caller}"),
-                format!("CREATE PROCEDURE {db}.p () SELECT 'live'"),
-                format!("GRANT EXECUTE ON PROCEDURE {db}.p TO {caller}"),
-            ])
-            .await;
-        scene.interrupted(4, None).await;
+        let scene = owing(product, &caller).await;
         assert_eq!(scene.granted(&caller).await, "nothing");
         is_over = !scene.dies(None, step).await;
         if !is_over {
-            scene.server.run([format!("DROP DATABASE IF EXISTS {db}{BESIDE}")]).await;
+            scene.server.run([format!("DROP DATABASE IF EXISTS {}{BESIDE}", scene.db)]).await;
             scene.beside(None, "__was_2").await.run().await.expect("it can be run again");
         }
         assert_eq!(scene.granted(&caller).await, "PROCEDURE p Execute", "died at step {step}");
@@ -159,23 +146,32 @@ async fn grants_that_an_interrupted_restore_was_to_give_come_with_the_exchange(p
     scene.end().await;
 }
 
-/// Kills an exchange that has ended an interrupted restore, and waits for the tables.
-async fn owing_and_dead_before_the_act(product: Product, caller: &str) -> Scene {
+/// Makes an interrupted restore that was to give this account a grant again.
+async fn owing(product: Product, caller: &str) -> Scene {
     let mut scene = Scene::new(product, "swap_owes").await;
     let db = scene.db.clone();
+    // Where a table of no backup stays, programs make room one by one, and the server forgets the grants on them.
     scene.config.exclude.push(format!("{db}.extra"));
     scene
         .server
         .run([
+            format!("DROP USER IF EXISTS {caller}"),
+            format!("CREATE USER {caller}"),
             format!("CREATE PROCEDURE {db}.p () SELECT 'live'"),
             format!("GRANT EXECUTE ON PROCEDURE {db}.p TO {caller}"),
         ])
         .await;
     scene.interrupted(4, None).await;
+    scene
+}
+
+/// Kills an exchange that has ended an interrupted restore, and waits for the tables.
+async fn owing_and_dead_before_the_act(product: Product, caller: &str) -> Scene {
+    let scene = owing(product, caller).await;
     let exchange = scene.beside(None, WAS).await;
     let mut reader = scene.server.conn().await;
     reader.query_drop("START TRANSACTION").await.unwrap();
-    reader.query_drop(format!("SELECT 1 FROM {db}.users LIMIT 1")).await.unwrap();
+    reader.query_drop(format!("SELECT 1 FROM {}.users LIMIT 1", scene.db)).await.unwrap();
     let running = tokio::spawn(exchange.run());
     scene.until_moving(true).await;
     running.abort();

@@ -16,7 +16,7 @@ use crate::{
     at_once::watched,
     failures::account,
     locks::READ,
-    support::{Process, Product, Server, processes, source},
+    support::{Process, Product, Server, processes, source, until_seen},
 };
 
 crate::on_both!(
@@ -124,11 +124,7 @@ async fn waiting_drop(server: &Server) -> Conn {
         holder.query_drop(statement).await.expect("it is read");
     }
     tokio::spawn(async move { dropper.query_drop("DROP TABLE lbt_waits.gone").await });
-    let mut watch = server.conn().await;
-    let is_there = |one: &Process| one.statement.starts_with("DROP TABLE") && one.seconds >= 1;
-    while !processes(&mut watch).await.iter().any(is_there) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_seen(server, |one| one.statement.starts_with("DROP TABLE") && one.seconds >= 1).await;
     holder
 }
 
@@ -157,12 +153,10 @@ async fn a_reading_that_dies_while_its_lock_waits_lets_others_through(product: P
         let program = tokio::runtime::Runtime::new().expect("a runtime of its own");
         let reading = source(&config);
         program.spawn(async move { read_all(reading).await.map(|_| ()) });
-        let mut watch = server.conn().await;
-        while !processes(&mut watch).await.iter().any(|one| is_waiting(one, asked)) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_seen(&server, |one| is_waiting(one, asked)).await;
         // Its connections break off, and it says nothing to the server.
         program.shutdown_background();
+        let mut watch = server.conn().await;
         let began = Instant::now();
         while processes(&mut watch).await.iter().any(|one| is_waiting(one, asked)) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -179,14 +173,6 @@ async fn a_reading_that_dies_while_its_lock_waits_lets_others_through(product: P
     is_read_now(&config, product).await;
 }
 
-/// Waits until somebody else runs a statement that begins like this.
-async fn until_runs(server: &Server, begin: &str) {
-    let mut watch = server.conn().await;
-    while !processes(&mut watch).await.iter().any(|one| one.statement.starts_with(begin)) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// A reading holds table after table. What it has would keep a migration waiting, and everybody behind it, for as long
 /// as it waits for the next one.
 async fn a_migration_of_a_table_that_is_held_is_let_through_while_another_one_is_waited_for(
@@ -199,9 +185,9 @@ async fn a_migration_of_a_table_that_is_held_is_let_through_while_another_one_is
     config.lock_wait_seconds = 3600;
     let (mut holder, _) = idle(&server, product).await;
     let reading = tokio::spawn(async move { read_all(source(&config)).await });
-    until_runs(&server, "SELECT 1 FROM `lbt_waits`.`held`").await;
+    until_seen(&server, |one| one.statement.starts_with("SELECT 1 FROM `lbt_waits`.`held`")).await;
     let waits_behind = async {
-        until_runs(&server, "ALTER TABLE").await;
+        until_seen(&server, |one| one.statement.starts_with("ALTER TABLE")).await;
         server.run(["INSERT INTO lbt_waits.free (id) VALUES (NULL)"]).await;
     };
     let migrates = server.run(["ALTER TABLE lbt_waits.free ADD COLUMN more INT DEFAULT 7"]);

@@ -317,6 +317,14 @@ pub async fn processes(conn: &mut Conn) -> Vec<Process> {
     rows.into_iter().map(of_row).filter(|process| process.id != own).collect()
 }
 
+/// Waits until somebody else's session is as it is meant to be.
+pub async fn until_seen(server: &Server, is_meant: impl Fn(&Process) -> bool) {
+    let mut watch = server.conn().await;
+    while !processes(&mut watch).await.iter().any(&is_meant) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Runs a statement.
 async fn insist(conn: &mut Conn, statement: &str) {
     let mut ran = conn.query_drop(statement).await;
