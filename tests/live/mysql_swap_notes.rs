@@ -7,6 +7,7 @@ use lifeboat::{
 use mysql_async::prelude::Queryable;
 
 use crate::{
+    owed::callable,
     resume::is_noted,
     support::{Product, own},
     swap::{BESIDE, Scene, WAS},
@@ -148,19 +149,7 @@ async fn grants_that_an_interrupted_restore_was_to_give_come_with_the_exchange(p
 
 /// Makes an interrupted restore that was to give this account a grant again.
 async fn owing(product: Product, caller: &str) -> Scene {
-    let mut scene = Scene::new(product, "swap_owes").await;
-    let db = scene.db.clone();
-    // Where a table of no backup stays, programs make room one by one, and the server forgets the grants on them.
-    scene.config.exclude.push(format!("{db}.extra"));
-    scene
-        .server
-        .run([
-            format!("DROP USER IF EXISTS {caller}"),
-            format!("CREATE USER {caller}"),
-            format!("CREATE PROCEDURE {db}.p () SELECT 'live'"),
-            format!("GRANT EXECUTE ON PROCEDURE {db}.p TO {caller}"),
-        ])
-        .await;
+    let scene = callable(product, "swap_owes", caller).await;
     scene.interrupted(4, None).await;
     scene
 }
