@@ -21,6 +21,9 @@ use super::{
 };
 use crate::error::{ExitCode, Failure, Result};
 
+/// A table of another engine is not the one of the snapshot: none is better.
+pub(super) const NO_SUBSTITUTE: &str =
+    "SET SESSION sql_mode=CONCAT(@@SESSION.sql_mode,',NO_ENGINE_SUBSTITUTION')";
 /// Times that a statement is run that meets a knot of locks each time.
 const KNOTS_MAX: usize = 5;
 /// What to do when a database cannot be dropped because its folder is not empty.

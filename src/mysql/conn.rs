@@ -90,6 +90,9 @@ pub(super) mod code {
     pub const UNKNOWN_DIRECTORY: u16 = 3121;
     pub const NO_MASTER_KEY: u16 = 3185;
     pub const UNKNOWN_TABLESPACE: u16 = 3510;
+    pub const TABLESPACE_EXISTS: u16 = 1813;
+    pub const OTHER_ENCRYPTION: u16 = 3826;
+    pub const UNKNOWN_SEQUENCE: u16 = 4091;
     pub const NO_LOCAL_INFILE: u16 = 3948;
     pub const NO_LOCAL_INFILE_MARIADB: u16 = 4166;
 }

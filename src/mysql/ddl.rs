@@ -46,6 +46,25 @@ pub(super) fn has_primary_key(create: &str) -> bool {
     all(create).iter().any(|definition| kind(definition) == Kind::Primary)
 }
 
+/// Returns what stands behind the name of a table in its definition: a name may hold parentheses.
+pub(super) fn body(create: &str) -> Option<&str> {
+    let name = create.find('`')?;
+    let rest = &create[quoted_end(create, name)..];
+    Some(&rest[rest.find('(')?..])
+}
+
+/// Returns what a definition asks of a server: all but the name, the foreign keys, and how far the table has counted.
+pub(super) fn demands(create: &str) -> Option<String> {
+    const COUNTED: &str = " AUTO_INCREMENT=";
+    let create = split(create, false).create;
+    let (.., close) = frame(&create)?;
+    let options = &create[close..];
+    let table = body(&create[..close])?;
+    let Some(at) = outside(options, COUNTED) else { return Some(format!("{table}{options}")) };
+    let rest = &options[at + COUNTED.len()..];
+    Some(format!("{table}{}{}", &options[..at], &rest[word(rest).len()..]))
+}
+
 /// Returns the engine that a table is kept by.
 pub(super) fn engine(create: &str) -> &str {
     const ENGINE: &str = " ENGINE=";
@@ -297,6 +316,12 @@ pub(super) fn defers(create: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_body_of_a_table_stands_behind_its_name() {
+        assert_eq!(body("CREATE TABLE `a(``b` (\n  `id` int\n)"), Some("(\n  `id` int\n)"));
+        assert_eq!(body("CREATE TABLE `a("), None);
+    }
 
     #[test]
     fn a_collation_that_a_column_inherits_is_not_made_its_own() {

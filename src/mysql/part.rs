@@ -272,7 +272,7 @@ impl Part {
         }
         let Parts { create, .. } = ddl::split(create, true);
         let create = ddl::with_nameless_checks(&create);
-        let body = body(&create).ok_or_else(|| {
+        let body = ddl::body(&create).ok_or_else(|| {
             Failure::new(ExitCode::Damage, format!("the definition of table `{}` is none", self.at))
         })?;
         server.run(conn, format!("DROP TABLE IF EXISTS {}", self.scratch.sql()), &doing).await?;
@@ -336,13 +336,6 @@ impl Part {
         Err(Failure::new(ExitCode::Failed, what)
             .hint("The table is as it was before. Did anything else write to it? Restore again."))
     }
-}
-
-/// Returns what stands behind the name of a table in its definition: a name may hold parentheses.
-fn body(create: &str) -> Option<&str> {
-    let name = create.find('`')?;
-    let rest = &create[ddl::quoted_end(create, name)..];
-    Some(&rest[rest.find('(')?..])
 }
 
 /// Keeps others out of the scratch tables, and makes room for them.
@@ -476,12 +469,6 @@ mod tests {
         let values = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
         assert_eq!(beyond(&key(), &values(&["7", "'x'"]), ">="), "(`a` > 7 OR (`a` = 7 AND `b` >= 'x'))");
         assert_eq!(beyond(&key(), &values(&["7"]), ">"), "(`a` > 7)");
-    }
-
-    #[test]
-    fn the_body_of_a_table_stands_behind_its_name() {
-        assert_eq!(body("CREATE TABLE `a(``b` (\n  `id` int\n)"), Some("(\n  `id` int\n)"));
-        assert_eq!(body("CREATE TABLE `a("), None);
     }
 
     #[test]

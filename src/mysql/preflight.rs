@@ -18,7 +18,7 @@ use super::{
     layout::{ACCOUNTS, Place},
     part,
     sql::{Script, account, ident, literal},
-    trial::{self, Programs},
+    trial::{self, Programs, Tables},
 };
 use crate::{
     error::Result,
@@ -80,13 +80,14 @@ pub(super) fn unfit_accounts(
     unfit.collect()
 }
 
-/// Looks what restoring `coming` needs and what of it does not fit; returns also the programs that are among it.
+/// Looks what restoring `coming` needs and what of it does not fit; returns also the programs and tables that are among
+/// it, to be tried.
 pub(super) async fn look(
     server: &Server,
     options: &WriteOptions,
     rule: AccountsRule,
     coming: &mut dyn Coming,
-) -> Result<(Preflight, Programs)> {
+) -> Result<(Preflight, Programs, Tables)> {
     let mut conn = server.open(Purpose::WriteNames).await?;
     let (dialect, _) = Dialect::of(server, &mut conn, &options.fit.collations).await?;
     // Who may not read the accounts is told nothing of them.
@@ -124,7 +125,7 @@ pub(super) async fn look(
     let mut remarks = asking.remarks;
     remarks.extend(seen.remarks());
     found.remarks = remarks.into_iter().collect();
-    Ok((found, seen.programs))
+    Ok((found, seen.programs, seen.to_try))
 }
 
 /// What was seen of the entries.
@@ -147,6 +148,8 @@ struct Seen {
     definers: BTreeSet<String>,
     /// What may be refused for the sake of the binlog.
     programs: Programs,
+    /// The tables that fit, as far as it is known.
+    to_try: Tables,
     has_functions: bool,
     /// Functions that do not say what they read.
     unclear: BTreeSet<String>,
@@ -227,6 +230,9 @@ impl Seen {
         let what = name(meta);
         fitted.mapped.into_iter().for_each(|why| self.note(Weight::Mapped, what.clone(), why));
         // A table of rows that are kept elsewhere is left out where it cannot be made, and told.
+        if kind == "table" && fitted.unfit.is_empty() {
+            self.to_try.note(&meta.item, &script);
+        }
         let weight = if kind == "definition" { Weight::Note } else { Weight::DoesNotFit };
         if weight == Weight::DoesNotFit && !fitted.unfit.is_empty() {
             let at = meta.text("db").zip(meta.text("table"));
@@ -281,7 +287,7 @@ impl Seen {
 }
 
 /// Names things in a line, the first few of many.
-fn listed(names: &BTreeSet<String>) -> String {
+pub(super) fn listed(names: &BTreeSet<String>) -> String {
     let first: Vec<&str> = names.iter().take(NAMED_MAX).map(String::as_str).collect();
     let more = names.len().saturating_sub(NAMED_MAX);
     if more == 0 { first.join(", ") } else { format!("{} and {more} more", first.join(", ")) }

@@ -41,7 +41,7 @@ use super::{
     rename::{self, Renamed, Renames},
     sql::{Script, ident},
     swap::{self, Exchange, Held},
-    trial::Programs,
+    trial::{Programs, Tables},
 };
 use crate::{
     clock::Ground,
@@ -70,6 +70,8 @@ pub struct MysqlTarget {
     held: swap::Shared,
     /// The programs that [`Target::preflight`] saw.
     coming: Programs,
+    /// The tables that it saw.
+    coming_tables: Tables,
     /// The pieces that [`Target::done`] told: the stream comes without them.
     told: BTreeSet<EntryPath>,
     /// The sessions of this restore, also of its attempts before.
@@ -82,8 +84,8 @@ impl MysqlTarget {
         let (choices, renames) = (Choices::default(), Renames::default());
         let (held, told) = (swap::Shared::default(), BTreeSet::new());
         let opened = Arc::new(Opened::new(ground.hex(16)));
-        let coming = Programs::default();
-        Self { name, config, monitor, choices, renames, held, coming, told, opened }
+        let (coming, coming_tables) = (Programs::default(), Tables::default());
+        Self { name, config, monitor, choices, renames, held, coming, coming_tables, told, opened }
     }
 
     /// Does as was chosen.
@@ -152,9 +154,9 @@ impl Target for MysqlTarget {
     async fn preflight(&mut self, options: &WriteOptions, coming: &mut dyn Coming) -> Result<Preflight> {
         let server = self.server()?;
         let mut coming = Renamed { coming, renames: &self.renames };
-        let (found, programs) =
+        let (found, programs, tables) =
             preflight::look(&server, options, self.choices.accounts(), &mut coming).await?;
-        self.coming = programs;
+        (self.coming, self.coming_tables) = (programs, tables);
         Ok(found)
     }
 
@@ -184,6 +186,7 @@ impl Target for MysqlTarget {
             standing: standing.unwrap_or_default(),
             tables: BTreeMap::new(),
             coming: self.coming,
+            coming_tables: self.coming_tables,
             after: Vec::new(),
             stand_ins: BTreeMap::new(),
             databases: BTreeSet::new(),
@@ -242,6 +245,8 @@ struct Writing<'a> {
     tables: BTreeMap<Place, Loading>,
     /// The programs that will come, as far as they are known.
     coming: Programs,
+    /// The tables that will come, as far as they are known.
+    coming_tables: Tables,
     after: Vec<(EntryMeta, Script)>,
     /// What was made for views whose own text has not come yet, with their items.
     stand_ins: BTreeMap<Place, String>,
@@ -312,6 +317,10 @@ impl Writing<'_> {
             return Ok(());
         }
         let mut script = Script::parse(&bytes, meta.path.as_str())?;
+        // It was found out on trial that the server does not make it.
+        if kind == "table" && self.unfit.contains(&meta.item) {
+            return Ok(());
+        }
         // What holds no rows itself is tried, and left out where it cannot be made.
         if kind != "definition" && !self.fits(meta, &mut script)? {
             return Ok(());
@@ -337,8 +346,7 @@ impl Writing<'_> {
                     part.define(self.server, &mut self.names, &script, &create).await?;
                     return Ok(());
                 }
-                // A table of another engine is not the one of the snapshot: none is better.
-                script.push("SET SESSION sql_mode=CONCAT(@@SESSION.sql_mode,',NO_ENGINE_SUBSTITUTION')");
+                script.push(apply::NO_SUBSTITUTE);
                 script.push(ddl::split(&create, ddl::defers(&create)).create);
                 self.make_table(&place(meta)?, &create, &script, &doing).await?;
                 self.table(place(meta)?).create = Some(create);

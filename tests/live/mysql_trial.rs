@@ -1,8 +1,8 @@
-//! A server with a binlog may refuse functions and triggers: nothing makes room for them before it is sure that it does
-//! not.
+//! A server with a binlog may refuse functions and triggers, and any server a table that needs what it lacks: nothing
+//! makes room for them before it is sure that it does not.
 
 use lifeboat::{
-    flow::{FlowError, Weight, WriteOptions},
+    flow::{Fit, FlowError, Weight, WriteOptions},
     policy::MysqlConfig,
 };
 
@@ -15,6 +15,7 @@ use crate::{
 crate::on_both!(
     an_exchange_takes_nothing_away_that_could_not_be_made_again,
     nothing_makes_room_for_programs_that_could_not_be_made,
+    nothing_makes_room_for_tables_that_could_not_be_made,
 );
 
 /// Makes an account that may do all but what a binlog asks of those who make programs.
@@ -129,4 +130,57 @@ async fn nothing_makes_room_for_programs_that_could_not_be_made(product: Product
     written.expect("an account with SUPER restores");
     assert_eq!((blocks, server.ask(&state).await), (Vec::new(), "0f,p".to_owned()));
     assert_eq!(server.ask(OURS).await, "0");
+}
+
+async fn nothing_makes_room_for_tables_that_could_not_be_made(product: Product) {
+    // A server of its own: nobody else makes databases of ours there.
+    let server = Server::empty(product).await;
+    let db = &own("trial_t");
+    let table =
+        |name: &str| format!("CREATE TABLE {db}.{name} (id INT PRIMARY KEY, v TEXT, FULLTEXT KEY ft (v))");
+    server.run([format!("CREATE DATABASE {db}"), table("fine"), table("odd"), table("odder")]).await;
+    server.run([format!("INSERT INTO {db}.fine VALUES (1, 'a')")]).await;
+    let config = server.only(&[db]);
+    let before = Recorded::read(&config).await;
+    let rows = format!("SELECT CONCAT(COUNT(*)) FROM {db}.fine");
+    let tables = format!(
+        "SELECT GROUP_CONCAT(table_name ORDER BY table_name) FROM information_schema.tables WHERE table_schema = '{db}'"
+    );
+    let (option, number) = match product {
+        Product::Mysql => ("ENGINE=InnoDB TABLESPACE `lbt_gone`", "3510"),
+        Product::Mariadb => ("ENGINE=InnoDB `ENCRYPTED`=YES", "1005"),
+    };
+    let parser = ("FULLTEXT KEY `ft` (`v`)", "FULLTEXT KEY `ft` (`v`) WITH PARSER `lbt_gone`");
+    for (from, to, number) in [("ENGINE=InnoDB", option, number), (parser.0, parser.1, "1128")] {
+        let mut recorded = Recorded::read(&config).await;
+        server.run([format!("INSERT INTO {db}.fine VALUES (2, 'live')")]).await;
+        for name in ["odd", "odder"] {
+            recorded.replace(&format!("{db}/{name}/table.sql"), |script| script.replace(from, to));
+        }
+        let (blocks, written) = replaced(&recorded, &config).await;
+        assert_eq!(blocks, [""; 0]);
+        let Err(FlowError::Failed(failure)) = written else { panic!("{written:?}") };
+        let (told, hints) = (failure.chain().join(": "), failure.hints().join(" "));
+        assert!(told.contains(&format!("make `{db}.odd` on trial")) && told.contains(number), "{failure:?}");
+        assert!(hints.contains("nothing was touched") && hints.contains("--leave-out-unfit"), "{failure:?}");
+        assert_eq!(server.ask(&rows).await, "2", "what is live stays");
+        assert_eq!(server.ask(OURS).await, "0", "what it was tried with is gone");
+        // Who wants the rest gets it, and is told what did not come.
+        let fit = Fit { leave_out: true, ..Fit::default() };
+        let options = || WriteOptions { replace: true, fit: fit.clone(), ..WriteOptions::default() };
+        let mut asked = target(&config);
+        recorded.preflight_with(&mut *asked, &options()).await;
+        let tally = recorded.write_to(asked, options()).await.expect("the rest comes");
+        for name in ["odd", "odder"] {
+            let told = format!("table {db}.{name} was left out: ");
+            assert!(tally.notes.iter().any(|note| note.starts_with(&told)), "{:?}", tally.notes);
+        }
+        assert_eq!(tally.without, [format!("{db}.odd"), format!("{db}.odder")].into());
+        assert_eq!((server.ask(&tables).await, server.ask(&rows).await), ("fine".to_owned(), "1".to_owned()));
+        assert_eq!(server.ask(OURS).await, "0");
+        // A server that lacks nothing takes all.
+        let (blocks, written) = replaced(&before, &config).await;
+        written.expect("all tables can be made");
+        assert_eq!((blocks, server.ask(&tables).await), (Vec::new(), "fine,odd,odder".to_owned()));
+    }
 }

@@ -12,6 +12,7 @@ use super::{
         layout::Place,
         preflight,
         sql::Script,
+        trial::Unmade,
     },
     Writing, place,
 };
@@ -19,6 +20,11 @@ use crate::{
     error::{ExitCode, Failure, Result},
     flow::{EntryMeta, FlowResult, Problem},
 };
+
+/// How to go on where a server makes no such table.
+const TRIED: &str = "Say --leave-out-unfit to restore without such tables.";
+/// What servers call a full disk inside of another error (`ENOSPC`).
+const NO_SPACE: &str = "errno: 28";
 
 /// Errors that say that a server does not know a word, a thing or what a thing refers to, or cannot hold it. Of MySQL
 /// from `share/messages_to_clients.txt` (9.7), of MariaDB from `sql/share/errmsg-utf8.txt` (10.11); what is 1xxx both
@@ -71,6 +77,34 @@ const UNKNOWN_HERE: [u16; 45] = [
     4091, // ER_UNKNOWN_SEQUENCES (MariaDB)
 ];
 
+/// Errors that say that a server cannot make such a table, of the same files.
+const NO_SUCH_TABLES: [u16; 24] = [
+    1005, // ER_CANT_CREATE_TABLE
+    1031, // ER_ILLEGAL_HA
+    1069, // ER_TOO_MANY_KEYS
+    1070, // ER_TOO_MANY_KEY_PARTS
+    1071, // ER_TOO_LONG_KEY
+    1074, // ER_TOO_BIG_FIELDLENGTH
+    1101, // ER_BLOB_CANT_HAVE_DEFAULT
+    1117, // ER_TOO_MANY_FIELDS
+    1118, // ER_TOO_BIG_ROWSIZE
+    1163, // ER_TABLE_CANT_HANDLE_BLOB
+    1164, // ER_TABLE_CANT_HANDLE_AUTO_INCREMENT
+    1178, // ER_CHECK_NOT_IMPLEMENTED
+    1214, // ER_TABLE_CANT_HANDLE_FT
+    1464, // ER_TABLE_CANT_HANDLE_SPKEYS
+    1478, // ER_ILLEGAL_HA_CREATE_OPTION
+    1901, // ER_GENERATED_COLUMN_FUNCTION_IS_NOT_ALLOWED (MariaDB)
+    1911, // ER_UNKNOWN_OPTION (MariaDB)
+    3106, // ER_UNSUPPORTED_ACTION_ON_GENERATED_COLUMN (MySQL)
+    3121, // ER_WRONG_FILE_NAME
+    3185, // ER_CANNOT_FIND_KEY_IN_KEYRING (MySQL)
+    3510, // ER_TABLESPACE_MISSING_WITH_NAME (MySQL)
+    3750, // ER_TABLE_WITHOUT_PK (MySQL)
+    3763, // ER_GENERATED_COLUMN_NAMED_FUNCTION_IS_NOT_ALLOWED (MySQL)
+    4161, // ER_UNKNOWN_DATA_TYPE (MariaDB)
+];
+
 /// Returns whether this error says that the server does not know a thing, or cannot hold it.
 fn is_unknown_here(number: u16) -> bool {
     UNKNOWN_HERE.binary_search(&number).is_ok()
@@ -114,6 +148,35 @@ impl Writing<'_> {
         self.tally.notes.push(format!("{what} was left out: {why}"));
         self.unfit.insert(meta.item.clone());
         Ok(false)
+    }
+
+    /// Leaves out the tables that the server did not make on trial, where the person said so; it is an error otherwise,
+    /// or where the table itself is not the reason.
+    pub(super) fn leave_out_tables(&mut self, unmade: Vec<Unmade>) -> Result<()> {
+        let is_unfit = |failure: &Failure| {
+            let is_known = |number| is_unknown_here(number) || NO_SUCH_TABLES.contains(&number);
+            number_of(failure).is_some_and(is_known) && !failure.one_line().contains(NO_SPACE)
+        };
+        let others = |but: &[String]| -> BTreeSet<String> {
+            let all = unmade.iter().flat_map(|one| &one.items);
+            all.filter(|item| !but.starts_with(std::slice::from_ref(item))).cloned().collect()
+        };
+        let leaves = self.options.fit.leave_out;
+        if let Some(at) = unmade.iter().position(|one| !leaves || !is_unfit(&one.failure)) {
+            let others = others(&unmade[at].items);
+            let Some(Unmade { failure, .. }) = unmade.into_iter().nth(at) else { return Ok(()) };
+            let too = format!("Not made either: {}.", preflight::listed(&others));
+            let failure = if others.is_empty() { failure } else { failure.hint(too) };
+            return Err(if leaves { failure } else { failure.hint(TRIED) });
+        }
+        for Unmade { items, failure } in unmade {
+            let why = failure.one_line();
+            for item in items {
+                self.tally.notes.push(format!("table {item} was left out: {why}"));
+                self.unfit.insert(item);
+            }
+        }
+        Ok(())
     }
 
     /// Leaves a program out; nothing stands in for a view that does not come.
@@ -207,8 +270,8 @@ mod tests {
 
     #[test]
     fn a_server_that_is_full_or_refuses_us_cannot_hold_nothing() {
-        assert!(UNKNOWN_HERE.is_sorted());
-        for number in UNKNOWN_HERE {
+        assert!(UNKNOWN_HERE.is_sorted() && NO_SUCH_TABLES.is_sorted());
+        for number in UNKNOWN_HERE.into_iter().chain(NO_SUCH_TABLES) {
             assert!(!is_full(number) && !is_denied(number) && !apply::is_there(number), "{number}");
         }
         // Gone away, read-only, a lock that was not granted, no memory, a session that was killed.

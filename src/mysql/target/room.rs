@@ -3,8 +3,8 @@
 //! A database that comes whole is dropped, and with it what was made since the backup. It is not dropped where that
 //! would take along what nothing replaces: tables that the policy leaves out of every backup, and whatever the stream
 //! has not whole. Then things go one by one, and a program goes when its like is about to be made. Before anything goes,
-//! it is proven that functions and triggers can be made. A server forgets the grants on a routine that goes so: they
-//! are read before, noted in the ledger before it goes, and given again.
+//! it is proven that functions, triggers and tables can be made. A server forgets the grants on a routine that goes so:
+//! they are read before, noted in the ledger before it goes, and given again.
 
 use std::collections::BTreeSet;
 
@@ -48,7 +48,7 @@ impl Writing<'_> {
         }
         self.lacking = self.lacking.iter().map(|item| self.renames.item(item)).collect();
         if self.server.resumes {
-            return Ok(());
+            return self.prove_coming(false).await.map_err(Into::into);
         }
         let items = self.renames.items(&wanted);
         let found = apply::obstacles(self.server, &mut self.names, &items).await?;
@@ -81,7 +81,7 @@ impl Writing<'_> {
         }
         let emptied = found.iter().filter_map(apply::Obstacle::emptied).map(str::to_owned).collect();
         self.keep_grants(emptied).await?;
-        self.prove_programs(!found.is_empty()).await?;
+        self.prove_coming(!found.is_empty()).await?;
         let written = items.iter().filter_map(|item| parse_item(item));
         let parts = self.parts.keys().map(|at| (at.db.clone(), Some(at.table.clone())));
         let written = Written::of(written.chain(parts));
@@ -102,25 +102,40 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Proves that the programs that come can be made before anything goes for them. Those that wait for an exchange are
-    /// proven by it.
-    async fn prove_programs(&mut self, removes: bool) -> Result<()> {
-        let replaces = self.options.replace && !self.lacking.is_empty();
-        if !self.coming.have_some() || self.held.is_some() || !(removes || replaces) {
+    /// Proves that what comes can be made before anything goes for it. Where something waits for an exchange, that proves
+    /// it. What is to be left out is known only by trial, so that tables are tried then also where nothing goes.
+    async fn prove_coming(&mut self, removes: bool) -> Result<()> {
+        let goes = removes || self.options.replace && !self.lacking.is_empty() && !self.server.resumes;
+        let programs = goes && self.coming.have_some();
+        let tables = (goes || self.options.fit.leave_out) && self.coming_tables.have_some();
+        if self.held.is_some() || !(programs || tables) {
             return Ok(());
         }
-        let (server, names) = (self.server, &mut self.names);
         // An account that may make no database of ours was judged by its grants.
-        let Some(table) = ledger::open_scratch(server, names).await? else { return Ok(()) };
-        let proven = self.coming.prove(server, &table).await;
-        let closed = ledger::close_scratch(server, names).await;
-        match proven {
-            Err(failure) if self.is_left_out(&failure) => closed,
-            Err(failure) => {
-                Err(failure.hint("It was tried before anything is removed: nothing was touched."))
-            }
-            Ok(()) => closed,
+        let Some(scratch) = ledger::open_scratch(self.server, &mut self.names).await? else { return Ok(()) };
+        let proven = self.try_coming(&scratch, programs, tables).await;
+        let closed = ledger::close_scratch(self.server, &mut self.names).await;
+        if goes {
+            let nothing = "It was tried before anything is removed: nothing was touched.";
+            proven.map_err(|failure| failure.hint(nothing))?;
+        } else {
+            proven?;
         }
+        closed
+    }
+
+    async fn try_coming(&mut self, scratch: &Place, programs: bool, tables: bool) -> Result<()> {
+        if programs
+            && let Err(failure) = self.coming.prove(self.server, scratch).await
+            && !self.is_left_out(&failure)
+        {
+            return Err(failure);
+        }
+        if tables {
+            let unmade = self.coming_tables.prove(self.server, &scratch.db).await?;
+            self.leave_out_tables(unmade)?;
+        }
+        Ok(())
     }
 
     /// Ends interrupted restores that write some of the same: what they have made is removed or changed now. The grants
