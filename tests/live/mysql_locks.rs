@@ -244,10 +244,8 @@ async fn a_definition_that_changes_is_held_or_fails_the_reading(product: Product
             "CREATE DATABASE lbt_ddl",
             "CREATE TABLE lbt_ddl.t (id INT PRIMARY KEY)",
             "INSERT INTO lbt_ddl.t VALUES (1)",
-            // With their entries in between, a reading whose first entry is not taken yet has no text of a program, which
-            // MySQL holds from then on.
-            "CREATE TABLE lbt_ddl.one (id INT PRIMARY KEY)",
-            "CREATE TABLE lbt_ddl.two (id INT PRIMARY KEY)",
+            // Its entries keep a reading whose first is not taken from programs: MySQL holds those that were read.
+            "CREATE TABLE lbt_ddl.tween (id INT PRIMARY KEY)",
             "CREATE VIEW lbt_ddl.v AS SELECT id FROM lbt_ddl.t",
             "CREATE PROCEDURE lbt_ddl.p() SELECT 1",
         ])
